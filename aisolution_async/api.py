@@ -1,0 +1,396 @@
+"""The six endpoints, as data: what a call takes, what it answers, what each status costs.
+
+Everything that loops over endpoints (the form, the charges, the command line, the tests) loops over `CALLS`.
+A seventh endpoint is one more section here. The charges follow the "Status code" tables of the vendor's page.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from enum import Enum, StrEnum
+from os import PathLike
+from typing import Annotated, Any, BinaryIO, ClassVar, Generic, Self, TypeVar
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr
+
+from aisolution_async.charges import Attempt, Charge, overall
+from aisolution_async.errors import (
+    FaceNotFoundError,
+    ImageTooLargeError,
+    InvalidRequestError,
+    Key,
+    PersonNotFoundError,
+    RetryLaterError,
+    ServiceFailedError,
+    StatusError,
+)
+
+ImageSource = str | PathLike[str] | bytes | bytearray | memoryview | BinaryIO
+"""An image: a path, the file's bytes, a binary file object, or base64 text (bare or as a `data:` URL).
+
+Text is told apart like this: `data:` opens base64; text that decodes strictly as base64 to the first bytes of
+an image format, or that is too long for a path, is base64; all other text is a path. Text that could be both
+(it names a file and decodes to an image) is refused: say `Path(...)` or pass bytes.
+"""
+
+R = TypeVar("R", bound="Reply")
+R_co = TypeVar("R_co", bound="Reply", covariant=True)
+
+CHARGED, FREE = Charge.CHARGED, Charge.FREE
+
+
+class Kind(Enum):
+    """What a parameter of a call is, and so how it is checked and written."""
+
+    IMAGE = "image"
+    NUMBER = "number"
+    COUNTRY = "country"
+    URL = "url"
+    TEXT = "text"
+    FLAG = "flag"
+
+
+@dataclass(frozen=True, slots=True)
+class Parameter:
+    """One field of the form. The order of an endpoint's parameters is their order on the wire."""
+
+    name: str
+    kind: Kind
+    required: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint(Generic[R]):
+    """What the vendor's page says of one endpoint.
+
+    `charges` maps each documented status to its charge; where the charge of OK depends on a field of the
+    reply (`refined_by`), "OK:value" says it for that value.
+    """
+
+    name: str
+    command: str
+    summary: str
+    reply: type[R]
+    parameters: tuple[Parameter, ...]
+    charges: Mapping[str, Charge]
+    refined_by: str | None = None
+    idempotent: bool = False
+    """Asking twice does what asking once does and costs nothing: an UNKNOWN attempt may be repeated."""
+    done_already: frozenset[str] = frozenset()
+    """Statuses that, after an UNKNOWN attempt, mean that the attempt had worked."""
+
+    @property
+    def path(self) -> str:
+        """The path below the base URL."""
+        return f"/v1/{self.name}"
+
+    @property
+    def never_charges(self) -> bool:
+        """Whether no documented status of this endpoint is charged."""
+        return all(charge is FREE for charge in self.charges.values())
+
+
+class Reply(BaseModel):
+    """What an OK carries. Fields the contract does not name are kept; frozen."""
+
+    model_config = ConfigDict(extra="allow", frozen=True, hide_input_in_errors=True)
+
+    _attempts: tuple[Attempt, ...] = PrivateAttr(default=())
+
+    # Which field a message that is not an object goes into; None where such a message says nothing.
+    _holds: ClassVar[str | None] = None
+
+    @property
+    def attempts(self) -> tuple[Attempt, ...]:
+        """The attempts that led to this reply, oldest first; the last one brought it."""
+        return self._attempts
+
+    @property
+    def charge(self) -> Charge:
+        """What the call cost, over all its attempts."""
+        return overall(self._attempts)
+
+    @classmethod
+    def from_message(cls, message: object) -> Self:
+        """Read the `message` of an OK. Raises pydantic's ValidationError where it does not fit."""
+        if cls._holds is not None:
+            message = {cls._holds: message}
+        return cls.model_validate(message)
+
+    def _made_by(self, attempts: tuple[Attempt, ...]) -> Self:
+        self._attempts = attempts
+        return self
+
+    def __repr_args__(self) -> Any:
+        # Numbers, access keys and what nobody documented are for code that asks for them by name, not for logs.
+        for name, value in super().__repr_args__():
+            shown = value is None or (name in type(self).model_fields and name not in _SECRET_FIELDS)
+            yield name, (value if shown else "…")
+
+
+_SECRET_FIELDS = frozenset({"group_id", "number", "signature"})
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Call(Generic[R_co]):
+    """One question to the vendor: a frozen value. What it holds is checked when it is sent, not here.
+
+    `key` is yours (an applicant's id): it comes back on the outcome and on errors, and is never sent.
+    """
+
+    key: Key = field(default=None, kw_only=True)
+
+    endpoint: ClassVar[Endpoint[Any]]
+
+    def __repr__(self) -> str:
+        # Images, numbers and callback URLs stay out of logs.
+        return f"{type(self).__name__}(key={self.key!r})"
+
+
+def _no_bool(value: object) -> object:
+    if isinstance(value, bool):
+        raise ValueError("a truth value where a number belongs")  # pydantic wants ValueError
+    return value
+
+
+Score = Annotated[float, Field(ge=0, le=100, allow_inf_nan=False), BeforeValidator(_no_bool)]
+"""0 to 100."""
+
+Text = Annotated[str, Field(coerce_numbers_to_str=True)]
+"""Text, also where the vendor's JSON has bare digits."""
+
+# ------------------------------------------------------------------------------------------- face comparison
+
+
+class Judgment(StrEnum):
+    """The vendor's verdict on two faces ("Judgment description")."""
+
+    SAME_PERSON = "SAME PERSON"
+    NOT_SAME_PERSON = "NOT SAME PERSON"
+    NOT_SURE = "NOT SURE"
+
+
+class FaceComparison(Reply):
+    """How alike two faces are: `similarity` 0 to 100, and `result` (a string if the vendor says a new word)."""
+
+    similarity: Score
+    result: Annotated[Judgment | str, Field(union_mode="left_to_right")]
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class FaceCompare(Call[FaceComparison]):
+    """Are these two faces one person? ("Face Comparison")"""
+
+    img1: ImageSource
+    img2: ImageSource
+
+    endpoint: ClassVar[Endpoint[FaceComparison]] = Endpoint(
+        name="facecompare",
+        command="face-compare",
+        summary="Compare two faces: one person or two?",
+        reply=FaceComparison,
+        parameters=(Parameter("img1", Kind.IMAGE), Parameter("img2", Kind.IMAGE)),
+        charges={"OK": CHARGED, "INVALID_REQUEST": FREE, "IMAGE_INVALID_SIZE": FREE, "RETRY_LATER": FREE},
+    )
+
+
+# --------------------------------------------------------------------------------------- hand-held ID card
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class IdHolding(Call[FaceComparison]):
+    """Is the person holding the card the person on it? ("Hand-held ID Card Comparison")"""
+
+    img: ImageSource
+
+    endpoint: ClassVar[Endpoint[FaceComparison]] = Endpoint(
+        name="idholding",
+        command="id-holding",
+        summary="Compare a person with the ID card in their hand, on one photo.",
+        reply=FaceComparison,
+        parameters=(Parameter("img", Kind.IMAGE),),
+        charges={
+            "OK": CHARGED,
+            "INVALID_REQUEST": FREE,
+            "IMAGE_INVALID_SIZE": FREE,
+            "INVALID_FACE_NUM": FREE,
+            "RETRY_LATER": FREE,
+        },
+    )
+
+
+# ----------------------------------------------------------------------------------------------- face search
+
+
+class AddedFace(Reply):
+    """`person_id` names the person, `person_count` is how often this face was added; `group_id` is a secret:
+    the vendor calls it the access key."""
+
+    group_id: str
+    person_id: str
+    person_count: int
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class AddFace(Call[AddedFace]):
+    """Remember a face, to be searched for later ("add face image"). Free."""
+
+    img: ImageSource
+
+    endpoint: ClassVar[Endpoint[AddedFace]] = Endpoint(
+        name="addface",
+        command="add-face",
+        summary="Remember a face, to be searched for later.",
+        reply=AddedFace,
+        parameters=(Parameter("img", Kind.IMAGE),),
+        charges={"OK": FREE, "FACE_DETECT_FAILED": FREE, "FAIL": FREE, "RETRY_LATER": FREE},
+    )
+
+
+class FaceMatch(BaseModel):
+    """One remembered person who looks like the photo: `confidence` 0 to 100."""
+
+    model_config = ConfigDict(extra="allow", frozen=True, hide_input_in_errors=True)
+
+    confidence: Score
+    person_id: str
+
+
+class FaceMatches(Reply):
+    """Whom the photo looks like; empty if nobody."""
+
+    _holds: ClassVar[str | None] = "matches"
+
+    matches: list[FaceMatch]
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class SearchFace(Call[FaceMatches]):
+    """Was this face added before? ("search the same face")"""
+
+    img: ImageSource
+
+    endpoint: ClassVar[Endpoint[FaceMatches]] = Endpoint(
+        name="searchface",
+        command="search-face",
+        summary="Search for a face among those added before.",
+        reply=FaceMatches,
+        parameters=(Parameter("img", Kind.IMAGE),),
+        charges={"OK": CHARGED, "FAIL": FREE, "RETRY_LATER": FREE, "FACE_DETECT_FAILED": FREE},
+    )
+
+
+class DeletedFace(Reply):
+    """The person is forgotten. The vendor sends nothing with it."""
+
+    @classmethod
+    def from_message(cls, message: object) -> Self:
+        return cls.model_validate(message if isinstance(message, dict) else {})
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class DeleteFace(Call[DeletedFace]):
+    """Forget a person ("delete face"). Free."""
+
+    person_id: str
+
+    endpoint: ClassVar[Endpoint[DeletedFace]] = Endpoint(
+        name="delface",
+        command="delete-face",
+        summary="Forget a face that was added before.",
+        reply=DeletedFace,
+        parameters=(Parameter("person_id", Kind.TEXT),),
+        charges={"OK": FREE, "PERSON_ID_NOT_EXIST": FREE, "RETRY_LATER": FREE},
+        idempotent=True,
+        done_already=frozenset({"PERSON_ID_NOT_EXIST"}),
+    )
+
+
+# ------------------------------------------------------------------------------------------- WhatsApp detail
+
+
+class WhatsAppState(StrEnum):
+    """What is known of a number. CHECKING is not an answer yet: ask again after 20 seconds or more."""
+
+    YES = "yes"
+    NO = "no"
+    CHECKING = "checking"
+    UNAVAILABLE = "unavailable"
+
+
+class WhatsAppProfile(Reply):
+    """What WhatsApp knows of a number.
+
+    `status_update` is a date as YYYYMMDD, `business_user` and `avatar` are "yes" or "no"; all are None where
+    the vendor says nothing. `signature` is text that a stranger wrote: escape it wherever it is shown.
+    """
+
+    whatsapp: Annotated[WhatsAppState | str, Field(union_mode="left_to_right")]
+    number: Text | None = None
+    status_update: Text | None = None
+    signature: str | None = None
+    business_user: str | None = None
+    avatar: str | None = None
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class WhatsAppDetail(Call[WhatsAppProfile]):
+    """Is this number on WhatsApp, and what does it show there? ("WhatsApp Detail Detection")
+
+    `country` is a two-letter code (the page names PH, VN, IN). With `callback` the result is sent to that URL
+    by GET. `servstatus=True` asks for "unavailable" instead of an error while the service is down.
+    """
+
+    number: str
+    country: str | None = None
+    callback: str | None = None
+    servstatus: bool = False
+
+    endpoint: ClassVar[Endpoint[WhatsAppProfile]] = Endpoint(
+        name="gliswadetail",
+        command="whatsapp-detail",
+        summary="Look up what WhatsApp knows of a phone number.",
+        reply=WhatsAppProfile,
+        parameters=(
+            Parameter("callback", Kind.URL, required=False),
+            Parameter("number", Kind.NUMBER),
+            Parameter("country", Kind.COUNTRY, required=False),
+            Parameter("servstatus", Kind.FLAG, required=False),
+        ),
+        charges={
+            "OK": CHARGED,
+            "OK:checking": FREE,
+            "OK:unavailable": FREE,
+            "FAIL": FREE,
+            "INVALID_INPUT": FREE,
+            "RETRY_LATER": FREE,
+        },
+        refined_by="whatsapp",
+    )
+
+
+# ------------------------------------------------------------------------------------------------ the tables
+
+CALLS: tuple[type[Call[Any]], ...] = (FaceCompare, IdHolding, AddFace, SearchFace, DeleteFace, WhatsAppDetail)
+"""The six calls, in the order of the vendor's page."""
+
+ENDPOINTS: Mapping[str, Endpoint[Any]] = {call.endpoint.name: call.endpoint for call in CALLS}
+"""The endpoints by the vendor's name."""
+
+ERRORS: Mapping[str, type[StatusError]] = {
+    "INVALID_REQUEST": InvalidRequestError,
+    "INVALID_INPUT": InvalidRequestError,
+    "IMAGE_INVALID_SIZE": ImageTooLargeError,
+    "FACE_DETECT_FAILED": FaceNotFoundError,
+    "INVALID_FACE_NUM": FaceNotFoundError,
+    "PERSON_ID_NOT_EXIST": PersonNotFoundError,
+    "FAIL": ServiceFailedError,
+    "RETRY_LATER": RetryLaterError,
+}
+"""The error that each documented status other than OK becomes."""
+
+for _call in CALLS:
+    _names = {f.name for f in fields(_call)} - {"key"}
+    assert _names == {p.name for p in _call.endpoint.parameters}, f"{_call.__name__}: its fields and parameters differ"
+del _call, _names

@@ -1,0 +1,120 @@
+"""What an attempt cost: the three states, the record of one attempt, and the count of many."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from types import MappingProxyType
+
+
+class Charge(StrEnum):
+    """What is known of the money after an attempt."""
+
+    CHARGED = "charged"
+    """The vendor's answer is one that the contract marks as charged."""
+    FREE = "free"
+    """The answer is one that the contract marks as free, or no byte of the request ever left."""
+    UNKNOWN = "unknown"
+    """Bytes left and no usable answer came back: only the invoice can tell."""
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One request on the wire, or one that never got there.
+
+    `status` is the vendor's status string and `http_status` the HTTP code, each None where none came.
+    `started_at` is in UTC, `elapsed` in seconds. `error` says in a few words why no usable answer came
+    (never with anything secret in it), None where one did.
+    """
+
+    charge: Charge
+    status: str | None
+    http_status: int | None
+    started_at: datetime
+    elapsed: float
+    error: str | None = None
+
+
+def overall(attempts: Iterable[Attempt]) -> Charge:
+    """The charge of a call made of these attempts: the dearest thing that is known of any of them.
+
+    CHARGED if one was charged (others may be UNKNOWN besides: the attempts say), else UNKNOWN if one is
+    unknown, else FREE. No attempts at all are FREE.
+    """
+    found = {attempt.charge for attempt in attempts}
+    for charge in (Charge.CHARGED, Charge.UNKNOWN):
+        if charge in found:
+            return charge
+    return Charge.FREE
+
+
+@dataclass(slots=True)
+class Counts:
+    """How many attempts ended in each state."""
+
+    charged: int = 0
+    free: int = 0
+    unknown: int = 0
+
+    @property
+    def total(self) -> int:
+        """All attempts, whatever their charge."""
+        return self.charged + self.free + self.unknown
+
+
+class Tally:
+    """A running count of attempts by endpoint and charge.
+
+    `charged`, `free` and `unknown` are whole numbers of attempts; `by_endpoint` has the same three for each
+    endpoint that was used, by the vendor's name for it (`"facecompare"`). Two tallies are equal when their
+    counts are.
+    """
+
+    __slots__ = ("_by_endpoint",)
+
+    def __init__(self) -> None:
+        self._by_endpoint: dict[str, Counts] = {}
+
+    def add(self, endpoint: str, charge: Charge, times: int = 1) -> None:
+        """Count `times` more attempts on `endpoint` that ended as `charge`."""
+        counts = self._by_endpoint.get(endpoint)
+        if counts is None:
+            counts = self._by_endpoint[endpoint] = Counts()
+        if charge is Charge.FREE:
+            counts.free += times
+        elif charge is Charge.CHARGED:
+            counts.charged += times
+        else:
+            counts.unknown += times
+
+    @property
+    def charged(self) -> int:
+        return sum(counts.charged for counts in self._by_endpoint.values())
+
+    @property
+    def free(self) -> int:
+        return sum(counts.free for counts in self._by_endpoint.values())
+
+    @property
+    def unknown(self) -> int:
+        return sum(counts.unknown for counts in self._by_endpoint.values())
+
+    @property
+    def total(self) -> int:
+        return self.charged + self.free + self.unknown
+
+    @property
+    def by_endpoint(self) -> Mapping[str, Counts]:
+        return MappingProxyType(self._by_endpoint)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Tally):
+            return NotImplemented
+        return self._by_endpoint == other._by_endpoint
+
+    __hash__ = None  # type: ignore[assignment]  # it changes as it counts
+
+    def __repr__(self) -> str:
+        return f"Tally(charged={self.charged}, free={self.free}, unknown={self.unknown})"

@@ -1,0 +1,350 @@
+"""The client: one pool, and the doors to it."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import urllib.request
+from collections.abc import AsyncIterable, Iterable, Mapping
+from types import TracebackType
+from typing import Any, Self
+from urllib.parse import urlsplit
+
+import httpx
+
+from aisolution_async.api import (
+    ENDPOINTS,
+    AddedFace,
+    AddFace,
+    Call,
+    DeletedFace,
+    DeleteFace,
+    FaceCompare,
+    FaceComparison,
+    FaceMatches,
+    IdHolding,
+    ImageSource,
+    R,
+    SearchFace,
+    WhatsAppDetail,
+    WhatsAppProfile,
+)
+from aisolution_async.batch import DRAIN_TIMEOUT, Batch
+from aisolution_async.charges import Charge, Tally
+from aisolution_async.clock import sleep
+from aisolution_async.errors import AISolutionError, ConfigurationError, InputError, Key
+from aisolution_async.inputs.images import MAX_IMAGE_BYTES
+from aisolution_async.retry import Retry
+from aisolution_async.sender import Options, Sender, Work
+from aisolution_async.wire.request import Requests
+from aisolution_async.wire.transport import PoolTransport
+
+BASE_URL = "https://api.aisolution.credit"
+TOKEN_VARIABLE = "AISOLUTION_TOKEN"  # noqa: S105  # the variable's name
+BASE_URL_VARIABLE = "AISOLUTION_BASE_URL"
+
+TIMEOUT = httpx.Timeout(connect=10.0, read=30.0, write=30.0, pool=60.0)
+DEADLINE = 120.0
+
+
+class _NotGiven:
+    def __repr__(self) -> str:
+        return "…"
+
+
+_NOT_GIVEN: Any = _NotGiven()
+
+
+class AsyncClient:
+    """A client of the identity-verification API: one connection pool, shared by every call and batch on it.
+
+    ```python
+    async with AsyncClient() as client:
+        face = await client.face_compare("selfie.jpg", "card.jpg")
+    ```
+
+    `token`: the vendor's access token, else the environment's AISOLUTION_TOKEN.
+    `base_url`: else AISOLUTION_BASE_URL, else the vendor's address. https only, loopback aside.
+    `timeout`: seconds (or an `httpx.Timeout`) to connect, to write, to wait for an answer's next bytes, and
+    for a free connection. `deadline`: seconds for one call over all its attempts and the waits between them,
+    None for no end. `retry`: a `Retry`, or just how often an attempt that was free may be repeated.
+    `retry_unknown`: how often an attempt that may have been charged is repeated: 0 unless you say so.
+    `max_connections`: connections open at once. `max_image_bytes`: larger images are refused here.
+    `transport`: any `httpx.AsyncBaseTransport` in place of the library's own pool; the client closes it.
+    `proxy`: a proxy's URL; without it, and without `transport`, the environment's proxies are used unless
+    `trust_env=False`. `charge_rules`: where your invoice differs from the vendor's page, as
+    `{"facecompare": {"RETRY_LATER": Charge.CHARGED}}`; the charge of an OK that depends on what WhatsApp said
+    is under "OK:checking" and the like.
+
+    Raises ConfigurationError for options that cannot work. Nothing is opened before the first call; the
+    client belongs to the event loop of that call, and is done for good once closed.
+    """
+
+    def __init__(
+        self,
+        token: str | None = None,
+        *,
+        base_url: str | httpx.URL | None = None,
+        timeout: float | httpx.Timeout | None = TIMEOUT,
+        deadline: float | None = DEADLINE,
+        retry: Retry | int | None = None,
+        retry_unknown: int | None = None,
+        max_connections: int = 100,
+        max_image_bytes: int = MAX_IMAGE_BYTES,
+        transport: httpx.AsyncBaseTransport | None = None,
+        proxy: str | httpx.URL | httpx.Proxy | None = None,
+        trust_env: bool = True,
+        charge_rules: Mapping[str, Mapping[str, Charge | str]] | None = None,
+    ) -> None:
+        requests = Requests(str(base_url or os.environ.get(BASE_URL_VARIABLE) or BASE_URL), _token(token))
+        self._options = Options(
+            timeout=_timeout(timeout),
+            deadline=_deadline(deadline),
+            retry=_retry(Retry() if retry is None else retry, retry_unknown),
+            rules=_rules(charge_rules),
+            max_image_bytes=_positive("max_image_bytes", max_image_bytes),
+        )
+        _positive("max_connections", max_connections)
+        if transport is None:
+            proxy = proxy or (_environment_proxy(requests.base) if trust_env else None)
+            transport = _proxied(proxy, max_connections) if proxy else PoolTransport(max_connections=max_connections)
+        elif proxy is not None:
+            raise ConfigurationError("give either transport= or proxy=: a transport of yours has its own proxy")
+        self._sender = Sender(requests, transport)
+        self._owner = True
+
+    def with_options(
+        self,
+        *,
+        timeout: float | httpx.Timeout | None = _NOT_GIVEN,
+        deadline: float | None = _NOT_GIVEN,
+        retry: Retry | int = _NOT_GIVEN,
+        retry_unknown: int = _NOT_GIVEN,
+        charge_rules: Mapping[str, Mapping[str, Charge | str]] | None = _NOT_GIVEN,
+        max_image_bytes: int = _NOT_GIVEN,
+    ) -> AsyncClient:
+        """A view of this client with other options, on the same pool and the same tally.
+
+        Closing the view closes nothing: the pool belongs to the client it was made from.
+        """
+        old = self._options
+        unknown = old.retry.unknown if retry_unknown is _NOT_GIVEN else retry_unknown
+        if retry_unknown is _NOT_GIVEN and isinstance(retry, Retry):
+            unknown = retry.unknown
+        view = object.__new__(type(self))
+        view._sender = self._sender
+        view._owner = False
+        view._options = Options(
+            timeout=old.timeout if timeout is _NOT_GIVEN else _timeout(timeout),
+            deadline=old.deadline if deadline is _NOT_GIVEN else _deadline(deadline),
+            retry=_retry(old.retry if retry is _NOT_GIVEN else retry, unknown),
+            rules=old.rules if charge_rules is _NOT_GIVEN else _rules(charge_rules),
+            max_image_bytes=(
+                old.max_image_bytes if max_image_bytes is _NOT_GIVEN else _positive("max_image_bytes", max_image_bytes)
+            ),
+        )
+        return view
+
+    @property
+    def tally(self) -> Tally:
+        """What every attempt on this pool was charged, so far."""
+        return self._sender.tally
+
+    # ------------------------------------------------------------------------------------- the six endpoints
+
+    async def face_compare(self, img1: ImageSource, img2: ImageSource, *, key: Key = None) -> FaceComparison:
+        """Are these two faces one person? Charged if answered. Raises the errors of `send`."""
+        return await self.send(FaceCompare(img1, img2, key=key))
+
+    async def id_holding(self, img: ImageSource, *, key: Key = None) -> FaceComparison:
+        """Is the person holding the card the person on it? Charged if answered. Raises the errors of `send`."""
+        return await self.send(IdHolding(img, key=key))
+
+    async def add_face(self, img: ImageSource, *, key: Key = None) -> AddedFace:
+        """Remember a face, to be searched for later. Free. Raises the errors of `send`."""
+        return await self.send(AddFace(img, key=key))
+
+    async def search_face(self, img: ImageSource, *, key: Key = None) -> FaceMatches:
+        """Was this face added before? Charged if answered. Raises the errors of `send`."""
+        return await self.send(SearchFace(img, key=key))
+
+    async def delete_face(self, person_id: str, *, key: Key = None) -> DeletedFace:
+        """Forget a person. Free; repeated by itself where an answer was lost. Raises the errors of `send`."""
+        return await self.send(DeleteFace(person_id, key=key))
+
+    async def whatsapp_detail(
+        self,
+        number: str,
+        *,
+        country: str | None = None,
+        callback: str | None = None,
+        servstatus: bool = False,
+        key: Key = None,
+    ) -> WhatsAppProfile:
+        """What does WhatsApp know of this number? Charged unless "checking" or "unavailable".
+
+        Raises the errors of `send`.
+        """
+        return await self.send(WhatsAppDetail(number, country, callback, servstatus, key=key))
+
+    # ---------------------------------------------------------------------------------------- any call, many
+
+    async def send(self, call: Call[R]) -> R:
+        """Ask the vendor `call` and return its reply, trying again where that costs nothing.
+
+        Raises an AISolutionError, whose `.charge` and `.attempts` say what it cost: InputError,
+        NotSentError, a StatusError, RefusedError or OutcomeUnknownError; ConfigurationError if the client is
+        closed or belongs to another event loop.
+        """
+        if not isinstance(call, Call):
+            raise InputError(f"a {type(call).__name__} is no call: pass FaceCompare(…), WhatsAppDetail(…) or the like")
+        work = Work(self._sender, self._options, call)
+        while (wait := await work.attempt()) is not None:
+            await sleep(wait)
+        if work.error is not None:
+            raise work.error
+        assert work.reply is not None
+        return work.reply
+
+    def batch(
+        self,
+        calls: Iterable[Call[Any] | AISolutionError] | AsyncIterable[Call[Any] | AISolutionError],
+        *,
+        concurrency: int = 100,
+        ordered: bool = False,
+        total: int | None = None,
+        retry_unknown: int | None = None,
+        drain_timeout: float = DRAIN_TIMEOUT,
+    ) -> Batch:
+        """Ask the vendor many calls at once, and get the outcomes as they finish. See `Batch`.
+
+        `calls` is read lazily, one at a time, as outcomes are taken. `concurrency` is how many attempts are
+        made at once; the pool's `max_connections` bounds it too. `ordered` yields in the input's order.
+        `total` is the number of calls if you know it, for the progress. `retry_unknown` overrides the
+        client's for this batch. `drain_timeout` is how long, in seconds, a batch that is left or stopped
+        early waits for the answers under way.
+        """
+        options = self._options
+        if retry_unknown is not None:
+            options = Options(
+                timeout=options.timeout,
+                deadline=options.deadline,
+                retry=_retry(options.retry, retry_unknown),
+                rules=options.rules,
+                max_image_bytes=options.max_image_bytes,
+            )
+        return Batch(
+            self._sender,
+            options,
+            calls,
+            concurrency=_positive("concurrency", concurrency),
+            ordered=ordered,
+            total=total,
+            drain_timeout=drain_timeout,
+        )
+
+    # ------------------------------------------------------------------------------------------- open, close
+
+    async def __aenter__(self) -> Self:
+        self._sender.check()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Close the pool for good. What is in flight ends in an error. Closing twice does no harm."""
+        if self._owner:
+            await self._sender.aclose()
+
+    def __repr__(self) -> str:
+        state = "closed" if self._sender.closed else "open"
+        return f"<AsyncClient of {self._sender.requests.base}, {state}, {self.tally!r}>"
+
+
+# ------------------------------------------------------------------------------------------ options, checked
+
+
+def _token(token: str | None) -> str:
+    if token is not None and not isinstance(token, str):
+        raise ConfigurationError(f"the token is a {type(token).__name__}: pass it as text")
+    given = (os.environ.get(TOKEN_VARIABLE, "") if token is None else token).strip()
+    if not given:
+        raise ConfigurationError(f"no token: set the environment variable {TOKEN_VARIABLE}, or pass token=")
+    if any(ord(char) < 32 or ord(char) == 127 for char in given):
+        raise ConfigurationError("the token has control characters in it: copy it again from the vendor")
+    return given
+
+
+def _timeout(timeout: float | httpx.Timeout | None) -> Mapping[str, float | None]:
+    try:
+        seconds: dict[str, float | None] = httpx.Timeout(timeout).as_dict()
+        good = all(value is None or 0 < value < math.inf for value in seconds.values())
+    except (TypeError, AssertionError):
+        good = False
+    if not good:
+        raise ConfigurationError("timeout must be seconds above 0, an httpx.Timeout of such, or None")
+    return seconds
+
+
+def _deadline(deadline: float | None) -> float | None:
+    if deadline is not None and not (isinstance(deadline, int | float) and 0 < deadline < math.inf):
+        raise ConfigurationError("deadline must be seconds above 0, or None for no end")
+    return deadline
+
+
+def _retry(retry: Retry | int, unknown: int | None) -> Retry:
+    if isinstance(retry, int) and not isinstance(retry, bool):
+        retry = Retry(max_retries=retry)
+    if not isinstance(retry, Retry):
+        raise ConfigurationError("retry must be a Retry(…), or how many times to repeat what was free")
+    if unknown is None:
+        return retry
+    return Retry(max_retries=retry.max_retries, first=retry.first, longest=retry.longest, unknown=unknown)
+
+
+def _rules(given: Mapping[str, Mapping[str, Charge | str]] | None) -> Mapping[str, Mapping[str, Charge]]:
+    """The charges of the endpoints that `given` says something of, each whole."""
+    rules = {}
+    for name, charges in (given or {}).items():
+        endpoint = ENDPOINTS.get(name)
+        if endpoint is None:
+            raise ConfigurationError(f"charge_rules: no endpoint {name!r}; there are {', '.join(ENDPOINTS)}")
+        with contextlib.suppress(ValueError):
+            rules[name] = {**endpoint.charges, **{status: Charge(charge) for status, charge in charges.items()}}
+        if name not in rules:
+            raise ConfigurationError(f"charge_rules: a charge of {name} is none of {', '.join(Charge)}")
+    return rules
+
+
+def _positive(name: str, value: int) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ConfigurationError(f"{name} must be a whole number, 1 or more")
+    return value
+
+
+def _environment_proxy(base: str) -> str | None:
+    """The proxy that the environment names for the base URL, by the usual variables."""
+    parts = urlsplit(base)
+    if urllib.request.proxy_bypass(parts.netloc) or (parts.hostname or "") in ("localhost", "127.0.0.1", "::1"):
+        return None
+    proxies = urllib.request.getproxies()
+    return proxies.get(parts.scheme) or proxies.get("all")
+
+
+def _proxied(proxy: str | httpx.URL | httpx.Proxy, max_connections: int) -> httpx.AsyncHTTPTransport:
+    try:
+        return httpx.AsyncHTTPTransport(
+            proxy=proxy,
+            trust_env=False,
+            limits=httpx.Limits(max_connections=max_connections, max_keepalive_connections=max_connections),
+        )
+    except (ValueError, httpx.InvalidURL, ImportError):
+        pass
+    # Not its text: a proxy's URL may hold a password.
+    raise ConfigurationError(
+        "the proxy cannot be used: it is http://host:port, https:// or (with httpx[socks]) socks5://"
+    )

@@ -1,0 +1,176 @@
+"""What can go wrong, as one tree. Every error says what it cost.
+
+    AISolutionError
+    ├── ConfigurationError       no token, a base URL that is not https, bad options: nothing was sent
+    ├── InputError               this call cannot be sent: nothing was sent, FREE
+    ├── NotSentError             no byte of the request left: refused, DNS, TLS, pool or deadline: FREE
+    │   └── BudgetExhaustedError the spend limit was reached first
+    ├── StatusError              the vendor answered with a status other than OK
+    │   ├── InvalidRequestError  INVALID_REQUEST, INVALID_INPUT
+    │   ├── ImageTooLargeError   IMAGE_INVALID_SIZE
+    │   ├── FaceNotFoundError    FACE_DETECT_FAILED, INVALID_FACE_NUM, RETRY_LATER with IMAGE?_FACE_DETECT_FAILED
+    │   ├── PersonNotFoundError  PERSON_ID_NOT_EXIST
+    │   ├── ServiceFailedError   FAIL
+    │   ├── RetryLaterError      RETRY_LATER, or HTTP 429 / 503 without an envelope, after the retries
+    │   └── UnknownStatusError   a status nobody documented
+    ├── RefusedError             any other HTTP 4xx without an envelope: FREE
+    └── OutcomeUnknownError      bytes left and no usable answer came: UNKNOWN
+
+The text of an error never holds the token, the group id, an image or a phone number; what the vendor said is
+on `.message`, raw, for code that asks for it.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from aisolution_async.charges import Attempt, Charge, overall
+
+Key = str | int | None
+"""What a user calls a call by: an applicant's id, say."""
+
+
+class AISolutionError(Exception):
+    """The root of the tree.
+
+    `charge` is what the whole call cost (FREE when nothing was sent), `attempts` what was tried, oldest first,
+    `endpoint` the vendor's name of the endpoint (None where no endpoint was involved), `key` the call's own key.
+    """
+
+    def __init__(
+        self,
+        text: str,
+        *,
+        endpoint: str | None = None,
+        key: Key = None,
+        attempts: tuple[Attempt, ...] = (),
+        charge: Charge | None = None,
+    ) -> None:
+        super().__init__(text)
+        self.endpoint = endpoint
+        self.key = key
+        self.attempts = attempts
+        self.charge = overall(attempts) if charge is None else charge
+
+
+class ConfigurationError(AISolutionError):
+    """The client cannot work as it was set up or used. Nothing was sent."""
+
+
+class InputError(AISolutionError):
+    """This call cannot be sent: an unreadable or oversized image, an impossible number. FREE."""
+
+
+class NotSentError(AISolutionError):
+    """No byte of the last attempt left this machine: refused, DNS, TLS, a full pool, the deadline. FREE."""
+
+
+class BudgetExhaustedError(NotSentError):
+    """The spend limit was reached before this call could be sent. FREE."""
+
+
+class StatusError(AISolutionError):
+    """The vendor answered, and not with OK.
+
+    `status` is the vendor's word for it (None where an HTTP 429 or 503 came without an envelope), `message`
+    the raw JSON value that came with it, `http_status` the HTTP code.
+    """
+
+    def __init__(
+        self,
+        text: str,
+        *,
+        status: str | None = None,
+        message: Any = None,
+        http_status: int | None = None,
+        **common: Any,
+    ) -> None:
+        super().__init__(text, **common)
+        self.status = status
+        self.message = message
+        self.http_status = http_status
+
+
+class InvalidRequestError(StatusError):
+    """INVALID_REQUEST or INVALID_INPUT: the vendor could not read what was sent."""
+
+
+class ImageTooLargeError(StatusError):
+    """IMAGE_INVALID_SIZE: larger than the vendor's 2M."""
+
+
+class FaceNotFoundError(StatusError):
+    """No face, or not the number of faces, that the endpoint needs. The same photo will not fare better."""
+
+
+class PersonNotFoundError(StatusError):
+    """PERSON_ID_NOT_EXIST: no such person was added, or the person was deleted."""
+
+
+class ServiceFailedError(StatusError):
+    """FAIL: the vendor's own error, an invalid query, or a photo that is not of a live person."""
+
+
+class RetryLaterError(StatusError):
+    """RETRY_LATER (or HTTP 429 / 503) still, after the retries were used up.
+
+    `retry_after` is what the server last asked to wait, in seconds, or None.
+    """
+
+    def __init__(self, text: str, *, retry_after: float | None = None, **common: Any) -> None:
+        super().__init__(text, **common)
+        self.retry_after = retry_after
+
+
+class UnknownStatusError(StatusError):
+    """A status that the vendor does not document: whether it was charged, only the invoice can tell."""
+
+
+class RefusedError(AISolutionError):
+    """HTTP 4xx without an envelope. 401 and 403 usually mean the token. FREE. The code is `http_status`."""
+
+    def __init__(self, text: str, *, http_status: int | None = None, **common: Any) -> None:
+        super().__init__(text, **common)
+        self.http_status = http_status
+
+
+class OutcomeUnknownError(AISolutionError):
+    """Bytes left, and no answer came that can be used: it may have been charged.
+
+    Whatever did come is kept: `status` and `message` of an OK whose message does not fit the contract,
+    `http_status` and `body` (bytes) of an answer that was no envelope at all.
+    """
+
+    def __init__(
+        self,
+        text: str,
+        *,
+        status: str | None = None,
+        message: Any = None,
+        http_status: int | None = None,
+        body: bytes | None = None,
+        **common: Any,
+    ) -> None:
+        super().__init__(text, **common)
+        self.status = status
+        self.message = message
+        self.http_status = http_status
+        self.body = body
+
+
+# Words a person would write, and codes in capitals. A token, a group id, a number or base64 is none of these.
+_PLAIN_WORD = re.compile(
+    r"[(\"']*(?:[A-Za-z]?[a-z]{0,19}|[A-Z]{1,12}(?:_[A-Z]{1,12})*|\d{1,3}[A-Za-z]{0,2}|img\d?)[)\"'.,:;!?]*"
+)
+
+
+def quotable(message: object) -> str:
+    """As much of the vendor's `message` as may stand in an error's text: plain words, and few of them.
+
+    The vendor may echo anything it was sent, so whatever does not look like a word is left out.
+    """
+    if not isinstance(message, str):
+        return ""
+    words = [word if _PLAIN_WORD.fullmatch(word) else "…" for word in message[:200].split()]
+    return " ".join(words)

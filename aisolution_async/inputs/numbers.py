@@ -1,0 +1,30 @@
+"""Phone numbers: from what people type to what the API takes."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+
+from aisolution_async.errors import InputError
+
+_SEPARATORS = re.compile(r"[\s().\-/\u2010-\u2015]+")
+_NUMBER = re.compile(r"\+?[0-9]{5,17}")
+_SCIENTIFIC = re.compile(r"[0-9][.,]?[0-9]*[eE]\+?[0-9]+")
+
+
+def normalise(number: object, *, name: str = "number") -> str:
+    """`number` as digits with an optional leading plus; separators and wide digits are mended.
+
+    Raises InputError for what cannot be a phone number. The text of the error never holds the number.
+    """
+    if isinstance(number, bool) or not isinstance(number, str | int):
+        raise InputError(f"{name} is a {type(number).__name__}: pass the phone number as text")
+    text = unicodedata.normalize("NFKC", str(number)).strip()
+    if not text:
+        raise InputError(f"{name} is empty: there is no phone number to ask for")
+    if _SCIENTIFIC.fullmatch(text):
+        raise InputError(f"{name} was shortened by a spreadsheet (like 6.28E+12): format the column as text")
+    packed = _SEPARATORS.sub("", text)
+    if not _NUMBER.fullmatch(packed):
+        raise InputError(f"{name} is no phone number: 5 to 17 digits, with or without a leading plus")
+    return packed

@@ -1,0 +1,54 @@
+"""The small parameters of a call, checked: what the vendor would refuse is refused here, in clearer words."""
+
+from __future__ import annotations
+
+import re
+from urllib.parse import urlsplit
+
+from aisolution_async.errors import InputError
+
+_LONGEST = 2048
+
+
+def text(value: object, *, name: str) -> str:
+    """`value` as text that is not empty."""
+    if isinstance(value, bool) or not isinstance(value, str | int):
+        raise InputError(f"{name} is a {type(value).__name__}: pass it as text")
+    stripped = str(value).strip()
+    if not stripped:
+        raise InputError(f"{name} is empty")
+    if len(stripped) > _LONGEST or not stripped.isprintable():
+        raise InputError(f"{name} is too long, or has characters that cannot be printed")
+    return stripped
+
+
+def country(value: object, *, name: str) -> str | None:
+    """A two-letter country code in capitals; empty means none."""
+    if value == "":
+        return None
+    code = text(value, name=name).upper()
+    if not re.fullmatch("[A-Z]{2}", code):
+        raise InputError(f"{name} is no two-letter country code: use ID, PH, VN, IN or the like")
+    return code
+
+
+def url(value: object, *, name: str) -> str | None:
+    """An absolute http(s) URL; empty means none."""
+    if value == "":
+        return None
+    address = text(value, name=name)
+    try:
+        parts = urlsplit(address)
+        good = parts.scheme in ("http", "https") and bool(parts.hostname)
+    except ValueError:
+        good = False
+    if not good:
+        raise InputError(f"{name} is no http(s) URL: it looks like https://example.com/answers")
+    return address
+
+
+def flag(value: object, *, name: str) -> str | None:
+    """ "y" for true, nothing for false."""
+    if not isinstance(value, bool):
+        raise InputError(f"{name} is a {type(value).__name__}: pass True or False")
+    return "y" if value else None

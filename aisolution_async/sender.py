@@ -1,0 +1,386 @@
+"""The one send path: a pool with what it needs to ask, and a call on its way through its attempts."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import logging
+import math
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Generic
+
+import anyio.to_thread
+import httpx
+from anyio import CapacityLimiter
+
+from aisolution_async import clock
+from aisolution_async.api import Call, Endpoint, Kind, R
+from aisolution_async.charges import Attempt, Charge, Tally
+from aisolution_async.errors import (
+    AISolutionError,
+    ConfigurationError,
+    InputError,
+    NotSentError,
+    OutcomeUnknownError,
+    quotable,
+)
+from aisolution_async.inputs import images, numbers, texts
+from aisolution_async.retry import Retry
+from aisolution_async.wire import envelope
+from aisolution_async.wire.form import Form
+from aisolution_async.wire.request import Requests
+from aisolution_async.wire.transport import Flight, PoolTransport
+
+_log = logging.getLogger(__name__)
+
+# Images smaller than this in all are encoded on the loop: a hop to a thread would cost more.
+_ON_LOOP = 128 * 1024
+_ENCODERS = 4
+MAX_ANSWER_BYTES = 1024 * 1024
+
+# From a transport that does not say whether bytes left: these are raised before any byte can have.
+_NEVER_LEFT = (
+    httpx.ConnectError,
+    httpx.ConnectTimeout,
+    httpx.PoolTimeout,
+    httpx.ProxyError,
+    httpx.UnsupportedProtocol,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What may differ from call to call on one pool."""
+
+    timeout: Mapping[str, float | None]
+    deadline: float | None
+    retry: Retry
+    rules: Mapping[str, Mapping[str, Charge]]
+    max_image_bytes: int
+
+
+class Sender:
+    """One pool and its account: what every call and batch on a client shares.
+
+    States: open, then closed for good. It belongs to the event loop that first uses it.
+    """
+
+    def __init__(self, requests: Requests, transport: httpx.AsyncBaseTransport) -> None:
+        self.tally = Tally()
+        self.requests = requests
+        self.transport = transport
+        self.encoders = CapacityLimiter(_ENCODERS)
+        self.closed = False
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    def check(self) -> None:
+        """Raise ConfigurationError unless this may be used here and now."""
+        if self.closed:
+            raise ConfigurationError("the client is closed: make a new one, and keep it open while calls are made")
+        loop = asyncio.get_running_loop()
+        if self._loop is None:
+            self._loop = loop
+        elif self._loop is not loop:
+            raise ConfigurationError(
+                "the client was first used on another event loop: make one client for each loop (asyncio.run)"
+            )
+
+    async def aclose(self) -> None:
+        """Close the pool; what is in flight ends in an error. Idempotent."""
+        if not self.closed:
+            self.closed = True
+            await self.transport.aclose()
+
+
+class Work(Generic[R]):
+    """One call on its way: `attempt()` until it returns None, then `reply` or `error` is there."""
+
+    __slots__ = (
+        "_call",
+        "_last",
+        "_options",
+        "_sender",
+        "_spent",
+        "_tally",
+        "_waits",
+        "attempts",
+        "call",
+        "error",
+        "reply",
+    )
+
+    def __init__(self, sender: Sender, options: Options, call: Call[R], tally: Tally | None = None) -> None:
+        self.call = call
+        self.attempts: tuple[Attempt, ...] = ()
+        self.reply: R | None = None
+        self.error: AISolutionError | None = None
+        self._call = call
+        self._sender = sender
+        self._options = options
+        self._tally = tally
+        self._last: envelope.Answer[R] | _Failure | None = None  # what the newest attempt came to
+        self._spent = 0.0
+        self._waits: Iterator[float] | None = None
+
+    async def attempt(self) -> float | None:
+        """Make one attempt. None when the call is over, else the seconds to wait before the next attempt.
+
+        The time spent here and the wait asked for count against the call's deadline; what passes between
+        the end of that wait and the next attempt does not. When cancelled, the attempt is counted, and is
+        UNKNOWN if a byte may have left.
+        """
+        self._sender.check()
+        started = clock.now()
+        ends = None if self._options.deadline is None else started + self._options.deadline - self._spent
+        wait = await self._attempt(ends)
+        self._spent += clock.now() - started + (wait or 0.0)
+        return wait
+
+    async def _attempt(self, ends: float | None) -> float | None:
+        form = await self._form()
+        if form is None:
+            return None
+        flight = Flight(ends)
+        began, start = clock.today(), clock.now()
+        try:
+            result = await self._exchange(form, flight)
+        except asyncio.CancelledError:
+            charge = Charge.FREE if flight.left is False else Charge.UNKNOWN
+            self._count(Attempt(charge, None, None, began, clock.now() - start, "cancelled"))
+            self._last = _Failure(charge is not Charge.FREE, "cancelled")
+            self.conclude("cancelled")
+            raise
+        elapsed = clock.now() - start
+        if isinstance(result, _Failure):
+            self._last = result
+            charge = Charge.UNKNOWN if result.left else Charge.FREE
+            self._count(Attempt(charge, None, None, began, elapsed, result.text))
+            wait = self._again(None, ends, repeatable=not self._sender.closed)
+        else:
+            wait = self._read(result, ends, began, elapsed)
+        if wait is None and self.reply is None:
+            self.conclude("")
+        return wait
+
+    def conclude(self, text: str) -> None:
+        """End the call as it stands: `error` is what its last attempt came to, or why there was none."""
+        name, key, last = self.call.endpoint.name, self.call.key, self._last
+        if isinstance(last, envelope.Answer):
+            self.error = last.error(name, key, self.attempts)
+            return
+        kind: type[AISolutionError] = NotSentError
+        if last is not None:
+            text = last.text
+        if last is not None and last.left:
+            kind = OutcomeUnknownError
+            text = f"sent, but no usable answer came, and it may have been charged: {text}"
+        else:
+            text = f"not sent: {text}"
+        self.error = kind(f"{name}: {text}", endpoint=name, key=key, attempts=self.attempts)
+
+    def _read(self, response: _Response, ends: float | None, began: datetime, elapsed: float) -> float | None:
+        endpoint: Endpoint[R] = self.call.endpoint
+        answer = envelope.read(
+            endpoint,
+            response.http_status,
+            response.body,
+            retry_after=response.retry_after,
+            rules=self._options.rules.get(endpoint.name),
+        )
+        status, problem = answer.status, None
+        if answer.reply is None:
+            answer.text = problem = self._sender.requests.redact(answer.text)
+            if status is not None and status not in endpoint.charges:
+                # It may be anything, even what the vendor was sent: the record keeps plain words.
+                status = self._sender.requests.redact(quotable(status)[:80])
+        self._count(Attempt(answer.charge, status, answer.http_status, began, elapsed, problem))
+        reply = answer.reply
+        if answer.status in endpoint.done_already and any(a.charge is Charge.UNKNOWN for a in self.attempts):
+            reply = endpoint.reply.from_message(None)
+        if reply is not None:
+            self.reply = reply._made_by(self.attempts)  # noqa: SLF001  # the one place that fills it in
+            return None
+        self._last = answer
+        return self._again(answer.retry_after, ends, repeatable=answer.repeatable)
+
+    async def _form(self) -> Form | None:
+        """The body of the next attempt; None if the call cannot be sent, with `error` set."""
+        if any(p.kind is Kind.IMAGE for p in self.call.endpoint.parameters) and not _is_small(self._call):
+            made = await anyio.to_thread.run_sync(self._encode, limiter=self._sender.encoders)
+        else:
+            made = self._encode()
+        if isinstance(made, Form):
+            return made
+        self.error = made
+        return None
+
+    def _encode(self) -> Form | InputError:
+        try:
+            fields: list[tuple[str, str | bytes]] = []
+            for parameter in self.call.endpoint.parameters:
+                value = getattr(self._call, parameter.name)
+                if value is None and not parameter.required:
+                    continue
+                if parameter.kind is Kind.IMAGE:
+                    data = images.load(value, name=parameter.name, max_bytes=self._options.max_image_bytes)
+                    if hasattr(value, "read"):  # it can be read once; another attempt needs it again
+                        again: dict[str, Any] = {parameter.name: data}
+                        self._call = dataclasses.replace(self._call, **again)
+                    fields.append((parameter.name, data))
+                elif (text := _TEXTS[parameter.kind](value, name=parameter.name)) is not None:
+                    fields.append((parameter.name, text))
+            return Form(fields)
+        except InputError as exc:
+            text = str(exc)
+        # Made anew: the frames of the first one hold the image.
+        return InputError(text, endpoint=self.call.endpoint.name, key=self.call.key)
+
+    async def _exchange(self, form: Form, flight: Flight) -> _Response | _Failure:
+        """One request and its answer. Every foreign error is translated here, and none goes further."""
+        sender = self._sender
+        transport = sender.transport
+        extensions: dict[str, Any] = {"timeout": self._options.timeout, "aisolution.flight": flight}
+        if isinstance(transport, httpx.AsyncHTTPTransport):
+            flight.left = False
+            extensions["trace"] = _watch(flight)
+        request = sender.requests.make(self.call.endpoint.name, form, extensions)
+        if _is_over(flight.deadline):
+            return _Failure(False, "the deadline passed before it could be sent")
+        try:
+            if isinstance(transport, PoolTransport):  # it keeps the deadline itself, at less cost
+                return await _respond(transport, request)
+            async with asyncio.timeout_at(flight.deadline):
+                return await _respond(transport, request)
+        except Exception as exc:  # whatever a transport raises, the money question is the same
+            left = not isinstance(exc, _NEVER_LEFT) if flight.left is None else flight.left
+            text = _explain(exc, self._options.timeout, over=_is_over(flight.deadline))
+            return _Failure(left, sender.requests.redact(text))
+
+    def _count(self, attempt: Attempt) -> None:
+        self.attempts = (*self.attempts, attempt)
+        name = self.call.endpoint.name
+        self._sender.tally.add(name, attempt.charge)
+        if self._tally is not None:
+            self._tally.add(name, attempt.charge)
+        if _log.isEnabledFor(logging.DEBUG):
+            _log.debug(
+                "%s attempt %d: %s, %s, HTTP %s, %.3f s",
+                name,
+                len(self.attempts),
+                attempt.charge,
+                attempt.status or attempt.error,
+                attempt.http_status,
+                attempt.elapsed,
+            )
+
+    def _again(self, retry_after: float | None, ends: float | None, *, repeatable: bool) -> float | None:
+        """Seconds to wait before another attempt; None if there may be none, or no time for one."""
+        retry = self._options.retry
+        if not retry.allows(self.call.endpoint, self.attempts, repeatable=repeatable):
+            return None
+        if self._waits is None:
+            self._waits = retry.waits()
+        asked = retry_after or 0.0
+        left = math.inf if ends is None else ends - clock.now()
+        if asked >= left:
+            return None
+        wait = asked + next(self._waits)
+        return wait if wait < left else asked
+
+
+@dataclass(slots=True)
+class _Response:
+    http_status: int
+    retry_after: str | None
+    body: bytes = field(repr=False)
+
+
+@dataclass(slots=True)
+class _Failure:
+    left: bool
+    text: str
+
+
+_TEXTS: Mapping[Kind, Callable[..., str | None]] = {
+    Kind.NUMBER: numbers.normalise,
+    Kind.COUNTRY: texts.country,
+    Kind.URL: texts.url,
+    Kind.TEXT: texts.text,
+    Kind.FLAG: texts.flag,
+}
+
+
+def _is_small(call: Call[Any]) -> bool:
+    """Whether the images of `call` are at hand and cost less to encode than a hop to a thread."""
+    size = 0
+    for parameter in call.endpoint.parameters:
+        if parameter.kind is Kind.IMAGE:
+            value = getattr(call, parameter.name)
+            if not isinstance(value, bytes):
+                return False
+            size += len(value)
+    return size < _ON_LOOP
+
+
+async def _respond(transport: httpx.AsyncBaseTransport, request: httpx.Request) -> _Response:
+    response = await transport.handle_async_request(request)
+    if response.is_stream_consumed:
+        body = response.content
+    else:
+        try:
+            chunks = []
+            size = 0
+            async for chunk in response.aiter_bytes():
+                chunks.append(chunk)
+                size += len(chunk)
+                if size > MAX_ANSWER_BYTES:
+                    break
+            body = b"".join(chunks)
+        finally:
+            await response.aclose()
+    if len(body) > MAX_ANSWER_BYTES:
+        raise httpx.RemoteProtocolError("the answer is over 1 MiB")
+    return _Response(response.status_code, response.headers.get("Retry-After"), body)
+
+
+def _watch(flight: Flight) -> Callable[[str, Mapping[str, Any]], Awaitable[None]]:
+    """A trace for httpx's own transport: it says when the first byte of the request is about to leave."""
+
+    async def trace(event: str, info: Mapping[str, Any]) -> None:
+        # A proxy is first asked for a tunnel by a request of its own.
+        if event.endswith("send_request_headers.started") and info["request"].method != b"CONNECT":
+            flight.left = True
+
+    return trace
+
+
+def _is_over(deadline: float | None) -> bool:
+    return deadline is not None and clock.now() >= deadline
+
+
+def _explain(exc: Exception, timeout: Mapping[str, float | None], *, over: bool) -> str:
+    """What went wrong on the wire, in words that hold nothing of the request and nothing the server said."""
+    if over and isinstance(exc, TimeoutError | httpx.TimeoutException):
+        return "the deadline passed"
+    for kind, name, what in _TIMEOUTS:
+        if isinstance(exc, kind):
+            return f"{what} within {timeout.get(name)} s"
+    if isinstance(exc, httpx.ConnectError):
+        return f"no connection ({str(exc).splitlines()[0][:200] if str(exc) else type(exc).__name__})"
+    return _WORDS.get(type(exc), type(exc).__name__)
+
+
+_TIMEOUTS = (
+    (httpx.PoolTimeout, "pool", "no free connection"),
+    (httpx.ConnectTimeout, "connect", "no connection"),
+    (httpx.WriteTimeout, "write", "the request could not be written"),
+    (httpx.ReadTimeout, "read", "no answer"),
+)
+_WORDS: Mapping[type[Exception], str] = {
+    httpx.ReadError: "the connection broke before the answer was whole",
+    httpx.WriteError: "the connection broke while the request was written",
+    httpx.RemoteProtocolError: "the server closed the connection, or sent what is no HTTP answer or is over 1 MiB",
+    httpx.DecodingError: "the answer's compression is damaged",
+}

@@ -1,0 +1,220 @@
+"""What came back, read: the vendor's envelope as a reply or an error, and what it cost. No I/O.
+
+The charge table of the whole project is here and in `api.py`, row by row:
+
+- an envelope (a JSON object with a `status` string, whatever the HTTP code) costs what the endpoint documents
+  for the status; an undocumented status is UNKNOWN (FREE where the endpoint never charges); an OK whose
+  message does not fit the contract is UNKNOWN;
+- no envelope and HTTP 4xx, or 503: FREE; 429 and 503 may be tried again;
+- no envelope and anything else: UNKNOWN.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from typing import Any, Generic
+
+from pydantic import ValidationError
+from pydantic_core import from_json
+
+from aisolution_async.api import ERRORS, Endpoint, R
+from aisolution_async.charges import Attempt, Charge
+from aisolution_async.errors import (
+    AISolutionError,
+    FaceNotFoundError,
+    Key,
+    OutcomeUnknownError,
+    RefusedError,
+    RetryLaterError,
+    StatusError,
+    UnknownStatusError,
+    quotable,
+)
+
+ChargeRules = Mapping[str, Mapping[str, Charge]]
+"""The charge by endpoint name and status: what `Endpoint.charges` says, and what a user lays over it."""
+
+_HINTS = {
+    "INVALID_REQUEST": "check that every image is a readable photo",
+    "INVALID_INPUT": "check the number and the country",
+    "IMAGE_INVALID_SIZE": "make the photo smaller",
+    "FACE_DETECT_FAILED": "no face was found on the photo; use another one",
+    "INVALID_FACE_NUM": "the photo must show a person holding a card, and nobody else",
+    "PERSON_ID_NOT_EXIST": "no such person was added, or the person was deleted already",
+    "FAIL": "the vendor could not work on it",
+    "RETRY_LATER": "the vendor asks to try again later",
+}
+
+
+@dataclass(slots=True)
+class Answer(Generic[R]):
+    """What one HTTP response means.
+
+    Either `reply` is there, or `kind` says which error it becomes; `repeatable` marks what is free and may
+    pass: the same request can be sent again without asking anyone. `retry_after` is in seconds.
+    """
+
+    charge: Charge
+    http_status: int
+    status: str | None = None
+    message: Any = None
+    body: bytes | None = None
+    reply: R | None = None
+    kind: type[AISolutionError] | None = None
+    repeatable: bool = False
+    retry_after: float | None = None
+    text: str = ""
+
+    def error(self, endpoint: str, key: Key, attempts: tuple[Attempt, ...]) -> AISolutionError:
+        """The error that this answer is, on the last of `attempts`."""
+        assert self.kind is not None
+        details: dict[str, Any] = {
+            "endpoint": endpoint,
+            "key": key,
+            "attempts": attempts,
+            "http_status": self.http_status,
+        }
+        if self.kind is OutcomeUnknownError:
+            details["body"] = self.body
+        if self.kind is not RefusedError:
+            details |= {"status": self.status, "message": self.message}
+        if self.kind is RetryLaterError:
+            details["retry_after"] = self.retry_after
+        return self.kind(f"{endpoint}: {self.text}", **details)
+
+
+def read(
+    endpoint: Endpoint[R],
+    http_status: int,
+    body: bytes,
+    *,
+    retry_after: str | None = None,
+    rules: Mapping[str, Charge] | None = None,
+) -> Answer[R]:
+    """What an answer of `endpoint` means and costs.
+
+    `body` is the decoded body, `retry_after` the header's value as it came, `rules` the charge by status where
+    it differs from what the endpoint documents.
+    """
+    charges = endpoint.charges if rules is None else rules
+    envelope = _json(body)
+    status = envelope.get("status") if isinstance(envelope, dict) else None
+    if not isinstance(status, str):
+        return _without_envelope(http_status, body, seconds(retry_after))
+    message = envelope.get("message")
+    if status == "OK":
+        return _ok(endpoint, http_status, message, charges)
+
+    charge = charges.get(status)
+    kind: type[StatusError] = ERRORS.get(status, UnknownStatusError)
+    repeatable = False
+    if kind is RetryLaterError:
+        if isinstance(message, str) and message.strip().endswith("FACE_DETECT_FAILED"):
+            kind = FaceNotFoundError
+        else:
+            repeatable = charge is Charge.FREE
+    if charge is None:
+        charge = Charge.FREE if endpoint.never_charges else Charge.UNKNOWN
+    said = quotable(message)
+    text = f"{quotable(status) or 'an empty status'}{f' ({said})' if said else ''}"
+    if kind is UnknownStatusError:
+        text = f"the vendor answered with a status that its contract does not know: {text}"
+    elif kind is FaceNotFoundError:
+        text = f"{text}: {_HINTS.get(status if status != 'RETRY_LATER' else 'FACE_DETECT_FAILED')}"
+    else:
+        text = f"{text}: {_HINTS[status]}"
+    return Answer(
+        charge,
+        http_status,
+        status,
+        message,
+        kind=kind,
+        repeatable=repeatable,
+        retry_after=seconds(retry_after),
+        text=text,
+    )
+
+
+def _json(body: bytes) -> Any:
+    """The JSON value of `body`, None if it is none."""
+    try:
+        return from_json(body, allow_inf_nan=False)
+    except ValueError:
+        pass
+    # Half a surrogate pair or a stray byte in a stranger's signature must not cost the whole paid answer.
+    try:
+        value = json.loads(body.decode("utf-8-sig", "replace"))
+        return from_json(json.dumps(value, ensure_ascii=False).encode("utf-8", "replace"), allow_inf_nan=False)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _ok(endpoint: Endpoint[R], http_status: int, message: Any, charges: Mapping[str, Charge]) -> Answer[R]:
+    try:
+        reply = endpoint.reply.from_message(message)
+    except ValidationError as exc:
+        # Only where it failed: the values are the vendor's and may be anything.
+        places = {".".join(map(str, problem["loc"][:3])) or "message" for problem in exc.errors(include_input=False)}
+        return Answer(
+            Charge.UNKNOWN,
+            http_status,
+            "OK",
+            message,
+            kind=OutcomeUnknownError,
+            text="answered OK, but the message does not fit the contract "
+            f"({', '.join(sorted(filter(None, map(_place, places))))}); it was probably charged, see .message",
+        )
+    charge = charges.get("OK", Charge.UNKNOWN)
+    if endpoint.refined_by is not None:
+        charge = charges.get(f"OK:{getattr(reply, endpoint.refined_by)}", charge)
+    return Answer(charge, http_status, "OK", message, reply=reply)
+
+
+def _place(place: str) -> str:
+    return quotable(place.replace("_", " "))
+
+
+def _without_envelope(http_status: int, body: bytes, wait: float | None) -> Answer[Any]:
+    if http_status in (429, 503):
+        said = "too many requests" if http_status == 429 else "the service is not available"
+        return Answer(
+            Charge.FREE,
+            http_status,
+            kind=RetryLaterError,
+            repeatable=True,
+            retry_after=wait,
+            text=f"HTTP {http_status}: {said}; try again later",
+        )
+    if 400 <= http_status < 500:
+        hint = "; check the token" if http_status in (401, 403) else ""
+        return Answer(Charge.FREE, http_status, kind=RefusedError, text=f"refused with HTTP {http_status}{hint}")
+    return Answer(
+        Charge.UNKNOWN,
+        http_status,
+        body=body,
+        kind=OutcomeUnknownError,
+        text=f"HTTP {http_status} with no answer in it that can be read; it may have been charged",
+    )
+
+
+def seconds(retry_after: str | None) -> float | None:
+    """A Retry-After header as seconds from now: a number, or an HTTP date. None if it says nothing."""
+    if retry_after is None:
+        return None
+    text = retry_after.strip()
+    try:
+        wait = float(text)
+    except ValueError:
+        try:
+            date = parsedate_to_datetime(text)
+        except ValueError:
+            return None
+        if date.tzinfo is None:
+            date = date.replace(tzinfo=UTC)
+        wait = (date - datetime.now(UTC)).total_seconds()
+    return max(0.0, wait) if not math.isnan(wait) else None

@@ -1,0 +1,66 @@
+"""A call as the bytes of its form, exactly as `curl --data-urlencode` writes them. No I/O.
+
+`urllib.parse.urlencode` costs 58 ms a megabyte on base64. Base64 needs only three characters replaced: 2 ms.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import AsyncIterator, Iterable, Iterator
+from urllib.parse import quote_plus
+
+import httpx
+import pybase64
+
+CONTENT_TYPE = "application/x-www-form-urlencoded"
+
+# Raw bytes a piece: a multiple of 3, so that pieces of base64 join without padding. About 130 KiB encoded.
+_PIECE = 3 * 32 * 1024
+
+
+class Form(httpx.SyncByteStream, httpx.AsyncByteStream):
+    """The body of one request: fields in order, text or image bytes.
+
+    It is encoded when it is made, and can be read once: each piece is given back as soon as it is taken, so
+    that a call waiting for its answer holds no body. `length` is the Content-Length.
+    """
+
+    __slots__ = ("_pieces", "length")
+
+    def __init__(self, fields: Iterable[tuple[str, str | bytes]]) -> None:
+        self._pieces: deque[bytes] = deque()
+        text = b""
+        for number, (name, value) in enumerate(fields):
+            text += b"&" if number else b""
+            text += quote_plus(name).encode() + b"="
+            if isinstance(value, str):
+                text += quote_plus(value).encode()
+            else:
+                for piece in _encoded(value):
+                    self._pieces.append(text + piece if text else piece)
+                    text = b""
+        if text:
+            self._pieces.append(text)
+        self.length = sum(map(len, self._pieces))
+
+    def __iter__(self) -> Iterator[bytes]:
+        pieces = self._pieces
+        if not pieces and self.length:
+            raise httpx.StreamConsumed
+        while pieces:
+            yield pieces.popleft()
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        for piece in self:
+            yield piece
+
+    def __repr__(self) -> str:
+        return f"<Form of {self.length} bytes>"
+
+
+def _encoded(image: bytes) -> Iterator[bytes]:
+    """The percent-encoded base64 of `image`, in pieces."""
+    raw = memoryview(image)
+    for start in range(0, len(raw), _PIECE):
+        base64 = pybase64.b64encode(raw[start : start + _PIECE])
+        yield base64.replace(b"+", b"%2B").replace(b"/", b"%2F").replace(b"=", b"%3D")

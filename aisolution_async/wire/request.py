@@ -1,0 +1,102 @@
+"""The request of an attempt: URL, headers, body. The token is in the URL, so neither shows itself."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import quote
+
+import httpx
+
+from aisolution_async.api import ENDPOINTS
+from aisolution_async.errors import ConfigurationError
+from aisolution_async.wire.form import CONTENT_TYPE, Form
+
+USER_AGENT = "aisolution-async"
+
+
+class _SecretURL(httpx.URL):
+    """A URL whose query is the token: its repr stops before it."""
+
+    def __repr__(self) -> str:
+        return f"URL('{self.scheme}://{self.netloc.decode('ascii')}{self.path}?token=…')"
+
+
+class _SecretRequest(httpx.Request):
+    def __repr__(self) -> str:
+        return f"<Request({self.method!r}, {self.url!r})>"
+
+
+class Requests:
+    """Makes the requests of one token and base URL; whatever is the same for every call is made once."""
+
+    def __init__(self, base_url: str, token: str) -> None:
+        base = _base(base_url)
+        secret = _quoted(token)
+        self._secrets = (token, secret)
+        self.base = f"{base.scheme}://{base.netloc.decode('ascii')}{base.path.rstrip('/')}"
+        """The base URL, without anything secret."""
+        self._urls = {
+            name: _SecretURL(f"{self.base}{endpoint.path}?token={secret}") for name, endpoint in ENDPOINTS.items()
+        }
+        self._headers = [
+            (b"Host", base.netloc),
+            (b"User-Agent", USER_AGENT.encode()),
+            (b"Accept", b"application/json"),
+            (b"Content-Type", CONTENT_TYPE.encode()),
+        ]
+
+    def redact(self, text: str) -> str:
+        """`text` without the token, whoever put it there."""
+        for secret in self._secrets:
+            text = text.replace(secret, "…")
+        return text
+
+    def make(self, endpoint: str, form: Form, extensions: Mapping[str, Any]) -> httpx.Request:
+        """The request that asks `endpoint` with `form`."""
+        url = self._urls[endpoint]
+        request = _SecretRequest(
+            "POST",
+            url,
+            headers=[*self._headers, (b"Content-Length", str(form.length).encode())],
+            stream=form,
+            extensions=dict(extensions),
+        )
+        request.url = url  # httpx.Request makes a plain copy, which would show the token
+        return request
+
+
+def _quoted(token: str) -> str:
+    try:
+        return quote(token, safe="")
+    except UnicodeEncodeError:
+        pass
+    raise ConfigurationError("the token has bytes that are no text: copy it again from the vendor")
+
+
+def _base(text: str) -> httpx.URL:
+    """The base URL, checked. Its text is not in the errors: it may hold a password."""
+    try:
+        url = httpx.URL(text.strip())
+    except (httpx.InvalidURL, ValueError):
+        url = httpx.URL("")
+    if not url.host or url.scheme not in ("http", "https"):
+        raise ConfigurationError("base_url is no http(s) URL: it looks like https://api.aisolution.credit")
+    if url.userinfo or url.query or url.fragment:
+        raise ConfigurationError("base_url may have a host, a port and a path, and no user, query or fragment")
+    if url.scheme == "http" and not _is_loopback(url.host):
+        raise ConfigurationError(
+            f"base_url is plain http to {url.host}: the token would travel in the clear; use https "
+            "(plain http is for loopback only)"
+        )
+    return url.copy_with(path=url.path.rstrip("/").removesuffix("/v1") or "/")
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
