@@ -62,8 +62,8 @@ def _checked(data: bytes, what: str, max_bytes: int) -> bytes:
 
 
 def _too_large(what: str, size: int | None, limit: int) -> str:
-    has = "more" if size is None else f"{size / 1024 / 1024:.1f} MiB"
-    return f"{what} has {has}, and the limit is {limit / 1024 / 1024:g} MiB: make the photo smaller"
+    has = "too large" if size is None else f"{size / 1024 / 1024:.1f} MiB"
+    return f"{what} is {has}, over the limit of {limit / 1024 / 1024:.3g} MiB: make the photo smaller"
 
 
 def _from_base64(text: str, name: str) -> bytes | None:

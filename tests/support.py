@@ -1,0 +1,137 @@
+"""What several tests need: virtual time, a scripted vendor, pictures made on the spot."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import io
+import json
+import selectors
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, ParamSpec
+
+import httpx
+
+from aisolution_async import AsyncClient
+
+P = ParamSpec("P")
+TOKEN = "tok-3n/secret+value=="
+
+
+class _JumpingSelector(selectors.DefaultSelector):
+    """Instead of waiting, moves the loop's clock on to its next timer."""
+
+    skipped = 0.0
+
+    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+        events = super().select(0)
+        if events or timeout == 0:
+            return events
+        if timeout is None:
+            return super().select(None)
+        self.skipped += timeout
+        return []
+
+
+class VirtualLoop(asyncio.SelectorEventLoop):
+    """An event loop on which waiting takes no time. For tests without sockets and threads."""
+
+    def __init__(self) -> None:
+        self._jumping = _JumpingSelector()
+        super().__init__(self._jumping)
+
+    def time(self) -> float:
+        # Real time still passes a little; what counts is what was skipped.
+        return 1000.0 + self._jumping.skipped
+
+
+def virtual(test: Callable[P, Coroutine[Any, Any, None]]) -> Callable[P, None]:
+    """Run an async test on virtual time."""
+
+    @functools.wraps(test)
+    def run(*args: P.args, **kwargs: P.kwargs) -> None:
+        with asyncio.Runner(loop_factory=VirtualLoop) as runner:
+            runner.run(test(*args, **kwargs))
+
+    return run
+
+
+Script = Callable[[httpx.Request, int], httpx.Response | Awaitable[httpx.Response]]
+
+
+class Vendor(httpx.AsyncBaseTransport):
+    """A transport that answers by a script: `script(request, number of the request)`."""
+
+    def __init__(self, script: Script) -> None:
+        self.requests: list[httpx.Request] = []
+        self.in_flight = self.most_in_flight = 0
+        self.closed = 0
+        self._script = script
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        await request.aread()
+        self.requests.append(request)
+        self.in_flight += 1
+        self.most_in_flight = max(self.most_in_flight, self.in_flight)
+        try:
+            answer = self._script(request, len(self.requests) - 1)
+            return answer if isinstance(answer, httpx.Response) else await answer
+        finally:
+            self.in_flight -= 1
+
+    async def aclose(self) -> None:
+        self.closed += 1
+
+
+def says(status: str, message: object = None, *, http: int = 200, headers: dict[str, str] | None = None) -> httpx.Response:
+    """An envelope."""
+    return httpx.Response(http, content=json.dumps({"status": status, "message": message}), headers=headers)
+
+
+def ok_whatsapp(whatsapp: str = "yes") -> httpx.Response:
+    return says("OK", {"number": "+6281387300008", "whatsapp": whatsapp})
+
+
+def in_turn(*answers: httpx.Response | Exception) -> Vendor:
+    """A vendor that gives these answers one after the other, and the last one from then on."""
+
+    def script(request: httpx.Request, number: int) -> httpx.Response:
+        answer = answers[min(number, len(answers) - 1)]
+        if isinstance(answer, Exception):
+            raise answer
+        return httpx.Response(answer.status_code, content=answer.content, headers=answer.headers)
+
+    return Vendor(script)
+
+
+def client_of(transport: httpx.AsyncBaseTransport, **options: Any) -> AsyncClient:
+    """A client on `transport`."""
+    return AsyncClient(TOKEN, base_url="https://vendor.example", transport=transport, **options)
+
+
+def picture(seed: int, size: tuple[int, int] = (160, 120), *, form: str = "JPEG", quality: int = 90) -> bytes:
+    """A picture with something in it, the same for the same seed."""
+    import random
+
+    from PIL import Image, ImageDraw
+
+    rng = random.Random(seed)
+    image = Image.new("RGB", (320, 240), tuple(rng.randrange(256) for _ in range(3)))
+    draw = ImageDraw.Draw(image)
+    for _ in range(14):
+        x, y = rng.randrange(280), rng.randrange(200)
+        box = (x, y, x + rng.randrange(20, 160), y + rng.randrange(20, 120))
+        colour = tuple(rng.randrange(256) for _ in range(3))
+        (draw.ellipse if rng.random() < 0.5 else draw.rectangle)(box, fill=colour)
+    out = io.BytesIO()
+    image.resize(size).save(out, form, **({"quality": quality} if form == "JPEG" else {}))
+    return out.getvalue()
+
+
+def flat_picture() -> bytes:
+    """A picture with nothing in it."""
+    from PIL import Image
+
+    out = io.BytesIO()
+    Image.new("RGB", (64, 64), (90, 120, 150)).save(out, "JPEG")
+    return out.getvalue()

@@ -1,0 +1,324 @@
+"""What an answer means and costs: the contract's tables, and everything outside them."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from aisolution_async import (
+    AISolutionError,
+    Charge,
+    FaceNotFoundError,
+    ImageTooLargeError,
+    InvalidRequestError,
+    Judgment,
+    OutcomeUnknownError,
+    PersonNotFoundError,
+    RefusedError,
+    RetryLaterError,
+    ServiceFailedError,
+    UnknownStatusError,
+    WhatsAppState,
+)
+from aisolution_async.api import CALLS, ENDPOINTS
+from aisolution_async.wire import envelope
+
+CHARGED, FREE, UNKNOWN = Charge.CHARGED, Charge.FREE, Charge.UNKNOWN
+
+# An OK of each endpoint, as the contract shows it.
+FITTING: dict[str, Any] = {
+    "facecompare": {"similarity": 97.501, "result": "SAME PERSON"},
+    "idholding": {"similarity": 97.501, "result": "SAME PERSON"},
+    "addface": {"group_id": "LxiKPLIMGFpXzXas", "person_id": "c5r7jedkujdbnasarhn0", "person_count": 3},
+    "searchface": [{"confidence": 100, "person_id": "c5r7jedkujdbnasarhn0"}],
+    "delface": None,
+    "gliswadetail": {
+        "number": "+6284921089722",
+        "whatsapp": "yes",
+        "status_update": "20180825",
+        "signature": "Saya suka global",
+        "business_user": "no",
+        "avatar": "yes",
+    },
+}
+
+# Written down from the contract's "Status code" tables, not read from the code under test.
+CHARGES = {
+    "facecompare": {"OK": CHARGED, "INVALID_REQUEST": FREE, "IMAGE_INVALID_SIZE": FREE, "RETRY_LATER": FREE},
+    "idholding": {
+        "OK": CHARGED,
+        "INVALID_REQUEST": FREE,
+        "IMAGE_INVALID_SIZE": FREE,
+        "INVALID_FACE_NUM": FREE,
+        "RETRY_LATER": FREE,
+    },
+    "addface": {"OK": FREE, "FACE_DETECT_FAILED": FREE, "FAIL": FREE, "RETRY_LATER": FREE},
+    "searchface": {"OK": CHARGED, "FAIL": FREE, "RETRY_LATER": FREE, "FACE_DETECT_FAILED": FREE},
+    "delface": {"OK": FREE, "PERSON_ID_NOT_EXIST": FREE, "RETRY_LATER": FREE},
+    "gliswadetail": {"OK": CHARGED, "FAIL": FREE, "INVALID_INPUT": FREE, "RETRY_LATER": FREE},
+}
+ERRORS: dict[str, type[AISolutionError]] = {
+    "INVALID_REQUEST": InvalidRequestError,
+    "INVALID_INPUT": InvalidRequestError,
+    "IMAGE_INVALID_SIZE": ImageTooLargeError,
+    "FACE_DETECT_FAILED": FaceNotFoundError,
+    "INVALID_FACE_NUM": FaceNotFoundError,
+    "PERSON_ID_NOT_EXIST": PersonNotFoundError,
+    "FAIL": ServiceFailedError,
+    "RETRY_LATER": RetryLaterError,
+}
+EVERY_STATUS = sorted({status for table in CHARGES.values() for status in table} | {"BRAND_NEW", "ok", ""})
+
+
+def answer(endpoint: str, status: object, message: object = None, *, http: int = 200, **options: Any) -> Any:
+    body = json.dumps({"status": status, "message": message}).encode()
+    return envelope.read(ENDPOINTS[endpoint], http, body, **options)
+
+
+def test_the_table_covers_every_endpoint() -> None:
+    assert set(CHARGES) == set(ENDPOINTS) == set(FITTING)
+    assert len(CALLS) == len(ENDPOINTS) == 6
+
+
+@pytest.mark.parametrize("http", [200, 400, 404, 429, 500, 503])
+@pytest.mark.parametrize("status", EVERY_STATUS)
+@pytest.mark.parametrize("endpoint", CHARGES)
+def test_every_endpoint_status_and_charge(endpoint: str, status: str, http: int) -> None:
+    found = answer(endpoint, status, FITTING[endpoint] if status == "OK" else "words", http=http)
+    never_charges = endpoint in ("addface", "delface")
+    assert found.charge is CHARGES[endpoint].get(status, FREE if never_charges else UNKNOWN)
+    assert found.status == status
+    assert found.http_status == http
+    if status == "OK":
+        assert found.kind is None
+        assert found.reply is not None
+    else:
+        assert found.reply is None
+        assert found.kind is ERRORS.get(status, UnknownStatusError)
+        error = found.error(endpoint, "k", ())
+        assert (error.status, error.message, error.http_status, error.key) == (status, "words", http, "k")
+        assert error.endpoint == endpoint
+    # Only a vendor that asks for it is asked again.
+    assert found.repeatable is (status == "RETRY_LATER")
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "body", "kind", "charge"),
+    [
+        ("facecompare", {"status": "INVALID_REQUEST", "message": "error message"}, InvalidRequestError, FREE),
+        ("facecompare", {"status": "IMAGE_INVALID_SIZE", "message": "image larger than 2M"}, ImageTooLargeError, FREE),
+        ("facecompare", {"status": "RETRY_LATER", "message": "IMAGEB_FACE_DETECT_FAILED"}, FaceNotFoundError, FREE),
+        ("idholding", {"status": "INVALID_REQUEST", "message": "error message"}, InvalidRequestError, FREE),
+        ("idholding", {"status": "IMAGE_INVALID_SIZE", "message": "image larger than 2M"}, ImageTooLargeError, FREE),
+        ("idholding", {"status": "INVALID_FACE_NUM", "message": "0 faces found"}, FaceNotFoundError, FREE),
+        (
+            "addface",
+            {
+                "status": "FACE_DETECT_FAILED",
+                "message": {"group_id": "LxiKPLIMGFpXzXas", "person_id": "c5r7jedkujdbnasarhn0", "person_count": 0},
+            },
+            FaceNotFoundError,
+            FREE,
+        ),
+        (
+            "addface",
+            {"status": "RETRY_LATER", "message": "Service is not available right now, please try again later"},
+            RetryLaterError,
+            FREE,
+        ),
+        ("searchface", {"status": "FACE_DETECT_FAILED", "message": []}, FaceNotFoundError, FREE),
+        (
+            "searchface",
+            {"status": "RETRY_LATER", "message": "Service is not available right now, please try again later"},
+            RetryLaterError,
+            FREE,
+        ),
+        ("delface", {"status": "PERSON_ID_NOT_EXIST", "message": None}, PersonNotFoundError, FREE),
+        (
+            "delface",
+            {"status": "RETRY_LATER", "message": "Service is not available right now, please try again later"},
+            RetryLaterError,
+            FREE,
+        ),
+    ],
+)
+def test_the_contracts_sample_errors(endpoint: str, body: Any, kind: type[AISolutionError], charge: Charge) -> None:
+    found = envelope.read(ENDPOINTS[endpoint], 200, json.dumps(body).encode())
+    assert found.kind is kind
+    assert found.charge is charge
+    error: Any = found.error(endpoint, None, ())
+    assert error.message == body["message"]
+    assert str(error).startswith(f"{endpoint}: {body['status']}")
+
+
+@pytest.mark.parametrize(
+    ("similarity", "result", "judgment"),
+    [
+        (97.501, "SAME PERSON", Judgment.SAME_PERSON),
+        (27.501, "NOT SAME PERSON", Judgment.NOT_SAME_PERSON),
+        (50.501, "NOT SURE", Judgment.NOT_SURE),
+    ],
+)
+@pytest.mark.parametrize("endpoint", ["facecompare", "idholding"])
+def test_the_contracts_sample_judgments(endpoint: str, similarity: float, result: str, judgment: Judgment) -> None:
+    found = answer(endpoint, "OK", {"similarity": similarity, "result": result})
+    assert (found.reply.similarity, found.reply.result) == (similarity, judgment)
+    assert isinstance(found.reply.result, Judgment)
+    assert found.charge is CHARGED
+
+
+@pytest.mark.parametrize(
+    ("whatsapp", "charge"),
+    [("yes", CHARGED), ("no", CHARGED), ("checking", FREE), ("unavailable", FREE), ("brand new", CHARGED)],
+)
+def test_what_whatsapp_says_decides_the_charge(whatsapp: str, charge: Charge) -> None:
+    found = answer("gliswadetail", "OK", {"number": "+6284921089722", "whatsapp": whatsapp})
+    assert found.charge is charge
+    assert found.reply.whatsapp == whatsapp
+    assert isinstance(found.reply.whatsapp, WhatsAppState) is (whatsapp != "brand new")
+
+
+def test_the_contracts_other_sample_replies() -> None:
+    added = answer("addface", "OK", FITTING["addface"])
+    assert (added.reply.group_id, added.reply.person_id, added.reply.person_count, added.charge) == (
+        "LxiKPLIMGFpXzXas",
+        "c5r7jedkujdbnasarhn0",
+        3,
+        FREE,
+    )
+    found = answer("searchface", "OK", FITTING["searchface"])
+    assert [(m.confidence, m.person_id) for m in found.reply.matches] == [(100, "c5r7jedkujdbnasarhn0")]
+    assert answer("searchface", "OK", []).reply.matches == []
+    assert answer("delface", "OK", None).reply is not None
+    profile = answer("gliswadetail", "OK", FITTING["gliswadetail"]).reply
+    assert profile.model_dump() == FITTING["gliswadetail"]
+
+
+def test_unknown_fields_are_kept() -> None:
+    found = answer("facecompare", "OK", {"similarity": 1, "result": "NOT SURE", "model": "v7", "charge": "no"})
+    assert found.reply.model == "v7"
+    assert found.reply.charge is Charge.FREE  # the property: nothing was attempted yet
+    assert found.reply.model_extra == {"model": "v7", "charge": "no"}
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "message"),
+    [
+        ("facecompare", None),
+        ("facecompare", "SAME PERSON"),
+        ("facecompare", {"similarity": "high", "result": "SAME PERSON"}),
+        ("facecompare", {"similarity": True, "result": "SAME PERSON"}),
+        ("facecompare", {"similarity": 100.5, "result": "SAME PERSON"}),
+        ("facecompare", {"similarity": 97.5}),
+        ("idholding", []),
+        ("addface", {"group_id": "x"}),
+        ("searchface", {"confidence": 1, "person_id": "x"}),
+        ("searchface", None),
+        ("searchface", [{"confidence": 1}]),
+        ("gliswadetail", {"number": "+62"}),
+        ("gliswadetail", "checking"),
+    ],
+)
+def test_an_ok_that_does_not_fit_is_unknown_and_kept(endpoint: str, message: Any) -> None:
+    found = answer(endpoint, "OK", message)
+    assert found.charge is UNKNOWN
+    assert found.kind is OutcomeUnknownError
+    assert not found.repeatable
+    error: Any = found.error(endpoint, None, ())
+    assert (error.status, error.message, error.http_status) == ("OK", message, 200)
+
+
+@pytest.mark.parametrize("body", [b"", b"null", b"[]", b"42", b'"OK"', b"{}", b'{"status": 7}', b"<html>", b'{"status"'])
+@pytest.mark.parametrize(
+    ("http", "kind", "charge", "repeatable"),
+    [
+        (200, OutcomeUnknownError, UNKNOWN, False),
+        (204, OutcomeUnknownError, UNKNOWN, False),
+        (302, OutcomeUnknownError, UNKNOWN, False),
+        (400, RefusedError, FREE, False),
+        (401, RefusedError, FREE, False),
+        (413, RefusedError, FREE, False),
+        (429, RetryLaterError, FREE, True),
+        (500, OutcomeUnknownError, UNKNOWN, False),
+        (502, OutcomeUnknownError, UNKNOWN, False),
+        (503, RetryLaterError, FREE, True),
+        (504, OutcomeUnknownError, UNKNOWN, False),
+    ],
+)
+@pytest.mark.parametrize("endpoint", ENDPOINTS)
+def test_no_envelope(
+    endpoint: str, http: int, kind: type[AISolutionError], charge: Charge, *, repeatable: bool, body: bytes
+) -> None:
+    found = envelope.read(ENDPOINTS[endpoint], http, body)
+    assert (found.kind, found.charge, found.repeatable) == (kind, charge, repeatable)
+    error: Any = found.error(endpoint, None, ())
+    assert error.http_status == http
+    if kind is OutcomeUnknownError:
+        assert error.body == body
+
+
+def test_a_users_charge_rules_come_first() -> None:
+    rules = {"OK": FREE, "RETRY_LATER": CHARGED}
+    assert answer("facecompare", "OK", FITTING["facecompare"], rules=rules).charge is FREE
+    charged = answer("facecompare", "RETRY_LATER", "x", rules=rules)
+    assert charged.charge is CHARGED
+    assert not charged.repeatable  # what costs money is not repeated by itself
+
+
+@pytest.mark.parametrize(
+    ("header", "expected"),
+    [(None, None), ("7", 7.0), (" 0 ", 0.0), ("-3", 0.0), ("1.5", 1.5), ("soon", None), ("nan", None), ("", None)],
+)
+def test_retry_after(header: str | None, expected: float | None) -> None:
+    assert envelope.seconds(header) == expected
+
+
+def test_retry_after_as_a_date() -> None:
+    wait = envelope.seconds(format_datetime(datetime.now(UTC) + timedelta(seconds=90), usegmt=True))
+    assert wait is not None
+    assert 80 < wait <= 90
+    assert envelope.seconds("Wed, 21 Oct 2015 07:28:00 GMT") == 0
+    assert envelope.seconds("Wed, 21 Oct 2015 07:28:00 -0000") == 0
+
+
+@pytest.mark.parametrize("signature", [rb'"half \ud83d a pair"', b'"stray \xff byte"'])
+def test_a_strangers_broken_text_does_not_cost_the_answer(signature: bytes) -> None:
+    body = b'{"status":"OK","message":{"number":"+62","whatsapp":"yes","signature":' + signature + b"}}"
+    found = envelope.read(ENDPOINTS["gliswadetail"], 200, body)
+    assert found.charge is CHARGED
+    assert found.reply is not None
+    assert found.reply.signature.encode()  # it can be written to a file
+
+
+@given(st.binary(max_size=300), st.integers(100, 599), st.sampled_from(sorted(ENDPOINTS)))
+def test_any_bytes_are_classed(body: bytes, http: int, endpoint: str) -> None:
+    found = envelope.read(ENDPOINTS[endpoint], http, body)
+    assert (found.reply is None) is (found.kind is not None)
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.floats(allow_nan=False, allow_infinity=False) | st.integers() | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@given(st.sampled_from(sorted(ENDPOINTS)), st.sampled_from(["OK", "RETRY_LATER", "FAIL", "X Y"]) | st.text(), JSON)
+def test_any_envelope_is_classed_and_never_free_by_mistake(endpoint: str, status: str, message: Any) -> None:
+    found = answer(endpoint, status, message)
+    assert (found.reply is None) is (found.kind is not None)
+    if endpoint not in ("addface", "delface") and found.charge is FREE:
+        assert status in CHARGES[endpoint]
+    if found.kind is not None:
+        error = found.error(endpoint, None, ())
+        assert len(str(error)) < 600
+
+
+def test_deep_nesting_is_no_envelope() -> None:
+    assert envelope.read(ENDPOINTS["delface"], 200, b'{"status":' + b"[" * 100_000).charge is UNKNOWN
