@@ -22,7 +22,7 @@ from aisolution_async.api import (
     WhatsAppProfile,
     WhatsAppState,
 )
-from aisolution_async.batch import Batch, Outcome, Progress
+from aisolution_async.batch import Batch, Outcome, Progress, Recheck
 from aisolution_async.charges import Attempt, Charge, Tally
 from aisolution_async.client import AsyncClient
 from aisolution_async.errors import (
@@ -42,12 +42,14 @@ from aisolution_async.errors import (
     StatusError,
     UnknownStatusError,
 )
+from aisolution_async.limits import Adaptive
 from aisolution_async.retry import Retry
 
 __version__ = "0.1.0"
 
 __all__ = [
     "AISolutionError",
+    "Adaptive",
     "AddFace",
     "AddedFace",
     "AsyncClient",
@@ -75,6 +77,7 @@ __all__ = [
     "OutcomeUnknownError",
     "PersonNotFoundError",
     "Progress",
+    "Recheck",
     "RefusedError",
     "Reply",
     "Retry",

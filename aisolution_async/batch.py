@@ -1,17 +1,19 @@
 """Many calls → a stream of outcomes.
 
-How it is built: one reader takes calls from the input and puts them in a queue; `concurrency` workers take
-calls from the queue, make one attempt each, and put the call away: finished calls go to the consumer, calls
-that must wait go back to the queue when their wait is over. So a worker is a permit: a call that waits
-holds none. The reader takes the next call only while fewer than `concurrency + WINDOW` calls are between the
-input and the consumer, whatever their state: that bounds the memory.
+How it is built. A reader takes calls from the input and lines them up, by endpoint. Workers, `concurrency` of them
+at most, take a call that may go now, make one attempt, and put the call away: finished calls go to the consumer,
+calls that must wait get a timer and line up again. So a worker is a permit, and a call that waits holds none.
+What may go now is asked of the limits (`limits.py`) in one place, `_pick`; none of them waits, and one timer wakes
+the batch when the earliest of them allows something. The reader goes on only while fewer than
+`concurrency + WINDOW` calls are between the input and the consumer, whatever their state: that bounds the memory.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections import deque
+import math
+from collections import OrderedDict, deque
 from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator
 from dataclasses import dataclass
 from types import TracebackType
@@ -21,18 +23,28 @@ import anyio
 from anyio.abc import TaskGroup
 
 from aisolution_async import clock
-from aisolution_async.api import Call, Reply
+from aisolution_async.api import Call, Reply, WhatsAppProfile, WhatsAppState
 from aisolution_async.charges import Attempt, Charge, Tally, overall
-from aisolution_async.errors import AISolutionError, ConfigurationError, InputError, Key
+from aisolution_async.errors import AISolutionError, ConfigurationError, InputError, Key, OutcomeUnknownError
+from aisolution_async.limits import Adaptive, AdaptiveLimit, Brake, Rate, RetryBudget
 from aisolution_async.sender import Options, Sender, Work
 
 WINDOW = 64
 """Calls that may be read ahead of, or finished and not yet taken behind, those being worked on."""
 
+REMEMBERED = 10_000
+"""The latest answers of a batch that are kept for calls that ask the same."""
+
 DRAIN_TIMEOUT = 30.0
 GRACE = 5.0
 """Seconds that a batch cancelled from outside still waits for the answers under way."""
 
+LONGEST_PAUSE = 600.0
+"""Seconds that one Retry-After can stop everyone for."""
+
+# How many places in the window must be free before the reader is woken, unless workers have nothing to do.
+_READ_AT_LEAST = 16
+# How many calls are read before others on the loop get their turn.
 _READ_AT_A_STRETCH = 8
 
 _log = logging.getLogger(__name__)
@@ -40,12 +52,31 @@ _log = logging.getLogger(__name__)
 Item = Call[Any] | AISolutionError
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recheck:
+    """How to ask again for numbers that WhatsApp is still "checking", in seconds.
+
+    The first time after `first`, then after twice as long each time, at most `longest`, until `give_up` has
+    passed since the first answer: then the reply stays as it is. The contract asks for 20 seconds or more.
+    """
+
+    first: float = 20.0
+    longest: float = 600.0
+    give_up: float = 3600.0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.first <= self.longest < math.inf or not 0 <= self.give_up < math.inf:
+            raise ConfigurationError("Recheck needs 0 < first <= longest and give_up >= 0, in seconds")
+
+
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """What came of one call: `reply` or `error`, never both, never neither.
 
     `index` is the call's place in the input, from 0; `call` what was asked (None where the input held no
-    call), `key` the call's own key. `charge` is what the call cost over all its `attempts`.
+    call), `key` the call's own key. `charge` is what the call cost over all its `attempts`. `answered_by` is
+    the index of the call whose answer this is, where the same was asked before: then nothing was sent for
+    this one, and it was free.
     """
 
     index: int
@@ -54,6 +85,7 @@ class Outcome:
     reply: Reply | None
     error: AISolutionError | None
     attempts: tuple[Attempt, ...]
+    answered_by: int | None = None
 
     @property
     def ok(self) -> bool:
@@ -68,7 +100,13 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far a batch is. Counts of calls; `waiting` are those between two attempts, `elapsed` is in seconds."""
+    """How far a batch is, in calls.
+
+    `read` from the input; `waiting` between two attempts, or for somebody else's answer to the same; `in_flight`
+    being asked now; `ok` and `failed` have their outcome. `rate` is calls finished a second, over the last
+    seconds; `left` the seconds until the end at that rate, None without `total`. `limit` is how many may be in
+    flight now. `braked` says that the vendor seems to be down and is only being tried. `elapsed` is in seconds.
+    """
 
     total: int | None
     read: int
@@ -76,6 +114,10 @@ class Progress:
     in_flight: int
     ok: int
     failed: int
+    rate: float
+    left: float | None
+    limit: float
+    braked: bool
     elapsed: float
     tally: Tally
 
@@ -108,9 +150,12 @@ class Batch:
         options: Options,
         calls: Iterable[Item] | AsyncIterable[Item],
         *,
-        concurrency: int,
+        concurrency: int | Adaptive,
+        rate: float | None,
         ordered: bool,
+        dedupe: bool,
         total: int | None,
+        recheck: Recheck | None,
         drain_timeout: float,
     ) -> None:
         if not isinstance(calls, Iterable | AsyncIterable) or isinstance(calls, str | bytes):
@@ -124,30 +169,44 @@ class Batch:
         self._sender = sender
         self._options = options
         self._calls = calls
-        self._concurrency = concurrency
+        self._adaptive = concurrency if isinstance(concurrency, Adaptive) else None
+        self._concurrency = concurrency.max if isinstance(concurrency, Adaptive) else concurrency
+        self._rate = None if rate is None else Rate(rate)
         self._ordered = ordered
+        self._dedupe = dedupe
         self._total = total
+        self._recheck = recheck
         self._drain_timeout = drain_timeout
 
-        self._queue: asyncio.Queue[_Task] = asyncio.Queue()
-        self._waiting: dict[_Task, asyncio.TimerHandle] = {}
-        self._in_flight: set[_Task] = set()
+        self._lanes: dict[str, _Lane] = {}
+        self._brake = Brake()
+        self._budget: RetryBudget
+        self._timers: dict[_Task, asyncio.TimerHandle] = {}  # of calls that wait for their next attempt
+        self._alarm: asyncio.TimerHandle | None = None  # when the earliest limit allows something
+        self._running: set[_Task] = set()
+        self._places = 0  # taken: by attempts, and by rejected ones that keep theirs for a while
+        self._leaders: dict[bytes, _Task] = {}
+        # As JSON, which takes a third of the memory of a reply.
+        self._answers: OrderedDict[bytes, tuple[int, bytes]] = OrderedDict()
+
         self._outcomes: deque[Outcome] = deque()
         self._held_back: dict[int, Outcome] = {}  # finished ahead of their turn, where order is kept
         self._next_index = 0
-        self._read = self._taken = self._ok = self._failed = 0
+        self._read = self._taken = self._ok = self._failed = self._following = 0
+        self._pace = _Pace()
         self._started: float | None = None
         self._stopping = False
         self._reading = True
+        self._over = False
         self._input_error: BaseException | None = None
         self._runner: asyncio.Task[None] | None = None
-        self._workers = self._free_workers = 0
         self._group: TaskGroup
+        self._workers = 0
+        self._free_workers: deque[asyncio.Future[_Task]] = deque()
         self._reader_scope = anyio.CancelScope()
-        self._room = asyncio.Event()  # an outcome was taken, or nothing more is to be read
+        self._room = asyncio.Event()  # enough outcomes were taken, or nothing more is to be read
         self._news = asyncio.Event()  # there is an outcome, or all is over
         self._idle = asyncio.Event()  # the input has ended and every call read has its outcome
-        self._over = False
 
     # ------------------------------------------------------------------------------------------ the consumer
 
@@ -156,6 +215,7 @@ class Batch:
             raise ConfigurationError("a batch runs once: make another one with client.batch(…)")
         self._sender.check()
         self._started = clock.now()
+        self._budget = RetryBudget(self._started)
         self._runner = asyncio.create_task(self._run())
         return self
 
@@ -165,7 +225,7 @@ class Batch:
         self.stop()
         cancelled = kind is not None and issubclass(kind, asyncio.CancelledError)
         try:
-            await self._drain(GRACE if cancelled else self._drain_timeout)
+            await self._drain(min(GRACE, self._drain_timeout) if cancelled else self._drain_timeout)
         finally:
             self.unread.extend(self._outcomes)
             self._outcomes.clear()
@@ -181,7 +241,6 @@ class Batch:
     async def __anext__(self) -> Outcome:
         while not self._outcomes:
             if self._over:
-                assert self._runner is not None
                 error, self._input_error = self._input_error, None
                 if error is not None:
                     raise error
@@ -189,8 +248,10 @@ class Batch:
             self._news.clear()
             await self._news.wait()
         self._taken += 1
-        self._room.set()
-        return self._outcomes.popleft()
+        outcome = self._outcomes.popleft()
+        if not self._room.is_set() and self._is_worth_reading():
+            self._room.set()
+        return outcome
 
     def stop(self) -> None:
         """Ask for a graceful end, from anywhere on the loop: nothing more is read or sent.
@@ -201,28 +262,40 @@ class Batch:
         self._stopping = True
         self._room.set()
         self._reader_scope.cancel()
-        while not self._queue.empty():
-            self._put_away(self._queue.get_nowait())
-        for task, timer in list(self._waiting.items()):
+        if self._alarm is not None:
+            self._alarm.cancel()
+        for lane in self._lanes.values():
+            for queue in (lane.fresh, lane.repeats):
+                while queue:
+                    self._put_away(queue.popleft())
+        for task, timer in list(self._timers.items()):
             timer.cancel()
-            del self._waiting[task]
+            del self._timers[task]
             self._put_away(task)
 
     @property
     def progress(self) -> Progress:
         """How far it is, now."""
+        now = clock.now() if self._started is not None else 0.0
+        rate = self._pace.per_second(now)
+        to_do = None if self._total is None else max(0, self._total - self._ok - self._failed)
+        limits = [lane.limit.limit for lane in self._lanes.values() if lane.limit is not None]
         return Progress(
             total=self._total,
             read=self._read,
-            waiting=len(self._waiting),
-            in_flight=len(self._in_flight),
+            waiting=len(self._timers) + self._following,
+            in_flight=len(self._running),
             ok=self._ok,
             failed=self._failed,
-            elapsed=0.0 if self._started is None else clock.now() - self._started,
+            rate=rate,
+            left=to_do / rate if to_do is not None and rate else None,
+            limit=min(sum(limits) if limits else self._concurrency, self._concurrency),
+            braked=self._brake.on,
+            elapsed=now - (self._started or now),
             tally=self.tally,
         )
 
-    # ------------------------------------------------------------------------------------- reader and workers
+    # ------------------------------------------------------------------------------------------- the reader
 
     async def _run(self) -> None:
         try:
@@ -232,6 +305,8 @@ class Batch:
                 await self._idle.wait()
                 group.cancel_scope.cancel()  # the workers wait for calls that will not come
         finally:
+            if self._alarm is not None:
+                self._alarm.cancel()
             self._over = True
             self._news.set()
 
@@ -280,10 +355,15 @@ class Batch:
 
     async def _has_room(self) -> bool:
         """Wait until another call may be read; False if none is to be read any more."""
-        while self._read - self._taken >= self._concurrency + WINDOW and not self._stopping:
-            self._room.clear()
-            await self._room.wait()
+        if self._read - self._taken >= self._concurrency + WINDOW:
+            while not self._stopping and not self._is_worth_reading():
+                self._room.clear()
+                await self._room.wait()
         return not self._stopping
+
+    def _is_worth_reading(self) -> bool:
+        free = self._concurrency + WINDOW - (self._read - self._taken)
+        return free >= _READ_AT_LEAST or (free > 0 and not self._running)
 
     def _take(self, item: Item) -> None:
         index = self._read
@@ -293,10 +373,9 @@ class Batch:
             if self._stopping:
                 self._put_away(task)
             else:
-                self._queue.put_nowait(task)
-                if self._queue.qsize() > self._free_workers and self._workers < self._concurrency:
-                    self._workers += 1
-                    self._group.start_soon(self._work)
+                self._lane(task).fresh.append(task)
+                if self._places < self._concurrency:
+                    self._dispatch()
         elif isinstance(item, AISolutionError):
             self._emit(Outcome(index, item.key, None, None, item, item.attempts))
         else:
@@ -306,38 +385,269 @@ class Batch:
             )
             self._emit(Outcome(index, None, None, None, error, ()))
 
-    async def _work(self) -> None:
+    def _lane(self, task: _Task) -> _Lane:
+        name = task.work.call.endpoint.name
+        lane = self._lanes.get(name)
+        if lane is None:
+            limit = None if self._adaptive is None else AdaptiveLimit(self._adaptive, clock.now())
+            lane = self._lanes[name] = _Lane(limit)
+        return lane
+
+    # ------------------------------------------------------------------------------------------ what may go
+
+    def _dispatch(self) -> None:
+        """Hand calls that may go now to workers."""
+        while (task := self._pick()) is not None:
+            while self._free_workers:
+                waiter = self._free_workers.popleft()
+                if not waiter.done():
+                    waiter.set_result(task)
+                    break
+            else:
+                self._workers += 1
+                self._group.start_soon(self._work, task)
+
+    def _pick(self) -> _Task | None:
+        """A call that may go now, with its place taken; else None, with the alarm set for when one may."""
+        if self._stopping or self._places >= self._concurrency:
+            return None
+        if not any(lane.fresh or lane.repeats for lane in self._lanes.values()):
+            return None
+        now = clock.now()
+        wait = self._wait_for_all(now)
+        if wait <= 0:
+            for _ in range(len(self._lanes)):
+                # Each endpoint in its turn.
+                name, lane = next(iter(self._lanes.items()))
+                self._lanes[name] = self._lanes.pop(name)
+                task, patience = self._pick_from(lane, now)
+                if task is not None:
+                    return task
+                wait = patience if wait <= 0 else min(wait, patience)
+        if 0 < wait < math.inf:
+            self._wake_after(wait, now)
+        return None
+
+    def _wait_for_all(self, now: float) -> float:
+        """Seconds that nothing at all may go for; inf if that ends by itself."""
+        wait = self._sender.paused_until - now
+        if self._brake.on:
+            if self._running:
+                return math.inf  # an attempt is under way, and its end looks again
+            wait = max(wait, self._brake.next_try - now)
+        for rate in (self._rate, self._sender.rate):
+            if rate is not None:
+                wait = max(wait, rate.wait(now))
+        return wait
+
+    def _pick_from(self, lane: _Lane, now: float) -> tuple[_Task | None, float]:
+        wait = 0.0
+        if lane.limit is not None and (lane.fresh or lane.repeats):
+            wait = lane.limit.wait(lane.places, now)
+            if wait > 0:
+                return None, wait
+        if lane.repeats:
+            wait = self._budget.wait(now)
+        queue = lane.repeats if lane.repeats and wait <= 0 else lane.fresh
+        if not queue:
+            return None, wait if wait > 0 else math.inf
+        if not self._sender.gate.try_enter():
+            self._sender.gate.call_when_free(self._dispatch)
+            return None, math.inf
+        if queue is lane.fresh:
+            self._budget.first()
+        else:
+            self._budget.repeat()
+        for rate in (self._rate, self._sender.rate):
+            if rate is not None:
+                rate.start(now)
+        if lane.limit is not None:
+            lane.limit.start(now)
+        task = queue.popleft()
+        task.trial = self._brake.on
+        self._places += 1
+        lane.places += 1
+        self._running.add(task)
+        return task, 0.0
+
+    def _wake_after(self, wait: float, now: float) -> None:
+        loop = asyncio.get_running_loop()
+        if self._alarm is not None:
+            if not self._alarm.cancelled() and now < self._alarm.when() <= now + wait:
+                return
+            self._alarm.cancel()
+        self._alarm = loop.call_later(wait, self._dispatch)
+
+    # ------------------------------------------------------------------------------------------- the workers
+
+    async def _work(self, task: _Task | None) -> None:
         while True:
-            self._free_workers += 1
-            try:
-                task = await self._queue.get()
-            finally:
-                self._free_workers -= 1
-            self._in_flight.add(task)
-            wait: float | None = None
-            try:
-                wait = await task.work.attempt()
-            except AISolutionError as exc:  # the client was closed, or belongs to another loop
-                task.work.error = exc.with_traceback(None)
-            except Exception as exc:  # one call must not take the others down
-                _log.error("an attempt failed in an unforeseen way: %s", type(exc).__name__)
-                task.work.conclude(f"{type(exc).__name__} in the client")
-            finally:
-                self._in_flight.discard(task)
-                if wait is None or self._stopping:
-                    self._put_away(task)
-                else:
-                    self._waiting[task] = asyncio.get_running_loop().call_later(wait, self._due, task)
+            if task is None:
+                waiter: asyncio.Future[_Task] = asyncio.get_running_loop().create_future()
+                self._free_workers.append(waiter)
+                task = await waiter
+            await self._make_attempt(task)
+            task = self._pick()
+
+    async def _make_attempt(self, task: _Task) -> None:
+        """One attempt of a call that has its place, and what follows from it."""
+        work = task.work
+        lane = self._lane(task)
+        started = clock.now()
+        wait: float | None = None
+        leads = True
+        try:
+            leads = not self._dedupe or work.call.endpoint.never_charges or await self._is_first(task)
+            if leads and work.error is None:
+                wait = await work.attempt()
+        except AISolutionError as exc:  # the client was closed, or belongs to another loop
+            work.error = exc.with_traceback(None)
+        except Exception as exc:  # one call must not take the others down
+            _log.error("an attempt failed in an unforeseen way: %s", type(exc).__name__)
+            work.conclude(f"{type(exc).__name__} in the client")
+        except asyncio.CancelledError:
+            if work.error is None:
+                work.conclude("the batch was cancelled before it was sent")
+            raise
+        finally:
+            self._leave(task, lane, started)
+            if leads:
+                self._follow_up(task, wait)
+
+    def _leave(self, task: _Task, lane: _Lane, started: float) -> None:
+        """Give back what the attempt held, and tell the limits how it went."""
+        self._running.discard(task)
+        work, now = task.work, clock.now()
+        hold = 0.0
+        if work.signal is not None:
+            self._brake.end(work.signal, now, trial=task.trial)
+            if lane.limit is not None:
+                hold = lane.limit.end(work.signal, started, lane.places, now)
+            if work.retry_after:
+                pause = min(work.retry_after, LONGEST_PAUSE)
+                self._sender.paused_until = max(self._sender.paused_until, now + pause)
+        self._sender.gate.leave()
+        if hold > 0 and not self._stopping:
+            asyncio.get_running_loop().call_later(hold, self._free_place, lane)
+        else:
+            self._places -= 1
+            lane.places -= 1
+
+    def _free_place(self, lane: _Lane) -> None:
+        self._places -= 1
+        lane.places -= 1
+        self._dispatch()
+
+    def _follow_up(self, task: _Task, wait: float | None) -> None:
+        work = task.work
+        if wait is None and not self._stopping:
+            wait = self._wait_to_recheck(task)
+        if wait is None or self._stopping:
+            self._put_away(task)
+        else:
+            self._timers[task] = asyncio.get_running_loop().call_later(wait, self._due, task)
+        work.signal = None
 
     def _due(self, task: _Task) -> None:
-        del self._waiting[task]
-        self._queue.put_nowait(task)
+        del self._timers[task]
+        lane = self._lane(task)
+        # Asking again for a number is a question of its own, and no repeat that the budget counts.
+        (lane.fresh if task.rechecking else lane.repeats).append(task)
+        self._dispatch()
+
+    def _wait_to_recheck(self, task: _Task) -> float | None:
+        """Seconds until the call is asked again because WhatsApp is still checking; None if it is not to be."""
+        recheck, work = self._recheck, task.work
+        reply = work.reply
+        if recheck is None or not isinstance(reply, WhatsAppProfile) or reply.whatsapp != WhatsAppState.CHECKING:
+            return None
+        if getattr(work.call, "callback", None):
+            return None  # the answer comes by callback, and the contract forbids asking twice
+        now = clock.now()
+        if task.checking_since is None:
+            task.checking_since, task.pause = now, recheck.first
+        else:
+            task.pause = min(2 * task.pause, recheck.longest)
+        if now + task.pause > task.checking_since + recheck.give_up:
+            return None
+        work.ask_again()
+        return task.pause
+
+    # ----------------------------------------------------------------------------------- the same asked twice
+
+    async def _is_first(self, task: _Task) -> bool:
+        """Whether the call must be asked; else its answer is here, or it follows the call that asks the same."""
+        work = task.work
+        if work.identity is not None or not await work.prepare(identify=True):
+            return True
+        identity = work.identity
+        assert identity is not None
+        if (answer := self._answers.get(identity)) is not None:
+            self._answers.move_to_end(identity)
+            index, text = answer
+            self._emit_shared(task, index, work.call.endpoint.reply.model_validate_json(text))
+            return False
+        leader = self._leaders.setdefault(identity, task)
+        if leader is task:
+            return True
+        if leader.followers is None:
+            leader.followers = []
+        leader.followers.append(task)
+        self._following += 1
+        return False
+
+    def _dismiss(self, leader: _Task) -> None:
+        """A call that others follow is over: they share its answer, or one of them asks in its place."""
+        work = leader.work
+        identity = work.identity
+        if identity is None or self._leaders.get(identity) is not leader:
+            return
+        del self._leaders[identity]
+        reply = work.reply
+        if reply is not None and getattr(reply, "whatsapp", None) != WhatsAppState.CHECKING:
+            self._answers[identity] = (leader.index, reply.model_dump_json().encode())
+            if len(self._answers) > REMEMBERED:
+                self._answers.popitem(last=False)
+        followers, leader.followers = leader.followers or [], None
+        self._following -= len(followers)
+        if reply is not None:
+            for task in followers:
+                self._emit_shared(task, leader.index, reply)
+        elif isinstance(work.error, OutcomeUnknownError) or self._stopping:
+            # It may have been charged: to ask the same again would be to buy it twice.
+            for task in followers:
+                self._emit_unknown(task, leader)
+        elif followers:
+            first, *rest = followers
+            self._leaders[identity] = first
+            first.followers = rest
+            self._following += len(rest)
+            self._lane(first).fresh.append(first)
+
+    def _emit_shared(self, task: _Task, index: int, reply: Reply) -> None:
+        call = task.work.call
+        self._emit(Outcome(task.index, call.key, call, reply.model_copy()._made_by(()), None, (), index))  # noqa: SLF001
+
+    def _emit_unknown(self, task: _Task, leader: _Task) -> None:
+        call = task.work.call
+        if isinstance(leader.work.error, OutcomeUnknownError):
+            error: AISolutionError = OutcomeUnknownError(
+                f"{call.endpoint.name}: not sent: item {leader.index} asked the same, and its outcome is unknown",
+                endpoint=call.endpoint.name,
+                key=call.key,
+            )
+            self._emit(Outcome(task.index, call.key, call, None, error, (), leader.index))
+        else:
+            self._put_away(task)
+
+    # ------------------------------------------------------------------------------------------ the outcomes
 
     def _put_away(self, task: _Task) -> None:
         """Turn a call into its outcome, as it stands."""
         work = task.work
         if work.reply is None and work.error is None:
             work.conclude("the batch was stopped before it was sent")
+        self._dismiss(task)
         self._emit(Outcome(task.index, work.call.key, work.call, work.reply, work.error, work.attempts))
 
     def _emit(self, outcome: Outcome) -> None:
@@ -345,6 +655,7 @@ class Batch:
             self._ok += 1
         else:
             self._failed += 1
+        self._pace.count(clock.now())
         if self._ordered:
             self._held_back[outcome.index] = outcome
             while (ready := self._held_back.pop(self._next_index, None)) is not None:
@@ -375,10 +686,61 @@ class Batch:
 
 
 class _Task:
-    """A call in the batch, and its place in the input."""
+    """A call in the batch: its place in the input, and what it waits for."""
 
-    __slots__ = ("index", "work")
+    __slots__ = ("checking_since", "followers", "index", "pause", "trial", "work")
 
     def __init__(self, index: int, work: Work[Any]) -> None:
         self.index = index
         self.work = work
+        self.followers: list[_Task] | None = None  # calls that ask the same, and wait for this one's answer
+        self.trial = False  # sent while the brake was on
+        self.checking_since: float | None = None
+        self.pause = 0.0
+
+    @property
+    def rechecking(self) -> bool:
+        """Whether its next attempt is the first of another round of asking."""
+        return self.work.is_new_round
+
+
+class _Lane:
+    """The calls to one endpoint that are ready to go."""
+
+    __slots__ = ("fresh", "limit", "places", "repeats")
+
+    def __init__(self, limit: AdaptiveLimit | None) -> None:
+        self.fresh: deque[_Task] = deque()
+        self.repeats: deque[_Task] = deque()
+        self.places = 0
+        self.limit = limit
+
+
+class _Pace:
+    """How many calls were finished a second, over the last few seconds."""
+
+    __slots__ = ("_counts", "_first")
+
+    _SECONDS = 5
+
+    def __init__(self) -> None:
+        self._counts: deque[list[int]] = deque(maxlen=self._SECONDS + 1)
+        self._first: float | None = None
+
+    def count(self, now: float) -> None:
+        """One more, now."""
+        second = int(now)
+        if self._first is None:
+            self._first = now
+        if self._counts and self._counts[-1][0] == second:
+            self._counts[-1][1] += 1
+        else:
+            self._counts.append([second, 1])
+
+    def per_second(self, now: float) -> float:
+        """The rate, now."""
+        if self._first is None:
+            return 0.0
+        since = max(self._first, now - self._SECONDS)
+        done = sum(count for second, count in self._counts if second >= int(since))
+        return done / max(now - since, 1.0)

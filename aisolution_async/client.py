@@ -30,11 +30,11 @@ from aisolution_async.api import (
     WhatsAppDetail,
     WhatsAppProfile,
 )
-from aisolution_async.batch import DRAIN_TIMEOUT, Batch
+from aisolution_async.batch import DRAIN_TIMEOUT, Batch, Recheck
 from aisolution_async.charges import Charge, Tally
-from aisolution_async.clock import sleep
 from aisolution_async.errors import AISolutionError, ConfigurationError, InputError, Key
 from aisolution_async.inputs.images import MAX_IMAGE_BYTES
+from aisolution_async.limits import Adaptive
 from aisolution_async.retry import Retry
 from aisolution_async.sender import Options, Sender, Work
 from aisolution_async.wire.request import Requests
@@ -46,6 +46,7 @@ BASE_URL_VARIABLE = "AISOLUTION_BASE_URL"
 
 TIMEOUT = httpx.Timeout(connect=10.0, read=30.0, write=30.0, pool=60.0)
 DEADLINE = 120.0
+MAX_CONNECTIONS = 500
 
 
 class _NotGiven:
@@ -70,7 +71,8 @@ class AsyncClient:
     for a free connection. `deadline`: seconds for one call over all its attempts and the waits between them,
     None for no end. `retry`: a `Retry`, or just how often an attempt that was free may be repeated.
     `retry_unknown`: how often an attempt that may have been charged is repeated: 0 unless you say so.
-    `max_connections`: connections open at once. `max_image_bytes`: larger images are refused here.
+    `max_connections`: connections open at once. `rate`: attempts a second, over all calls and batches.
+    `max_image_bytes`: larger images are refused here.
     `transport`: any `httpx.AsyncBaseTransport` in place of the library's own pool; the client closes it.
     `proxy`: a proxy's URL; without it, and without `transport`, the environment's proxies are used unless
     `trust_env=False`. `charge_rules`: where your invoice differs from the vendor's page, as
@@ -90,7 +92,8 @@ class AsyncClient:
         deadline: float | None = DEADLINE,
         retry: Retry | int | None = None,
         retry_unknown: int | None = None,
-        max_connections: int = 100,
+        max_connections: int = MAX_CONNECTIONS,
+        rate: float | None = None,
         max_image_bytes: int = MAX_IMAGE_BYTES,
         transport: httpx.AsyncBaseTransport | None = None,
         proxy: str | httpx.URL | httpx.Proxy | None = None,
@@ -111,7 +114,9 @@ class AsyncClient:
             transport = _proxied(proxy, max_connections) if proxy else PoolTransport(max_connections=max_connections)
         elif proxy is not None:
             raise ConfigurationError("give either transport= or proxy=: a transport of yours has its own proxy")
-        self._sender = Sender(requests, transport)
+        # A transport of the user's has bounds of its own.
+        places = max_connections if isinstance(transport, PoolTransport) else None
+        self._sender = Sender(requests, transport, places=places, rate=rate)
         self._owner = True
 
     def with_options(
@@ -200,8 +205,7 @@ class AsyncClient:
         if not isinstance(call, Call):
             raise InputError(f"a {type(call).__name__} is no call: pass FaceCompare(…), WhatsAppDetail(…) or the like")
         work = Work(self._sender, self._options, call)
-        while (wait := await work.attempt()) is not None:
-            await sleep(wait)
+        await work.finish()
         if work.error is not None:
             raise work.error
         assert work.reply is not None
@@ -211,19 +215,25 @@ class AsyncClient:
         self,
         calls: Iterable[Call[Any] | AISolutionError] | AsyncIterable[Call[Any] | AISolutionError],
         *,
-        concurrency: int = 100,
+        concurrency: int | Adaptive = 100,
+        rate: float | None = None,
         ordered: bool = False,
+        dedupe: bool = True,
         total: int | None = None,
+        recheck: Recheck | None = None,
         retry_unknown: int | None = None,
         drain_timeout: float = DRAIN_TIMEOUT,
     ) -> Batch:
         """Ask the vendor many calls at once, and get the outcomes as they finish. See `Batch`.
 
-        `calls` is read lazily, one at a time, as outcomes are taken. `concurrency` is how many attempts are
-        made at once; the pool's `max_connections` bounds it too. `ordered` yields in the input's order.
-        `total` is the number of calls if you know it, for the progress. `retry_unknown` overrides the
-        client's for this batch. `drain_timeout` is how long, in seconds, a batch that is left or stopped
-        early waits for the answers under way.
+        `calls` is read lazily, as outcomes are taken. `concurrency` is how many attempts are made at once, or
+        an `Adaptive` that finds out; the pool's `max_connections` bounds it too. `rate` is how many attempts
+        a second, evenly spaced. `ordered` yields in the input's order. `dedupe` asks what is asked more than
+        once only once: the others get the same reply, free, with `answered_by`; the latest 10,000 answers
+        are remembered (not for `AddFace` and `DeleteFace`, which do something). `total` is the number of
+        calls if you know it, for the progress. `recheck` asks again for numbers that WhatsApp is still
+        checking. `retry_unknown` overrides the client's for this batch. `drain_timeout` is how long, in
+        seconds, a batch that is left or stopped early waits for the answers under way.
         """
         options = self._options
         if retry_unknown is not None:
@@ -238,9 +248,12 @@ class AsyncClient:
             self._sender,
             options,
             calls,
-            concurrency=_positive("concurrency", concurrency),
+            concurrency=concurrency if isinstance(concurrency, Adaptive) else _positive("concurrency", concurrency),
+            rate=rate,
             ordered=ordered,
+            dedupe=dedupe,
             total=total,
+            recheck=recheck,
             drain_timeout=drain_timeout,
         )
 

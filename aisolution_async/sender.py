@@ -9,6 +9,7 @@ import math
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
+from hashlib import blake2b
 from typing import Any, Generic
 
 import anyio.to_thread
@@ -24,9 +25,11 @@ from aisolution_async.errors import (
     InputError,
     NotSentError,
     OutcomeUnknownError,
+    RetryLaterError,
     quotable,
 )
 from aisolution_async.inputs import images, numbers, texts
+from aisolution_async.limits import Gate, Rate, Signal
 from aisolution_async.retry import Retry
 from aisolution_async.wire import envelope
 from aisolution_async.wire.form import Form
@@ -64,11 +67,22 @@ class Options:
 class Sender:
     """One pool and its account: what every call and batch on a client shares.
 
-    States: open, then closed for good. It belongs to the event loop that first uses it.
+    States: open, then closed for good. It belongs to the event loop that first uses it. `places` bounds the
+    attempts at once and `rate` their pace, over all calls and batches; None for no bound of ours.
     """
 
-    def __init__(self, requests: Requests, transport: httpx.AsyncBaseTransport) -> None:
+    def __init__(
+        self,
+        requests: Requests,
+        transport: httpx.AsyncBaseTransport,
+        *,
+        places: int | None = None,
+        rate: float | None = None,
+    ) -> None:
         self.tally = Tally()
+        self.gate = Gate(places)
+        self.rate = None if rate is None else Rate(rate)
+        self.paused_until = -math.inf
         self.requests = requests
         self.transport = transport
         self.encoders = CapacityLimiter(_ENCODERS)
@@ -99,8 +113,11 @@ class Work(Generic[R]):
 
     __slots__ = (
         "_call",
+        "_checking",
+        "_form",
         "_last",
         "_options",
+        "_round",
         "_sender",
         "_spent",
         "_tally",
@@ -108,7 +125,10 @@ class Work(Generic[R]):
         "attempts",
         "call",
         "error",
+        "identity",
         "reply",
+        "retry_after",
+        "signal",
     )
 
     def __init__(self, sender: Sender, options: Options, call: Call[R], tally: Tally | None = None) -> None:
@@ -120,9 +140,80 @@ class Work(Generic[R]):
         self._sender = sender
         self._options = options
         self._tally = tally
+        self.identity: bytes | None = None
+        """What makes another call the same question: known after `prepare(identify=True)`."""
+        self.signal: Signal | None = None
+        """What the newest attempt says of the vendor; None if there was none."""
+        self.retry_after: float | None = None
+        """Seconds that the newest answer asks everyone to wait."""
+        self._form: Form | None = None
         self._last: envelope.Answer[R] | _Failure | None = None  # what the newest attempt came to
+        self._checking: R | None = None  # a reply that is no answer yet, and is asked for again
+        self._round = 0  # the number of attempts before this round of asking
         self._spent = 0.0
         self._waits: Iterator[float] | None = None
+
+    async def finish(self) -> None:
+        """Make attempts until the call is over, as a call by itself: past the batches, in the client's pace."""
+        while True:
+            wait = None
+            if await self._enter():
+                try:
+                    wait = await self.attempt()
+                finally:
+                    self._sender.gate.leave()
+            if wait is None:
+                return
+            await clock.sleep(wait)
+
+    async def _enter(self) -> bool:
+        """Take a place for an attempt; False if none comes free in time, with `error` set."""
+        sender = self._sender
+        sender.check()
+        if sender.rate is not None:
+            pause = sender.rate.wait(clock.now())
+            sender.rate.start(clock.now() + pause)
+            await clock.sleep(pause)
+            self._spent += pause
+        if sender.gate.try_enter():
+            return True
+        start = clock.now()
+        patience = self._options.timeout.get("pool")
+        left = math.inf if self._options.deadline is None else self._options.deadline - self._spent
+        with anyio.move_on_after(min(math.inf if patience is None else patience, left)):
+            await sender.gate.enter()
+            self._spent += clock.now() - start
+            return True
+        text = "no free connection in time"
+        self._last = _Failure(False, text)
+        self._count(Attempt(Charge.FREE, None, None, clock.today(), 0.0, text))
+        self.conclude("")
+        return False
+
+    async def prepare(self, *, identify: bool = False) -> bool:
+        """Read and encode what the call holds. False if it cannot be sent, with `error` set."""
+        if self._form is None:
+            if any(p.kind is Kind.IMAGE for p in self.call.endpoint.parameters) and not _is_small(self._call):
+                made = await anyio.to_thread.run_sync(self._encode, identify, limiter=self._sender.encoders)
+            else:
+                made = self._encode(identify)
+            if isinstance(made, InputError):
+                self.error = made
+                return False
+            self._form = made
+        return True
+
+    @property
+    def is_new_round(self) -> bool:
+        """Whether the call is asked again from the start, and no attempt of this round was made."""
+        return self._checking is not None and self._round == len(self.attempts)
+
+    def ask_again(self) -> None:
+        """Forget the reply, which is no answer yet, and start another round of attempts."""
+        self._checking, self.reply = self.reply, None
+        self._round = len(self.attempts)
+        self._last = self._waits = None
+        self._spent = 0.0
 
     async def attempt(self) -> float | None:
         """Make one attempt. None when the call is over, else the seconds to wait before the next attempt.
@@ -139,9 +230,11 @@ class Work(Generic[R]):
         return wait
 
     async def _attempt(self, ends: float | None) -> float | None:
-        form = await self._form()
-        if form is None:
+        self.signal = self.retry_after = None
+        if not await self.prepare():
             return None
+        form, self._form = self._form, None  # it can be sent once
+        assert form is not None
         flight = Flight(ends)
         began, start = clock.today(), clock.now()
         try:
@@ -155,6 +248,7 @@ class Work(Generic[R]):
         elapsed = clock.now() - start
         if isinstance(result, _Failure):
             self._last = result
+            self.signal = result.signal
             charge = Charge.UNKNOWN if result.left else Charge.FREE
             self._count(Attempt(charge, None, None, began, elapsed, result.text))
             wait = self._again(None, ends, repeatable=not self._sender.closed)
@@ -165,8 +259,11 @@ class Work(Generic[R]):
         return wait
 
     def conclude(self, text: str) -> None:
-        """End the call as it stands: `error` is what its last attempt came to, or why there was none."""
+        """End the call as it stands: by what its last attempt came to, or by why there was none."""
         name, key, last = self.call.endpoint.name, self.call.key, self._last
+        if last is None and self._checking is not None:
+            self.reply = self._checking
+            return
         if isinstance(last, envelope.Answer):
             self.error = last.error(name, key, self.attempts)
             return
@@ -196,6 +293,10 @@ class Work(Generic[R]):
                 # It may be anything, even what the vendor was sent: the record keeps plain words.
                 status = self._sender.requests.redact(quotable(status)[:80])
         self._count(Attempt(answer.charge, status, answer.http_status, began, elapsed, problem))
+        if answer.kind is RetryLaterError:
+            self.signal, self.retry_after = Signal.OVERLOADED, answer.retry_after
+        else:
+            self.signal = Signal.BROKEN if answer.body is not None else Signal.ANSWERED
         reply = answer.reply
         if answer.status in endpoint.done_already and any(a.charge is Charge.UNKNOWN for a in self.attempts):
             reply = endpoint.reply.from_message(None)
@@ -205,18 +306,7 @@ class Work(Generic[R]):
         self._last = answer
         return self._again(answer.retry_after, ends, repeatable=answer.repeatable)
 
-    async def _form(self) -> Form | None:
-        """The body of the next attempt; None if the call cannot be sent, with `error` set."""
-        if any(p.kind is Kind.IMAGE for p in self.call.endpoint.parameters) and not _is_small(self._call):
-            made = await anyio.to_thread.run_sync(self._encode, limiter=self._sender.encoders)
-        else:
-            made = self._encode()
-        if isinstance(made, Form):
-            return made
-        self.error = made
-        return None
-
-    def _encode(self) -> Form | InputError:
+    def _encode(self, identify: bool) -> Form | InputError:
         try:
             fields: list[tuple[str, str | bytes]] = []
             for parameter in self.call.endpoint.parameters:
@@ -231,6 +321,8 @@ class Work(Generic[R]):
                     fields.append((parameter.name, data))
                 elif (text := _TEXTS[parameter.kind](value, name=parameter.name)) is not None:
                     fields.append((parameter.name, text))
+            if identify:
+                self.identity = _identity(self.call.endpoint, fields)
             return Form(fields)
         except InputError as exc:
             text = str(exc)
@@ -256,7 +348,8 @@ class Work(Generic[R]):
         except Exception as exc:  # whatever a transport raises, the money question is the same
             left = not isinstance(exc, _NEVER_LEFT) if flight.left is None else flight.left
             text = _explain(exc, self._options.timeout, over=_is_over(flight.deadline))
-            return _Failure(left, sender.requests.redact(text))
+            busy = isinstance(exc, TimeoutError | httpx.TimeoutException)
+            return _Failure(left, sender.requests.redact(text), Signal.OVERLOADED if busy else Signal.BROKEN)
 
     def _count(self, attempt: Attempt) -> None:
         self.attempts = (*self.attempts, attempt)
@@ -278,7 +371,7 @@ class Work(Generic[R]):
     def _again(self, retry_after: float | None, ends: float | None, *, repeatable: bool) -> float | None:
         """Seconds to wait before another attempt; None if there may be none, or no time for one."""
         retry = self._options.retry
-        if not retry.allows(self.call.endpoint, self.attempts, repeatable=repeatable):
+        if not retry.allows(self.call.endpoint, self.attempts[self._round :], repeatable=repeatable):
             return None
         if self._waits is None:
             self._waits = retry.waits()
@@ -301,6 +394,7 @@ class _Response:
 class _Failure:
     left: bool
     text: str
+    signal: Signal | None = None
 
 
 _TEXTS: Mapping[Kind, Callable[..., str | None]] = {
@@ -310,6 +404,18 @@ _TEXTS: Mapping[Kind, Callable[..., str | None]] = {
     Kind.TEXT: texts.text,
     Kind.FLAG: texts.flag,
 }
+
+
+def _identity(endpoint: Endpoint[Any], fields: list[tuple[str, str | bytes]]) -> bytes:
+    """16 bytes that two calls share when they ask the same: same endpoint, same images, same number."""
+    digest = blake2b(endpoint.name.encode(), digest_size=16)
+    kinds = {parameter.name: parameter.kind for parameter in endpoint.parameters}
+    for name, value in fields:
+        text = numbers.canonical(value) if isinstance(value, str) and kinds[name] is Kind.NUMBER else value
+        data = text.encode() if isinstance(text, str) else text
+        digest.update(b"\0%s\0%d\0" % (name.encode(), len(data)))
+        digest.update(data)
+    return digest.digest()
 
 
 def _is_small(call: Call[Any]) -> bool:

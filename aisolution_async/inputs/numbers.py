@@ -28,3 +28,8 @@ def normalise(number: object, *, name: str = "number") -> str:
     if not _NUMBER.fullmatch(packed):
         raise InputError(f"{name} is no phone number: 5 to 17 digits, with or without a leading plus")
     return packed
+
+
+def canonical(number: str) -> str:
+    """What is the same for two ways of writing one normalised number: its digits, without plus or 00."""
+    return number.removeprefix("+").removeprefix("00")
