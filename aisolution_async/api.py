@@ -91,7 +91,7 @@ class Endpoint(Generic[R]):
         return all(charge is FREE for charge in self.charges.values())
 
 
-class Reply(BaseModel):
+class Reply(BaseModel):  # noqa: PLW1641  # pydantic gives frozen models their hash
     """What an OK carries. Fields the contract does not name are kept; frozen."""
 
     model_config = ConfigDict(extra="allow", frozen=True, hide_input_in_errors=True)
@@ -121,6 +121,12 @@ class Reply(BaseModel):
     def _made_by(self, attempts: tuple[Attempt, ...]) -> Self:
         self._attempts = attempts
         return self
+
+    def __eq__(self, other: object) -> bool:
+        # What the vendor said, not what it took to hear it.
+        if type(other) is not type(self):
+            return NotImplemented
+        return self.__dict__ == other.__dict__ and self.model_extra == other.model_extra
 
     def __repr_args__(self) -> Any:
         # Numbers, access keys and what nobody documented are for code that asks for them by name, not for logs.

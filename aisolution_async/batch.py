@@ -47,6 +47,9 @@ _READ_AT_LEAST = 16
 # How many calls are read before others on the loop get their turn.
 _READ_AT_A_STRETCH = 8
 
+# Seconds under which a timer is not worth setting: the limits catch up by more.
+_SHORTEST_WAIT = 0.001
+
 _log = logging.getLogger(__name__)
 
 Item = Call[Any] | AISolutionError
@@ -184,7 +187,7 @@ class Batch:
         self._timers: dict[_Task, asyncio.TimerHandle] = {}  # of calls that wait for their next attempt
         self._alarm: asyncio.TimerHandle | None = None  # when the earliest limit allows something
         self._running: set[_Task] = set()
-        self._places = 0  # taken: by attempts, and by rejected ones that keep theirs for a while
+        self._places = 0  # taken
         self._leaders: dict[bytes, _Task] = {}
         # As JSON, which takes a third of the memory of a reply.
         self._answers: OrderedDict[bytes, tuple[int, bytes]] = OrderedDict()
@@ -471,12 +474,12 @@ class Batch:
         return task, 0.0
 
     def _wake_after(self, wait: float, now: float) -> None:
-        loop = asyncio.get_running_loop()
+        wait = max(wait, _SHORTEST_WAIT)
         if self._alarm is not None:
             if not self._alarm.cancelled() and now < self._alarm.when() <= now + wait:
                 return
             self._alarm.cancel()
-        self._alarm = loop.call_later(wait, self._dispatch)
+        self._alarm = asyncio.get_running_loop().call_later(wait, self._dispatch)
 
     # ------------------------------------------------------------------------------------------- the workers
 
@@ -488,6 +491,8 @@ class Batch:
                 task = await waiter
             await self._make_attempt(task)
             task = self._pick()
+            if task is not None:
+                self._dispatch()  # one end may allow more than one start
 
     async def _make_attempt(self, task: _Task) -> None:
         """One attempt of a call that has its place, and what follows from it."""
@@ -518,25 +523,16 @@ class Batch:
         """Give back what the attempt held, and tell the limits how it went."""
         self._running.discard(task)
         work, now = task.work, clock.now()
-        hold = 0.0
         if work.signal is not None:
             self._brake.end(work.signal, now, trial=task.trial)
-            if lane.limit is not None:
-                hold = lane.limit.end(work.signal, started, lane.places, now)
+            if lane.limit is not None and not task.trial:
+                lane.limit.end(work.signal, started, now)
             if work.retry_after:
                 pause = min(work.retry_after, LONGEST_PAUSE)
                 self._sender.paused_until = max(self._sender.paused_until, now + pause)
-        self._sender.gate.leave()
-        if hold > 0 and not self._stopping:
-            asyncio.get_running_loop().call_later(hold, self._free_place, lane)
-        else:
-            self._places -= 1
-            lane.places -= 1
-
-    def _free_place(self, lane: _Lane) -> None:
         self._places -= 1
         lane.places -= 1
-        self._dispatch()
+        self._sender.gate.leave()
 
     def _follow_up(self, task: _Task, wait: float | None) -> None:
         work = task.work

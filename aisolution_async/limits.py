@@ -36,12 +36,12 @@ class Signal(Enum):
 class Adaptive:
     """A concurrency that finds its own height between `min` and `max`, for each endpoint by itself.
 
-    It starts at `min` and doubles with every round of answers until the vendor first says it is too much
-    (RETRY_LATER, HTTP 429 or 503, a timeout; latency says nothing). Then it is cut, at most once a round,
-    and climbs back along a cubic curve: quickly to just under where it was too much, slowly past it, then
-    faster again. It does not climb while it is not used up. A rejected attempt keeps its place for as long
-    as an answer would have taken, so that fast rejections do not turn into more attempts. Below one at a
-    time it spaces attempts out.
+    It starts at `min` and doubles with every round of answers ("slow start") until the vendor first says that
+    it is too much (RETRY_LATER, HTTP 429 or 503, a timeout; latency says nothing). From then on attempts are
+    spaced evenly. Each further "too much" cuts the pace to nine tenths of what was answered over the last
+    second, at most once a round; between cuts it climbs along a cubic curve: quickly to just under where it was
+    too much, slowly past it, then faster again. It does not climb while it is not used up, and a rejection,
+    however fast, makes no room for another attempt.
     """
 
     min: int = 1
@@ -55,76 +55,135 @@ class Adaptive:
             raise ConfigurationError("Adaptive(min=…, max=…) must be 1 or more, and min no more than max")
 
 
-# A first rejection costs a tenth (Netflix's AIMD: 0.9); rejections in the next rounds too, more each time.
-_CUTS = (0.9, 0.7, 0.5)
-# The way back: limit x (1 + _CUBIC (t - k)^3), t in seconds since the cut, where k is when it is back.
-_CUBIC = 0.05
-_LOWEST = 0.005  # of one at a time
-_SHORTEST_ROUND = 0.001
-
-
 class AdaptiveLimit:
-    """The state of an `Adaptive` for one endpoint."""
+    """The state of an `Adaptive` for one endpoint.
 
-    __slots__ = ("_cut_at", "_cuts", "_height", "_lately", "_latency", "_max", "_next_start", "_searching", "limit")
+    Two phases: searching, with a number of places; then pacing, in attempts a second. A pace, and not places,
+    since what is rejected in a millisecond would free its place for the next to be rejected; and since a vendor
+    that answers in no time is too fast for even one place.
+    """
+
+    __slots__ = (
+        "_answered",
+        "_config",
+        "_cut_at",
+        "_cuts",
+        "_grown_at",
+        "_height",
+        "_latency",
+        "_next_start",
+        "_pace",
+        "_paced_since",
+        "_places",
+        "_wanted",
+    )
+
+    # A first rejection costs a tenth (Netflix's AIMD); rejections in the rounds right after it cost more.
+    _CUTS = (0.9, 0.8, 0.7)
+    # The way back: height x (1 + _CUBIC (t - k)^3), t in seconds since the cut, k when it is at the height again.
+    _CUBIC = 0.1
+    # However long nothing was sent, the pace grows by no more than itself in a second.
+    _GROWTH = 1.0
+    _SLOWEST = 5.0  # a second, where half of everything is rejected at any pace
+    _SHORTEST_ROUND = 0.01
+    _CATCH_UP = 0.002  # a loop's timers are about a millisecond late
+    _SHORTEST_DOUBLING = 0.1
+    _SECOND = 1.0
 
     def __init__(self, config: Adaptive, now: float) -> None:
-        self.limit = float(config.min)
-        """How many at once; below 1, what part of the time."""
-        self._max = float(config.max)
-        self._latency: float | None = None  # of answers, smoothed
-        self._searching = True  # nothing was too much yet
-        self._height = self.limit  # where it was too much
-        self._cut_at = now
+        self._config = config
+        self._places = float(config.min)
+        self._pace: float | None = None  # attempts a second; None while searching
+        self._latency = 0.0  # of answers, smoothed
+        self._answered: deque[float] = deque()  # when, over the last second
+        self._height = self._places  # the pace that was too much; while searching, the places of the last round
+        self._cut_at = self._grown_at = self._next_start = now
+        self._paced_since = now
         self._cuts = 0  # in rounds one after the other
-        self._next_start = now
-        self._lately = now  # when the last rejected attempt that counted was started
+        self._wanted = False  # somebody was held back by this limit since it last grew
 
     @property
-    def round(self) -> float:
-        """Seconds that an answer takes."""
-        return max(self._latency or 0.0, _SHORTEST_ROUND)
+    def limit(self) -> float:
+        """How many at once; below 1, what part of the time."""
+        return self._places if self._pace is None else min(self._config.max, self._pace * self._latency)
+
+    @property
+    def _round(self) -> float:
+        """Seconds that it takes to see what came of the latest cut."""
+        return 0.0 if self._pace is None else max(self._latency, 2 / self._pace, self._SHORTEST_ROUND)
 
     def wait(self, in_flight: int, now: float) -> float:
-        """Seconds until another attempt may start, as far as time decides it; inf while places are taken."""
-        if in_flight >= max(1.0, self.limit):
+        """Seconds until another attempt may start; inf while places are taken."""
+        if self._pace is None:
+            if in_flight < self._places:
+                return 0.0
+            self._wanted = True
             return math.inf
-        return max(0.0, self._next_start - now)
+        # The pace decides; the places are for a vendor that becomes slow.
+        if in_flight >= min(self._config.max, max(self._config.min, 2 * self._pace * self._latency + 2)):
+            return math.inf
+        if now >= self._next_start:
+            return 0.0
+        self._wanted = True
+        return self._next_start - now
 
     def start(self, now: float) -> None:
         """An attempt starts."""
-        if self.limit < 1:
-            self._next_start = max(self._next_start, now - self.round) + self.round / self.limit
+        if self._pace is not None:
+            self._next_start = max(self._next_start, now - self._CATCH_UP) + 1 / self._pace
 
-    def end(self, signal: Signal, started: float, in_flight: int, now: float) -> float:
-        """An attempt ended. Returns the seconds for which it keeps its place all the same."""
+    def end(self, signal: Signal, started: float, now: float) -> None:
+        """An attempt ended."""
         if signal is Signal.OVERLOADED:
-            if started >= self._cut_at:
+            if started >= self._cut_at and now >= self._cut_at + self._round:
                 self._cut(now)
-            return max(0.0, started + self.round - now)
-        if signal is Signal.ANSWERED:
+        elif signal is Signal.ANSWERED:
             took = now - started
-            self._latency = took if self._latency is None else self._latency + 0.1 * (took - self._latency)
-            if in_flight + 1 >= 0.8 * self.limit:
+            self._latency = took if not self._answered else self._latency + 0.1 * (took - self._latency)
+            self._answered.append(now)
+            self._forget(now)
+            if self._wanted:
+                self._wanted = False
                 self._grow(now)
-        return 0.0
+
+    def _forget(self, now: float) -> None:
+        answered = self._answered
+        while answered and answered[0] <= now - self._SECOND:
+            answered.popleft()
 
     def _cut(self, now: float) -> None:
-        in_a_row = now - self._cut_at < 4 * self.round and not self._searching
-        self._cuts = min(self._cuts + 1, len(_CUTS) - 1) if in_a_row else 0
-        self._searching = False
-        self._height = self.limit
-        self.limit = max(_LOWEST, self.limit * _CUTS[self._cuts])
-        self._cut_at = now
+        self._forget(now)
+        pace = self._pace
+        if pace is None:
+            lately = max(self._latency, 0.1)
+            pace = max(sum(at > now - lately for at in self._answered), 1) / lately
+            self._next_start = self._paced_since = now
+        if now - self._paced_since < self._SECOND:
+            # Too early to know what is answered in a second.
+            self._cuts = min(self._cuts + 1, len(self._CUTS) - 1) if now - self._cut_at < 3 * self._round else 0
+            self._height = pace
+            self._pace = pace * self._CUTS[self._cuts]
+        else:
+            # What was answered over a second is what the vendor can do; half of the pace at a time is enough.
+            self._cuts = 0
+            self._height = min(pace, max(len(self._answered) / self._SECOND, 0.5 * pace))
+            self._pace = min(pace, max(self._height * self._CUTS[0], self._SLOWEST))
+        if self._config.min > 1 and self._latency:
+            self._pace = max(self._pace, self._config.min / self._latency)
+        self._cut_at = self._grown_at = now
 
     def _grow(self, now: float) -> None:
-        if self._searching:
-            self.limit = min(self._max, self.limit + 1.0)
+        if self._pace is None:
+            # One more for each answer doubles them in a round; rounds of a millisecond would overshoot by far.
+            if now - self._grown_at >= max(self._latency, self._SHORTEST_DOUBLING):
+                self._height, self._grown_at = self._places, now
+            self._places = min(self._config.max, self._places + 1.0, max(2.0 * self._height, 2.0))
             return
-        back = ((1 - _CUTS[self._cuts]) / _CUBIC) ** (1 / 3)
-        goal = self._height * (1 + _CUBIC * (now - self._cut_at - back) ** 3)
-        # Never more than doubled in a round, however long nothing was sent.
-        self.limit = min(self._max, max(self.limit, min(goal, self.limit * (1 + 1 / max(1.0, self.limit)))))
+        back = ((1 - self._CUTS[self._cuts]) / self._CUBIC) ** (1 / 3)
+        goal = self._height * (1 + self._CUBIC * (now - self._cut_at - back) ** 3)
+        most = self._pace * (1 + self._GROWTH * min(now - self._grown_at, 0.1))
+        self._pace = max(self._pace, min(goal, most))
+        self._grown_at = now
 
 
 class Rate:
@@ -173,7 +232,7 @@ class RetryBudget:
         """Seconds until another repeat may be made."""
         self._tokens = min(self._MOST, self._tokens + (now - self._at) * self._PER_SECOND)
         self._at = now
-        return 0.0 if self._tokens >= 1 else (1 - self._tokens) / self._PER_SECOND
+        return max(0.0, 1 - self._tokens) / self._PER_SECOND
 
     def repeat(self) -> None:
         """A repeat is made."""

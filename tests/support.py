@@ -83,7 +83,9 @@ class Vendor(httpx.AsyncBaseTransport):
         self.closed += 1
 
 
-def says(status: str, message: object = None, *, http: int = 200, headers: dict[str, str] | None = None) -> httpx.Response:
+def says(
+    status: str, message: object = None, *, http: int = 200, headers: dict[str, str] | None = None
+) -> httpx.Response:
     """An envelope."""
     return httpx.Response(http, content=json.dumps({"status": status, "message": message}), headers=headers)
 

@@ -234,7 +234,9 @@ def test_an_ok_that_does_not_fit_is_unknown_and_kept(endpoint: str, message: Any
     assert (error.status, error.message, error.http_status) == ("OK", message, 200)
 
 
-@pytest.mark.parametrize("body", [b"", b"null", b"[]", b"42", b'"OK"', b"{}", b'{"status": 7}', b"<html>", b'{"status"'])
+@pytest.mark.parametrize(
+    "body", [b"", b"null", b"[]", b"42", b'"OK"', b"{}", b'{"status": 7}', b"<html>", b'{"status"']
+)
 @pytest.mark.parametrize(
     ("http", "kind", "charge", "repeatable"),
     [

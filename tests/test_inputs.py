@@ -184,14 +184,16 @@ def test_any_text_is_read_or_refused_without_showing_it_all(text: str) -> None:
         ("(0813) 8730.0008", "081387300008"),
         ("８１３８７３００００８", "81387300008"),  # noqa: RUF001  # as an Asian keyboard types it
         (81387300008, "81387300008"),
-        ("\u200e+62‑813‑8730‑0008".lstrip("\u200e"), "+6281387300008"),
+        ("+62\u2011813\u20118730\u20110008", "+6281387300008"),
     ],
 )
 def test_numbers(typed: Any, sent: str) -> None:
     assert numbers.normalise(typed) == sent
 
 
-@pytest.mark.parametrize("typed", ["", "  ", "12", "call me", "+", "6.28123E+12", "1" * 18, "62813+5555", True, None, 1.5])
+@pytest.mark.parametrize(
+    "typed", ["", "  ", "12", "call me", "+", "6.28123E+12", "1" * 18, "62813+5555", True, None, 1.5]
+)
 def test_impossible_numbers(typed: Any) -> None:
     with pytest.raises(InputError, match="^number ") as caught:
         numbers.normalise(typed)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import re
 import shlex
@@ -17,7 +18,9 @@ from aisolution_async.sandbox import Sandbox
 from .support import picture
 
 ROOT = Path(__file__).parent.parent
-BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```$", (ROOT / "README.md").read_text(encoding="utf-8"), re.M | re.S)
+BLOCKS = re.findall(
+    r"^```(\w+)\n(.*?)^```$", (ROOT / "README.md").read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL
+)
 PYTHON = [code for language, code in BLOCKS if language == "python"]
 SHELL = [line for language, code in BLOCKS if language == "sh" for line in code.splitlines()]
 COMMANDS = [line for line in SHELL if line.startswith("aisolution ")]
@@ -46,8 +49,6 @@ async def vendor(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[dict[str, str
 
 
 async def run(command: list[str], folder: Path, env: dict[str, str]) -> tuple[int, str]:
-    import asyncio
-
     process = await asyncio.create_subprocess_exec(
         *command, cwd=folder, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
     )
