@@ -1,0 +1,261 @@
+"""One run: rows in, calls out, outcomes in, rows out, in the order of the input."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from aisolution_async import clock
+from aisolution_async.api import Call
+from aisolution_async.batch import Batch, Outcome, Progress
+from aisolution_async.bulk.calls import Calls
+from aisolution_async.bulk.outputs import Output, Rescue, as_json
+from aisolution_async.bulk.results import Results
+from aisolution_async.bulk.rows import Row, Rows, UnreadableInputError
+from aisolution_async.charges import Charge, Tally
+from aisolution_async.client import AsyncClient
+from aisolution_async.errors import AISolutionError, InputError, NotSentError
+
+CONCURRENCY = 50
+
+
+@dataclass(slots=True)
+class Summary:
+    """What a run has done so far, or did.
+
+    `rows` counts the rows that have a result, `ok` those that were answered and `failed` those that were not,
+    `errors` the latter by the error's class. `unsent` rows were read when the run was stopped, and were
+    neither asked nor written. `output` is the finished file; where the run did not come to its end, `part` is
+    the file that has the rows so far, None if there are none. `rescued` says where rows went that could not be
+    written. `seconds` is how long it took.
+    """
+
+    rows: int = 0
+    ok: int = 0
+    failed: int = 0
+    unsent: int = 0
+    errors: Counter[str] = field(default_factory=Counter)
+    tally: Tally = field(default_factory=Tally)
+    seconds: float = 0.0
+    output: Path | None = None
+    part: Path | None = None
+    rescued: list[str] = field(default_factory=list)
+
+    @property
+    def complete(self) -> bool:
+        """Whether every row of the input has its row in the output."""
+        return self.output is not None
+
+
+class BulkError(AISolutionError):
+    """The run could not go on: the input cannot be read further, or the output not be written.
+
+    `summary` says what it did until then, and where the results are. `charge` is the dearest of any row.
+    """
+
+    def __init__(self, text: str, summary: Summary) -> None:
+        tally = summary.tally
+        super().__init__(
+            text, charge=Charge.CHARGED if tally.charged else Charge.UNKNOWN if tally.unknown else Charge.FREE
+        )
+        self.summary = summary
+
+
+class BulkRun:
+    """One file through one endpoint; see `run_bulk` for the options.
+
+    `run()` does it, once. Meanwhile `progress` says how far it is, and `stop()` ends it early. `summary` is
+    true at any time, also after `run()` was cancelled.
+    """
+
+    def __init__(
+        self,
+        client: AsyncClient,
+        call: type[Call[Any]],
+        source: str | os.PathLike[str],
+        output: str | os.PathLike[str],
+        *,
+        columns: Mapping[str, str] | None = None,
+        values: Mapping[str, Any] | None = None,
+        key: str | None = None,
+        concurrency: int = CONCURRENCY,
+        overwrite: bool = False,
+    ) -> None:
+        self.summary = Summary()
+        self._client = client
+        self._call = call
+        self._source = Path(source)
+        self._target = Path(output)
+        self._columns = columns or {}
+        self._values = values or {}
+        self._key = key
+        self._concurrency = concurrency
+        self._overwrite = overwrite
+        self._in_flight: dict[int, Row] = {}  # rows between the input and the output, by their place
+        self._batch: Batch | None = None
+        self._stopping = False
+        self._problem: str | None = None
+        self._rescue: Rescue | None = None
+        self._calls: Calls
+        self._results: Results
+        self._output: Output
+
+    async def run(self) -> Summary:
+        """Run to the end, or until stopped. Raises as `run_bulk` does."""
+        started = clock.now()
+        with Rows(self._source) as rows:
+            self._calls = Calls(self._call, rows, columns=self._columns, values=self._values, key=self._key)
+            self._results = Results(self._call, rows.header)
+            self._names = [*rows.header, *self._results.names]
+            self._output = Output(self._target, self._source, overwrite=self._overwrite)
+            batch = self._client.batch(self._read(rows), concurrency=self._concurrency, ordered=True)
+            self._batch = batch
+            self.summary.tally = batch.tally
+            self._output.open(self._names)
+            finished = False
+            try:
+                await self._ask(batch)
+                finished = not self._stopping
+            finally:
+                self._settle(finished=finished)
+                self.summary.seconds = clock.now() - started
+        if self._problem is not None:
+            raise BulkError(self._problem, self.summary)
+        return self.summary
+
+    def stop(self) -> None:
+        """Ask for a graceful end: nothing more is sent, what is under way is waited for and written."""
+        self._stopping = True
+        if self._batch is not None:
+            self._batch.stop()
+
+    @property
+    def progress(self) -> Progress | None:
+        """How far it is; None before it has begun."""
+        return None if self._batch is None else self._batch.progress
+
+    def _read(self, rows: Rows) -> Iterator[Call[Any] | AISolutionError]:
+        for index, row in enumerate(rows):
+            self._in_flight[index] = row
+            yield self._calls.make(row)
+
+    async def _ask(self, batch: Batch) -> None:
+        if self._stopping:
+            return
+        try:
+            async with batch:
+                async for outcome in batch:
+                    self._put(outcome)
+        except UnreadableInputError as exc:
+            self._problem = str(exc)
+            self._stopping = True
+        finally:
+            # Answers that came in while the run was being cancelled are paid for too.
+            for outcome in batch.unread:
+                self._put(outcome)
+
+    def _put(self, outcome: Outcome) -> None:
+        """Write one row, wherever it can be written."""
+        row, error, summary = self._in_flight.pop(outcome.index), outcome.error, self.summary
+        if self._stopping and isinstance(error, NotSentError) and not outcome.attempts:
+            summary.unsent += 1
+            return
+        summary.rows += 1
+        problem = None
+        if error is None:
+            summary.ok += 1
+        else:
+            summary.failed += 1
+            summary.errors[type(error).__name__] += 1
+            problem = self._calls.explain(row, str(error)) if isinstance(error, InputError) else str(error)
+        values = self._results.values(outcome, problem)
+        if self._rescue is None:
+            try:
+                self._output.write(row.cells, values)
+            except OSError as exc:
+                self._problem = f"the output {str(self._output.part)!r} cannot be written: {_reason(exc)}"
+                self._rescue = Rescue()
+                self.stop()
+            else:
+                return
+        self._rescue.write(as_json(self._names, row.cells, values))
+
+    def _settle(self, *, finished: bool) -> None:
+        """Close the files, and say what is where."""
+        output, summary = self._output, self.summary
+        if finished:
+            try:
+                output.finish()
+                summary.output = output.path
+            except OSError as exc:
+                self._problem = f"the output {str(output.path)!r} cannot be finished: {_reason(exc)}"
+        output.close()
+        if summary.output is None and output.rows:
+            summary.part = output.part
+        if self._rescue is not None:
+            self._rescue.close()
+            summary.rescued = self._rescue.places
+            where = " and ".join(summary.rescued)
+            self._problem = f"{self._problem}; the run was stopped, and {self._rescue.rows} rows went to {where}"
+
+
+async def run_bulk(
+    client: AsyncClient,
+    call: type[Call[Any]],
+    source: str | os.PathLike[str],
+    output: str | os.PathLike[str],
+    *,
+    columns: Mapping[str, str] | None = None,
+    values: Mapping[str, Any] | None = None,
+    key: str | None = None,
+    concurrency: int = CONCURRENCY,
+    overwrite: bool = False,
+) -> Summary:
+    """Ask `call` for every row of the file `source`, and write every row, with its results, to `output`.
+
+    ```python
+    async with AsyncClient() as client:
+        summary = await run_bulk(client, WhatsAppDetail, "applicants.csv", "results.csv", columns={"number": "phone"})
+    ```
+
+    `source` is CSV or TSV in UTF-8 with a header (`rows.py` says what it may be like), `output` CSV, TSV or
+    JSONL by its ending. `columns` says which column holds a parameter, where it is not the one of the
+    parameter's own name; optional parameters are sent only if they are in `columns` or `values`, which gives
+    one value for all rows. `key` names a column for the calls' keys. Image cells are paths, relative to the
+    folder of `source`, or base64. `results.py` lists the result columns.
+
+    A row that cannot be asked, or that fails, is a row of the output too. While it runs, the rows are in
+    `output` + ".part"; an existing output or part file is left alone unless `overwrite`.
+
+    Raises ConfigurationError, before anything is sent, for files and columns that cannot be used; BulkError
+    when the run has to stop in the middle.
+    """
+    run = BulkRun(
+        client,
+        call,
+        source,
+        output,
+        columns=columns,
+        values=values,
+        key=key,
+        concurrency=concurrency,
+        overwrite=overwrite,
+    )
+    return await run.run()
+
+
+def count_rows(source: Path, given_up: threading.Event) -> int | None:
+    """How many rows the file has, None if it cannot be told or `given_up` was set. Blocks."""
+    with suppress(AISolutionError), Rows(source) as rows:
+        return rows.count(given_up.is_set)
+    return None
+
+
+def _reason(exc: OSError) -> str:
+    return exc.strerror or type(exc).__name__

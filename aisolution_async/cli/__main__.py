@@ -1,0 +1,5 @@
+"""`python -m aisolution_async.cli`."""
+
+from aisolution_async.cli import main
+
+main()

@@ -1,0 +1,414 @@
+"""The commands. Those of the endpoints are made from the table in `api.py`."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+
+import aisolution_async
+from aisolution_async import clock
+from aisolution_async.api import CALLS, Call, Endpoint, Kind, Reply
+from aisolution_async.batch import GRACE
+from aisolution_async.bulk import BulkError, BulkRun, Summary
+from aisolution_async.bulk.results import answered
+from aisolution_async.bulk.runner import CONCURRENCY, count_rows
+from aisolution_async.charges import Attempt
+from aisolution_async.cli import demo, show
+from aisolution_async.cli.running import (
+    EXIT_CODES,
+    Access,
+    Exit,
+    Failed,
+    connected,
+    on_interrupt,
+    run,
+    started_sandbox,
+)
+from aisolution_async.client import BASE_URL_VARIABLE, TOKEN_VARIABLE
+from aisolution_async.errors import AISolutionError, NotSentError
+
+_HELP = {
+    Kind.IMAGE: "an image: its path, or base64",
+    Kind.NUMBER: "a phone number",
+    Kind.COUNTRY: "a two-letter country code, like ID",
+    Kind.URL: "an http(s) address",
+    Kind.TEXT: "text",
+    Kind.FLAG: "set this parameter to y",
+}
+_METAVARS = {Kind.COUNTRY: "CC", Kind.URL: "URL"}
+# Kinds of optional parameters that may differ from row to row.
+_BY_COLUMN = (Kind.NUMBER, Kind.COUNTRY, Kind.TEXT)
+_MOST_AT_ONCE = 1000
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]}, epilog=EXIT_CODES)
+@click.version_option(aisolution_async.__version__, prog_name="aisolution")
+def aisolution() -> None:
+    """Identity verification by the AI Solution API: one call, or a whole list.
+
+    \b
+    See it work, without a token:       aisolution demo
+    One call:                           aisolution call face-compare selfie.jpg card.jpg
+    A list:                             aisolution bulk whatsapp-detail list.csv -o results.csv
+
+    The token is taken from the environment variable AISOLUTION_TOKEN or from a file (--token-file), never from
+    the command line itself.
+    """
+
+
+@aisolution.group("call", epilog=EXIT_CODES)
+def call_group() -> None:
+    """Ask the vendor once."""
+
+
+@aisolution.group("bulk", epilog=EXIT_CODES)
+def bulk_group() -> None:
+    """Ask the vendor for every row of a CSV file."""
+
+
+@aisolution.command("sandbox")
+@click.option("--port", type=click.IntRange(0, 65535), default=0, help="Where to listen on 127.0.0.1.  [default: free]")
+def sandbox_command(port: int) -> None:
+    """Serve the vendor, pretended, until Ctrl-C: no token, no internet, no bill."""
+    run(_serve(port))
+
+
+@aisolution.command("demo")
+def demo_command() -> None:
+    """Run a small list of made-up applicants through the sandbox, and show what comes out."""
+    run(demo.run_demo(Console(highlight=False)))
+
+
+def _access_options() -> list[click.Parameter]:
+    return [
+        click.Option(["--sandbox"], is_flag=True, help="Ask a sandbox that is started for this run: needs no token."),
+        click.Option(
+            ["--token-file"],
+            type=click.Path(path_type=Path),
+            help=f"A file with the token in it.  [default: ${TOKEN_VARIABLE}]",
+        ),
+        click.Option(["--base-url"], help=f"The vendor's address.  [default: ${BASE_URL_VARIABLE}, or the real one]"),
+    ]
+
+
+def _option(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
+
+
+# --------------------------------------------------------------------------------------------------- one call
+
+
+def _call_command(call: type[Call[Any]]) -> click.Command:
+    endpoint: Endpoint[Any] = call.endpoint
+    params: list[click.Parameter] = []
+    for parameter in endpoint.parameters:
+        if parameter.required:
+            params.append(click.Argument([parameter.name]))
+        elif parameter.kind is Kind.FLAG:
+            params.append(click.Option([_option(parameter.name)], is_flag=True, help=_HELP[parameter.kind]))
+        else:
+            metavar = _METAVARS.get(parameter.kind)
+            params.append(click.Option([_option(parameter.name)], metavar=metavar, help=_HELP[parameter.kind]))
+    params += [click.Option(["--json", "as_json"], is_flag=True, help="Print one line of JSON."), *_access_options()]
+    if "group_id" in endpoint.reply.model_fields:
+        params.append(
+            click.Option(["--show-group-id"], is_flag=True, help="Print the group id too: it is your access key.")
+        )
+
+    def command(
+        *,
+        as_json: bool,
+        sandbox: bool,
+        token_file: Path | None,
+        base_url: str | None,
+        show_group_id: bool = False,
+        **values: Any,
+    ) -> None:
+        access = Access(sandbox, token_file, base_url)
+        result = run(_send(access, call(**values)))
+        if isinstance(result, AISolutionError):
+            if as_json:
+                show.say_json(_account(endpoint, result.attempts, result.charge.value, error=result))
+            code = Exit.UNREACHABLE if isinstance(result, NotSentError) else Exit.PROBLEMS
+            raise Failed(str(result), code)
+        answer = answered(result)
+        if show_group_id:
+            answer["group_id"] = getattr(result, "group_id", None)
+        if as_json:
+            show.say_json(_account(endpoint, result.attempts, result.charge.value, answer=answer))
+        else:
+            _show_answer(answer, result)
+
+    arguments = [p for p in endpoint.parameters if p.required]
+    takes = "\n".join(f"  {p.name.upper():<10} {_HELP[p.kind]}" for p in arguments)
+    return click.Command(
+        endpoint.command,
+        callback=command,
+        params=params,
+        short_help=endpoint.summary,
+        help=f"{endpoint.summary}\n\n\b\n{takes}",
+        epilog=EXIT_CODES,
+    )
+
+
+async def _send(access: Access, call: Call[Any]) -> Reply | AISolutionError:
+    async with connected(access) as client:
+        try:
+            reply: Reply = await client.send(call)
+        except AISolutionError as exc:
+            return exc
+        return reply
+
+
+def _account(
+    endpoint: Endpoint[Any],
+    attempts: Sequence[Attempt],
+    charge: str,
+    *,
+    answer: Mapping[str, Any] | None = None,
+    error: AISolutionError | None = None,
+) -> dict[str, Any]:
+    return {
+        "ok": error is None,
+        "endpoint": endpoint.name,
+        "answer": answer,
+        "charge": charge,
+        "status": attempts[-1].status if attempts else None,
+        "attempts": len(attempts),
+        "error": error and type(error).__name__,
+        "problem": error and show.clean(error),
+    }
+
+
+def _show_answer(answer: Mapping[str, Any], reply: Reply) -> None:
+    console = Console(highlight=False)
+    rows: list[tuple[str, object]] = []
+    for name, value in answer.items():
+        if isinstance(value, list):
+            rows.append((name, f"{len(value)}"))
+            rows += [("", "  ".join(f"{inner} {held[inner]}" for inner in held)) for held in value]
+        elif value is not None:
+            rows.append((name, value))
+    show.fields(console, [*rows, ("charge", show.charge(reply.charge)), ("attempts", len(reply.attempts))])
+
+
+# ------------------------------------------------------------------------------------------------------ a list
+
+
+def _bulk_command(call: type[Call[Any]]) -> click.Command:
+    endpoint: Endpoint[Any] = call.endpoint
+    params: list[click.Parameter] = [
+        click.Argument(["source"], metavar="INPUT", type=click.Path(path_type=Path)),
+        click.Option(
+            ["-o", "--output"],
+            required=True,
+            type=click.Path(path_type=Path),
+            help="The results: .csv, .tsv or .jsonl.",
+        ),
+        click.Option(["--key"], metavar="COLUMN", help="The column of your own ids."),
+    ]
+    for parameter in endpoint.parameters:
+        name, kind = parameter.name, parameter.kind
+        if parameter.required:
+            text = f"The column of {name}.  [default: {name}]"
+            params.append(click.Option([_option(name), f"column_{name}"], metavar="COLUMN", help=text))
+        else:
+            flag: dict[str, Any] = {"is_flag": True} if kind is Kind.FLAG else {"metavar": _METAVARS.get(kind)}
+            text = f"For all rows: {_HELP[kind]}."
+            params.append(click.Option([_option(name), f"value_{name}"], help=text, **flag))
+            if kind in _BY_COLUMN:
+                option = [f"{_option(name)}-column", f"column_{name}"]
+                params.append(click.Option(option, metavar="COLUMN", help=f"The column of {name}."))
+    params += [
+        click.Option(
+            ["--concurrency"],
+            type=click.IntRange(1, _MOST_AT_ONCE),
+            default=CONCURRENCY,
+            show_default=True,
+            help="How many rows to ask at once.",
+        ),
+        click.Option(["--overwrite"], is_flag=True, help="Replace results that exist already, of stopped runs too."),
+        click.Option(["--quiet"], is_flag=True, help="Print nothing but errors."),
+        click.Option(["--json", "as_json"], is_flag=True, help="Print the summary as one line of JSON on stdout."),
+        *_access_options(),
+    ]
+
+    def command(
+        *,
+        source: Path,
+        output: Path,
+        key: str | None,
+        concurrency: int,
+        overwrite: bool,
+        quiet: bool,
+        as_json: bool,
+        sandbox: bool,
+        token_file: Path | None,
+        base_url: str | None,
+        **chosen: Any,
+    ) -> None:
+        given = [(*name.split("_", 1), value) for name, value in chosen.items() if value not in (None, False)]
+        job = _Job(
+            call,
+            source,
+            output,
+            columns={name: value for what, name, value in given if what == "column"},
+            values={name: value for what, name, value in given if what == "value"},
+            key=key,
+            concurrency=concurrency,
+            overwrite=overwrite,
+        )
+        code = run(job.run(Access(sandbox, token_file, base_url), quiet=quiet, as_json=as_json))
+        click.get_current_context().exit(code)
+
+    images = any(parameter.kind is Kind.IMAGE for parameter in endpoint.parameters)
+    return click.Command(
+        endpoint.command,
+        callback=command,
+        params=params,
+        short_help=endpoint.summary,
+        help=f"{endpoint.summary}\n\n{_BULK_HELP.format(images=_BULK_IMAGES if images else '')}",
+        epilog=EXIT_CODES,
+    )
+
+
+_BULK_IMAGES = "Images are named by their paths, relative to INPUT's folder, or stand in it as base64."
+_BULK_HELP = """
+INPUT is a CSV (or TSV) file in UTF-8 whose first line names the columns. {images}
+
+The output has every row of it, in order and with all its columns, and after them the results: ok, answer_…,
+charge, status, attempts, error, problem. While it runs, and if it was stopped, the rows are in OUTPUT.part.
+In .csv and .tsv, a result that a spreadsheet could take for a formula gets an apostrophe in front.
+
+Ctrl-C stops it, and waits for the answers under way; Ctrl-C again waits only a moment longer.
+"""
+
+
+class _Job:
+    """A run with what the command line adds to it: Ctrl-C, progress, and what is said at the end."""
+
+    def __init__(self, call: type[Call[Any]], source: Path, output: Path, **options: Any) -> None:
+        self._call = call
+        self._source = source
+        self._output = output
+        self._options = options
+        self._bulk: BulkRun | None = None
+        self._running: asyncio.Task[Summary] | None = None
+        self._pressed = 0
+
+    async def run(self, access: Access, *, quiet: bool, as_json: bool) -> Exit:
+        """Run it, and say what came of it; raises Failed where that is an error."""
+        failed: Failed | None = None
+        # Up to the last word: whoever presses Ctrl-C twice still wants to know where the results are.
+        with on_interrupt(self._interrupt):
+            try:
+                await self._run(access, quiet=quiet)
+            except BulkError as exc:
+                failed = Failed(str(exc), Exit.PROBLEMS)
+            except asyncio.CancelledError:  # Ctrl-C where signals cannot be handled
+                self._report(access, quiet=quiet, as_json=as_json)
+                raise
+            done = self._report(access, quiet=quiet, as_json=as_json)
+        if self._pressed and failed is None and not done.complete:
+            where = "no row has a result" if done.part is None else f"the rows so far are in {str(done.part)!r}"
+            failed = Failed(f"interrupted: {where}", Exit.INTERRUPTED)
+        if failed is not None:
+            raise failed
+        return _exit_code(done)
+
+    async def _run(self, access: Access, *, quiet: bool) -> None:
+        async with connected(access, max_connections=self._options["concurrency"]) as client:
+            bulk = self._bulk = BulkRun(client, self._call, self._source, self._output, **self._options)
+            if self._pressed:
+                return
+            running = self._running = asyncio.create_task(bulk.run())
+            with _followed(bulk, self._source, None if quiet else show.display()):
+                try:
+                    await asyncio.wait({running})
+                finally:
+                    if not running.done():
+                        running.cancel()
+                        await asyncio.wait({running})
+            if not running.cancelled():
+                running.result()
+
+    def _interrupt(self) -> None:
+        self._pressed += 1
+        if self._pressed == 1:
+            if self._bulk is not None:
+                self._bulk.stop()
+            show.say("stopping: waiting for the answers under way (Ctrl-C again: only a moment longer)")
+        elif self._running is not None and not self._running.done():
+            self._running.cancel()
+            show.say(f"waiting {GRACE:.0f} s more at most" if self._pressed == 2 else "not waiting any longer")
+
+    def _report(self, access: Access, *, quiet: bool, as_json: bool) -> Summary:
+        done = Summary() if self._bulk is None else self._bulk.summary
+        if as_json:
+            show.say_json(show.as_json(done))
+        if not quiet:
+            if access.sandbox:
+                show.say("against the sandbox: the answers are made up, and nothing was really charged")
+            show.summary(done)
+        return done
+
+
+def _exit_code(done: Summary) -> Exit:
+    if not done.failed:
+        return Exit.OK
+    unreachable = "NotSentError" in done.errors and not done.ok and done.errors.keys() <= {"InputError", "NotSentError"}
+    return Exit.UNREACHABLE if unreachable else Exit.PROBLEMS
+
+
+@contextmanager
+def _followed(bulk: BulkRun, source: Path, display: show.Display | None) -> Iterator[None]:
+    """Show on `display` how far `bulk` is, as long as this is open."""
+    if display is None:
+        yield
+        return
+    given_up = threading.Event()
+    counting = asyncio.create_task(asyncio.to_thread(count_rows, source, given_up))
+
+    async def follow() -> None:
+        while True:
+            await clock.sleep(display.every)
+            progress = bulk.progress
+            if progress is not None:
+                display.update(progress, counting.result() if counting.done() else None)
+
+    with display:
+        following = asyncio.create_task(follow())
+        try:
+            yield
+        finally:
+            following.cancel()
+            given_up.set()
+
+
+# ------------------------------------------------------------------------------------------------- the sandbox
+
+
+async def _serve(port: int) -> None:
+    console = Console(highlight=False)
+    ended = asyncio.Event()
+    async with started_sandbox(port) as sandbox:
+        with on_interrupt(ended.set):
+            console.print("[bold]The vendor, pretended.[/] Answers are made up, and nothing is charged. To use it:\n")
+            click.echo(f"  export {BASE_URL_VARIABLE}={sandbox.url}")
+            click.echo(f"  export {TOKEN_VARIABLE}={sandbox.token}\n")
+            console.print("Ctrl-C ends it.")
+            await ended.wait()
+    console.print("\nWhat it would have billed:", show.money(sandbox.bill))
+
+
+for _each in CALLS:
+    call_group.add_command(_call_command(_each))
+    bulk_group.add_command(_bulk_command(_each))
+del _each

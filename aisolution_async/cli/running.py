@@ -1,0 +1,159 @@
+"""What the commands have in common: the event loop, the client, Ctrl-C, errors and exit codes."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import stat
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
+from dataclasses import dataclass
+from enum import IntEnum
+from pathlib import Path
+from typing import IO, Any, TypeVar
+
+import click
+
+from aisolution_async.cli import show
+from aisolution_async.client import TOKEN_VARIABLE, AsyncClient
+from aisolution_async.errors import AISolutionError, ConfigurationError
+from aisolution_async.sandbox import Sandbox
+
+new_event_loop: Callable[[], asyncio.AbstractEventLoop]
+try:
+    from uvloop import new_event_loop
+except ImportError:  # it is not made for every platform
+    from asyncio import new_event_loop
+
+T = TypeVar("T")
+
+_LONGEST_TOKEN = 4096
+
+
+class Exit(IntEnum):
+    """The exit codes."""
+
+    OK = 0
+    PROBLEMS = 1
+    USAGE = 2
+    UNREACHABLE = 3
+    INTERRUPTED = 130
+
+
+EXIT_CODES = """\b
+Exit codes:
+  0    everything was answered
+  1    some rows (or the one call) have problems, or the run could not go on
+  2    usage or configuration: nothing was sent
+  3    nothing could be sent: the vendor could not be reached
+  130  interrupted
+"""
+
+
+class Failed(click.ClickException):
+    """The end of a command: one line, and the exit code."""
+
+    def __init__(self, message: str, code: Exit) -> None:
+        super().__init__(message)
+        self.exit_code = code  # type: ignore[misc]  # click declares it for the class, and means both
+
+    def show(self, file: IO[Any] | None = None) -> None:  # noqa: ARG002  # click's signature
+        """Say it on stderr."""
+        show.say(f"error: {self.message}")
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """Which vendor to ask, and how to be let in."""
+
+    sandbox: bool = False
+    token_file: Path | None = None
+    base_url: str | None = None
+
+
+def run(main: Coroutine[Any, Any, T]) -> T:
+    """Run `main` on a loop of its own; what can be foreseen to go wrong becomes a `Failed`."""
+    with asyncio.Runner(loop_factory=new_event_loop) as runner:
+        try:
+            return runner.run(main)
+        except ConfigurationError as exc:
+            failed = Failed(str(exc), Exit.USAGE)
+        except AISolutionError as exc:
+            failed = Failed(str(exc), Exit.PROBLEMS)
+        except KeyboardInterrupt:
+            failed = Failed("interrupted: what was under way may have been charged", Exit.INTERRUPTED)
+    raise failed
+
+
+@asynccontextmanager
+async def connected(access: Access, *, max_connections: int = 1) -> AsyncIterator[AsyncClient]:
+    """A client as `access` says, with the sandbox it may need."""
+    async with AsyncExitStack() as stack:
+        token, base_url = None, access.base_url
+        if access.sandbox:
+            if access.token_file is not None or access.base_url is not None:
+                raise ConfigurationError("--sandbox has its own token and address: leave --token-file, --base-url out")
+            sandbox = await stack.enter_async_context(started_sandbox())
+            token, base_url = sandbox.token, sandbox.url
+        elif access.token_file is not None:
+            token = _token(access.token_file)
+        elif not os.environ.get(TOKEN_VARIABLE, "").strip():
+            raise ConfigurationError(f"no token: set {TOKEN_VARIABLE}, name a --token-file, or try it with --sandbox")
+        yield await stack.enter_async_context(AsyncClient(token, base_url=base_url, max_connections=max_connections))
+
+
+@asynccontextmanager
+async def started_sandbox(port: int = 0) -> AsyncIterator[Sandbox]:
+    """A sandbox that listens. Raises ConfigurationError if it cannot."""
+    sandbox = Sandbox(port)
+    try:
+        await sandbox.start()
+    except OSError as exc:
+        problem = f"port {port} cannot be used ({exc.strerror or type(exc).__name__}): choose another one with --port"
+    except RuntimeError as exc:  # Pillow is missing
+        problem = str(exc)
+    else:
+        try:
+            yield sandbox
+        finally:
+            await sandbox.aclose()
+        return
+    raise ConfigurationError(problem)
+
+
+@contextmanager
+def on_interrupt(pressed: Callable[[], None]) -> Iterator[None]:
+    """Call `pressed` on the loop for each Ctrl-C (or SIGTERM), instead of what would happen."""
+    loop = asyncio.get_running_loop()
+    signals = (signal.SIGINT, signal.SIGTERM)
+    taken = []
+    # Not possible on Windows, nor outside of the main thread: the run is cancelled at once there.
+    with suppress(NotImplementedError, RuntimeError, ValueError):
+        for number in signals:
+            loop.add_signal_handler(number, pressed)
+            taken.append(number)
+    try:
+        yield
+    finally:
+        for number in taken:
+            loop.remove_signal_handler(number)
+
+
+def _token(path: Path) -> str:
+    shown = repr(str(path))
+    try:
+        with path.open("rb") as file:
+            mode = os.fstat(file.fileno()).st_mode
+            token = file.read(_LONGEST_TOKEN + 1).decode().strip()
+    except OSError as exc:
+        problem = exc.strerror or type(exc).__name__
+    except ValueError:
+        problem = "it is no text"
+    else:
+        if token and len(token) <= _LONGEST_TOKEN:
+            if stat.S_ISREG(mode) and mode & (stat.S_IRGRP | stat.S_IROTH):
+                show.say(f"warning: the token file {shown} can be read by others: chmod 600 it")
+            return token
+        problem = "it is too long for a token" if token else "it is empty"
+    raise ConfigurationError(f"the token file {shown} cannot be used: {problem}")

@@ -1,0 +1,216 @@
+"""What people see: text made harmless, answers, progress, closing summaries."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Iterable, Mapping
+from datetime import timedelta
+from types import TracebackType
+from typing import Any, Protocol, Self
+
+import click
+from rich.box import SIMPLE_HEAD
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from aisolution_async.batch import Progress
+from aisolution_async.bulk import Summary
+from aisolution_async.charges import Charge, Tally
+
+PLAIN_EVERY = 10.0
+"""Seconds between two lines of progress where there is no terminal."""
+REDRAW_EVERY = 0.2
+"""Seconds between two redraws on a terminal."""
+
+_ESCAPES = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]?|\][^\x07\x1b]*(?:\x07|\x1b\\)?|.)?|\x9b[0-?]*[ -/]*[@-~]?")
+# Joiners are part of emoji and of Indian scripts, and move nothing.
+_JOINERS = "\u200c\u200d"
+
+_COLOURS = {Charge.CHARGED: "yellow", Charge.FREE: "green", Charge.UNKNOWN: "bold red"}
+
+
+def clean(text: object) -> str:
+    """`text` on one line, without escape sequences and control characters: it may be a stranger's."""
+    line = " ".join(_ESCAPES.sub("", str(text)).split())
+    return "".join(char for char in line if char.isprintable() or char in _JOINERS)
+
+
+def say(text: str) -> None:
+    """A line for people, on stderr."""
+    # Not by click, which writes past the progress that is being drawn.
+    sys.stderr.write(f"{clean(text)}\n")
+    sys.stderr.flush()
+
+
+def say_json(value: Mapping[str, Any]) -> None:
+    """A line for machines, on stdout. ASCII: whatever a stranger wrote, a terminal is safe from it."""
+    click.echo(json.dumps(value))
+
+
+def money(tally: Tally) -> Text:
+    """The three counts."""
+    parts: list[Text | tuple[str, str] | str] = []
+    for charge, count in ((Charge.CHARGED, tally.charged), (Charge.FREE, tally.free), (Charge.UNKNOWN, tally.unknown)):
+        parts += [" · " if parts else "", (f"{charge.value} {count:,}", _COLOURS[charge] if count else "")]
+    return Text.assemble(*parts)
+
+
+def fields(console: Console, rows: Iterable[tuple[str, object]]) -> None:
+    """Names and values, one a line."""
+    for name, value in rows:
+        shown = value if isinstance(value, Text) else Text(clean(value))
+        console.print(Text.assemble((f"{name:<16}", "dim"), shown), soft_wrap=True)
+
+
+def charge(value: Charge) -> Text:
+    """A charge in its colour."""
+    return Text(value.value, style=_COLOURS[value])
+
+
+def table(*columns: str) -> Table:
+    """An empty table in the house style."""
+    made = Table(box=SIMPLE_HEAD, pad_edge=False, header_style="bold")
+    for column in columns:
+        made.add_column(column, overflow="fold")
+    return made
+
+
+# -------------------------------------------------------------------------------------------- while it runs
+
+
+class Display(Protocol):
+    """What shows progress; a context manager."""
+
+    every: float
+    """Seconds between two updates."""
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
+    ) -> None: ...
+
+    def update(self, progress: Progress, total: int | None) -> None:
+        """Show `progress`; `total` is the number of rows, if it is known."""
+
+
+class Lines:
+    """Progress as a line now and then: for logs."""
+
+    def __init__(self) -> None:
+        self.every = PLAIN_EVERY
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Nothing is open."""
+
+    def update(self, progress: Progress, total: int | None) -> None:
+        """Say it."""
+        of = "" if total is None else f" of {total:,}"
+        say(f"{progress.done:,}{of} rows · {' · '.join(_numbers(progress, total))} · {money(progress.tally).plain}")
+
+
+class Bar:
+    """Progress as a bar that is redrawn: for a terminal."""
+
+    def __init__(self, console: Console) -> None:
+        self.every = REDRAW_EVERY
+        self._live = Live(console=console, auto_refresh=False, transient=True)
+
+    def __enter__(self) -> Self:
+        self._live.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._live.stop()
+
+    def update(self, progress: Progress, total: int | None) -> None:
+        """Redraw it."""
+        line = Table.grid(padding=(0, 1))
+        bar = ProgressBar(total=total, completed=progress.done, width=30, pulse=total is None)
+        line.add_row(bar, f"{progress.done:,} of {'…' if total is None else f'{total:,}'} rows")
+        # Short lines: the terminal's own "^C" behind one that fills the width would put all out of place.
+        self._live.update(Group(line, " · ".join(_numbers(progress, total)), money(progress.tally)), refresh=True)
+
+
+def display() -> Display:
+    """What shows progress here."""
+    console = Console(stderr=True, highlight=False)
+    return Bar(console) if console.is_terminal else Lines()
+
+
+def _numbers(progress: Progress, total: int | None) -> list[str]:
+    shown = [f"{progress.rate:,.0f}/s"]
+    if progress.braked:
+        shown = ["the vendor does not answer: trying now and then"]
+    elif total is not None and progress.rate:
+        shown.append(f"{clock(max(0, total - progress.done) / progress.rate)} left")
+    return [*shown, f"{progress.failed:,} with problems"]
+
+
+def clock(seconds: float) -> str:
+    """Seconds as people read them."""
+    return f"{seconds:.1f} s" if seconds < 60 else str(timedelta(seconds=round(seconds)))
+
+
+# ----------------------------------------------------------------------------------------------- at the end
+
+
+def summary(done: Summary) -> None:
+    """What a run did, on stderr."""
+    console = Console(stderr=True, highlight=False)
+    rate = f", {done.rows / done.seconds:,.0f} rows/s" if done.seconds and done.rows else ""
+    rows: list[tuple[str, object]] = [
+        ("rows", f"{done.rows:,}" if done.rows or not done.complete else "0: the input has a header and nothing else"),
+        ("answered", f"{done.ok:,}"),
+        ("with problems", _counted(done)),
+        ("attempts", money(done.tally)),
+        ("time", clock(done.seconds) + rate),
+    ]
+    if done.output is not None:
+        rows.append(("results", str(done.output)))
+    if done.part is not None:
+        rows.append(("results so far", str(done.part)))
+    if done.rescued:
+        rows.append(("rescued rows", ", ".join(done.rescued)))
+    fields(console, rows)
+
+
+def as_json(done: Summary) -> dict[str, Any]:
+    """What a run did, for machines."""
+    tally = done.tally
+    return {
+        "complete": done.complete,
+        "rows": done.rows,
+        "ok": done.ok,
+        "failed": done.failed,
+        "unsent": done.unsent,
+        "errors": dict(done.errors),
+        "charged": tally.charged,
+        "free": tally.free,
+        "unknown": tally.unknown,
+        "by_endpoint": {
+            name: {"charged": counts.charged, "free": counts.free, "unknown": counts.unknown}
+            for name, counts in tally.by_endpoint.items()
+        },
+        "seconds": round(done.seconds, 3),
+        "output": None if done.output is None else str(done.output),
+        "part": None if done.part is None else str(done.part),
+        "rescued": done.rescued,
+    }
+
+
+def _counted(done: Summary) -> Text:
+    causes = ", ".join(f"{name} {count:,}" for name, count in done.errors.most_common())
+    return Text.assemble((f"{done.failed:,}", "red" if done.failed else ""), f"  ({causes})" if causes else "")

@@ -1,0 +1,547 @@
+"""A pool of HTTP/1.1 connections behind httpx's transport interface, which says whether any byte of a request left.
+
+That is what money hangs on: no byte left means free, and may be tried again; some byte left and no answer means that
+nobody knows. So a request is handed to a socket once, and never again.
+
+    await transport.handle_async_request(request)
+
+    no byte left       ConnectError, ConnectTimeout, PoolTimeout, UnsupportedProtocol, and LocalProtocolError for a head
+                       that cannot be sent
+    some byte left     WriteError, WriteTimeout, ReadError, ReadTimeout, RemoteProtocolError, and LocalProtocolError for
+                       a body that is not as long as its Content-Length says
+
+`Flight` says it in every case, cancellation and errors of the caller's own body stream included.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import os
+import re
+import socket
+import ssl
+from collections import OrderedDict
+from collections.abc import Callable, Coroutine, Iterator, Sequence
+from typing import Any
+
+import certifi
+import httpx
+
+from aisolution_async.wire.connection import Connection, decode_body, frame_head
+from aisolution_async.wire.dial import AddressInfo, dial
+
+Origin = tuple[str, str, int]
+
+_PORTS = {"https": 443, "http": 80}
+_TICK = 0.05  # seconds that the timer rests at least; what a timeout may come late by in a busy pool
+_GRACE = 0.001  # seconds that a loop's timer may fire early by (uvloop counts in milliseconds)
+
+
+class Flight:
+    """How far one request got; put it in `request.extensions["aisolution.flight"]`.
+
+    `left`: whether any byte of the request was handed to a socket; None where the transport does not say.
+    `deadline`: the loop time, in seconds, by which the whole exchange must be over.
+    """
+
+    __slots__ = ("deadline", "left")
+
+    def __init__(self, deadline: float | None = None) -> None:
+        self.left: bool | None = None
+        self.deadline = deadline
+
+
+def default_ssl_context() -> ssl.SSLContext:
+    """A client's TLS settings: certificates and host names checked, trust as `SSL_CERT_FILE` or `SSL_CERT_DIR` says.
+
+    Otherwise trust is certifi's list: httpx brings it anyhow, it is the same list on every machine, and it needs no
+    system store, which slim containers lack. Who needs the system's store passes a truststore context.
+    """
+    if cafile := os.environ.get("SSL_CERT_FILE"):
+        return ssl.create_default_context(cafile=cafile)
+    if capath := os.environ.get("SSL_CERT_DIR"):
+        return ssl.create_default_context(capath=capath)
+    return ssl.create_default_context(cafile=certifi.where())
+
+
+class PoolTransport(httpx.AsyncBaseTransport):
+    """One pool of connections, for one event loop.
+
+    `max_connections`: sockets open at once, over all origins; who comes later waits in line.
+    `idle_expiry`: seconds that an idle connection is kept. Short on purpose: a request that meets the server's own
+    closing is an unknown charge. A server's `Keep-Alive: timeout=` shortens it further.
+    `max_body`: most bytes of an answer's body, as received and as decoded.
+    `ssl_context`: instead of `default_ssl_context()`; it must check certificates and host names. Its ALPN is set.
+    """
+
+    def __init__(
+        self,
+        *,
+        max_connections: int = 100,
+        idle_expiry: float = 4.0,
+        max_body: int = 1024 * 1024,
+        ssl_context: ssl.SSLContext | None = None,
+    ) -> None:
+        if max_connections < 1 or idle_expiry < 0 or max_body < 0:
+            raise ValueError("max_connections must be at least 1, idle_expiry and max_body not negative")
+        if ssl_context is not None:
+            if not ssl_context.check_hostname or ssl_context.verify_mode is not ssl.CERT_REQUIRED:
+                raise ValueError("ssl_context must check certificates and host names")
+            ssl_context.set_alpn_protocols(["http/1.1"])
+        self._max_connections = max_connections
+        self._idle_expiry = idle_expiry
+        self._max_body = max_body
+        self._ssl_context = ssl_context
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._closed = False
+        self._emptied = asyncio.Event()
+        # A slot is a connection, or leave to make one: `_slots` >= len(`_connections`), and nobody waits while there is
+        # a slot to take. Whoever frees a slot hands it to the first in line, so that none is lost and none overtakes.
+        self._slots = 0
+        self._connections: set[Connection] = set()
+        self._idle: dict[Origin, dict[Connection, None]] = {}
+        self._line: OrderedDict[asyncio.Future[Connection | Exception | None], tuple[Origin, float]] = OrderedDict()
+        self._shared: dict[object, asyncio.Task[Any]] = {}
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_at = math.inf
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        """Sends `request` once and returns its answer, whole and decoded."""
+        loop = asyncio.get_running_loop()
+        extensions = request.extensions
+        flight: Flight = extensions.get("aisolution.flight") or Flight()
+        flight.left = False
+        timeout = extensions.get("timeout") or {}
+        deadline = math.inf if flight.deadline is None else flight.deadline
+        origin = _origin(request.url)
+        headless = request.method == "HEAD"
+        body = _Body(request)
+        # Many tools log the locals of a traceback, and this one's repr shows the URL, token and all.
+        del request
+        if loop is not self._loop:
+            self._bind(loop)
+        if self._closed:
+            raise RuntimeError("the transport is closed")
+        body.check()
+        if origin[0] not in _PORTS or not origin[1]:
+            raise httpx.UnsupportedProtocol("only https:// and http:// with a host")
+        if body.asynchronous:
+            # Before there is a connection, as it may take for ever; other bodies encode only once there is one.
+            await body.fetch(deadline, httpx.PoolTimeout)
+        conn = self._take_idle(origin, loop.time())
+        if conn is None:
+            conn = await self._acquire(origin, timeout, deadline)
+        try:
+            if not body.asynchronous:
+                body.encode()
+            now = loop.time()
+            if now >= deadline:
+                raise httpx.PoolTimeout("the deadline passed before anything was sent")
+            read_timeout = _seconds(timeout.get("read"))
+            conn.begin(headless=headless, read_timeout=read_timeout, deadline=deadline)
+            conn.expires = min(now + read_timeout, deadline)
+            self._arm(conn.expires)
+            flight.left = True
+            conn.write(body.take())
+            if conn.paused or body.more:
+                await self._send_rest(conn, body, _seconds(timeout.get("write")), deadline)
+                conn.expires = min(loop.time() + read_timeout, deadline)
+                self._arm(conn.expires)
+            while not conn.done and conn.error is None:
+                await conn.wait()
+        except BaseException:
+            # Cancelled, or the caller's body raised. What left cannot be called back, and its answer is nobody's.
+            if flight.left:
+                conn.drop()
+            else:
+                self._release(conn)
+            raise
+        return self._finish(conn, whole=not (body.more or conn.paused))
+
+    async def aclose(self) -> None:
+        """Closes every connection and returns once their sockets are closed. Calls under way end with an error."""
+        self._closed = True
+        if self._loop is None:
+            return
+        if self._loop is not asyncio.get_running_loop():
+            raise RuntimeError("the transport belongs to another event loop")
+        for waiter in self._line:
+            if not waiter.done():
+                waiter.set_result(httpx.ConnectError("the transport was closed"))
+        self._line.clear()
+        for conn in self._connections:
+            if conn.connecting is None:
+                conn.fail((httpx.WriteError if conn.writing else httpx.ReadError)("the transport was closed"))
+            elif not conn.connecting.expired():
+                conn.connecting.reschedule(0)  # ends the attempt as its timeout would
+        for task in self._shared.values():
+            task.cancel()
+        if self._timer is not None:
+            self._timer.cancel()
+        while self._connections:
+            await self._emptied.wait()
+        # A connection given up before its protocol saw it has nobody to report its end; the loops need two turns.
+        for _ in range(4):
+            await asyncio.sleep(0)
+
+    # One exchange.
+
+    async def _send_rest(self, conn: Connection, body: _Body, write_timeout: float, deadline: float) -> None:
+        """Sends piece after piece, each when the one before it has left our memory, until the answer forbids more."""
+        assert self._loop is not None
+        conn.writing = True
+        while True:
+            conn.expires = min(self._loop.time() + write_timeout, deadline)
+            self._arm(conn.expires)
+            while conn.paused and not conn.settled:
+                await conn.wait()
+            if not body.more:
+                break
+            # One turn of the loop, so that an answer or an end that has come is read before the next piece is sent.
+            await asyncio.sleep(0)
+            if conn.settled:
+                break
+            if body.asynchronous:
+                conn.expires = deadline
+                await body.fetch(deadline, httpx.WriteTimeout)
+            else:
+                body.encode()
+            if not conn.settled:
+                conn.write(body.take())
+        conn.writing = False
+
+    def _finish(self, conn: Connection, *, whole: bool) -> httpx.Response:
+        """Parts from the connection, and makes what it read a response or an error."""
+        if conn.error is not None:
+            conn.drop()
+            raise conn.take_error() from None
+        status, headers, pieces = conn.status, conn.headers, conn.body
+        codings = []
+        keep = self._idle_expiry
+        for name, value in headers:
+            size = len(name)
+            if size == 16 and name.lower() == b"content-encoding":
+                codings.append(value)
+            elif size == 10 and name.lower() == b"keep-alive":
+                keep = min(keep, _promised(value))
+        if conn.reusable and whole:
+            self._release(conn, keep)
+        else:
+            conn.drop()
+        content = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        if codings and content:
+            content = decode_body(content, codings, self._max_body)
+        response = httpx.Response(status, headers=headers, stream=httpx.ByteStream(content))
+        # As `Response.read` leaves it, without its 11 us for what is done already, a tenth of a whole call: looking up
+        # the codings, undoing them once more, going through the stream.
+        response._content = content  # noqa: SLF001
+        response.is_stream_consumed = response.is_closed = True
+        return response
+
+    # The pool.
+
+    def _bind(self, loop: asyncio.AbstractEventLoop) -> None:
+        if self._loop is not None:
+            raise RuntimeError("the transport belongs to another event loop")
+        self._loop = loop
+
+    def _take_idle(self, origin: Origin, now: float) -> Connection | None:
+        idle = self._idle.get(origin)
+        while idle:
+            conn, _ = idle.popitem()
+            if conn.usable() and conn.idle_until > now:
+                conn.idle_until = math.inf
+                return conn
+            conn.drop()
+        return None
+
+    async def _acquire(self, origin: Origin, timeout: dict[str, float | None], deadline: float) -> Connection:
+        assert self._loop is not None
+        expires = min(self._loop.time() + _seconds(timeout.get("pool")), deadline)
+        served: Connection | Exception | None = None
+        while True:
+            if self._closed:
+                raise httpx.ConnectError("the transport was closed")
+            conn = self._take_idle(origin, self._loop.time())
+            if conn is not None:
+                return conn
+            if self._slots < self._max_connections:
+                self._slots += 1
+                break
+            self._make_room()
+            waiter = self._loop.create_future()
+            self._line[waiter] = (origin, expires)
+            if served is not None:  # a connection that died on its way here: this call's turn had come
+                self._line.move_to_end(waiter, last=False)
+            self._arm(expires)
+            try:
+                served = await waiter
+            except asyncio.CancelledError:
+                self._line.pop(waiter, None)
+                if not waiter.cancelled():
+                    self._pass_on(waiter.result())
+                raise
+            if isinstance(served, Exception):
+                raise served from None
+            if served is not None and served.usable():
+                return served
+            if served is None:
+                break
+        return await self._connect(origin, _seconds(timeout.get("connect")), deadline)
+
+    def _release(self, conn: Connection, keep: float | None = None) -> None:
+        """Gives a connection that is fit for another exchange to the first in line, or lets it idle."""
+        assert self._loop is not None
+        conn.end()
+        keep = self._idle_expiry if keep is None else keep
+        if self._closed or keep <= 0 or not conn.usable():
+            conn.drop()
+        elif (waiter := self._first_in_line()) is None:
+            conn.idle_until = self._loop.time() + keep
+            self._idle.setdefault(conn.origin, {})[conn] = None
+            self._arm(conn.idle_until)
+        elif self._line[waiter][0] == conn.origin:
+            del self._line[waiter]
+            waiter.set_result(conn)
+        else:
+            conn.drop()  # its slot goes to the first in line, who wants another origin
+
+    def _pass_on(self, served: Connection | Exception | None) -> None:
+        """Hands on what a call was served with as it was cancelled."""
+        if served is None:
+            self._free_slot()
+        elif isinstance(served, Connection):
+            self._release(served)
+
+    def _free_slot(self) -> None:
+        waiter = self._first_in_line()
+        if waiter is None:
+            self._slots -= 1
+        else:
+            del self._line[waiter]
+            waiter.set_result(None)
+
+    def _first_in_line(self) -> asyncio.Future[Connection | Exception | None] | None:
+        while self._line:
+            waiter = next(iter(self._line))
+            if not waiter.done():
+                return waiter
+            del self._line[waiter]  # cancelled; its call has not run since
+        return None
+
+    def _make_room(self) -> None:
+        """Closes an idle connection, necessarily to another origin: the line wants its slot."""
+        for idle in self._idle.values():
+            for conn in idle:
+                del idle[conn]
+                conn.drop()
+                return
+
+    def _gone(self, conn: Connection) -> None:
+        if conn in self._connections:
+            self._connections.discard(conn)
+            self._idle.get(conn.origin, {}).pop(conn, None)
+            self._free_slot()
+            if not self._connections:
+                self._emptied.set()
+
+    # Connecting.
+
+    async def _connect(self, origin: Origin, timeout: float, deadline: float) -> Connection:
+        """Makes a connection for a slot already taken."""
+        assert self._loop is not None
+        if self._closed:
+            self._slots -= 1
+            raise httpx.ConnectError("the transport was closed")
+        conn = Connection(origin, loop=self._loop, max_body=self._max_body, gone=self._gone)
+        self._connections.add(conn)
+        self._emptied.clear()
+        until = min(self._loop.time() + timeout, deadline)
+        conn.connecting = asyncio.timeout_at(None if until == math.inf else until)
+        reason = ""
+        try:
+            async with conn.connecting:
+                await self._open(conn)
+        except (OSError, ValueError) as exc:  # ValueError: a host name that cannot be encoded
+            if not conn.connecting.expired():
+                reason = str(exc) or type(exc).__name__
+        except BaseException:
+            self._give_up(conn)
+            raise
+        if conn.usable() and not self._closed:
+            conn.connecting = None
+            return conn
+        expired = conn.connecting.expired()
+        self._give_up(conn)
+        where = f"{origin[1]}:{origin[2]}"
+        if self._closed:
+            raise httpx.ConnectError("the transport was closed")
+        if expired:
+            raise httpx.ConnectTimeout(f"timed out connecting to {where}")
+        raise httpx.ConnectError(f"cannot connect to {where}: {reason or 'closed at once'}")
+
+    def _give_up(self, conn: Connection) -> None:
+        # uvloop does not report the end of a connection whose making was cancelled, so this does not wait for it.
+        conn.connecting = None
+        conn.drop()
+        self._gone(conn)
+
+    async def _open(self, conn: Connection) -> None:
+        loop = asyncio.get_running_loop()
+        scheme, host, port = conn.origin
+        context = None
+        if scheme == "https":
+            if self._ssl_context is None:
+                await self._share("ssl", self._load_ssl_context)
+            context = self._ssl_context
+        sock = await dial(loop, await self._addresses(host, port))
+        if context is None:
+            conn.sock = sock
+        try:
+            await loop.create_connection(
+                lambda: conn, sock=sock, ssl=context, server_hostname=host if context else None
+            )
+        except BaseException:
+            if type(loop).__module__.startswith("uvloop"):
+                # libuv closes the descriptor; before 0.23 uvloop did not tell the socket object, which then closed
+                # whatever had the same number by then (uvloop#738).
+                sock.detach()
+            raise
+
+    async def _load_ssl_context(self) -> None:
+        # Reading a hundred and forty certificates takes some 20 ms: too long to hold up a loop.
+        context = await asyncio.get_running_loop().run_in_executor(None, default_ssl_context)
+        context.set_alpn_protocols(["http/1.1"])
+        self._ssl_context = context
+
+    async def _addresses(self, host: str, port: int) -> Sequence[AddressInfo]:
+        """Where `host` is. A thousand calls that start at once ask once."""
+        try:
+            # An address needs no asking, and this call then does not block.
+            return socket.getaddrinfo(host, port, 0, socket.SOCK_STREAM, socket.IPPROTO_TCP, socket.AI_NUMERICHOST)
+        except socket.gaierror:
+            pass
+        loop = asyncio.get_running_loop()
+        found: Sequence[AddressInfo] = await self._share(
+            (host, port),
+            lambda: loop.getaddrinfo(host, port, type=socket.SOCK_STREAM, proto=socket.IPPROTO_TCP),
+        )
+        return found
+
+    async def _share(self, key: object, start: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
+        """The outcome of `start()`, run once for all who want it at the same time, whoever of them is cancelled."""
+        task = self._shared.get(key)
+        if task is None:
+            task = self._shared[key] = asyncio.get_running_loop().create_task(start())
+            task.add_done_callback(lambda _: self._shared.pop(key))
+        return await asyncio.shield(task)
+
+    # Time.
+
+    def _arm(self, at: float) -> None:
+        """Sees to it that the timer fires at `at` or before.
+
+        One timer for all, set to the earliest end that it found when it last looked. Ends mostly move away before it
+        fires, so under load it fires once a timeout, not once a call.
+        """
+        if at < self._timer_at:
+            assert self._loop is not None
+            if self._timer is not None:
+                self._timer.cancel()
+            self._timer_at = at
+            self._timer = self._loop.call_at(at, self._on_timer)
+
+    def _on_timer(self) -> None:
+        assert self._loop is not None
+        now = self._loop.time() + _GRACE
+        self._timer = None
+        self._timer_at = nearest = math.inf
+        for conn in self._connections:
+            at = conn.expires if conn.busy else conn.idle_until
+            if at > now:
+                nearest = min(nearest, at)
+            elif conn.busy:
+                conn.expire(now)
+            else:
+                conn.drop()
+        for waiter, (_, at) in list(self._line.items()):
+            if at > now:
+                nearest = min(nearest, at)
+            elif not waiter.done():
+                del self._line[waiter]
+                waiter.set_result(httpx.PoolTimeout("timed out waiting for a free connection"))
+        self._arm(max(nearest, now + _TICK))
+
+
+class _Body:
+    """A request as it goes out: the head and the first piece of the body, then piece after piece, framed."""
+
+    __slots__ = ("_chunked", "_fault", "_later", "_pending", "_pieces", "_remaining", "asynchronous", "more")
+
+    def __init__(self, request: httpx.Request) -> None:
+        self._pending, self._remaining, self._chunked, self._fault = frame_head(request)
+        stream = request.stream
+        self.more = True
+        self.asynchronous = not isinstance(stream, httpx.SyncByteStream)
+        if isinstance(stream, httpx.SyncByteStream):
+            self._pieces: Iterator[bytes] = filter(None, stream)
+        else:
+            self._later = (piece async for piece in stream if piece)
+
+    def check(self) -> None:
+        """Raises `httpx.LocalProtocolError` for a head that would be read as something else than was meant."""
+        if self._fault:
+            raise httpx.LocalProtocolError(self._fault)
+
+    def encode(self) -> None:
+        """Makes the next piece of the caller's synchronous stream."""
+        self._frame(next(self._pieces, b""))
+
+    async def fetch(self, deadline: float, expired: type[httpx.TimeoutException]) -> None:
+        """Awaits the next piece of the caller's asynchronous stream."""
+        timeout = asyncio.timeout_at(None if deadline == math.inf else deadline)
+        try:
+            async with timeout:
+                self._frame(await anext(self._later, b""))
+                return
+        except TimeoutError:
+            if not timeout.expired():
+                raise
+        raise expired("the deadline passed waiting for the request's own body")
+
+    def take(self) -> bytes:
+        """What is ready to be sent. It is not kept."""
+        data, self._pending = self._pending, b""
+        return data
+
+    def _frame(self, piece: bytes) -> None:
+        head = self._pending
+        if head and piece and self._remaining is None and not self._chunked:
+            self._chunked = True
+            head += b"Transfer-Encoding: chunked\r\n"
+        if self._chunked:
+            self.more = bool(piece)
+            piece = b"%x\r\n%b\r\n" % (len(piece), piece)  # without a piece, the end of the body
+        else:
+            remaining = (self._remaining or 0) - len(piece)
+            if remaining < 0 or (remaining and not piece):
+                del head, piece  # which a traceback would show
+                raise httpx.LocalProtocolError("the body is not as long as its Content-Length says")
+            self._remaining = remaining
+            self.more = remaining > 0
+        self._pending = b"".join((head, b"\r\n", piece)) if head else piece
+
+
+def _origin(url: httpx.URL) -> Origin:
+    return (url.scheme, url.raw_host.decode("ascii"), url.port or _PORTS.get(url.scheme, 0))
+
+
+def _seconds(timeout: float | None) -> float:
+    return math.inf if timeout is None else timeout
+
+
+def _promised(keep_alive: bytes) -> float:
+    """How long a server's `Keep-Alive: timeout=N` lets a connection idle, less a margin for bytes under way."""
+    found = re.search(rb"timeout\s*=\s*(\d{1,9})", keep_alive, re.IGNORECASE)
+    return max(int(found[1]) - 1, int(found[1]) / 2) if found else math.inf

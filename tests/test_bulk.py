@@ -1,0 +1,855 @@
+"""Files in, files out: every row comes out, whatever is wrong with it, and nothing paid for is lost."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import csv
+import errno
+import io
+import json
+import os
+import stat
+import tempfile
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+
+from aisolution_async import (
+    AddFace,
+    AsyncClient,
+    Call,
+    Charge,
+    ConfigurationError,
+    DeleteFace,
+    FaceCompare,
+    IdHolding,
+    SearchFace,
+    WhatsAppDetail,
+)
+from aisolution_async.api import CALLS
+from aisolution_async.bulk import BulkError, BulkRun, Summary, outputs, rows, run_bulk
+from aisolution_async.bulk.runner import count_rows
+from aisolution_async.sandbox import Sandbox
+
+from .support import TOKEN, Vendor, client_of, flat_picture, ok_whatsapp, picture, says
+
+AFTER = ["charge", "status", "attempts", "error", "problem"]
+WHATSAPP = [
+    f"answer_{name}" for name in ("whatsapp", "number", "status_update", "signature", "business_user", "avatar")
+]
+GROUP_ID = "LxiKPLIMGFpXzXas"
+MESSAGES: dict[str, Any] = {
+    "facecompare": {"similarity": 97.501, "result": "SAME PERSON"},
+    "idholding": {"similarity": 27.501, "result": "SOMETHING NEW"},
+    "addface": {"group_id": GROUP_ID, "person_id": "c5r7jedkujdbnasarhn0", "person_count": 3},
+    "searchface": [{"confidence": 100, "person_id": "c5r7jedkujdbnasarhn0", "group_id": GROUP_ID}],
+    "delface": None,
+    "gliswadetail": {"number": "+6284921089722", "whatsapp": "yes", "status_update": 20180825, "avatar": "no"},
+}
+
+
+def sane(request: httpx.Request, number: int) -> httpx.Response:
+    return says("OK", MESSAGES[request.url.path.rsplit("/", 1)[1]])
+
+
+def read(path: Path, delimiter: str = ",") -> list[dict[str, str]]:
+    with path.open(encoding="utf-8", errors="surrogateescape", newline="") as file:
+        return list(csv.DictReader(file, delimiter=delimiter))
+
+
+def jsonl(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n")[:-1]]
+
+
+def write(path: Path, text: str | bytes) -> Path:
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    return path
+
+
+async def bulk(
+    source: Path, output: Path, call: type[Call[Any]] = WhatsAppDetail, *, vendor: Vendor | None = None, **options: Any
+) -> Summary:
+    async with client_of(vendor or Vendor(sane)) as client:
+        return await run_bulk(client, call, source, output, **options)
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    return write(tmp_path / "in.csv", "ref,number\nA,+6281387300001\nB,+6281387300002\nC,+6281387300003\n")
+
+
+def left(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()}
+
+
+# ------------------------------------------------------------------------------------------- columns of results
+
+
+@pytest.mark.parametrize(
+    ("call", "cells", "columns", "answers"),
+    [
+        (
+            FaceCompare,
+            {"img1": "a.jpg", "img2": "a.jpg"},
+            ["similarity", "result", "raw"],
+            ["97.501", "SAME PERSON", ""],
+        ),
+        (IdHolding, {"img": "a.jpg"}, ["similarity", "result", "raw"], ["27.501", "SOMETHING NEW", ""]),
+        (AddFace, {"img": "a.jpg"}, ["person_id", "person_count"], ["c5r7jedkujdbnasarhn0", "3"]),
+        (
+            SearchFace,
+            {"img": "a.jpg"},
+            ["matches", "raw"],
+            ['[{"confidence": 100.0, "person_id": "c5r7jedkujdbnasarhn0"}]', ""],
+        ),
+        (DeleteFace, {"person_id": "c5r7jedkujdbnasarhn0"}, [], []),
+        (
+            WhatsAppDetail,
+            {"number": "081387300008"},
+            ["whatsapp", "number", "status_update", "signature", "business_user", "avatar", "raw"],
+            ["yes", "+6284921089722", "20180825", "", "", "no", ""],
+        ),
+    ],
+)
+async def test_columns_by_endpoint(
+    tmp_path: Path, call: type[Call[Any]], cells: dict[str, str], columns: list[str], answers: list[str]
+) -> None:
+    """The names are an interface: they change with a version number, not by accident."""
+    write(tmp_path / "a.jpg", picture(1))
+    source = write(tmp_path / "in.csv", f"{','.join(cells)}\n{','.join(cells.values())}\n")
+    charged = "free" if call.endpoint.never_charges else "charged"
+    for ending, delimiter in (("csv", ","), ("tsv", "\t")):
+        output = tmp_path / f"out.{ending}"
+        summary = await bulk(source, output, call)
+        [row] = read(output, delimiter)
+        assert list(row) == [*cells, "ok", *(f"answer_{name}" for name in columns), *AFTER]
+        assert list(row.values()) == [*cells.values(), "true", *answers, charged, "OK", "1", "", ""]
+        assert (summary.rows, summary.ok, summary.failed, summary.output) == (1, 1, 0, output)
+    await bulk(source, tmp_path / "out.jsonl", call)
+    [typed] = jsonl(tmp_path / "out.jsonl")
+    assert list(typed) == list(row)
+    assert (typed["ok"], typed["attempts"], typed["error"]) == (True, 1, None)
+    for name in ("out.csv", "out.tsv", "out.jsonl"):
+        assert GROUP_ID not in (tmp_path / name).read_text()
+        assert TOKEN not in (tmp_path / name).read_text()
+
+
+def test_every_endpoint_is_in_that_test() -> None:
+    assert set(MESSAGES) == {call.endpoint.name for call in CALLS}
+
+
+async def test_typed_values_in_jsonl(tmp_path: Path) -> None:
+    write(tmp_path / "a.jpg", picture(1))
+    await bulk(write(tmp_path / "in.csv", "img\na.jpg\n"), tmp_path / "out.jsonl", SearchFace)
+    [row] = jsonl(tmp_path / "out.jsonl")
+    assert row["answer_matches"] == [{"confidence": 100.0, "person_id": "c5r7jedkujdbnasarhn0"}]
+
+
+async def test_input_columns_keep_their_names(tmp_path: Path) -> None:
+    text = "number,ok,charge,charge_2,answer_whatsapp\n+6281387300001,x,y,z,w\n"
+    await bulk(write(tmp_path / "in.csv", text), tmp_path / "out.csv")
+    [row] = read(tmp_path / "out.csv")
+    assert list(row)[:5] == ["number", "ok", "charge", "charge_2", "answer_whatsapp"]
+    assert (row["ok"], row["charge"], row["charge_2"], row["answer_whatsapp"]) == ("x", "y", "z", "w")
+    assert (row["ok_2"], row["charge_3"], row["answer_whatsapp_2"]) == ("true", "charged", "yes")
+
+
+@pytest.mark.parametrize(
+    ("said", "written"),
+    [
+        ("=1+1", "'=1+1"),
+        ("+cmd|' /C calc'!A0", "'+cmd|' /C calc'!A0"),
+        ("-1+1", "'-1+1"),
+        ("@SUM(A1)", "'@SUM(A1)"),
+        ("\t=1", "'\t=1"),
+        ("\rx", "'\rx"),
+        (" =1+1", "' =1+1"),
+        ("\uff1d1+1", "'\uff1d1+1"),
+        ("+6281387300008", "+6281387300008"),
+        ("12", "12"),
+        ("Saya suka global", "Saya suka global"),
+        ('a\0b\nc\rd"e,f', 'a\0b\nc\rd"e,f'),
+    ],
+)
+async def test_formulas_are_defused(tmp_path: Path, said: str, written: str) -> None:
+    def script(request: httpx.Request, number: int) -> httpx.Response:
+        return says("OK", {"whatsapp": "yes", "signature": said})
+
+    source = write(tmp_path / "in.csv", "number,note\n+6281387300001,=2+2\n")
+    await bulk(source, tmp_path / "out.csv", vendor=Vendor(script))
+    [row] = read(tmp_path / "out.csv")
+    assert row["answer_signature"] == written
+    assert row["note"] == "=2+2"
+    await bulk(source, tmp_path / "out.jsonl", vendor=Vendor(script))
+    assert jsonl(tmp_path / "out.jsonl")[0]["answer_signature"] == said
+
+
+async def test_an_answer_that_does_not_fit_is_kept(source: Path, tmp_path: Path) -> None:
+    """It may have been paid for."""
+
+    def script(request: httpx.Request, number: int) -> httpx.Response:
+        return says("OK", {"similarity": 50, "group_id": GROUP_ID})
+
+    await bulk(source, tmp_path / "out.csv", vendor=Vendor(script))
+    for row in read(tmp_path / "out.csv"):
+        assert (row["ok"], row["charge"], row["error"]) == ("false", "unknown", "OutcomeUnknownError")
+        assert row["answer_raw"] == '{"similarity": 50}'
+
+
+# ---------------------------------------------------------------------------------------------- against a vendor
+
+
+async def test_bill_and_tally_agree(tmp_path: Path) -> None:
+    numbers = [f"+62812{n:08}" if n % 9 else ("", "6.28E+12", "abc")[n // 9 % 3] for n in range(400)]
+    source = write(tmp_path / "in.csv", "n,phone\n" + "".join(f"{n},{phone}\n" for n, phone in enumerate(numbers)))
+    async with Sandbox() as sandbox, AsyncClient(sandbox.token, base_url=sandbox.url) as client:
+        summary = await run_bulk(
+            client,
+            WhatsAppDetail,
+            source,
+            tmp_path / "out.csv",
+            columns={"number": "phone"},
+            values={"country": "ID"},
+            key="n",
+            concurrency=20,
+        )
+        assert summary.tally == sandbox.bill == client.tally
+    found = read(tmp_path / "out.csv")
+    assert [row["n"] for row in found] == [str(n) for n in range(400)]
+    bad = [not (n % 9) for n in range(400)]
+    assert [row["ok"] == "false" for row in found] == bad
+    assert (summary.rows, summary.failed, summary.errors) == (400, sum(bad), {"InputError": sum(bad)})
+    assert sum(row["charge"] == "charged" for row in found) == summary.tally.charged
+    assert found[0]["problem"] == "line 2: column 'phone' is empty: fill it in, or take the row out"
+    assert found[9]["problem"].startswith("line 11: column 'phone': number was shortened by a spreadsheet")
+    assert found[18]["problem"].startswith("line 20: column 'phone': number is no phone number")
+    assert summary.seconds > 0
+    assert summary.complete
+
+
+async def test_the_same_question_is_asked_once(tmp_path: Path) -> None:
+    vendor = Vendor(sane)
+    source = write(tmp_path / "in.csv", "number,note\n+6281387300001,a\n+6281387300001,b\n")
+    summary = await bulk(source, tmp_path / "out.csv", vendor=vendor)
+    first, second = read(tmp_path / "out.csv")
+    assert (len(vendor.requests), summary.tally.charged, summary.ok) == (1, 1, 2)
+    assert (first["charge"], first["attempts"]) == ("charged", "1")
+    assert (second["charge"], second["attempts"], second["status"]) == ("free", "0", "")
+    assert second["answer_whatsapp"] == first["answer_whatsapp"] == "yes"
+
+
+async def test_images(tmp_path: Path) -> None:
+    """Paths are relative to the file, whatever the current directory; or the image stands in the cell."""
+    folder = tmp_path / "list"
+    folder.mkdir()
+    write(folder / "a.jpg", picture(1))
+    write(tmp_path / "b.jpg", picture(2))
+    write(folder / "flat.jpg", flat_picture())
+    write(folder / "text.jpg", "this is a letter, and no photo")
+    write(folder / "empty.jpg", b"")
+    write(folder / "huge.jpg", picture(1) + bytes(20_000_000))
+    tiny = base64.b64encode(picture(3, (8, 8), quality=1)).decode()
+    big = base64.b64encode(picture(1, (800, 600))).decode()
+    assert len(tiny) < 4096 < len(big)
+    named = base64.b64encode(b"\x89PNG\r\n\x1a\n" + bytes(4)).decode()
+    cells = [
+        ("a.jpg", True, ""),
+        (f" {tmp_path / 'b.jpg'} ", True, ""),
+        ("../b.jpg", True, ""),
+        (tiny, True, ""),
+        (big, True, ""),
+        (f"data:image/jpeg;base64,{tiny}", True, ""),
+        ("missing.jpg", False, "line 8: column 'photo': img 'FOLDER/missing.jpg' does not exist: check the path"),
+        (".", False, "line 9: column 'photo': img 'FOLDER' is a directory: name an image file in it"),
+        (
+            "text.jpg",
+            False,
+            "line 10: column 'photo': img 'FOLDER/text.jpg' is not an image but text: name a JPEG or PNG",
+        ),
+        ("empty.jpg", False, "line 11: column 'photo': img 'FOLDER/empty.jpg' is empty: there is no image to send"),
+        (
+            "huge.jpg",
+            False,
+            "line 12: column 'photo': img 'FOLDER/huge.jpg' is 19.1 MiB, over the limit of 2 MiB",
+        ),
+        ("", False, "line 13: column 'photo' is empty: fill it in, or take the row out"),
+        (f"{big}*", False, f"line 14: column 'photo': img is text of {len(big) + 1} characters, too long for a path"),
+        ("flat.jpg", False, "searchface: FACE_DETECT_FAILED: no face was found on the photo; use another one"),
+        (named, False, "line 16: column 'photo' decodes as a base64 image and also names a file: put './' before"),
+    ]
+    write(folder / named, picture(1))
+    source = write(folder / "in.csv", "photo\n" + "".join(f'"{cell}"\n' for cell, *_ in cells))
+    async with Sandbox() as sandbox, AsyncClient(sandbox.token, base_url=sandbox.url) as client:
+        await run_bulk(client, SearchFace, source, tmp_path / "out.csv", columns={"img": "photo"})
+        assert sandbox.bill == client.tally
+    for row, (cell, ok, problem) in zip(read(tmp_path / "out.csv"), cells, strict=True):
+        assert row["photo"] == cell
+        if cell:
+            assert (row["ok"] == "true") is ok, (cell[:40], row["problem"])
+            assert row["problem"].replace(str(folder), "FOLDER").startswith(problem)
+            assert "\n" not in row["problem"]
+
+
+# --------------------------------------------------------------------------------------------------- rows in
+
+
+async def test_what_files_may_be_like(tmp_path: Path) -> None:
+    text = (
+        "\ufeffref,number,note\r\n"
+        'A,+6281387300001,"he said ""hi"", twice"\r\n'
+        "\r\n"
+        'B,+6281387300002,"two\r\nlines"\r\n'
+        '"C,c",+6281387300003,\r\n'
+        "D,,last line without an end"
+    )
+    await bulk(write(tmp_path / "in.csv", text), tmp_path / "out.csv", key="ref")
+    found = read(tmp_path / "out.csv")
+    assert [(row["ref"], row["note"]) for row in found] == [
+        ("A", 'he said "hi", twice'),
+        ("B", "two\r\nlines"),
+        ("C,c", ""),
+        ("D", "last line without an end"),
+    ]
+    assert [row["ok"] for row in found] == ["true", "true", "true", "false"]
+    assert found[3]["problem"].startswith("line 7: column 'number' is empty")
+
+
+async def test_tab_separated(tmp_path: Path) -> None:
+    source = write(tmp_path / "in.tsv", "number\tnote\n+6281387300001\ta,b\n")
+    await bulk(source, tmp_path / "out.tsv")
+    assert read(tmp_path / "out.tsv", "\t")[0]["note"] == "a,b"
+
+
+async def test_rows_that_cannot_be_used_are_rows_all_the_same(tmp_path: Path) -> None:
+    text = (
+        b"ref,number,name\n"
+        b"A,+6281387300001,ok\n"
+        b"B,+6281387300002\n"
+        b"C,+6281387300003,Jalan 1, Jakarta\n"
+        b"D,+6281387300004,Jos\xe9\n"
+        b"E,+6281387300005,\xc3\xa9\n"
+        b'F,"+6281387300006,x\n'
+        b'G,+6281387300007",y,z,1\n'
+        b'H,+6281387300008,"never closed\n'
+        b"I,+6281387300009,swallowed\n"
+    )
+    vendor = Vendor(sane)
+    summary = await bulk(write(tmp_path / "in.csv", text), tmp_path / "out.csv", vendor=vendor, key="ref")
+    found = read(tmp_path / "out.csv")
+    assert [row["problem"] for row in found] == [
+        "",
+        "line 3: 2 cells where the header has 3: add what is missing",
+        "line 4: 4 cells where the header has 3: a cell with a comma in it needs quotes around it",
+        "line 5: column 'name' is not UTF-8: save the file as CSV in UTF-8 (in Excel: 'CSV UTF-8')",
+        "",
+        "line 7: 5 cells where the header has 3: the row goes on to line 8: is a quote left open?",
+        "line 9: a quote is opened here and never closed: close it, or remove it",
+    ]
+    assert {row["error"] for row in found} == {"", "InputError"}
+    assert summary.failed == 5
+    assert len(vendor.requests) == 2
+    # The bytes are those of the input.
+    assert found[3]["name"].encode("utf-8", "surrogateescape") == b"Jos\xe9"
+    assert b"D,+6281387300004,Jos\xe9,false" in (tmp_path / "out.csv").read_bytes()
+    assert found[6]["name"] == "never closed\nI,+6281387300009,swallowed\n"
+    await bulk(tmp_path / "in.csv", tmp_path / "out.jsonl")
+    assert jsonl(tmp_path / "out.jsonl")[3]["name"] == "Jos\udce9"
+
+
+NO_NUMBER = "'IN' has no column 'number' for number (say which with --number COLUMN): its columns are"
+MUST = ", and must name the columns"
+NOT = " here, not by semicolons"
+SAVE_AS = "save the file as CSV in UTF-8 (in Excel: 'CSV UTF-8')"
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "problem"),
+    [
+        ("in.csv", b"", "'IN' is empty: its first line must name the columns"),
+        ("in.csv", b"\n\r\n", "'IN' is empty: its first line must name the columns"),
+        ("in.csv", b"\xef\xbb\xbf", "'IN' is empty: its first line must name the columns"),
+        ("in.csv", b"ref,phone\nA,1\n", f"{NO_NUMBER} 'ref', 'phone'"),
+        ("in.csv", b"A,+62 813-8730-0008\n", f"{NO_NUMBER} 'A', …; the first line looks like data{MUST}"),
+        ("in.csv", b"ref;number\nA;1\n", f"{NO_NUMBER} 'ref;number'; cells are separated by commas{NOT}"),
+        ("in.csv", b"a,number,a\n1,2,3\n", "line 1 of 'IN': two columns are named 'a': rename one of them"),
+        ("in.csv", b"\nnumber,,b\n1,2,3\n", "line 2 of 'IN': column 2 has no name: name or remove it"),
+        ("in.csv", b'number,"b\n1,2\n', "line 1 of 'IN': a quote is opened and never closed"),
+        ("in.csv", "number\n1\n".encode("utf-16"), f"the input 'IN' is UTF-16: {SAVE_AS}"),
+        ("in.csv", "number\n1\n".encode("utf-16-le"), f"'IN' is no CSV in UTF-8 (it may be UTF-16): {SAVE_AS}"),
+        ("in.csv", b"PK\x03\x04....", f"the input 'IN' is an Excel workbook (or another ZIP file): {SAVE_AS}"),
+        ("in.xlsx", b"PK\x03\x04....", f"the input 'IN' must end in .csv or .tsv: {SAVE_AS}"),
+        ("in", b"number\n1\n", f"the input 'IN' must end in .csv or .tsv: {SAVE_AS}"),
+        ("in.csv", None, "the input 'IN' does not exist: check the path"),
+        ("a\0b.csv", None, "the input 'IN' cannot be read (ValueError)"),
+    ],
+)  # fmt: skip
+async def test_files_that_cannot_be_used(tmp_path: Path, name: str, content: bytes | None, problem: str) -> None:
+    vendor = Vendor(sane)
+    source = tmp_path / name
+    if content is not None:
+        write(source, content)
+    before = left(tmp_path)
+    with pytest.raises(ConfigurationError) as caught:
+        await bulk(source, tmp_path / "out.csv", vendor=vendor)
+    assert str(caught.value).replace(repr(str(source)), "'IN'") == problem
+    assert left(tmp_path) == before
+    assert not vendor.requests
+
+
+async def test_a_directory_or_a_secret_file_as_input(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "in.csv").mkdir()
+    with pytest.raises(ConfigurationError, match="is a directory: name a CSV file in it"):
+        await bulk(tmp_path / "in.csv", tmp_path / "out.csv")
+
+    def refuse(*args: Any, **kwargs: Any) -> Any:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(Path, "open", refuse)  # root may read anything
+    with pytest.raises(ConfigurationError, match="may not be read: check the file's permissions"):
+        await bulk(tmp_path / "other.csv", tmp_path / "out.csv")
+
+
+async def test_a_header_and_nothing_else(tmp_path: Path) -> None:
+    summary = await bulk(write(tmp_path / "in.csv", "number\r\n"), tmp_path / "out.csv")
+    assert (summary.rows, summary.complete) == (0, True)
+    assert (tmp_path / "out.csv").read_text().split("\n") == [
+        ",".join(["number", "ok", *WHATSAPP, "answer_raw", *AFTER]),
+        "",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("options", "problem"),
+    [
+        ({"key": "id"}, "has no column 'id' for the key: its columns are 'ref', 'number'"),
+        (
+            {"columns": {"phone": "ref"}},
+            "WhatsAppDetail has no 'phone': it takes callback, number, country, servstatus",
+        ),
+        ({"columns": {"country": "ref"}, "values": {"country": "ID"}}, "country comes from a column or is one value"),
+        ({"columns": {"servstatus": "ref"}}, "servstatus comes from a column or is one value for all rows, not both"),
+        ({"values": {"country": "Indonesia"}}, "country is no two-letter country code"),
+        ({"values": {"callback": "nowhere"}}, "callback is no http"),
+        ({"concurrency": 0}, "concurrency must be a whole number"),
+    ],
+)
+async def test_options_that_do_not_fit(source: Path, tmp_path: Path, options: dict[str, Any], problem: str) -> None:
+    vendor = Vendor(sane)
+    with pytest.raises(ConfigurationError) as caught:
+        await bulk(source, tmp_path / "out.csv", vendor=vendor, **options)
+    assert problem in str(caught.value)
+    assert left(tmp_path) == {"in.csv"}
+    assert not vendor.requests
+
+
+async def test_an_optional_column_may_be_empty(tmp_path: Path) -> None:
+    vendor = Vendor(sane)
+    source = write(tmp_path / "in.csv", "number,land\n081387300008,ID\n081387300009,\n081387300009,Java\n")
+    await bulk(source, tmp_path / "out.csv", vendor=vendor, columns={"country": "land"})
+    assert sorted(b"country=ID" in request.content for request in vendor.requests) == [False, True]
+    assert read(tmp_path / "out.csv")[2]["problem"].startswith("line 4: column 'land': country is no two-letter")
+
+
+async def test_one_image_for_all_rows(tmp_path: Path) -> None:
+    vendor = Vendor(sane)
+    write(tmp_path / "a.jpg", picture(1))
+    write(tmp_path / "b.jpg", picture(3))
+    source = write(tmp_path / "in.csv", "img2\na.jpg\nb.jpg\n")
+    summary = await bulk(source, tmp_path / "out.csv", FaceCompare, vendor=vendor, values={"img1": picture(2)})
+    assert (summary.ok, len(vendor.requests)) == (2, 2)
+
+
+@pytest.fixture
+def small_cells(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    limit = csv.field_size_limit(1000)
+    monkeypatch.setattr(rows, "MAX_CELL", 1000)
+    monkeypatch.setattr(rows, "MAX_LINE", 3000)
+    yield
+    csv.field_size_limit(limit)
+
+
+@pytest.mark.usefixtures("small_cells")
+@pytest.mark.parametrize(
+    ("rest", "problem"),
+    [
+        (f'C,"{"x" * 1001}"\nD,4\n', "field larger than field limit (1000); is a quote left open there?"),
+        (f"C,{'x' * 5000}\nD,4\n", "a line of more than 3000 characters; is a quote left open there?"),
+    ],
+)
+async def test_an_input_that_cannot_be_read_to_its_end(tmp_path: Path, rest: str, problem: str) -> None:
+    """The rows before it have been asked and paid for: they are kept, and the run says why it stopped."""
+    source = write(tmp_path / "in.csv", f"ref,number\nA,+6281387300001\nB,+6281387300002\n{rest}")
+    with pytest.raises(BulkError) as caught:
+        await bulk(source, tmp_path / "out.csv")
+    assert str(caught.value) == f"{str(source)!r} cannot be read on from line 4: {problem}"
+    assert (caught.value.summary.rows, caught.value.charge) == (2, Charge.CHARGED)
+    assert caught.value.summary.part == tmp_path / "out.csv.part"
+    assert left(tmp_path) == {"in.csv", "out.csv.part"}
+    assert [row["ref"] for row in read(tmp_path / "out.csv.part")] == ["A", "B"]
+    assert count_rows(source, threading.Event()) is None
+
+
+@pytest.mark.usefixtures("small_cells")
+async def test_a_header_that_is_too_long(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="cannot be read on from line 1: field larger"):
+        await bulk(write(tmp_path / "in.csv", "x" * 2000), tmp_path / "out.csv")
+
+
+async def test_a_disk_that_fails_while_reading(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Failing:
+        def __init__(self) -> None:
+            self._lines = iter(source.read_text().splitlines(keepends=True)[:3])
+
+        def readline(self, size: int) -> str:
+            for line in self._lines:
+                return line
+            raise OSError(errno.EIO, "Input/output error")
+
+        def close(self) -> None:
+            """Nothing is open."""
+
+    monkeypatch.setattr(rows, "_open", lambda path: Failing())
+    with pytest.raises(BulkError, match="cannot be read on from line 4: Input/output error") as caught:
+        await bulk(source, tmp_path / "out.csv")
+    assert caught.value.summary.rows == 2
+
+
+def test_count_rows(source: Path) -> None:
+    given_up = threading.Event()
+    assert count_rows(source, given_up) == 3
+    given_up.set()
+    assert count_rows(source, given_up) is None
+
+
+# --------------------------------------------------------------------------------------------------- rows out
+
+
+@pytest.mark.parametrize(
+    ("output", "problem"),
+    [
+        ("out.xlsx", "the output 'OUT' must end in .csv, .tsv, .jsonl: that says the format"),
+        ("out", "the output 'OUT' must end in .csv, .tsv, .jsonl: that says the format"),
+        ("folder.csv", "the output 'OUT' is a directory: name a file in it"),
+        ("nowhere/out.csv", "the output's folder 'FOLDER/nowhere' does not exist: make it first"),
+        ("in.csv", "the output 'OUT' is the input: give it another name"),
+        ("link.csv", "the output 'OUT' is the input: give it another name"),
+        ("fifo.csv", "the output 'OUT' is not a regular file: give it another name"),
+        ("old.csv", "'OUT' exists already and may hold results of an earlier run: move it away, or say --overwrite"),
+        (
+            "stopped.csv",
+            "'OUT.part' exists already and may hold what a stopped run had: move it away, or say --overwrite",
+        ),
+        ("x" * 300 + ".csv", "the output 'OUT' cannot be written: File name too long"),
+    ],
+)
+async def test_outputs_that_cannot_be_written(source: Path, tmp_path: Path, output: str, problem: str) -> None:
+    (tmp_path / "folder.csv").mkdir()
+    (tmp_path / "link.csv").symlink_to(source)
+    os.mkfifo(tmp_path / "fifo.csv")
+    write(tmp_path / "old.csv", "paid for")
+    write(tmp_path / "stopped.csv.part", "paid for too")
+    before = left(tmp_path)
+    vendor = Vendor(sane)
+    with pytest.raises(ConfigurationError) as caught:
+        await bulk(source, tmp_path / output, vendor=vendor)
+    assert str(caught.value).replace(str(tmp_path / output), "OUT").replace(str(tmp_path), "FOLDER") == problem
+    assert left(tmp_path) == before
+    assert (tmp_path / "old.csv").read_text() == "paid for"
+    assert not vendor.requests
+    assert source.read_text().startswith("ref,number\n")
+
+
+async def test_overwrite(source: Path, tmp_path: Path) -> None:
+    write(tmp_path / "out.csv", "old")
+    (tmp_path / "out.csv.part").symlink_to(write(tmp_path / "precious", "precious"))
+    await bulk(source, tmp_path / "out.csv", overwrite=True)
+    assert len(read(tmp_path / "out.csv")) == 3
+    assert left(tmp_path) == {"in.csv", "out.csv", "precious"}
+    assert (tmp_path / "precious").read_text() == "precious"
+    with pytest.raises(ConfigurationError, match="is the input"):
+        await bulk(source, source, overwrite=True)
+
+
+class FullDisk:
+    """A file on a disk that is full once the file has `room` bytes."""
+
+    def __init__(self, file: Any, room: int) -> None:
+        self._file = file
+        self._room = room
+
+    def write(self, data: memoryview) -> int:
+        room = self._room - self._file.tell()
+        if room <= 0:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        taken: int = self._file.write(data[:room])
+        return taken
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._file, name)
+
+
+def fill_disk(monkeypatch: pytest.MonkeyPatch, room: int, *, rescue_too: bool = False) -> None:
+    """Let the part file, and the rescue file too if asked, be on a disk that fills up."""
+
+    class Appender(outputs._Appender):
+        _file: Any
+
+        def __init__(self, number: int) -> None:
+            super().__init__(number)
+            name = Path(f"/proc/self/fd/{number}").readlink().name
+            if rescue_too or name.endswith(".part"):
+                self._file = FullDisk(self._file, room)
+
+    monkeypatch.setattr(outputs, "_Appender", Appender)
+
+
+@pytest.fixture
+def rescues(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    folder = tmp_path_factory.mktemp("rescues")
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    return folder
+
+
+def many(tmp_path: Path, count: int = 100) -> Path:
+    return write(tmp_path / "in.csv", "number\n" + "".join(f"+62812{n:08}\n" for n in range(count)))
+
+
+async def test_a_full_disk_at_the_beginning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fill_disk(monkeypatch, 20)
+    vendor = Vendor(sane)
+    with pytest.raises(ConfigurationError, match=r"cannot be written: No space left on device; choose another place"):
+        await bulk(many(tmp_path), tmp_path / "out.csv", vendor=vendor)
+    assert left(tmp_path) == {"in.csv"}
+    assert not vendor.requests
+
+
+async def test_a_full_disk_in_the_middle(tmp_path: Path, rescues: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing more is asked, and every answer that was paid for is somewhere."""
+    fill_disk(monkeypatch, 3000)
+    vendor = Vendor(sane)
+    with pytest.raises(BulkError) as caught:
+        await bulk(many(tmp_path), tmp_path / "out.csv", vendor=vendor, concurrency=10)
+    summary = caught.value.summary
+    [rescued] = rescues.iterdir()
+    assert str(caught.value) == (
+        f"the output '{tmp_path}/out.csv.part' cannot be written: No space left on device; "
+        f"the run was stopped, and {len(jsonl(rescued))} rows went to {rescued}"
+    )
+    assert summary.rescued == [str(rescued)]
+    assert stat.S_IMODE(rescued.stat().st_mode) == 0o600
+    kept = [row["number"] for row in read(tmp_path / "out.csv.part")] + [row["number"] for row in jsonl(rescued)]
+    assert kept == [f"+62812{n:08}" for n in range(len(kept))]
+    assert len(kept) == len(vendor.requests) == summary.rows == summary.tally.charged < 100
+    assert all(row["answer_whatsapp"] == "yes" for row in jsonl(rescued))
+    assert left(tmp_path) == {"in.csv", "out.csv.part"}
+    assert (tmp_path / "out.csv.part").read_bytes().endswith(b"\n")  # half a row was taken back
+
+
+async def test_no_disk_at_all(
+    tmp_path: Path, rescues: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fill_disk(monkeypatch, 1500, rescue_too=True)
+    vendor = Vendor(sane)
+    with pytest.raises(BulkError) as caught:
+        await bulk(many(tmp_path), tmp_path / "out.csv", vendor=vendor, concurrency=10)
+    [rescued] = rescues.iterdir()
+    assert caught.value.summary.rescued == [str(rescued), "stderr"]
+    said = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+    kept = [row["number"] for row in (*read(tmp_path / "out.csv.part"), *jsonl(rescued), *said)]
+    assert kept == [f"+62812{n:08}" for n in range(len(vendor.requests))]
+
+
+async def test_no_temporary_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fill_disk(monkeypatch, 1500)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "nowhere"))
+    with pytest.raises(BulkError) as caught:
+        await bulk(many(tmp_path), tmp_path / "out.csv", concurrency=10)
+    assert caught.value.summary.rescued == ["stderr"]
+    assert len(capsys.readouterr().err.splitlines()) + len(read(tmp_path / "out.csv.part")) == caught.value.summary.rows
+
+
+async def test_an_unused_rescue_file_goes(rescues: Path) -> None:
+    rescue = outputs.Rescue()
+    rescue.close()
+    assert left(rescues) == set()
+
+
+async def test_a_file_that_cannot_be_finished(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(number: int) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(os, "fsync", refuse)
+    with pytest.raises(BulkError, match=r"out.csv' cannot be finished: Input/output error") as caught:
+        await bulk(source, tmp_path / "out.csv")
+    assert caught.value.summary.part == tmp_path / "out.csv.part"
+    assert left(tmp_path) == {"in.csv", "out.csv.part"}
+
+
+async def test_an_output_that_appears_meanwhile(source: Path, tmp_path: Path) -> None:
+    def script(request: httpx.Request, number: int) -> httpx.Response:
+        write(tmp_path / "out.csv", "somebody else's")
+        return ok_whatsapp()
+
+    with pytest.raises(BulkError, match="a file of that name has appeared meanwhile"):
+        await bulk(source, tmp_path / "out.csv", vendor=Vendor(script))
+    assert (tmp_path / "out.csv").read_text() == "somebody else's"
+    assert len(read(tmp_path / "out.csv.part")) == 3
+
+
+# ------------------------------------------------------------------------------------------------- stopped
+
+
+class Gate:
+    """A vendor that answers at once until `shut_at` requests came, and the others when it is opened."""
+
+    def __init__(self, shut_at: int, waiting: int) -> None:
+        self.vendor = Vendor(self._answer)
+        self.full = asyncio.Event()
+        self.opened = asyncio.Event()
+        self._shut_at = shut_at
+        self._waiting = waiting
+
+    def _answer(self, request: httpx.Request, number: int) -> Any:
+        return ok_whatsapp() if number < self._shut_at else self._wait()
+
+    async def _wait(self) -> httpx.Response:
+        if self.vendor.in_flight == self._waiting:
+            self.full.set()
+        await self.opened.wait()
+        return ok_whatsapp()
+
+
+async def test_stop_waits_for_what_is_under_way(tmp_path: Path) -> None:
+    gate = Gate(20, 5)
+    async with client_of(gate.vendor) as client:
+        run = BulkRun(client, WhatsAppDetail, many(tmp_path), tmp_path / "out.csv", concurrency=5)
+        assert run.progress is None
+        running = asyncio.create_task(run.run())
+        await gate.full.wait()
+        run.stop()
+        gate.opened.set()
+        summary = await running
+        assert run.progress is not None
+    assert (summary.rows, summary.ok, summary.complete, summary.output) == (25, 25, False, None)
+    assert summary.unsent > 0
+    assert summary.part == tmp_path / "out.csv.part"
+    assert left(tmp_path) == {"in.csv", "out.csv.part"}
+    assert [row["number"] for row in read(summary.part)] == [f"+62812{n:08}" for n in range(25)]
+    with pytest.raises(ConfigurationError, match="may hold what a stopped run had"):
+        await bulk(tmp_path / "in.csv", tmp_path / "out.csv")
+
+
+async def test_cancelled_without_waiting(tmp_path: Path) -> None:
+    """What was in flight is in the file as what it is: unknown."""
+    gate = Gate(20, 5)
+    async with client_of(gate.vendor) as client:
+        run = BulkRun(client, WhatsAppDetail, many(tmp_path), tmp_path / "out.csv", concurrency=5)
+        running = asyncio.create_task(run.run())
+        await gate.full.wait()
+        run.stop()
+        running.cancel()
+        await asyncio.sleep(0)
+        running.cancel()  # not even the grace
+        with pytest.raises(asyncio.CancelledError):
+            await running
+    summary = run.summary
+    assert (summary.rows, summary.ok, summary.tally.unknown) == (25, 20, 5)
+    unknown = [row for row in read(tmp_path / "out.csv.part") if row["charge"] == "unknown"]
+    assert len(unknown) == 5
+    assert all("may have been charged" in row["problem"] for row in unknown)
+
+
+async def test_stopped_before_it_began(source: Path, tmp_path: Path) -> None:
+    vendor = Vendor(sane)
+    async with client_of(vendor) as client:
+        run = BulkRun(client, WhatsAppDetail, source, tmp_path / "out.csv")
+        run.stop()
+        summary = await run.run()
+    assert (summary.rows, summary.part, summary.complete) == (0, None, False)
+    assert left(tmp_path) == {"in.csv"}
+    assert not vendor.requests
+
+
+async def test_a_closed_client(source: Path, tmp_path: Path) -> None:
+    client = client_of(Vendor(sane))
+    await client.aclose()
+    with pytest.raises(ConfigurationError, match="the client is closed"):
+        await run_bulk(client, WhatsAppDetail, source, tmp_path / "out.csv")
+    assert left(tmp_path) == {"in.csv"}
+
+
+async def test_rows_are_written_as_they_come(tmp_path: Path) -> None:
+    """Whatever kills the process, what was written is there."""
+    gate = Gate(30, 5)
+    async with client_of(gate.vendor) as client:
+        run = BulkRun(client, WhatsAppDetail, many(tmp_path), tmp_path / "out.jsonl", concurrency=5)
+        running = asyncio.create_task(run.run())
+        await gate.full.wait()
+        # The first thirty requests are not always those of the first thirty rows.
+        while len(jsonl(tmp_path / "out.jsonl.part")) < 20:
+            await asyncio.sleep(0)
+        assert not (tmp_path / "out.jsonl").exists()
+        gate.opened.set()
+        assert (await running).rows == 100
+    assert left(tmp_path) == {"in.csv", "out.jsonl"}
+
+
+def test_charge_of_a_run_that_failed() -> None:
+    summary = Summary()
+    assert BulkError("x", summary).charge is Charge.FREE
+    summary.tally.add("delface", Charge.UNKNOWN)
+    assert BulkError("x", summary).charge is Charge.UNKNOWN
+
+
+# ----------------------------------------------------------------------------------------------- any cells at all
+
+ANY_TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
+ANY_BYTES = st.binary(max_size=8).map(lambda data: data.decode("utf-8", "surrogateescape"))
+HARD = st.sampled_from(['"', '""', ",", "\n", "\r", "\r\n", "\0", "\ufeff", "\x85", "\u2028", " ", "'", "=1", ""])
+CELL = st.one_of(ANY_TEXT, ANY_BYTES, HARD, st.lists(HARD, max_size=4).map("".join))
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    table=st.lists(st.tuples(CELL, st.sampled_from(["+6281387300001", "bad", "", "\0"]), CELL), max_size=6),
+    quoting=st.sampled_from([csv.QUOTE_ALL, csv.QUOTE_MINIMAL]),
+    delimiter=st.sampled_from([",", "\t"]),
+    said=ANY_TEXT,
+)
+@example(table=[("\r", "bad", "\n")], quoting=csv.QUOTE_ALL, delimiter=",", said="\r=")
+def test_any_cells(tmp_path: Path, table: list[tuple[str, str, str]], quoting: Any, delimiter: str, said: str) -> None:
+    """Rows in are rows out, and every cell of theirs is what it was."""
+    text = io.StringIO()
+    # "\r\n" makes the csv module quote both; what it leaves bare is the same in every dialect.
+    writer = csv.writer(text, quoting=quoting, delimiter=delimiter, lineterminator="\r\n")
+    writer.writerows([("a", "number", "b"), *table])
+    ending = ".csv" if delimiter == "," else ".tsv"
+    source = write(tmp_path / f"in{ending}", text.getvalue().encode("utf-8", "surrogateescape"))
+
+    def script(request: httpx.Request, number: int) -> httpx.Response:
+        return says("OK", {"whatsapp": "yes", "signature": said})
+
+    cells, lines = tmp_path / f"out{ending}", tmp_path / "out.jsonl"
+    for output in (cells, lines):
+        asyncio.run(bulk(source, output, vendor=Vendor(script), overwrite=True))
+    found = read(cells, delimiter)
+    assert [(row["a"], row["number"], row["b"]) for row in found] == table
+    assert [(row["a"], row["number"], row["b"]) for row in jsonl(lines)] == table
+    for row, typed in zip(found, jsonl(lines), strict=True):
+        added = dict(list(row.items())[3:])
+        assert all(not value.startswith(("=", "-", "@", "\t", "\r")) for value in added.values())
+        assert row["ok"] == str(typed["ok"]).lower()
+        if typed["ok"]:
+            assert typed["answer_signature"] == said
+            assert added["answer_signature"] in (said, f"'{said}")
+        else:
+            assert row["problem"].startswith("line ")

@@ -1,0 +1,920 @@
+"""The command line, as people and scripts use it: in this process where that will do, as a process where it matters."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import json
+import os
+import pty
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import redirect_stderr
+from dataclasses import fields
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs
+
+import pytest
+from click.testing import CliRunner, Result
+from rich.console import Console
+
+import aisolution_async
+from aisolution_async.api import CALLS
+from aisolution_async.batch import Progress
+from aisolution_async.bulk import runner
+from aisolution_async.charges import Tally
+from aisolution_async.cli import commands, demo, main, running, show
+from aisolution_async.cli.commands import aisolution
+from aisolution_async.errors import AISolutionError
+from aisolution_async.sandbox import Sandbox
+
+from .support import TOKEN, picture
+from .test_bulk import fill_disk
+
+GROUP_ID = "LxiKPLIMGFpXzXas"
+PROFILE = {"number": "+6281387300008", "whatsapp": "yes"}
+COMMAND = [sys.executable, "-m", "aisolution_async.cli"]
+
+
+class Vendor:
+    """A vendor in a thread of its own: each request is answered by `answer`, which may block."""
+
+    def __init__(self, answer: Callable[[int], object]) -> None:
+        self.requests: list[dict[str, list[str]]] = []
+        vendor = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+            disable_nagle_algorithm = True
+
+            def do_POST(self) -> None:
+                form = parse_qs(self.rfile.read(int(self.headers["Content-Length"])).decode())
+                vendor.requests.append(form)
+                said = answer(len(vendor.requests) - 1)
+                body = said if isinstance(said, bytes) else json.dumps(said).encode()
+                self.send_response(401 if isinstance(said, bytes) else 200)
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+
+            def log_message(self, *args: Any) -> None:
+                """Tests are quiet."""
+
+        class Server(ThreadingHTTPServer):
+            daemon_threads = True
+            request_queue_size = 100
+
+            def handle_error(self, request: Any, client_address: Any) -> None:
+                """A client that went away is what several tests are about."""
+
+        self.server = Server(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.server.server_port}"
+
+
+VendorOf = Callable[[Callable[[int], object]], Vendor]
+
+
+@pytest.fixture
+def vendor_of() -> Iterator[VendorOf]:
+    started: list[Vendor] = []
+    with ThreadPoolExecutor() as threads:
+
+        def start(answer: Callable[[int], object]) -> Vendor:
+            vendor = Vendor(answer)
+            threads.submit(vendor.server.serve_forever, 0.01)
+            started.append(vendor)
+            return vendor
+
+        yield start
+        for vendor in started:
+            vendor.server.shutdown()
+            vendor.server.server_close()
+
+
+def ok(message: object) -> dict[str, object]:
+    return {"status": "OK", "message": message}
+
+
+@pytest.fixture(autouse=True)
+def environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """No token, and nothing left in anybody's temporary folder."""
+    for name in [*os.environ]:
+        if name.startswith("AISOLUTION_"):
+            monkeypatch.delenv(name)
+    temporary = str(tmp_path_factory.mktemp("temporary"))
+    monkeypatch.setenv("TMPDIR", temporary)
+    monkeypatch.setattr(tempfile, "tempdir", temporary)
+    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.chdir(tmp_path)
+
+
+def run(*arguments: object) -> Result:
+    result = CliRunner().invoke(aisolution, [str(argument) for argument in arguments], prog_name="aisolution")
+    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
+    assert "Traceback" not in result.output
+    assert TOKEN not in result.output
+    return result
+
+
+def python(script: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """What a process of its own says."""
+    command = [sys.executable, "-c", script, *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ, **environment})
+
+
+MAIN = "from aisolution_async.cli import main; main()"
+
+
+def the_error(result: Result) -> str:
+    """The one line that says what is wrong."""
+    lines = result.stderr.splitlines()
+    assert lines[-1].startswith("error: "), result.stderr
+    assert sum(line.startswith("error: ") for line in lines) == 1
+    return lines[-1].removeprefix("error: ")
+
+
+def numbers(count: int, name: str = "in.csv") -> Path:
+    path = Path(name)
+    path.write_text("number\n" + "".join(f"+62812{n:08}\n" for n in range(count)))
+    return path
+
+
+def left() -> set[str]:
+    return {path.name for path in Path().iterdir()}
+
+
+# ------------------------------------------------------------------------------------------------------- as a whole
+
+
+def test_version_and_help() -> None:
+    assert run("--version").output == f"aisolution, version {aisolution_async.__version__}\n"
+    text = run("--help").output
+    assert "aisolution demo" in text
+    for code in (0, 1, 2, 3, 130):
+        assert re.search(rf"^ +{code} +\w", text, re.MULTILINE)
+
+
+@pytest.mark.parametrize("group", ["call", "bulk"])
+def test_every_endpoint_has_its_commands(group: str) -> None:
+    text = run(group, "--help").output
+    for call in CALLS:
+        assert call.endpoint.command in text
+        help_text = run(group, call.endpoint.command, "--help").output
+        assert call.endpoint.summary in help_text
+        for parameter in call.endpoint.parameters:
+            assert re.search(rf"\b{parameter.name.replace('_', '[-_]')}\b", help_text, re.IGNORECASE)
+
+
+def test_the_token_is_no_option() -> None:
+    for arguments in (["call", "delete-face", "x"], ["bulk", "delete-face", "x.csv", "-o", "y.csv"], ["sandbox"]):
+        result = CliRunner().invoke(aisolution, [*arguments, "--token", "secret"])
+        assert result.exit_code == 2
+        assert "No such option" in result.output
+
+
+@pytest.mark.parametrize("missing", ["click", "rich", "PIL"])
+def test_without_the_extra(missing: str) -> None:
+    done = python(f"import sys; sys.modules[{missing!r}] = None; {MAIN}", "--help")
+    assert done.returncode == 2
+    assert done.stderr == f"error: {missing} is missing: pip install 'aisolution-async[cli]'\n"
+
+
+def test_a_bug_is_not_taken_for_a_missing_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "aisolution_async.cli.commands", None)
+    with pytest.raises(ModuleNotFoundError):
+        main()
+
+
+def test_main(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["aisolution", "--version"])
+    out = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr(sys, "stdout", out)
+    with pytest.raises(SystemExit) as caught:
+        main()
+    assert caught.value.code == 0
+    assert out.errors == "replace"
+
+
+# --------------------------------------------------------------------------------------------------------- one call
+
+
+def test_call_for_people_and_for_machines() -> None:
+    Path("a.jpg").write_bytes(picture(1))
+    Path("b.jpg").write_bytes(picture(1, quality=60))
+    result = run("call", "face-compare", "a.jpg", "b.jpg", "--sandbox")
+    assert result.exit_code == 0
+    found = dict(line.split(maxsplit=1) for line in result.stdout.splitlines())
+    assert float(found.pop("similarity")) > 90
+    assert found == {"result": "SAME PERSON", "charge": "charged", "attempts": "1"}
+    result = run("call", "face-compare", "a.jpg", "b.jpg", "--sandbox", "--json")
+    said = json.loads(result.stdout)
+    assert said.pop("answer")["result"] == "SAME PERSON"
+    assert said == {
+        "ok": True,
+        "endpoint": "facecompare",
+        "charge": "charged",
+        "status": "OK",
+        "attempts": 1,
+        "error": None,
+        "problem": None,
+    }
+
+
+def test_call_of_every_other_endpoint() -> None:
+    Path("a.jpg").write_bytes(picture(1))
+    assert run("call", "search-face", "a.jpg", "--sandbox").stdout.split()[:2] == ["matches", "0"]
+    assert run("call", "whatsapp-detail", "081387300008", "--country", "ID", "--servstatus", "--sandbox").exit_code == 0
+    result = run("call", "id-holding", "a.jpg", "--sandbox")
+    assert "similarity" in result.stdout or "INVALID_FACE_NUM" in the_error(result)
+    result = run("call", "delete-face", "nobody", "--sandbox", "--json")
+    assert result.exit_code == 1
+    assert the_error(result).startswith("delface: PERSON_ID_NOT_EXIST: no such person was added")
+    said = json.loads(result.stdout)
+    assert (said["ok"], said["error"], said["charge"]) == (False, "PersonNotFoundError", "free")
+    assert the_error(result) == said["problem"]
+
+
+def test_matches_are_listed(vendor_of: VendorOf, monkeypatch: pytest.MonkeyPatch) -> None:
+    Path("a.jpg").write_bytes(picture(1))
+    vendor = vendor_of(lambda n: ok([{"confidence": 99.5, "person_id": "c5r7"}, {"confidence": 71, "person_id": "d6"}]))
+    monkeypatch.setenv("AISOLUTION_TOKEN", TOKEN)
+    result = run("call", "search-face", "a.jpg", "--base-url", vendor.url)
+    assert [line.split() for line in result.stdout.splitlines()] == [
+        ["matches", "2"],
+        ["confidence", "99.5", "person_id", "c5r7"],
+        ["confidence", "71.0", "person_id", "d6"],
+        ["charge", "charged"],
+        ["attempts", "1"],
+    ]
+
+
+def test_the_group_id_is_shown_to_who_asks_for_it(vendor_of: VendorOf, monkeypatch: pytest.MonkeyPatch) -> None:
+    Path("a.jpg").write_bytes(picture(1))
+    vendor = vendor_of(lambda n: ok({"group_id": GROUP_ID, "person_id": "c5r7", "person_count": 2}))
+    monkeypatch.setenv("AISOLUTION_TOKEN", TOKEN)
+    monkeypatch.setenv("AISOLUTION_BASE_URL", vendor.url)
+    for form in ([], ["--json"]):
+        assert GROUP_ID not in run("call", "add-face", "a.jpg", *form).output
+        assert GROUP_ID in run("call", "add-face", "a.jpg", *form, "--show-group-id").output
+
+
+def test_strangers_have_no_power_over_the_terminal(vendor_of: VendorOf, monkeypatch: pytest.MonkeyPatch) -> None:
+    hostile = "[bold]\x1b]0;owned\x07\x1b[31mred\x9b2J\u202eevil\r\nerror: [/]\x00\u2028x 💪🏽\u200d"
+    vendor = vendor_of(lambda n: ok({**PROFILE, "signature": hostile, "avatar": "\x1b"}))
+    monkeypatch.setenv("AISOLUTION_TOKEN", TOKEN)
+    monkeypatch.setenv("AISOLUTION_BASE_URL", vendor.url)
+    result = run("call", "whatsapp-detail", "+6281387300008")
+    assert re.search(r"^signature +\[bold\]redevil error: \[/\] x 💪🏽", result.stdout, re.MULTILINE)
+    assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u202e\u2028]", result.stdout)
+    result = run("call", "whatsapp-detail", "+6281387300008", "--json")
+    assert result.stdout.isascii()
+    assert json.loads(result.stdout)["answer"]["signature"] == hostile
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "problem"),
+    [
+        (["face-compare", "a.jpg", "nowhere.jpg"], 1, "img2 'nowhere.jpg' does not exist"),
+        (["face-compare", "folder", "a.jpg"], 1, "img1 'folder' is a directory: name an image file in it"),
+        (["search-face", "text.jpg"], 1, "img 'text.jpg' is not an image but text"),
+        (["search-face", "empty.jpg"], 1, "img 'empty.jpg' is empty"),
+        (["search-face", "huge.jpg"], 1, "img 'huge.jpg' is 19.1 MiB"),
+        (["whatsapp-detail", "6.28E+12"], 1, "number was shortened by a spreadsheet"),
+        (["whatsapp-detail", "081387300008", "--country", "Indonesia"], 1, "country is no two-letter country code"),
+    ],
+)
+def test_calls_that_cannot_be_sent(arguments: list[str], code: int, problem: str) -> None:
+    Path("a.jpg").write_bytes(picture(1))
+    Path("folder").mkdir()
+    Path("text.jpg").write_text("not a photo at all")
+    Path("empty.jpg").write_bytes(b"")
+    Path("huge.jpg").write_bytes(picture(1) + bytes(20_000_000))
+    result = run("call", *arguments, "--sandbox")
+    assert result.exit_code == code
+    assert the_error(result).startswith(problem)
+    assert result.stdout == ""
+
+
+def test_nobody_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AISOLUTION_TOKEN", TOKEN)
+    monkeypatch.setattr(aisolution_async.Retry, "allows", lambda *_, **__: False)  # the waits are real here
+    result = run("call", "whatsapp-detail", "+6281387300008", "--base-url", "http://127.0.0.1:1")
+    assert result.exit_code == 3
+    assert "gliswadetail: not sent: no connection" in the_error(result)
+    numbers(3)
+    result = run("bulk", "whatsapp-detail", "in.csv", "-o", "out.csv", "--base-url", "http://127.0.0.1:1")
+    assert result.exit_code == 3
+    assert len(Path("out.csv").read_text().splitlines()) == 4
+
+
+# ------------------------------------------------------------------------------------------------------ being let in
+
+
+def test_no_token() -> None:
+    numbers(1)
+    for arguments in (["call", "delete-face", "x"], ["bulk", "whatsapp-detail", "in.csv", "-o", "out.csv"]):
+        result = run(*arguments)
+        assert result.exit_code == 2
+        assert the_error(result) == "no token: set AISOLUTION_TOKEN, name a --token-file, or try it with --sandbox"
+    assert left() == {"in.csv"}
+
+
+def test_token_file(vendor_of: VendorOf, monkeypatch: pytest.MonkeyPatch) -> None:
+    vendor = vendor_of(lambda n: ok(PROFILE))
+    monkeypatch.setenv("AISOLUTION_BASE_URL", vendor.url)
+    path = Path("token")
+    path.write_text(f"{TOKEN}\n")
+    path.chmod(0o600)
+    result = run("call", "whatsapp-detail", "+6281387300008", "--token-file", path)
+    assert (result.exit_code, result.stderr) == (0, "")
+    path.chmod(0o644)
+    result = run("call", "whatsapp-detail", "+6281387300008", "--token-file", path)
+    assert (result.exit_code, result.stderr) == (
+        0,
+        "warning: the token file 'token' can be read by others: chmod 600 it\n",
+    )
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        (None, "No such file or directory"),
+        (b" \n", "it is empty"),
+        (b"x" * 5000, "it is too long for a token"),
+        (b"\xff\xfe", "it is no text"),
+    ],
+)
+def test_token_files_that_are_none(content: bytes | None, problem: str) -> None:
+    if content is not None:
+        Path("token").write_bytes(content)
+    result = run("call", "delete-face", "x", "--token-file", "token")
+    assert result.exit_code == 2
+    assert the_error(result) == f"the token file 'token' cannot be used: {problem}"
+
+
+def test_tokens_and_addresses_that_cannot_be_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AISOLUTION_TOKEN", TOKEN)
+    result = run("call", "delete-face", "x", "--base-url", "http://vendor.example")
+    assert result.exit_code == 2
+    assert "https" in the_error(result)
+    result = run("call", "delete-face", "x", "--sandbox", "--base-url", "https://vendor.example")
+    assert result.exit_code == 2
+    assert the_error(result).startswith("--sandbox has its own token and address")
+    monkeypatch.setenv("AISOLUTION_TOKEN", "two\nlines")
+    assert "control characters" in the_error(run("call", "delete-face", "x", "--base-url", "https://vendor.example"))
+
+
+def test_a_token_that_needs_quoting() -> None:
+    token = "a b&c=d%2Fé+?#/🗝"
+    with SandboxThread(token) as sandbox:
+        env = {"AISOLUTION_TOKEN": token, "AISOLUTION_BASE_URL": sandbox.url}
+        result = CliRunner().invoke(aisolution, ["call", "whatsapp-detail", "+6281387300008"], env=env)
+    assert result.exit_code == 0, result.output
+    assert token not in result.output
+
+
+def test_a_refused_token(vendor_of: VendorOf, monkeypatch: pytest.MonkeyPatch) -> None:
+    vendor = vendor_of(lambda n: b"no")
+    monkeypatch.setenv("AISOLUTION_TOKEN", TOKEN)
+    result = run("call", "whatsapp-detail", "+6281387300008", "--base-url", vendor.url)
+    assert result.exit_code == 1
+    assert "401" in the_error(result)
+
+
+class SandboxThread:
+    """A sandbox on a loop of its own, for tests whose own thread is busy."""
+
+    def __init__(self, token: str = "sandbox-token") -> None:
+        self._token = token
+        self._started = threading.Event()
+        self._thread = threading.Thread(target=lambda: asyncio.run(self._serve()))
+
+    async def _serve(self) -> None:
+        self._loop, self._ended = asyncio.get_running_loop(), asyncio.Event()
+        async with Sandbox(token=self._token) as sandbox:
+            self.url, self.bill = sandbox.url, sandbox.bill
+            self._started.set()
+            await self._ended.wait()
+
+    def __enter__(self) -> SandboxThread:
+        self._thread.start()
+        self._started.wait()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._loop.call_soon_threadsafe(self._ended.set)
+        self._thread.join()
+
+
+# ----------------------------------------------------------------------------------------------------------- a list
+
+
+def test_bulk() -> None:
+    Path("in.csv").write_text("ref,phone,land\nA,081387300008,ID\nB,6.28E+12,ID\nC,+6281387300009,\n")
+    arguments = ["bulk", "whatsapp-detail", "in.csv", "--number", "phone", "--country-column", "land", "--key", "ref"]
+    result = run(*arguments, "-o", "out.csv", "--sandbox")
+    assert result.exit_code == 1
+    assert result.stdout == ""
+    shown = [line.split(maxsplit=1) for line in result.stderr.splitlines()]
+    assert shown[0] == ["against", "the sandbox: the answers are made up, and nothing was really charged"]
+    assert shown[1:3] == [["rows", "3"], ["answered", "2"]]
+    assert shown[3] == ["with", "problems   1  (InputError 1)"]
+    assert re.fullmatch(r"charged \d · free \d · unknown 0", shown[4][1])
+    assert shown[6] == ["results", "out.csv"]
+    result = run(*arguments, "-o", "out.jsonl", "--sandbox", "--json", "--quiet")
+    assert result.stderr == ""
+    said = json.loads(result.stdout)
+    assert said.pop("seconds") >= 0
+    counts = said["by_endpoint"]["gliswadetail"]
+    assert counts["charged"] + counts["free"] == 2
+    assert {name: said.pop(name) for name in ("charged", "free", "unknown")} == counts
+    assert said == {
+        "complete": True,
+        "rows": 3,
+        "ok": 2,
+        "failed": 1,
+        "unsent": 0,
+        "errors": {"InputError": 1},
+        "by_endpoint": {"gliswadetail": counts},
+        "output": "out.jsonl",
+        "part": None,
+        "rescued": [],
+    }
+
+
+def test_bulk_of_images_from_another_folder() -> None:
+    folder = Path("list")
+    folder.mkdir()
+    (folder / "a.jpg").write_bytes(picture(1))
+    (folder / "b.jpg").write_bytes(picture(1, quality=50))
+    (folder / "in.csv").write_text("selfie,card\na.jpg,b.jpg\nb.jpg,a.jpg\n")
+    result = run(
+        "bulk", "face-compare", "list/in.csv", "--img1", "selfie", "--img2", "card", "-o", "out.tsv", "--sandbox"
+    )
+    assert result.exit_code == 0, result.stderr
+    assert Path("out.tsv").read_text().count("SAME PERSON") == 2
+
+
+def test_bulk_options_for_all_rows(vendor_of: VendorOf, monkeypatch: pytest.MonkeyPatch) -> None:
+    vendor = vendor_of(lambda n: ok(PROFILE))
+    monkeypatch.setenv("AISOLUTION_TOKEN", TOKEN)
+    numbers(2)
+    options = ["--country", "id", "--servstatus", "--callback", "https://lender.example/in", "--concurrency", "2"]
+    result = run("bulk", "whatsapp-detail", "in.csv", "-o", "out.csv", "--base-url", vendor.url, *options)
+    assert result.exit_code == 0, result.stderr
+    for form in vendor.requests:
+        assert form["country"] == ["ID"]
+        assert form["servstatus"] == ["y"]
+        assert form["callback"] == ["https://lender.example/in"]
+    again = run("bulk", "whatsapp-detail", "in.csv", "-o", "out.csv", "--base-url", vendor.url)
+    assert again.exit_code == 2
+    assert the_error(again).startswith("'out.csv' exists already")
+    assert len(vendor.requests) == 2
+    assert (
+        run("bulk", "whatsapp-detail", "in.csv", "-o", "out.csv", "--base-url", vendor.url, "--overwrite").exit_code
+        == 0
+    )
+
+
+def test_a_list_without_rows() -> None:
+    numbers(0)
+    result = run("bulk", "whatsapp-detail", "in.csv", "-o", "out.csv", "--sandbox")
+    assert result.exit_code == 0
+    assert re.search(r"^rows +0: the input has a header and nothing else$", result.stderr, re.MULTILINE)
+    assert Path("out.csv").read_text().startswith("number,ok,")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "problem"),
+    [
+        (["nowhere.csv", "-o", "out.csv"], "the input 'nowhere.csv' does not exist: check the path"),
+        (["folder.csv", "-o", "out.csv"], "the input 'folder.csv' is a directory: name a CSV file in it"),
+        (["empty.csv", "-o", "out.csv"], "'empty.csv' is empty: its first line must name the columns"),
+        (["in.csv", "-o", "out.csv", "--number", "tel"], "'in.csv' has no column 'tel' for number (say which with"),
+        (
+            ["in.csv", "-o", "out.csv", "--key", "id"],
+            "'in.csv' has no column 'id' for the key: its columns are 'number'",
+        ),
+        (["in.csv", "-o", "out.xlsx"], "the output 'out.xlsx' must end in .csv, .tsv, .jsonl: that says the format"),
+        (["in.csv", "-o", "nowhere/out.csv"], "the output's folder 'nowhere' does not exist: make it first"),
+        (["in.csv", "-o", "in.csv"], "the output 'in.csv' is the input: give it another name"),
+        (["in.csv", "-o", "folder.csv"], "the output 'folder.csv' is a directory: name a file in it"),
+        (["in.csv", "-o", "/proc/out.csv"], "the output '/proc/out.csv.part' cannot be written: "),
+        (["in.csv", "-o", "out.csv", "--country", "Java"], "country is no two-letter country code"),
+        (
+            ["in.csv", "-o", "out.csv", "--country", "ID", "--country-column", "number"],
+            "country comes from a column or",
+        ),
+    ],
+)
+def test_lists_that_cannot_be_run(arguments: list[str], problem: str) -> None:
+    Path("folder.csv").mkdir()
+    Path("empty.csv").write_bytes(b"")
+    numbers(3)
+    before = left()
+    result = run("bulk", "whatsapp-detail", *arguments, "--sandbox")
+    assert result.exit_code == 2
+    assert the_error(result).startswith(problem)
+    assert len(result.stderr.splitlines()) == 1
+    assert left() == before
+    assert result.stdout == ""
+
+
+def test_what_was_rescued_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    fill_disk(monkeypatch, 1000)
+    numbers(50)
+    result = run("bulk", "whatsapp-detail", "in.csv", "-o", "out.csv", "--sandbox", "--concurrency", "5")
+    assert result.exit_code == 1
+    found = re.search(r"^rescued rows +(/\S+\.jsonl)$", result.stderr, re.MULTILINE)
+    assert found is not None
+    assert the_error(result).endswith(f"rows went to {found[1]}")
+    assert Path(found[1]).read_text().count("\n") > 0
+
+
+def test_a_disk_that_fills_up() -> None:
+    """With a real limit on the size of files: the results are in three places, and none is missing."""
+    numbers(200)
+    script = f"import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (4000, 4000)); {MAIN}"
+    # No coverage of that process: it could not be written.
+    arguments = ("bulk", "whatsapp-detail", "in.csv", "-o", "out.csv", "--sandbox", "--json")
+    done = python(script, *arguments, COVERAGE_PROCESS_CONFIG="", COVERAGE_PROCESS_START="")
+    assert done.returncode == 1
+    said = json.loads(done.stdout)
+    lines = done.stderr.splitlines()
+    assert lines[-1].startswith(
+        "error: the output 'out.csv.part' cannot be written: File too large; the run was stopped"
+    )
+    on_stderr = [json.loads(line)["number"] for line in lines if line.startswith("{")]
+    assert said["rescued"][1:] == (["stderr"] if on_stderr else [])
+    rescued = [json.loads(line)["number"] for line in Path(said["rescued"][0]).read_text().splitlines()]
+    written = [line.split(",")[0] for line in Path("out.csv.part").read_text().splitlines()[1:]]
+    kept = [*written, *rescued, *on_stderr]
+    assert kept == [f"+62812{n:08}" for n in range(len(kept))]
+    assert len(kept) == said["rows"] == said["charged"] + said["free"] < 200
+    assert written
+    assert rescued
+
+
+# ------------------------------------------------------------------------------------------------- Ctrl-C, in process
+
+
+@pytest.fixture
+def token(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AISOLUTION_TOKEN", TOKEN)
+
+
+class Stall:
+    """Answers at once until request `at`, then presses Ctrl-C and keeps the answers back until `released`."""
+
+    def __init__(self, at: int, press: int = signal.SIGINT) -> None:
+        self.released = threading.Event()
+        self._at = at
+        self._press = press
+
+    def __call__(self, number: int) -> object:
+        if number >= self._at:
+            if number == self._at:
+                os.kill(os.getpid(), self._press)
+            self.released.wait(20)
+        return ok(PROFILE)
+
+
+@pytest.mark.usefixtures("token")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_waits_for_the_answers(vendor_of: VendorOf, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    stall = Stall(20, number)
+    vendor = vendor_of(stall)
+    say = show.say
+
+    def said(text: str) -> None:
+        say(text)
+        if text.startswith("stopping"):
+            stall.released.set()
+
+    monkeypatch.setattr(show, "say", said)
+    numbers(1000)
+    result = run(
+        "bulk", "whatsapp-detail", "in.csv", "-o", "out.csv", "--base-url", vendor.url, "--concurrency", 5, "--json"
+    )
+    assert result.exit_code == 130
+    assert the_error(result) == "interrupted: the rows so far are in 'out.csv.part'"
+    assert "stopping: waiting for the answers under way (Ctrl-C again: only a moment longer)" in result.stderr
+    done = json.loads(result.stdout)
+    assert (done["complete"], done["unknown"], done["part"]) == (False, 0, "out.csv.part")
+    assert done["charged"] == done["ok"] == done["rows"] == len(vendor.requests) < 100
+    assert len(Path("out.csv.part").read_text().splitlines()) == done["rows"] + 1
+    assert left() == {"in.csv", "out.csv.part"}
+    again = run("bulk", "whatsapp-detail", "in.csv", "-o", "out.csv", "--base-url", vendor.url)
+    assert again.exit_code == 2
+    assert "may hold what a stopped run had: move it away, or say --overwrite" in the_error(again)
+
+
+@pytest.mark.usefixtures("token")
+def test_ctrl_c_three_times(vendor_of: VendorOf, monkeypatch: pytest.MonkeyPatch) -> None:
+    stall = Stall(20)
+    vendor = vendor_of(stall)
+    say = show.say
+
+    def said(text: str) -> None:
+        say(text)
+        if text.startswith(("stopping", "waiting")):
+            os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(show, "say", said)
+    numbers(1000)
+    result = run(
+        "bulk", "whatsapp-detail", "in.csv", "-o", "out.csv", "--base-url", vendor.url, "--concurrency", 5, "--json"
+    )
+    stall.released.set()
+    assert result.exit_code == 130
+    assert "waiting 5 s more at most\nnot waiting any longer\n" in result.stderr
+    done = json.loads(result.stdout)
+    assert done["unknown"] >= 1
+    assert done["rows"] == done["charged"] + done["unknown"]
+    assert Path("out.csv.part").read_text().count("OutcomeUnknownError") == done["unknown"]
+
+
+@pytest.mark.usefixtures("token")
+def test_ctrl_c_where_signals_cannot_be_handled(vendor_of: VendorOf, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on Windows: the run is cancelled, and says what it did all the same."""
+    stall = Stall(20)
+    vendor = vendor_of(stall)
+
+    def refuse(self: object, number: int, *arguments: object) -> None:
+        raise NotImplementedError
+
+    monkeypatch.setattr(running, "new_event_loop", asyncio.new_event_loop)
+    monkeypatch.setattr(asyncio.SelectorEventLoop, "add_signal_handler", refuse)
+    monkeypatch.setattr("aisolution_async.batch.GRACE", 0.0)
+    numbers(1000)
+    result = run(
+        "bulk", "whatsapp-detail", "in.csv", "-o", "out.csv", "--base-url", vendor.url, "--concurrency", 5, "--json"
+    )
+    stall.released.set()
+    assert result.exit_code == 130
+    assert the_error(result) == "interrupted: what was under way may have been charged"
+    assert json.loads(result.stdout)["part"] == "out.csv.part"
+
+
+@pytest.mark.usefixtures("token")
+def test_ctrl_c_before_anything_was_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = running.connected
+
+    def slow(*arguments: Any, **options: Any) -> Any:
+        os.kill(os.getpid(), signal.SIGINT)
+        return real(*arguments, **options)
+
+    monkeypatch.setattr(commands, "connected", slow)
+    numbers(10)
+    result = run("bulk", "whatsapp-detail", "in.csv", "-o", "out.csv", "--sandbox")
+    assert result.exit_code == 130
+    assert the_error(result) == "interrupted: no row has a result"
+    assert left() == {"in.csv"}
+
+
+@pytest.mark.usefixtures("token")
+def test_ctrl_c_during_one_call(vendor_of: VendorOf) -> None:
+    stall = Stall(0)
+    vendor = vendor_of(stall)
+    result = run("call", "whatsapp-detail", "+6281387300008", "--base-url", vendor.url)
+    stall.released.set()
+    assert result.exit_code == 130
+    assert the_error(result) == "interrupted: what was under way may have been charged"
+
+
+def test_other_errors_are_one_line_too() -> None:
+    async def fail() -> None:
+        raise AISolutionError("something else")
+
+    with pytest.raises(running.Failed) as caught:
+        running.run(fail())
+    assert (caught.value.exit_code, caught.value.message) == (1, "something else")
+
+
+# --------------------------------------------------------------------------------------------------------- progress
+
+
+def test_what_progress_says() -> None:
+    def progress(**values: Any) -> Progress:
+        known: dict[str, Any] = dict.fromkeys((field.name for field in fields(Progress)), 0)
+        return Progress(**{**known, "tally": Tally(), "braked": False, **values})
+
+    for shown, total, line in [
+        (progress(), None, "0 rows · 0/s · 0 with problems"),
+        (progress(ok=1000, failed=2, rate=50.2), 2002, "1,002 of 2,002 rows · 50/s · 19.9 s left · 2 with problems"),
+        (progress(ok=5, rate=1.0, braked=True), 9, "5 of 9 rows · the vendor does not answer: trying now and then · 0"),
+    ]:
+        said = io.StringIO()
+        with redirect_stderr(said):
+            show.Lines().update(shown, total)
+        assert said.getvalue().startswith(line)
+
+
+@pytest.mark.usefixtures("token")
+def test_progress_in_a_log(vendor_of: VendorOf, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(show, "PLAIN_EVERY", 0.001)
+    vendor = vendor_of(lambda n: ok(PROFILE))
+    numbers(300)
+    result = run("bulk", "whatsapp-detail", "in.csv", "-o", "out.csv", "--base-url", vendor.url, "--concurrency", 4)
+    assert result.exit_code == 0
+    lines = [line for line in result.stderr.splitlines() if "/s · " in line]
+    assert re.fullmatch(
+        r"[\d,]+ of 300 rows · [\d,]+/s · [\d.:]+( s)? left · 0 with problems · charged \d+ · free 0 · unknown 0",
+        lines[-1],
+    )
+
+
+@pytest.mark.usefixtures("token")
+def test_progress_on_a_terminal(vendor_of: VendorOf, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(show, "REDRAW_EVERY", 0.001)
+    screen = io.StringIO()
+    console = Console(file=screen, force_terminal=True, width=80)
+    monkeypatch.setattr(show, "display", lambda: show.Bar(console))
+    counted = threading.Event()
+
+    def answer(number: int) -> object:
+        if number == 100:
+            counted.wait(20)
+        return ok(PROFILE)
+
+    real = runner.count_rows
+
+    def count(source: Path, given_up: threading.Event) -> int | None:
+        while not vendor.requests[100:] and not given_up.is_set():
+            pass
+        counted.set()
+        return real(source, given_up)
+
+    monkeypatch.setattr(commands, "count_rows", count)
+    vendor = vendor_of(answer)
+    numbers(300)
+    result = run("bulk", "whatsapp-detail", "in.csv", "-o", "out.csv", "--base-url", vendor.url, "--concurrency", 4)
+    assert result.exit_code == 0
+    drawn = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", screen.getvalue())
+    assert " of … rows" in drawn
+    assert " of 300 rows" in drawn
+    assert re.search(r"charged \d+ · free 0 · unknown 0", drawn)
+
+
+def test_display(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert isinstance(show.display(), show.Lines)
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    assert isinstance(show.display(), show.Bar)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0.04, "0.0 s"), (12.34, "12.3 s"), (60, "0:01:00"), (7322.2, "2:02:02"), (90061, "1 day, 1:01:01")],
+)
+def test_clock(seconds: float, text: str) -> None:
+    assert show.clock(seconds) == text
+
+
+def test_a_real_terminal() -> None:
+    """Through a pty: the bar is drawn, and the summary is what stays."""
+    numbers(2000)
+    ours, theirs = pty.openpty()
+    with subprocess.Popen(
+        [*COMMAND, "bulk", "whatsapp-detail", "in.csv", "-o", "out.csv", "--sandbox"],
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+        env={**os.environ, "TERM": "xterm-256color", "COLUMNS": "80"},
+    ) as process:
+        os.close(theirs)
+        drawn = b""
+        while True:
+            try:
+                chunk = os.read(ours, 65536)
+            except OSError:
+                break
+            if not chunk:
+                break
+            drawn += chunk
+    os.close(ours)
+    assert process.returncode == 0
+    text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", drawn.decode())
+    assert " of 2,000 rows" in text
+    assert re.search(r"answered +2,000\s", text)
+
+
+# ----------------------------------------------------------------------------------------------- sandbox and demo
+
+
+def test_sandbox_serves_until_ctrl_c() -> None:
+    with subprocess.Popen([*COMMAND, "sandbox"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        env = {}
+        for line in process.stdout:
+            if found := re.fullmatch(r"  export (\w+)=(\S+)\n", line):
+                env[found[1]] = found[2]
+            if line.startswith("Ctrl-C"):
+                break
+        result = CliRunner().invoke(aisolution, ["call", "whatsapp-detail", "+6281387300008"], env=env)
+        assert result.exit_code == 0, result.output
+        process.send_signal(signal.SIGINT)
+        rest = process.stdout.read()
+        assert process.stderr.read() == ""
+    assert process.returncode == 0
+    assert re.search(r"What it would have billed: (charged 1 · free 0|charged 0 · free 1) · unknown 0", rest)
+
+
+def test_sandbox_in_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = Sandbox.start
+
+    async def start(self: Sandbox) -> None:
+        await real(self)
+        asyncio.get_running_loop().call_later(0, os.kill, os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(Sandbox, "start", start)
+    monkeypatch.setattr(signal, "SIGTERM", signal.SIGINT)  # whichever comes before the handlers are there, is ours
+    result = run("sandbox")
+    assert "export AISOLUTION_BASE_URL=http://127.0.0.1:" in result.stdout
+    assert result.exit_code == 0
+
+
+def test_a_port_that_is_taken() -> None:
+    with SandboxThread() as sandbox:
+        result = run("sandbox", "--port", sandbox.url.rsplit(":", 1)[1])
+    assert result.exit_code == 2
+    assert re.fullmatch(r"port \d+ cannot be used \(.+\): choose another one with --port", the_error(result))
+
+
+def test_a_sandbox_that_cannot_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def refuse(self: Sandbox) -> None:
+        raise RuntimeError("the sandbox needs Pillow")
+
+    monkeypatch.setattr(Sandbox, "start", refuse)
+    result = run("call", "delete-face", "x", "--sandbox")
+    assert (result.exit_code, the_error(result)) == (2, "the sandbox needs Pillow")
+
+
+def test_demo() -> None:
+    result = run("demo")
+    assert result.exit_code == 0
+    text = result.output
+    rows = {line.split()[0]: line for line in text.splitlines() if line.strip()}
+    assert len([name for name in rows if name in {applicant.name for applicant in demo.APPLICANTS}]) == 12
+    assert "12 rows, 10 answered, 2 with problems" in text
+    assert "12 rows, 11 answered, 1 with problems" in text
+    assert len(re.findall(r" SAME PERSON +charged", text)) == 9
+    assert text.count("NOT SAME PERSON") == 2
+    assert text.count("NOT SURE") == 1
+    for error in ("FaceNotFoundError", "InputError"):
+        assert error in text
+    assert "kartika-card.jpg' does not exist" in text
+    assert "format the column as text" in text
+    assert re.search(r"^ +equal *$", text, re.MULTILINE)
+    found = re.search(r"The files stay in (\S+)", text)
+    assert found is not None
+    assert {path.name for path in Path(found[1]).iterdir()} == {
+        "applicants.csv",
+        "pictures",
+        "faces.csv",
+        "whatsapp.csv",
+    }
+
+
+def test_the_demo_hides_no_difference() -> None:
+    ours, theirs = Tally(), Tally()
+    ours.add("facecompare", aisolution_async.Charge.CHARGED)
+    screen = io.StringIO()
+    Console(file=screen, width=80).print(demo._bill(ours, theirs))
+    assert "they differ" in screen.getvalue()
+
+
+# --------------------------------------------------------------------------------------------------- as a process
+
+
+def test_a_reader_that_goes_away() -> None:
+    """`aisolution demo | head -1` ends without a traceback."""
+    with subprocess.Popen([*COMMAND, "demo"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.readline()
+        process.stdout.close()
+        error = process.stderr.read()
+    assert "Traceback" not in error
+    assert "Exception" not in error
+
+
+def test_a_terminal_that_knows_ascii_only() -> None:
+    done = python(MAIN, "call", "whatsapp-detail", "+6281387300008", "--sandbox", PYTHONIOENCODING="ascii")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.isascii()
+
+
+def test_without_uvloop() -> None:
+    script = f"import sys; sys.modules['uvloop'] = None; {MAIN}"
+    done = python(script, "call", "whatsapp-detail", "+6281387300008", "--sandbox", "--json")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert json.loads(done.stdout)["ok"]
