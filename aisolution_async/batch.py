@@ -182,10 +182,13 @@ class Batch:
         self._drain_timeout = drain_timeout
 
         self._lanes: dict[str, _Lane] = {}
+        self._turns: deque[_Lane] = deque()
+        self._ready = 0  # calls in the lanes
         self._brake = Brake()
         self._budget: RetryBudget
         self._timers: dict[_Task, asyncio.TimerHandle] = {}  # of calls that wait for their next attempt
-        self._alarm: asyncio.TimerHandle | None = None  # when the earliest limit allows something
+        self._alarm: asyncio.TimerHandle | None = None  # for when the earliest limit allows something
+        self._alarm_at = 0.0
         self._running: set[_Task] = set()
         self._places = 0  # taken
         self._leaders: dict[bytes, _Task] = {}
@@ -271,6 +274,7 @@ class Batch:
             for queue in (lane.fresh, lane.repeats):
                 while queue:
                     self._put_away(queue.popleft())
+        self._ready = 0
         for task, timer in list(self._timers.items()):
             timer.cancel()
             del self._timers[task]
@@ -376,7 +380,7 @@ class Batch:
             if self._stopping:
                 self._put_away(task)
             else:
-                self._lane(task).fresh.append(task)
+                self._line_up(task)
                 if self._places < self._concurrency:
                     self._dispatch()
         elif isinstance(item, AISolutionError):
@@ -394,7 +398,13 @@ class Batch:
         if lane is None:
             limit = None if self._adaptive is None else AdaptiveLimit(self._adaptive, clock.now())
             lane = self._lanes[name] = _Lane(limit)
+            self._turns.append(lane)
         return lane
+
+    def _line_up(self, task: _Task, *, repeat: bool = False) -> None:
+        lane = self._lane(task)
+        (lane.repeats if repeat else lane.fresh).append(task)
+        self._ready += 1
 
     # ------------------------------------------------------------------------------------------ what may go
 
@@ -412,17 +422,16 @@ class Batch:
 
     def _pick(self) -> _Task | None:
         """A call that may go now, with its place taken; else None, with the alarm set for when one may."""
-        if self._stopping or self._places >= self._concurrency:
-            return None
-        if not any(lane.fresh or lane.repeats for lane in self._lanes.values()):
+        if self._stopping or self._places >= self._concurrency or not self._ready:
             return None
         now = clock.now()
         wait = self._wait_for_all(now)
         if wait <= 0:
-            for _ in range(len(self._lanes)):
-                # Each endpoint in its turn.
-                name, lane = next(iter(self._lanes.items()))
-                self._lanes[name] = self._lanes.pop(name)
+            for _ in range(len(self._turns)):
+                self._turns.rotate(-1)  # each endpoint in its turn
+                lane = self._turns[0]
+                if not lane.fresh and not lane.repeats:
+                    continue
                 task, patience = self._pick_from(lane, now)
                 if task is not None:
                     return task
@@ -445,7 +454,7 @@ class Batch:
 
     def _pick_from(self, lane: _Lane, now: float) -> tuple[_Task | None, float]:
         wait = 0.0
-        if lane.limit is not None and (lane.fresh or lane.repeats):
+        if lane.limit is not None:
             wait = lane.limit.wait(lane.places, now)
             if wait > 0:
                 return None, wait
@@ -467,6 +476,7 @@ class Batch:
         if lane.limit is not None:
             lane.limit.start(now)
         task = queue.popleft()
+        self._ready -= 1
         task.trial = self._brake.on
         self._places += 1
         lane.places += 1
@@ -476,9 +486,10 @@ class Batch:
     def _wake_after(self, wait: float, now: float) -> None:
         wait = max(wait, _SHORTEST_WAIT)
         if self._alarm is not None:
-            if not self._alarm.cancelled() and now < self._alarm.when() <= now + wait:
+            if now < self._alarm_at <= now + wait:
                 return
             self._alarm.cancel()
+        self._alarm_at = now + wait
         self._alarm = asyncio.get_running_loop().call_later(wait, self._dispatch)
 
     # ------------------------------------------------------------------------------------------- the workers
@@ -546,9 +557,8 @@ class Batch:
 
     def _due(self, task: _Task) -> None:
         del self._timers[task]
-        lane = self._lane(task)
         # Asking again for a number is a question of its own, and no repeat that the budget counts.
-        (lane.fresh if task.rechecking else lane.repeats).append(task)
+        self._line_up(task, repeat=not task.work.is_new_round)
         self._dispatch()
 
     def _wait_to_recheck(self, task: _Task) -> float | None:
@@ -618,7 +628,7 @@ class Batch:
             self._leaders[identity] = first
             first.followers = rest
             self._following += len(rest)
-            self._lane(first).fresh.append(first)
+            self._line_up(first)
 
     def _emit_shared(self, task: _Task, index: int, reply: Reply) -> None:
         call = task.work.call
@@ -693,11 +703,6 @@ class _Task:
         self.trial = False  # sent while the brake was on
         self.checking_since: float | None = None
         self.pause = 0.0
-
-    @property
-    def rechecking(self) -> bool:
-        """Whether its next attempt is the first of another round of asking."""
-        return self.work.is_new_round
 
 
 class _Lane:

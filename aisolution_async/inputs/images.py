@@ -125,7 +125,8 @@ def _from_path(path: str, name: str, max_bytes: int) -> bytes:
     except IsADirectoryError:
         problem = "is a directory: name an image file in it"
     except FileNotFoundError:
-        problem = "does not exist: check the path (relative paths start at the current directory)"
+        hint = "" if os.path.isabs(path) else " (relative paths start at the current directory)"
+        problem = f"does not exist: check the path{hint}"
     except PermissionError:
         problem = "may not be read: check the file's permissions"
     except (OSError, ValueError) as exc:

@@ -17,6 +17,8 @@ def normalise(number: object, *, name: str = "number") -> str:
 
     Raises InputError for what cannot be a phone number. The text of the error never holds the number.
     """
+    if type(number) is str and number.isascii() and number.isdigit() and 5 <= len(number) <= 17:
+        return number
     if isinstance(number, bool) or not isinstance(number, str | int):
         raise InputError(f"{name} is a {type(number).__name__}: pass the phone number as text")
     text = unicodedata.normalize("NFKC", str(number)).strip()

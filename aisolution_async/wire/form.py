@@ -31,10 +31,9 @@ class Form(httpx.SyncByteStream, httpx.AsyncByteStream):
         self._pieces: deque[bytes] = deque()
         text = b""
         for number, (name, value) in enumerate(fields):
-            text += b"&" if number else b""
-            text += quote_plus(name).encode() + b"="
+            text += b"%s%s=" % (b"&" if number else b"", _quoted(name))
             if isinstance(value, str):
-                text += quote_plus(value).encode()
+                text += _quoted(value)
             else:
                 for piece in _encoded(value):
                     self._pieces.append(text + piece if text else piece)
@@ -56,6 +55,11 @@ class Form(httpx.SyncByteStream, httpx.AsyncByteStream):
 
     def __repr__(self) -> str:
         return f"<Form of {self.length} bytes>"
+
+
+def _quoted(text: str) -> bytes:
+    plain = text.isascii() and text.isalnum()  # as most names and numbers are
+    return (text if plain else quote_plus(text)).encode()
 
 
 def _encoded(image: bytes) -> Iterator[bytes]:
