@@ -42,6 +42,7 @@ from aisolution_async.errors import (
     StatusError,
     UnknownStatusError,
 )
+from aisolution_async.ledger import Ledger, LedgerError
 from aisolution_async.limits import Adaptive
 from aisolution_async.retry import Retry
 
@@ -72,6 +73,8 @@ __all__ = [
     "InputError",
     "InvalidRequestError",
     "Judgment",
+    "Ledger",
+    "LedgerError",
     "NotSentError",
     "Outcome",
     "OutcomeUnknownError",

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
+from datetime import datetime
 from enum import Enum, StrEnum
 from os import PathLike
 from typing import Annotated, Any, BinaryIO, ClassVar, Generic, Self, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr
+from pydantic_core import from_json
 
 from aisolution_async.charges import Attempt, Charge, overall
 from aisolution_async.errors import (
@@ -97,6 +99,7 @@ class Reply(BaseModel):  # noqa: PLW1641  # pydantic gives frozen models their h
     model_config = ConfigDict(extra="allow", frozen=True, hide_input_in_errors=True)
 
     _attempts: tuple[Attempt, ...] = PrivateAttr(default=())
+    _answered_at: datetime | None = PrivateAttr(default=None)
 
     # Which field a message that is not an object goes into; None where such a message says nothing.
     _holds: ClassVar[str | None] = None
@@ -110,6 +113,22 @@ class Reply(BaseModel):  # noqa: PLW1641  # pydantic gives frozen models their h
     def charge(self) -> Charge:
         """What the call cost, over all its attempts."""
         return overall(self._attempts)
+
+    @property
+    def answered_at(self) -> datetime | None:
+        """When the vendor said so, in UTC, where the reply comes from a ledger; None where it was asked for now."""
+        return self._answered_at
+
+    @classmethod
+    def from_record(cls, text: bytes, answered_at: datetime) -> Self:
+        """A reply as a ledger keeps it. Raises pydantic's ValidationError."""
+        reply = cls.model_validate_json(text)
+        reply._answered_at = answered_at  # noqa: SLF001  # its own class
+        return reply
+
+    def to_record(self) -> str:
+        """The reply as a ledger keeps it: JSON, without access keys."""
+        return self.model_dump_json()
 
     @classmethod
     def from_message(cls, message: object) -> Self:
@@ -230,12 +249,24 @@ class IdHolding(Call[FaceComparison]):
 
 
 class AddedFace(Reply):
-    """`person_id` names the person, `person_count` is how often this face was added; `group_id` is a secret:
-    the vendor calls it the access key."""
+    """`person_id` names the person, `person_count` is how often this face was added.
+
+    `group_id` is a secret: the vendor calls it the access key. It is empty in a reply from a ledger, which does
+    not keep it.
+    """
 
     group_id: str
     person_id: str
     person_count: int
+
+    @classmethod
+    def from_record(cls, text: bytes, answered_at: datetime) -> Self:
+        reply = cls.model_validate({**from_json(text), "group_id": ""})
+        reply._answered_at = answered_at  # noqa: SLF001  # its own class
+        return reply
+
+    def to_record(self) -> str:
+        return self.model_dump_json(exclude={"group_id"})
 
 
 @dataclass(frozen=True, slots=True, repr=False)

@@ -27,7 +27,7 @@ from aisolution_async.api import Call, Reply, WhatsAppProfile, WhatsAppState
 from aisolution_async.charges import Attempt, Charge, Tally, overall
 from aisolution_async.errors import AISolutionError, ConfigurationError, InputError, Key, OutcomeUnknownError
 from aisolution_async.limits import Adaptive, AdaptiveLimit, Brake, Rate, RetryBudget
-from aisolution_async.sender import Options, Sender, Work
+from aisolution_async.sender import Journal, Options, Sender, Work
 
 WINDOW = 64
 """Calls that may be read ahead of, or finished and not yet taken behind, those being worked on."""
@@ -79,7 +79,7 @@ class Outcome:
     `index` is the call's place in the input, from 0; `call` what was asked (None where the input held no
     call), `key` the call's own key. `charge` is what the call cost over all its `attempts`. `answered_by` is
     the index of the call whose answer this is, where the same was asked before: then nothing was sent for
-    this one, and it was free.
+    this one, and it was free. So it is with a reply `from_ledger`.
     """
 
     index: int
@@ -99,6 +99,11 @@ class Outcome:
     def charge(self) -> Charge:
         """What the call cost."""
         return overall(self.attempts) if self.error is None else self.error.charge
+
+    @property
+    def from_ledger(self) -> bool:
+        """Whether the reply was in the ledger, from an earlier call; `reply.answered_at` says when."""
+        return self.reply is not None and self.reply.answered_at is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,6 +165,7 @@ class Batch:
         total: int | None,
         recheck: Recheck | None,
         drain_timeout: float,
+        journal: Journal | None,
     ) -> None:
         if not isinstance(calls, Iterable | AsyncIterable) or isinstance(calls, str | bytes):
             raise ConfigurationError(
@@ -180,6 +186,7 @@ class Batch:
         self._total = total
         self._recheck = recheck
         self._drain_timeout = drain_timeout
+        self._journal = journal  # this batch's own
 
         self._lanes: dict[str, _Lane] = {}
         self._turns: deque[_Lane] = deque()
@@ -220,6 +227,8 @@ class Batch:
         if self._runner is not None:
             raise ConfigurationError("a batch runs once: make another one with client.batch(…)")
         self._sender.check()
+        if self._options.journal is not None:
+            await self._options.journal.open()  # so that a ledger that cannot be used is known at once
         self._started = clock.now()
         self._budget = RetryBudget(self._started)
         self._runner = asyncio.create_task(self._run())
@@ -235,6 +244,8 @@ class Batch:
         finally:
             self.unread.extend(self._outcomes)
             self._outcomes.clear()
+            if self._journal is not None:
+                await self._journal.aclose()
 
     def __aiter__(self) -> Self:
         if self._runner is None:
@@ -522,7 +533,7 @@ class Batch:
             _log.error("an attempt failed in an unforeseen way: %s", type(exc).__name__)
             work.conclude(f"{type(exc).__name__} in the client")
         except asyncio.CancelledError:
-            if work.error is None:
+            if work.error is None and work.reply is None:
                 work.conclude("the batch was cancelled before it was sent")
             raise
         finally:
@@ -558,7 +569,7 @@ class Batch:
     def _due(self, task: _Task) -> None:
         del self._timers[task]
         # Asking again for a number is a question of its own, and no repeat that the budget counts.
-        self._line_up(task, repeat=not task.work.is_new_round)
+        self._line_up(task, repeat=task.work.is_repeat)
         self._dispatch()
 
     def _wait_to_recheck(self, task: _Task) -> float | None:

@@ -26,7 +26,8 @@ class Attempt:
 
     `status` is the vendor's status string and `http_status` the HTTP code, each None where none came.
     `started_at` is in UTC, `elapsed` in seconds. `error` says in a few words why no usable answer came
-    (never with anything secret in it), None where one did.
+    (never with anything secret in it), None where one did. `recorded` says whether a ledger has it, None where
+    there is no ledger.
     """
 
     charge: Charge
@@ -35,6 +36,7 @@ class Attempt:
     started_at: datetime
     elapsed: float
     error: str | None = None
+    recorded: bool | None = None
 
 
 def overall(attempts: Iterable[Attempt]) -> Charge:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import math
 import os
 import urllib.request
 from collections.abc import AsyncIterable, Iterable, Mapping
+from decimal import Decimal
 from types import TracebackType
 from typing import Any, Self
 from urllib.parse import urlsplit
@@ -34,9 +36,10 @@ from aisolution_async.batch import DRAIN_TIMEOUT, Batch, Recheck
 from aisolution_async.charges import Charge, Tally
 from aisolution_async.errors import AISolutionError, ConfigurationError, InputError, Key
 from aisolution_async.inputs.images import MAX_IMAGE_BYTES
-from aisolution_async.limits import Adaptive
+from aisolution_async.ledger import Ledger, Store
+from aisolution_async.limits import Adaptive, Budget
 from aisolution_async.retry import Retry
-from aisolution_async.sender import Options, Sender, Work
+from aisolution_async.sender import Journal, Options, Sender, Work
 from aisolution_async.wire.request import Requests
 from aisolution_async.wire.transport import PoolTransport
 
@@ -78,6 +81,11 @@ class AsyncClient:
     `trust_env=False`. `charge_rules`: where your invoice differs from the vendor's page, as
     `{"facecompare": {"RETRY_LATER": Charge.CHARGED}}`; the charge of an OK that depends on what WhatsApp said
     is under "OK:checking" and the like.
+    `ledger`: a file's path, or an open `Ledger`: every attempt is recorded there before it leaves, what was
+    answered before is answered from it (`reuse_for` says how many seconds an answer is good for; None: for
+    ever), and what may have been charged is not sent again. `max_charges` and `max_cost` (money, by
+    `prices={"facecompare": Decimal("0.05"), …}`) limit what is spent: in a ledger given by path over all its
+    runs and processes, else by this client.
 
     Raises ConfigurationError for options that cannot work. Nothing is opened before the first call; the
     client belongs to the event loop of that call, and is done for good once closed.
@@ -99,14 +107,22 @@ class AsyncClient:
         proxy: str | httpx.URL | httpx.Proxy | None = None,
         trust_env: bool = True,
         charge_rules: Mapping[str, Mapping[str, Charge | str]] | None = None,
+        ledger: Store | str | os.PathLike[str] | None = None,
+        reuse_for: float | None = None,
+        max_charges: int | None = None,
+        prices: Mapping[str, Decimal] | None = None,
+        max_cost: Decimal | None = None,
     ) -> None:
         requests = Requests(str(base_url or os.environ.get(BASE_URL_VARIABLE) or BASE_URL), _token(token))
+        journal, budgets = _journal(ledger, reuse_for, max_charges, prices, max_cost)
         self._options = Options(
             timeout=_timeout(timeout),
             deadline=_deadline(deadline),
             retry=_retry(Retry() if retry is None else retry, retry_unknown),
             rules=_rules(charge_rules),
             max_image_bytes=_positive("max_image_bytes", max_image_bytes),
+            budgets=budgets,
+            journal=journal,
         )
         _positive("max_connections", max_connections)
         if transport is None:
@@ -116,7 +132,7 @@ class AsyncClient:
             raise ConfigurationError("give either transport= or proxy=: a transport of yours has its own proxy")
         # A transport of the user's has bounds of its own.
         places = max_connections if isinstance(transport, PoolTransport) else None
-        self._sender = Sender(requests, transport, places=places, rate=rate)
+        self._sender = Sender(requests, transport, places=places, rate=rate, journal=journal)
         self._owner = True
 
     def with_options(
@@ -140,7 +156,8 @@ class AsyncClient:
         view = object.__new__(type(self))
         view._sender = self._sender
         view._owner = False
-        view._options = Options(
+        view._options = dataclasses.replace(
+            old,
             timeout=old.timeout if timeout is _NOT_GIVEN else _timeout(timeout),
             deadline=old.deadline if deadline is _NOT_GIVEN else _deadline(deadline),
             retry=_retry(old.retry if retry is _NOT_GIVEN else retry, unknown),
@@ -223,6 +240,11 @@ class AsyncClient:
         recheck: Recheck | None = None,
         retry_unknown: int | None = None,
         drain_timeout: float = DRAIN_TIMEOUT,
+        ledger: Store | str | os.PathLike[str] | None = None,
+        reuse_for: float | None = None,
+        max_charges: int | None = None,
+        prices: Mapping[str, Decimal] | None = None,
+        max_cost: Decimal | None = None,
     ) -> Batch:
         """Ask the vendor many calls at once, and get the outcomes as they finish. See `Batch`.
 
@@ -233,17 +255,18 @@ class AsyncClient:
         are remembered (not for `AddFace` and `DeleteFace`, which do something). `total` is the number of
         calls if you know it, for the progress. `recheck` asks again for numbers that WhatsApp is still
         checking. `retry_unknown` overrides the client's for this batch. `drain_timeout` is how long, in
-        seconds, a batch that is left or stopped early waits for the answers under way.
+        seconds, a batch that is left or stopped early waits for the answers under way. `ledger`, `reuse_for`,
+        `max_charges`, `prices` and `max_cost` are as for the client: the ledger in place of the client's, the
+        limits besides the client's.
         """
         options = self._options
         if retry_unknown is not None:
-            options = Options(
-                timeout=options.timeout,
-                deadline=options.deadline,
-                retry=_retry(options.retry, retry_unknown),
-                rules=options.rules,
-                max_image_bytes=options.max_image_bytes,
-            )
+            options = dataclasses.replace(options, retry=_retry(options.retry, retry_unknown))
+        journal, budgets = _journal(ledger, reuse_for, max_charges, prices, max_cost)
+        if journal is not None:
+            options = dataclasses.replace(options, journal=journal)
+        if budgets:
+            options = dataclasses.replace(options, budgets=(*options.budgets, *budgets))
         return Batch(
             self._sender,
             options,
@@ -255,12 +278,15 @@ class AsyncClient:
             total=total,
             recheck=recheck,
             drain_timeout=drain_timeout,
+            journal=journal,
         )
 
     # ------------------------------------------------------------------------------------------- open, close
 
     async def __aenter__(self) -> Self:
         self._sender.check()
+        if self._owner and self._options.journal is not None:
+            await self._options.journal.open()  # so that a ledger that cannot be used is known at once
         return self
 
     async def __aexit__(
@@ -331,6 +357,27 @@ def _rules(given: Mapping[str, Mapping[str, Charge | str]] | None) -> Mapping[st
         if name not in rules:
             raise ConfigurationError(f"charge_rules: a charge of {name} is none of {', '.join(Charge)}")
     return rules
+
+
+def _journal(
+    ledger: Store | str | os.PathLike[str] | None,
+    reuse_for: float | None,
+    max_charges: int | None,
+    prices: Mapping[str, Decimal] | None,
+    max_cost: Decimal | None,
+) -> tuple[Journal | None, tuple[Budget, ...]]:
+    """The ledger as it is used, and the limits that are kept in memory."""
+    if reuse_for is not None and not (isinstance(reuse_for, int | float) and reuse_for >= 0):
+        raise ConfigurationError("reuse_for must be seconds, 0 or more, or None for ever")
+    if isinstance(ledger, str | os.PathLike):
+        store = Ledger(ledger, max_charges=max_charges, prices=prices, max_cost=max_cost)
+        return Journal(store, owned=True, reuse_for=reuse_for), ()
+    if ledger is not None and not isinstance(ledger, Store):
+        raise ConfigurationError(f"ledger is a {type(ledger).__name__}: pass a path or a Ledger")
+    journal = None if ledger is None else Journal(ledger, owned=False, reuse_for=reuse_for)
+    if max_charges is None and max_cost is None:
+        return journal, ()
+    return journal, (Budget(max_charges, prices, max_cost),)
 
 
 def _positive(name: str, value: int) -> int:

@@ -14,10 +14,12 @@ from __future__ import annotations
 import asyncio
 import math
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from decimal import Decimal
 from enum import Enum
 
+from aisolution_async.charges import Charge
 from aisolution_async.errors import ConfigurationError
 
 
@@ -324,3 +326,47 @@ class Gate:
         self._free += 1
         if self._batches:
             self._batches.popleft()()
+
+
+class Budget:
+    """A spend limit in memory: `charged + unknown + reserved` attempts never exceed it, nor does their cost.
+
+    `max_charges` counts attempts; `max_cost` is money by `prices`, the price of a charge for each endpoint.
+    """
+
+    def __init__(self, max_charges: int | None, prices: Mapping[str, Decimal] | None, max_cost: Decimal | None) -> None:
+        if max_charges is not None and (
+            isinstance(max_charges, bool) or not isinstance(max_charges, int) or max_charges < 0
+        ):
+            raise ConfigurationError("max_charges must be a whole number, 0 or more, or None for no limit")
+        for name, money in {**(prices or {}), "max_cost": max_cost}.items():
+            if money is not None and not (isinstance(money, Decimal) and money.is_finite() and money >= 0):
+                raise ConfigurationError(f"the money of {name} must be a Decimal, 0 or more")
+        if max_cost is not None and not prices:
+            raise ConfigurationError("max_cost needs prices={endpoint: Decimal(…)}")
+        self._max_charges = max_charges
+        self._max_cost = max_cost
+        self._prices = prices or {}
+        self._charges = 0
+        self._cost = Decimal(0)
+
+    def reserve(self, endpoint: str) -> str:
+        """Set one charge aside. Returns why not, or nothing."""
+        if self._max_charges is not None and self._charges >= self._max_charges:
+            return f"all {self._max_charges} charges of max_charges are spent, unknown or under way"
+        if self._max_cost is not None:
+            price = self._prices.get(endpoint)
+            if price is None:
+                return f"there is no price of {endpoint} in prices, and max_cost is set"
+            if self._cost + price > self._max_cost:
+                return f"max_cost of {self._max_cost} is spent, unknown or under way"
+            self._cost += price
+        self._charges += 1
+        return ""
+
+    def settle(self, endpoint: str, charge: Charge) -> None:
+        """The attempt is over; what was free goes back."""
+        if charge is Charge.FREE:
+            self._charges -= 1
+            if self._max_cost is not None:
+                self._cost -= self._prices[endpoint]

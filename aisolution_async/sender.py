@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import json
 import logging
 import math
 from collections.abc import Awaitable, Callable, Iterator, Mapping
@@ -15,12 +16,14 @@ from typing import Any, Generic
 import anyio.to_thread
 import httpx
 from anyio import CapacityLimiter
+from pydantic import ValidationError
 
 from aisolution_async import clock
-from aisolution_async.api import Call, Endpoint, Kind, R
+from aisolution_async.api import Call, Endpoint, Kind, R, WhatsAppState
 from aisolution_async.charges import Attempt, Charge, Tally
 from aisolution_async.errors import (
     AISolutionError,
+    BudgetExhaustedError,
     ConfigurationError,
     InputError,
     NotSentError,
@@ -29,7 +32,19 @@ from aisolution_async.errors import (
     quotable,
 )
 from aisolution_async.inputs import images, numbers, texts
-from aisolution_async.limits import Gate, Rate, Signal
+from aisolution_async.ledger.store import (
+    POLL,
+    Ask,
+    Busy,
+    Exhausted,
+    Held,
+    LedgerError,
+    Result,
+    Started,
+    Store,
+    Stored,
+)
+from aisolution_async.limits import Budget, Gate, Rate, Signal
 from aisolution_async.retry import Retry
 from aisolution_async.wire import envelope
 from aisolution_async.wire.form import Form
@@ -62,6 +77,42 @@ class Options:
     retry: Retry
     rules: Mapping[str, Mapping[str, Charge]]
     max_image_bytes: int
+    budgets: tuple[Budget, ...] = ()
+    journal: Journal | None = None
+
+    def charges_of(self, endpoint: Endpoint[Any]) -> Mapping[str, Charge]:
+        """The charge by status, as the user would have it."""
+        return self.rules.get(endpoint.name, endpoint.charges)
+
+
+class Journal:
+    """A ledger as a client or a batch uses it.
+
+    One given by path is opened with the first use and closed by whoever was given the path; one given as an
+    object is its owner's to open and close. `reuse_for` is how old an answer may be, in seconds.
+    """
+
+    def __init__(self, store: Store, *, owned: bool, reuse_for: float | None) -> None:
+        self.store = store
+        self.reuse_for = reuse_for
+        self._owned = owned
+        self._opening: asyncio.Task[None] | None = None
+
+    async def open(self) -> None:
+        """Make sure that it is open. Raises LedgerError."""
+        if self._owned:
+            if self._opening is None:
+                self._opening = asyncio.create_task(self.store.open())
+            if not self._opening.done():
+                await asyncio.wait({self._opening})
+            if (problem := self._opening.exception()) is not None:
+                raise type(problem)(str(problem)) from None
+
+    async def aclose(self) -> None:
+        """Close it, if it was opened here."""
+        if self._opening is not None:
+            await asyncio.wait({self._opening})
+            await self.store.aclose()
 
 
 class Sender:
@@ -78,8 +129,10 @@ class Sender:
         *,
         places: int | None = None,
         rate: float | None = None,
+        journal: Journal | None = None,
     ) -> None:
         self.tally = Tally()
+        self.journal = journal  # to be closed with the pool
         self.gate = Gate(places)
         self.rate = None if rate is None else Rate(rate)
         self.paused_until = -math.inf
@@ -106,6 +159,8 @@ class Sender:
         if not self.closed:
             self.closed = True
             await self.transport.aclose()
+            if self.journal is not None:
+                await self.journal.aclose()
 
 
 class Work(Generic[R]):
@@ -193,6 +248,8 @@ class Work(Generic[R]):
     async def prepare(self, *, identify: bool = False) -> bool:
         """Read and encode what the call holds. False if it cannot be sent, with `error` set."""
         if self._form is None:
+            if identify and self._options.journal is not None and not await self._open_journal():
+                return False
             if any(p.kind is Kind.IMAGE for p in self.call.endpoint.parameters) and not _is_small(self._call):
                 made = await anyio.to_thread.run_sync(self._encode, identify, limiter=self._sender.encoders)
             else:
@@ -203,10 +260,21 @@ class Work(Generic[R]):
             self._form = made
         return True
 
+    async def _open_journal(self) -> bool:
+        assert self._options.journal is not None
+        try:
+            await self._options.journal.open()
+        except LedgerError as exc:
+            problem = str(exc)
+        else:
+            return True
+        self.error = self._problem(LedgerError, f"not sent: {problem}")
+        return False
+
     @property
-    def is_new_round(self) -> bool:
-        """Whether the call is asked again from the start, and no attempt of this round was made."""
-        return self._checking is not None and self._round == len(self.attempts)
+    def is_repeat(self) -> bool:
+        """Whether an attempt of this round of asking was made."""
+        return len(self.attempts) > self._round
 
     def ask_again(self) -> None:
         """Forget the reply, which is no answer yet, and start another round of attempts."""
@@ -231,8 +299,45 @@ class Work(Generic[R]):
 
     async def _attempt(self, ends: float | None) -> float | None:
         self.signal = self.retry_after = None
-        if not await self.prepare():
+        journal = self._options.journal
+        if not await self.prepare(identify=journal is not None):
             return None
+        name, before = self.call.endpoint.name, len(self.attempts)
+        budgets = self._reserve()
+        if budgets is None:
+            return None
+        try:
+            if journal is None:
+                return await self._send(ends, None)
+            verdict = await self._begin(journal, ends)
+            return await self._send(ends, verdict) if isinstance(verdict, Started) else verdict
+        finally:
+            charge = self.attempts[-1].charge if len(self.attempts) > before else Charge.FREE
+            for budget in budgets:
+                budget.settle(name, charge)
+
+    def _reserve(self) -> tuple[Budget, ...] | None:
+        """Set one charge aside in every budget; None if one has none left, with `error` set."""
+        endpoint = self.call.endpoint
+        if not self._options.budgets or not self._may_charge():
+            return ()
+        for number, budget in enumerate(self._options.budgets):
+            if why := budget.reserve(endpoint.name):
+                for earlier in self._options.budgets[:number]:
+                    earlier.settle(endpoint.name, Charge.FREE)
+                self.error = self._problem(BudgetExhaustedError, f"not sent: {why}")
+                return None
+        return self._options.budgets
+
+    def _may_charge(self) -> bool:
+        return any(charge is not Charge.FREE for charge in self._options.charges_of(self.call.endpoint).values())
+
+    def _problem(self, kind: type[AISolutionError], text: str) -> AISolutionError:
+        name = self.call.endpoint.name
+        return kind(f"{name}: {text}", endpoint=name, key=self.call.key, attempts=self.attempts)
+
+    async def _send(self, ends: float | None, started: Started | None) -> float | None:
+        """The attempt itself: out, back, counted, recorded."""
         form, self._form = self._form, None  # it can be sent once
         assert form is not None
         flight = Flight(ends)
@@ -240,23 +345,103 @@ class Work(Generic[R]):
         try:
             result = await self._exchange(form, flight)
         except asyncio.CancelledError:
-            charge = Charge.FREE if flight.left is False else Charge.UNKNOWN
-            self._count(Attempt(charge, None, None, began, clock.now() - start, "cancelled"))
-            self._last = _Failure(charge is not Charge.FREE, "cancelled")
-            self.conclude("cancelled")
+            result = _Failure(flight.left is not False, "cancelled")
+            self._fail(result, began, clock.now() - start)
+            self.conclude("")
+            if started is not None:
+                with anyio.CancelScope(shield=True):
+                    await self._record(started, sent=result.left)
             raise
         elapsed = clock.now() - start
         if isinstance(result, _Failure):
-            self._last = result
-            self.signal = result.signal
-            charge = Charge.UNKNOWN if result.left else Charge.FREE
-            self._count(Attempt(charge, None, None, began, elapsed, result.text))
+            self._fail(result, began, elapsed)
+            if started is not None:
+                await self._record(started, sent=result.left)
             wait = self._again(None, ends, repeatable=not self._sender.closed)
         else:
-            wait = self._read(result, ends, began, elapsed)
-        if wait is None and self.reply is None:
+            answer = self._read(result, began, elapsed)
+            if started is not None:
+                await self._record(started, answer=answer)
+            if self.reply is not None:
+                self.reply._made_by(self.attempts)  # noqa: SLF001  # the one place that fills it in
+                return None
+            wait = self._again(answer.retry_after, ends, repeatable=answer.repeatable)
+        if wait is None:
             self.conclude("")
         return wait
+
+    def _fail(self, failure: _Failure, began: datetime, elapsed: float) -> None:
+        self._last = failure
+        self.signal = failure.signal
+        charge = Charge.UNKNOWN if failure.left else Charge.FREE
+        self._count(Attempt(charge, None, None, began, elapsed, failure.text))
+
+    async def _begin(self, journal: Journal, ends: float | None) -> Started | float | None:
+        """Ask the ledger for leave. Else None, with `reply` or `error` set, or seconds after which to ask again."""
+        call, retry = self.call, self._options.retry
+        assert self.identity is not None
+        ask = Ask(
+            endpoint=call.endpoint.name,
+            identity=self.identity,
+            key=call.key,
+            may_charge=self._may_charge(),
+            reusable=not call.endpoint.never_charges or call.key is not None,
+            reuse_for=journal.reuse_for,
+            resend_unknown=bool(self.attempts) or retry.unknown > 0 or call.endpoint.idempotent,
+        )
+        problem = None
+        try:
+            verdict = await journal.store.begin(ask)
+            if isinstance(verdict, Stored):
+                self.reply = call.endpoint.reply.from_record(verdict.reply, verdict.answered_at)
+                self.reply._made_by(self.attempts)  # noqa: SLF001
+        except LedgerError as exc:
+            problem = str(exc)
+        except ValidationError:
+            problem = "a reply in the ledger does not fit this version: use the version that wrote it"
+        if problem is not None:
+            self.error = self._problem(LedgerError, f"not sent: {problem}")
+        elif isinstance(verdict, Held):
+            self.error = self._problem(
+                OutcomeUnknownError,
+                f"not sent: an attempt of {verdict.attempt.started_at:%Y-%m-%d %H:%M} UTC may have been charged, and "
+                "nobody knows its answer; settle it in the ledger, or send it again with retry_unknown",
+            )
+        elif isinstance(verdict, Exhausted):
+            self.error = self._problem(BudgetExhaustedError, f"not sent: {verdict.why}")
+        elif isinstance(verdict, Busy):
+            if ends is None or clock.now() + POLL < ends:
+                return POLL
+            self.error = self._problem(NotSentError, "not sent: the same call is under way elsewhere")
+        elif isinstance(verdict, Started):
+            return verdict
+        return None
+
+    async def _record(self, started: Started, *, sent: bool = True, answer: envelope.Answer[R] | None = None) -> None:
+        """Put the newest attempt into the ledger, with what was answered."""
+        journal = self._options.journal
+        assert journal is not None
+        reply = None
+        if self.reply is not None:
+            reply = self.reply.to_record()
+        elif answer is not None and answer.status == "OK":  # it does not fit, and was probably paid for
+            reply = json.dumps(answer.message)
+        final = self.reply is not None and getattr(self.reply, "whatsapp", None) != WhatsAppState.CHECKING
+        recorded = True
+        try:
+            await journal.store.end(
+                started,
+                Result(
+                    self.attempts[-1],
+                    sent=sent,
+                    reply=None if reply is None else self._sender.requests.redact(reply).encode(errors="replace"),
+                    answer=final,
+                ),
+            )
+        except LedgerError as exc:
+            recorded = False
+            _log.error("%s: an attempt that was made is not recorded: %s", self.call.endpoint.name, exc)
+        self.attempts = (*self.attempts[:-1], dataclasses.replace(self.attempts[-1], recorded=recorded))
 
     def conclude(self, text: str) -> None:
         """End the call as it stands: by what its last attempt came to, or by why there was none."""
@@ -277,7 +462,8 @@ class Work(Generic[R]):
             text = f"not sent: {text}"
         self.error = kind(f"{name}: {text}", endpoint=name, key=key, attempts=self.attempts)
 
-    def _read(self, response: _Response, ends: float | None, began: datetime, elapsed: float) -> float | None:
+    def _read(self, response: _Response, began: datetime, elapsed: float) -> envelope.Answer[R]:
+        """What was answered, counted; `reply` is set if it is one."""
         endpoint: Endpoint[R] = self.call.endpoint
         answer = envelope.read(
             endpoint,
@@ -286,6 +472,11 @@ class Work(Generic[R]):
             retry_after=response.retry_after,
             rules=self._options.rules.get(endpoint.name),
         )
+        self._last = answer
+        if answer.kind is RetryLaterError:
+            self.signal, self.retry_after = Signal.OVERLOADED, answer.retry_after
+        else:
+            self.signal = Signal.BROKEN if answer.body is not None else Signal.ANSWERED
         status, problem = answer.status, None
         if answer.reply is None:
             answer.text = problem = self._sender.requests.redact(answer.text)
@@ -293,18 +484,10 @@ class Work(Generic[R]):
                 # It may be anything, even what the vendor was sent: the record keeps plain words.
                 status = self._sender.requests.redact(quotable(status)[:80])
         self._count(Attempt(answer.charge, status, answer.http_status, began, elapsed, problem))
-        if answer.kind is RetryLaterError:
-            self.signal, self.retry_after = Signal.OVERLOADED, answer.retry_after
-        else:
-            self.signal = Signal.BROKEN if answer.body is not None else Signal.ANSWERED
-        reply = answer.reply
+        self.reply = answer.reply
         if answer.status in endpoint.done_already and any(a.charge is Charge.UNKNOWN for a in self.attempts):
-            reply = endpoint.reply.from_message(None)
-        if reply is not None:
-            self.reply = reply._made_by(self.attempts)  # noqa: SLF001  # the one place that fills it in
-            return None
-        self._last = answer
-        return self._again(answer.retry_after, ends, repeatable=answer.repeatable)
+            self.reply = endpoint.reply.from_message(None)
+        return answer
 
     def _encode(self, identify: bool) -> Form | InputError:
         try:
@@ -321,13 +504,30 @@ class Work(Generic[R]):
                     fields.append((parameter.name, data))
                 elif (text := _TEXTS[parameter.kind](value, name=parameter.name)) is not None:
                     fields.append((parameter.name, text))
-            if identify:
-                self.identity = _identity(self.call.endpoint, fields)
+            if identify and self.identity is None:
+                self.identity = self._identify(fields)
             return Form(fields)
         except InputError as exc:
             text = str(exc)
         # Made anew: the frames of the first one hold the image.
         return InputError(text, endpoint=self.call.endpoint.name, key=self.call.key)
+
+    def _identify(self, fields: list[tuple[str, str | bytes]]) -> bytes:
+        """16 bytes that two calls share when they ask the same: same endpoint, same images, same number."""
+        endpoint, journal = self.call.endpoint, self._options.journal
+        payload = [
+            (name, numbers.canonical(value) if name == "number" and isinstance(value, str) else value)
+            for name, value in fields
+        ]
+        if journal is not None:
+            # What adds or deletes a face does something each time: it is the same only under the same key.
+            return journal.store.identity(endpoint.name, payload, self.call.key if endpoint.never_charges else None)
+        digest = blake2b(endpoint.name.encode(), digest_size=16)
+        for name, value in payload:
+            data = value.encode() if isinstance(value, str) else value
+            digest.update(b"\0%s\0%d\0" % (name.encode(), len(data)))
+            digest.update(data)
+        return digest.digest()
 
     async def _exchange(self, form: Form, flight: Flight) -> _Response | _Failure:
         """One request and its answer. Every foreign error is translated here, and none goes further."""
@@ -404,17 +604,6 @@ _TEXTS: Mapping[Kind, Callable[..., str | None]] = {
     Kind.TEXT: texts.text,
     Kind.FLAG: texts.flag,
 }
-
-
-def _identity(endpoint: Endpoint[Any], fields: list[tuple[str, str | bytes]]) -> bytes:
-    """16 bytes that two calls share when they ask the same: same endpoint, same images, same number."""
-    digest = blake2b(endpoint.name.encode(), digest_size=16)
-    for name, value in fields:
-        if isinstance(value, str):
-            value = (numbers.canonical(value) if name == "number" else value).encode()  # noqa: PLW2901
-        digest.update(b"\0%s\0%d\0" % (name.encode(), len(value)))
-        digest.update(value)
-    return digest.digest()
 
 
 def _is_small(call: Call[Any]) -> bool:

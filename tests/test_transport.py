@@ -42,7 +42,7 @@ from aisolution_async.wire.transport import Flight, PoolTransport, default_ssl_c
 
 SECRET = "tok3nS3cret"
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
-NO_TIMEOUT: dict[str, float | None] = {}
+NO_FUTURE = b"HTTP/1.1 200 OK\r\nKeep-Alive: timeout=0\r\nContent-Length: 2\r\n\r\nok"
 
 
 # The harness.
@@ -283,12 +283,16 @@ def check_clean(error: BaseException) -> None:
             assert SECRET not in repr(frame.f_locals), frame
 
 
-def sockets() -> int:
-    links = []
+def open_sockets() -> set[str]:
+    links = set()
     for link in Path("/proc/self/fd").iterdir():
         with contextlib.suppress(OSError):
-            links.append(str(link.readlink()))
-    return sum(link.startswith("socket:") for link in links)
+            links.add(str(link.readlink()))
+    return {link for link in links if link.startswith("socket:")}
+
+
+def sockets() -> int:
+    return len(open_sockets())
 
 
 class Lazy(httpx.AsyncByteStream, httpx.SyncByteStream):
@@ -845,12 +849,15 @@ async def test_a_servers_own_keep_alive_is_beaten(promise: str, kept: float, gon
 @everywhere
 async def test_a_connection_without_a_future_is_not_kept() -> None:
     for answer, expiry in (
-        (b"HTTP/1.1 200 OK\r\nKeep-Alive: timeout=0\r\nContent-Length: 2\r\n\r\nok", 4.0),
+        (NO_FUTURE, 4.0),
         (OK, 0.0),
     ):
         async with Server(saying(answer)) as server, PoolTransport(idle_expiry=expiry) as transport:
             await ask(transport, server)
             await server.until(lambda server=server: server.open == 0)  # type: ignore[misc]
+    async with Server(saying(NO_FUTURE)) as server, PoolTransport(max_connections=1) as transport:
+        await asyncio.gather(*[ask(transport, server) for _ in range(3)])  # nor handed to the next in line
+        assert len(server.peers) == 3
 
 
 @everywhere
@@ -1790,6 +1797,32 @@ async def test_closing_ends_everything_and_waits_for_it(trusting: ssl.SSLContext
         assert await fails(RuntimeError, False, transport, server) == "the transport is closed"
     await turns(5)
     assert sockets() == before
+
+
+@everywhere
+async def test_closing_waits_for_the_sockets(
+    served: Any, trusting: ssl.SSLContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ours: set[str] = set()
+    real = dial_module.dial
+
+    async def dial(*args: Any) -> socket.socket:
+        sock = await real(*args)
+        ours.add(str(Path(f"/proc/self/fd/{sock.fileno()}").readlink()))
+        return sock
+
+    monkeypatch.setattr(transport_module, "dial", dial)
+    async with Server() as idle, Server(silent) as mute, Server(context=served("127.0.0.1")) as secure:
+        for busy in (idle, mute, secure, mute.url(scheme="https")):  # idle, waiting, idle, shaking hands
+            ours.clear()
+            transport = PoolTransport(ssl_context=trusting)
+            call = asyncio.ensure_future(ask(transport, busy))
+            await asyncio.sleep(0.03)
+            assert ours
+            assert ours <= open_sockets()
+            await transport.aclose()
+            assert not ours & open_sockets()
+            await asyncio.gather(call, return_exceptions=True)
 
 
 @everywhere

@@ -295,7 +295,7 @@ class PoolTransport(httpx.AsyncBaseTransport):
         assert self._loop is not None
         conn.end()
         keep = self._idle_expiry if keep is None else keep
-        if self._closed or keep <= 0 or not conn.usable():
+        if keep <= 0 or not conn.usable():
             conn.drop()
         elif (waiter := self._first_in_line()) is None:
             conn.idle_until = self._loop.time() + keep

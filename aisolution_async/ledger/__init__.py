@@ -1,0 +1,39 @@
+"""The journal of attempts: what was intended, what came of it."""
+
+from __future__ import annotations
+
+from aisolution_async.ledger.sqlite import Ledger
+from aisolution_async.ledger.store import (
+    Ask,
+    Busy,
+    Exhausted,
+    Held,
+    LedgerError,
+    Line,
+    Record,
+    Result,
+    Started,
+    State,
+    Store,
+    Stored,
+    Sum,
+    Summary,
+)
+
+__all__ = [
+    "Ask",
+    "Busy",
+    "Exhausted",
+    "Held",
+    "Ledger",
+    "LedgerError",
+    "Line",
+    "Record",
+    "Result",
+    "Started",
+    "State",
+    "Store",
+    "Stored",
+    "Sum",
+    "Summary",
+]

@@ -1,0 +1,355 @@
+"""The rules of the ledger over one SQLite connection. Synchronous, and used by one thread."""
+
+# ruff: noqa: S608  # the SQL that is put together here is made of our own constants
+
+from __future__ import annotations
+
+import errno
+import json
+from collections.abc import Container, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+from aisolution_async import clock
+from aisolution_async.charges import Attempt, Charge
+from aisolution_async.errors import Key
+from aisolution_async.ledger import owners, schema
+from aisolution_async.ledger.store import (
+    Ask,
+    Busy,
+    Exhausted,
+    Held,
+    LedgerError,
+    Result,
+    Started,
+    State,
+    Stored,
+)
+
+DIED = "the process ended before the answer"
+LEFT = "the ledger was closed before the answer"
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND = timedelta(microseconds=1)
+_COLUMN = {state: state.replace(" ", "_") for state in State}
+_CHARGE = {State.CHARGED: Charge.CHARGED, State.UNKNOWN: Charge.UNKNOWN}
+
+AT_STAKE = "(state = 'charged' OR (may_charge AND state IN ('intended', 'unknown')))"
+"""Which attempts count against the budget, in SQL."""
+
+# The last attempt of its call that left. Those that did not leave have no identity.
+_LAST_UNKNOWN = """state = 'unknown' AND identity IS NOT NULL AND NOT EXISTS (
+    SELECT 1 FROM attempts AS other WHERE other.identity = attempts.identity AND other.id > attempts.id)"""
+
+HOLDING = f"""{_LAST_UNKNOWN} AND NOT EXISTS (
+    SELECT 1 FROM attempts AS other WHERE other.identity = attempts.identity AND other.answer)"""
+"""Which attempts hold their call, in SQL."""
+
+_SEEN = "state, started_at, elapsed, status, http_status, error, answer, reply"
+_LAST = f"SELECT {_SEEN} FROM attempts WHERE identity = ? ORDER BY id DESC LIMIT 1"
+_LAST_ANSWER = f"SELECT {_SEEN} FROM attempts WHERE identity = ? AND answer ORDER BY id DESC LIMIT 1"
+_UNDER_WAY = "SELECT id, owner FROM intents WHERE identity = ?"
+_INTEND = "INSERT OR IGNORE INTO intents VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
+_FORGET = "DELETE FROM intents WHERE identity = ? AND id = ?"
+_FINISH = "INSERT INTO attempts VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+_AMEND = """UPDATE attempts SET identity = ?, started_at = ?, elapsed = ?, state = ?, status = ?, http_status = ?,
+    error = ?, answer = ?, reply = ? WHERE id = ?"""
+
+_UNSETTLED = """SELECT id, endpoint, may_charge, price FROM attempts
+    WHERE state = 'unknown' AND (identity = ? OR key IN (?, ?))"""
+_SETTLE = "UPDATE attempts SET state = ?, error = ifnull(error || '; ', '') || 'settled by hand' WHERE id = ?"
+_EMPTY = f"""UPDATE attempts SET reply = NULL, answer = 0, identity = NULL
+    WHERE started_at + elapsed < ? AND (reply IS NOT NULL OR identity IS NOT NULL)
+    AND id NOT IN (SELECT id FROM attempts WHERE {_LAST_UNKNOWN})"""
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """The limits, and the price of a charge by endpoint; money in millionths."""
+
+    max_charges: int | None
+    max_cost: int | None
+    prices: Mapping[str, int]
+
+
+@dataclass(slots=True)
+class Total:
+    """A row of `totals`."""
+
+    intended: int = 0
+    charged: int = 0
+    free: int = 0
+    not_sent: int = 0
+    unknown: int = 0
+    at_stake: int = 0
+    cost: int = 0
+    changed: bool = False
+
+
+class Book:
+    """An open ledger file, by one owner."""
+
+    def __init__(self, path: Path, budget: Budget, synchronous: schema.Synchronous, busy_timeout: float) -> None:
+        self._path = path
+        self._budget = budget
+        self._owner = owners.Owner(path)
+        try:
+            self._db = schema.connect(path, synchronous=synchronous, busy_timeout=busy_timeout)
+        except BaseException:
+            self._owner.release()
+            raise
+        self._sql = self._db.cursor().execute  # one cursor for all: what is asked is fetched at once
+        self.closed = False
+        self.unrecorded: Container[int] = ()
+        """Attempts of this owner whose end could not be recorded yet."""
+        self._totals: dict[str, Total] = {}
+        self._last_id = self._now = 0
+        try:
+            found = path.stat()
+            self._inode = (found.st_dev, found.st_ino)
+            self.hash_key: bytes = self._sql("SELECT hash_key FROM file").fetchone()[0]
+            with self.transaction():
+                self._sql("UPDATE file SET last_id = last_id")  # a file that cannot be written is refused here
+                self._recover()
+            owners.sweep(path)
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Let go of the file and the lock."""
+        self.closed = True
+        try:
+            self._db.close()
+        finally:
+            self._owner.release()
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        """One atomic step: all that is done in it is durable when it is left, or was never done."""
+        sql = self._sql
+        if not self._is_there():
+            raise OSError(errno.ESTALE, "removed or replaced")
+        sql("BEGIN IMMEDIATE")
+        try:
+            self._now = _micros(clock.today())
+            self._totals = {row[0]: Total(*row[1:]) for row in sql("SELECT * FROM totals")}
+            (last_id,) = sql("SELECT last_id FROM file").fetchone()
+            self._last_id = last_id
+            yield
+            if self._last_id != last_id:
+                sql("UPDATE file SET last_id = ?", (self._last_id,))
+            for endpoint, total in self._totals.items():
+                if total.changed:
+                    row = (total.intended, total.charged, total.free, total.not_sent, total.unknown)
+                    values = (endpoint, *row, total.at_stake, total.cost)
+                    sql("REPLACE INTO totals VALUES (?, ?, ?, ?, ?, ?, ?, ?)", values)
+            sql("COMMIT")
+        finally:
+            if self._db.in_transaction:
+                sql("ROLLBACK")
+
+    # ------------------------------------------------------------------------- operations, inside a transaction
+
+    def begin(self, ask: Ask) -> Started | Stored | Held | Busy | Exhausted:
+        """See `Store.begin`."""
+        found = self._find(ask) if ask.reusable else None
+        if isinstance(found, Stored):
+            return found
+        price = self._budget.prices.get(ask.endpoint)
+        why = self._exceeded(ask.endpoint, price) if ask.may_charge else ""
+        if found is None and not why:
+            started = Started(self._last_id + 1, ask, price or 0)
+            row = (started.id, _place(started), ask.endpoint, _json(ask.key), int(ask.may_charge), started.price)
+            if self._sql(_INTEND, (*row, self._now, self._owner.name)).rowcount:
+                self._last_id += 1
+                self._count(ask.endpoint, State.INTENDED, ask.may_charge, started.price, 1)
+                return started
+        # Whatever else there is to say, an attempt under way comes first: it may bring the answer.
+        if ask.reusable and (row := self._sql(_UNDER_WAY, (ask.identity,)).fetchone()):
+            id_, owner = row
+            if id_ in self.unrecorded:
+                raise LedgerError(f"the answer to the same call could not be recorded in the ledger {self._path} yet")
+            if owner == self._owner.name or owners.is_alive(self._path, owner):
+                return Busy()
+            self._abandon(owner, DIED)
+            return self.begin(ask)
+        return found or Exhausted(why)
+
+    def end(self, started: Started, result: Result) -> None:
+        """See `Store.end`."""
+        ask, attempt, state = started.ask, result.attempt, result.state
+        status, error = _text(attempt.status), _text(attempt.error)
+        identity = ask.identity if ask.reusable and result.sent else None
+        elapsed = round(attempt.elapsed * 1e6)
+        outcome = (
+            state,
+            status,
+            attempt.http_status,
+            error,
+            int(result.answer and result.reply is not None),
+            result.reply,
+        )
+        if self._sql(_FORGET, (_place(started), started.id)).rowcount:
+            was = State.INTENDED
+            charge = int(ask.may_charge)
+            row = (started.id, identity, ask.endpoint, _json(ask.key), charge, started.price)
+            self._sql(_FINISH, (*row, _micros(attempt.started_at), elapsed, *outcome))
+        else:
+            found = self._sql("SELECT state, reply FROM attempts WHERE id = ?", (started.id,)).fetchone()
+            if found is None:
+                raise LedgerError(
+                    f"the ledger {self._path} lacks attempt {started.id}: it is not the file it was begun in"
+                )
+            if found[1] is not None:
+                return  # recorded before
+            was = State(found[0])
+            # Recorded before without a reply; or another process thought this one dead.
+            self._sql(_AMEND, (identity, _micros(attempt.started_at), elapsed, *outcome, started.id))
+        self._count(ask.endpoint, was, ask.may_charge, started.price, -1)
+        self._count(ask.endpoint, state, ask.may_charge, started.price, 1)
+
+    def resolve(self, call: Key | bytes, charge: Charge) -> int:
+        """See `Store.resolve`."""
+        if isinstance(call, bytes):
+            values: tuple[bytes | str | None, ...] = (call, None, None)
+        else:
+            # From a command line, a number comes as text.
+            values = (None, _json(call), call if isinstance(call, str) and call.lstrip("-").isdigit() else None)
+        state = State(charge)
+        rows = self._sql(_UNSETTLED, values).fetchall()
+        for id_, endpoint, may_charge, price in rows:
+            self._sql(_SETTLE, (state, id_))
+            self._count(endpoint, State.UNKNOWN, may_charge, price, -1)
+            self._count(endpoint, state, may_charge, price, 1)
+        return len(rows)
+
+    def abandon_own(self) -> None:
+        """Make UNKNOWN what this owner has under way."""
+        self._abandon(self._owner.name, LEFT)
+
+    # ------------------------------------------------------------------------ operations that are not in one
+
+    def purge(self, seconds: float) -> int:
+        """See `Store.purge`."""
+        self._sql("PRAGMA secure_delete = ON")
+        with self.transaction():
+            emptied: int = self._sql(_EMPTY, (self._now - round(seconds * 1e6),)).rowcount
+        self._sql("VACUUM")
+        if self._sql("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]:
+            raise LedgerError(
+                f"the replies are emptied, but a reader keeps their bytes in {self._path}-wal: "
+                "end the other programs that read the ledger, then purge again"
+            )
+        return emptied
+
+    # ------------------------------------------------------------------------------------------------ the rules
+
+    def _is_there(self) -> bool:
+        """Whether the path still leads to this file: what is written to a removed file is lost."""
+        try:
+            found = self._path.stat()
+        except FileNotFoundError:
+            return False
+        return (found.st_dev, found.st_ino) == self._inode
+
+    def _find(self, ask: Ask) -> Stored | Held | None:
+        """What earlier attempts of the call say."""
+        last = self._sql(_LAST, (ask.identity,)).fetchall()
+        if not last:
+            return None
+        answer = last if last[0][6] else self._sql(_LAST_ANSWER, (ask.identity,)).fetchall()
+        if answer and (stored := self._stored(answer[0], ask.reuse_for)):
+            return stored
+        return Held(_attempt(last[0])) if last[0][0] == State.UNKNOWN and not ask.resend_unknown else None
+
+    def _stored(self, row: tuple[Any, ...], reuse_for: float | None) -> Stored | None:
+        _, started_at, elapsed, *_, reply = row
+        if reuse_for is not None and self._now - started_at - elapsed > reuse_for * 1e6:
+            return None
+        return Stored(reply, _attempt(row))
+
+    def _exceeded(self, endpoint: str, price: int | None) -> str:
+        """Why the budget does not allow another charge; empty if it does."""
+        limits, totals = self._budget, self._totals.values()
+        if limits.max_charges is not None and sum(t.at_stake for t in totals) >= limits.max_charges:
+            return f"max_charges={limits.max_charges} is reached{self._spent()}"
+        if limits.max_cost is not None:
+            if price is None:
+                return f"max_cost is set, and prices says nothing of {endpoint}"
+            if sum(t.cost for t in totals) + price > limits.max_cost:
+                return f"max_cost={money(limits.max_cost)} is reached{self._spent()}"
+        return ""
+
+    def _spent(self) -> str:
+        totals = self._totals.values()
+        charged, unknown, intended = (sum(getattr(t, n) for t in totals) for n in ("charged", "unknown", "intended"))
+        return f": {charged} charged, {unknown} unknown, {intended} under way in the ledger {self._path}"
+
+    def _count(self, endpoint: str, state: State, may_charge: object, price: int, sign: int) -> None:
+        total = self._totals.get(endpoint)
+        if total is None:
+            total = self._totals[endpoint] = Total()
+        total.changed = True
+        name = _COLUMN[state]
+        setattr(total, name, getattr(total, name) + sign)
+        if state is State.CHARGED or (may_charge and state in (State.INTENDED, State.UNKNOWN)):
+            total.at_stake += sign
+            total.cost += sign * price
+
+    def _recover(self) -> None:
+        for (owner,) in self._sql("SELECT DISTINCT owner FROM intents").fetchall():
+            if not owners.is_alive(self._path, owner):
+                self._abandon(owner, DIED)
+
+    def _abandon(self, owner: str, error: str) -> None:
+        rows = self._sql("SELECT * FROM intents WHERE owner = ?", (owner,)).fetchall()
+        for id_, place, endpoint, key, may_charge, price, started_at, _ in rows:
+            identity = None if place == _place_of(id_) else place
+            self._sql(_FORGET, (place, id_))
+            row = (id_, identity, endpoint, key, may_charge, price, started_at, 0)
+            self._sql(_FINISH, (*row, State.UNKNOWN, None, None, error, 0, None))
+            self._count(endpoint, State.INTENDED, may_charge, price, -1)
+            self._count(endpoint, State.UNKNOWN, may_charge, price, 1)
+
+
+def moment(micros: int) -> datetime:
+    """Microseconds since 1970 as a time in UTC."""
+    return _EPOCH + timedelta(0, *divmod(micros, 1_000_000))
+
+
+def money(millionths: int) -> Decimal:
+    """Millionths as the number they are of."""
+    return Decimal(millionths).scaleb(-6)
+
+
+def _place(started: Started) -> bytes:
+    """Where its intent stands: one place for all calls that are the same, or one of its own."""
+    return started.ask.identity if started.ask.reusable else _place_of(started.id)
+
+
+def _place_of(id_: int) -> bytes:
+    return id_.to_bytes(16, "big")
+
+
+def _micros(when: datetime) -> int:
+    return (when - _EPOCH) // _MICROSECOND
+
+
+def _text(text: str | None) -> str | None:
+    # Whatever the vendor said must not keep its answer from being recorded.
+    return None if text is None else text.encode("utf-8", "replace").decode()
+
+
+def _json(key: Key) -> str | None:
+    return None if key is None else json.dumps(key)
+
+
+def _attempt(row: tuple[Any, ...]) -> Attempt:
+    state, started_at, elapsed, status, http_status, error, _, _ = row
+    charge = _CHARGE.get(state, Charge.FREE)
+    return Attempt(charge, status, http_status, moment(started_at), elapsed / 1e6, error)

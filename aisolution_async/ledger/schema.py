@@ -1,0 +1,214 @@
+"""The file: how it is made, opened and migrated, and what can be wrong with it."""
+
+from __future__ import annotations
+
+import errno
+import os
+import secrets
+import sqlite3
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Literal
+from urllib.parse import quote
+
+from aisolution_async.ledger.store import LedgerError
+
+Synchronous = Literal["full", "normal", "off"]
+
+_APPLICATION = 0x41495341  # "AISA"
+_CACHE_KIB = 16 * 1024
+_creating = threading.Lock()
+
+
+def _first(db: sqlite3.Connection) -> None:
+    """Version 1.
+
+    `attempts` has the attempts that are over and `intents` those under way: few, so that recovery looks at few,
+    and the finished rows never grow. Ids are common to both. An intent that other calls like it need not wait for
+    has its id for an identity. Times are microseconds (since 1970, UTC), prices
+    millionths, keys JSON. An identity stands only with attempts that left. `totals` counts the rows of both, so
+    that the budget is read at once; its at_stake and cost are those of charges that were, may be or will be made.
+    """
+    for statement in (
+        "CREATE TABLE file (hash_key BLOB NOT NULL, last_id INTEGER NOT NULL)",
+        """CREATE TABLE intents (
+            id INTEGER NOT NULL, identity BLOB PRIMARY KEY, endpoint TEXT NOT NULL, key TEXT,
+            may_charge INTEGER NOT NULL, price INTEGER NOT NULL, started_at INTEGER NOT NULL, owner TEXT NOT NULL
+        ) WITHOUT ROWID""",
+        """CREATE TABLE attempts (
+            id INTEGER PRIMARY KEY, identity BLOB, endpoint TEXT NOT NULL, key TEXT,
+            may_charge INTEGER NOT NULL, price INTEGER NOT NULL, started_at INTEGER NOT NULL, elapsed INTEGER NOT NULL,
+            state TEXT NOT NULL CHECK (state IN ('charged', 'free', 'not sent', 'unknown')),
+            status TEXT, http_status INTEGER, error TEXT, answer INTEGER NOT NULL, reply BLOB)""",
+        "CREATE INDEX attempts_by_identity ON attempts (identity) WHERE identity IS NOT NULL",
+        "CREATE INDEX attempts_unknown ON attempts (id) WHERE state = 'unknown'",
+        """CREATE TABLE totals (
+            endpoint TEXT PRIMARY KEY, intended INTEGER NOT NULL, charged INTEGER NOT NULL, free INTEGER NOT NULL,
+            not_sent INTEGER NOT NULL, unknown INTEGER NOT NULL, at_stake INTEGER NOT NULL, cost INTEGER NOT NULL
+        ) WITHOUT ROWID""",
+    ):
+        db.execute(statement)
+    db.execute("INSERT INTO file VALUES (?, 0)", (secrets.token_bytes(32),))
+
+
+MIGRATIONS: list[Callable[[sqlite3.Connection], None]] = [_first]
+"""Step n leads from version n to n + 1. Steps are only ever added."""
+
+
+def connect(path: Path, *, synchronous: Synchronous, busy_timeout: float) -> sqlite3.Connection:
+    """The connection that writes: the file made if it is not there, migrated to the newest version."""
+    _create(path)
+    db = _open(path, "rw", busy_timeout)
+    try:
+        version = _version(db, path)
+        if _keep_log(db, busy_timeout) != "wal":
+            raise LedgerError(f"the ledger {path} cannot be kept on this file system: put it on a local disk")
+        db.execute(f"PRAGMA synchronous = {synchronous}")
+        db.execute("PRAGMA fullfsync = ON")  # macOS: fsync alone does not reach the disk
+        db.execute(f"PRAGMA cache_size = -{_CACHE_KIB}")
+        if version < len(MIGRATIONS):
+            _migrate(db, path)
+    except BaseException:
+        db.close()
+        raise
+    return db
+
+
+def connect_to_read(path: Path, *, busy_timeout: float) -> sqlite3.Connection:
+    """A connection that cannot write, beside whoever does."""
+    if not path.exists():
+        raise LedgerError(f"there is no ledger {path}: check the path")
+    db = _open(path, "ro", busy_timeout)
+    try:
+        if _version(db, path) != len(MIGRATIONS):
+            raise LedgerError(f"the ledger {path} is of an older version: open it once for writing, which brings it up")
+    except BaseException:
+        db.close()
+        raise
+    return db
+
+
+def _create(path: Path) -> None:
+    """Make an empty file that only its owner can read. SQLite gives the files beside it the same mode.
+
+    One at a time, and never a file that is there: closing a descriptor of a database that this process has
+    open elsewhere would drop its locks.
+    """
+    with _creating:
+        try:
+            fd = os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        except FileExistsError:
+            if path.is_file() and path.stat().st_mode & 0o077:
+                path.chmod(0o600)
+            return
+        try:
+            os.fchmod(fd, 0o600)  # whatever the umask took
+        finally:
+            os.close(fd)
+
+
+def _open(path: Path, mode: str, busy_timeout: float) -> sqlite3.Connection:
+    # SQLite's own transactions are begun by hand; a thread of ours makes it and another may close it.
+    uri = f"file:{quote(os.fspath(path))}?mode={mode}"
+    return sqlite3.connect(uri, uri=True, timeout=busy_timeout, isolation_level=None, check_same_thread=False)
+
+
+def _keep_log(db: sqlite3.Connection, busy_timeout: float) -> str:
+    """Have a write-ahead log. While another process sets it up too, SQLite refuses at once, and does not wait."""
+    ends = time.monotonic() + busy_timeout
+    while True:
+        try:
+            mode: str = db.execute("PRAGMA journal_mode = WAL").fetchone()[0]
+            return mode
+        except sqlite3.OperationalError as exc:
+            if not is_locked(exc) or time.monotonic() >= ends:
+                raise
+        time.sleep(0.005)
+
+
+def _version(db: sqlite3.Connection, path: Path) -> int:
+    # In this order: another process may be making the ledger, which marks it and fills it at one stroke.
+    filled = db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
+    version: int = db.execute("PRAGMA user_version").fetchone()[0]
+    if filled and db.execute("PRAGMA application_id").fetchone()[0] != _APPLICATION:
+        raise LedgerError(f"{path} is a database of something else, and no ledger: give the ledger a file of its own")
+    if version > len(MIGRATIONS):
+        raise LedgerError(
+            f"the ledger {path} is of version {version}, and this aisolution-async knows {len(MIGRATIONS)} at most: "
+            "install the newer aisolution-async that wrote it"
+        )
+    return version
+
+
+def _migrate(db: sqlite3.Connection, path: Path) -> None:
+    db.execute("BEGIN IMMEDIATE")
+    try:
+        # Another process may have done it, or more, in the meantime.
+        version = _version(db, path)
+        for step in MIGRATIONS[version:]:
+            step(db)
+        db.execute(f"PRAGMA application_id = {_APPLICATION}")
+        db.execute(f"PRAGMA user_version = {len(MIGRATIONS)}")
+        db.execute("COMMIT")
+    finally:
+        if db.in_transaction:
+            db.execute("ROLLBACK")
+
+
+# --------------------------------------------------------------------------------------------------------- faults
+
+
+def is_locked(exc: BaseException) -> bool:
+    """Whether `exc` says that another process kept the file locked for too long."""
+    return _code(exc) in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+
+
+def is_fault_of_file(exc: BaseException) -> bool:
+    """Whether it was the file that failed, and not what was to be written."""
+    return isinstance(exc, OSError) or _code(exc) in _WORDS
+
+
+def fault(path: Path, exc: BaseException) -> LedgerError:
+    """`exc` as an error that names the file and the remedy, and nothing that was to be written."""
+    if isinstance(exc, LedgerError):
+        return LedgerError(str(exc))
+    if path.is_dir():
+        return LedgerError(f"the ledger {path} is a folder: name a file in it")
+    if not path.parent.is_dir():
+        return LedgerError(f"the ledger {path} has no folder to be in: make {path.parent} first")
+    if isinstance(exc, OSError):
+        code: int | None = _ERRNO.get(exc.errno or 0, sqlite3.SQLITE_IOERR)
+    else:
+        code = _code(exc)
+    if code is None:
+        return LedgerError(f"this cannot be recorded in the ledger {path}: {type(exc).__name__}")
+    return LedgerError(_WORDS.get(code, f"the ledger {{}} failed (SQLite error {code}): look at its disk").format(path))
+
+
+def _code(exc: BaseException) -> int | None:
+    code = getattr(exc, "sqlite_errorcode", None)
+    return None if code is None else code & 0xFF  # the rest says where it happened
+
+
+_ERRNO = {
+    errno.ENOSPC: sqlite3.SQLITE_FULL,
+    errno.EDQUOT: sqlite3.SQLITE_FULL,
+    errno.EROFS: sqlite3.SQLITE_READONLY,
+    errno.EACCES: sqlite3.SQLITE_READONLY,
+    errno.EPERM: sqlite3.SQLITE_READONLY,
+    errno.ESTALE: -1,
+}
+_WORDS = {
+    -1: "the ledger {} was removed or replaced while in use: put it back, then run again",
+    sqlite3.SQLITE_FULL: "the disk of the ledger {} is full: make room there, then run again",
+    sqlite3.SQLITE_READONLY: "the ledger {} cannot be written: allow writing to the file and to its folder",
+    sqlite3.SQLITE_CANTOPEN: "the ledger {} cannot be opened: allow reading and writing the file and its folder",
+    sqlite3.SQLITE_BUSY: "the ledger {} is locked by another program: end it, or wait for it, and run again",
+    sqlite3.SQLITE_LOCKED: "the ledger {} is locked by another program: end it, or wait for it, and run again",
+    sqlite3.SQLITE_NOTADB: "{} is no ledger, or damaged: name another file, or restore this one from a copy",
+    sqlite3.SQLITE_CORRUPT: "the ledger {} is damaged: keep it, save what `sqlite3 FILE .recover` finds, "
+    "and go on with a copy or a new file",
+    sqlite3.SQLITE_IOERR: "the disk of the ledger {} failed: look at the disk, and at its quota, then run again",
+}

@@ -1,0 +1,410 @@
+"""The ledger as an SQLite file.
+
+One thread owns the connection. What is asked during one turn of the event loop is handed to it together; it takes
+all that has come, does it in one transaction with one sync, and hands all answers back together. So the price of
+a sync, and of a change of threads, is shared by as many calls as are under way.
+"""
+
+# ruff: noqa: S608  # the SQL that is put together here is made of our own constants
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import itertools
+import json
+import logging
+import os
+import queue
+import sqlite3
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import date, timedelta
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+from aisolution_async import clock
+from aisolution_async.api import ENDPOINTS
+from aisolution_async.charges import Attempt, Charge
+from aisolution_async.errors import ConfigurationError, Key
+from aisolution_async.ledger import schema
+from aisolution_async.ledger.book import AT_STAKE, HOLDING, Book, Budget, moment, money
+from aisolution_async.ledger.store import (
+    Ask,
+    Busy,
+    Exhausted,
+    Held,
+    LedgerError,
+    Line,
+    Record,
+    Result,
+    Started,
+    State,
+    Store,
+    Stored,
+    Summary,
+)
+
+_log = logging.getLogger(__name__)
+
+_MOST = 10**15  # millionths: below this, sums of money stay within 64 bits
+
+
+class Ledger(Store):
+    """A ledger in the file `path`, made if it is not there, readable by its owner alone.
+
+    ```python
+    async with Ledger("applicants.ledger", max_charges=1000) as ledger:
+        ...
+    ```
+
+    `max_charges`: charges there may ever be in this file, those of unknown outcome and under way included;
+    `max_cost`: the same in money, by `prices`, the price of a charge for each endpoint by the vendor's name
+    ("facecompare"). Both count what every process did and does with the file. `synchronous`: "full" keeps
+    every intent and outcome through a loss of power, "normal" and "off" through the end of the process only.
+    `busy_timeout`: seconds to wait for another process that writes.
+
+    It holds replies, which are personal data, your keys, and keyed hashes of what was asked with the key to
+    them; never an image or the token.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        max_charges: int | None = None,
+        prices: Mapping[str, Decimal] | None = None,
+        max_cost: Decimal | None = None,
+        synchronous: schema.Synchronous = "full",
+        busy_timeout: float = 10.0,
+    ) -> None:
+        if max_charges is not None and (isinstance(max_charges, bool) or not isinstance(max_charges, int)):
+            raise ConfigurationError("max_charges must be a whole number, or None for no limit")
+        if max_charges is not None and max_charges < 0:
+            raise ConfigurationError("max_charges must be 0 or more")
+        if synchronous not in ("full", "normal", "off"):
+            raise ConfigurationError('synchronous must be "full", "normal" or "off"')
+        for name in prices or {}:
+            if name not in ENDPOINTS:
+                raise ConfigurationError(f"prices: no endpoint {name!r}; there are {', '.join(ENDPOINTS)}")
+        self.path = Path(path).absolute()
+        self._budget = Budget(
+            max_charges,
+            None if max_cost is None else _millionths("max_cost", max_cost),
+            {name: _millionths(f"the price of {name}", price) for name, price in (prices or {}).items()},
+        )
+        self._synchronous: schema.Synchronous = synchronous
+        self._busy_timeout = busy_timeout
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._pid = 0
+        self._usable = False
+        self._closing: asyncio.Task[None] | None = None
+        self._hash = hashlib.blake2b(digest_size=16)
+        self._jobs: list[_Job] = []  # asked in this turn of the loop
+        self._queue: queue.SimpleQueue[list[_Job]] = queue.SimpleQueue()
+        self._unrecorded: dict[int, _Job] = {}  # ends that the file would not take, by attempt
+        self._under_way: dict[bytes, asyncio.Event | None] = {}  # this object's, with who waits for their end
+
+    # ------------------------------------------------------------------------------------------- open and close
+
+    async def open(self) -> None:
+        """See `Store.open`."""
+        if self._loop is not None:
+            raise ConfigurationError("a ledger is opened once: make another Ledger of the same path")
+        self._loop = asyncio.get_running_loop()
+        self._pid = os.getpid()
+        opened: asyncio.Future[Book] = self._loop.create_future()
+        self._thread = threading.Thread(target=self._write, args=(opened,), name="aisolution-ledger", daemon=True)
+        self._thread.start()
+        try:
+            book = await opened
+        except asyncio.CancelledError:
+            self._queue.put([_Job(self._leave, self._loop.create_future())])
+            raise
+        self._hash = hashlib.blake2b(digest_size=16, key=book.hash_key)
+        self._usable = True
+
+    async def aclose(self) -> None:
+        """See `Store.aclose`. Closing twice does no harm, and an aclose that is cancelled still closes."""
+        if self._usable:
+            self._check()
+            self._usable = False
+            self._closing = asyncio.create_task(self._close())
+        if self._closing is not None:
+            await asyncio.shield(self._closing)
+
+    async def _close(self) -> None:
+        # Begins that were cancelled on their way are ended as they arrive, and they arrive before this does.
+        await self._submit(lambda _: None)
+        try:
+            await self._submit(self._leave)
+        except LedgerError as exc:
+            _log.error("%s", exc)  # what is left is put right when it is opened next
+        self._thread.join()
+
+    # ---------------------------------------------------------------------------------------------- operations
+
+    def identity(self, endpoint: str, payload: Iterable[tuple[str, str | bytes]], key: Key = None) -> bytes:
+        """See `Store.identity`."""
+        self._check()
+        digest = self._hash.copy()
+        digest.update(f"{len(endpoint)} {endpoint}".encode())
+        for name, value in payload:
+            text = isinstance(value, str)
+            data = value.encode("utf-8", "surrogatepass") if isinstance(value, str) else value
+            digest.update(f" {len(name)} {name} {text} {len(data)} ".encode())
+            digest.update(data)
+        if key is not None:
+            digest.update(f" key {json.dumps(key)}".encode())
+        return digest.digest()
+
+    async def begin(self, ask: Ask) -> Started | Stored | Held | Busy | Exhausted:
+        """See `Store.begin`."""
+        self._check()
+        future = self._submit(ask)
+        try:
+            answer: Started | Stored | Held | Busy | Exhausted = await future
+        except asyncio.CancelledError:
+            if future.done() and not future.cancelled() and future.exception() is None:
+                self._take_back(future.result())  # it came in the same turn as the cancellation
+            raise
+        return answer
+
+    async def end(self, started: Started, result: Result) -> None:
+        """See `Store.end`."""
+        self._check()
+        await self._submit((started, result))
+
+    async def resolve(self, call: Key | bytes, charge: Charge) -> int:
+        """See `Store.resolve`. A key that is a number may be given as text."""
+        self._check()
+        if call is None or Charge(charge) is Charge.UNKNOWN:
+            raise ConfigurationError("resolve takes a key or an identity, and Charge.CHARGED or Charge.FREE")
+
+        def settle(book: Book) -> int:
+            with book.transaction():
+                return book.resolve(call, charge)
+
+        count: int = await self._submit(settle)
+        return count
+
+    async def purge(self, older_than: timedelta | float) -> int:
+        """See `Store.purge`. The file is written anew: other calls wait, and the disk holds it twice meanwhile."""
+        self._check()
+        seconds = older_than.total_seconds() if isinstance(older_than, timedelta) else older_than
+        count: int = await self._submit(lambda book: book.purge(seconds))
+        return count
+
+    # -------------------------------------------------------------------------------------- on the event loop
+
+    def _check(self) -> None:
+        if not self._usable:
+            raise ConfigurationError("the ledger is not open: async with Ledger(path) as ledger: …")
+        if self._pid != os.getpid():
+            raise ConfigurationError("the ledger was opened before a fork: open it in the process that uses it")
+
+    def _submit(self, work: _Work) -> asyncio.Future[Any]:
+        loop = self._loop
+        if loop is not asyncio.get_running_loop():
+            raise ConfigurationError("the ledger was opened on another event loop: make one for each (asyncio.run)")
+        future: asyncio.Future[Any] = loop.create_future()
+        self._jobs.append(_Job(work, future))
+        if len(self._jobs) == 1:
+            loop.call_soon(self._hand_over)
+        return future
+
+    def _hand_over(self) -> None:
+        self._queue.put(self._jobs)
+        self._jobs = []
+
+    def _deliver(self, jobs: list[_Job]) -> None:
+        for job in jobs:
+            work, answer, future = job.work, job.answer, job.future
+            if isinstance(work, tuple):
+                ask = work[0].ask
+                # Also where it could not be recorded: who waits asks again, and is told.
+                if ask.reusable and (waiting := self._under_way.pop(ask.identity, None)) is not None:
+                    waiting.set()
+            elif isinstance(answer, Started):
+                if future.cancelled():
+                    self._take_back(answer)
+                elif answer.ask.reusable:
+                    self._under_way[answer.ask.identity] = None
+            elif isinstance(answer, Busy) and isinstance(work, Ask) and work.identity in self._under_way:
+                answer.ended = self._under_way[work.identity] = self._under_way[work.identity] or asyncio.Event()
+            _settle(future, answer)
+
+    def _take_back(self, answer: object) -> None:
+        """End an attempt that nobody will make."""
+        if isinstance(answer, Started):
+            attempt = Attempt(Charge.FREE, None, None, clock.today(), 0.0, "cancelled before it was sent")
+            self._submit((answer, Result(attempt, sent=False)))
+
+    # ------------------------------------------------------------------------------------ on the writing thread
+
+    def _write(self, opened: asyncio.Future[Book]) -> None:
+        loop = self._loop
+        assert loop is not None
+        try:
+            book = Book(self.path, self._budget, self._synchronous, self._busy_timeout)
+        except Exception as exc:  # whatever it is, it goes to who opens
+            _call(loop, _settle, opened, schema.fault(self.path, exc))
+            return
+        book.unrecorded = self._unrecorded
+        try:
+            alive = _call(loop, _settle, opened, book)
+            while alive and not book.closed:
+                jobs = self._queue.get()
+                while not self._queue.empty():
+                    jobs += self._queue.get()
+                for alone, group in itertools.groupby(jobs, lambda job: callable(job.work)):
+                    if alone:
+                        for job in group:
+                            job.answer, _ = self._do(book, job.work)
+                    else:
+                        self._do_together(book, list(group))
+                alive = _call(loop, self._deliver, jobs)
+        finally:
+            book.close()
+
+    def _do_together(self, book: Book, jobs: list[_Job]) -> None:
+        """Begins and ends in one transaction; where that fails, each in one of its own."""
+        jobs = [*self._unrecorded.values(), *jobs]
+        try:
+            with book.transaction():
+                for job in jobs:
+                    job.answer = _apply(book, job.work)
+        except Exception as exc:  # it goes to who asked
+            for job in jobs:
+                # A locked file would be waited for once for each.
+                answer = (schema.fault(self.path, exc), True) if schema.is_locked(exc) else self._do(book, job.work)
+                job.answer, again = answer
+                if isinstance(job.work, tuple) and again:
+                    self._unrecorded[job.work[0].id] = job
+                elif isinstance(job.work, tuple):
+                    self._unrecorded.pop(job.work[0].id, None)
+        else:
+            self._unrecorded.clear()
+
+    def _do(self, book: Book, work: _Work) -> tuple[object, bool]:
+        """The answer, and whether it was the file that failed, so that it may work later."""
+        try:
+            if callable(work):
+                return work(book), False
+            with book.transaction():
+                return _apply(book, work), False
+        except Exception as exc:  # it goes to who asked
+            return schema.fault(self.path, exc), schema.is_fault_of_file(exc)
+
+    def _leave(self, book: Book) -> None:
+        try:
+            self._do_together(book, [])
+            with book.transaction():
+                book.abandon_own()
+        finally:
+            book.close()
+
+    # ------------------------------------------------------------------------------------------- the read side
+
+    def summary(self) -> Summary:
+        """See `Store.summary`."""
+        lines = self._read(
+            f"""SELECT endpoint, date(started_at / 1000000, 'unixepoch'), state, status, count(*),
+                sum(CASE WHEN {AT_STAKE} THEN price ELSE 0 END)
+            FROM (SELECT endpoint, started_at, state, status, may_charge, price FROM attempts
+                UNION ALL SELECT endpoint, started_at, 'intended', NULL, may_charge, price FROM intents)
+            GROUP BY 1, 2, 3, 4 ORDER BY 2, 1, 3, 4"""
+        )
+        return Summary(
+            tuple(
+                Line(endpoint, date.fromisoformat(day), State(state), status, count, money(cost))
+                for endpoint, day, state, status, count, cost in lines
+            ),
+            held=sum(1 for _ in self.held()),
+        )
+
+    def attempts(self, *, unknown_only: bool = False) -> Iterator[Record]:
+        """See `Store.attempts`."""
+        if unknown_only:
+            return self._records("attempts WHERE state = 'unknown'")
+        return self._records(
+            """(SELECT id, endpoint, key, state, status, http_status, started_at, elapsed, error, may_charge, price
+                FROM attempts UNION ALL
+                SELECT id, endpoint, key, 'intended', NULL, NULL, started_at, 0, NULL, may_charge, price
+                FROM intents)"""
+        )
+
+    def held(self) -> Iterator[Record]:
+        """See `Store.held`."""
+        return self._records(f"attempts WHERE {HOLDING}")
+
+    def answers(self) -> Iterator[Record]:
+        """See `Store.answers`."""
+        return self._records("attempts WHERE answer", "reply")
+
+    def _records(self, source: str, reply: str = "NULL") -> Iterator[Record]:
+        query = f"""SELECT id, endpoint, key, state, status, http_status, started_at, elapsed, error,
+            CASE WHEN {AT_STAKE} THEN price ELSE 0 END, {reply} FROM {source} ORDER BY id"""
+        for id_, endpoint, key, state, status, http, started, elapsed, error, cost, body in self._read(query):
+            mine = None if key is None else json.loads(key)
+            when, took = moment(started), elapsed / 1e6
+            yield Record(id_, endpoint, mine, State(state), status, http, when, took, error, money(cost), body)
+
+    def _read(self, query: str) -> Iterator[tuple[Any, ...]]:
+        try:
+            db = schema.connect_to_read(self.path, busy_timeout=self._busy_timeout)
+            try:
+                yield from db.execute(query)
+            finally:
+                db.close()
+        except sqlite3.Error as exc:
+            raise schema.fault(self.path, exc) from None
+
+
+_Work = Ask | tuple[Started, Result] | Callable[[Book], object]
+
+
+@dataclass(slots=True, eq=False)
+class _Job:
+    """Something asked, its answer (or the error), and who waits for it."""
+
+    work: _Work
+    future: asyncio.Future[Any]
+    answer: object = None
+
+
+def _apply(book: Book, work: _Work) -> object:
+    if isinstance(work, Ask):
+        return book.begin(work)
+    assert isinstance(work, tuple)
+    book.end(*work)
+    return None
+
+
+def _settle(future: asyncio.Future[Any], answer: object) -> None:
+    if future.cancelled():
+        if isinstance(answer, LedgerError):
+            _log.error("%s", answer)  # nobody else would hear of it
+    elif isinstance(answer, LedgerError):
+        future.set_exception(answer)
+    else:
+        future.set_result(answer)
+
+
+def _call(loop: asyncio.AbstractEventLoop, function: Callable[..., object], *arguments: object) -> bool:
+    """Have the loop do it. False if the loop is closed."""
+    try:
+        loop.call_soon_threadsafe(function, *arguments)
+    except RuntimeError:
+        return False
+    return True
+
+
+def _millionths(name: str, value: Decimal) -> int:
+    if isinstance(value, Decimal) and value.is_finite():
+        scaled = value.scaleb(6)
+        if 0 <= scaled < _MOST and scaled == int(scaled):
+            return int(scaled)
+    raise ConfigurationError(f"{name} must be a Decimal from 0 to a thousand million, with six decimals at most")

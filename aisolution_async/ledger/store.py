@@ -1,0 +1,305 @@
+"""The interface of a ledger: what it is asked, what it answers, and what each operation promises.
+
+A ledger is the journal of attempts. An attempt is *intended* before its first byte leaves, and ends as
+*charged*, *free*, *not sent* or *unknown*. Callers use `Store` only, so a store that many machines share can
+take the place of the SQLite file.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from datetime import date, datetime, timedelta
+from decimal import Decimal
+from enum import StrEnum
+from types import TracebackType
+from typing import Self
+
+from aisolution_async import clock
+from aisolution_async.charges import Attempt, Charge
+from aisolution_async.errors import AISolutionError, Key
+
+POLL = 0.2
+"""Seconds between two looks at an attempt that another process has under way."""
+
+
+class LedgerError(AISolutionError):
+    """The ledger cannot be read or written. The text names the file and the remedy.
+
+    From `begin`: nothing may be sent. From `end`: the answer is there, but it is not recorded.
+    """
+
+
+class State(StrEnum):
+    """How far an attempt got."""
+
+    INTENDED = "intended"
+    CHARGED = "charged"
+    FREE = "free"
+    NOT_SENT = "not sent"
+    UNKNOWN = "unknown"
+
+
+# ------------------------------------------------------------------------------------------ question and answers
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """May this attempt be made?
+
+    `identity` is from `Store.identity`; `key` is the user's, for the record. `may_charge`: whether any answer
+    of this endpoint is charged, so that a charge has to be reserved. `reusable=False`: neither answered from the
+    ledger nor held nor made to wait for another like it. `reuse_for`: how old an answer may be to be used
+    again, in seconds; None for any age. `resend_unknown`: make the attempt even if the one before it may have been
+    charged.
+    """
+
+    endpoint: str
+    identity: bytes
+    key: Key = None
+    may_charge: bool = True
+    reusable: bool = True
+    reuse_for: float | None = None
+    resend_unknown: bool = False
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Result:
+    """What came of an attempt.
+
+    `sent`: whether a byte of it may have left. `reply`: the vendor's reply as JSON, without its group id;
+    `answer`: whether that reply answers the call, so that it need not be asked again.
+    """
+
+    attempt: Attempt
+    sent: bool = True
+    reply: bytes | None = None
+    answer: bool = False
+
+    @property
+    def state(self) -> State:
+        """The attempt's last state."""
+        return State(self.attempt.charge) if self.sent else State.NOT_SENT
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """The intent is recorded and safe on disk: send, then tell `end` what came of it."""
+
+    id: int
+    ask: Ask
+    price: int = 0
+    """What a charge costs, in millionths."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """Answered before: `reply` is the JSON that was recorded, `attempt` the attempt that brought it."""
+
+    reply: bytes = field(repr=False)
+    attempt: Attempt
+
+    @property
+    def answered_at(self) -> datetime:
+        """When the answer came, in UTC."""
+        return self.attempt.started_at + timedelta(seconds=self.attempt.elapsed)
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """The last attempt may have been charged, and no answer came: `attempt` is that one. Nothing may be sent."""
+
+    attempt: Attempt
+
+
+class Busy:
+    """The same call is under way. `await wait()`, then ask again."""
+
+    __slots__ = ("ended",)
+
+    def __init__(self) -> None:
+        self.ended: asyncio.Event | None = None
+        """Set when the attempt has ended; None where it is another process's."""
+
+    async def wait(self) -> None:
+        """Return when that attempt has ended, or when it is worth another look."""
+        if self.ended is None:
+            await clock.sleep(POLL)
+        else:
+            await self.ended.wait()
+
+
+@dataclass(frozen=True, slots=True)
+class Exhausted:
+    """The budget is used up, by charges, by attempts of unknown charge and by those under way. `why` says how."""
+
+    why: str
+
+
+# --------------------------------------------------------------------------------------------------- the read side
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """An attempt as it stands in the ledger.
+
+    `elapsed` is in seconds. `cost` is what it costs or, while nobody knows, may cost; 0 without prices.
+    """
+
+    id: int
+    endpoint: str
+    key: Key
+    state: State
+    status: str | None
+    http_status: int | None
+    started_at: datetime
+    elapsed: float
+    error: str | None
+    cost: Decimal
+    reply: bytes | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """How many attempts of one kind on one day (UTC), and what they cost or may cost together."""
+
+    endpoint: str
+    day: date
+    state: State
+    status: str | None
+    attempts: int
+    cost: Decimal
+
+
+@dataclass(slots=True)
+class Sum:
+    """Counts of attempts. `cost` is that of the charged ones, `at_risk` that of the unknown and those under way."""
+
+    intended: int = 0
+    charged: int = 0
+    free: int = 0
+    not_sent: int = 0
+    unknown: int = 0
+    cost: Decimal = Decimal(0)
+    at_risk: Decimal = Decimal(0)
+
+    def add(self, line: Line) -> None:
+        """Count `line` in."""
+        name = line.state.replace(" ", "_")
+        setattr(self, name, getattr(self, name) + line.attempts)
+        if line.state is State.CHARGED:
+            self.cost += line.cost
+        else:
+            self.at_risk += line.cost
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """A ledger in numbers: `lines`, by endpoint, day, state and status; `held` is how many calls are held."""
+
+    lines: tuple[Line, ...]
+    held: int
+
+    def by(self, *names: str) -> dict[tuple[object, ...], Sum]:
+        """The sums for each combination of the named fields of `Line`: `by("day", "endpoint")`; `by()` for all."""
+        sums: dict[tuple[object, ...], Sum] = {}
+        for line in self.lines:
+            sums.setdefault(tuple(getattr(line, name) for name in names), Sum()).add(line)
+        return sums
+
+
+# ---------------------------------------------------------------------------------------------------- the interface
+
+
+class Store(ABC):
+    """A ledger.
+
+    States: new, open, closed for good. It belongs to the event loop that opened it. Every operation raises
+    LedgerError where the store fails, and ConfigurationError where it is misused.
+    """
+
+    @abstractmethod
+    async def open(self) -> None:
+        """Make the ledger usable, creating or migrating it.
+
+        Every attempt under way whose owner is not alive becomes UNKNOWN, before this returns. An owner is alive
+        as long as its process is, and no longer: neither a reboot nor another process with its pid keeps it.
+        """
+
+    @abstractmethod
+    async def aclose(self) -> None:
+        """Finish what was asked, and let go. Attempts of this owner that were never ended become UNKNOWN."""
+
+    @abstractmethod
+    def identity(self, endpoint: str, payload: Iterable[tuple[str, str | bytes]], key: Key = None) -> bytes:
+        """What makes two calls the same: 16 bytes, for the endpoint and the fields in their order.
+
+        Images are given as decoded bytes (or a digest of them, always alike), texts as they are sent. Give `key`
+        where calls of the same content are not the same call (addface, delface). The bytes say nothing to who
+        lacks the ledger's own key. Pure and thread-safe, but it reads every byte: 1 ms a megabyte.
+        """
+
+    @abstractmethod
+    async def begin(self, ask: Ask) -> Started | Stored | Held | Busy | Exhausted:
+        """Ask whether an attempt may be made, and record the intent if so.
+
+        All of it is one atomic step among all users of the ledger, in this order: an answer that is young enough
+        is `Stored`; a call under way with a living owner is `Busy`, with a dead one becomes UNKNOWN; a call whose
+        last attempt that left is UNKNOWN is `Held`, unless to be resent; where a charge is possible and
+        `charged + unknown + under way` has reached the budget, `Exhausted`. Otherwise the intent, and with it the
+        reservation of one charge, is durable when `Started` is returned.
+
+        When cancelled, an intent that was recorded is ended as not sent.
+        """
+
+    @abstractmethod
+    async def end(self, started: Started, result: Result) -> None:
+        """Record what came of an attempt: outcome, reply and the use of its reservation, in one atomic step.
+
+        Durable when this returns. It is on its way from the first step of this coroutine: cancelling the wait
+        takes nothing back. Ending twice does no harm. When it raises, the attempt stays under way, with its
+        reservation; the store tries again by itself with the next operation, and when it is closed.
+        """
+
+    @abstractmethod
+    async def resolve(self, call: Key | bytes, charge: Charge) -> int:
+        """Settle by hand every UNKNOWN attempt of a user's key (or of an identity, in bytes) as CHARGED or FREE.
+
+        Returns how many. Atomic and durable. The call is then no longer held: it would be sent again.
+        """
+
+    @abstractmethod
+    async def purge(self, older_than: timedelta | float) -> int:
+        """Remove the replies, and the identities, of attempts that ended longer ago than this (seconds).
+
+        Returns how many attempts were emptied. They are gone from the store's files when this returns; the
+        counts stay. A purged call is unknown to the ledger: it would be sent, and paid for, again. Calls that
+        are held stay held.
+        """
+
+    @abstractmethod
+    def summary(self) -> Summary:
+        """Counts and cost. This and the following need no loop and no `open`, and may run beside any writer."""
+
+    @abstractmethod
+    def attempts(self, *, unknown_only: bool = False) -> Iterator[Record]:
+        """Every attempt, those under way included, oldest first; without replies."""
+
+    @abstractmethod
+    def held(self) -> Iterator[Record]:
+        """The UNKNOWN attempts for which a call is held, oldest first."""
+
+    @abstractmethod
+    def answers(self) -> Iterator[Record]:
+        """Every attempt that brought an answer, with its reply, oldest first."""
+
+    async def __aenter__(self) -> Self:
+        await self.open()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.aclose()
