@@ -49,7 +49,7 @@ from aisolution_async.retry import Retry
 from aisolution_async.wire import envelope
 from aisolution_async.wire.form import Form
 from aisolution_async.wire.request import Requests
-from aisolution_async.wire.transport import Flight, PoolTransport
+from aisolution_async.wire.transport import Flight, Headers, PoolTransport
 
 _log = logging.getLogger(__name__)
 
@@ -532,22 +532,25 @@ class Work(Generic[R]):
     async def _exchange(self, form: Form, flight: Flight) -> _Response | _Failure:
         """One request and its answer. Every foreign error is translated here, and none goes further."""
         sender = self._sender
-        transport = sender.transport
-        extensions: dict[str, Any] = {"timeout": self._options.timeout, "aisolution.flight": flight}
-        if isinstance(transport, httpx.AsyncHTTPTransport):
-            flight.left = False
-            extensions["trace"] = _watch(flight)
-        request = sender.requests.make(self.call.endpoint.name, form, extensions)
+        transport, requests, timeout = sender.transport, sender.requests, self._options.timeout
+        name = self.call.endpoint.name
         if _is_over(flight.deadline):
             return _Failure(False, "the deadline passed before it could be sent")
         try:
             if isinstance(transport, PoolTransport):  # it keeps the deadline itself, at less cost
-                return await _respond(transport, request)
+                status, headers, body = await transport.exchange(
+                    requests.origin, requests.head(name, form), form, form.length, flight=flight, timeout=timeout
+                )
+                return _Response(status, _retry_after(headers), body)
+            extensions: dict[str, Any] = {"timeout": timeout, "aisolution.flight": flight}
+            if isinstance(transport, httpx.AsyncHTTPTransport):
+                flight.left = False
+                extensions["trace"] = _watch(flight)
             async with asyncio.timeout_at(flight.deadline):
-                return await _respond(transport, request)
+                return await _respond(transport, requests.make(name, form, extensions))
         except Exception as exc:  # whatever a transport raises, the money question is the same
             left = not isinstance(exc, _NEVER_LEFT) if flight.left is None else flight.left
-            text = _explain(exc, self._options.timeout, over=_is_over(flight.deadline))
+            text = _explain(exc, timeout, over=_is_over(flight.deadline))
             busy = isinstance(exc, TimeoutError | httpx.TimeoutException)
             return _Failure(left, sender.requests.redact(text), Signal.OVERLOADED if busy else Signal.BROKEN)
 
@@ -637,6 +640,13 @@ async def _respond(transport: httpx.AsyncBaseTransport, request: httpx.Request) 
     if len(body) > MAX_ANSWER_BYTES:
         raise httpx.RemoteProtocolError("the answer is over 1 MiB")
     return _Response(response.status_code, response.headers.get("Retry-After"), body)
+
+
+def _retry_after(headers: Headers) -> str | None:
+    for name, value in headers:
+        if len(name) == 11 and name.lower() == b"retry-after":
+            return value.decode("latin-1")
+    return None
 
 
 def _watch(flight: Flight) -> Callable[[str, Mapping[str, Any]], Awaitable[None]]:

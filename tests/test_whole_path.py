@@ -27,11 +27,13 @@ from aisolution_async import (
     PersonNotFoundError,
     RefusedError,
     Retry,
+    RetryLaterError,
     SearchFace,
     WhatsAppDetail,
     WhatsAppState,
 )
 from aisolution_async.sandbox import Sandbox
+from aisolution_async.wire.transport import PoolTransport
 
 from .support import flat_picture, picture
 
@@ -215,3 +217,43 @@ async def test_httpx_own_transport_says_what_left(sandbox: Sandbox) -> None:
         with pytest.raises(asyncio.CancelledError):
             await early
         assert client.tally.unknown == 1
+
+
+async def test_the_pools_short_way_sends_what_any_transport_would() -> None:
+    """The library's own pool is asked without httpx's objects; the bytes must be those of the long way."""
+
+    class Plain(httpx.AsyncBaseTransport):
+        def __init__(self) -> None:
+            self.pool = PoolTransport()
+
+        async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+            return await self.pool.handle_async_request(request)
+
+        async def aclose(self) -> None:
+            await self.pool.aclose()
+
+    received: list[bytes] = []
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = await reader.readuntil(b"\r\n\r\n")
+        length = int(head.lower().split(b"content-length: ")[1].split(b"\r\n")[0])
+        received.append(head + await reader.readexactly(length))
+        writer.write(b"HTTP/1.1 429 Slow Down\r\nretry-after: 7200\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+        await writer.drain()
+        writer.close()
+        await writer.wait_closed()
+
+    server = await asyncio.start_server(answer, "127.0.0.1", 0)
+    url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/pre%20fix/"
+    async with server:
+        for transport in (None, Plain(), httpx.AsyncHTTPTransport()):
+            async with AsyncClient("t %+&=ü", base_url=url, transport=transport) as client:
+                for call in (FaceCompare(picture(1), picture(2) * 30), WhatsAppDetail("+6281387300008", country="ID")):
+                    with pytest.raises(RetryLaterError) as caught:
+                        await client.send(call)
+                    assert caught.value.retry_after == 7200
+    assert len(received) == 6
+    assert received[:2] == received[2:4] == received[4:]
+    assert received[0].startswith(
+        b"POST /pre%20fix/v1/facecompare?token=t%20%25%2B%26%3D%C3%BC HTTP/1.1\r\nHost: 127.0.0.1:"
+    )

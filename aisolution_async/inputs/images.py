@@ -10,6 +10,7 @@ import io
 import os
 import re
 import stat
+from pathlib import Path
 from typing import IO, Any
 
 import pybase64
@@ -125,7 +126,7 @@ def _from_path(path: str, name: str, max_bytes: int) -> bytes:
     except IsADirectoryError:
         problem = "is a directory: name an image file in it"
     except FileNotFoundError:
-        hint = "" if os.path.isabs(path) else " (relative paths start at the current directory)"
+        hint = "" if Path(path).is_absolute() else " (relative paths start at the current directory)"
         problem = f"does not exist: check the path{hint}"
     except PermissionError:
         problem = "may not be read: check the file's permissions"

@@ -18,6 +18,7 @@ from aisolution_async.ledger.store import (
     Stored,
     Sum,
     Summary,
+    Verdict,
 )
 
 __all__ = [
@@ -36,4 +37,5 @@ __all__ = [
     "Stored",
     "Sum",
     "Summary",
+    "Verdict",
 ]

@@ -28,6 +28,7 @@ from aisolution_async.ledger.store import (
     Started,
     State,
     Stored,
+    Verdict,
 )
 
 DIED = "the process ended before the answer"
@@ -155,7 +156,7 @@ class Book:
 
     # ------------------------------------------------------------------------- operations, inside a transaction
 
-    def begin(self, ask: Ask) -> Started | Stored | Held | Busy | Exhausted:
+    def begin(self, ask: Ask) -> Verdict:
         """See `Store.begin`."""
         found = self._find(ask) if ask.reusable else None
         if isinstance(found, Stored):

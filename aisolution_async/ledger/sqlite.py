@@ -34,8 +34,6 @@ from aisolution_async.ledger.book import AT_STAKE, HOLDING, Book, Budget, moment
 from aisolution_async.ledger.store import (
     Ask,
     Busy,
-    Exhausted,
-    Held,
     LedgerError,
     Line,
     Record,
@@ -43,8 +41,8 @@ from aisolution_async.ledger.store import (
     Started,
     State,
     Store,
-    Stored,
     Summary,
+    Verdict,
 )
 
 _log = logging.getLogger(__name__)
@@ -80,10 +78,8 @@ class Ledger(Store):
         synchronous: schema.Synchronous = "full",
         busy_timeout: float = 10.0,
     ) -> None:
-        if max_charges is not None and (isinstance(max_charges, bool) or not isinstance(max_charges, int)):
-            raise ConfigurationError("max_charges must be a whole number, or None for no limit")
-        if max_charges is not None and max_charges < 0:
-            raise ConfigurationError("max_charges must be 0 or more")
+        if max_charges is not None and (type(max_charges) is not int or max_charges < 0):
+            raise ConfigurationError("max_charges must be a whole number, 0 or more, or None for no limit")
         if synchronous not in ("full", "normal", "off"):
             raise ConfigurationError('synchronous must be "full", "normal" or "off"')
         for name in prices or {}:
@@ -160,12 +156,12 @@ class Ledger(Store):
             digest.update(f" key {json.dumps(key)}".encode())
         return digest.digest()
 
-    async def begin(self, ask: Ask) -> Started | Stored | Held | Busy | Exhausted:
+    async def begin(self, ask: Ask) -> Verdict:
         """See `Store.begin`."""
         self._check()
         future = self._submit(ask)
         try:
-            answer: Started | Stored | Held | Busy | Exhausted = await future
+            answer: Verdict = await future
         except asyncio.CancelledError:
             if future.done() and not future.cancelled() and future.exception() is None:
                 self._take_back(future.result())  # it came in the same turn as the cancellation

@@ -138,6 +138,10 @@ class Exhausted:
     why: str
 
 
+Verdict = Started | Stored | Held | Busy | Exhausted
+"""What `begin` answers."""
+
+
 # --------------------------------------------------------------------------------------------------- the read side
 
 
@@ -242,7 +246,7 @@ class Store(ABC):
         """
 
     @abstractmethod
-    async def begin(self, ask: Ask) -> Started | Stored | Held | Busy | Exhausted:
+    async def begin(self, ask: Ask) -> Verdict:
         """Ask whether an attempt may be made, and record the intent if so.
 
         All of it is one atomic step among all users of the ledger, in this order: an answer that is young enough

@@ -12,6 +12,7 @@ import httpx
 from aisolution_async.api import ENDPOINTS
 from aisolution_async.errors import ConfigurationError
 from aisolution_async.wire.form import CONTENT_TYPE, Form
+from aisolution_async.wire.transport import origin_of
 
 USER_AGENT = "aisolution-async"
 
@@ -40,18 +41,29 @@ class Requests:
         self._urls = {
             name: _SecretURL(f"{self.base}{endpoint.path}?token={secret}") for name, endpoint in ENDPOINTS.items()
         }
+        self.origin = origin_of(base)
+        """What the pool keeps connections by."""
         self._headers = [
             (b"Host", base.netloc),
             (b"User-Agent", USER_AGENT.encode()),
             (b"Accept", b"application/json"),
             (b"Content-Type", CONTENT_TYPE.encode()),
         ]
+        lines = b"".join(b"%s: %s\r\n" % header for header in self._headers)
+        self._heads = {
+            name: b"POST %s HTTP/1.1\r\n%sContent-Length: %%d\r\n" % (url.raw_path.replace(b"%", b"%%"), lines)
+            for name, url in self._urls.items()
+        }
 
     def redact(self, text: str) -> str:
         """`text` without the token, whoever put it there."""
         for secret in self._secrets:
             text = text.replace(secret, "…")
         return text
+
+    def head(self, endpoint: str, form: Form) -> bytes:
+        """The request line and headers that ask `endpoint` with `form`: what `make` says, for the pool's short way."""
+        return self._heads[endpoint] % form.length
 
     def make(self, endpoint: str, form: Form, extensions: Mapping[str, Any]) -> httpx.Request:
         """The request that asks `endpoint` with `form`."""
