@@ -393,6 +393,8 @@ async def test_a_begin_that_is_cancelled_leaves_nothing_under_way(ledger: Ledger
         (answer,) = await asyncio.gather(task, return_exceptions=True)
         if isinstance(answer, Started):
             await ledger.end(answer, UNSENT)
+    for _ in range(2):  # the last begin arrives, and is taken back
+        await book_of(ledger)
     await start(ledger, "other")
     states = Counter(record.state for record in ledger.attempts())
     assert states.pop(State.INTENDED) == 1
@@ -557,6 +559,7 @@ class Money(RuleBasedStateMachine):
         self.runner = asyncio.Runner()
         self.ledgers: list[Ledger] = [self.opened(), self.opened()]
         self.under_way: list[tuple[Ledger, Started]] = []
+        self.tried: set[int] = set()  # ends that failed: made up for at any time
 
     def opened(self) -> Ledger:
         prices = {WHATSAPP: Decimal(3), "facecompare": Decimal(2)}
@@ -579,6 +582,8 @@ class Money(RuleBasedStateMachine):
         with contextlib.suppress(LedgerError):
             answer = self.runner.run(ledger.begin(question))
             if isinstance(answer, Started):
+                asked = {started.ask.identity for _, started in self.under_way if started.id not in self.tried}
+                assert question.identity not in asked
                 self.under_way.append((ledger, answer))
             if isinstance(answer, Stored):
                 assert reuse is None
@@ -592,6 +597,7 @@ class Money(RuleBasedStateMachine):
         if kind == "charged" and not started.ask.may_charge:
             kind = "free"
         result = {"charged": answered(), "free": LATER, "not sent": UNSENT, "unknown": LOST}[kind]
+        self.tried.add(started.id)
         with contextlib.suppress(LedgerError):
             self.runner.run(ledger.end(started, result))
             self.under_way.remove((ledger, started))
@@ -630,7 +636,7 @@ class Money(RuleBasedStateMachine):
         assert totals == rows(self.path, RECOUNT)
         assert sum(row[6] for row in totals) <= self.LIMIT
         assert sum(row[7] for row in totals) <= self.COST
-        known = {started.id for _, started in self.under_way}
+        known = {started.id for _, started in self.under_way} - self.tried
         assert known <= {id_ for (id_,) in rows(self.path, "SELECT id FROM intents")}
 
     def teardown(self) -> None:
