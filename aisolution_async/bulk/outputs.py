@@ -17,6 +17,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+try:
+    import fcntl
+except ImportError:  # on Windows, a file that is open cannot be removed anyhow
+    fcntl = None  # type: ignore[assignment]
+
 from aisolution_async.bulk.results import cell
 from aisolution_async.bulk.rows import DELIMITERS
 from aisolution_async.errors import ConfigurationError
@@ -28,32 +33,49 @@ ENDINGS = (*DELIMITERS, ".jsonl")
 class Output:
     """The output file of one run.
 
-    Raises ConfigurationError where it cannot be written, or where something is there already that may have
-    been paid for and `overwrite` does not say that it may go; nothing is touched then.
+    Raises ConfigurationError where it cannot be written; nothing is touched then.
     """
 
-    def __init__(self, path: Path, source: Path, *, overwrite: bool) -> None:
+    def __init__(self, path: Path, source: Path) -> None:
         self.path = path
         self.part = path.with_name(path.name + ".part")
         self.rows = 0
-        self._overwrite = overwrite
+        self._replaces = False
         self._file: _Appender | None = None
         self._names: list[str] = []
         self._check(source)
 
-    def open(self, names: Sequence[str]) -> None:
-        """Make the file, with a header where its format has one."""
+    def check_free(self, why: str = "") -> None:
+        """Raise ConfigurationError if there is something that may have been paid for; `why` says more of it."""
+        for file, what in ((self.path, "results of an earlier run"), (self.part, "what a stopped run had")):
+            if os.path.lexists(file):
+                raise ConfigurationError(
+                    f"{str(file)!r} exists already and may hold {what}{why}: move it away, or say --overwrite"
+                )
+
+    def open(self, names: Sequence[str], *, replace: bool) -> None:
+        """Make the file, with a header where its format has one; `replace` what is there, but no living run's."""
         self._names = list(names)
+        self._replaces = replace
+        claimed = None
         try:
-            if self._overwrite:
+            if replace:
+                claimed = _claim(self.part)
                 self.part.unlink(missing_ok=True)
-            self._file = _Appender(os.open(self.part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _BINARY, 0o666))
+            number = os.open(self.part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _BINARY, 0o666)
+            _lock(number)
+            self._file = _Appender(number)
             if self.path.suffix.lower() in DELIMITERS:
                 self._file.append(self._line(self._names))
+        except BlockingIOError:
+            problem = "another run is writing it"
         except OSError as exc:
             problem = _reason(exc)
         else:
             return
+        finally:
+            if claimed is not None:
+                os.close(claimed)
         self.close()
         raise ConfigurationError(f"the output {str(self.part)!r} cannot be written: {problem}; choose another place")
 
@@ -72,7 +94,7 @@ class Output:
         assert self._file is not None
         self._file.sync()
         self._file.close()
-        if not self._overwrite and os.path.lexists(self.path):
+        if not self._replaces and os.path.lexists(self.path):
             raise FileExistsError(0, "a file of that name has appeared meanwhile")
         self.part.replace(self.path)
 
@@ -104,15 +126,9 @@ class Output:
                 raise ConfigurationError(f"the output {shown} is the input: give it another name")
             if path.exists() and not path.is_file():
                 raise ConfigurationError(f"the output {shown} is not a regular file: give it another name")
-            found = [file for file in (path, self.part) if os.path.lexists(file)]
         except (OSError, ValueError) as exc:
             problem = _reason(exc)
         else:
-            if found and not self._overwrite:
-                holds = "results of an earlier run" if found[0] == path else "what a stopped run had"
-                raise ConfigurationError(
-                    f"{str(found[0])!r} exists already and may hold {holds}: move it away, or say --overwrite"
-                )
             return
         raise ConfigurationError(f"the output {shown} cannot be written: {problem}")
 
@@ -189,6 +205,31 @@ class _Appender:
 
 
 _BINARY = getattr(os, "O_BINARY", 0)
+# Neither what a link leads to, nor to wait for somebody at the other end of a pipe.
+_LOOK = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
+
+
+def _claim(part: Path) -> int | None:
+    """What a stopped run left, locked until it is closed. Raises BlockingIOError if that run is still alive."""
+    try:
+        number = os.open(part, _LOOK)
+    except OSError:
+        return None
+    _lock(number)
+    return number
+
+
+def _lock(number: int) -> None:
+    """Lock the open file as one that a living run writes; where it is locked, close it and raise BlockingIOError."""
+    if fcntl is None:
+        return
+    try:
+        fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(number)
+        raise
+    except OSError:
+        return  # a file system without locks has to do without
 
 
 def _reason(exc: BaseException) -> str:

@@ -6,6 +6,10 @@ For every endpoint: `ok`; the fields of its reply, each as `answer_FIELD`; where
 `problem` (what is wrong, and the remedy). A name that the input has already gets `_2` behind it, or the next
 number that is free. `group_id` is the vendor's access key and is never among them. A row that asks the same as
 an earlier one has that one's answer, after 0 attempts, and is free.
+
+So that a run that was stopped and resumed writes what an unbroken one writes, an answer from the ledger has the
+charge that it had when it was asked for, and the one attempt that brought it; a call that is held has the unknown
+charge, and the attempt, for which it is held.
 """
 
 from __future__ import annotations
@@ -18,8 +22,9 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from aisolution_async.api import Call, Reply
+from aisolution_async.api import Call, Endpoint, Reply
 from aisolution_async.batch import Outcome
+from aisolution_async.charges import Charge
 from aisolution_async.errors import OutcomeUnknownError
 
 SECRET_FIELDS = frozenset({"group_id"})
@@ -34,6 +39,7 @@ class Results:
     """The result columns of one endpoint beside the input columns `taken`."""
 
     def __init__(self, call: type[Call[Any]], taken: Collection[str]) -> None:
+        self._endpoint: Endpoint[Any] = call.endpoint
         self._fields = [name for name in call.endpoint.reply.model_fields if name not in SECRET_FIELDS]
         self._keeps_raw = not call.endpoint.never_charges
         names = ["ok", *(f"answer_{name}" for name in self._fields)]
@@ -49,15 +55,25 @@ class Results:
         if self._keeps_raw:
             values.append(_raw(outcome))
         last = outcome.attempts[-1] if outcome.attempts else None
-        values += [outcome.charge.value, last and last.status, len(outcome.attempts)]
+        charge, status, attempts = outcome.charge, last and last.status, len(outcome.attempts)
+        if outcome.answered_by is None and outcome.reply is not None and outcome.from_ledger:
+            charge, status, attempts = _charge_of(self._endpoint, outcome.reply), "OK", attempts + 1
+        elif outcome.answered_by is None and is_held(outcome):
+            charge, attempts = Charge.UNKNOWN, 1
+        values += [charge.value, status, attempts]
         values += [outcome.error and type(outcome.error).__name__, problem and " ".join(problem.split())]
         return values
 
 
+def is_held(outcome: Outcome) -> bool:
+    """Whether nothing was sent because an earlier attempt at the same may have been charged."""
+    return isinstance(outcome.error, OutcomeUnknownError) and not outcome.attempts
+
+
 def answered(reply: Reply) -> dict[str, Any]:
     """The documented fields of `reply` as plain values, without what is secret."""
-    plain: dict[str, Any] = _plain(reply)
-    return plain
+    found: dict[str, Any] = plain(reply)
+    return found
 
 
 def cell(value: Any) -> str:
@@ -72,14 +88,15 @@ def cell(value: Any) -> str:
     return text
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """`value` as what JSON knows, without what is secret."""
     if isinstance(value, BaseModel):
         names = type(value).model_fields
-        return {name: _plain(getattr(value, name)) for name in names if name not in SECRET_FIELDS}
+        return {name: plain(getattr(value, name)) for name in names if name not in SECRET_FIELDS}
     if isinstance(value, dict):
-        return {name: _plain(held) for name, held in value.items() if name not in SECRET_FIELDS}
+        return {name: plain(held) for name, held in value.items() if name not in SECRET_FIELDS}
     if isinstance(value, list):
-        return [_plain(held) for held in value]
+        return [plain(held) for held in value]
     if isinstance(value, Enum):
         value = value.value
     if isinstance(value, str) and not value.isascii():
@@ -87,10 +104,17 @@ def _plain(value: Any) -> Any:
     return value
 
 
+def _charge_of(endpoint: Endpoint[Any], reply: Reply) -> Charge:
+    charge = endpoint.charges["OK"]
+    if endpoint.refined_by is not None:
+        charge = endpoint.charges.get(f"OK:{getattr(reply, endpoint.refined_by)}", charge)
+    return charge
+
+
 def _raw(outcome: Outcome) -> str | None:
     error = outcome.error
     if isinstance(error, OutcomeUnknownError) and error.status == "OK":
-        return json.dumps(_plain(error.message), ensure_ascii=False)
+        return json.dumps(plain(error.message), ensure_ascii=False)
     return None
 
 

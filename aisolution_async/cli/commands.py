@@ -6,6 +6,7 @@ import asyncio
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +15,13 @@ from rich.console import Console
 
 import aisolution_async
 from aisolution_async import clock
-from aisolution_async.api import CALLS, Call, Endpoint, Kind, Reply
+from aisolution_async.api import CALLS, ENDPOINTS, Call, Endpoint, Kind, Reply
 from aisolution_async.batch import GRACE
 from aisolution_async.bulk import BulkError, BulkRun, Summary
 from aisolution_async.bulk.results import answered
 from aisolution_async.bulk.runner import CONCURRENCY, count_rows
 from aisolution_async.charges import Attempt
-from aisolution_async.cli import demo, show
+from aisolution_async.cli import demo, ledger, show
 from aisolution_async.cli.running import (
     EXIT_CODES,
     Access,
@@ -234,7 +235,38 @@ def _bulk_command(call: type[Call[Any]]) -> click.Command:
             show_default=True,
             help="How many rows to ask at once.",
         ),
-        click.Option(["--overwrite"], is_flag=True, help="Replace results that exist already, of stopped runs too."),
+        click.Option(
+            ["--ledger"],
+            type=click.Path(path_type=Path),
+            help="Where all is recorded, to be gone on from.  [default: OUTPUT.ledger]",
+        ),
+        click.Option(["--no-ledger"], is_flag=True, help="Record nothing: a stopped run begins from nothing again."),
+        click.Option(
+            ["--retry-unknown"],
+            type=click.IntRange(0),
+            metavar="N",
+            help="Send what may have been charged again, N times at most.",
+        ),
+        click.Option(
+            ["--max-charges"],
+            type=click.IntRange(0),
+            metavar="N",
+            help="Spend N charges at most, over all runs with the ledger.",
+        ),
+        click.Option(
+            ["--max-cost"],
+            callback=_money,
+            metavar="MONEY",
+            help="Spend that much at most, over all runs with the ledger.",
+        ),
+        click.Option(
+            ["--price", "prices"],
+            callback=_prices,
+            multiple=True,
+            metavar="ENDPOINT=MONEY",
+            help=f"What a charge costs: {endpoint.name}=0.05. May be repeated.",
+        ),
+        click.Option(["--overwrite"], is_flag=True, help="Replace results that exist already, even if paid for."),
         click.Option(["--quiet"], is_flag=True, help="Print nothing but errors."),
         click.Option(["--json", "as_json"], is_flag=True, help="Print the summary as one line of JSON on stdout."),
         *_access_options(),
@@ -246,6 +278,12 @@ def _bulk_command(call: type[Call[Any]]) -> click.Command:
         output: Path,
         key: str | None,
         concurrency: int,
+        ledger: Path | None,
+        no_ledger: bool,
+        retry_unknown: int | None,
+        max_charges: int | None,
+        max_cost: Decimal | None,
+        prices: Mapping[str, Decimal],
         overwrite: bool,
         quiet: bool,
         as_json: bool,
@@ -264,7 +302,14 @@ def _bulk_command(call: type[Call[Any]]) -> click.Command:
             key=key,
             concurrency=concurrency,
             overwrite=overwrite,
+            ledger=None if no_ledger else _ledger_of(output, ledger, sandbox=sandbox),
+            retry_unknown=retry_unknown,
+            max_charges=max_charges,
+            max_cost=max_cost,
+            prices=prices,
         )
+        if no_ledger and ledger is not None:
+            raise Failed("give either --ledger or --no-ledger", Exit.USAGE)
         code = run(job.run(Access(sandbox, token_file, base_url), quiet=quiet, as_json=as_json))
         click.get_current_context().exit(code)
 
@@ -287,8 +332,41 @@ The output has every row of it, in order and with all its columns, and after the
 charge, status, attempts, error, problem. While it runs, and if it was stopped, the rows are in OUTPUT.part.
 In .csv and .tsv, a result that a spreadsheet could take for a formula gets an apostrophe in front.
 
-Ctrl-C stops it, and waits for the answers under way; Ctrl-C again waits only a moment longer.
+Ctrl-C stops it, and waits for the answers under way; Ctrl-C again waits only a moment longer. However it was
+ended, run it again to go on: what was answered is in OUTPUT.ledger, is not paid for twice, and is written as if
+the run had never been stopped. A call that may have been charged, and has no answer, is held: it is not sent
+again unless --retry-unknown says so. The ledger holds personal data; see `aisolution ledger`.
 """
+
+
+def _money(ctx: click.Context, param: click.Parameter, text: str | None) -> Decimal | None:  # noqa: ARG001  # click's
+    if text is None:
+        return None
+    try:
+        return Decimal(text)
+    except InvalidOperation:
+        raise click.BadParameter(f"{text!r} is no amount of money, like 0.05") from None
+
+
+def _prices(ctx: click.Context, param: click.Parameter, texts: Sequence[str]) -> dict[str, Decimal]:
+    prices = {}
+    for text in texts:
+        name, _, money = text.partition("=")
+        price = _money(ctx, param, money.strip())
+        if price is None or name.strip() not in _NAMES:
+            raise click.BadParameter(f"{name!r} is none of {', '.join(ENDPOINTS)}: it is like facecompare=0.05")
+        prices[_NAMES[name.strip()]] = price
+    return prices
+
+
+_NAMES = {name: call.endpoint.name for call in CALLS for name in (call.endpoint.name, call.endpoint.command)}
+
+
+def _ledger_of(output: Path, chosen: Path | None, *, sandbox: bool) -> Path:
+    """Where the ledger is. Answers that are made up must never be taken for the vendor's."""
+    if sandbox and chosen is not None:
+        raise Failed("--sandbox has a ledger of its own: leave --ledger out", Exit.USAGE)
+    return chosen or output.with_name(f"{output.name}{'.sandbox' if sandbox else ''}.ledger")
 
 
 class _Job:
@@ -325,7 +403,10 @@ class _Job:
 
     async def _run(self, access: Access, *, quiet: bool) -> None:
         async with connected(access, max_connections=self._options["concurrency"]) as client:
-            bulk = self._bulk = BulkRun(client, self._call, self._source, self._output, **self._options)
+            resumed = None if quiet else _say_resumed
+            bulk = self._bulk = BulkRun(
+                client, self._call, self._source, self._output, on_resume=resumed, **self._options
+            )
             if self._pressed:
                 return
             running = self._running = asyncio.create_task(bulk.run())
@@ -352,17 +433,23 @@ class _Job:
     def _report(self, access: Access, *, quiet: bool, as_json: bool) -> Summary:
         done = Summary() if self._bulk is None else self._bulk.summary
         if as_json:
-            show.say_json(show.as_json(done))
+            show.say_json(show.as_json(done, self._options["ledger"]))
         if not quiet:
             if access.sandbox:
                 show.say("against the sandbox: the answers are made up, and nothing was really charged")
-            show.summary(done)
+            show.summary(done, self._options["ledger"])
         return done
+
+
+def _say_resumed(answers: int) -> None:
+    show.say(f"resuming: {answers:,} answers are in the ledger already")
 
 
 def _exit_code(done: Summary) -> Exit:
     if not done.failed:
         return Exit.OK
+    if done.over_budget:
+        return Exit.BUDGET
     unreachable = "NotSentError" in done.errors and not done.ok and done.errors.keys() <= {"InputError", "NotSentError"}
     return Exit.UNREACHABLE if unreachable else Exit.PROBLEMS
 
@@ -408,6 +495,7 @@ async def _serve(port: int) -> None:
     console.print("\nWhat it would have billed:", show.money(sandbox.bill))
 
 
+aisolution.add_command(ledger.ledger_group)
 for _each in CALLS:
     call_group.add_command(_call_command(_each))
     bulk_group.add_command(_bulk_command(_each))

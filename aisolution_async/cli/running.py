@@ -18,6 +18,7 @@ import click
 from aisolution_async.cli import show
 from aisolution_async.client import TOKEN_VARIABLE, AsyncClient
 from aisolution_async.errors import AISolutionError, ConfigurationError
+from aisolution_async.ledger import LedgerError
 from aisolution_async.sandbox import Sandbox
 
 new_event_loop: Callable[[], asyncio.AbstractEventLoop]
@@ -38,6 +39,7 @@ class Exit(IntEnum):
     PROBLEMS = 1
     USAGE = 2
     UNREACHABLE = 3
+    BUDGET = 4
     INTERRUPTED = 130
 
 
@@ -45,8 +47,9 @@ EXIT_CODES = """\b
 Exit codes:
   0    everything was answered
   1    some rows (or the one call) have problems, or the run could not go on
-  2    usage or configuration: nothing was sent
+  2    usage, configuration or an unusable ledger: nothing was sent
   3    nothing could be sent: the vendor could not be reached
+  4    the budget was used up before all rows were asked
   130  interrupted
 """
 
@@ -72,17 +75,27 @@ class Access:
     base_url: str | None = None
 
 
+@contextmanager
+def foreseen() -> Iterator[None]:
+    """What can be foreseen to go wrong in here becomes a `Failed`."""
+    try:
+        yield
+    except (ConfigurationError, LedgerError) as exc:
+        failed = Failed(str(exc), Exit.USAGE)
+    except AISolutionError as exc:
+        failed = Failed(str(exc), Exit.PROBLEMS)
+    else:
+        return
+    raise failed
+
+
 def run(main: Coroutine[Any, Any, T]) -> T:
     """Run `main` on a loop of its own; what can be foreseen to go wrong becomes a `Failed`."""
-    with asyncio.Runner(loop_factory=new_event_loop) as runner:
-        try:
+    try:
+        with foreseen(), asyncio.Runner(loop_factory=new_event_loop) as runner:
             return runner.run(main)
-        except ConfigurationError as exc:
-            failed = Failed(str(exc), Exit.USAGE)
-        except AISolutionError as exc:
-            failed = Failed(str(exc), Exit.PROBLEMS)
-        except KeyboardInterrupt:
-            failed = Failed("interrupted: what was under way may have been charged", Exit.INTERRUPTED)
+    except KeyboardInterrupt:
+        failed = Failed("interrupted: what was under way may have been charged", Exit.INTERRUPTED)
     raise failed
 
 

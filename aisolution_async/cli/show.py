@@ -5,13 +5,17 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import timedelta
+from decimal import Decimal
+from itertools import islice
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, Self
 
 import click
 from rich.box import SIMPLE_HEAD
+from rich.cells import cell_len
 from rich.console import Console, Group
 from rich.live import Live
 from rich.progress_bar import ProgressBar
@@ -21,6 +25,7 @@ from rich.text import Text
 from aisolution_async.batch import Progress
 from aisolution_async.bulk import Summary
 from aisolution_async.charges import Charge, Tally
+from aisolution_async.ledger import State
 
 PLAIN_EVERY = 10.0
 """Seconds between two lines of progress where there is no terminal."""
@@ -31,7 +36,10 @@ _ESCAPES = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]?|\][^\x07\x1b]*(?:\x07|\x1b\\
 # Joiners are part of emoji and of Indian scripts, and move nothing.
 _JOINERS = "\u200c\u200d"
 
+_ROWS_AT_ONCE = 500
+
 _COLOURS = {Charge.CHARGED: "yellow", Charge.FREE: "green", Charge.UNKNOWN: "bold red"}
+_STATES = {State(charge): colour for charge, colour in _COLOURS.items()}
 
 
 def clean(text: object) -> str:
@@ -78,6 +86,54 @@ def table(*columns: str) -> Table:
     for column in columns:
         made.add_column(column, overflow="fold")
     return made
+
+
+def columns(names: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """Rows under `names`, on stdout: tables on a terminal, aligned text elsewhere. Numbers stand on the right.
+
+    However many there are, few are held at a time: the widths are those that the first of them need.
+    """
+    console = Console(highlight=False)
+    widths: list[int] = []
+    left = iter(rows)
+    while chunk := list(islice(left, _ROWS_AT_ONCE)):
+        numeric = [isinstance(value, int | Decimal) for value in chunk[0]]
+        cells = [[_cell(value) for value in row] for row in chunk]
+        if console.is_terminal:
+            made = table(*names)
+            for column, right in zip(made.columns, numeric, strict=True):
+                column.justify = "right" if right else "left"
+            for row in cells:
+                made.add_row(*row)
+            console.print(made)
+            continue
+        lines = [[cell.plain for cell in row] for row in cells]
+        if not widths:
+            lines.insert(0, [*names])
+            widths = [max(map(cell_len, column)) for column in zip(*lines, strict=True)]
+        for line in lines:
+            parts = zip(line, widths, numeric, strict=True)
+            padded = (" " * (w - cell_len(t)) + t if right else t + " " * (w - cell_len(t)) for t, w, right in parts)
+            click.echo("  ".join(padded).rstrip())
+
+
+def _cell(value: object) -> Text:
+    if isinstance(value, Text):
+        return value
+    if isinstance(value, Decimal):
+        return Text(amount(value))
+    return Text(f"{value:,}" if isinstance(value, int) else "" if value is None else clean(value))
+
+
+def amount(value: Decimal) -> str:
+    """Money, with the digits that it has, and two behind the point at least."""
+    whole, _, rest = f"{value:,.6f}".partition(".")
+    return f"{whole}.{rest.rstrip('0'):0<2}"
+
+
+def state(value: State) -> Text:
+    """An attempt's state in its colour."""
+    return Text(value.value, style=_STATES.get(value, ""))
 
 
 # -------------------------------------------------------------------------------------------- while it runs
@@ -167,34 +223,43 @@ def clock(seconds: float) -> str:
 # ----------------------------------------------------------------------------------------------- at the end
 
 
-def summary(done: Summary) -> None:
+def summary(done: Summary, ledger: Path | None) -> None:
     """What a run did, on stderr."""
     console = Console(stderr=True, highlight=False)
     rate = f", {done.rows / done.seconds:,.0f} rows/s" if done.seconds and done.rows else ""
     rows: list[tuple[str, object]] = [
         ("rows", f"{done.rows:,}" if done.rows or not done.complete else "0: the input has a header and nothing else"),
-        ("answered", f"{done.ok:,}"),
+        ("answered", f"{done.ok:,}{_sources(done)}"),
         ("with problems", _counted(done)),
         ("attempts", money(done.tally)),
         ("time", clock(done.seconds) + rate),
     ]
+    if done.held:
+        rows.append(("held", f"{done.held:,}: may have been charged before: settle them, or say --retry-unknown 1"))
+    if done.over_budget:
+        rows.append(("over budget", f"{done.over_budget:,} not sent: run it again with a larger budget"))
     if done.output is not None:
         rows.append(("results", str(done.output)))
     if done.part is not None:
         rows.append(("results so far", str(done.part)))
     if done.rescued:
         rows.append(("rescued rows", ", ".join(done.rescued)))
+    if ledger is not None:
+        rows.append(("ledger", str(ledger)))
     fields(console, rows)
 
 
-def as_json(done: Summary) -> dict[str, Any]:
+def as_json(done: Summary, ledger: Path | None) -> dict[str, Any]:
     """What a run did, for machines."""
     tally = done.tally
     return {
         "complete": done.complete,
         "rows": done.rows,
         "ok": done.ok,
+        "from_ledger": done.from_ledger,
         "failed": done.failed,
+        "held": done.held,
+        "over_budget": done.over_budget,
         "unsent": done.unsent,
         "errors": dict(done.errors),
         "charged": tally.charged,
@@ -208,7 +273,12 @@ def as_json(done: Summary) -> dict[str, Any]:
         "output": None if done.output is None else str(done.output),
         "part": None if done.part is None else str(done.part),
         "rescued": done.rescued,
+        "ledger": None if ledger is None else str(ledger),
     }
+
+
+def _sources(done: Summary) -> str:
+    return f": {done.ok - done.from_ledger:,} now, {done.from_ledger:,} from the ledger" if done.from_ledger else ""
 
 
 def _counted(done: Summary) -> Text:
