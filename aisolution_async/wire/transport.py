@@ -111,6 +111,7 @@ class PoolTransport(httpx.AsyncBaseTransport):
         """Sends `request` once and returns its answer, whole and decoded."""
         extensions = request.extensions
         flight: Flight = extensions.get("aisolution.flight") or Flight()
+        flight.left = False
         timeout = extensions.get("timeout") or {}
         origin = origin_of(request.url)
         headless = request.method == "HEAD"
