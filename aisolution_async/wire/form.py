@@ -5,8 +5,10 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Iterable, Iterator
+from typing import Self
 from urllib.parse import quote_plus
 
 import httpx
@@ -29,6 +31,23 @@ class Form(httpx.SyncByteStream, httpx.AsyncByteStream):
 
     def __init__(self, fields: Iterable[tuple[str, str | bytes]]) -> None:
         self._pieces: deque[bytes] = deque()
+        self.length = 0
+        for _ in self._encode(fields):
+            pass
+
+    @classmethod
+    async def in_turns(cls, fields: Iterable[tuple[str, str | bytes]]) -> Self:
+        """The same, with a turn for everyone else on the loop after each piece: 0.2 ms at a stretch.
+
+        On the loop and not in a thread: replacing bytes holds the interpreter's lock, and a thread that holds it keeps
+        the loop waiting for 5 ms and more at a time.
+        """
+        form = cls(())
+        for _ in form._encode(fields):
+            await asyncio.sleep(0)
+        return form
+
+    def _encode(self, fields: Iterable[tuple[str, str | bytes]]) -> Iterator[None]:
         text = b""
         for number, (name, value) in enumerate(fields):
             text += b"%s%s=" % (b"&" if number else b"", _quoted(name))
@@ -36,11 +55,15 @@ class Form(httpx.SyncByteStream, httpx.AsyncByteStream):
                 text += _quoted(value)
             else:
                 for piece in _encoded(value):
-                    self._pieces.append(text + piece if text else piece)
+                    self._append(text + piece if text else piece)
                     text = b""
+                    yield
         if text:
-            self._pieces.append(text)
-        self.length = sum(map(len, self._pieces))
+            self._append(text)
+
+    def _append(self, piece: bytes) -> None:
+        self._pieces.append(piece)
+        self.length += len(piece)
 
     def __iter__(self) -> Iterator[bytes]:
         pieces = self._pieces
