@@ -93,10 +93,23 @@ class Endpoint(Generic[R]):
         return all(charge is FREE for charge in self.charges.values())
 
 
-class Reply(BaseModel):  # noqa: PLW1641  # pydantic gives frozen models their hash
-    """What an OK carries. Fields the contract does not name are kept; frozen."""
+class _Said(BaseModel):
+    """What the vendor said: fields that the contract does not name are kept, and shown to nobody; frozen."""
 
     model_config = ConfigDict(extra="allow", frozen=True, hide_input_in_errors=True)
+
+    def __repr_args__(self) -> Any:
+        # Numbers, access keys and what nobody documented are for code that asks for them by name, not for logs.
+        for name, value in super().__repr_args__():
+            shown = value is None or (name in type(self).model_fields and name not in _SECRET_FIELDS)
+            yield name, (value if shown else "…")
+
+
+_SECRET_FIELDS = frozenset({"group_id", "number", "signature"})
+
+
+class Reply(_Said):  # noqa: PLW1641  # pydantic gives frozen models their hash
+    """What an OK carries. Fields the contract does not name are kept; frozen."""
 
     _attempts: tuple[Attempt, ...] = PrivateAttr(default=())
     _answered_at: datetime | None = PrivateAttr(default=None)
@@ -113,6 +126,11 @@ class Reply(BaseModel):  # noqa: PLW1641  # pydantic gives frozen models their h
     def charge(self) -> Charge:
         """What the call cost, over all its attempts."""
         return overall(self._attempts)
+
+    @property
+    def is_answer(self) -> bool:
+        """Whether the question is answered: "checking" and "unavailable" are no answers."""
+        return True
 
     @property
     def answered_at(self) -> datetime | None:
@@ -146,15 +164,6 @@ class Reply(BaseModel):  # noqa: PLW1641  # pydantic gives frozen models their h
         if type(other) is not type(self):
             return NotImplemented
         return self.__dict__ == other.__dict__ and self.model_extra == other.model_extra
-
-    def __repr_args__(self) -> Any:
-        # Numbers, access keys and what nobody documented are for code that asks for them by name, not for logs.
-        for name, value in super().__repr_args__():
-            shown = value is None or (name in type(self).model_fields and name not in _SECRET_FIELDS)
-            yield name, (value if shown else "…")
-
-
-_SECRET_FIELDS = frozenset({"group_id", "number", "signature"})
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -285,10 +294,8 @@ class AddFace(Call[AddedFace]):
     )
 
 
-class FaceMatch(BaseModel):
+class FaceMatch(_Said):
     """One remembered person who looks like the photo: `confidence` 0 to 100."""
-
-    model_config = ConfigDict(extra="allow", frozen=True, hide_input_in_errors=True)
 
     confidence: Score
     person_id: str
@@ -369,6 +376,10 @@ class WhatsAppProfile(Reply):
     signature: str | None = None
     business_user: str | None = None
     avatar: str | None = None
+
+    @property
+    def is_answer(self) -> bool:
+        return self.whatsapp not in (WhatsAppState.CHECKING, WhatsAppState.UNAVAILABLE)
 
 
 @dataclass(frozen=True, slots=True, repr=False)

@@ -167,6 +167,12 @@ class Batch:
         drain_timeout: float,
         journal: Journal | None,
     ) -> None:
+        if recheck is not None and not isinstance(recheck, Recheck):
+            raise ConfigurationError("recheck must be a Recheck(…), or None")
+        if isinstance(drain_timeout, bool) or not isinstance(drain_timeout, int | float) or not drain_timeout >= 0:
+            raise ConfigurationError("drain_timeout must be seconds, 0 or more")
+        if total is not None and (isinstance(total, bool) or not isinstance(total, int) or total < 0):
+            raise ConfigurationError("total must be the number of calls, or None")
         if not isinstance(calls, Iterable | AsyncIterable) or isinstance(calls, str | bytes):
             raise ConfigurationError(
                 f"a {type(calls).__name__} is no list of calls: pass an iterable or async iterable of calls"
@@ -336,6 +342,14 @@ class Batch:
                     await self._read_async(aiter(self._calls))
                 else:
                     await self._read_sync(iter(self._calls))
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if self._stopping or (task is not None and task.cancelling()):
+                raise
+            # Not meant for us: something within the input was cancelled. What is under way must not suffer for it.
+            self._input_error = RuntimeError("something that the batch's input waited for was cancelled")
+        except StopAsyncIteration:
+            self._input_error = RuntimeError("the batch's input raised StopAsyncIteration")
         except Exception as exc:  # it is the input's own, and raised to whoever reads the outcomes
             self._input_error = exc
         finally:
@@ -621,7 +635,7 @@ class Batch:
             return
         del self._leaders[identity]
         reply = work.reply
-        if reply is not None and getattr(reply, "whatsapp", None) != WhatsAppState.CHECKING:
+        if reply is not None and reply.is_answer:
             self._answers[identity] = (leader.index, reply.model_dump_json().encode())
             if len(self._answers) > REMEMBERED:
                 self._answers.popitem(last=False)

@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import math
 import os
+import re
 import urllib.request
 from collections.abc import AsyncIterable, Iterable, Mapping
 from decimal import Decimal
@@ -40,7 +41,7 @@ from aisolution_async.ledger import Ledger, Store
 from aisolution_async.limits import Adaptive, Budget
 from aisolution_async.retry import Retry
 from aisolution_async.sender import Journal, Options, Sender, Work
-from aisolution_async.wire.request import Requests
+from aisolution_async.wire.request import Requests, Secret
 from aisolution_async.wire.transport import PoolTransport
 
 BASE_URL = "https://api.aisolution.credit"
@@ -113,7 +114,12 @@ class AsyncClient:
         prices: Mapping[str, Decimal] | None = None,
         max_cost: Decimal | None = None,
     ) -> None:
-        requests = Requests(str(base_url or os.environ.get(BASE_URL_VARIABLE) or BASE_URL), _token(token))
+        secret = Secret(token)
+        del token  # tracebacks show locals
+        _check_token(secret)
+        address = Secret(str(base_url or os.environ.get(BASE_URL_VARIABLE) or BASE_URL))
+        del base_url
+        requests = Requests(address, secret)
         journal, budgets = _journal(ledger, reuse_for, max_charges, prices, max_cost)
         self._options = Options(
             timeout=_timeout(timeout),
@@ -128,6 +134,8 @@ class AsyncClient:
         if transport is None:
             proxy = proxy or (_environment_proxy(requests.base) if trust_env else None)
             transport = _proxied(proxy, max_connections) if proxy else PoolTransport(max_connections=max_connections)
+        elif not isinstance(transport, httpx.AsyncBaseTransport):
+            raise ConfigurationError(f"transport is a {type(transport).__name__}: pass an httpx.AsyncBaseTransport")
         elif proxy is not None:
             raise ConfigurationError("give either transport= or proxy=: a transport of yours has its own proxy")
         # A transport of the user's has bounds of its own.
@@ -300,6 +308,8 @@ class AsyncClient:
             await self._sender.aclose()
 
     def __repr__(self) -> str:
+        if not hasattr(self, "_sender"):
+            return "<AsyncClient, not made>"
         state = "closed" if self._sender.closed else "open"
         return f"<AsyncClient of {self._sender.requests.base}, {state}, {self.tally!r}>"
 
@@ -307,21 +317,21 @@ class AsyncClient:
 # ------------------------------------------------------------------------------------------ options, checked
 
 
-def _token(token: str | None) -> str:
-    if token is not None and not isinstance(token, str):
-        raise ConfigurationError(f"the token is a {type(token).__name__}: pass it as text")
-    given = (os.environ.get(TOKEN_VARIABLE, "") if token is None else token).strip()
-    if not given:
+def _check_token(secret: Secret) -> None:
+    """Find the token, and refuse what cannot be one. No local variable here may hold it."""
+    if secret.value is not None and not isinstance(secret.value, str):
+        raise ConfigurationError(f"the token is a {type(secret.value).__name__}: pass it as text")
+    secret.value = (os.environ.get(TOKEN_VARIABLE, "") if secret.value is None else secret.value).strip()
+    if not secret.value:
         raise ConfigurationError(f"no token: set the environment variable {TOKEN_VARIABLE}, or pass token=")
-    if any(ord(char) < 32 or ord(char) == 127 for char in given):
+    if re.search(r"[\x00-\x1f\x7f]", secret.value):
         raise ConfigurationError("the token has control characters in it: copy it again from the vendor")
-    return given
 
 
 def _timeout(timeout: float | httpx.Timeout | None) -> Mapping[str, float | None]:
     try:
         seconds: dict[str, float | None] = httpx.Timeout(timeout).as_dict()
-        good = all(value is None or 0 < value < math.inf for value in seconds.values())
+        good = all(value is None or (value is not True and 0 < value < math.inf) for value in seconds.values())
     except (TypeError, AssertionError):
         good = False
     if not good:
@@ -330,7 +340,8 @@ def _timeout(timeout: float | httpx.Timeout | None) -> Mapping[str, float | None
 
 
 def _deadline(deadline: float | None) -> float | None:
-    if deadline is not None and not (isinstance(deadline, int | float) and 0 < deadline < math.inf):
+    is_number = isinstance(deadline, int | float) and not isinstance(deadline, bool)
+    if deadline is not None and not (is_number and 0 < deadline < math.inf):
         raise ConfigurationError("deadline must be seconds above 0, or None for no end")
     return deadline
 
@@ -348,10 +359,17 @@ def _retry(retry: Retry | int, unknown: int | None) -> Retry:
 def _rules(given: Mapping[str, Mapping[str, Charge | str]] | None) -> Mapping[str, Mapping[str, Charge]]:
     """The charges of the endpoints that `given` says something of, each whole."""
     rules = {}
+    shape = 'charge_rules look like {"facecompare": {"RETRY_LATER": Charge.CHARGED}}'
+    if given is not None and not isinstance(given, Mapping):
+        raise ConfigurationError(shape)
     for name, charges in (given or {}).items():
         endpoint = ENDPOINTS.get(name)
         if endpoint is None:
             raise ConfigurationError(f"charge_rules: no endpoint {name!r}; there are {', '.join(ENDPOINTS)}")
+        if not isinstance(charges, Mapping) or not all(
+            isinstance(status, str) and re.fullmatch(r"[A-Z][A-Z0-9_]*(:.+)?", status) for status in charges
+        ):
+            raise ConfigurationError(f"{shape}, with statuses in capitals as the vendor says them")
         with contextlib.suppress(ValueError):
             rules[name] = {**endpoint.charges, **{status: Charge(charge) for status, charge in charges.items()}}
         if name not in rules:
@@ -402,7 +420,7 @@ def _proxied(proxy: str | httpx.URL | httpx.Proxy, max_connections: int) -> http
             trust_env=False,
             limits=httpx.Limits(max_connections=max_connections, max_keepalive_connections=max_connections),
         )
-    except (ValueError, httpx.InvalidURL, ImportError):
+    except (ValueError, httpx.InvalidURL, ImportError, TypeError):
         pass
     # Not its text: a proxy's URL may hold a password.
     raise ConfigurationError(

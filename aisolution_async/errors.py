@@ -16,6 +16,8 @@
     ├── RefusedError             any other HTTP 4xx without an envelope: FREE
     └── OutcomeUnknownError      bytes left and no usable answer came: UNKNOWN
 
+Which StatusError it is goes by the status alone, whatever the endpoint; what it cost, by what that endpoint documents.
+
 The text of an error never holds the token, the group id, an image or a phone number; what the vendor said is
 on `.message`, raw, for code that asks for it.
 """

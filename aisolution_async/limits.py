@@ -12,6 +12,7 @@ RetryBudget (20 %, 10 a second).
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import math
 from collections import deque
 from collections.abc import Callable, Mapping
@@ -313,7 +314,8 @@ class Gate:
             if waiter.done() and not waiter.cancelled():
                 self.leave()  # the place was given in the same moment
             else:
-                self._singles.remove(waiter)
+                with contextlib.suppress(ValueError):  # whoever gave a place back may have passed it over already
+                    self._singles.remove(waiter)
             raise
 
     def leave(self) -> None:

@@ -19,7 +19,7 @@ from anyio import CapacityLimiter
 from pydantic import ValidationError
 
 from aisolution_async import clock
-from aisolution_async.api import Call, Endpoint, Kind, R, WhatsAppState
+from aisolution_async.api import Call, Endpoint, Kind, R
 from aisolution_async.charges import Attempt, Charge, Tally
 from aisolution_async.errors import (
     AISolutionError,
@@ -142,6 +142,7 @@ class Sender:
         self.encoding = asyncio.Lock()  # one form after the other, so that each turn of the loop stays short
         self.closed = False
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._hush(True)
 
     def check(self) -> None:
         """Raise ConfigurationError unless this may be used here and now."""
@@ -155,10 +156,25 @@ class Sender:
                 "the client was first used on another event loop: make one client for each loop (asyncio.run)"
             )
 
+    def _hush(self, on: bool) -> None:
+        """Keep the token out of httpcore's debug log, where what a server echoes is written as it comes."""
+        if not isinstance(self.transport, PoolTransport):
+            for name in ("http11", "http2", "proxy", "connection"):
+                logger = logging.getLogger(f"httpcore.{name}")
+                (logger.addFilter if on else logger.removeFilter)(self._censor)
+
+    def _censor(self, record: logging.LogRecord) -> bool:
+        said = record.getMessage()
+        record.msg, record.args = self.requests.redact(said), ()
+        return True
+
     async def aclose(self) -> None:
         """Close the pool; what is in flight ends in an error. Idempotent."""
         if not self.closed:
+            if self._loop not in (None, asyncio.get_running_loop()):
+                raise ConfigurationError("the client belongs to another event loop: close it there")
             self.closed = True
+            self._hush(False)
             await self.transport.aclose()
             if self.journal is not None:
                 await self.journal.aclose()
@@ -226,28 +242,36 @@ class Work(Generic[R]):
         """Take a place for an attempt; False if none comes free in time, with `error` set."""
         sender = self._sender
         sender.check()
+        patience = self._options.timeout.get("pool")
+        left = math.inf if self._options.deadline is None else self._options.deadline - self._spent
         if sender.rate is not None:
             pause = sender.rate.wait(clock.now())
+            if pause >= left:
+                return self._is_late("the rate leaves no time for it before the deadline")
             sender.rate.start(clock.now() + pause)
             await clock.sleep(pause)
             self._spent += pause
         if sender.gate.try_enter():
             return True
         start = clock.now()
-        patience = self._options.timeout.get("pool")
         left = math.inf if self._options.deadline is None else self._options.deadline - self._spent
         with anyio.move_on_after(min(math.inf if patience is None else patience, left)):
             await sender.gate.enter()
             self._spent += clock.now() - start
             return True
-        text = "no free connection in time"
+        return self._is_late("no free connection in time")
+
+    def _is_late(self, text: str) -> bool:
         self._last = _Failure(False, text)
         self._count(Attempt(Charge.FREE, None, None, clock.today(), 0.0, text))
         self.conclude("")
         return False
 
     async def prepare(self, *, identify: bool = False) -> bool:
-        """Read and encode what the call holds. False if it cannot be sent, with `error` set."""
+        """Read and encode what the call holds. False if it cannot be sent, with `error` set.
+
+        A file that is still being read at the deadline is left to itself.
+        """
         if self._form is not None:
             return True
         if identify and self._options.journal is not None and not await self._open_journal():
@@ -256,7 +280,15 @@ class Work(Generic[R]):
         if small:
             fields = self._load(identify)
         else:
-            fields = await anyio.to_thread.run_sync(self._load, identify, limiter=self._sender.readers)
+            left = math.inf if self._options.deadline is None else self._options.deadline - self._spent
+            fields = InputError("")
+            with anyio.move_on_after(left) as scope:
+                fields = await anyio.to_thread.run_sync(
+                    self._load, identify, limiter=self._sender.readers, abandon_on_cancel=True
+                )
+            if scope.cancelled_caught:
+                self.conclude("the deadline passed while its images were read")
+                return False
         if isinstance(fields, InputError):
             self.error = fields
             return False
@@ -433,7 +465,7 @@ class Work(Generic[R]):
             reply = self.reply.to_record()
         elif answer is not None and answer.status == "OK":  # it does not fit, and was probably paid for
             reply = json.dumps(answer.message)
-        final = self.reply is not None and getattr(self.reply, "whatsapp", None) != WhatsAppState.CHECKING
+        final = self.reply is not None and self.reply.is_answer
         recorded = True
         try:
             await journal.store.end(
@@ -478,6 +510,7 @@ class Work(Generic[R]):
             response.body,
             retry_after=response.retry_after,
             rules=self._options.rules.get(endpoint.name),
+            redact=self._sender.requests.redact,
         )
         self._last = answer
         if answer.kind is RetryLaterError:
@@ -486,10 +519,10 @@ class Work(Generic[R]):
             self.signal = Signal.BROKEN if answer.body is not None else Signal.ANSWERED
         status, problem = answer.status, None
         if answer.reply is None:
-            answer.text = problem = self._sender.requests.redact(answer.text)
+            problem = answer.text
             if status is not None and status not in endpoint.charges:
                 # It may be anything, even what the vendor was sent: the record keeps plain words.
-                status = self._sender.requests.redact(quotable(status)[:80])
+                status = quotable(self._sender.requests.redact(status))[:80]
         self._count(Attempt(answer.charge, status, answer.http_status, began, elapsed, problem))
         self.reply = answer.reply
         if answer.status in endpoint.done_already and any(a.charge is Charge.UNKNOWN for a in self.attempts):
@@ -562,9 +595,9 @@ class Work(Generic[R]):
                 return await _respond(transport, requests.make(name, form, extensions))
         except Exception as exc:  # whatever a transport raises, the money question is the same
             left = not isinstance(exc, _NEVER_LEFT) if flight.left is None else flight.left
-            text = _explain(exc, timeout, over=_is_over(flight.deadline))
+            text = _explain(exc, timeout, requests.redact, over=_is_over(flight.deadline))
             busy = isinstance(exc, TimeoutError | httpx.TimeoutException)
-            return _Failure(left, sender.requests.redact(text), Signal.OVERLOADED if busy else Signal.BROKEN)
+            return _Failure(left, text, Signal.OVERLOADED if busy else Signal.BROKEN)
 
     def _count(self, attempt: Attempt) -> None:
         self.attempts = (*self.attempts, attempt)
@@ -676,7 +709,7 @@ def _is_over(deadline: float | None) -> bool:
     return deadline is not None and clock.now() >= deadline
 
 
-def _explain(exc: Exception, timeout: Mapping[str, float | None], *, over: bool) -> str:
+def _explain(exc: Exception, timeout: Mapping[str, float | None], redact: Callable[[str], str], *, over: bool) -> str:
     """What went wrong on the wire, in words that hold nothing of the request and nothing the server said."""
     if over and isinstance(exc, TimeoutError | httpx.TimeoutException):
         return "the deadline passed"
@@ -684,7 +717,8 @@ def _explain(exc: Exception, timeout: Mapping[str, float | None], *, over: bool)
         if isinstance(exc, kind):
             return f"{what} within {timeout.get(name)} s"
     if isinstance(exc, httpx.ConnectError):
-        return f"no connection ({str(exc).splitlines()[0][:200] if str(exc) else type(exc).__name__})"
+        lines = redact(str(exc)).splitlines()
+        return f"no connection ({lines[0][:200] if lines else type(exc).__name__})"
     return _WORDS.get(type(exc), type(exc).__name__)
 
 

@@ -242,6 +242,46 @@ async def test_an_input_that_fails(source: str) -> None:
         assert client.tally.charged == 30
 
 
+@pytest.mark.parametrize("source", ["sync", "async"])
+@virtual
+async def test_something_cancelled_within_the_input(source: str) -> None:
+    async def cancelled() -> None:
+        task = asyncio.create_task(asyncio.sleep(100))
+        task.cancel()
+        await task
+
+    async def later() -> AsyncIterator[WhatsAppDetail]:
+        for call in asks(3):
+            yield call
+        await cancelled()
+
+    def now() -> Iterator[WhatsAppDetail]:
+        yield from asks(3)
+        raise asyncio.CancelledError
+
+    async with client_of(slow(1)) as client:
+        seen = []
+        with pytest.raises(RuntimeError, match="was cancelled"):
+            async with client.batch(later() if source == "async" else now()) as batch:
+                async for outcome in batch:
+                    seen.append(outcome)  # noqa: PERF401
+        assert [outcome.charge for outcome in seen] == [CHARGED] * 3
+
+
+@virtual
+async def test_an_input_that_raises_what_ends_a_loop() -> None:
+    class Odd:
+        def __iter__(self) -> Iterator[WhatsAppDetail]:
+            return self
+
+        def __next__(self) -> WhatsAppDetail:
+            raise StopAsyncIteration
+
+    async with client_of(in_turn(ok_whatsapp())) as client:
+        with pytest.raises(RuntimeError, match="StopAsyncIteration"):
+            await taken(client.batch(Odd()))
+
+
 @virtual
 async def test_leaving_early_loses_nothing() -> None:
     closed = []
@@ -395,6 +435,9 @@ async def test_misuse() -> None:
         for concurrency in (0, -1, True, 1.5, "9"):
             with pytest.raises(ConfigurationError, match="concurrency"):
                 client.batch([], concurrency=concurrency)  # type: ignore[arg-type]
+        for options in ({"recheck": 5}, {"drain_timeout": "x"}, {"drain_timeout": -1}, {"total": -1}, {"total": "x"}):
+            with pytest.raises(ConfigurationError):
+                client.batch([], **options)
         batch = client.batch(asks(1))
         await taken(batch)
         with pytest.raises(ConfigurationError, match="runs once"):

@@ -242,7 +242,7 @@ async def test_every_attempt_sends_the_whole_form() -> None:
     vendor = in_turn(
         says("RETRY_LATER", "x"), says("RETRY_LATER", "x"), says("OK", [{"confidence": 1, "person_id": "p"}])
     )
-    async with client_of(vendor) as client:
+    async with client_of(vendor, deadline=None) as client:
         await client.send(SearchFace(io.BytesIO(picture(3))))  # an object that can be read once
     assert len({request.content for request in vendor.requests}) == 1
     assert len(vendor.requests) == 3
@@ -413,6 +413,8 @@ async def test_a_closed_client_says_so() -> None:
 def test_one_client_from_two_loops_says_so() -> None:
     client = client_of(in_turn(ok_whatsapp()))
     asyncio.run(_ask(client))
+    with pytest.raises(ConfigurationError, match="close it there"):
+        asyncio.run(client.aclose())
     with pytest.raises(ConfigurationError, match="another event loop"):
         asyncio.run(_ask(client))
 
@@ -500,6 +502,12 @@ def test_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
         ({"max_connections": 0}, "max_connections"),
         ({"max_image_bytes": 1.5}, "max_image_bytes"),
         ({"charge_rules": {"nothing": {}}}, "no endpoint 'nothing'"),
+        ({"charge_rules": {"delface": Charge.FREE}}, "charge_rules look like"),
+        ({"charge_rules": [1]}, "charge_rules look like"),
+        ({"charge_rules": {"delface": {"okk": "free"}}}, "charge_rules look like"),
+        ({"deadline": True}, "deadline"),
+        ({"timeout": True}, "timeout"),
+        ({"transport": httpx.HTTPTransport()}, "transport is a HTTPTransport"),
         ({"charge_rules": {"delface": {"OK": "cheap"}}}, "none of charged, free, unknown"),
         ({"proxy": "gopher://x"}, "the proxy cannot be used"),
         ({"proxy": "http://x", "transport": httpx.MockTransport(lambda _: httpx.Response(200))}, "either transport"),

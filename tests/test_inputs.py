@@ -44,6 +44,9 @@ def wrapped(text: str) -> str:
     [
         PHOTO,
         bytearray(PHOTO),
+        base64.b64encode(PHOTO),
+        io.BytesIO(base64.encodebytes(PHOTO)),
+        b" data:image/jpeg;base64," + base64.b64encode(PHOTO),
         memoryview(PHOTO),
         io.BytesIO(PHOTO),
         TEXT,
@@ -92,7 +95,7 @@ def test_text_that_could_be_both_is_refused(tmp_path: Path, monkeypatch: pytest.
 
 def test_a_path_is_never_taken_for_base64() -> None:
     # Valid base64, all of them; no image's.
-    for text in ("selfies1", "photos/2024/ab", "abcd", "/9j", "AAAA" * 100):
+    for text in ("selfies1", "photos/2024/ab", "abcd", "/9j", "AAAA" * 100, "AAAA" * 12):
         assert "does not exist" in refused(text) or "neither base64 of an image nor a path" in refused(text)
 
 
@@ -133,6 +136,7 @@ def test_a_file_that_may_not_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyP
     ("source", "words"),
     [
         (b"", "is empty"),
+        (base64.b64encode(PHOTO + bytes(2 * 1024 * 1024)), "over the limit"),
         (b"x" * (2 * 1024 * 1024 + 1), "2.0 MiB, over the limit of 2 MiB"),
         (io.BytesIO(b""), "at its end"),
         (io.BytesIO(b"x" * (2 * 1024 * 1024 + 1)), "is too large, over the limit"),
@@ -143,7 +147,8 @@ def test_a_file_that_may_not_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyP
         ("data:image/png;base64", "without ';base64,'"),
         ("data:;base64,@@@@", "does not decode"),
         ("data:;base64,", "is empty"),
-        ("", "does not exist"),
+        ("", "is empty"),
+        (" \n", "is empty"),
         ("a\0b", "neither base64 of an image nor a path"),
         ("x" * 300, "neither base64 of an image nor a path"),
         ("?" * 5000, "does not decode as base64"),
@@ -155,6 +160,46 @@ def test_what_else_cannot_be_sent(source: Any, words: str) -> None:
     line = refused(source)
     assert words in line
     assert len(line) < 200
+
+
+def test_base64_in_a_file(tmp_path: Path) -> None:
+    (tmp_path / "photo.b64").write_bytes(base64.encodebytes(PHOTO))
+    assert load(tmp_path / "photo.b64") == PHOTO
+
+
+def test_a_file_that_gives_little_at_a_time() -> None:
+    class Trickle:
+        def __init__(self) -> None:
+            self.inner = io.BytesIO(PHOTO)
+
+        def read(self, size: int) -> bytearray:
+            return bytearray(self.inner.read(min(size, 100)))
+
+    assert load(Trickle()) == PHOTO
+
+
+def test_objects_that_raise() -> None:
+    class Breaks:
+        def read(self, _: int) -> bytes:
+            raise EOFError("Compressed file ended before the end-of-stream marker was reached")
+
+        def __fspath__(self) -> str:
+            raise RuntimeError("no")
+
+    class Async:
+        async def read(self, _: int) -> bytes:
+            return b""
+
+    class NoPath:
+        def __fspath__(self) -> str:
+            raise RuntimeError("no")
+
+    class Reads:
+        read = Breaks.read
+
+    assert "cannot be read (EOFError)" in refused(Reads())
+    assert "cannot be read (RuntimeError)" in refused(NoPath())
+    assert "is read by await" in refused(Async())
 
 
 def test_strange_file_objects() -> None:
@@ -184,6 +229,9 @@ def test_any_text_is_read_or_refused_without_showing_it_all(text: str) -> None:
         ("(0813) 8730.0008", "081387300008"),
         ("８１３８７３００００８", "81387300008"),  # noqa: RUF001  # as an Asian keyboard types it
         (81387300008, "81387300008"),
+        ("6281234567890.0", "6281234567890"),
+        ("+6281234567890.00", "+6281234567890"),
+        ("+62 (0)813 8730 0008", "+6281387300008"),
         ("+62\u2011813\u20118730\u20110008", "+6281387300008"),
     ],
 )
@@ -192,7 +240,7 @@ def test_numbers(typed: Any, sent: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "typed", ["", "  ", "12", "call me", "+", "6.28123E+12", "1" * 18, "62813+5555", True, None, 1.5]
+    "typed", ["", "  ", "0813/0812345", "12", "call me", "+", "6.28123E+12", "1" * 18, "62813+5555", True, None, 1.5]
 )
 def test_impossible_numbers(typed: Any) -> None:
     with pytest.raises(InputError, match="^number ") as caught:

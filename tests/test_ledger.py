@@ -69,16 +69,18 @@ async def taken(batch: Batch) -> list[Outcome]:
 async def test_what_was_answered_is_not_asked_again(file: Path) -> None:
     vendor = in_turn(ok_whatsapp())
     async with client_of(vendor, ledger=file) as client:
-        first = await client.whatsapp_detail(NUMBER, key="A-1")
+        first = await client.whatsapp_detail(f"+{NUMBER}", key="A-1")
         assert first.charge is CHARGED
         assert first.answered_at is None
         assert first.attempts[0].recorded is True
-        again = await client.whatsapp_detail(f"+{NUMBER}", key="A-2")
+        again = await client.whatsapp_detail(f"00{NUMBER}", key="A-2")
         assert again == first
         assert (again.charge, again.attempts) == (FREE, ())
         assert again.answered_at is not None
     async with client_of(vendor) as client:
-        batch = client.batch([WhatsAppDetail(NUMBER), WhatsAppDetail("6281300000")], ledger=str(file), ordered=True)
+        batch = client.batch(
+            [WhatsAppDetail(f"+{NUMBER}"), WhatsAppDetail("6281300000")], ledger=str(file), ordered=True
+        )
         outcomes = await taken(batch)
         assert [o.from_ledger for o in outcomes] == [True, False]
         assert [o.charge for o in outcomes] == [FREE, CHARGED]

@@ -200,6 +200,17 @@ async def test_a_rate_is_checked(rate: Any) -> None:
 
 
 @virtual
+async def test_a_rate_that_leaves_no_time_is_known_at_once() -> None:
+    loop = asyncio.get_running_loop()
+    async with client_of(in_turn(ok_whatsapp()), rate=0.1, deadline=3) as client:
+        await client.whatsapp_detail("6281300000")
+        start = loop.time()
+        with pytest.raises(NotSentError, match="the rate leaves no time"):
+            await client.whatsapp_detail("6281300001")
+        assert loop.time() == start
+
+
+@virtual
 async def test_retry_after_stops_everyone() -> None:
     loop = asyncio.get_running_loop()
     times: list[float] = []
@@ -305,9 +316,10 @@ async def test_what_is_the_same() -> None:
     photo = picture(1)
     calls: list[Any] = [
         WhatsAppDetail("+62 813-8730-0008"),
-        WhatsAppDetail("6281387300008"),
+        WhatsAppDetail("+6281387300008"),
         WhatsAppDetail("006281387300008"),
-        WhatsAppDetail("6281387300008", country="ID"),
+        WhatsAppDetail("6281387300008"),  # a national number, perhaps
+        WhatsAppDetail("+6281387300008", country="ID"),
         WhatsAppDetail("6281387300009"),
         FaceCompare(photo, picture(2)),
         FaceCompare(bytearray(photo), picture(2)),
@@ -329,7 +341,7 @@ async def test_what_is_the_same() -> None:
 async def test_the_same_photo_is_compared_once() -> None:
     vendor = in_turn(says("OK", {"similarity": 97.5, "result": "SAME PERSON"}))
     photo = picture(1)
-    async with client_of(vendor) as client:
+    async with client_of(vendor, deadline=None) as client:
         calls = [FaceCompare(photo, bytearray(photo)), FaceCompare(photo, photo), FaceCompare(photo, picture(2))]
         outcomes = await taken(client.batch(calls, ordered=True, concurrency=1))
     assert [o.answered_by for o in outcomes] == [None, 0, None]
@@ -377,6 +389,15 @@ async def test_followers_of_a_stopped_call() -> None:
         kinds = Counter(type(o.error) for o in batch.unread)
     assert kinds == {RetryLaterError: 2, NotSentError: 4}
     assert sorted(o.index for o in batch.unread) == list(range(6))
+
+
+@virtual
+async def test_unavailable_is_no_answer_to_remember() -> None:
+    vendor = in_turn(ok_whatsapp("unavailable"), ok_whatsapp())
+    async with client_of(vendor) as client:
+        outcomes = await taken(client.batch(asks(3, distinct=1), concurrency=1, ordered=True))
+    assert [o.reply.whatsapp for o in outcomes] == ["unavailable", "yes", "yes"]  # type: ignore[union-attr]
+    assert [o.answered_by for o in outcomes] == [None, None, 1]
 
 
 @virtual
@@ -521,6 +542,25 @@ async def test_single_calls_wait_their_turn_and_give_up_in_time() -> None:
             await waiting
         assert (await first).whatsapp == "yes"
         assert (await client.whatsapp_detail("6281300004")).whatsapp == "yes"
+
+
+@virtual
+async def test_a_waiter_cancelled_as_its_place_comes_free() -> None:
+    for cancel_first in (True, False):
+        gate = Gate(1)
+        assert gate.try_enter()
+        waiter = asyncio.create_task(gate.enter())
+        await asyncio.sleep(0)
+        if cancel_first:
+            waiter.cancel()
+            gate.leave()
+        else:
+            gate.leave()
+            waiter.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await waiter
+        assert gate.try_enter()
+        assert not gate.try_enter()
 
 
 @virtual

@@ -13,7 +13,7 @@ from urllib.parse import quote
 import httpx
 import pytest
 
-from aisolution_async import AddFace, AISolutionError, FaceCompare, WhatsAppDetail
+from aisolution_async import AddFace, AISolutionError, FaceCompare, SearchFace, WhatsAppDetail
 from aisolution_async.errors import quotable
 
 from .support import TOKEN, Vendor, client_of, says
@@ -35,6 +35,7 @@ def _raise(exc: Exception) -> Any:
 
 HOSTILE: dict[str, Any] = {
     "ok": lambda r: says("OK", {"group_id": GROUP, "person_id": "p", "person_count": 1, "echo": echo(r)}),
+    "ok search": lambda r: says("OK", [{"confidence": 9, "person_id": "p", "group_id": GROUP}]),
     "ok whatsapp": lambda r: says("OK", {"number": NUMBER, "whatsapp": "yes", "signature": echo(r), "new": echo(r)}),
     "ok that does not fit": lambda r: says("OK", {"similarity": echo(r), echo(r): echo(r)}),
     "message": lambda r: says("INVALID_REQUEST", echo(r)),
@@ -53,6 +54,7 @@ HOSTILE: dict[str, Any] = {
 }
 
 CALLS = [
+    SearchFace(IMAGE),
     AddFace(IMAGE, key="k"),
     FaceCompare(IMAGE, IMAGE, key="k"),
     WhatsAppDetail(NUMBER, callback=f"https://x.example/{NUMBER}", key="k"),
@@ -114,6 +116,53 @@ async def test_nothing_shows_a_secret(hostile: str, call: Any, logged: pytest.Lo
             assert secret not in text, f"{secret!r} is shown: {text[:2000]}"
 
 
+@pytest.mark.parametrize(
+    "options",
+    [{"deadline": -1}, {"base_url": "http://10.0.0.1/?x=" + TOKEN}, {"retry": "x"}],
+)
+def test_a_client_that_cannot_be_made_shows_nothing(options: dict[str, Any]) -> None:
+    from aisolution_async import AsyncClient
+
+    for token in (TOKEN, TOKEN + "\x00", TOKEN + "\udc80", TOKEN.encode()):
+        with pytest.raises(AISolutionError) as caught:
+            AsyncClient(token, **options)  # type: ignore[arg-type]
+        for text in everything_shown(caught.value):
+            assert TOKEN not in text, text
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"HTTP/1.1 302 Found\r\nLocation: %s\r\nContent-Length: 0\r\n\r\n",
+        b"HTTP/1.1 200 %s\r\nContent-Length: 0\r\n\r\n",
+        b"%s\r\n\r\n",
+    ],
+)
+@pytest.mark.parametrize("own", [True, False])
+async def test_a_server_that_echoes_on_every_transport(
+    answer: bytes, own: bool, logged: pytest.LogCaptureFixture
+) -> None:
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = await reader.readuntil(b"\r\n\r\n")
+        await reader.read(10)
+        writer.write(answer % head.split(b" ")[1])
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    from aisolution_async import AsyncClient
+
+    transport = None if own else httpx.AsyncHTTPTransport()
+    async with server, AsyncClient(TOKEN, base_url=url, transport=transport) as client:
+        with pytest.raises(AISolutionError) as caught:
+            await client.delete_face("p")
+    shown = [*everything_shown(caught.value), *(record.getMessage() for record in logged.records)]
+    assert any("aisolution" in record.name for record in logged.records)
+    assert any("httpcore" in record.name for record in logged.records) is not own
+    for text in shown:
+        assert not any(secret in text for secret in SECRETS[:2]), text
+
+
 async def test_a_cancelled_call_shows_nothing(logged: pytest.LogCaptureFixture) -> None:
     entered = asyncio.Event()
 
@@ -134,7 +183,7 @@ async def test_a_cancelled_call_shows_nothing(logged: pytest.LogCaptureFixture) 
 
 def test_the_attempts_are_logged(logged: pytest.LogCaptureFixture) -> None:
     async def run() -> None:
-        async with client_of(Vendor(lambda r, n: says("FAIL", "x"))) as client, client.batch([CALLS[2]]) as batch:
+        async with client_of(Vendor(lambda r, n: says("FAIL", "x"))) as client, client.batch([CALLS[3]]) as batch:
             async for _ in batch:
                 pass
 

@@ -6,6 +6,7 @@ Reading blocks, so `load` is called off the event loop.
 from __future__ import annotations
 
 import binascii
+import inspect
 import io
 import os
 import re
@@ -35,15 +36,23 @@ def load(source: ImageSource, *, name: str, max_bytes: int = MAX_IMAGE_BYTES) ->
     plainly something else, larger than `max_bytes`, or text that could be a path as well as base64.
     """
     if isinstance(source, bytes | bytearray | memoryview):
-        return _checked(bytes(source), f"{name} (bytes)", max_bytes)
+        return _checked(_unwrapped(bytes(source)), f"{name} (bytes)", max_bytes)
     if isinstance(source, str):
+        if not source.strip():
+            raise InputError(f"{name} is empty: there is no image to send")
         decoded = _from_base64(source, name)
         if decoded is not None:
             return _checked(decoded, f"{name} (base64 text)", max_bytes)
         return _from_path(source, name, max_bytes)
     if isinstance(source, os.PathLike):
-        path = os.fspath(source)
-        return _from_path(os.fsdecode(path), name, max_bytes)
+        problem = ""
+        try:
+            path = os.fsdecode(source)
+        except Exception as exc:  # a path of the user's own making
+            problem = type(exc).__name__
+        if problem:
+            raise InputError(f"{name} is a path that cannot be read ({problem})")
+        return _from_path(path, name, max_bytes)
     if hasattr(source, "read"):
         return _from_file(source, name, max_bytes)
     raise InputError(f"{name} is a {type(source).__name__}: pass a path, bytes, a binary file object or base64 text")
@@ -75,7 +84,9 @@ def _from_base64(text: str, name: str) -> bytes | None:
             raise InputError(f"{name} is a data: URL without ';base64,': only base64 data URLs can be sent")
         decoded = _decode(payload)
         if decoded is None:
-            raise InputError(f"{name} is a data: URL whose base64 does not decode: it is cut off or altered")
+            raise InputError(
+                f"{name} is a data: URL whose base64 does not decode: it is cut off, altered, or not standard base64"
+            )
         return decoded
     # The first 64 characters tell an image from a path before megabytes are decoded.
     start = _decode(_WHITESPACE.sub("", text[:256])[:64])
@@ -142,9 +153,27 @@ def _open_without_waiting(path: str, flags: int) -> int:
     return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
+def _unwrapped(data: bytes) -> bytes:
+    """The image within base64 that came as bytes, as `base64.b64encode` gives it; else `data` as it is."""
+    start = data[:256].lstrip()
+    if start[:5].lower() != b"data:":
+        # No image begins with 64 characters that are base64 of the beginning of an image.
+        try:
+            head = _decode(_WHITESPACE.sub("", start.decode("ascii"))[:64])
+        except UnicodeDecodeError:
+            return data
+        if head is None or not is_image(head):
+            return data
+    try:
+        text = data.decode("ascii")
+    except UnicodeDecodeError:
+        return data
+    return _from_base64(text.strip(), "") or data
+
+
 def _checked_file(data: bytes, shown: str, max_bytes: int) -> bytes:
     """Refuse what a mistaken column or a wrong ending brings: a file that is plainly no image."""
-    data = _checked(data, shown, max_bytes)
+    data = _checked(_unwrapped(data), shown, max_bytes)
     head = data[:_HEAD]
     for signature, what in _NOT_IMAGES.items():
         if head.startswith(signature):
@@ -169,24 +198,33 @@ def _from_file(file: IO[Any], name: str, max_bytes: int) -> bytes:
     what = f"{name} (file object)"
     if isinstance(file, io.TextIOBase):
         raise InputError(f"{what} is open for text: open it with mode 'rb'")
+    data = bytearray()
     try:
-        data = file.read(max_bytes + 1)
-    except (OSError, ValueError) as exc:
+        # Pipes and sockets give less than they are asked for; only nothing is the end.
+        while len(data) <= max_bytes and (piece := file.read(max_bytes + 1 - len(data))):
+            if inspect.iscoroutine(piece):
+                piece.close()
+                raise InputError(f"{what} is read by await: read it first, and pass bytes")
+            if not isinstance(piece, bytes | bytearray | memoryview):
+                raise InputError(f"{what} gives {type(piece).__name__} and not bytes: open it with mode 'rb'")
+            data += piece
+    except InputError:
+        raise
+    except Exception as exc:  # whatever an object of the user's raises
         problem = _reason(exc)
     else:
-        if not isinstance(data, bytes):
-            raise InputError(f"{what} gives {type(data).__name__} and not bytes: open it with mode 'rb'")
         if not data:
             raise InputError(f"{what} is at its end: it is empty, or was read before; seek(0) or pass bytes")
         if len(data) > max_bytes:
             raise InputError(_too_large(what, None, max_bytes))
-        return data
+        return _unwrapped(bytes(data))
     raise InputError(f"{what} cannot be read ({problem})")
 
 
 def _shown(path: str, name: str) -> str:
     # Text that is no sensible path may be an image that lost its way: it does not belong into a log.
-    if len(path) > 255 or "\n" in path or not path.isprintable():
+    plain = re.fullmatch(r"[A-Za-z0-9+/_=-]{40,}", path) is not None  # no dot, no space: base64, most likely
+    if plain or len(path) > 255 or "\n" in path or not path.isprintable():
         return f"{name} (text of {len(path)} characters, neither base64 of an image nor a path)"
     return f"{name} {path!r}"
 

@@ -7,7 +7,9 @@ import unicodedata
 
 from aisolution_async.errors import InputError
 
-_SEPARATORS = re.compile(r"[\s().\-/\u2010-\u2015]+")
+_SEPARATORS = re.compile(r"[\s().\-\u2010-\u2015]+")
+_AS_FRACTION = re.compile(r"(\+?[0-9]{5,17})\.0+")
+_TRUNK_ZERO = re.compile(r"^((?:\+|00)[\s0-9.\-]{1,6})\(0\)")
 _NUMBER = re.compile(r"\+?[0-9]{5,17}")
 _SCIENTIFIC = re.compile(r"[0-9][.,]?[0-9]*[eE]\+?[0-9]+")
 
@@ -26,12 +28,18 @@ def normalise(number: object, *, name: str = "number") -> str:
         raise InputError(f"{name} is empty: there is no phone number to ask for")
     if _SCIENTIFIC.fullmatch(text):
         raise InputError(f"{name} was shortened by a spreadsheet (like 6.28E+12): format the column as text")
-    packed = _SEPARATORS.sub("", text)
+    if (fraction := _AS_FRACTION.fullmatch(text)) is not None:  # a spreadsheet took it for a number
+        return fraction[1]
+    packed = _SEPARATORS.sub("", _TRUNK_ZERO.sub(r"\1", text))
     if not _NUMBER.fullmatch(packed):
         raise InputError(f"{name} is no phone number: 5 to 17 digits, with or without a leading plus")
     return packed
 
 
 def canonical(number: str) -> str:
-    """What is the same for two ways of writing one normalised number: its digits, without plus or 00."""
-    return number.removeprefix("+").removeprefix("00")
+    """What two ways of writing one normalised number have in common.
+
+    Only a plus and 00 are the same. A number with neither may be a national one, which depends on the country: it
+    is nobody's but its own.
+    """
+    return f"+{number[2:]}" if number.startswith("00") else number

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -95,11 +95,12 @@ def read(
     *,
     retry_after: str | None = None,
     rules: Mapping[str, Charge] | None = None,
+    redact: Callable[[str], str] = str,
 ) -> Answer[R]:
     """What an answer of `endpoint` means and costs.
 
     `body` is the decoded body, `retry_after` the header's value as it came, `rules` the charge by status where
-    it differs from what the endpoint documents.
+    it differs from what the endpoint documents, `redact` takes secrets out of what is quoted.
     """
     charges = endpoint.charges if rules is None else rules
     envelope = _json(body)
@@ -120,8 +121,8 @@ def read(
             repeatable = charge is Charge.FREE
     if charge is None:
         charge = Charge.FREE if endpoint.never_charges else Charge.UNKNOWN
-    said = quotable(message)
-    text = f"{quotable(status) or 'an empty status'}{f' ({said})' if said else ''}"
+    said = quotable(redact(message)) if isinstance(message, str) else ""
+    text = f"{quotable(redact(status)) or 'an empty status'}{f' ({said})' if said else ''}"
     if kind is UnknownStatusError:
         text = f"the vendor answered with a status that its contract does not know: {text}"
     elif kind is FaceNotFoundError:

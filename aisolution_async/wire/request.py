@@ -17,6 +17,18 @@ from aisolution_async.wire.transport import origin_of
 USER_AGENT = "aisolution-async"
 
 
+class Secret:
+    """A value that shows itself to nobody, not even in the locals of a traceback."""
+
+    __slots__ = ("value",)
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
+    def __repr__(self) -> str:
+        return "…"
+
+
 class _SecretURL(httpx.URL):
     """A URL whose query is the token: its repr stops before it."""
 
@@ -32,14 +44,15 @@ class _SecretRequest(httpx.Request):
 class Requests:
     """Makes the requests of one token and base URL; whatever is the same for every call is made once."""
 
-    def __init__(self, base_url: str, token: str) -> None:
+    def __init__(self, base_url: Secret, token: Secret) -> None:
         base = _base(base_url)
         secret = _quoted(token)
-        self._secrets = (token, secret)
+        # The longer one first, lest a part of it is left over.
+        self._secrets = Secret(sorted({token.value, secret.value}, key=len, reverse=True))
         self.base = f"{base.scheme}://{base.netloc.decode('ascii')}{base.path.rstrip('/')}"
         """The base URL, without anything secret."""
         self._urls = {
-            name: _SecretURL(f"{self.base}{endpoint.path}?token={secret}") for name, endpoint in ENDPOINTS.items()
+            name: _SecretURL(f"{self.base}{endpoint.path}?token={secret.value}") for name, endpoint in ENDPOINTS.items()
         }
         self.origin = origin_of(base)
         """What the pool keeps connections by."""
@@ -57,7 +70,7 @@ class Requests:
 
     def redact(self, text: str) -> str:
         """`text` without the token, whoever put it there."""
-        for secret in self._secrets:
+        for secret in self._secrets.value:
             text = text.replace(secret, "…")
         return text
 
@@ -79,18 +92,18 @@ class Requests:
         return request
 
 
-def _quoted(token: str) -> str:
+def _quoted(token: Secret) -> Secret:
     try:
-        return quote(token, safe="")
+        return Secret(quote(token.value, safe=""))
     except UnicodeEncodeError:
         pass
     raise ConfigurationError("the token has bytes that are no text: copy it again from the vendor")
 
 
-def _base(text: str) -> httpx.URL:
+def _base(text: Secret) -> httpx.URL:
     """The base URL, checked. Its text is not in the errors: it may hold a password."""
     try:
-        url = httpx.URL(text.strip())
+        url: httpx.URL = _SecretURL(text.value.strip())
     except (httpx.InvalidURL, ValueError):
         url = httpx.URL("")
     if not url.host or url.scheme not in ("http", "https"):
