@@ -116,9 +116,9 @@ class AsyncClient:
     ) -> None:
         secret = Secret(token)
         del token  # tracebacks show locals
-        _check_token(secret)
         address = Secret(str(base_url or os.environ.get(BASE_URL_VARIABLE) or BASE_URL))
         del base_url
+        _check_token(secret)
         requests = Requests(address, secret)
         journal, budgets = _journal(ledger, reuse_for, max_charges, prices, max_cost)
         self._options = Options(

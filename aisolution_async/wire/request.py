@@ -33,7 +33,7 @@ class _SecretURL(httpx.URL):
     """A URL whose query is the token: its repr stops before it."""
 
     def __repr__(self) -> str:
-        return f"URL('{self.scheme}://{self.netloc.decode('ascii')}{self.path}?token=…')"
+        return f"URL('{self.scheme}://{self.host}{self.path}?token=…')"
 
 
 class _SecretRequest(httpx.Request):
