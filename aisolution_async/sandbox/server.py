@@ -209,6 +209,10 @@ class Sandbox:
         """Make one callback, once, and record what came of it."""
         http_status: int | None = None
         error: str | None = None
+        if not callback.addresses:
+            error = "not made: only loopback addresses are called back"
+            self.callbacks.append(Delivery(callback.number, callback.url, None, error))
+            return
         async with self._delivering:
             try:
                 async with asyncio.timeout(self._callback_timeout):
