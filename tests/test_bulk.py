@@ -13,7 +13,9 @@ import stat
 import tempfile
 import threading
 from collections.abc import Iterator
+from decimal import Decimal
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
@@ -36,6 +38,7 @@ from aisolution_async import (
 from aisolution_async.api import CALLS
 from aisolution_async.bulk import BulkError, BulkRun, Summary, outputs, rows, run_bulk
 from aisolution_async.bulk.runner import count_rows
+from aisolution_async.ledger import Ledger, LedgerError
 from aisolution_async.sandbox import Sandbox
 
 from .support import TOKEN, Vendor, client_of, flat_picture, ok_whatsapp, picture, says
@@ -247,7 +250,7 @@ async def test_the_same_question_is_asked_once(tmp_path: Path) -> None:
 
 async def test_images(tmp_path: Path) -> None:
     """Paths are relative to the file, whatever the current directory; or the image stands in the cell."""
-    folder = tmp_path / "list"
+    folder = tmp_path / "a.list"  # without a dot it might be base64, and would not be shown
     folder.mkdir()
     write(folder / "a.jpg", picture(1))
     write(tmp_path / "b.jpg", picture(2))
@@ -808,6 +811,262 @@ def test_charge_of_a_run_that_failed() -> None:
     assert BulkError("x", summary).charge is Charge.FREE
     summary.tally.add("delface", Charge.UNKNOWN)
     assert BulkError("x", summary).charge is Charge.UNKNOWN
+
+
+# ------------------------------------------------------------------------------------------- with a ledger
+
+
+async def test_a_stopped_run_goes_on(tmp_path: Path) -> None:
+    """Nothing is asked twice, and the file is that of an unbroken run, byte for byte."""
+    numbers = many(tmp_path)
+    await bulk(numbers, tmp_path / "whole.csv")
+    gate = Gate(20, 5)
+    options: dict[str, Any] = {"ledger": tmp_path / "a.ledger", "concurrency": 5}
+    resumed: list[int] = []
+    async with client_of(gate.vendor) as client:
+        run = BulkRun(client, WhatsAppDetail, numbers, tmp_path / "out.csv", on_resume=resumed.append, **options)
+        running = asyncio.create_task(run.run())
+        await gate.full.wait()
+        run.stop()
+        gate.opened.set()
+        assert (await running).rows == 25
+        run = BulkRun(client, WhatsAppDetail, numbers, tmp_path / "out.csv", on_resume=resumed.append, **options)
+        summary = await run.run()
+        assert (summary.ok, summary.from_ledger, summary.tally.charged, summary.held) == (100, 25, 75, 0)
+        assert resumed == [25]
+        assert len(gate.vendor.requests) == 100
+        again = await run_bulk(client, WhatsAppDetail, numbers, tmp_path / "out.csv", **options)
+        assert (again.from_ledger, again.tally.total) == (100, 0)
+    assert left(tmp_path) == {"in.csv", "whole.csv", "out.csv", "a.ledger"}
+    vendor = Vendor(lambda request, number: ok_whatsapp())
+    await bulk(numbers, tmp_path / "whole.csv", vendor=vendor, overwrite=True)
+    assert (tmp_path / "out.csv").read_bytes() == (tmp_path / "whole.csv").read_bytes()
+
+
+@pytest.mark.parametrize("ending", ["csv", "jsonl"])
+@pytest.mark.parametrize("call", CALLS)
+async def test_a_row_is_the_same_from_the_ledger(tmp_path: Path, call: type[Call[Any]], ending: str) -> None:
+    write(tmp_path / "a.jpg", picture(1))
+    cells = {
+        parameter.name: "a.jpg" if parameter.name.startswith("img") else "+6281387300001"
+        for parameter in call.endpoint.parameters
+        if parameter.required
+    }
+    line = ",".join(cells.values())
+    source = write(tmp_path / "in.csv", f"ref,{','.join(cells)}\nA,{line}\nA,{line}\nB,{line}\n")
+    vendor, output, texts = Vendor(sane), tmp_path / f"out.{ending}", set()
+    for _ in range(3):
+        summary = await bulk(source, output, call, vendor=vendor, key="ref", ledger=tmp_path / "ledger", concurrency=1)
+        texts.add(output.read_text())
+    assert len(texts) == 1
+    assert GROUP_ID not in texts.pop()
+    assert (summary.from_ledger, summary.shared) == ((3, 0) if call.endpoint.never_charges else (1, 2))
+    assert len(vendor.requests) == (2 if call.endpoint.never_charges else 1)
+
+
+async def test_checking_is_asked_again(source: Path, tmp_path: Path) -> None:
+    said = ["yes", "checking", "no", "yes"]
+    vendor, found = Vendor(lambda request, number: ok_whatsapp(said[number])), []
+    for _ in range(2):
+        await bulk(source, tmp_path / "out.csv", vendor=vendor, ledger=tmp_path / "ledger", concurrency=1)
+        found.append([(row["answer_whatsapp"], row["charge"]) for row in read(tmp_path / "out.csv")])
+    assert found == [
+        [("yes", "charged"), ("checking", "free"), ("no", "charged")],
+        [("yes", "charged"), ("yes", "charged"), ("no", "charged")],
+    ]
+
+
+async def test_what_may_have_been_charged_is_held(source: Path, tmp_path: Path) -> None:
+    def script(request: httpx.Request, number: int) -> httpx.Response:
+        if number < 3:
+            raise httpx.ReadError("gone")
+        return ok_whatsapp()
+
+    vendor = Vendor(script)
+    options: dict[str, Any] = {"ledger": tmp_path / "ledger", "key": "ref"}
+    await bulk(source, tmp_path / "out.csv", vendor=vendor, **options)
+    asked = read(tmp_path / "out.csv")
+    summary = await bulk(source, tmp_path / "out.csv", vendor=vendor, **options)
+    held = read(tmp_path / "out.csv")
+    assert (summary.held, summary.failed, summary.tally.total, len(vendor.requests)) == (3, 3, 0, 3)
+    for row, before in zip(held, asked, strict=True):
+        assert "not sent: an attempt of 20" in row.pop("problem")
+        assert "may have been charged" in before.pop("problem")
+        assert row == before
+        assert (row["charge"], row["attempts"]) == ("unknown", "1")
+    summary = await bulk(source, tmp_path / "out.csv", vendor=vendor, retry_unknown=1, **options)
+    assert (summary.ok, summary.held, summary.tally.charged) == (3, 0, 3)
+
+
+async def test_asking_the_same_as_a_call_that_is_held(tmp_path: Path) -> None:
+    source = write(tmp_path / "in.csv", "number\n+6281387300001\n+6281387300001\n")
+    vendor = Vendor(lambda request, number: httpx.Response(500))
+    for held in (1, 2):
+        summary = await bulk(source, tmp_path / "out.csv", vendor=vendor, ledger=tmp_path / "ledger")
+        assert summary.held == held
+        found = [(row["charge"], row["attempts"]) for row in read(tmp_path / "out.csv")]
+        assert found == [("unknown", "1"), ("free", "0")]
+    assert len(vendor.requests) == 1
+
+
+@pytest.mark.parametrize("with_ledger", [True, False])
+async def test_the_budget(source: Path, tmp_path: Path, with_ledger: bool) -> None:
+    vendor = Vendor(sane)
+    options: dict[str, Any] = {"ledger": tmp_path / "ledger" if with_ledger else None, "vendor": vendor}
+    summary = await bulk(source, tmp_path / "out.csv", max_charges=1, concurrency=1, **options)
+    assert (summary.ok, summary.over_budget, summary.complete, len(vendor.requests)) == (1, 2, True, 1)
+    assert [row["error"] for row in read(tmp_path / "out.csv")] == ["", *["BudgetExhaustedError"] * 2]
+    prices = {"gliswadetail": Decimal("0.05")}
+    for cost, more in (("0.07", 1), ("0.15", 1)) if with_ledger else ():
+        # What was spent before counts, by the prices that were known then.
+        summary = await bulk(source, tmp_path / "out.csv", prices=prices, max_cost=Decimal(cost), **options)
+        assert summary.tally.charged == more
+    with pytest.raises(ConfigurationError, match="a limit on the cost needs the price of gliswadetail"):
+        await bulk(source, tmp_path / "out.csv", max_cost=Decimal(1), overwrite=True, **options)
+
+
+async def test_results_without_their_ledger(source: Path, tmp_path: Path) -> None:
+    ledger, vendor = tmp_path / "ledger", Vendor(sane)
+    for name in ("out.csv", "out.csv.part"):
+        write(tmp_path / name, "paid for")
+        with pytest.raises(ConfigurationError, match=rf"{name}' exists .* its ledger '{ledger}' is not there: move it"):
+            await bulk(source, tmp_path / "out.csv", vendor=vendor, ledger=ledger)
+        assert (tmp_path / name).read_text() == "paid for"
+        assert not ledger.exists()
+        (tmp_path / name).rename(tmp_path / "moved")
+    write(tmp_path / "out.csv", "paid for")
+    await bulk(source, tmp_path / "out.csv", vendor=vendor, ledger=ledger, overwrite=True)
+    assert len(read(tmp_path / "out.csv")) == len(vendor.requests) == 3
+
+
+async def test_answers_that_were_removed_are_not_bought_again_by_themselves(source: Path, tmp_path: Path) -> None:
+    vendor, path = Vendor(sane), tmp_path / "ledger"
+    await bulk(source, tmp_path / "out.csv", vendor=vendor, ledger=path)
+    async with Ledger(path) as ledger:
+        await ledger.purge(0)
+    paid_for = (tmp_path / "out.csv").read_bytes()
+    with pytest.raises(ConfigurationError, match="3 of the answers paid for are not in its ledger any more"):
+        await bulk(source, tmp_path / "out.csv", vendor=vendor, ledger=path)
+    assert (tmp_path / "out.csv").read_bytes() == paid_for
+    assert len(vendor.requests) == 3
+    await bulk(source, tmp_path / "out.csv", vendor=vendor, ledger=path, overwrite=True)
+    assert len(vendor.requests) == 6
+
+
+async def test_what_is_done_again_without_keys(tmp_path: Path) -> None:
+    """To add a face twice is to count it twice."""
+    write(tmp_path / "a.jpg", picture(1))
+    source, vendor = write(tmp_path / "in.csv", "ref,img\nA,a.jpg\n"), Vendor(sane)
+    options: dict[str, Any] = {"vendor": vendor, "ledger": tmp_path / "ledger"}
+    await bulk(source, tmp_path / "out.csv", AddFace, **options)
+    with pytest.raises(ConfigurationError, match="without a column of keys all of it would be done again: move it"):
+        await bulk(source, tmp_path / "out.csv", AddFace, **options)
+    for _ in range(2):
+        await bulk(source, tmp_path / "keyed.csv", AddFace, key="ref", **options)
+    assert len(vendor.requests) == 2
+
+
+@pytest.mark.parametrize("name", ["in.csv", "out.csv", "link"])
+async def test_ledgers_that_are_something_else(source: Path, tmp_path: Path, name: str) -> None:
+    (tmp_path / "link").symlink_to(source)
+    before = left(tmp_path)
+    with pytest.raises(ConfigurationError, match=r"is the (in|out)put: give it a file of its own"):
+        await bulk(source, tmp_path / "out.csv", ledger=tmp_path / name)
+    assert left(tmp_path) == before
+
+
+async def test_a_ledger_that_cannot_be_used(source: Path, tmp_path: Path) -> None:
+    """What a stopped run left stays as long as its ledger is not known to be good."""
+    write(tmp_path / "out.csv.part", "paid for")
+    write(tmp_path / "ledger", "no ledger")
+    before = left(tmp_path)
+    vendor = Vendor(sane)
+    with pytest.raises(LedgerError, match="is no ledger, or damaged"):
+        await bulk(source, tmp_path / "out.csv", vendor=vendor, ledger=tmp_path / "ledger")
+    assert (tmp_path / "out.csv.part").read_text() == "paid for"
+    with pytest.raises(LedgerError, match="has no folder to be in"):
+        await bulk(source, tmp_path / "other.csv", vendor=vendor, ledger=tmp_path / "nowhere" / "ledger")
+    assert left(tmp_path) == before
+    assert not vendor.requests
+
+
+async def test_a_ledger_that_fails_in_the_middle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing more is sent, and the next run goes on."""
+    begin, begun = Ledger.begin, 0
+
+    async def failing(self: Ledger, ask: Any) -> Any:
+        nonlocal begun
+        begun += 1
+        if begun > 30:
+            raise LedgerError("the disk of the ledger is full: make room there, then run again")
+        return await begin(self, ask)
+
+    monkeypatch.setattr(Ledger, "begin", failing)
+    vendor = Vendor(sane)
+    options: dict[str, Any] = {"ledger": tmp_path / "ledger"}
+    with pytest.raises(
+        BulkError, match="gliswadetail: not sent: the disk .* run again; the run was stopped$"
+    ) as caught:
+        await bulk(many(tmp_path), tmp_path / "out.csv", vendor=vendor, **options)
+    summary = caught.value.summary
+    assert summary.rows == len(vendor.requests) == 30
+    assert summary.unsent > 0
+    assert len(read(tmp_path / "out.csv.part")) == 30
+    monkeypatch.setattr(Ledger, "begin", begin)
+    assert (await bulk(many(tmp_path), tmp_path / "out.csv", vendor=vendor, **options)).from_ledger == 30
+    assert len(vendor.requests) == 100
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+async def test_answers_that_the_ledger_cannot_take(
+    source: Path, tmp_path: Path, rescues: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another run begins the output anew: so they are kept elsewhere."""
+    end = Ledger.end
+
+    async def failing(self: Ledger, started: Any, result: Any) -> None:
+        if started.ask.key == "B":
+            raise LedgerError("the disk is full")
+        await end(self, started, result)
+
+    monkeypatch.setattr(Ledger, "end", failing)
+    summary = await bulk(source, tmp_path / "out.csv", ledger=tmp_path / "ledger", key="ref")
+    assert (summary.ok, summary.complete) == (3, True)
+    [rescued] = rescues.iterdir()
+    assert summary.rescued == [str(rescued)]
+    assert [(row["ref"], row["answer_whatsapp"]) for row in jsonl(rescued)] == [("B", "yes")]
+    monkeypatch.setattr(Ledger, "end", end)
+    assert (await bulk(source, tmp_path / "out.csv", ledger=tmp_path / "ledger", key="ref")).held == 1
+
+
+async def test_two_runs_of_one_output(tmp_path: Path) -> None:
+    """What a living run writes is not taken for what a stopped one left."""
+    gate, numbers = Gate(20, 5), many(tmp_path)
+    options: dict[str, Any] = {"ledger": tmp_path / "ledger", "concurrency": 5}
+    async with client_of(gate.vendor) as client:
+        running = asyncio.create_task(run_bulk(client, WhatsAppDetail, numbers, tmp_path / "out.csv", **options))
+        await gate.full.wait()
+        for other in (options, {"overwrite": True}):
+            with pytest.raises(ConfigurationError, match=r"cannot be written: another run is writing it"):
+                await run_bulk(client, WhatsAppDetail, numbers, tmp_path / "out.csv", **other)
+        gate.opened.set()
+        assert (await running).complete
+    assert len(read(tmp_path / "out.csv")) == len(gate.vendor.requests) == 100
+
+
+@pytest.mark.parametrize("locks", [None, OSError(errno.ENOLCK, "No locks available")])
+async def test_file_systems_without_locks(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, locks: OSError | None
+) -> None:
+    def refuse(*arguments: object) -> None:
+        assert locks is not None
+        raise locks
+
+    fake = None if locks is None else SimpleNamespace(flock=refuse, LOCK_EX=2, LOCK_NB=4)
+    monkeypatch.setattr(outputs, "fcntl", fake)
+    write(tmp_path / "out.csv.part", "old")
+    await bulk(source, tmp_path / "out.csv", overwrite=True)
+    assert len(read(tmp_path / "out.csv")) == 3
 
 
 # ----------------------------------------------------------------------------------------------- any cells at all

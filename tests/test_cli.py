@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import io
+import itertools
 import json
 import os
 import pty
 import re
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import redirect_stderr
 from dataclasses import fields
+from hashlib import sha256
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -158,7 +162,7 @@ def test_version_and_help() -> None:
     assert run("--version").output == f"aisolution, version {aisolution_async.__version__}\n"
     text = run("--help").output
     assert "aisolution demo" in text
-    for code in (0, 1, 2, 3, 130):
+    for code in (0, 1, 2, 3, 4, 130):
         assert re.search(rf"^ +{code} +\w", text, re.MULTILINE)
 
 
@@ -306,11 +310,14 @@ def test_calls_that_cannot_be_sent(arguments: list[str], code: int, problem: str
 def test_nobody_there(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AISOLUTION_TOKEN", TOKEN)
     monkeypatch.setattr(aisolution_async.Retry, "allows", lambda *_, **__: False)  # the waits are real here
-    result = run("call", "whatsapp-detail", "+6281387300008", "--base-url", "http://127.0.0.1:1")
-    assert result.exit_code == 3
-    assert "gliswadetail: not sent: no connection" in the_error(result)
-    numbers(3)
-    result = run("bulk", "whatsapp-detail", "in.csv", "-o", "out.csv", "--base-url", "http://127.0.0.1:1")
+    with socket.socket() as taken:  # and nobody listens
+        taken.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{taken.getsockname()[1]}"
+        result = run("call", "whatsapp-detail", "+6281387300008", "--base-url", url)
+        assert result.exit_code == 3
+        assert "gliswadetail: not sent: no connection" in the_error(result)
+        numbers(3)
+        result = run("bulk", "whatsapp-detail", "in.csv", "-o", "out.csv", "--base-url", url)
     assert result.exit_code == 3
     assert len(Path("out.csv").read_text().splitlines()) == 4
 
@@ -428,7 +435,7 @@ def test_bulk() -> None:
     assert shown[1:3] == [["rows", "3"], ["answered", "2"]]
     assert shown[3] == ["with", "problems   1  (InputError 1)"]
     assert re.fullmatch(r"charged \d · free \d · unknown 0", shown[4][1])
-    assert shown[6] == ["results", "out.csv"]
+    assert shown[6:] == [["results", "out.csv"], ["ledger", "out.csv.sandbox.ledger"]]
     result = run(*arguments, "-o", "out.jsonl", "--sandbox", "--json", "--quiet")
     assert result.stderr == ""
     said = json.loads(result.stdout)
@@ -440,13 +447,18 @@ def test_bulk() -> None:
         "complete": True,
         "rows": 3,
         "ok": 2,
+        "from_ledger": 0,
+        "shared": 0,
         "failed": 1,
+        "held": 0,
+        "over_budget": 0,
         "unsent": 0,
         "errors": {"InputError": 1},
         "by_endpoint": {"gliswadetail": counts},
         "output": "out.jsonl",
         "part": None,
         "rescued": [],
+        "ledger": "out.jsonl.sandbox.ledger",
     }
 
 
@@ -474,14 +486,13 @@ def test_bulk_options_for_all_rows(vendor_of: VendorOf, monkeypatch: pytest.Monk
         assert form["country"] == ["ID"]
         assert form["servstatus"] == ["y"]
         assert form["callback"] == ["https://lender.example/in"]
-    again = run("bulk", "whatsapp-detail", "in.csv", "-o", "out.csv", "--base-url", vendor.url)
-    assert again.exit_code == 2
-    assert the_error(again).startswith("'out.csv' exists already")
+    again = ["bulk", "whatsapp-detail", "in.csv", "-o", "out.csv", "--base-url", vendor.url, "--no-ledger"]
+    refused = run(*again)
+    assert refused.exit_code == 2
+    assert the_error(refused).startswith("'out.csv' exists already")
     assert len(vendor.requests) == 2
-    assert (
-        run("bulk", "whatsapp-detail", "in.csv", "-o", "out.csv", "--base-url", vendor.url, "--overwrite").exit_code
-        == 0
-    )
+    assert run(*again, "--overwrite").exit_code == 0
+    assert len(vendor.requests) == 4
 
 
 def test_a_list_without_rows() -> None:
@@ -544,7 +555,7 @@ def test_a_disk_that_fills_up() -> None:
     numbers(200)
     script = f"import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (4000, 4000)); {MAIN}"
     # No coverage of that process: it could not be written.
-    arguments = ("bulk", "whatsapp-detail", "in.csv", "-o", "out.csv", "--sandbox", "--json")
+    arguments = ("bulk", "whatsapp-detail", "in.csv", "-o", "out.csv", "--sandbox", "--json", "--no-ledger")
     done = python(script, *arguments, COVERAGE_PROCESS_CONFIG="", COVERAGE_PROCESS_START="")
     assert done.returncode == 1
     said = json.loads(done.stdout)
@@ -563,12 +574,140 @@ def test_a_disk_that_fills_up() -> None:
     assert rescued
 
 
-# ------------------------------------------------------------------------------------------------- Ctrl-C, in process
+# ---------------------------------------------------------------------------------------------------- with a ledger
 
 
 @pytest.fixture
 def token(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AISOLUTION_TOKEN", TOKEN)
+
+
+def settled(count: int) -> list[str]:
+    """Numbers that the sandbox knows all about at once."""
+    found = (f"+62812{number:08}" for number in itertools.count())
+    return [*itertools.islice((n for n in found if sha256(b"slow" + n.encode()).digest()[0] % 10), count)]
+
+
+@pytest.mark.parametrize("ending", ["csv", "jsonl"])
+def test_killed_and_run_again(ending: str) -> None:
+    """Killed twice in the middle: one full pass is paid for, and the file is that of an unbroken run."""
+    rows = settled(3000)
+    lines = [f"A-{place},{number}\n" for place, number in enumerate([*rows, *rows[:100]])]
+    Path("in.csv").write_text("ref,number\n" + "".join(lines))
+    concurrency = 20
+    bulk = ["bulk", "whatsapp-detail", "in.csv", "--key", "ref", "--json", "--concurrency", str(concurrency)]
+    output = f"out.{ending}"
+    with SandboxThread() as sandbox:
+        env = {**os.environ, "AISOLUTION_TOKEN": "sandbox-token", "AISOLUTION_BASE_URL": sandbox.url}
+        command = [*COMMAND, *bulk, "-o", output]
+        for wanted in (700, 1800):
+            with subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
+                part = Path(f"{output}.part")
+                while not part.exists() or part.read_bytes().count(b"\n") < wanted:
+                    assert process.poll() is None
+                    time.sleep(0.002)
+                process.kill()
+            assert not Path(output).exists()
+        done = CliRunner().invoke(aisolution, [*bulk, "-o", output], env=env)
+        said = json.loads(done.stdout)
+        held = said["held"]
+        assert (said["complete"], said["rows"], said["ok"]) == (True, 3100, 3100 - held)
+        assert said["from_ledger"] >= 1800 - concurrency
+        assert held <= 2 * 2 * concurrency  # the rows that ask the same as a row that is held are held too
+        assert len(Path(output).read_text().splitlines()) == 3100 + (ending == "csv")
+        assert re.search(r"^resuming: [\d,]+ answers are in the ledger already$", done.stderr, re.MULTILINE)
+        # Every call was charged once, whether its answer arrived or not.
+        distinct = 3000 - len({r["key"] for r in attempts_of(f"{output}.ledger", "--unknown")})
+        assert distinct <= sandbox.bill.charged <= 3000
+        # To send what is held again is to risk paying for it twice; then no row is without its answer.
+        again = CliRunner().invoke(aisolution, [*bulk, "-o", output, "--retry-unknown", "1", "--quiet"], env=env)
+        assert (again.exit_code, again.stderr) == (0, "")
+        assert sandbox.bill.charged <= 3000 + 2 * concurrency
+        unbroken = CliRunner().invoke(aisolution, [*bulk, "-o", f"whole.{ending}", "--no-ledger"], env=env)
+        assert unbroken.exit_code == 0
+    assert Path(output).read_bytes() == Path(f"whole.{ending}").read_bytes()
+    assert left() == {"in.csv", output, f"{output}.ledger", f"whole.{ending}"}
+
+
+def attempts_of(file: str, *options: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in run("ledger", "attempts", file, "--json", *options).stdout.splitlines()]
+
+
+@pytest.mark.usefixtures("token")
+def test_the_budget(vendor_of: VendorOf) -> None:
+    vendor = vendor_of(lambda n: ok(PROFILE))
+    numbers(10)
+    arguments = ["bulk", "whatsapp-detail", "in.csv", "-o", "out.csv", "--base-url", vendor.url, "--max-charges"]
+    result = run(*arguments, 4)
+    assert result.exit_code == 4
+    assert "with problems   6  (BudgetExhaustedError 6)\n" in result.stderr
+    assert "over budget     6 not sent: run it again with a larger budget\n" in result.stderr
+    assert len(Path("out.csv").read_text().splitlines()) == 11
+    result = run(*arguments, 9, "--json")
+    assert (result.exit_code, len(vendor.requests)) == (4, 9)
+    said = json.loads(result.stdout)
+    assert (said["from_ledger"], said["charged"], said["over_budget"]) == (4, 5, 1)
+    # Four charges and five of no known price: all that is left is for one.
+    result = run(*arguments, 100, "--price", "whatsapp-detail=0.05", "--max-cost", "0.05")
+    assert (result.exit_code, len(vendor.requests)) == (0, 10)
+    assert "answered        10: 1 now, 9 from the ledger\n" in result.stderr
+
+
+@pytest.mark.usefixtures("token")
+@pytest.mark.parametrize(
+    ("options", "problem"),
+    [
+        (["--price", "gliswadetail"], "Invalid value for '--price': '' is no amount of money"),
+        (["--price", "face=1"], "Invalid value for '--price': 'face' is none of facecompare, idholding,"),
+        (["--max-cost", "much"], "Invalid value for '--max-cost': 'much' is no amount of money"),
+        (["--max-cost", "5"], "a limit on the cost needs the price of gliswadetail"),
+        (["--max-cost", "nan", "--price", "gliswadetail=1"], "max_cost must be a Decimal from 0"),
+        (["--max-charges", "-1"], "Invalid value for '--max-charges'"),
+        (["--ledger", "a.ledger", "--no-ledger"], "give either --ledger or --no-ledger"),
+        (["--ledger", "in.csv"], "the ledger 'in.csv' is the input: give it a file of its own"),
+        (["--ledger", "folder"], "folder is a folder: name a file in it"),
+        (["--ledger", "a.ledger", "--sandbox"], "--sandbox has a ledger of its own: leave --ledger out"),
+    ],
+)
+def test_ledgers_and_budgets_that_cannot_be(options: list[str], problem: str) -> None:
+    numbers(1)
+    Path("folder").mkdir()
+    result = run("bulk", "whatsapp-detail", "in.csv", "-o", "out.csv", *options)
+    assert result.exit_code == 2
+    assert problem in result.stderr
+    assert left() == {"in.csv", "folder"}
+
+
+def test_made_up_answers_are_kept_apart() -> None:
+    """What the sandbox said must never pass for what the vendor said."""
+    numbers(3)
+    arguments = ["bulk", "whatsapp-detail", "in.csv", "-o", "out.csv"]
+    assert run(*arguments, "--sandbox").exit_code == 0
+    assert left() == {"in.csv", "out.csv", "out.csv.sandbox.ledger"}
+    assert "resuming: " in run(*arguments, "--sandbox").stderr
+    with SandboxThread() as sandbox:
+        env = {"AISOLUTION_TOKEN": "sandbox-token", "AISOLUTION_BASE_URL": sandbox.url}
+        result = CliRunner().invoke(aisolution, arguments, env=env)
+        assert sandbox.bill.total == 0
+    assert result.exit_code == 2
+    assert the_error(result).startswith("'out.csv' exists already and may hold results of an earlier run, and its led")
+
+
+@pytest.mark.usefixtures("token")
+def test_a_ledger_elsewhere_holds_no_secret(vendor_of: VendorOf) -> None:
+    Path("a.jpg").write_bytes(picture(1))
+    Path("in.csv").write_text("ref,img\nA,a.jpg\n")
+    vendor = vendor_of(lambda n: ok({"group_id": GROUP_ID, "person_id": "c5r7", "person_count": 2}))
+    arguments = ["bulk", "add-face", "in.csv", "-o", "out.csv", "--key", "ref", "--ledger", "mine", "--base-url"]
+    for _ in range(2):
+        assert run(*arguments, vendor.url).exit_code == 0
+    assert left() == {"a.jpg", "in.csv", "out.csv", "mine"}
+    assert len(vendor.requests) == 1
+    for file in ("mine", "out.csv"):
+        assert not any(secret.encode() in Path(file).read_bytes() for secret in (TOKEN, GROUP_ID))
+
+
+# ------------------------------------------------------------------------------------------------- Ctrl-C, in process
 
 
 class Stall:
@@ -605,16 +744,24 @@ def test_ctrl_c_waits_for_the_answers(vendor_of: VendorOf, monkeypatch: pytest.M
         "bulk", "whatsapp-detail", "in.csv", "-o", "out.csv", "--base-url", vendor.url, "--concurrency", 5, "--json"
     )
     assert result.exit_code == 130
-    assert the_error(result) == "interrupted: the rows so far are in 'out.csv.part'"
+    assert the_error(result) == "interrupted: the rows so far are in 'out.csv.part'; run it again to go on"
     assert "stopping: waiting for the answers under way (Ctrl-C again: only a moment longer)" in result.stderr
     done = json.loads(result.stdout)
     assert (done["complete"], done["unknown"], done["part"]) == (False, 0, "out.csv.part")
     assert done["charged"] == done["ok"] == done["rows"] == len(vendor.requests) < 100
     assert len(Path("out.csv.part").read_text().splitlines()) == done["rows"] + 1
-    assert left() == {"in.csv", "out.csv.part"}
-    again = run("bulk", "whatsapp-detail", "in.csv", "-o", "out.csv", "--base-url", vendor.url)
-    assert again.exit_code == 2
-    assert "may hold what a stopped run had: move it away, or say --overwrite" in the_error(again)
+    assert left() == {"in.csv", "out.csv.part", "out.csv.ledger"}
+    arguments = ["bulk", "whatsapp-detail", "in.csv", "-o", "out.csv", "--base-url", vendor.url]
+    refused = run(*arguments, "--no-ledger")
+    assert refused.exit_code == 2
+    assert the_error(refused).endswith("may hold what a stopped run had: move it away, or say --overwrite")
+    again = run(*arguments)
+    assert again.exit_code == 0
+    assert f"resuming: {done['ok']} answers are in the ledger already\n" in again.stderr
+    shown = f"answered        1,000: {1000 - done['ok']} now, {done['ok']} from the ledger\n"
+    assert shown in again.stderr
+    assert len(vendor.requests) == 1000
+    assert left() == {"in.csv", "out.csv", "out.csv.ledger"}
 
 
 @pytest.mark.usefixtures("token")
@@ -676,7 +823,7 @@ def test_ctrl_c_before_anything_was_asked(monkeypatch: pytest.MonkeyPatch) -> No
     numbers(10)
     result = run("bulk", "whatsapp-detail", "in.csv", "-o", "out.csv", "--sandbox")
     assert result.exit_code == 130
-    assert the_error(result) == "interrupted: no row has a result"
+    assert the_error(result) == "interrupted: no row has a result; run it again to go on"
     assert left() == {"in.csv"}
 
 

@@ -9,7 +9,8 @@ an earlier one has that one's answer, after 0 attempts, and is free.
 
 So that a run that was stopped and resumed writes what an unbroken one writes, an answer from the ledger has the
 charge that it had when it was asked for, and the one attempt that brought it; a call that is held has the unknown
-charge, and the attempt, for which it is held.
+charge, and the attempt, for which it is held. (So has a row that asks the same as one 10,000 answers before it,
+which the batch has forgotten and the ledger has not.)
 """
 
 from __future__ import annotations

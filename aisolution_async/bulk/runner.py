@@ -32,9 +32,10 @@ CONCURRENCY = 50
 class Summary:
     """What a run has done so far, or did.
 
-    `rows` counts the rows that have a result, `ok` those that were answered (`from_ledger` of them before, by
-    the ledger's account) and `failed` those that were not, `errors` the latter by the error's class. `held` of
-    the failed were not sent because an earlier attempt at the same may have been charged. `unsent` rows were
+    `rows` counts the rows that have a result, `ok` those that were answered (`from_ledger` of them by an earlier
+    call, `shared` of them by another row that asks the same) and `failed` those that were not, `errors` the
+    latter by the error's class. `held` of the failed were not sent because an attempt at the same may have been
+    charged. `unsent` rows were
     read when the run was stopped, and were neither asked nor written. `output` is the finished file; where the
     run did not come to its end, `part` is the file that has the rows so far, None if there are none. `rescued`
     says where rows went that could not be written to the output, or whose answer the ledger could not take.
@@ -44,6 +45,7 @@ class Summary:
     rows: int = 0
     ok: int = 0
     from_ledger: int = 0
+    shared: int = 0
     failed: int = 0
     held: int = 0
     unsent: int = 0
@@ -252,7 +254,10 @@ class BulkRun:
         problem = None
         if error is None:
             summary.ok += 1
-            summary.from_ledger += outcome.from_ledger
+            if outcome.answered_by is not None:
+                summary.shared += 1
+            elif outcome.from_ledger:
+                summary.from_ledger += 1
         else:
             summary.failed += 1
             summary.held += is_held(outcome)

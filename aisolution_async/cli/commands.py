@@ -396,6 +396,8 @@ class _Job:
             done = self._report(access, quiet=quiet, as_json=as_json)
         if self._pressed and failed is None and not done.complete:
             where = "no row has a result" if done.part is None else f"the rows so far are in {str(done.part)!r}"
+            if self._options["ledger"] is not None:
+                where += "; run it again to go on"
             failed = Failed(f"interrupted: {where}", Exit.INTERRUPTED)
         if failed is not None:
             raise failed

@@ -257,6 +257,7 @@ def as_json(done: Summary, ledger: Path | None) -> dict[str, Any]:
         "rows": done.rows,
         "ok": done.ok,
         "from_ledger": done.from_ledger,
+        "shared": done.shared,
         "failed": done.failed,
         "held": done.held,
         "over_budget": done.over_budget,
@@ -278,7 +279,9 @@ def as_json(done: Summary, ledger: Path | None) -> dict[str, Any]:
 
 
 def _sources(done: Summary) -> str:
-    return f": {done.ok - done.from_ledger:,} now, {done.from_ledger:,} from the ledger" if done.from_ledger else ""
+    counts = {"from the ledger": done.from_ledger, "like another row": done.shared}
+    others = [f"{count:,} {name}" for name, count in counts.items() if count]
+    return f": {', '.join([f'{done.ok - done.from_ledger - done.shared:,} now', *others])}" if others else ""
 
 
 def _counted(done: Summary) -> Text:
