@@ -566,6 +566,8 @@ class Work(Generic[R]):
                 payload.append((name, numbers.canonical(value) if name == "number" else value))
         if journal is not None:
             # What adds or deletes a face does something each time: it is the same only under the same key.
+            # A pretended vendor's answers are not the vendor's.
+            payload.insert(0, ("vendor", self._sender.requests.vendor))
             return journal.store.identity(endpoint.name, payload, self.call.key if endpoint.never_charges else None)
         digest = blake2b(endpoint.name.encode(), digest_size=16)
         for name, value in payload:

@@ -223,8 +223,8 @@ def _from_file(file: IO[Any], name: str, max_bytes: int) -> bytes:
 
 def _shown(path: str, name: str) -> str:
     # Text that is no sensible path may be an image that lost its way: it does not belong into a log.
-    plain = re.fullmatch(r"[A-Za-z0-9+/_=-]{40,}", path) is not None  # no dot, no space: base64, most likely
-    if plain or len(path) > 255 or "\n" in path or not path.isprintable():
+    coded = len(path) >= 64 and len(path) % 4 == 0 and _decode(path) is not None  # base64 of something, most likely
+    if coded or len(path) > 255 or "\n" in path or not path.isprintable():
         return f"{name} (text of {len(path)} characters, neither base64 of an image nor a path)"
     return f"{name} {path!r}"
 

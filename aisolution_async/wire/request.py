@@ -51,6 +51,8 @@ class Requests:
         self._secrets = Secret(sorted({token.value, secret.value}, key=len, reverse=True))
         self.base = f"{base.scheme}://{base.netloc.decode('ascii')}{base.path.rstrip('/')}"
         """The base URL, without anything secret."""
+        self.vendor = "loopback" if _is_loopback(base.host) else base.host
+        """Who is asked: a host, or whatever is on this machine."""
         self._urls = {
             name: _SecretURL(f"{self.base}{endpoint.path}?token={secret.value}") for name, endpoint in ENDPOINTS.items()
         }
