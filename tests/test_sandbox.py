@@ -317,7 +317,7 @@ def test_a_picture_is_decoded_once_and_the_oldest_is_forgotten(monkeypatch: pyte
     decoded: list[bytes] = []
     original = faces._thumbnails
 
-    def spy(picture: bytes, *, halves: bool) -> list[Image.Image]:
+    def spy(picture: bytes, *, halves: bool) -> list[tuple[Image.Image, Image.Image]]:
         decoded.append(picture)
         return original(picture, halves=halves)
 

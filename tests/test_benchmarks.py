@@ -1,0 +1,51 @@
+"""The benchmarks run, with whatever peers are installed. What they measure is nobody's to assert."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import xml.etree.ElementTree as ET
+from pathlib import Path
+
+from benchmarks import adaptive, compare
+from benchmarks.cases import CASES
+from benchmarks.peers import PEERS
+
+ROOT = Path(__file__).parent.parent
+
+
+def benchmarks(*arguments: str) -> str:
+    command = [sys.executable, "-m", "benchmarks", *arguments]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_a_quick_run_measures_every_case_and_every_peer_that_is_there(tmp_path: Path) -> None:
+    drawing = tmp_path / "adaptive.svg"
+    printed = benchmarks("--quick", "-o", str(drawing))
+    for case in (*CASES, "adaptive", "runner"):
+        assert f"### {case}: " in printed
+    rows = [line.split("|") for line in printed.splitlines() if line.startswith("| ")]
+    measured = {cells[1].strip() for cells in rows if cells[2].strip()}
+    for peer in PEERS.values():
+        if compare.is_installed(peer):
+            assert peer.name in measured
+        else:
+            assert peer.name not in measured
+            assert peer.package in printed.partition("Not installed, skipped: ")[2].splitlines()[0]
+    ours = [cells for cells in rows if cells[1].strip().startswith("ours: ")]
+    assert len(ours) > len(CASES)
+    assert all(float(cells[2]) > 0 for cells in ours)  # and not the name of an error
+    assert ET.fromstring(drawing.read_text()).tag.endswith("svg")
+
+
+def test_the_list_names_cases_and_peers() -> None:
+    printed = benchmarks("--list")
+    assert all(name in printed for name in (*CASES, *PEERS, "adaptive", "runner"))
+
+
+def test_the_drawing_in_the_repository_is_small_and_has_both_grounds() -> None:
+    drawing = Path(adaptive.__file__).with_name("adaptive.svg").read_text()
+    assert len(drawing) < 60_000
+    assert "prefers-color-scheme:dark" in drawing
