@@ -11,6 +11,7 @@ the batch when the earliest of them allows something. The reader goes on only wh
 from __future__ import annotations
 
 import asyncio
+import copy
 import logging
 import math
 from collections import OrderedDict, deque
@@ -26,7 +27,7 @@ from aisolution_async import clock
 from aisolution_async.api import Call, Reply, WhatsAppProfile, WhatsAppState
 from aisolution_async.charges import Attempt, Charge, Tally, overall
 from aisolution_async.errors import AISolutionError, ConfigurationError, InputError, Key, OutcomeUnknownError
-from aisolution_async.limits import Adaptive, AdaptiveLimit, Brake, Rate, RetryBudget
+from aisolution_async.limits import Adaptive, AdaptiveLimit, Brake, Rate, RetryBudget, Signal
 from aisolution_async.sender import Journal, Options, Sender, Work
 
 WINDOW = 64
@@ -38,9 +39,6 @@ REMEMBERED = 10_000
 DRAIN_TIMEOUT = 30.0
 GRACE = 5.0
 """Seconds that a batch cancelled from outside still waits for the answers under way."""
-
-LONGEST_PAUSE = 600.0
-"""Seconds that one Retry-After can stop everyone for."""
 
 # How many places in the window must be free before the reader is woken, unless workers have nothing to do.
 _READ_AT_LEAST = 16
@@ -110,8 +108,8 @@ class Outcome:
 class Progress:
     """How far a batch is, in calls.
 
-    `read` from the input; `waiting` between two attempts, or for somebody else's answer to the same; `in_flight`
-    being asked now; `ok` and `failed` have their outcome. `rate` is calls finished a second, over the last
+    `read` from the input; `waiting` for their turn, between two attempts, or for another call's answer to the same;
+    `in_flight` being asked now; `ok` and `failed` have their outcome. `rate` is calls finished a second, over the last
     seconds; `left` the seconds until the end at that rate, None without `total`. `limit` is how many may be in
     flight now. `braked` says that the vendor seems to be down and is only being tried. `elapsed` is in seconds.
     """
@@ -206,7 +204,7 @@ class Batch:
         self._places = 0  # taken
         self._leaders: dict[bytes, _Task] = {}
         # As JSON, which takes a third of the memory of a reply.
-        self._answers: OrderedDict[bytes, tuple[int, bytes]] = OrderedDict()
+        self._answers: OrderedDict[bytes, tuple[int, bytes | AISolutionError]] = OrderedDict()
 
         self._outcomes: deque[Outcome] = deque()
         self._held_back: dict[int, Outcome] = {}  # finished ahead of their turn, where order is kept
@@ -214,6 +212,7 @@ class Batch:
         self._read = self._taken = self._ok = self._failed = self._following = 0
         self._pace = _Pace()
         self._started: float | None = None
+        self._ended: float | None = None
         self._stopping = False
         self._reading = True
         self._over = False
@@ -287,6 +286,8 @@ class Batch:
         self._reader_scope.cancel()
         if self._alarm is not None:
             self._alarm.cancel()
+            self._alarm = None
+        self._sender.gate.forget(self._dispatch)
         for lane in self._lanes.values():
             for queue in (lane.fresh, lane.repeats):
                 while queue:
@@ -300,20 +301,22 @@ class Batch:
     @property
     def progress(self) -> Progress:
         """How far it is, now."""
-        now = clock.now() if self._started is not None else 0.0
+        now = 0.0
+        if self._started is not None:
+            now = clock.now() if self._ended is None else self._ended
         rate = self._pace.per_second(now)
         to_do = None if self._total is None else max(0, self._total - self._ok - self._failed)
         limits = [lane.limit.limit for lane in self._lanes.values() if lane.limit is not None]
         return Progress(
             total=self._total,
             read=self._read,
-            waiting=len(self._timers) + self._following,
+            waiting=len(self._timers) + self._following + self._ready,
             in_flight=len(self._running),
             ok=self._ok,
             failed=self._failed,
             rate=rate,
             left=to_do / rate if to_do is not None and rate else None,
-            limit=min(sum(limits) if limits else self._concurrency, self._concurrency),
+            limit=min(sum(limits) or self._concurrency, self._concurrency, self._sender.gate.places or math.inf),
             braked=self._brake.on,
             elapsed=now - (self._started or now),
             tally=self.tally,
@@ -331,6 +334,8 @@ class Batch:
         finally:
             if self._alarm is not None:
                 self._alarm.cancel()
+            self._sender.gate.forget(self._dispatch)
+            self._ended = clock.now()
             self._over = True
             self._news.set()
 
@@ -350,7 +355,9 @@ class Batch:
             self._input_error = RuntimeError("something that the batch's input waited for was cancelled")
         except StopAsyncIteration:
             self._input_error = RuntimeError("the batch's input raised StopAsyncIteration")
-        except Exception as exc:  # it is the input's own, and raised to whoever reads the outcomes
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException as exc:  # it is the input's own, and raised to whoever reads the outcomes
             self._input_error = exc
         finally:
             self._reading = False
@@ -367,7 +374,8 @@ class Batch:
         finally:
             close = getattr(calls, "aclose", None)
             if close is not None:
-                with anyio.CancelScope(shield=True):
+                # It is the user's code, and may take for ever.
+                with anyio.move_on_after(self._drain_timeout, shield=True):
                     await close()
 
     async def _read_sync(self, calls: Iterator[Item]) -> None:
@@ -399,9 +407,11 @@ class Batch:
 
     def _take(self, item: Item) -> None:
         index = self._read
-        self._read += 1
+        task = None
         if isinstance(item, Call):
             task = _Task(index, Work(self._sender, self._options, item, self.tally))
+        self._read += 1
+        if task is not None:
             if self._stopping:
                 self._put_away(task)
             else:
@@ -491,7 +501,10 @@ class Batch:
         if not self._sender.gate.try_enter():
             self._sender.gate.call_when_free(self._dispatch)
             return None, math.inf
-        if queue is lane.fresh:
+        task = queue.popleft()
+        task.repeats = queue is lane.repeats
+        task.before = len(task.work.attempts)
+        if not task.repeats:
             self._budget.first()
         else:
             self._budget.repeat()
@@ -500,9 +513,8 @@ class Batch:
                 rate.start(now)
         if lane.limit is not None:
             lane.limit.start(now)
-        task = queue.popleft()
         self._ready -= 1
-        task.trial = self._brake.on
+        task.trial = task.work.trial = self._brake.on
         self._places += 1
         lane.places += 1
         self._running.add(task)
@@ -511,11 +523,15 @@ class Batch:
     def _wake_after(self, wait: float, now: float) -> None:
         wait = max(wait, _SHORTEST_WAIT)
         if self._alarm is not None:
-            if now < self._alarm_at <= now + wait:
+            if self._alarm_at <= now + wait:
                 return
             self._alarm.cancel()
         self._alarm_at = now + wait
-        self._alarm = asyncio.get_running_loop().call_later(wait, self._dispatch)
+        self._alarm = asyncio.get_running_loop().call_later(wait, self._ring)
+
+    def _ring(self) -> None:
+        self._alarm = None  # it may ring a little early, and must then be set again
+        self._dispatch()
 
     # ------------------------------------------------------------------------------------------- the workers
 
@@ -563,9 +579,15 @@ class Batch:
             self._brake.end(work.signal, now, trial=task.trial)
             if lane.limit is not None and not task.trial:
                 lane.limit.end(work.signal, started, now)
-            if work.retry_after:
-                pause = min(work.retry_after, LONGEST_PAUSE)
-                self._sender.paused_until = max(self._sender.paused_until, now + pause)
+            if task.repeats and work.signal is Signal.ANSWERED:
+                self._budget.earn()
+        elif len(work.attempts) == task.before:
+            # Nothing was sent: somebody else had asked, or it could not be. The turn is the next one's.
+            for limit in (self._rate, self._sender.rate, lane.limit):
+                if limit is not None:
+                    limit.take_back()
+            if task.repeats:
+                self._budget.earn()
         self._places -= 1
         lane.places -= 1
         self._sender.gate.leave()
@@ -615,8 +637,12 @@ class Batch:
         assert identity is not None
         if (answer := self._answers.get(identity)) is not None:
             self._answers.move_to_end(identity)
-            index, text = answer
-            self._emit_shared(task, index, work.call.endpoint.reply.model_validate_json(text))
+            index, found = answer
+            work.release()
+            if isinstance(found, bytes):
+                self._emit_shared(task, index, work.call.endpoint.reply.model_validate_json(found))
+            else:
+                self._emit_error(task, index, found)
             return False
         leader = self._leaders.setdefault(identity, task)
         if leader is task:
@@ -624,6 +650,7 @@ class Batch:
         if leader.followers is None:
             leader.followers = []
         leader.followers.append(task)
+        work.release()
         self._following += 1
         return False
 
@@ -634,42 +661,46 @@ class Batch:
         if identity is None or self._leaders.get(identity) is not leader:
             return
         del self._leaders[identity]
-        reply = work.reply
+        reply, error = work.reply, work.error
+        # What cost money, or may have, is not bought again for who asks the same.
+        bought = error is not None and (
+            overall(work.attempts) is not Charge.FREE or isinstance(error, OutcomeUnknownError)
+        )
         if reply is not None and reply.is_answer:
-            self._answers[identity] = (leader.index, reply.model_dump_json().encode())
-            if len(self._answers) > REMEMBERED:
-                self._answers.popitem(last=False)
+            self._remember(identity, leader.index, reply.model_dump_json().encode())
+        elif error is not None and bought:
+            self._remember(identity, leader.index, error)
         followers, leader.followers = leader.followers or [], None
         self._following -= len(followers)
-        if reply is not None:
-            for task in followers:
+        for task in followers:
+            if reply is not None:
                 self._emit_shared(task, leader.index, reply)
-        elif isinstance(work.error, OutcomeUnknownError) or self._stopping:
-            # It may have been charged: to ask the same again would be to buy it twice.
-            for task in followers:
-                self._emit_unknown(task, leader)
-        elif followers:
+            elif error is not None and bought:
+                self._emit_error(task, leader.index, error)
+            elif self._stopping:
+                self._put_away(task)
+        if followers and reply is None and not bought and not self._stopping:
             first, *rest = followers
             self._leaders[identity] = first
             first.followers = rest
             self._following += len(rest)
             self._line_up(first)
 
+    def _remember(self, identity: bytes, index: int, answer: bytes | AISolutionError) -> None:
+        self._answers[identity] = (index, answer)
+        if len(self._answers) > REMEMBERED:
+            self._answers.popitem(last=False)
+
     def _emit_shared(self, task: _Task, index: int, reply: Reply) -> None:
         call = task.work.call
         self._emit(Outcome(task.index, call.key, call, reply.model_copy()._made_by(()), None, (), index))  # noqa: SLF001
 
-    def _emit_unknown(self, task: _Task, leader: _Task) -> None:
+    def _emit_error(self, task: _Task, index: int, error: AISolutionError) -> None:
         call = task.work.call
-        if isinstance(leader.work.error, OutcomeUnknownError):
-            error: AISolutionError = OutcomeUnknownError(
-                f"{call.endpoint.name}: not sent: item {leader.index} asked the same, and its outcome is unknown",
-                endpoint=call.endpoint.name,
-                key=call.key,
-            )
-            self._emit(Outcome(task.index, call.key, call, None, error, (), leader.index))
-        else:
-            self._put_away(task)
+        shared = copy.copy(error)
+        shared.args = (f"{call.endpoint.name}: not sent: item {index} asked the same, and that ended so: {error}",)
+        shared.key, shared.attempts, shared.charge = call.key, (), Charge.FREE
+        self._emit(Outcome(task.index, call.key, call, None, shared, (), index))
 
     # ------------------------------------------------------------------------------------------ the outcomes
 
@@ -719,13 +750,15 @@ class Batch:
 class _Task:
     """A call in the batch: its place in the input, and what it waits for."""
 
-    __slots__ = ("checking_since", "followers", "index", "pause", "trial", "work")
+    __slots__ = ("before", "checking_since", "followers", "index", "pause", "repeats", "trial", "work")
 
     def __init__(self, index: int, work: Work[Any]) -> None:
         self.index = index
         self.work = work
         self.followers: list[_Task] | None = None  # calls that ask the same, and wait for this one's answer
         self.trial = False  # sent while the brake was on
+        self.repeats = False  # its newest turn was for another attempt at the same question
+        self.before = 0  # attempts before its newest turn
         self.checking_since: float | None = None
         self.pause = 0.0
 
@@ -765,8 +798,8 @@ class _Pace:
 
     def per_second(self, now: float) -> float:
         """The rate, now."""
-        if self._first is None:
+        counted = [(second, count) for second, count in self._counts if second > now - self._SECONDS - 1]
+        if self._first is None or not counted:
             return 0.0
-        since = max(self._first, now - self._SECONDS)
-        done = sum(count for second, count in self._counts if second >= int(since))
-        return done / max(now - since, 1.0)
+        since = max(self._first, counted[0][0])
+        return sum(count for _, count in counted) / max(now - since, 1.0)

@@ -131,6 +131,7 @@ class AsyncClient:
             journal=journal,
         )
         _positive("max_connections", max_connections)
+        places = max_connections if transport is None else None  # a transport of the user's has bounds of its own
         if transport is None:
             proxy = proxy or (_environment_proxy(requests.base) if trust_env else None)
             transport = _proxied(proxy, max_connections) if proxy else PoolTransport(max_connections=max_connections)
@@ -138,8 +139,6 @@ class AsyncClient:
             raise ConfigurationError(f"transport is a {type(transport).__name__}: pass an httpx.AsyncBaseTransport")
         elif proxy is not None:
             raise ConfigurationError("give either transport= or proxy=: a transport of yours has its own proxy")
-        # A transport of the user's has bounds of its own.
-        places = max_connections if isinstance(transport, PoolTransport) else None
         self._sender = Sender(requests, transport, places=places, rate=rate, journal=journal)
         self._owner = True
 

@@ -135,6 +135,11 @@ class AdaptiveLimit:
         if self._pace is not None:
             self._next_start = max(self._next_start, now - self._CATCH_UP) + 1 / self._pace
 
+    def take_back(self) -> None:
+        """The attempt that was to start was not made."""
+        if self._pace is not None:
+            self._next_start -= 1 / self._pace
+
     def end(self, signal: Signal, started: float, now: float) -> None:
         """An attempt ended."""
         if signal is Signal.OVERLOADED:
@@ -207,6 +212,10 @@ class Rate:
         """Seconds until the next attempt may start."""
         return max(0.0, self._next - now)
 
+    def take_back(self) -> None:
+        """The attempt that was to start was not made."""
+        self._next -= self._space
+
     def start(self, now: float) -> None:
         """An attempt starts, or will at `now`."""
         self._next = (
@@ -215,7 +224,10 @@ class Rate:
 
 
 class RetryBudget:
-    """Repeats may be a fifth of first attempts, and ten a second besides: what is over that waits."""
+    """Repeats may be a fifth of first attempts, and ten a second besides: what is over that waits.
+
+    A repeat that is answered was worth it, and pays for the next one.
+    """
 
     __slots__ = ("_at", "_tokens")
 
@@ -240,6 +252,10 @@ class RetryBudget:
     def repeat(self) -> None:
         """A repeat is made."""
         self._tokens -= 1
+
+    def earn(self) -> None:
+        """A repeat was answered, or was not made after all."""
+        self._tokens = min(self._MOST, self._tokens + 1)
 
 
 class Brake:
@@ -285,9 +301,10 @@ class Gate:
     bound.
     """
 
-    __slots__ = ("_batches", "_free", "_singles")
+    __slots__ = ("_batches", "_free", "_singles", "places")
 
     def __init__(self, places: int | None) -> None:
+        self.places = places
         self._free: float = math.inf if places is None else places
         self._singles: deque[asyncio.Future[None]] = deque()
         self._batches: deque[Callable[[], None]] = deque()
@@ -326,8 +343,16 @@ class Gate:
                 waiter.set_result(None)
                 return
         self._free += 1
-        if self._batches:
+        # A batch may have no use for it just now; then it is the next one's turn.
+        for _ in range(len(self._batches)):
+            if self._free < 1 or not self._batches:
+                break
             self._batches.popleft()()
+
+    def forget(self, batch: Callable[[], None]) -> None:
+        """`batch` is over, and not to be called."""
+        with contextlib.suppress(ValueError):
+            self._batches.remove(batch)
 
 
 class Budget:

@@ -56,6 +56,9 @@ _log = logging.getLogger(__name__)
 # Images smaller than this in all are encoded at once: a hop to a thread, or turns, would cost more.
 _AT_ONCE = 128 * 1024
 _READERS = 4
+
+LONGEST_PAUSE = 600.0
+"""Seconds that one Retry-After can hold up the batches for."""
 MAX_ANSWER_BYTES = 1024 * 1024
 
 # From a transport that does not say whether bytes left: these are raised before any byte can have.
@@ -138,8 +141,10 @@ class Sender:
         self.paused_until = -math.inf
         self.requests = requests
         self.transport = transport
-        self.readers = CapacityLimiter(_READERS)
-        self.encoding = asyncio.Lock()  # one form after the other, so that each turn of the loop stays short
+        # For batches, and for single calls, which do not wait behind a batch's images.
+        self.readers = (CapacityLimiter(_READERS), CapacityLimiter(_READERS))
+        # One form after the other, so that each turn of the loop stays short.
+        self.encoding = (asyncio.Lock(), asyncio.Lock())
         self.closed = False
         self._loop: asyncio.AbstractEventLoop | None = None
         self._hush(True)
@@ -184,6 +189,7 @@ class Work(Generic[R]):
     """One call on its way: `attempt()` until it returns None, then `reply` or `error` is there."""
 
     __slots__ = (
+        "_alone",
         "_call",
         "_checking",
         "_form",
@@ -201,6 +207,7 @@ class Work(Generic[R]):
         "reply",
         "retry_after",
         "signal",
+        "trial",
     )
 
     def __init__(self, sender: Sender, options: Options, call: Call[R], tally: Tally | None = None) -> None:
@@ -218,6 +225,9 @@ class Work(Generic[R]):
         """What the newest attempt says of the vendor; None if there was none."""
         self.retry_after: float | None = None
         """Seconds that the newest answer asks everyone to wait."""
+        self.trial = False
+        """Whether the next attempt only tries whether the vendor is there again: then it uses up no repeat."""
+        self._alone = tally is None  # not one of a batch: it has ways past them
         self._form: Form | None = None
         self._last: envelope.Answer[R] | _Failure | None = None  # what the newest attempt came to
         self._checking: R | None = None  # a reply that is no answer yet, and is asked for again
@@ -284,7 +294,7 @@ class Work(Generic[R]):
             fields = InputError("")
             with anyio.move_on_after(left) as scope:
                 fields = await anyio.to_thread.run_sync(
-                    self._load, identify, limiter=self._sender.readers, abandon_on_cancel=True
+                    self._load, identify, limiter=self._sender.readers[self._alone], abandon_on_cancel=True
                 )
             if scope.cancelled_caught:
                 self.conclude("the deadline passed while its images were read")
@@ -295,7 +305,7 @@ class Work(Generic[R]):
         if small:
             self._form = Form(fields)
         else:
-            async with self._sender.encoding:
+            async with self._sender.encoding[self._alone]:
                 self._form = await Form.in_turns(fields)
         return True
 
@@ -333,8 +343,14 @@ class Work(Generic[R]):
         started = clock.now()
         ends = None if self._options.deadline is None else started + self._options.deadline - self._spent
         wait = await self._attempt(ends)
-        self._spent += clock.now() - started + (wait or 0.0)
+        if not self.trial:
+            self._spent += clock.now() - started + (wait or 0.0)
+        self.trial = False
         return wait
+
+    def release(self) -> None:
+        """Let go of what was read and encoded: somebody else asks the same."""
+        self._form = None
 
     async def _attempt(self, ends: float | None) -> float | None:
         self.signal = self.retry_after = None
@@ -398,9 +414,12 @@ class Work(Generic[R]):
                 await self._record(started, sent=result.left)
             wait = self._again(None, ends, repeatable=not self._sender.closed)
         else:
-            answer = self._read(result, began, elapsed)
+            answer = self._understand(result, began, elapsed)
             if started is not None:
                 await self._record(started, answer=answer)
+            if answer is None:
+                self.conclude("")
+                return None
             if self.reply is not None:
                 self.reply._made_by(self.attempts)  # noqa: SLF001  # the one place that fills it in
                 return None
@@ -408,6 +427,14 @@ class Work(Generic[R]):
         if wait is None:
             self.conclude("")
         return wait
+
+    def _understand(self, response: _Response, began: datetime, elapsed: float) -> envelope.Answer[R] | None:
+        try:
+            return self._read(response, began, elapsed)
+        except Exception as exc:  # a fault of ours must not make an answer that was sent for look free
+            text = f"{type(exc).__name__} while the answer was read"
+        self._fail(_Failure(True, text, Signal.BROKEN), began, elapsed)
+        return None
 
     def _fail(self, failure: _Failure, began: datetime, elapsed: float) -> None:
         self._last = failure
@@ -515,6 +542,9 @@ class Work(Generic[R]):
         self._last = answer
         if answer.kind is RetryLaterError:
             self.signal, self.retry_after = Signal.OVERLOADED, answer.retry_after
+            if answer.retry_after:
+                pause = clock.now() + min(answer.retry_after, LONGEST_PAUSE)
+                self._sender.paused_until = max(self._sender.paused_until, pause)
         else:
             self.signal = Signal.BROKEN if answer.body is not None else Signal.ANSWERED
         status, problem = answer.status, None
@@ -621,15 +651,18 @@ class Work(Generic[R]):
     def _again(self, retry_after: float | None, ends: float | None, *, repeatable: bool) -> float | None:
         """Seconds to wait before another attempt; None if there may be none, or no time for one."""
         retry = self._options.retry
-        if not retry.allows(self.call.endpoint, self.attempts[self._round :], repeatable=repeatable):
+        forgiven = self.trial and repeatable and self.attempts[-1].charge is Charge.FREE
+        if not forgiven and not retry.allows(self.call.endpoint, self.attempts[self._round :], repeatable=repeatable):
             return None
+        if forgiven:
+            self._round = len(self.attempts)
         if self._waits is None:
             self._waits = retry.waits()
         asked = retry_after or 0.0
         left = math.inf if ends is None else ends - clock.now()
         if asked >= left:
             return None
-        wait = asked + next(self._waits)
+        wait = min(asked, LONGEST_PAUSE) + next(self._waits)
         return wait if wait < left else asked
 
 

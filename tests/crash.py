@@ -67,8 +67,10 @@ async def one_round(folder: Path, rng: random.Random, *, calls: int) -> int:
             # Not by the clock: after so many outcomes, or never.
             last = rng.randrange(calls) if kills < 6 else calls
             async for line in child.stdout:
-                key, name = line.decode().split()
-                outcomes[int(key)] = name
+                words = line.decode().split()
+                if len(words) != 2:  # torn by the kill
+                    break
+                outcomes[int(words[0])] = words[1]
                 if len(outcomes) > last and not killed:
                     killed = True
                     with contextlib.suppress(ProcessLookupError):

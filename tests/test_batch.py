@@ -364,6 +364,25 @@ async def test_a_slow_input_does_not_hold_up_the_stop() -> None:
 
 
 @virtual
+async def test_an_input_that_takes_for_ever_to_close() -> None:
+    async def source() -> AsyncIterator[WhatsAppDetail]:
+        try:
+            for call in asks(5):
+                yield call
+            await asyncio.sleep(1e9)
+        finally:
+            await asyncio.sleep(1e9)
+
+    loop = asyncio.get_running_loop()
+    async with client_of(in_turn(ok_whatsapp())) as client:
+        start = loop.time()
+        async with client.batch(source(), drain_timeout=3) as batch:
+            await anext(batch)
+        assert loop.time() - start < 7
+        assert len(batch.unread) == 4
+
+
+@virtual
 async def test_cancelling_from_outside() -> None:
     loop = asyncio.get_running_loop()
     async with client_of(slow(1e4), deadline=None) as client:

@@ -9,14 +9,17 @@ import errno
 import io
 import json
 import os
+import sqlite3
 import stat
 import tempfile
 import threading
 from collections.abc import Iterator
+from contextlib import closing
 from decimal import Decimal
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from urllib.parse import quote
 
 import httpx
 import pytest
@@ -194,6 +197,17 @@ async def test_formulas_are_defused(tmp_path: Path, said: str, written: str) -> 
     assert jsonl(tmp_path / "out.jsonl")[0]["answer_signature"] == said
 
 
+async def test_result_cells_are_not_cut_at_other_separators(tmp_path: Path) -> None:
+    """Where cells are separated by semicolons, or tabs, a spreadsheet may take what is behind one for a formula."""
+    said = ["abc;=HYPERLINK(0)", "abc\t=1+1"]
+    vendor = Vendor(lambda request, number: says("OK", {"whatsapp": "yes", "signature": said[number]}))
+    source = write(tmp_path / "in.csv", "number\n+6281387300001\n+6281387300002\n")
+    await bulk(source, tmp_path / "out.csv", vendor=vendor, concurrency=1)
+    text = (tmp_path / "out.csv").read_text()
+    assert all(f',"{signature}",' in text for signature in said)
+    assert [row["answer_signature"] for row in read(tmp_path / "out.csv")] == said
+
+
 async def test_an_answer_that_does_not_fit_is_kept(source: Path, tmp_path: Path) -> None:
     """It may have been paid for."""
 
@@ -204,6 +218,33 @@ async def test_an_answer_that_does_not_fit_is_kept(source: Path, tmp_path: Path)
     for row in read(tmp_path / "out.csv"):
         assert (row["ok"], row["charge"], row["error"]) == ("false", "unknown", "OutcomeUnknownError")
         assert row["answer_raw"] == '{"similarity": 50}'
+
+
+@pytest.mark.parametrize("ending", ["csv", "tsv", "jsonl"])
+async def test_a_token_that_is_echoed_stays_out(tmp_path: Path, ending: str) -> None:
+    """Raw or quoted, in an answer that fits or not, from the vendor or from the ledger."""
+    quoted = quote(TOKEN, safe="")
+    answers: list[dict[str, Any]] = [
+        {"echo": f"https://vendor.example/v1/gliswadetail?token={quoted}", TOKEN: [TOKEN]},
+        {"number": f"+62 {TOKEN}", "whatsapp": "yes", "signature": f"a {TOKEN} b {quoted}"},
+        {"whatsapp": f"{TOKEN} "},
+    ]
+
+    def script(request: httpx.Request, number: int) -> httpx.Response:
+        # An escape that is no need of JSON's, but may be in it.
+        said = json.dumps({"status": "OK", "message": answers[number]}).replace("/", "\\/")
+        return httpx.Response(200, content=said)
+
+    source = write(tmp_path / "in.csv", "number\n+6281387300001\n+6281387300002\n+6281387300003\n")
+    output, vendor, texts = tmp_path / f"out.{ending}", Vendor(script), []
+    for _ in range(2):
+        await bulk(source, output, vendor=vendor, ledger=tmp_path / "ledger", concurrency=1)
+        texts.append(output.read_text(encoding="utf-8"))
+    for text in texts:
+        assert not any(secret in text for secret in (TOKEN, quoted, json.dumps(TOKEN)[1:-1]))
+        assert "a … b …" in text
+    assert "token=…" in texts[0]
+    assert "+62 …" in texts[0]
 
 
 # ---------------------------------------------------------------------------------------------- against a vendor
@@ -349,10 +390,12 @@ async def test_rows_that_cannot_be_used_are_rows_all_the_same(tmp_path: Path) ->
     assert [row["problem"] for row in found] == [
         "",
         "line 3: 2 cells where the header has 3: add what is missing",
-        "line 4: 4 cells where the header has 3: a cell with a comma in it needs quotes around it",
+        "line 4: 4 cells where the header has 3: a cell with a comma in it needs quotes around it; "
+        "1 more cell: ' Jakarta'",
         "line 5: column 'name' is not UTF-8: save the file as CSV in UTF-8 (in Excel: 'CSV UTF-8')",
         "",
-        "line 7: 5 cells where the header has 3: the row goes on to line 8: is a quote left open?",
+        "line 7: 5 cells where the header has 3: the row goes on to line 8: is a quote left open?; "
+        "2 more cells: 'z', '1'",
         "line 9: a quote is opened here and never closed: close it, or remove it",
     ]
     assert {row["error"] for row in found} == {"", "InputError"}
@@ -364,6 +407,48 @@ async def test_rows_that_cannot_be_used_are_rows_all_the_same(tmp_path: Path) ->
     assert found[6]["name"] == "never closed\nI,+6281387300009,swallowed\n"
     await bulk(tmp_path / "in.csv", tmp_path / "out.jsonl")
     assert jsonl(tmp_path / "out.jsonl")[3]["name"] == "Jos\udce9"
+
+
+@pytest.mark.parametrize(
+    ("surplus", "shown"),
+    [
+        (["zzz", "y"], "2 more cells: 'zzz', 'y'"),
+        (["x" * 40, "y" * 41], f"2 more cells: '{'x' * 40}', '{'y' * 39}…'"),
+        (["z"] * 21, "21 more cells: " + "'z', " * 20 + "…"),
+        (["a\nb", '"never closed'], "2 more cells: 'a\\nb', 'never closed\\n'"),
+    ],
+)
+async def test_surplus_cells_are_not_lost(tmp_path: Path, surplus: list[str], shown: str) -> None:
+    cells = ",".join(f'"{cell}"' if "\n" in cell else cell for cell in surplus)
+    await bulk(write(tmp_path / "in.csv", f"number\n+6281387300001,{cells}\n"), tmp_path / "out.csv")
+    [row] = read(tmp_path / "out.csv")
+    assert row["number"] == "+6281387300001"
+    assert row["problem"].endswith(f"; {shown}")
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+@pytest.mark.parametrize(
+    ("lines", "cells"),
+    [
+        (["phone", "6281234567", "", "6281234568", ""], ["6281234567", "", "6281234568"]),
+        (["", "phone", "", "", "6281234567"], ["", "", "6281234567"]),
+        (["phone", "6281234567", "", ""], ["6281234567"]),
+        (["phone", "6281234567", "", "", ""], ["6281234567", ""]),
+        (["phone", '"6281', "", '1"', ""], ["6281\n\n1"]),
+        (["phone,note", "6281234567,", "", "6281234568,", ""], ["6281234567", "6281234568"]),
+    ],
+)
+async def test_blank_lines(tmp_path: Path, lines: list[str], cells: list[str], end: str) -> None:
+    """Of one column they are rows, and so is every one but the last."""
+    source = write(tmp_path / "in.csv", end.join(lines))
+    await bulk(source, tmp_path / "out.csv", columns={"number": "phone"})
+    found = read(tmp_path / "out.csv")
+    assert [row["phone"] for row in found] == [cell.replace("\n", end) for cell in cells]
+    first = lines.index("phone") + 2 if "phone" in lines else 0
+    for number, row in enumerate(found):
+        if not row["phone"]:
+            assert row["problem"].startswith(f"line {first + number}: column 'phone' is empty")
+    assert count_rows(source, threading.Event()) == len(found)
 
 
 NO_NUMBER = "'IN' has no column 'number' for number (say which with --number COLUMN): its columns are"
@@ -988,6 +1073,37 @@ async def test_a_ledger_that_cannot_be_used(source: Path, tmp_path: Path) -> Non
         await bulk(source, tmp_path / "other.csv", vendor=vendor, ledger=tmp_path / "nowhere" / "ledger")
     assert left(tmp_path) == before
     assert not vendor.requests
+
+
+@pytest.mark.parametrize("kind", ["text", "database"])
+async def test_a_file_of_something_else_is_not_touched(source: Path, tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "some.txt"
+    if kind == "text":
+        write(path, "a letter " * 200)
+    else:
+        with closing(sqlite3.connect(path)) as db:
+            db.execute("CREATE TABLE x (y)")
+    path.chmod(0o644)
+    before, content = path.stat(), path.read_bytes()
+    with pytest.raises(LedgerError, match=r"some.txt is (no ledger|a database of something else)"):
+        await bulk(source, tmp_path / "out.csv", ledger=path)
+    after = path.stat()
+    assert (after.st_mode, after.st_mtime_ns, after.st_ctime_ns) == (
+        before.st_mode,
+        before.st_mtime_ns,
+        before.st_ctime_ns,
+    )
+    assert path.read_bytes() == content
+    assert left(tmp_path) == {"in.csv", "some.txt"}
+
+
+@pytest.mark.parametrize("killed", ["before it was filled", "before it was begun"])
+async def test_a_ledger_that_a_killed_run_began_to_make(source: Path, tmp_path: Path, killed: str) -> None:
+    path = write(tmp_path / "ledger", b"")
+    if killed == "before it was filled":
+        with closing(sqlite3.connect(path)) as db:
+            db.execute("PRAGMA journal_mode = WAL")
+    assert (await bulk(source, tmp_path / "out.csv", ledger=path)).ok == 3
 
 
 async def test_a_ledger_that_fails_in_the_middle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

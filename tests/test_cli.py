@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import io
 import itertools
 import json
@@ -24,7 +25,7 @@ from hashlib import sha256
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qs
+from urllib.parse import parse_qs, quote
 
 import pytest
 from click.testing import CliRunner, Result
@@ -281,6 +282,15 @@ def test_strangers_have_no_power_over_the_terminal(vendor_of: VendorOf, monkeypa
     result = run("call", "whatsapp-detail", "+6281387300008", "--json")
     assert result.stdout.isascii()
     assert json.loads(result.stdout)["answer"]["signature"] == hostile
+
+
+def test_a_token_that_is_echoed_is_not_printed(vendor_of: VendorOf, monkeypatch: pytest.MonkeyPatch) -> None:
+    vendor = vendor_of(lambda n: ok({**PROFILE, "signature": f"a {TOKEN} b {quote(TOKEN, safe='')}"}))
+    monkeypatch.setenv("AISOLUTION_TOKEN", TOKEN)
+    for form in ([], ["--json"]):
+        result = run("call", "whatsapp-detail", "+6281387300008", "--base-url", vendor.url, *form)
+        assert quote(TOKEN, safe="") not in result.stdout
+        assert ("a \\u2026 b \\u2026" if form else "a … b …") in result.stdout
 
 
 @pytest.mark.parametrize(
@@ -975,8 +985,16 @@ def test_sandbox_serves_until_ctrl_c() -> None:
     assert re.search(r"What it would have billed: (charged 1 · free 0|charged 0 · free 1) · unknown 0", rest)
 
 
-def test_sandbox_in_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    real = Sandbox.start
+@pytest.mark.parametrize("options", [[], ["--callbacks-anywhere"]])
+def test_sandbox_in_process(monkeypatch: pytest.MonkeyPatch, options: list[str]) -> None:
+    real, made = Sandbox.start, Sandbox.__init__
+    anywhere = []
+
+    def make(self: Sandbox, *arguments: Any, **given: Any) -> None:
+        anywhere.append(given["callbacks_anywhere"])
+        made(self, *arguments, **given)
+
+    monkeypatch.setattr(Sandbox, "__init__", make)
 
     async def start(self: Sandbox) -> None:
         await real(self)
@@ -984,7 +1002,8 @@ def test_sandbox_in_process(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(Sandbox, "start", start)
     monkeypatch.setattr(signal, "SIGTERM", signal.SIGINT)  # whichever comes before the handlers are there, is ours
-    result = run("sandbox")
+    result = run("sandbox", *options)
+    assert anywhere == [bool(options)]
     assert "export AISOLUTION_BASE_URL=http://127.0.0.1:" in result.stdout
     assert result.exit_code == 0
 
@@ -1052,6 +1071,91 @@ def test_a_reader_that_goes_away() -> None:
         error = process.stderr.read()
     assert "Traceback" not in error
     assert "Exception" not in error
+
+
+def onto_a_full_disk(*arguments: str) -> subprocess.CompletedProcess[str]:
+    with Path("/dev/full").open("wb") as full:
+        return subprocess.run(
+            [*COMMAND, *arguments], stdout=full, stderr=subprocess.PIPE, text=True, check=False, env={**os.environ}
+        )
+
+
+FULL = "error: standard output cannot be written: No space left on device"
+
+
+@pytest.mark.parametrize("form", [[], ["--json"]])
+def test_an_answer_that_stdout_does_not_take(form: list[str]) -> None:
+    """It is paid for: so it goes to stderr."""
+    done = onto_a_full_disk("call", "whatsapp-detail", "+6281387300008", "--sandbox", *form)
+    *answer, error = done.stderr.splitlines()
+    assert (done.returncode, error) == (1, FULL)
+    if form:
+        assert json.loads(answer[0])["answer"]["number"] == "+6281387300008"
+    else:
+        assert ["number", "+6281387300008"] in [line.split() for line in answer]
+
+
+def test_an_answer_that_nobody_reads() -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "wb") as pipe:
+        command = [*COMMAND, "call", "whatsapp-detail", "+6281387300008", "--sandbox", "--json"]
+        done = subprocess.run(command, stdout=pipe, stderr=subprocess.PIPE, text=True, check=False)
+    answer, error = done.stderr.splitlines()
+    assert (done.returncode, error) == (1, "error: standard output cannot be written: Broken pipe")
+    assert json.loads(answer)["ok"]
+
+
+def test_a_summary_that_stdout_does_not_take() -> None:
+    numbers(3)
+    bulk = ["bulk", "whatsapp-detail", "in.csv", "-o", "out.csv", "--sandbox", "--json", "--quiet"]
+    done = onto_a_full_disk(*bulk)
+    assert (done.returncode, done.stderr) == (1, f"{FULL}\n")
+    assert len(Path("out.csv").read_text().splitlines()) == 4
+    assert left() == {"in.csv", "out.csv", "out.csv.sandbox.ledger"}
+
+
+def test_a_run_that_fails_and_cannot_say_so_on_stdout(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(value: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(show, "say_json", refuse)
+    fill_disk(monkeypatch, 1000)
+    numbers(50)
+    result = run("bulk", "whatsapp-detail", "in.csv", "-o", "out.csv", "--sandbox", "--json")
+    assert result.exit_code == 1
+    said = the_error(result)
+    assert said.startswith("the output 'out.csv.part' cannot be written")
+    assert said.endswith("; and standard output cannot be written: No space left on device")
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["demo"], ["sandbox"]])
+def test_what_else_stdout_does_not_take(arguments: list[str]) -> None:
+    done = onto_a_full_disk(*arguments)
+    assert (done.returncode, done.stderr) == (1, f"{FULL}\n")
+
+
+def test_other_errors_of_the_system_are_not_laid_to_stdout(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*arguments: object) -> None:
+        raise FileNotFoundError(errno.ENOENT, "No such file or directory", "somewhere")
+
+    monkeypatch.setattr(show, "say_json", refuse)
+    numbers(1)
+    run("bulk", "whatsapp-detail", "in.csv", "-o", "out.csv", "--sandbox", "--quiet")
+    result = CliRunner().invoke(aisolution, ["ledger", "show", "out.csv.sandbox.ledger", "--json"])
+    assert isinstance(result.exception, FileNotFoundError)
+
+
+def test_a_demo_that_has_no_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(folder: Path) -> Path:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(demo, "write_list", refuse)
+    result = run("demo")
+    assert (result.exit_code, the_error(result)) == (
+        2,
+        "the demo's files cannot be made: No space left on device; TMPDIR says where they go",
+    )
 
 
 def test_a_terminal_that_knows_ascii_only() -> None:

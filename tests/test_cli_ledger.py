@@ -30,11 +30,13 @@ from .support import TOKEN, picture
 from .test_bulk import fill_disk
 from .test_cli import (
     COMMAND,
+    FULL,
     GROUP_ID,
     PROFILE,
     VendorOf,
     environment,  # noqa: F401  # it is for every test here too
     ok,
+    onto_a_full_disk,
     run,
     the_error,
     vendor_of,  # noqa: F401  # a fixture
@@ -548,6 +550,12 @@ def test_a_reader_that_goes_away(file: str) -> None:
         assert process.stderr is not None
         process.stdout.close()
         assert "Traceback" not in process.stderr.read()
+
+
+@pytest.mark.parametrize("words", [["show"], ["show", "--json"], ["attempts"], ["attempts", "--json"]])
+def test_what_stdout_does_not_take(file: str, words: list[str]) -> None:
+    done = onto_a_full_disk("ledger", words[0], file, *words[1:])
+    assert (done.returncode, done.stderr) == (1, f"{FULL}\n")
 
 
 def test_outputs_are_only_taken_from_the_dead(file: str) -> None:

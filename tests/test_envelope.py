@@ -275,7 +275,18 @@ def test_a_users_charge_rules_come_first() -> None:
 
 @pytest.mark.parametrize(
     ("header", "expected"),
-    [(None, None), ("7", 7.0), (" 0 ", 0.0), ("-3", 0.0), ("1.5", 1.5), ("soon", None), ("nan", None), ("", None)],
+    [
+        (None, None),
+        ("Mon, 01 Jan 99999999999999999999 00:00:00 GMT", None),
+        ("Mon, 01 Jan 2024 00:00:00 +99999999999999", None),
+        ("7", 7.0),
+        (" 0 ", 0.0),
+        ("-3", 0.0),
+        ("1.5", 1.5),
+        ("soon", None),
+        ("nan", None),
+        ("", None),
+    ],
 )
 def test_retry_after(header: str | None, expected: float | None) -> None:
     assert envelope.seconds(header) == expected

@@ -233,7 +233,7 @@ async def test_retry_after_stops_everyone() -> None:
 
 @virtual
 async def test_repeats_are_rationed_and_not_failed() -> None:
-    """Half of the attempts fail, and yet repeats stay within a fifth of first attempts and ten a second."""
+    """Half of the attempts fail; repeats in vain stay within a fifth of first attempts and ten a second."""
     loop = asyncio.get_running_loop()
     tries: Counter[bytes] = Counter()
     repeats: list[float] = []
@@ -242,9 +242,11 @@ async def test_repeats_are_rationed_and_not_failed() -> None:
     async def script(request: httpx.Request, number: int) -> httpx.Response:
         await asyncio.sleep(0.05)
         tries[request.content] += 1
-        if tries[request.content] > 1:
-            repeats.append(loop.time())
-        return says("RETRY_LATER", "busy") if rng.random() < 0.5 else ok_whatsapp()
+        if rng.random() < 0.5:
+            if tries[request.content] > 1:
+                repeats.append(loop.time())
+            return says("RETRY_LATER", "busy")
+        return ok_whatsapp()
 
     async with client_of(Vendor(script), retry=Retry(max_retries=30, first=0.01, longest=0.1)) as client:
         start = loop.time()
@@ -331,7 +333,7 @@ async def test_what_is_the_same() -> None:
     ]
     async with client_of(vendor, deadline=None) as client:
         outcomes = await taken(client.batch(calls, ordered=True, concurrency=1))
-        assert [o.answered_by for o in outcomes] == [None, 0, 0, *[None] * 10]
+        assert [o.answered_by for o in outcomes] == [None, 0, 0, *[None] * 4, 6, *[None] * 5]
         vendor.requests.clear()
         await taken(client.batch(calls, dedupe=False))
         assert len(vendor.requests) == 13
@@ -375,6 +377,67 @@ async def test_nobody_buys_again_what_may_have_been_charged() -> None:
     assert all(isinstance(o.error, OutcomeUnknownError) for o in outcomes)
     assert [o.charge for o in outcomes] == [UNKNOWN, FREE, FREE]
     assert [o.answered_by for o in outcomes] == [None, 0, 0]
+
+
+@pytest.mark.parametrize("concurrency", [1, 5])
+@pytest.mark.parametrize(
+    ("answer", "charge"),
+    [(httpx.ReadTimeout("lost"), UNKNOWN), (says("WEIRD"), UNKNOWN), (says("FAIL"), CHARGED)],
+    ids=["lost", "undocumented", "charged"],
+)
+@virtual
+async def test_nobody_buys_again_whenever_it_is_read(answer: Any, charge: Charge, concurrency: int) -> None:
+    vendor = in_turn(answer)
+    rules = {"gliswadetail": {"FAIL": Charge.CHARGED}}
+    async with client_of(vendor, charge_rules=rules) as client:
+        outcomes = await taken(client.batch(asks(5, distinct=1), concurrency=concurrency, ordered=True))
+    assert len(vendor.requests) == 1
+    assert [o.charge for o in outcomes] == [charge, FREE, FREE, FREE, FREE]
+    assert [o.answered_by for o in outcomes] == [None, 0, 0, 0, 0]
+    assert len({type(o.error) for o in outcomes}) == 1
+    assert all(o.error is not None and o.error.key == o.key for o in outcomes)
+
+
+@virtual
+async def test_what_is_not_sent_takes_no_turn_of_the_rate() -> None:
+    loop = asyncio.get_running_loop()
+    async with client_of(in_turn(ok_whatsapp())) as client:
+        start = loop.time()
+        await taken(client.batch(asks(200, distinct=1), rate=10))
+        await taken(client.batch([WhatsAppDetail("12")] * 200, rate=10))
+        assert loop.time() - start < 1
+
+
+@virtual
+async def test_a_long_outage_uses_up_no_repeats() -> None:
+    loop = asyncio.get_running_loop()
+    start = loop.time()
+
+    def script(request: httpx.Request, number: int) -> httpx.Response:
+        return ok_whatsapp() if loop.time() - start > 1800 else httpx.Response(503)
+
+    vendor = Vendor(script)
+    async with client_of(vendor) as client:
+        outcomes = await taken(client.batch(asks(300), concurrency=50))
+    assert all(outcome.ok for outcome in outcomes)
+    assert len(vendor.requests) < 300 + 600
+
+
+@virtual
+async def test_a_place_that_one_batch_cannot_use_is_the_next_ones() -> None:
+    async def script(request: httpx.Request, number: int) -> httpx.Response:
+        await asyncio.sleep(1)
+        return ok_whatsapp()
+
+    async with client_of(Vendor(script)) as client:
+        client._sender.gate = Gate(1)
+        single = asyncio.create_task(client.whatsapp_detail("6289900000"))
+        await asyncio.sleep(0.1)
+        async with client.batch(asks(5), drain_timeout=5) as stopped, client.batch(asks(5), dedupe=False) as other:
+            await asyncio.sleep(0.1)
+            stopped.stop()
+            await single
+            assert [outcome.ok async for outcome in other] == [True] * 5
 
 
 @virtual
@@ -610,3 +673,26 @@ async def test_progress() -> None:
             assert now.in_flight in range(8, 11)
             assert not now.braked
             batch.stop()
+
+
+def test_batches_keep_going_on_uvloop() -> None:
+    """Its timers fire a little early."""
+    uvloop = pytest.importorskip("uvloop")
+
+    async def run() -> None:
+        async with client_of(in_turn(ok_whatsapp())) as client:
+            for options in ({"rate": 3000}, {"concurrency": Adaptive()}):
+                outcomes = await taken(client.batch(asks(150), **options))  # type: ignore[arg-type]
+                assert len(outcomes) == 150
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(asyncio.wait_for(run(), 20))
+
+
+async def test_progress_after_the_loop_is_over() -> None:
+    async with client_of(in_turn(ok_whatsapp())) as client:
+        batch = client.batch(asks(10))
+        await taken(batch)
+    first = batch.progress
+    assert batch.progress == first
+    assert await asyncio.to_thread(lambda: batch.progress.done) == 10

@@ -29,6 +29,8 @@ from aisolution_async.errors import ConfigurationError
 ENDINGS = (*DELIMITERS, ".jsonl")
 """What an output file may end in."""
 
+_QUOTED = ";\t\r\n"
+
 
 class Output:
     """The output file of one run.
@@ -109,9 +111,10 @@ class Output:
 
     def _line(self, cells: Sequence[str]) -> bytes:
         text = io.StringIO()
-        # The csv module only quotes the newlines that are in its own line end.
-        csv.writer(text, delimiter=DELIMITERS[self.path.suffix.lower()], lineterminator="\r\n").writerow(cells)
-        return (text.getvalue()[:-2] + "\n").encode("utf-8", "surrogateescape")
+        # The csv module quotes what has a character of its line end: so newlines, and what else a spreadsheet
+        # may take for the end of a cell, whatever is behind it for a formula.
+        csv.writer(text, delimiter=DELIMITERS[self.path.suffix.lower()], lineterminator=_QUOTED).writerow(cells)
+        return (text.getvalue()[: -len(_QUOTED)] + "\n").encode("utf-8", "surrogateescape")
 
     def _check(self, source: Path) -> None:
         path, shown = self.path, repr(str(self.path))

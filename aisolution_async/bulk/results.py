@@ -4,8 +4,9 @@ For every endpoint: `ok`; the fields of its reply, each as `answer_FIELD`; where
 `answer_raw`, the vendor's own words of an OK that did not fit the contract and may have been paid for; then
 `charge`, `status` (the vendor's, of the last attempt), `attempts` (how many), `error` (the error's class) and
 `problem` (what is wrong, and the remedy). A name that the input has already gets `_2` behind it, or the next
-number that is free. `group_id` is the vendor's access key and is never among them. A row that asks the same as
-an earlier one has that one's answer, after 0 attempts, and is free.
+number that is free. `group_id` is the vendor's access key and is never among them, and where the vendor echoes
+the token, … stands in its place. A row that asks the same as an earlier one has that one's answer, after 0
+attempts, and is free.
 
 So that a run that was stopped and resumed writes what an unbroken one writes, an answer from the ledger has the
 charge that it had when it was asked for, and the one attempt that brought it; a call that is held has the unknown
@@ -17,7 +18,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from enum import Enum
 from typing import Any
 
@@ -37,10 +38,11 @@ _PLAIN_NUMBER = re.compile(r"\+?[0-9]+")
 
 
 class Results:
-    """The result columns of one endpoint beside the input columns `taken`."""
+    """The result columns of one endpoint beside the input columns `taken`. `redact` takes the token out of text."""
 
-    def __init__(self, call: type[Call[Any]], taken: Collection[str]) -> None:
+    def __init__(self, call: type[Call[Any]], taken: Collection[str], redact: Callable[[str], str]) -> None:
         self._endpoint: Endpoint[Any] = call.endpoint
+        self._redact = redact
         self._fields = [name for name in call.endpoint.reply.model_fields if name not in SECRET_FIELDS]
         self._keeps_raw = not call.endpoint.never_charges
         names = ["ok", *(f"answer_{name}" for name in self._fields)]
@@ -54,7 +56,7 @@ class Results:
         answer = {} if outcome.reply is None else answered(outcome.reply)
         values = [outcome.ok, *(answer.get(name) for name in self._fields)]
         if self._keeps_raw:
-            values.append(_raw(outcome))
+            values.append(self._raw(outcome))
         last = outcome.attempts[-1] if outcome.attempts else None
         charge, status, attempts = outcome.charge, last and last.status, len(outcome.attempts)
         if outcome.answered_by is None and outcome.reply is not None and outcome.from_ledger:
@@ -63,7 +65,14 @@ class Results:
             charge, attempts = Charge.UNKNOWN, 1
         values += [charge.value, status, attempts]
         values += [outcome.error and type(outcome.error).__name__, problem and " ".join(problem.split())]
-        return values
+        return [redacted(value, self._redact) for value in values]
+
+    def _raw(self, outcome: Outcome) -> str | None:
+        error = outcome.error
+        if isinstance(error, OutcomeUnknownError) and error.status == "OK":
+            # Before it is JSON, in which a token may be spelt otherwise.
+            return json.dumps(redacted(plain(error.message), self._redact), ensure_ascii=False)
+        return None
 
 
 def is_held(outcome: Outcome) -> bool:
@@ -105,18 +114,22 @@ def plain(value: Any) -> Any:
     return value
 
 
+def redacted(value: Any, redact: Callable[[str], str]) -> Any:
+    """`value`, as `plain` makes it, with every text in it redacted."""
+    if isinstance(value, str):
+        return redact(value)
+    if isinstance(value, dict):
+        return {redact(name): redacted(held, redact) for name, held in value.items()}
+    if isinstance(value, list):
+        return [redacted(held, redact) for held in value]
+    return value
+
+
 def _charge_of(endpoint: Endpoint[Any], reply: Reply) -> Charge:
     charge = endpoint.charges["OK"]
     if endpoint.refined_by is not None:
         charge = endpoint.charges.get(f"OK:{getattr(reply, endpoint.refined_by)}", charge)
     return charge
-
-
-def _raw(outcome: Outcome) -> str | None:
-    error = outcome.error
-    if isinstance(error, OutcomeUnknownError) and error.status == "OK":
-        return json.dumps(plain(error.message), ensure_ascii=False)
-    return None
 
 
 def _free(name: str, taken: Collection[str]) -> str:

@@ -1,8 +1,9 @@
 """Rows in: a CSV or TSV file in UTF-8, read one row at a time, so that memory stays flat.
 
 What a file may be like: with or without a BOM, LF or CRLF, quotes, newlines inside cells. The first line that
-is not blank names the columns. Blank lines are no rows. A row that cannot be used (too few cells, bytes that
-are not UTF-8) is still a row: it comes with the problem named, so that it can be reported where it stands.
+is not blank names the columns. Blank lines are no rows, except where there is one column: spreadsheets write its
+empty cells so, and only a blank line at the very end is none. A row that cannot be used (too few cells, bytes
+that are not UTF-8) is still a row: it comes with the problem named, so that it can be reported where it stands.
 """
 
 from __future__ import annotations
@@ -23,6 +24,10 @@ DELIMITERS: Mapping[str, str] = {".csv": ",", ".tsv": "\t"}
 MAX_CELL = 64 * 1024 * 1024
 """Characters of one cell: a cell may hold an image as base64."""
 MAX_LINE = 4 * MAX_CELL
+
+# Of the cells that a row has more than the header, as they are quoted: how many, and characters of each.
+_MOST_SURPLUS = 20
+_LONGEST_SURPLUS = 40
 
 _OTHER_FORMATS = {
     b"\xff\xfe": "is UTF-16",
@@ -65,12 +70,14 @@ class Rows:
         csv.field_size_limit(max(csv.field_size_limit(), MAX_CELL))
         self._file = _open(path)
         self._ended = False
+        self._keeps_blank = self._is_last = False
         self._reader = csv.reader(self._lines(), delimiter=delimiter)
         try:
             self.header = self._header()
         except BaseException:
             self._file.close()
             raise
+        self._keeps_blank = len(self.header) == 1
 
     def __iter__(self) -> Iterator[Row]:
         while (found := self._next()) is not None:
@@ -108,15 +115,20 @@ class Rows:
         return ConfigurationError(text)
 
     def _lines(self) -> Iterator[str]:
-        while line := self._file.readline(MAX_LINE):
+        line = self._file.readline(MAX_LINE)
+        while line:
             if len(line) == MAX_LINE:
                 raise csv.Error(f"a line of more than {MAX_LINE} characters")
+            # Only behind a blank line: a row is not to wait for the next one, which may be unreadable.
+            ahead = self._file.readline(MAX_LINE) if not line.strip("\r\n") else None
+            self._is_last = ahead == ""
             yield line
+            line = self._file.readline(MAX_LINE) if ahead is None else ahead
         # The csv module only asks for a line after the last one while a quote is open.
         self._ended = True
 
     def _next(self) -> tuple[int, list[str]] | None:
-        """The next row that is not blank, and the line it begins on."""
+        """The next row, and the line it begins on."""
         while True:
             line = self._reader.line_num + 1
             try:
@@ -130,6 +142,8 @@ class Rows:
                     return None
                 if cells:
                     return line, cells
+                if self._keeps_blank and not self._is_last:
+                    return line, [""]
                 continue
             raise UnreadableInputError(f"{str(self.path)!r} cannot be read on from line {line}: {problem}")
 
@@ -167,6 +181,8 @@ class Rows:
             problem = f"{len(cells)} cells where the header has {width}: {cause}"
         elif (place := _undecodable(cells)) is not None:
             problem = f"column {_shown(self.header[place])} is not UTF-8: {_SAVE_AS}"
+        if len(cells) > width:
+            problem = f"{problem}; {_surplus(cells[width:])}"
         if len(cells) != width:
             cells = [*cells, *[""] * width][:width]
         return Row(line, cells, None if problem is None else f"line {line}: {problem}")
@@ -201,6 +217,16 @@ def _undecodable(cells: list[str]) -> int | None:
             except UnicodeEncodeError:
                 return place
     return None
+
+
+def _surplus(cells: list[str]) -> str:
+    """Cells that have no column, for a problem's text; shortened, as one may be an image."""
+    quoted = [
+        repr(cell if len(cell) <= _LONGEST_SURPLUS else f"{cell[: _LONGEST_SURPLUS - 1]}…")
+        for cell in cells[:_MOST_SURPLUS]
+    ]
+    rest = ", …" if len(cells) > _MOST_SURPLUS else ""
+    return f"{len(cells)} more cell{'s' if len(cells) > 1 else ''}: {', '.join(quoted)}{rest}"
 
 
 def _shown(name: str) -> str:

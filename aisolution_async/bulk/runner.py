@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import os
+import sqlite3
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AsyncExitStack, suppress
+from contextlib import AsyncExitStack, closing, suppress
 from dataclasses import dataclass, field
 from decimal import Decimal
 from pathlib import Path
@@ -23,7 +24,7 @@ from aisolution_async.bulk.rows import Row, Rows, UnreadableInputError
 from aisolution_async.charges import Charge, Tally
 from aisolution_async.client import AsyncClient
 from aisolution_async.errors import AISolutionError, ConfigurationError, InputError, NotSentError
-from aisolution_async.ledger import Ledger, LedgerError, State
+from aisolution_async.ledger import Ledger, LedgerError, State, schema
 
 CONCURRENCY = 50
 
@@ -137,9 +138,13 @@ class BulkRun:
         started = clock.now()
         with Rows(self._source) as rows:
             self._calls = Calls(self._call, rows, columns=self._columns, values=self._values, key=self._key)
-            self._results = Results(self._call, rows.header)
+            # The client has no public way to take the token out of what a vendor echoes, and files are kept for long.
+            redact = self._client._sender.requests.redact  # noqa: SLF001
+            self._results = Results(self._call, rows.header, redact)
             self._names = [*rows.header, *self._results.names]
             resumes = self._check_ledger()
+            if self._ledger is not None and resumes:
+                await asyncio.to_thread(_check_is_ledger, self._ledger)
             output = self._output = Output(self._target, self._source)
             replaces = self._may_replace(resumes=resumes)
             ledger = None if self._ledger is None else Ledger(self._ledger, **self._budget)
@@ -365,6 +370,20 @@ def count_rows(source: Path, given_up: threading.Event) -> int | None:
     with suppress(AISolutionError), Rows(source) as rows:
         return rows.count(given_up.is_set)
     return None
+
+
+def _check_is_ledger(path: Path) -> None:
+    """Raise LedgerError if the file is something else: to open it as a ledger would close others off from it."""
+    path = path.absolute()
+    if not path.is_file():
+        return  # what is wrong with it is said when it is opened
+    try:
+        # The ledger's own look at the file. Its public read side refuses what a killed run has only begun to make,
+        # and older versions: both are put right when it is opened.
+        with closing(schema._open(path, "ro", 10.0)) as db:  # noqa: SLF001
+            schema._version(db, path)  # noqa: SLF001
+    except sqlite3.Error as exc:
+        raise schema.fault(path, exc) from None
 
 
 def _count_answers(ledger: Ledger) -> tuple[int, int]:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import io
+import sys
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
@@ -18,19 +20,21 @@ from aisolution_async import clock
 from aisolution_async.api import CALLS, ENDPOINTS, Call, Endpoint, Kind, Reply
 from aisolution_async.batch import GRACE
 from aisolution_async.bulk import BulkError, BulkRun, Summary
-from aisolution_async.bulk.results import answered
+from aisolution_async.bulk.results import answered, redacted
 from aisolution_async.bulk.runner import CONCURRENCY, count_rows
 from aisolution_async.charges import Attempt
 from aisolution_async.cli import demo, ledger, show
 from aisolution_async.cli.running import (
     EXIT_CODES,
     Access,
+    Commands,
     Exit,
     Failed,
     connected,
     on_interrupt,
     run,
     started_sandbox,
+    unwritable,
 )
 from aisolution_async.client import BASE_URL_VARIABLE, TOKEN_VARIABLE
 from aisolution_async.errors import AISolutionError, NotSentError
@@ -49,7 +53,7 @@ _BY_COLUMN = (Kind.NUMBER, Kind.COUNTRY, Kind.TEXT)
 _MOST_AT_ONCE = 1000
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]}, epilog=EXIT_CODES)
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]}, epilog=EXIT_CODES)
 @click.version_option(aisolution_async.__version__, prog_name="aisolution")
 def aisolution() -> None:
     """Identity verification by the AI Solution API: one call, or a whole list.
@@ -76,9 +80,12 @@ def bulk_group() -> None:
 
 @aisolution.command("sandbox")
 @click.option("--port", type=click.IntRange(0, 65535), default=0, help="Where to listen on 127.0.0.1.  [default: free]")
-def sandbox_command(port: int) -> None:
+@click.option(
+    "--callbacks-anywhere", is_flag=True, help="Let callbacks go to any address.  [default: to this machine only]"
+)
+def sandbox_command(port: int, *, callbacks_anywhere: bool) -> None:
     """Serve the vendor, pretended, until Ctrl-C: no token, no internet, no bill."""
-    run(_serve(port))
+    run(_serve(port, callbacks_anywhere=callbacks_anywhere))
 
 
 @aisolution.command("demo")
@@ -133,19 +140,19 @@ def _call_command(call: type[Call[Any]]) -> click.Command:
         **values: Any,
     ) -> None:
         access = Access(sandbox, token_file, base_url)
-        result = run(_send(access, call(**values)))
+        result, redact = run(_send(access, call(**values)))
         if isinstance(result, AISolutionError):
             if as_json:
-                show.say_json(_account(endpoint, result.attempts, result.charge.value, error=result))
+                _print(show.json_line(_account(endpoint, result.attempts, result.charge.value, error=result)))
             code = Exit.UNREACHABLE if isinstance(result, NotSentError) else Exit.PROBLEMS
             raise Failed(str(result), code)
-        answer = answered(result)
+        answer = redacted(answered(result), redact)
         if show_group_id:
             answer["group_id"] = getattr(result, "group_id", None)
         if as_json:
-            show.say_json(_account(endpoint, result.attempts, result.charge.value, answer=answer))
+            _print(show.json_line(_account(endpoint, result.attempts, result.charge.value, answer=answer)))
         else:
-            _show_answer(answer, result)
+            _print(_answer_text(answer, result))
 
     arguments = [p for p in endpoint.parameters if p.required]
     takes = "\n".join(f"  {p.name.upper():<10} {_HELP[p.kind]}" for p in arguments)
@@ -159,13 +166,15 @@ def _call_command(call: type[Call[Any]]) -> click.Command:
     )
 
 
-async def _send(access: Access, call: Call[Any]) -> Reply | AISolutionError:
+async def _send(access: Access, call: Call[Any]) -> tuple[Reply | AISolutionError, Callable[[str], str]]:
+    """What came of it, and what takes the token out of the vendor's words: they may go to a file."""
     async with connected(access) as client:
+        redact = client._sender.requests.redact  # noqa: SLF001  # there is no public way
         try:
             reply: Reply = await client.send(call)
         except AISolutionError as exc:
-            return exc
-        return reply
+            return exc, redact
+        return reply, redact
 
 
 def _account(
@@ -188,8 +197,21 @@ def _account(
     }
 
 
-def _show_answer(answer: Mapping[str, Any], reply: Reply) -> None:
-    console = Console(highlight=False)
+def _print(text: str) -> None:
+    """On stdout; where that cannot be, on stderr, and Failed is raised: it may have been paid for."""
+    try:
+        click.echo(text, file=sys.stdout, nl=False, color=True)
+    except OSError as exc:
+        failed = unwritable(exc)
+    else:
+        return
+    click.echo(text, nl=False, err=True)
+    raise failed
+
+
+def _answer_text(answer: Mapping[str, Any], reply: Reply) -> str:
+    text = io.StringIO()
+    console = Console(file=text, highlight=False, force_terminal=Console().is_terminal)
     rows: list[tuple[str, object]] = []
     for name, value in answer.items():
         if isinstance(value, list):
@@ -198,6 +220,7 @@ def _show_answer(answer: Mapping[str, Any], reply: Reply) -> None:
         elif value is not None:
             rows.append((name, value))
     show.fields(console, [*rows, ("charge", show.charge(reply.charge)), ("attempts", len(reply.attempts))])
+    return text.getvalue()
 
 
 # ------------------------------------------------------------------------------------------------------ a list
@@ -380,6 +403,7 @@ class _Job:
         self._bulk: BulkRun | None = None
         self._running: asyncio.Task[Summary] | None = None
         self._pressed = 0
+        self._unsaid: Failed | None = None
 
     async def run(self, access: Access, *, quiet: bool, as_json: bool) -> Exit:
         """Run it, and say what came of it; raises Failed where that is an error."""
@@ -399,6 +423,8 @@ class _Job:
             if self._options["ledger"] is not None:
                 where += "; run it again to go on"
             failed = Failed(f"interrupted: {where}", Exit.INTERRUPTED)
+        if self._unsaid is not None:
+            failed = Failed(f"{failed.message}; and {self._unsaid.message}", failed.code) if failed else self._unsaid
         if failed is not None:
             raise failed
         return _exit_code(done)
@@ -435,7 +461,10 @@ class _Job:
     def _report(self, access: Access, *, quiet: bool, as_json: bool) -> Summary:
         done = Summary() if self._bulk is None else self._bulk.summary
         if as_json:
-            show.say_json(show.as_json(done, self._options["ledger"]))
+            try:
+                show.say_json(show.as_json(done, self._options["ledger"]))
+            except OSError as exc:
+                self._unsaid = unwritable(exc)
         if not quiet:
             if access.sandbox:
                 show.say("against the sandbox: the answers are made up, and nothing was really charged")
@@ -484,10 +513,10 @@ def _followed(bulk: BulkRun, source: Path, display: show.Display | None) -> Iter
 # ------------------------------------------------------------------------------------------------- the sandbox
 
 
-async def _serve(port: int) -> None:
+async def _serve(port: int, *, callbacks_anywhere: bool) -> None:
     console = Console(highlight=False)
     ended = asyncio.Event()
-    async with started_sandbox(port) as sandbox:
+    async with started_sandbox(port, callbacks_anywhere=callbacks_anywhere) as sandbox:
         with on_interrupt(ended.set):
             console.print("[bold]The vendor, pretended.[/] Answers are made up, and nothing is charged. To use it:\n")
             click.echo(f"  export {BASE_URL_VARIABLE}={sandbox.url}")

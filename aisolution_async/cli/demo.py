@@ -22,6 +22,7 @@ from aisolution_async.charges import Charge, Tally
 from aisolution_async.cli import show
 from aisolution_async.cli.running import started_sandbox
 from aisolution_async.client import AsyncClient
+from aisolution_async.errors import ConfigurationError
 
 Colour = tuple[int, int, int]
 
@@ -56,8 +57,12 @@ APPLICANTS = (
 
 async def run_demo(console: Console) -> None:
     """Make the list, run it, show what came out. Leaves its files in a temporary folder, and says where."""
-    folder = Path(tempfile.mkdtemp(prefix="aisolution-demo-"))
-    source = write_list(folder)
+    try:
+        folder = Path(tempfile.mkdtemp(prefix="aisolution-demo-"))
+        source = write_list(folder)
+    except OSError as exc:
+        problem = exc.strerror or type(exc).__name__
+        raise ConfigurationError(f"the demo's files cannot be made: {problem}; TMPDIR says where they go") from None
     console.rule("[bold]aisolution demo", align="left")
     console.print(
         f"{len(APPLICANTS)} made-up applicants: a selfie, an ID card and a phone number each.\n"

@@ -6,6 +6,7 @@ import asyncio
 import os
 import signal
 import stat
+import sys
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
@@ -59,6 +60,7 @@ class Failed(click.ClickException):
 
     def __init__(self, message: str, code: Exit) -> None:
         super().__init__(message)
+        self.code = code
         self.exit_code = code  # type: ignore[misc]  # click declares it for the class, and means both
 
     def show(self, file: IO[Any] | None = None) -> None:  # noqa: ARG002  # click's signature
@@ -73,6 +75,34 @@ class Access:
     sandbox: bool = False
     token_file: Path | None = None
     base_url: str | None = None
+
+
+def unwritable(exc: OSError) -> Failed:
+    """The end of a command whose stdout cannot be written. Nothing more can be written to it then."""
+    # What is left in its buffer would be tried again, and complained of, as the interpreter ends.
+    with suppress(OSError, ValueError, AttributeError):
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        try:
+            os.dup2(nowhere, sys.stdout.fileno())
+        finally:
+            os.close(nowhere)
+    return Failed(f"standard output cannot be written: {exc.strerror or type(exc).__name__}", Exit.PROBLEMS)
+
+
+class Commands(click.Group):
+    """A group of commands that end in one line where their stdout cannot be written."""
+
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        """See click. A reader that went away is no error, and click's to deal with."""
+        try:
+            return super().main(*args, **kwargs)
+        except OSError as exc:
+            if exc.filename is not None:  # the errors of files that have names are foreseen elsewhere
+                raise
+            failed = unwritable(exc)
+        with suppress(OSError):
+            failed.show()
+        sys.exit(failed.exit_code)
 
 
 @contextmanager
@@ -117,9 +147,9 @@ async def connected(access: Access, *, max_connections: int = 1) -> AsyncIterato
 
 
 @asynccontextmanager
-async def started_sandbox(port: int = 0) -> AsyncIterator[Sandbox]:
+async def started_sandbox(port: int = 0, *, callbacks_anywhere: bool = False) -> AsyncIterator[Sandbox]:
     """A sandbox that listens. Raises ConfigurationError if it cannot."""
-    sandbox = Sandbox(port)
+    sandbox = Sandbox(port, callbacks_anywhere=callbacks_anywhere)
     try:
         await sandbox.start()
     except OSError as exc:

@@ -55,9 +55,14 @@ def say(text: str) -> None:
     sys.stderr.flush()
 
 
+def json_line(value: Mapping[str, Any]) -> str:
+    """A line for machines. ASCII: whatever a stranger wrote, a terminal is safe from it."""
+    return f"{json.dumps(value)}\n"
+
+
 def say_json(value: Mapping[str, Any]) -> None:
-    """A line for machines, on stdout. ASCII: whatever a stranger wrote, a terminal is safe from it."""
-    click.echo(json.dumps(value))
+    """The same, on stdout."""
+    click.echo(json_line(value), nl=False)
 
 
 def money(tally: Tally) -> Text:

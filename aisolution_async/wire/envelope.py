@@ -213,9 +213,7 @@ def seconds(retry_after: str | None) -> float | None:
     except ValueError:
         try:
             date = parsedate_to_datetime(text)
-        except ValueError:
+            wait = (date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp() - datetime.now(UTC).timestamp()
+        except (ValueError, OverflowError, TypeError):
             return None
-        if date.tzinfo is None:
-            date = date.replace(tzinfo=UTC)
-        wait = (date - datetime.now(UTC)).total_seconds()
-    return max(0.0, wait) if not math.isnan(wait) else None
+    return None if math.isnan(wait) else max(0.0, wait)
