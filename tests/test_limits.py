@@ -682,7 +682,7 @@ def test_batches_keep_going_on_uvloop() -> None:
     async def run() -> None:
         async with client_of(in_turn(ok_whatsapp())) as client:
             for options in ({"rate": 3000}, {"concurrency": Adaptive()}):
-                outcomes = await taken(client.batch(asks(150), **options))  # type: ignore[arg-type]
+                outcomes = await taken(client.batch(asks(150), **options))
                 assert len(outcomes) == 150
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
