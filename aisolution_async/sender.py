@@ -142,6 +142,7 @@ class Sender:
         self.requests = requests
         self.transport = transport
         # For batches, and for single calls, which do not wait behind a batch's images.
+        self.preparing = (asyncio.Semaphore(_READERS), asyncio.Semaphore(_READERS))
         self.readers = (CapacityLimiter(_READERS), CapacityLimiter(_READERS))
         # One form after the other, so that each turn of the loop stays short.
         self.encoding = (asyncio.Lock(), asyncio.Lock())
@@ -286,12 +287,16 @@ class Work(Generic[R]):
             return True
         if identify and self._options.journal is not None and not await self._open_journal():
             return False
-        small = _is_small(self._call)
-        if small:
+        if _is_small(self._call):
             fields = self._load(identify)
-        else:
+            if isinstance(fields, InputError):
+                self.error = fields
+                return False
+            self._form = Form(fields)
+            return True
+        # From the reading to the encoding, so that few raw images are held at a time.
+        async with self._sender.preparing[self._alone]:
             left = math.inf if self._options.deadline is None else self._options.deadline - self._spent
-            fields = InputError("")
             with anyio.move_on_after(left) as scope:
                 fields = await anyio.to_thread.run_sync(
                     self._load, identify, limiter=self._sender.readers[self._alone], abandon_on_cancel=True
@@ -299,12 +304,9 @@ class Work(Generic[R]):
             if scope.cancelled_caught:
                 self.conclude("the deadline passed while its images were read")
                 return False
-        if isinstance(fields, InputError):
-            self.error = fields
-            return False
-        if small:
-            self._form = Form(fields)
-        else:
+            if isinstance(fields, InputError):
+                self.error = fields
+                return False
             async with self._sender.encoding[self._alone]:
                 self._form = await Form.in_turns(fields)
         return True

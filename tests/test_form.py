@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from aisolution_async.wire.form import Form
 
-PIECE = 3 * 32 * 1024
+PIECE = 3 * 48 * 1024
 
 
 def body_of(*fields: tuple[str, str | bytes]) -> bytes:

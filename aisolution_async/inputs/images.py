@@ -127,13 +127,14 @@ def _exists(path: str) -> bool:
 def _from_path(path: str, name: str, max_bytes: int) -> bytes:
     shown = _shown(path, name)
     try:
-        with open(path, "rb", opener=_open_without_waiting) as file:  # Path.open has no opener
+        with open(path, "rb", buffering=0, opener=_open_without_waiting) as file:  # Path.open has no opener
             mode = os.fstat(file.fileno())
             if not stat.S_ISREG(mode.st_mode):
                 raise InputError(f"{shown} is not a regular file: name an image file")
             if mode.st_size > max_bytes:
                 raise InputError(_too_large(shown, mode.st_size, max_bytes))
-            data = file.read(max_bytes + 1)
+            # One byte more than it has, to notice its end; a growing file is read as far as it was.
+            data = file.read(mode.st_size + 1)
     except IsADirectoryError:
         problem = "is a directory: name an image file in it"
     except FileNotFoundError:
