@@ -25,7 +25,7 @@ _CLOSE = ("ours: batch", "ours: send, gathered", "aiohttp, bytes")
 """The peers that the goals are about: measured in every round, the others in three."""
 
 _IMAGES = 24  # 552 pairs, no two the same
-_TIME_LIMIT = 90.0  # seconds for one measurement of a peer
+_TIME_LIMIT = 60.0  # seconds for one measurement of a peer
 _TRIES = 3
 _DISTURBED = 10.0  # per cent of the client's core that others may have had before a measurement is made again
 
