@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import Enum, StrEnum
+from functools import cached_property
 from os import PathLike
 from typing import Annotated, Any, BinaryIO, ClassVar, Generic, Self, TypeVar
 
@@ -62,7 +63,7 @@ class Parameter:
     required: bool = True
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)  # without slots: what is worked out once is kept
 class Endpoint(Generic[R]):
     """What the vendor's page says of one endpoint.
 
@@ -87,7 +88,12 @@ class Endpoint(Generic[R]):
         """The path below the base URL."""
         return f"/v1/{self.name}"
 
-    @property
+    @cached_property
+    def takes_images(self) -> bool:
+        """Whether a call has to be read before it can be sent."""
+        return any(parameter.kind is Kind.IMAGE for parameter in self.parameters)
+
+    @cached_property
     def never_charges(self) -> bool:
         """Whether no documented status of this endpoint is charged."""
         return all(charge is FREE for charge in self.charges.values())
@@ -112,7 +118,7 @@ class Reply(_Said):  # noqa: PLW1641  # pydantic gives frozen models their hash
     """What an OK carries. Fields the contract does not name are kept; frozen."""
 
     _attempts: tuple[Attempt, ...] = PrivateAttr(default=())
-    _answered_at: datetime | None = PrivateAttr(default=None)
+    _recorded: Attempt | None = PrivateAttr(default=None)
 
     # Which field a message that is not an object goes into; None where such a message says nothing.
     _holds: ClassVar[str | None] = None
@@ -133,15 +139,21 @@ class Reply(_Said):  # noqa: PLW1641  # pydantic gives frozen models their hash
         return True
 
     @property
+    def recorded(self) -> Attempt | None:
+        """The attempt of an earlier call that brought this reply, where it comes from a ledger; else None."""
+        return self._recorded
+
+    @property
     def answered_at(self) -> datetime | None:
         """When the vendor said so, in UTC, where the reply comes from a ledger; None where it was asked for now."""
-        return self._answered_at
+        attempt = self._recorded
+        return None if attempt is None else attempt.started_at + timedelta(seconds=attempt.elapsed)
 
     @classmethod
-    def from_record(cls, text: bytes, answered_at: datetime) -> Self:
-        """A reply as a ledger keeps it. Raises pydantic's ValidationError."""
+    def from_record(cls, text: bytes, attempt: Attempt | None = None) -> Self:
+        """A reply as a ledger keeps it, and the attempt that brought it. Raises pydantic's ValidationError."""
         reply = cls.model_validate_json(text)
-        reply._answered_at = answered_at  # noqa: SLF001  # its own class
+        reply._recorded = attempt  # noqa: SLF001  # its own class
         return reply
 
     def to_record(self) -> str:
@@ -269,9 +281,9 @@ class AddedFace(Reply):
     person_count: int
 
     @classmethod
-    def from_record(cls, text: bytes, answered_at: datetime) -> Self:
+    def from_record(cls, text: bytes, attempt: Attempt | None = None) -> Self:
         reply = cls.model_validate({**from_json(text), "group_id": ""})
-        reply._answered_at = answered_at  # noqa: SLF001  # its own class
+        reply._recorded = attempt  # noqa: SLF001  # its own class
         return reply
 
     def to_record(self) -> str:

@@ -27,6 +27,7 @@ from aisolution_async import clock
 from aisolution_async.api import Call, Reply, WhatsAppProfile, WhatsAppState
 from aisolution_async.charges import Attempt, Charge, Tally, overall
 from aisolution_async.errors import AISolutionError, ConfigurationError, InputError, Key, OutcomeUnknownError
+from aisolution_async.ledger.store import Ask, Stored
 from aisolution_async.limits import Adaptive, AdaptiveLimit, Brake, Rate, RetryBudget, Signal
 from aisolution_async.sender import Journal, Options, Sender, Work
 
@@ -44,6 +45,10 @@ GRACE = 5.0
 _READ_AT_LEAST = 16
 # How many calls are read before others on the loop get their turn.
 _READ_AT_A_STRETCH = 8
+
+# After so many calls in a row that the ledger had no answer to, it is asked for leave only: it may be a new one.
+_MOST_MISSES = 1000
+_LOOKERS = 2  # while one hands out what was found, the other's question is looked up
 
 # Seconds under which a timer is not worth setting: the limits catch up by more.
 _SHORTEST_WAIT = 0.001
@@ -101,7 +106,15 @@ class Outcome:
     @property
     def from_ledger(self) -> bool:
         """Whether the reply was in the ledger, from an earlier call; `reply.answered_at` says when."""
-        return self.reply is not None and self.reply.answered_at is not None
+        return self.reply is not None and self.reply.recorded is not None
+
+    @property
+    def recorded(self) -> Attempt | None:
+        """The attempt of an earlier call that the ledger answers from, or holds this call for; else None.
+
+        `recorded.charge` is what that call cost then, and `recorded.number` how many attempts it took.
+        """
+        return getattr(self.error if self.reply is None else self.reply, "recorded", None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,6 +213,9 @@ class Batch:
         self._timers: dict[_Task, asyncio.TimerHandle] = {}  # of calls that wait for their next attempt
         self._alarm: asyncio.TimerHandle | None = None  # for when the earliest limit allows something
         self._alarm_at = 0.0
+        self._looked_up: list[tuple[_Task, Ask]] = []  # calls whose answer the ledger may have
+        self._look = asyncio.Event()
+        self._misses = 0
         self._running: set[_Task] = set()
         self._places = 0  # taken
         self._leaders: dict[bytes, _Task] = {}
@@ -288,6 +304,9 @@ class Batch:
             self._alarm.cancel()
             self._alarm = None
         self._sender.gate.forget(self._dispatch)
+        looked_up, self._looked_up = self._looked_up, []
+        for task, _ in looked_up:
+            self._put_away(task)
         for lane in self._lanes.values():
             for queue in (lane.fresh, lane.repeats):
                 while queue:
@@ -310,7 +329,7 @@ class Batch:
         return Progress(
             total=self._total,
             read=self._read,
-            waiting=len(self._timers) + self._following + self._ready,
+            waiting=len(self._looked_up) + len(self._timers) + self._following + self._ready,
             in_flight=len(self._running),
             ok=self._ok,
             failed=self._failed,
@@ -329,6 +348,9 @@ class Batch:
             async with anyio.create_task_group() as group:
                 self._group = group
                 group.start_soon(self._read_all)
+                if self._options.journal is not None:
+                    for _ in range(_LOOKERS):
+                        group.start_soon(self._look_up, self._options.journal)
                 await self._idle.wait()
                 group.cancel_scope.cancel()  # the workers wait for calls that will not come
         finally:
@@ -414,6 +436,13 @@ class Batch:
         if task is not None:
             if self._stopping:
                 self._put_away(task)
+            elif (
+                self._options.journal is not None
+                and self._misses < _MOST_MISSES
+                and (ask := task.work.question()) is not None
+            ):
+                self._looked_up.append((task, ask))
+                self._look.set()
             else:
                 self._line_up(task)
                 if self._places < self._concurrency:
@@ -426,6 +455,35 @@ class Batch:
                 "give FaceCompare(…), WhatsAppDetail(…) or the like"
             )
             self._emit(Outcome(index, None, None, None, error, ()))
+
+    async def _look_up(self, journal: Journal) -> None:
+        """Answer from the ledger what it has, many calls at a time; the others line up.
+
+        A resumed run would else spend on each of them the place, the turn and the hop to the ledger of a call that is
+        sent.
+        """
+        while True:
+            await self._look.wait()
+            self._look.clear()
+            asked, self._looked_up = self._looked_up, []
+            found: list[Stored | None] = []
+            try:
+                found = await journal.store.find([ask for _, ask in asked])
+            except AISolutionError:
+                pass  # each of them is told when it asks for leave
+            finally:
+                for number, (task, _) in enumerate(asked):
+                    stored = found[number] if found else None
+                    self._misses = self._misses + 1 if stored is None else 0
+                    if stored is not None and task.work.accept(stored):
+                        shares = self._dedupe and not task.work.call.endpoint.never_charges
+                        if not shares or self._stands_first(task):
+                            self._put_away(task)
+                    elif self._stopping:
+                        self._put_away(task)
+                    else:
+                        self._line_up(task)
+            self._dispatch()
 
     def _lane(self, task: _Task) -> _Lane:
         name = task.work.call.endpoint.name
@@ -555,7 +613,7 @@ class Batch:
         leads = True
         try:
             leads = not self._dedupe or work.call.endpoint.never_charges or await self._is_first(task)
-            if leads and work.error is None:
+            if leads and work.error is None and work.reply is None:
                 wait = await work.attempt()
         except AISolutionError as exc:  # the client was closed, or belongs to another loop
             work.error = exc.with_traceback(None)
@@ -631,9 +689,13 @@ class Batch:
     async def _is_first(self, task: _Task) -> bool:
         """Whether the call must be asked; else its answer is here, or it follows the call that asks the same."""
         work = task.work
-        if work.identity is not None or not await work.prepare(identify=True):
+        if task.leads:
             return True
-        identity = work.identity
+        await work.prepare(identify=True)
+        return work.identity is None or self._stands_first(task)
+
+    def _stands_first(self, task: _Task) -> bool:
+        work, identity = task.work, task.work.identity
         assert identity is not None
         if (answer := self._answers.get(identity)) is not None:
             self._answers.move_to_end(identity)
@@ -646,6 +708,7 @@ class Batch:
             return False
         leader = self._leaders.setdefault(identity, task)
         if leader is task:
+            task.leads = True
             return True
         if leader.followers is None:
             leader.followers = []
@@ -682,6 +745,7 @@ class Batch:
         if followers and reply is None and not bought and not self._stopping:
             first, *rest = followers
             self._leaders[identity] = first
+            first.leads = True
             first.followers = rest
             self._following += len(rest)
             self._line_up(first)
@@ -710,6 +774,8 @@ class Batch:
         if work.reply is None and work.error is None:
             work.conclude("the batch was stopped before it was sent")
         self._dismiss(task)
+        if work.reply is not None and work.reply.recorded is not None:
+            self._misses = 0
         self._emit(Outcome(task.index, work.call.key, work.call, work.reply, work.error, work.attempts))
 
     def _emit(self, outcome: Outcome) -> None:
@@ -750,11 +816,12 @@ class Batch:
 class _Task:
     """A call in the batch: its place in the input, and what it waits for."""
 
-    __slots__ = ("before", "checking_since", "followers", "index", "pause", "repeats", "trial", "work")
+    __slots__ = ("before", "checking_since", "followers", "index", "leads", "pause", "repeats", "trial", "work")
 
     def __init__(self, index: int, work: Work[Any]) -> None:
         self.index = index
         self.work = work
+        self.leads = False  # it is the one of its kind that is asked
         self.followers: list[_Task] | None = None  # calls that ask the same, and wait for this one's answer
         self.trial = False  # sent while the brake was on
         self.repeats = False  # its newest turn was for another attempt at the same question

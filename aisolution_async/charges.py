@@ -27,7 +27,7 @@ class Attempt:
     `status` is the vendor's status string and `http_status` the HTTP code, each None where none came.
     `started_at` is in UTC, `elapsed` in seconds. `error` says in a few words why no usable answer came
     (never with anything secret in it), None where one did. `recorded` says whether a ledger has it, None where
-    there is no ledger.
+    there is no ledger. `number` counts the attempts of its call, from 1.
     """
 
     charge: Charge
@@ -37,6 +37,7 @@ class Attempt:
     elapsed: float
     error: str | None = None
     recorded: bool | None = None
+    number: int = 1
 
 
 def overall(attempts: Iterable[Attempt]) -> Charge:

@@ -141,7 +141,8 @@ class OutcomeUnknownError(AISolutionError):
     """Bytes left, and no answer came that can be used: it may have been charged.
 
     Whatever did come is kept: `status` and `message` of an OK whose message does not fit the contract,
-    `http_status` and `body` (bytes) of an answer that was no envelope at all.
+    `http_status` and `body` (bytes) of an answer that was no envelope at all. `recorded` is the attempt, of an earlier
+    call, for which nothing was sent now; None where an attempt was made.
     """
 
     def __init__(
@@ -152,6 +153,7 @@ class OutcomeUnknownError(AISolutionError):
         message: Any = None,
         http_status: int | None = None,
         body: bytes | None = None,
+        recorded: Attempt | None = None,
         **common: Any,
     ) -> None:
         super().__init__(text, **common)
@@ -159,6 +161,7 @@ class OutcomeUnknownError(AISolutionError):
         self.message = message
         self.http_status = http_status
         self.body = body
+        self.recorded = recorded
 
 
 # Words a person would write, and codes in capitals. A token, a group id, a number or base64 is none of these.

@@ -274,7 +274,7 @@ class Work(Generic[R]):
 
     def _is_late(self, text: str) -> bool:
         self._last = _Failure(False, text)
-        self._count(Attempt(Charge.FREE, None, None, clock.today(), 0.0, text))
+        self._count(Attempt(Charge.FREE, None, None, clock.today(), 0.0, text, number=self._next))
         self.conclude("")
         return False
 
@@ -307,8 +307,36 @@ class Work(Generic[R]):
             if isinstance(fields, InputError):
                 self.error = fields
                 return False
+            if identify and await self._is_stored():
+                return False
             async with self._sender.encoding[self._alone]:
                 self._form = await Form.in_turns(fields)
+        return True
+
+    def question(self) -> Ask | None:
+        """What a ledger is asked of this call; None where its images have to be read first, or it cannot be sent."""
+        if self.call.endpoint.takes_images:
+            return None
+        return None if isinstance(self._load(True), InputError) else self._ask()
+
+    async def _is_stored(self) -> bool:
+        """Whether the ledger has the answer, with `reply` set: then nothing need be encoded."""
+        journal = self._options.journal
+        if journal is None or self.attempts:
+            return False
+        try:
+            (stored,) = await journal.store.find([self._ask()])
+        except LedgerError:
+            return False  # to be told when it is asked for leave
+        return stored is not None and self.accept(stored)
+
+    def accept(self, stored: Stored) -> bool:
+        """Take the answer that the ledger has; False if it cannot be read."""
+        try:
+            self.reply = self.call.endpoint.reply.from_record(stored.reply, stored.attempt)
+        except ValidationError:
+            return False
+        self.reply._made_by(self.attempts)  # noqa: SLF001  # the place that fills it in, with _send
         return True
 
     async def _open_journal(self) -> bool:
@@ -321,6 +349,11 @@ class Work(Generic[R]):
             return True
         self.error = self._problem(LedgerError, f"not sent: {problem}")
         return False
+
+    @property
+    def _next(self) -> int:
+        """The number of the next attempt."""
+        return len(self.attempts) + 1
 
     @property
     def is_repeat(self) -> bool:
@@ -387,6 +420,8 @@ class Work(Generic[R]):
         return self._options.budgets
 
     def _may_charge(self) -> bool:
+        if not self._options.rules:
+            return not self.call.endpoint.never_charges
         return any(charge is not Charge.FREE for charge in self._options.charges_of(self.call.endpoint).values())
 
     def _problem(self, kind: type[AISolutionError], text: str) -> AISolutionError:
@@ -442,39 +477,22 @@ class Work(Generic[R]):
         self._last = failure
         self.signal = failure.signal
         charge = Charge.UNKNOWN if failure.left else Charge.FREE
-        self._count(Attempt(charge, None, None, began, elapsed, failure.text))
+        self._count(Attempt(charge, None, None, began, elapsed, failure.text, number=self._next))
 
     async def _begin(self, journal: Journal, ends: float | None) -> Started | float | None:
         """Ask the ledger for leave. Else None, with `reply` or `error` set, or seconds after which to ask again."""
-        call, retry = self.call, self._options.retry
-        assert self.identity is not None
-        ask = Ask(
-            endpoint=call.endpoint.name,
-            identity=self.identity,
-            key=call.key,
-            may_charge=self._may_charge(),
-            reusable=not call.endpoint.never_charges or call.key is not None,
-            reuse_for=journal.reuse_for,
-            resend_unknown=bool(self.attempts) or retry.unknown > 0 or call.endpoint.idempotent,
-        )
         problem = None
         try:
-            verdict = await journal.store.begin(ask)
-            if isinstance(verdict, Stored):
-                self.reply = call.endpoint.reply.from_record(verdict.reply, verdict.answered_at)
-                self.reply._made_by(self.attempts)  # noqa: SLF001
+            verdict = await journal.store.begin(self._ask())
         except LedgerError as exc:
             problem = str(exc)
-        except ValidationError:
-            problem = "a reply in the ledger does not fit this version: use the version that wrote it"
+        else:
+            if isinstance(verdict, Stored) and not self.accept(verdict):
+                problem = "a reply in the ledger does not fit this version: use the version that wrote it"
         if problem is not None:
             self.error = self._problem(LedgerError, f"not sent: {problem}")
         elif isinstance(verdict, Held):
-            self.error = self._problem(
-                OutcomeUnknownError,
-                f"not sent: an attempt of {verdict.attempt.started_at:%Y-%m-%d %H:%M} UTC may have been charged, and "
-                "nobody knows its answer; settle it in the ledger, or send it again with retry_unknown",
-            )
+            self.error = self._held(verdict)
         elif isinstance(verdict, Exhausted):
             self.error = self._problem(BudgetExhaustedError, f"not sent: {verdict.why}")
         elif isinstance(verdict, Busy):
@@ -484,6 +502,41 @@ class Work(Generic[R]):
         elif isinstance(verdict, Started):
             return verdict
         return None
+
+    def _ask(self) -> Ask:
+        call, journal = self.call, self._options.journal
+        assert journal is not None
+        assert self.identity is not None
+        return Ask(
+            endpoint=call.endpoint.name,
+            identity=self.identity,
+            key=call.key,
+            may_charge=self._may_charge(),
+            reusable=not call.endpoint.never_charges or call.key is not None,
+            reuse_for=journal.reuse_for,
+            resend_unknown=bool(self.attempts) or self._options.retry.unknown > 0 or call.endpoint.idempotent,
+        )
+
+    def _held(self, held: Held) -> AISolutionError:
+        attempt, name = held.attempt, self.call.endpoint.name
+        when = f"an attempt of {attempt.started_at:%Y-%m-%d %H:%M} UTC"
+        if attempt.charge is Charge.CHARGED:
+            text = f"{when} was charged, as somebody settled, and its answer is lost: retry_unknown buys it again"
+        else:
+            text = (
+                f"{when} may have been charged, and nobody knows its answer; settle it in the ledger, or send it "
+                "again with retry_unknown"
+            )
+        return OutcomeUnknownError(
+            f"{name}: not sent: {text}",
+            status=attempt.status,
+            message=None if held.reply is None else json.loads(held.reply),
+            http_status=attempt.http_status,
+            recorded=attempt,
+            endpoint=name,
+            key=self.call.key,
+            attempts=self.attempts,
+        )
 
     async def _record(self, started: Started, *, sent: bool = True, answer: envelope.Answer[R] | None = None) -> None:
         """Put the newest attempt into the ledger, with what was answered."""
@@ -555,7 +608,7 @@ class Work(Generic[R]):
             if status is not None and status not in endpoint.charges:
                 # It may be anything, even what the vendor was sent: the record keeps plain words.
                 status = quotable(self._sender.requests.redact(status))[:80]
-        self._count(Attempt(answer.charge, status, answer.http_status, began, elapsed, problem))
+        self._count(Attempt(answer.charge, status, answer.http_status, began, elapsed, problem, number=self._next))
         self.reply = answer.reply
         if answer.status in endpoint.done_already and any(a.charge is Charge.UNKNOWN for a in self.attempts):
             self.reply = endpoint.reply.from_message(None)

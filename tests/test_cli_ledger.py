@@ -116,11 +116,11 @@ def test_show(file: str) -> None:
         ["gliswadetail", "OK", "9", "0", "0", "0.45", "0.00"],
         ["gliswadetail", "INVALID_INPUT", "0", "3", "0", "0.00", "0.00"],
         ["gliswadetail", "-", "0", "0", "3", "0.00", "0.15"],
-        ["Held: the last attempt may have been charged, and nobody knows its answer"],
-        ["key", "endpoint", "started (UTC)", "problem"],
-        ["A-3", "gliswadetail", "2026-11-22 13:30:00", LOST],
-        ["A-8", "gliswadetail", "2026-11-23 13:30:00", LOST],
-        ["A-13", "gliswadetail", "2026-11-23 13:30:00", LOST],
+        ["Held: the last attempt may have been charged, or was, and its answer is not known"],
+        ["id", "key", "endpoint", "started (UTC)", "problem"],
+        ["4", "A-3", "gliswadetail", "2026-11-22 13:30:00", LOST],
+        ["9", "A-8", "gliswadetail", "2026-11-23 13:30:00", LOST],
+        ["14", "A-13", "gliswadetail", "2026-11-23 13:30:00", LOST],
         ["Settle them (aisolution ledger resolve), or have them sent again (--retry-unknown 1)"],
     ]
 
@@ -207,9 +207,9 @@ def attempts(file: str, *options: str) -> list[dict[str, Any]]:
 
 def test_attempts(file: str) -> None:
     found = lines(run("ledger", "attempts", file))
-    assert found[0] == ["started (UTC)", "endpoint", "key", "state", "status", "http", "seconds", "problem"]
-    assert found[1][:6] == ["2026-11-22 13:30:00", "gliswadetail", "A-0", "charged", "OK", "200"]
-    assert found[4][:4] == ["2026-11-22 13:30:00", "gliswadetail", "A-3", "unknown, held"]
+    assert found[0] == ["id", "started (UTC)", "endpoint", "key", "state", "status", "http", "seconds", "problem"]
+    assert found[1][:7] == ["1", "2026-11-22 13:30:00", "gliswadetail", "A-0", "charged", "OK", "200"]
+    assert found[4][:5] == ["4", "2026-11-22 13:30:00", "gliswadetail", "A-3", "unknown, held"]
     assert found[4][-1] == LOST
     assert len(found) == 16
     records = attempts(file)
@@ -453,15 +453,17 @@ def test_resolve(file: str) -> None:
     result = run("ledger", "resolve", file, "A-3", "charged")
     assert (result.exit_code, result.stderr) == (
         0,
-        "1 of 'A-3' settled as charged: the next run that asks for it sends it again\n",
+        "1 of 'A-3' settled as charged: it stays held, and --retry-unknown 1 buys the answer again\n",
     )
     assert said("resolve", file, "A-8", "free") == {"resolved": 1}
     found = said("show", file)
-    assert [found[name] for name in ("charged", "free", "unknown", "held", "cost")] == [10, 4, 1, 1, "0.500000"]
+    assert [found[name] for name in ("charged", "free", "unknown", "held", "cost")] == [10, 4, 1, 2, "0.500000"]
     again = run("ledger", "resolve", file, "A-3", "charged", "--json")
     assert (again.exit_code, json.loads(again.stdout)) == (1, {"resolved": 0})
     assert the_error(again).startswith("no attempt of 'A-3' is unknown: aisolution ledger attempts --unknown lists")
     assert run("ledger", "resolve", file, "A-13", "unknown").exit_code == 2
+    assert said("resolve", file, "14", "free", "--by-id") == {"resolved": 1}
+    assert the_error(run("ledger", "resolve", file, "A-13", "free", "--by-id")).startswith("--by-id: 'A-13' is no id")
 
 
 def test_purge(file: str, calendar: Calendar) -> None:
@@ -524,7 +526,7 @@ def test_files_that_are_no_ledger(words: list[str]) -> None:
         ("other", f"{here}/other is a database of something else, and no ledger: give the ledger a file of its own"),
         (
             "new",
-            f"the ledger {here}/new is of version 99, and this aisolution-async knows 1 at most: install the newer",
+            f"the ledger {here}/new is of version 99, and this aisolution-async knows 2 at most: install the newer",
         ),
     ):
         result = use(words, file)

@@ -108,6 +108,75 @@ async def test_every_reply_survives_the_ledger(file: Path) -> None:
     assert len(vendor.requests) == 4
 
 
+async def test_a_batch_answers_from_the_ledger_without_a_place_a_turn_or_a_request(file: Path) -> None:
+    async with client_of(in_turn(ok_whatsapp()), ledger=file) as client:
+        assert all(outcome.ok for outcome in await taken(client.batch(asks(400))))
+    vendor = in_turn(ok_whatsapp())
+    async with client_of(vendor, ledger=file, rate=1e-3) as client:  # the rate allows one attempt in 1,000 s
+        outcomes = await taken(client.batch(asks(400), concurrency=7, ordered=True))
+    assert [outcome.key for outcome in outcomes] == list(range(400))
+    assert all(outcome.from_ledger and outcome.charge is FREE and outcome.attempts == () for outcome in outcomes)
+    assert vendor.requests == []
+    recorded = outcomes[3].recorded
+    assert recorded is not None
+    assert (recorded.charge, recorded.status, recorded.number, recorded.recorded) == (CHARGED, "OK", 1, True)
+
+
+async def test_a_batch_sends_what_the_ledger_lacks_and_shares_what_it_has(file: Path) -> None:
+    calls = list(asks(30))
+    vendor = in_turn(says("RETRY_LATER", "x"), ok_whatsapp())
+    async with client_of(vendor, ledger=file, retry=Retry(first=0.001)) as client:
+        (first,) = await taken(client.batch(calls[7:8]))
+        assert [a.number for a in first.attempts] == [1, 2]
+    vendor = in_turn(ok_whatsapp())
+    async with client_of(vendor, ledger=file) as client:
+        outcomes = await taken(client.batch([*calls, *calls, 5], ordered=True))  # type: ignore[list-item]
+        assert len(vendor.requests) == 29
+        assert [n for n, outcome in enumerate(outcomes) if outcome.from_ledger and outcome.answered_by is None] == [7]
+        assert [outcome.answered_by for outcome in outcomes[30:60]] == list(range(30))
+        assert outcomes[7].recorded is not None
+        assert outcomes[7].recorded.number == 2
+        vendor.requests.clear()
+        again = await taken(client.batch(calls * 2, dedupe=False))
+        assert all(outcome.from_ledger and outcome.answered_by is None for outcome in again)
+    assert vendor.requests == []
+
+
+async def test_an_image_that_was_asked_before_is_answered_without_a_request(file: Path, tmp_path: Path) -> None:
+    photo = tmp_path / "selfie.jpg"
+    photo.write_bytes(picture(3) + bytes(300_000))
+    calls = [FaceCompare(photo, picture(1) + bytes(300_000), key=n) for n in range(2)]
+    async with client_of(in_turn(says("OK", {"similarity": 1, "result": "NOT SURE"})), ledger=file) as client:
+        await taken(client.batch(calls))
+    vendor = in_turn()
+    async with client_of(vendor, ledger=file) as client:
+        outcomes = await taken(client.batch(calls, ordered=True))
+        assert [(outcome.from_ledger, outcome.answered_by) for outcome in outcomes] == [(True, None), (False, 0)]
+        assert (await client.send(calls[0])).similarity == 1
+    assert vendor.requests == []
+
+
+async def test_a_batch_that_is_left_while_it_looks_up_loses_no_call(file: Path) -> None:
+    async with client_of(in_turn(ok_whatsapp()), ledger=file) as client:
+        await taken(client.batch(asks(50)))
+        read = 0
+
+        def counted() -> Iterator[WhatsAppDetail]:
+            nonlocal read
+            for call in asks(1000):
+                read += 1
+                yield call
+
+        for last in (0, 1, 20):
+            read, got = 0, []
+            async with client.batch(counted(), concurrency=10) as batch:
+                async for outcome in batch:
+                    got.append(outcome.index)
+                    if len(got) > last:
+                        break
+            assert sorted([*got, *(outcome.index for outcome in batch.unread)]) == list(range(read))
+
+
 async def test_what_does_something_each_time_is_the_same_only_under_a_key(file: Path) -> None:
     vendor = in_turn(says("OK", {"group_id": "g", "person_id": "p", "person_count": 1}))
     async with client_of(vendor, ledger=file) as client:
@@ -155,6 +224,33 @@ async def test_what_may_have_been_charged_is_held(file: Path) -> None:
         (outcome,) = await taken(client.batch([WhatsAppDetail(NUMBER)], retry_unknown=1))
         assert outcome.charge is CHARGED
     assert [record.state for record in Ledger(file).attempts()] == [State.UNKNOWN, State.CHARGED]
+
+
+async def test_an_ok_that_did_not_fit_comes_back_with_its_message(file: Path) -> None:
+    vendor = in_turn(says("OK", {"whatsapp": ["odd"], "group_id": "LxiKPLIMGFpXzXas"}))
+    for _ in range(2):
+        async with client_of(vendor, ledger=file) as client:
+            (outcome,) = await taken(client.batch([WhatsAppDetail(NUMBER)]))
+        error = outcome.error
+        assert isinstance(error, OutcomeUnknownError)
+        assert (error.status, error.http_status) == ("OK", 200)
+        assert error.message["whatsapp"] == ["odd"]
+        recorded = error.recorded
+    assert recorded is not None
+    assert recorded is outcome.recorded
+    assert (recorded.charge, outcome.attempts) == (UNKNOWN, ())
+    assert len(vendor.requests) == 1
+
+
+async def test_what_was_settled_as_charged_is_not_bought_again_unasked(file: Path) -> None:
+    vendor = in_turn(httpx.ReadTimeout("lost"), ok_whatsapp())
+    async with Ledger(file) as ledger, client_of(vendor, ledger=ledger) as client:
+        for text in ("no answer", "was charged, as somebody settled, and its answer is lost: retry_unknown buys"):
+            with pytest.raises(OutcomeUnknownError, match=text):
+                await client.whatsapp_detail(NUMBER, key="A-1")
+            await ledger.resolve("A-1", CHARGED)
+        reply = await client.with_options(retry_unknown=1).whatsapp_detail(NUMBER, key="A-1")
+        assert reply.charge is CHARGED
 
 
 async def test_a_held_call_is_settled_by_hand(file: Path) -> None:

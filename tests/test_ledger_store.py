@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import datetime
 import fcntl
+import hashlib
 import itertools
 import os
 import random
 import shutil
 import signal
 import sqlite3
+import stat
 import subprocess
 import sys
 import textwrap
@@ -147,7 +150,7 @@ async def test_an_answer_is_stored_and_given_again(ledger: Ledger) -> None:
     stored = await ledger.begin(ask(ledger))
     assert isinstance(stored, Stored)
     assert stored.reply == result.reply
-    assert stored.attempt == result.attempt
+    assert stored.attempt == dataclasses.replace(result.attempt, recorded=True)
     assert stored.answered_at == result.attempt.started_at + datetime.timedelta(seconds=0.25)
     assert "Ωμέγα" not in repr(stored) + repr(result)
 
@@ -225,7 +228,7 @@ async def test_a_call_whose_last_attempt_is_unknown_is_held(ledger: Ledger) -> N
     await do(ledger, LOST)
     held = await ledger.begin(ask(ledger))
     assert isinstance(held, Held)
-    assert held.attempt == LOST.attempt
+    assert held.attempt == dataclasses.replace(LOST.attempt, recorded=True)
     # One that never left changes nothing; one that did, does.
     await do(ledger, UNSENT, resend_unknown=True)
     assert isinstance(await ledger.begin(ask(ledger)), Held)
@@ -963,25 +966,25 @@ async def test_an_older_ledger_is_brought_up(path: Path, monkeypatch: pytest.Mon
         await do(ledger, answered(), key="A")
     old, steps = schema.MIGRATIONS, []
 
-    def second(db: sqlite3.Connection) -> None:
-        steps.append("second")
+    def third(db: sqlite3.Connection) -> None:
+        steps.append("third")
         db.execute("ALTER TABLE file ADD COLUMN note TEXT")
 
     def broken(db: sqlite3.Connection) -> None:
         db.execute("CREATE TABLE half (x)")
         raise OSError(28, "full")
 
-    monkeypatch.setattr(schema, "MIGRATIONS", [*old, second])
+    monkeypatch.setattr(schema, "MIGRATIONS", [*old, third])
     with pytest.raises(LedgerError, match="older version: open it once"):
         Ledger(path).summary()
     for _ in range(2):
         async with Ledger(path) as ledger:
             assert isinstance(await ledger.begin(ask(ledger)), Stored)
-    assert steps == ["second"]
-    assert rows(path, "PRAGMA user_version") == [(2,)]
-    monkeypatch.setattr(schema, "MIGRATIONS", [*old, second, broken])
+    assert steps == ["third"]
+    assert rows(path, "PRAGMA user_version") == [(3,)]
+    monkeypatch.setattr(schema, "MIGRATIONS", [*old, third, broken])
     await refused(path, "full")
-    assert rows(path, "PRAGMA user_version") == [(2,)]
+    assert rows(path, "PRAGMA user_version") == [(3,)]
     assert rows(path, "SELECT name FROM sqlite_master WHERE name = 'half'") == []
 
 
@@ -1253,12 +1256,13 @@ async def test_a_purge_leaves_no_byte_of_a_reply(path: Path) -> None:
         await do(ledger, answered(ago=1000), "resent", resend_unknown=True)
         await do(ledger, answered(reply=b'{"signature": "young-reply"}'), "young")
         identities = [identity for (identity,) in rows(path, "SELECT identity FROM attempts WHERE key <> '\"key-1\"'")]
-        before = ledger.summary()
+        before = ledger.summary().lines
         assert await ledger.purge(datetime.timedelta(seconds=500)) == 303
         assert await ledger.purge(500) == 0
         assert found_in(path.parent, "old-reply") == found_in(path.parent, "yyyyyyyy") == []
         assert found_in(path.parent, "young-reply") != []
-        assert ledger.summary() == before
+        assert ledger.summary().lines == before
+        assert ledger.summary().answers == 1
         assert isinstance(await ledger.begin(ask(ledger, "lost")), Held)
         assert isinstance(await ledger.begin(ask(ledger, "young")), Stored)
         assert isinstance(await ledger.begin(ask(ledger, "resent")), Started)
@@ -1296,12 +1300,103 @@ async def test_resolve(path: Path) -> None:
             (State.CHARGED, Decimal(2), "no answer within 30 s; settled by hand"),
             (State.FREE, Decimal(0), "no answer within 30 s; settled by hand"),
         ]
-        assert ledger.summary().held == 0
         assert isinstance(await ledger.begin(ask(ledger, 1)), Started)
-        for call, charge in ((None, FREE), ("A", UNKNOWN)):
+        # What was charged is not bought again unasked: its answer is lost.
+        assert [record.key for record in ledger.held()] == [17]
+        held = await ledger.begin(ask(ledger, 2))
+        assert isinstance(held, Held)
+        assert held.attempt.charge is CHARGED
+        await do(ledger, LOST, 5)
+        *_, last = ledger.attempts()
+        assert await ledger.resolve(None, FREE, attempt=last.id + 1) == 0
+        assert await ledger.resolve(None, FREE, attempt=last.id) == 1
+        for call, charge, id_ in ((None, FREE, None), ("A", UNKNOWN, None), ("A", FREE, 1)):
             with pytest.raises(ConfigurationError):
-                await ledger.resolve(call, charge)
+                await ledger.resolve(call, charge, attempt=id_)
     check(path)
+
+
+async def test_an_attempt_settled_as_charged_is_sent_again_when_asked_for(ledger: Ledger) -> None:
+    await do(ledger, LOST)
+    assert await ledger.resolve(ask(ledger).identity, CHARGED) == 1
+    await do(ledger, answered(), resend_unknown=True)
+    assert isinstance(await ledger.begin(ask(ledger)), Stored)
+    assert list(ledger.held()) == []
+    check(ledger.path)
+
+
+async def test_an_ok_that_did_not_fit_is_kept_with_its_message(ledger: Ledger) -> None:
+    await do(ledger, Result(attempt(UNKNOWN), reply=b'{"similarity": "high"}'), key="A")
+    held = await ledger.begin(ask(ledger))
+    assert isinstance(held, Held)
+    assert held.reply == b'{"similarity": "high"}'
+    assert "high" not in repr(held)
+    assert [record.reply for record in ledger.answers()] == [record.reply for record in ledger.held()] == [held.reply]
+
+
+async def test_find_says_what_begin_would_and_records_nothing(ledger: Ledger) -> None:
+    await asyncio.gather(*(do(ledger, answered(reply=b'{"n": "%d \\u001f \xc3\xa9"}' % n), n) for n in range(300)))
+    await do(ledger, LOST, 300)
+    await do(ledger, answered(ago=100), 301)
+    await do(ledger, LATER, 302)
+    asks = [ask(ledger, n) for n in range(304)]
+    asks += [ask(ledger, 301, reuse_for=10), ask(ledger, 1, reusable=False)]
+    before = rows(ledger.path, "SELECT * FROM intents")
+    found = await ledger.find(asks)
+    assert rows(ledger.path, "SELECT * FROM intents") == before
+    for question, one in zip(asks, found, strict=True):
+        answer = await ledger.begin(question)
+        assert one == (answer if isinstance(answer, Stored) else None)
+    assert [n for n, one in enumerate(found) if one is None] == [300, 302, 303, 304, 305]
+    assert await ledger.find([]) == []
+
+
+async def test_the_number_of_an_attempt_is_kept(ledger: Ledger) -> None:
+    await do(ledger, LATER)
+    await do(ledger, Result(dataclasses.replace(answered().attempt, number=2), reply=REPLY, answer=True))
+    for stored in (await ledger.begin(ask(ledger)), *await ledger.find([ask(ledger)])):
+        assert isinstance(stored, Stored)
+        assert stored.attempt.number == 2
+
+
+async def test_a_ledger_of_version_1_is_brought_up(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(schema, "MIGRATIONS", schema.MIGRATIONS[:1])
+        schema.connect(path, synchronous="off", busy_timeout=1).close()
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as db:
+        (key,) = db.execute("SELECT hash_key FROM file").fetchone()
+        digest = hashlib.blake2b(digest_size=16, key=key)
+        digest.update(f"{len(WHATSAPP)} {WHATSAPP} 6 number True 1 1".encode())
+        for number, state in ((1, "unknown"), (2, "charged")):
+            row = (number, digest.digest() if number == 1 else None, WHATSAPP, 1, 0, 5, 5, state, 0)
+            db.execute(
+                "INSERT INTO attempts (id, identity, endpoint, may_charge, price, started_at, elapsed, state, answer)"
+                "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                row,
+            )
+        db.execute("INSERT INTO totals VALUES (?, 0, 1, 0, 0, 1, 2, 0)", (WHATSAPP,))
+        db.execute("UPDATE file SET last_id = 2")
+    async with Ledger(path) as ledger:
+        assert [record.state for record in ledger.held()] == [State.UNKNOWN]
+        identity = ledger.identity(WHATSAPP, [("number", "1")])
+        assert isinstance(await ledger.begin(Ask(WHATSAPP, identity)), Held)
+    check(path)
+
+
+async def test_what_is_no_ledger_is_left_as_it_is(tmp_path: Path) -> None:
+    other = tmp_path / "notes.txt"
+    other.write_text("my notes")
+    other.chmod(0o644)
+    await refused(other, "is no ledger")
+    assert stat.S_IMODE(other.stat().st_mode) == 0o644
+
+
+async def test_looking_leaves_no_files_beside_the_ledger(path: Path) -> None:
+    async with Ledger(path) as ledger:
+        await do(ledger, answered())
+    assert [file.name for file in path.parent.iterdir()] == [path.name]
+    assert Ledger(path).summary().answers == len(list(Ledger(path).answers())) == 1
+    assert [file.name for file in path.parent.iterdir()] == [path.name]
 
 
 async def test_the_read_side(path: Path) -> None:

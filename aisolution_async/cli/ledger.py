@@ -91,10 +91,10 @@ def show_command(file: Path, *, as_json: bool) -> None:
             click.echo()
             _sums(names, found)
     if held:
-        click.echo("\nHeld: the last attempt may have been charged, and nobody knows its answer")
+        click.echo("\nHeld: the last attempt may have been charged, or was, and its answer is not known")
         show.columns(
-            ("key", "endpoint", "started (UTC)", "problem"),
-            ((r.key, r.endpoint, f"{r.started_at:%Y-%m-%d %H:%M:%S}", r.error or r.status) for r in held),
+            ("id", "key", "endpoint", "started (UTC)", "problem"),
+            ((str(r.id), r.key, r.endpoint, f"{r.started_at:%Y-%m-%d %H:%M:%S}", r.error or r.status) for r in held),
         )
         if summary.held > len(held):
             click.echo(f"… and {summary.held - len(held):,} more: aisolution ledger attempts --unknown")
@@ -129,9 +129,10 @@ def attempts_command(file: Path, *, unknown: bool, as_json: bool) -> None:
                 )
             return
         show.columns(
-            ("started (UTC)", "endpoint", "key", "state", "status", "http", "seconds", "problem"),
+            ("id", "started (UTC)", "endpoint", "key", "state", "status", "http", "seconds", "problem"),
             (
                 (
+                    str(record.id),
                     f"{record.started_at:%Y-%m-%d %H:%M:%S}",
                     record.endpoint,
                     record.key,
@@ -211,7 +212,7 @@ def _exported(record: Record, fields: Sequence[str]) -> list[Any]:
     whole = plain(from_json(record.reply))
     if record.endpoint in ENDPOINTS:
         try:
-            answer = answered(ENDPOINTS[record.endpoint].reply.from_record(record.reply, answered_at))
+            answer = answered(ENDPOINTS[record.endpoint].reply.from_record(record.reply))
         except ValidationError:
             """Another version wrote it: the whole of it is in the last column."""
     cost = show.amount(record.cost) if record.cost else None
@@ -436,14 +437,20 @@ def _count(text: str) -> int:
 @_FILE
 @click.argument("key")
 @click.argument("charge", type=click.Choice([Charge.CHARGED.value, Charge.FREE.value]))
+@click.option("--by-id", is_flag=True, help="KEY is the id of an attempt, as 'ledger attempts' shows it.")
 @_JSON
-def resolve_command(file: Path, key: str, charge: str, *, as_json: bool) -> None:
+def resolve_command(file: Path, key: str, charge: str, *, by_id: bool, as_json: bool) -> None:
     """Settle the attempts of KEY that nobody knew the outcome of: the invoice says whether they were charged.
 
-    The call is no longer held then: the next run sends it again.
+    What was free is no longer held: the next run sends it again. What was charged stays held, as its answer is lost
+    and another would be paid for again: a run with --retry-unknown 1 buys it.
     """
+    if by_id and not re.fullmatch(r"[0-9]{1,18}", key):
+        raise Failed(f"--by-id: {key!r} is no id of an attempt: aisolution ledger attempts shows them", Exit.USAGE)
 
     async def settle(ledger: Ledger) -> int:
+        if by_id:
+            return await ledger.resolve(None, Charge(charge), attempt=int(key))
         return await ledger.resolve(key, Charge(charge))
 
     settled = _change(file, settle)
@@ -454,7 +461,10 @@ def resolve_command(file: Path, key: str, charge: str, *, as_json: bool) -> None
             f"no attempt of {key!r} is unknown: aisolution ledger attempts --unknown lists them", Exit.PROBLEMS
         )
     if not as_json:
-        show.say(f"{settled:,} of {key!r} settled as {charge}: the next run that asks for it sends it again")
+        then = "the next run that asks for it sends it again"
+        if charge == Charge.CHARGED:
+            then = "it stays held, and --retry-unknown 1 buys the answer again"
+        show.say(f"{settled:,} of {key!r} settled as {charge}: {then}")
 
 
 @ledger_group.command("purge")

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import errno
 import json
-from collections.abc import Container, Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -43,29 +43,40 @@ AT_STAKE = "(state = 'charged' OR (may_charge AND state IN ('intended', 'unknown
 """Which attempts count against the budget, in SQL."""
 
 # The last attempt of its call that left. Those that did not leave have no identity.
-_LAST_UNKNOWN = """state = 'unknown' AND identity IS NOT NULL AND NOT EXISTS (
+_LAST_HOLDING = """holds AND identity IS NOT NULL AND NOT EXISTS (
     SELECT 1 FROM attempts AS other WHERE other.identity = attempts.identity AND other.id > attempts.id)"""
 
-HOLDING = f"""{_LAST_UNKNOWN} AND NOT EXISTS (
+HOLDING = f"""{_LAST_HOLDING} AND NOT EXISTS (
     SELECT 1 FROM attempts AS other WHERE other.identity = attempts.identity AND other.answer)"""
 """Which attempts hold their call, in SQL."""
 
-_SEEN = "state, started_at, elapsed, status, http_status, error, answer, reply"
+_SEEN = "state, started_at, elapsed, status, http_status, error, number, holds, answer, reply"
 _LAST = f"SELECT {_SEEN} FROM attempts WHERE identity = ? ORDER BY id DESC LIMIT 1"
 _LAST_ANSWER = f"SELECT {_SEEN} FROM attempts WHERE identity = ? AND answer ORDER BY id DESC LIMIT 1"
+# One row, and so one step: each step of SQLite gives up the interpreter's lock, which a busy event loop gives back
+# after 5 ms. The separators are in none of these texts: JSON escapes them, and a status is a word.
+_AT_ONCE = 128
+_ANSWERS = f"""WITH asked (place, identity) AS (VALUES {", ".join(f"({place}, ?)" for place in range(_AT_ONCE))})
+    SELECT group_concat(concat, char(30)) FROM (
+        SELECT place || char(31) || started_at || char(31) || elapsed || char(31) || state || char(31)
+            || ifnull(status, '') || char(31) || ifnull(http_status, '') || char(31) || number || char(31)
+            || CAST(reply AS TEXT) AS concat
+        FROM asked JOIN attempts ON attempts.id = (SELECT id FROM attempts AS other
+            WHERE other.identity = asked.identity AND other.answer ORDER BY other.id DESC LIMIT 1))"""
 _UNDER_WAY = "SELECT id, owner FROM intents WHERE identity = ?"
 _INTEND = "INSERT OR IGNORE INTO intents VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
 _FORGET = "DELETE FROM intents WHERE identity = ? AND id = ?"
-_FINISH = "INSERT INTO attempts VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+_FINISH = "INSERT INTO attempts VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 _AMEND = """UPDATE attempts SET identity = ?, started_at = ?, elapsed = ?, state = ?, status = ?, http_status = ?,
-    error = ?, answer = ?, reply = ? WHERE id = ?"""
+    error = ?, answer = ?, reply = ?, number = ?, holds = ? WHERE id = ?"""
 
 _UNSETTLED = """SELECT id, endpoint, may_charge, price FROM attempts
-    WHERE state = 'unknown' AND (identity = ? OR key IN (?, ?))"""
-_SETTLE = "UPDATE attempts SET state = ?, error = ifnull(error || '; ', '') || 'settled by hand' WHERE id = ?"
+    WHERE holds AND state = 'unknown' AND (id = ? OR identity = ? OR key IN (?, ?))"""
+_SETTLE = """UPDATE attempts SET state = ?, holds = ?, error = ifnull(error || '; ', '') || 'settled by hand'
+    WHERE id = ?"""
 _EMPTY = f"""UPDATE attempts SET reply = NULL, answer = 0, identity = NULL
     WHERE started_at + elapsed < ? AND (reply IS NOT NULL OR identity IS NOT NULL)
-    AND id NOT IN (SELECT id FROM attempts WHERE {_LAST_UNKNOWN})"""
+    AND id NOT IN (SELECT id FROM attempts WHERE {_LAST_HOLDING})"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,6 +205,8 @@ class Book:
             error,
             int(result.answer and result.reply is not None),
             result.reply,
+            attempt.number,
+            int(state is State.UNKNOWN),
         )
         if self._sql(_FORGET, (_place(started), started.id)).rowcount:
             was = State.INTENDED
@@ -214,17 +227,38 @@ class Book:
         self._count(ask.endpoint, was, ask.may_charge, started.price, -1)
         self._count(ask.endpoint, state, ask.may_charge, started.price, 1)
 
-    def resolve(self, call: Key | bytes, charge: Charge) -> int:
+    def find(self, asks: Sequence[Ask]) -> list[Stored | None]:
+        """See `Store.find`."""
+        self._now = _micros(clock.today())
+        found: list[Stored | None] = []
+        for start in range(0, len(asks), _AT_ONCE):
+            some = asks[start : start + _AT_ONCE]
+            identities = [ask.identity if ask.reusable else None for ask in some]
+            identities += [None] * (_AT_ONCE - len(some))
+            answers: list[Stored | None] = [None] * len(some)
+            (together,) = self._sql(_ANSWERS, identities).fetchone()
+            for answer in together.split("\x1e") if together else ():
+                place, started_at, elapsed, state, status, http, number, reply = answer.split("\x1f")
+                code = int(http) if http else None
+                row = (state, int(started_at), int(elapsed), status or None, code, None, int(number), reply.encode())
+                answers[int(place)] = self._stored(row, some[int(place)].reuse_for)
+            found += answers
+        return found
+
+    def resolve(self, call: Key | bytes, charge: Charge, attempt: int | None) -> int:
         """See `Store.resolve`."""
-        if isinstance(call, bytes):
-            values: tuple[bytes | str | None, ...] = (call, None, None)
+        if attempt is not None:
+            values: tuple[int | bytes | str | None, ...] = (attempt, None, None, None)
+        elif isinstance(call, bytes):
+            values = (None, call, None, None)
         else:
             # From a command line, a number comes as text.
-            values = (None, _json(call), call if isinstance(call, str) and call.lstrip("-").isdigit() else None)
+            as_number = call if isinstance(call, str) and call.lstrip("-").isdigit() else None
+            values = (None, None, _json(call), as_number)
         state = State(charge)
         rows = self._sql(_UNSETTLED, values).fetchall()
         for id_, endpoint, may_charge, price in rows:
-            self._sql(_SETTLE, (state, id_))
+            self._sql(_SETTLE, (state, int(state is State.CHARGED), id_))
             self._count(endpoint, State.UNKNOWN, may_charge, price, -1)
             self._count(endpoint, state, may_charge, price, 1)
         return len(rows)
@@ -263,10 +297,11 @@ class Book:
         last = self._sql(_LAST, (ask.identity,)).fetchall()
         if not last:
             return None
-        answer = last if last[0][6] else self._sql(_LAST_ANSWER, (ask.identity,)).fetchall()
+        *_, holds, is_answer, reply = last[0]
+        answer = last if is_answer else self._sql(_LAST_ANSWER, (ask.identity,)).fetchall()
         if answer and (stored := self._stored(answer[0], ask.reuse_for)):
             return stored
-        return Held(_attempt(last[0])) if last[0][0] == State.UNKNOWN and not ask.resend_unknown else None
+        return Held(_attempt(last[0]), reply) if holds and not ask.resend_unknown else None
 
     def _stored(self, row: tuple[Any, ...], reuse_for: float | None) -> Stored | None:
         _, started_at, elapsed, *_, reply = row
@@ -313,7 +348,7 @@ class Book:
             identity = None if place == _place_of(id_) else place
             self._sql(_FORGET, (place, id_))
             row = (id_, identity, endpoint, key, may_charge, price, started_at, 0)
-            self._sql(_FINISH, (*row, State.UNKNOWN, None, None, error, 0, None))
+            self._sql(_FINISH, (*row, State.UNKNOWN, None, None, error, 0, None, 1, 1))
             self._count(endpoint, State.INTENDED, may_charge, price, -1)
             self._count(endpoint, State.UNKNOWN, may_charge, price, 1)
 
@@ -351,6 +386,6 @@ def _json(key: Key) -> str | None:
 
 
 def _attempt(row: tuple[Any, ...]) -> Attempt:
-    state, started_at, elapsed, status, http_status, error, _, _ = row
+    state, started_at, elapsed, status, http_status, error, number, *_ = row
     charge = _CHARGE.get(state, Charge.FREE)
-    return Attempt(charge, status, http_status, moment(started_at), elapsed / 1e6, error)
+    return Attempt(charge, status, http_status, moment(started_at), elapsed / 1e6, error, True, number)

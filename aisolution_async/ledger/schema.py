@@ -9,6 +9,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Literal
 from urllib.parse import quote
@@ -53,7 +54,23 @@ def _first(db: sqlite3.Connection) -> None:
     db.execute("INSERT INTO file VALUES (?, 0)", (secrets.token_bytes(32),))
 
 
-MIGRATIONS: list[Callable[[sqlite3.Connection], None]] = [_first]
+def _second(db: sqlite3.Connection) -> None:
+    """Version 2.
+
+    `number` counts the attempts of a call. `holds` stands with attempts after which a call is not sent again unasked:
+    their charge is unknown, or a person settled that they were charged, and there is no answer.
+    """
+    for statement in (
+        "ALTER TABLE attempts ADD COLUMN number INTEGER NOT NULL DEFAULT 1",
+        "ALTER TABLE attempts ADD COLUMN holds INTEGER NOT NULL DEFAULT 0",
+        "UPDATE attempts SET holds = 1 WHERE state = 'unknown'",
+        "DROP INDEX attempts_unknown",
+        "CREATE INDEX attempts_holding ON attempts (id) WHERE holds",
+    ):
+        db.execute(statement)
+
+
+MIGRATIONS: list[Callable[[sqlite3.Connection], None]] = [_first, _second]
 """Step n leads from version n to n + 1. Steps are only ever added."""
 
 
@@ -63,6 +80,7 @@ def connect(path: Path, *, synchronous: Synchronous, busy_timeout: float) -> sql
     db = _open(path, "rw", busy_timeout)
     try:
         version = _version(db, path)
+        _make_private(path)
         if _keep_log(db, busy_timeout) != "wal":
             raise LedgerError(f"the ledger {path} cannot be kept on this file system: put it on a local disk")
         db.execute(f"PRAGMA synchronous = {synchronous}")
@@ -80,8 +98,10 @@ def connect_to_read(path: Path, *, busy_timeout: float) -> sqlite3.Connection:
     """A connection that cannot write, beside whoever does."""
     if not path.exists():
         raise LedgerError(f"there is no ledger {path}: check the path")
-    db = _open(path, "ro", busy_timeout)
+    # One that may write tidies up the files beside the ledger when it is the last to leave.
+    db = _open(path, "rw" if os.access(path, os.W_OK) and os.access(path.parent, os.W_OK) else "ro", busy_timeout)
     try:
+        db.execute("PRAGMA query_only = ON")
         if _version(db, path) != len(MIGRATIONS):
             raise LedgerError(f"the ledger {path} is of an older version: open it once for writing, which brings it up")
     except BaseException:
@@ -100,13 +120,19 @@ def _create(path: Path) -> None:
         try:
             fd = os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600)
         except FileExistsError:
-            if path.is_file() and path.stat().st_mode & 0o077:
-                path.chmod(0o600)
             return
         try:
             os.fchmod(fd, 0o600)  # whatever the umask took
         finally:
             os.close(fd)
+
+
+def _make_private(path: Path) -> None:
+    """Close a ledger that is there to everybody but its owner. Not before it is known to be one."""
+    for file in (path, Path(f"{path}-wal"), Path(f"{path}-shm")):
+        with suppress(FileNotFoundError):
+            if file.stat().st_mode & 0o077:
+                file.chmod(0o600)
 
 
 def _open(path: Path, mode: str, busy_timeout: float) -> sqlite3.Connection:

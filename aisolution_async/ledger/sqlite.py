@@ -18,7 +18,7 @@ import os
 import queue
 import sqlite3
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, timedelta
 from decimal import Decimal
@@ -41,6 +41,7 @@ from aisolution_async.ledger.store import (
     Started,
     State,
     Store,
+    Stored,
     Summary,
     Verdict,
 )
@@ -146,14 +147,20 @@ class Ledger(Store):
         """See `Store.identity`."""
         self._check()
         digest = self._hash.copy()
-        digest.update(f"{len(endpoint)} {endpoint}".encode())
+        said = b"%d %s" % (len(endpoint), endpoint.encode())
         for name, value in payload:
             text = isinstance(value, str)
             data = value.encode("utf-8", "surrogatepass") if isinstance(value, str) else value
-            digest.update(f" {len(name)} {name} {text} {len(data)} ".encode())
-            digest.update(data)
+            said += b" %d %s %a %d " % (len(name), name.encode(), text, len(data))
+            if text:
+                said += data
+            else:
+                digest.update(said)
+                digest.update(data)
+                said = b""
         if key is not None:
-            digest.update(f" key {json.dumps(key)}".encode())
+            said += f" key {json.dumps(key)}".encode()
+        digest.update(said)
         return digest.digest()
 
     async def begin(self, ask: Ask) -> Verdict:
@@ -173,15 +180,23 @@ class Ledger(Store):
         self._check()
         await self._submit((started, result))
 
-    async def resolve(self, call: Key | bytes, charge: Charge) -> int:
+    async def find(self, asks: Sequence[Ask]) -> list[Stored | None]:
+        """See `Store.find`."""
+        self._check()
+        found: list[Stored | None] = await self._submit(lambda book: book.find(asks))
+        return found
+
+    async def resolve(self, call: Key | bytes, charge: Charge, *, attempt: int | None = None) -> int:
         """See `Store.resolve`. A key that is a number may be given as text."""
         self._check()
-        if call is None or Charge(charge) is Charge.UNKNOWN:
-            raise ConfigurationError("resolve takes a key or an identity, and Charge.CHARGED or Charge.FREE")
+        if (call is None) is (attempt is None) or Charge(charge) is Charge.UNKNOWN:
+            raise ConfigurationError(
+                "resolve takes a key or an identity (or None, and attempt=), and Charge.CHARGED or Charge.FREE"
+            )
 
         def settle(book: Book) -> int:
             with book.transaction():
-                return book.resolve(call, charge)
+                return book.resolve(call, charge, attempt)
 
         count: int = await self._submit(settle)
         return count
@@ -318,13 +333,14 @@ class Ledger(Store):
                 Line(endpoint, date.fromisoformat(day), State(state), status, count, money(cost))
                 for endpoint, day, state, status, count, cost in lines
             ),
-            held=sum(1 for _ in self.held()),
+            held=self._number(f"SELECT count(*) FROM attempts WHERE {HOLDING}"),
+            answers=self._number("SELECT count(*) FROM attempts WHERE answer"),
         )
 
     def attempts(self, *, unknown_only: bool = False) -> Iterator[Record]:
         """See `Store.attempts`."""
         if unknown_only:
-            return self._records("attempts WHERE state = 'unknown'")
+            return self._records("attempts WHERE holds AND state = 'unknown'")
         return self._records(
             """(SELECT id, endpoint, key, state, status, http_status, started_at, elapsed, error, may_charge, price
                 FROM attempts UNION ALL
@@ -334,11 +350,11 @@ class Ledger(Store):
 
     def held(self) -> Iterator[Record]:
         """See `Store.held`."""
-        return self._records(f"attempts WHERE {HOLDING}")
+        return self._records(f"attempts WHERE {HOLDING}", "reply")
 
     def answers(self) -> Iterator[Record]:
         """See `Store.answers`."""
-        return self._records("attempts WHERE answer", "reply")
+        return self._records("attempts WHERE answer OR (holds AND reply IS NOT NULL)", "reply")
 
     def _records(self, source: str, reply: str = "NULL") -> Iterator[Record]:
         query = f"""SELECT id, endpoint, key, state, status, http_status, started_at, elapsed, error,
@@ -347,6 +363,10 @@ class Ledger(Store):
             mine = None if key is None else json.loads(key)
             when, took = moment(started), elapsed / 1e6
             yield Record(id_, endpoint, mine, State(state), status, http, when, took, error, money(cost), body)
+
+    def _number(self, query: str) -> int:
+        ((number,),) = self._read(query)
+        return int(number)
 
     def _read(self, query: str) -> Iterator[tuple[Any, ...]]:
         try:

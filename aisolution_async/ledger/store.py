@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta
 from decimal import Decimal
@@ -109,9 +109,13 @@ class Stored:
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """The last attempt may have been charged, and no answer came: `attempt` is that one. Nothing may be sent."""
+    """No answer came of the last attempt, and it may have been charged, or was: `attempt` is that one.
+
+    Nothing may be sent. `reply` is the message of an OK that did not fit the contract, as JSON, if that is what came.
+    """
 
     attempt: Attempt
+    reply: bytes | None = field(default=None, repr=False)
 
 
 class Busy:
@@ -201,10 +205,14 @@ class Sum:
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """A ledger in numbers: `lines`, by endpoint, day, state and status; `held` is how many calls are held."""
+    """A ledger in numbers: `lines`, by endpoint, day, state and status.
+
+    `held` is how many calls are held, `answers` how many attempts brought an answer that is still there.
+    """
 
     lines: tuple[Line, ...]
     held: int
+    answers: int
 
     def by(self, *names: str) -> dict[tuple[object, ...], Sum]:
         """The sums for each combination of the named fields of `Line`: `by("day", "endpoint")`; `by()` for all."""
@@ -268,10 +276,19 @@ class Store(ABC):
         """
 
     @abstractmethod
-    async def resolve(self, call: Key | bytes, charge: Charge) -> int:
+    async def find(self, asks: Sequence[Ask]) -> list[Stored | None]:
+        """What is stored for each of these: the answer that `begin` would give, None where it would give another.
+
+        A look that records nothing and promises nothing: many calls for the price of one.
+        """
+
+    @abstractmethod
+    async def resolve(self, call: Key | bytes, charge: Charge, *, attempt: int | None = None) -> int:
         """Settle by hand every UNKNOWN attempt of a user's key (or of an identity, in bytes) as CHARGED or FREE.
 
-        Returns how many. Atomic and durable. The call is then no longer held: it would be sent again.
+        With `attempt`, the one of that id (`Record.id`), whatever its key. Returns how many. Atomic and durable.
+        What is settled as FREE is no longer held and would be sent again. What is settled as CHARGED was paid for, and
+        its answer is lost: it stays held, so that nothing buys it again unasked.
         """
 
     @abstractmethod
@@ -293,11 +310,17 @@ class Store(ABC):
 
     @abstractmethod
     def held(self) -> Iterator[Record]:
-        """The UNKNOWN attempts for which a call is held, oldest first."""
+        """The attempts for which a call is held, oldest first: UNKNOWN, or settled as CHARGED.
+
+        With the message of an OK that did not fit the contract, where that is what came.
+        """
 
     @abstractmethod
     def answers(self) -> Iterator[Record]:
-        """Every attempt that brought an answer, with its reply, oldest first."""
+        """Every attempt that brought an answer, with its reply, oldest first.
+
+        Also those of an OK that did not fit the contract, which was probably paid for: UNKNOWN, with its message.
+        """
 
     async def __aenter__(self) -> Self:
         await self.open()
