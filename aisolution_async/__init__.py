@@ -3,6 +3,8 @@
 One pool, very many calls, and a true account of what was charged, what was free, and what nobody can tell.
 """
 
+import logging
+
 from aisolution_async.api import (
     AddedFace,
     AddFace,
@@ -22,7 +24,7 @@ from aisolution_async.api import (
     WhatsAppProfile,
     WhatsAppState,
 )
-from aisolution_async.batch import Batch, Outcome, Progress, Recheck
+from aisolution_async.batch import Batch, Load, Outcome, Progress, Recheck
 from aisolution_async.charges import Attempt, Charge, Tally
 from aisolution_async.client import AsyncClient
 from aisolution_async.errors import (
@@ -47,6 +49,8 @@ from aisolution_async.limits import Adaptive
 from aisolution_async.retry import Retry
 
 __version__ = "0.1.0"
+
+logging.getLogger(__name__).addHandler(logging.NullHandler())  # quiet until somebody listens
 
 __all__ = [
     "AISolutionError",
@@ -75,6 +79,7 @@ __all__ = [
     "Judgment",
     "Ledger",
     "LedgerError",
+    "Load",
     "NotSentError",
     "Outcome",
     "OutcomeUnknownError",

@@ -29,7 +29,7 @@ from aisolution_async.charges import Attempt, Charge, Tally, overall
 from aisolution_async.errors import AISolutionError, ConfigurationError, InputError, Key, OutcomeUnknownError
 from aisolution_async.ledger.store import Ask, Stored
 from aisolution_async.limits import Adaptive, AdaptiveLimit, Brake, Rate, RetryBudget, Signal
-from aisolution_async.sender import Journal, Options, Sender, Work
+from aisolution_async.sender import Journal, Options, Sender, Work, call_hook
 
 WINDOW = 64
 """Calls that may be read ahead of, or finished and not yet taken behind, those being worked on."""
@@ -146,6 +146,20 @@ class Progress:
         return self.ok + self.failed
 
 
+@dataclass(frozen=True, slots=True)
+class Load:
+    """What a client is doing now: for gauges.
+
+    `in_flight` attempts are under way, single calls and all `batches` together. `limit` is how many the running batches
+    may have in flight, None if none runs. `braked` says that one of them takes the vendor to be down.
+    """
+
+    in_flight: int
+    limit: float | None
+    braked: bool
+    batches: int
+
+
 class Batch:
     """Many calls under way, and their outcomes as they finish.
 
@@ -251,6 +265,7 @@ class Batch:
         if self._options.journal is not None:
             await self._options.journal.open()  # so that a ledger that cannot be used is known at once
         self._started = clock.now()
+        self._sender.batches.add(self)
         self._budget = RetryBudget(self._started)
         self._runner = asyncio.create_task(self._run())
         return self
@@ -357,6 +372,7 @@ class Batch:
             if self._alarm is not None:
                 self._alarm.cancel()
             self._sender.gate.forget(self._dispatch)
+            self._sender.batches.discard(self)
             self._ended = clock.now()
             self._over = True
             self._news.set()
@@ -779,6 +795,8 @@ class Batch:
         self._emit(Outcome(task.index, work.call.key, work.call, work.reply, work.error, work.attempts))
 
     def _emit(self, outcome: Outcome) -> None:
+        if self._options.on_outcome is not None:
+            call_hook(self._options.on_outcome, outcome)
         if outcome.ok:
             self._ok += 1
         else:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import inspect
 import math
 import os
 import re
 import urllib.request
-from collections.abc import AsyncIterable, Iterable, Mapping
+from collections.abc import AsyncIterable, Callable, Iterable, Mapping
 from decimal import Decimal
 from types import TracebackType
 from typing import Any, Self
@@ -33,14 +34,14 @@ from aisolution_async.api import (
     WhatsAppDetail,
     WhatsAppProfile,
 )
-from aisolution_async.batch import DRAIN_TIMEOUT, Batch, Recheck
-from aisolution_async.charges import Charge, Tally
+from aisolution_async.batch import DRAIN_TIMEOUT, Batch, Load, Outcome, Recheck
+from aisolution_async.charges import Attempt, Charge, Tally
 from aisolution_async.errors import AISolutionError, ConfigurationError, InputError, Key
 from aisolution_async.inputs.images import MAX_IMAGE_BYTES
 from aisolution_async.ledger import Ledger, Store
 from aisolution_async.limits import Adaptive, Budget
 from aisolution_async.retry import Retry
-from aisolution_async.sender import Journal, Options, Sender, Work
+from aisolution_async.sender import Journal, Options, Sender, Work, call_hook
 from aisolution_async.wire.request import Requests, Secret
 from aisolution_async.wire.transport import PoolTransport
 
@@ -87,6 +88,8 @@ class AsyncClient:
     ever), and what may have been charged is not sent again. `max_charges` and `max_cost` (money, by
     `prices={"facecompare": Decimal("0.05"), …}`) limit what is spent: in a ledger given by path over all its
     runs and processes, else by this client.
+    `on_attempt(call, attempt)` is called after every attempt and `on_outcome(outcome)` once for every call, on the
+    event loop and in the context of who asked: plain functions that return at once. Their errors are logged.
 
     Raises ConfigurationError for options that cannot work. Nothing is opened before the first call; the
     client belongs to the event loop of that call, and is done for good once closed.
@@ -113,6 +116,8 @@ class AsyncClient:
         max_charges: int | None = None,
         prices: Mapping[str, Decimal] | None = None,
         max_cost: Decimal | None = None,
+        on_attempt: Callable[[Call[Any], Attempt], object] | None = None,
+        on_outcome: Callable[[Outcome], object] | None = None,
     ) -> None:
         secret = Secret(token)
         del token  # tracebacks show locals
@@ -129,6 +134,8 @@ class AsyncClient:
             max_image_bytes=_positive("max_image_bytes", max_image_bytes),
             budgets=budgets,
             journal=journal,
+            on_attempt=_hook("on_attempt", on_attempt),
+            on_outcome=_hook("on_outcome", on_outcome),
         )
         _positive("max_connections", max_connections)
         places = max_connections if transport is None else None  # a transport of the user's has bounds of its own
@@ -151,6 +158,8 @@ class AsyncClient:
         retry_unknown: int = _NOT_GIVEN,
         charge_rules: Mapping[str, Mapping[str, Charge | str]] | None = _NOT_GIVEN,
         max_image_bytes: int = _NOT_GIVEN,
+        on_attempt: Callable[[Call[Any], Attempt], object] | None = _NOT_GIVEN,
+        on_outcome: Callable[[Outcome], object] | None = _NOT_GIVEN,
     ) -> AsyncClient:
         """A view of this client with other options, on the same pool and the same tally.
 
@@ -172,6 +181,8 @@ class AsyncClient:
             max_image_bytes=(
                 old.max_image_bytes if max_image_bytes is _NOT_GIVEN else _positive("max_image_bytes", max_image_bytes)
             ),
+            on_attempt=old.on_attempt if on_attempt is _NOT_GIVEN else _hook("on_attempt", on_attempt),
+            on_outcome=old.on_outcome if on_outcome is _NOT_GIVEN else _hook("on_outcome", on_outcome),
         )
         return view
 
@@ -179,6 +190,22 @@ class AsyncClient:
     def tally(self) -> Tally:
         """What every attempt on this pool was charged, so far."""
         return self._sender.tally
+
+    @property
+    def base_url(self) -> str:
+        """Where the vendor is, without the token."""
+        return self._sender.requests.base
+
+    @property
+    def load(self) -> Load:
+        """What all calls and batches on this pool are doing now."""
+        running = [batch.progress for batch in self._sender.batches]
+        return Load(
+            in_flight=self._sender.in_flight,
+            limit=sum(progress.limit for progress in running) if running else None,
+            braked=any(progress.braked for progress in running),
+            batches=len(running),
+        )
 
     # ------------------------------------------------------------------------------------- the six endpoints
 
@@ -229,7 +256,12 @@ class AsyncClient:
         if not isinstance(call, Call):
             raise InputError(f"a {type(call).__name__} is no call: pass FaceCompare(…), WhatsAppDetail(…) or the like")
         work = Work(self._sender, self._options, call)
-        await work.finish()
+        try:
+            await work.finish()
+        finally:
+            if self._options.on_outcome is not None and (work.reply is not None or work.error is not None):
+                outcome = Outcome(0, call.key, call, work.reply, work.error, work.attempts)
+                call_hook(self._options.on_outcome, outcome)
         if work.error is not None:
             raise work.error
         assert work.reply is not None
@@ -395,6 +427,12 @@ def _journal(
     if max_charges is None and max_cost is None:
         return journal, ()
     return journal, (Budget(max_charges, prices, max_cost),)
+
+
+def _hook(name: str, hook: Any) -> Any:
+    if hook is not None and (not callable(hook) or inspect.iscoroutinefunction(hook)):
+        raise ConfigurationError(f"{name} must be a plain function: start a task in it for what has to be awaited")
+    return hook
 
 
 def _positive(name: str, value: int) -> int:

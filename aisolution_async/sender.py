@@ -82,6 +82,8 @@ class Options:
     max_image_bytes: int
     budgets: tuple[Budget, ...] = ()
     journal: Journal | None = None
+    on_attempt: Callable[[Call[Any], Attempt], object] | None = None
+    on_outcome: Callable[[Any], object] | None = None
 
     def charges_of(self, endpoint: Endpoint[Any]) -> Mapping[str, Charge]:
         """The charge by status, as the user would have it."""
@@ -146,6 +148,9 @@ class Sender:
         self.readers = (CapacityLimiter(_READERS), CapacityLimiter(_READERS))
         # One form after the other, so that each turn of the loop stays short.
         self.encoding = (asyncio.Lock(), asyncio.Lock())
+        self.in_flight = 0
+        self.batches: set[Any] = set()
+        """The batches that are running."""
         self.closed = False
         self._loop: asyncio.AbstractEventLoop | None = None
         self._hush(True)
@@ -275,6 +280,7 @@ class Work(Generic[R]):
     def _is_late(self, text: str) -> bool:
         self._last = _Failure(False, text)
         self._count(Attempt(Charge.FREE, None, None, clock.today(), 0.0, text, number=self._next))
+        self._tell()
         self.conclude("")
         return False
 
@@ -402,7 +408,10 @@ class Work(Generic[R]):
             verdict = await self._begin(journal, ends)
             return await self._send(ends, verdict) if isinstance(verdict, Started) else verdict
         finally:
-            charge = self.attempts[-1].charge if len(self.attempts) > before else Charge.FREE
+            charge = Charge.FREE
+            if len(self.attempts) > before:
+                charge = self.attempts[-1].charge
+                self._tell()
             for budget in budgets:
                 budget.settle(name, charge)
 
@@ -434,6 +443,7 @@ class Work(Generic[R]):
         assert form is not None
         flight = Flight(ends)
         began, start = clock.today(), clock.now()
+        self._sender.in_flight += 1
         try:
             result = await self._exchange(form, flight)
         except asyncio.CancelledError:
@@ -444,6 +454,8 @@ class Work(Generic[R]):
                 with anyio.CancelScope(shield=True):
                     await self._record(started, sent=result.left)
             raise
+        finally:
+            self._sender.in_flight -= 1
         elapsed = clock.now() - start
         if isinstance(result, _Failure):
             self._fail(result, began, elapsed)
@@ -696,12 +708,25 @@ class Work(Generic[R]):
             _log.debug(
                 "%s attempt %d: %s, %s, HTTP %s, %.3f s",
                 name,
-                len(self.attempts),
+                attempt.number,
                 attempt.charge,
                 attempt.status or attempt.error,
                 attempt.http_status,
                 attempt.elapsed,
+                extra={
+                    "endpoint": name,
+                    "attempt": attempt.number,
+                    "charge": attempt.charge.value,
+                    "status": attempt.status,
+                    "http_status": attempt.http_status,
+                    "elapsed": attempt.elapsed,
+                },
             )
+
+    def _tell(self) -> None:
+        """Tell the user's hook of the newest attempt."""
+        if self._options.on_attempt is not None:
+            call_hook(self._options.on_attempt, self.call, self.attempts[-1])
 
     def _again(self, retry_after: float | None, ends: float | None, *, repeatable: bool) -> float | None:
         """Seconds to wait before another attempt; None if there may be none, or no time for one."""
@@ -719,6 +744,15 @@ class Work(Generic[R]):
             return None
         wait = min(asked, LONGEST_PAUSE) + next(self._waits)
         return wait if wait < left else asked
+
+
+def call_hook(hook: Callable[..., object], *arguments: object) -> None:
+    """Call what the user gave. Its errors are logged and go no further: no call may suffer for them."""
+    try:
+        hook(*arguments)
+    except Exception as exc:  # it is the user's code
+        # Not its text: it may quote what the hook was given.
+        _log.error("a hook failed: %s", type(exc).__name__, extra={"error": type(exc).__name__})
 
 
 @dataclass(slots=True)

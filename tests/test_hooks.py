@@ -1,0 +1,159 @@
+"""What a client tells of itself: the hooks, the load, the log."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import logging
+from typing import Any
+
+import httpx
+import pytest
+
+from aisolution_async import (
+    Attempt,
+    Call,
+    Charge,
+    ConfigurationError,
+    Load,
+    NotSentError,
+    Outcome,
+    OutcomeUnknownError,
+    Retry,
+    WhatsAppDetail,
+)
+
+from .support import TOKEN, Vendor, client_of, in_turn, ok_whatsapp, says
+
+NUMBER = "6281387300008"
+who: contextvars.ContextVar[str] = contextvars.ContextVar("who", default="nobody")
+
+
+class Told:
+    """Keeps what the hooks are given."""
+
+    def __init__(self) -> None:
+        self.attempts: list[tuple[Call[Any], Attempt, str]] = []
+        self.outcomes: list[tuple[Outcome, str]] = []
+
+    def on_attempt(self, call: Call[Any], attempt: Attempt) -> None:
+        self.attempts.append((call, attempt, who.get()))
+
+    def on_outcome(self, outcome: Outcome) -> None:
+        self.outcomes.append((outcome, who.get()))
+
+    @property
+    def hooks(self) -> dict[str, Any]:
+        return {"on_attempt": self.on_attempt, "on_outcome": self.on_outcome}
+
+
+async def test_every_attempt_and_every_call_is_told_in_the_context_of_who_asked() -> None:
+    told = Told()
+    vendor = in_turn(says("RETRY_LATER", "x"), ok_whatsapp(), httpx.ReadTimeout("lost"), ok_whatsapp())
+    async with client_of(vendor, retry=Retry(first=0.001), **told.hooks) as client:
+        who.set("single")
+        reply = await client.whatsapp_detail(NUMBER, key="A")
+        with pytest.raises(OutcomeUnknownError):
+            await client.whatsapp_detail(NUMBER)
+        who.set("batch")
+        calls = [WhatsAppDetail(NUMBER, key="B"), WhatsAppDetail(NUMBER, key="C"), WhatsAppDetail("no number")]
+        async with client.batch(calls) as batch:
+            who.set("later")
+            taken = [outcome async for outcome in batch]
+    assert [attempt for _, attempt, _ in told.attempts[:2]] == list(reply.attempts)
+    assert [attempt.charge for _, attempt, _ in told.attempts] == [
+        Charge.FREE,
+        Charge.CHARGED,
+        Charge.UNKNOWN,
+        Charge.CHARGED,
+    ]
+    assert [name for _, _, name in told.attempts] == ["single", "single", "single", "batch"]
+    assert told.attempts[0][0].key == "A"
+    singles, batched = told.outcomes[:2], told.outcomes[2:]
+    assert [(outcome.index, outcome.ok, outcome.charge) for outcome, _ in singles] == [
+        (0, True, Charge.CHARGED),
+        (0, False, Charge.UNKNOWN),
+    ]
+    assert [outcome for outcome, _ in batched] == taken
+    assert {name for _, name in batched} == {"batch"}
+
+
+async def test_a_call_that_is_cancelled_or_never_sent_is_told_too() -> None:
+    told = Told()
+    entered = asyncio.Event()
+
+    async def hang(request: httpx.Request, number: int) -> httpx.Response:
+        entered.set()
+        await asyncio.sleep(1e6)
+        raise AssertionError
+
+    async with client_of(Vendor(hang), **told.hooks) as client:
+        task = asyncio.create_task(client.whatsapp_detail(NUMBER))
+        await entered.wait()
+        assert client.load == Load(in_flight=1, limit=None, braked=False, batches=0)
+        task.cancel()
+        await asyncio.wait({task})
+        assert client.load.in_flight == 0
+        with pytest.raises(NotSentError):
+            await client.with_options(deadline=1e-9).whatsapp_detail(NUMBER)
+    assert [outcome.charge for outcome, _ in told.outcomes] == [Charge.UNKNOWN, Charge.FREE]
+    assert len(told.attempts) == 2
+
+
+async def test_a_hook_that_fails_harms_nothing_and_is_not_quoted(caplog: pytest.LogCaptureFixture) -> None:
+    def fail(*given: object) -> None:
+        raise RuntimeError(f"{given!r} {NUMBER}")
+
+    async with client_of(in_turn(ok_whatsapp()), on_attempt=fail, on_outcome=fail) as client:
+        assert (await client.whatsapp_detail(NUMBER)).charge is Charge.CHARGED
+        async with client.batch([WhatsAppDetail(NUMBER)]) as batch:
+            assert [outcome.ok async for outcome in batch] == [True]
+    assert {record.getMessage() for record in caplog.records} == {"a hook failed: RuntimeError"}
+    assert NUMBER not in caplog.text
+
+
+@pytest.mark.parametrize("name", ["on_attempt", "on_outcome"])
+def test_a_hook_is_a_plain_function(name: str) -> None:
+    async def hook(*given: object) -> None:
+        raise AssertionError
+
+    for bad in (hook, 5):
+        with pytest.raises(ConfigurationError, match=f"{name} must be a plain function"):
+            client_of(in_turn(), **{name: bad})
+
+
+async def test_a_view_has_hooks_of_its_own() -> None:
+    first, second = Told(), Told()
+    async with client_of(in_turn(ok_whatsapp()), **first.hooks) as client:
+        await client.with_options(on_attempt=second.on_attempt, on_outcome=None).whatsapp_detail(NUMBER)
+        assert (len(first.attempts), len(first.outcomes), len(second.attempts)) == (0, 0, 1)
+        await client.with_options(deadline=5).whatsapp_detail(NUMBER)
+        assert (len(first.attempts), len(first.outcomes)) == (1, 1)
+
+
+async def test_the_load_of_running_batches() -> None:
+    async with client_of(in_turn(ok_whatsapp())) as client:
+        async with (
+            client.batch([WhatsAppDetail(NUMBER)], concurrency=3) as one,
+            client.batch([WhatsAppDetail(NUMBER)], concurrency=4) as two,
+        ):
+            assert (client.load.batches, client.load.limit) == (2, 7)
+            async for _ in one:
+                assert client.load.in_flight <= 2
+            async for _ in two:
+                pass
+        assert client.load == Load(in_flight=0, limit=None, braked=False, batches=0)
+        assert client.base_url.startswith("http")
+        assert TOKEN not in client.base_url
+
+
+async def test_the_log_is_quiet_and_says_what_was_attempted(caplog: pytest.LogCaptureFixture) -> None:
+    assert any(isinstance(h, logging.NullHandler) for h in logging.getLogger("aisolution_async").handlers)
+    with caplog.at_level(logging.DEBUG, "aisolution_async"):
+        async with client_of(in_turn(ok_whatsapp())) as client:
+            await client.whatsapp_detail(NUMBER, key="A-1")
+    (record,) = (r for r in caplog.records if r.name == "aisolution_async.sender")
+    fields = ("endpoint", "attempt", "charge", "status", "http_status")
+    assert [getattr(record, name) for name in fields] == ["gliswadetail", 1, "charged", "OK", 200]
+    assert NUMBER not in caplog.text
+    assert "A-1" not in caplog.text
