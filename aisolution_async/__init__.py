@@ -44,6 +44,7 @@ from aisolution_async.errors import (
     StatusError,
     UnknownStatusError,
 )
+from aisolution_async.inbox import Inbox
 from aisolution_async.ledger import Ledger, LedgerError
 from aisolution_async.limits import Adaptive
 from aisolution_async.retry import Retry
@@ -74,6 +75,7 @@ __all__ = [
     "IdHolding",
     "ImageSource",
     "ImageTooLargeError",
+    "Inbox",
     "InputError",
     "InvalidRequestError",
     "Judgment",

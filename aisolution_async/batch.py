@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import functools
 import logging
 import math
 from collections import OrderedDict, deque
@@ -27,6 +28,7 @@ from aisolution_async import clock
 from aisolution_async.api import Call, Reply, WhatsAppProfile, WhatsAppState
 from aisolution_async.charges import Attempt, Charge, Tally, overall
 from aisolution_async.errors import AISolutionError, ConfigurationError, InputError, Key, OutcomeUnknownError
+from aisolution_async.inbox import Inbox
 from aisolution_async.ledger.store import Ask, Stored
 from aisolution_async.limits import Adaptive, AdaptiveLimit, Brake, Rate, RetryBudget, Signal
 from aisolution_async.sender import Journal, Options, Sender, Work, call_hook
@@ -48,6 +50,7 @@ _READ_AT_A_STRETCH = 8
 
 # After so many calls in a row that the ledger had no answer to, it is asked for leave only: it may be a new one.
 _MOST_MISSES = 1000
+_A_DAY = 86_400.0
 _LOOKERS = 2  # while one hands out what was found, the other's question is looked up
 
 # Seconds under which a timer is not worth setting: the limits catch up by more.
@@ -191,6 +194,7 @@ class Batch:
         recheck: Recheck | None,
         drain_timeout: float,
         journal: Journal | None,
+        inbox: Inbox | None,
     ) -> None:
         if recheck is not None and not isinstance(recheck, Recheck):
             raise ConfigurationError("recheck must be a Recheck(…), or None")
@@ -218,6 +222,7 @@ class Batch:
         self._recheck = recheck
         self._drain_timeout = drain_timeout
         self._journal = journal  # this batch's own
+        self._inbox = inbox
 
         self._lanes: dict[str, _Lane] = {}
         self._turns: deque[_Lane] = deque()
@@ -447,7 +452,10 @@ class Batch:
         index = self._read
         task = None
         if isinstance(item, Call):
-            task = _Task(index, Work(self._sender, self._options, item, self.tally))
+            task = _Task(index)
+            task.work = Work(self._sender, self._options, item, self.tally, self._inbox)
+            if self._inbox is not None:
+                task.work.call_back = functools.partial(self._called_back, task)
         self._read += 1
         if task is not None:
             if self._stopping:
@@ -678,6 +686,10 @@ class Batch:
 
     def _due(self, task: _Task) -> None:
         del self._timers[task]
+        work = task.work
+        if work.awaits_callback and not work.give_up_callback():
+            self._put_away(task)
+            return
         # Asking again for a number is a question of its own, and no repeat that the budget counts.
         self._line_up(task, repeat=task.work.is_repeat)
         self._dispatch()
@@ -685,6 +697,10 @@ class Batch:
     def _wait_to_recheck(self, task: _Task) -> float | None:
         """Seconds until the call is asked again because WhatsApp is still checking; None if it is not to be."""
         recheck, work = self._recheck, task.work
+        if work.awaits_callback:
+            return min(work.patience_left, _A_DAY)
+        if self._inbox is not None and recheck is None:
+            recheck = Recheck()
         reply = work.reply
         if recheck is None or not isinstance(reply, WhatsAppProfile) or reply.whatsapp != WhatsAppState.CHECKING:
             return None
@@ -699,6 +715,18 @@ class Batch:
             return None
         work.ask_again()
         return task.pause
+
+    def _called_back(self, task: _Task) -> None:
+        """The inbox has the answer, or nobody asks in this call's place any more."""
+        timer = self._timers.pop(task, None)
+        if timer is None:
+            return  # its turn has come, and finds out
+        timer.cancel()
+        if task.work.reply is not None or self._stopping:
+            self._put_away(task)
+        else:
+            self._line_up(task)
+            self._dispatch()
 
     # ----------------------------------------------------------------------------------- the same asked twice
 
@@ -788,7 +816,9 @@ class Batch:
         """Turn a call into its outcome, as it stands."""
         work = task.work
         if work.reply is None and work.error is None:
-            work.conclude("the batch was stopped before it was sent")
+            late = "its answer is still to come by callback"
+            work.conclude(late if work.awaits_callback else "the batch was stopped before it was sent")
+        work.leave_inbox()
         self._dismiss(task)
         if work.reply is not None and work.reply.recorded is not None:
             self._misses = 0
@@ -836,9 +866,10 @@ class _Task:
 
     __slots__ = ("before", "checking_since", "followers", "index", "leads", "pause", "repeats", "trial", "work")
 
-    def __init__(self, index: int, work: Work[Any]) -> None:
+    work: Work[Any]
+
+    def __init__(self, index: int) -> None:
         self.index = index
-        self.work = work
         self.leads = False  # it is the one of its kind that is asked
         self.followers: list[_Task] | None = None  # calls that ask the same, and wait for this one's answer
         self.trial = False  # sent while the brake was on

@@ -37,6 +37,7 @@ from aisolution_async.api import (
 from aisolution_async.batch import DRAIN_TIMEOUT, Batch, Load, Outcome, Recheck
 from aisolution_async.charges import Attempt, Charge, Tally
 from aisolution_async.errors import AISolutionError, ConfigurationError, InputError, Key
+from aisolution_async.inbox import Inbox
 from aisolution_async.inputs.images import MAX_IMAGE_BYTES
 from aisolution_async.ledger import Ledger, Store
 from aisolution_async.limits import Adaptive, Budget
@@ -236,13 +237,25 @@ class AsyncClient:
         country: str | None = None,
         callback: str | None = None,
         servstatus: bool = False,
+        wait: Inbox | None = None,
         key: Key = None,
     ) -> WhatsAppProfile:
         """What does WhatsApp know of this number? Charged unless "checking" or "unavailable".
 
-        Raises the errors of `send`.
+        With `wait`, an `Inbox`, the vendor answers there, and this returns when it has, or when the number was asked
+        for again because the callback is late; "checking" is then returned only after an hour. Raises the errors of
+        `send`.
         """
-        return await self.send(WhatsAppDetail(number, country, callback, servstatus, key=key))
+        call = WhatsAppDetail(number, country, callback, servstatus, key=key)
+        if wait is None:
+            return await self.send(call)
+        async with self.batch([call], inbox=wait) as batch:
+            async for outcome in batch:
+                if outcome.error is not None:
+                    raise outcome.error
+                assert isinstance(outcome.reply, WhatsAppProfile)
+                return outcome.reply
+        raise AssertionError("a batch of one has one outcome")
 
     # ---------------------------------------------------------------------------------------- any call, many
 
@@ -284,6 +297,7 @@ class AsyncClient:
         max_charges: int | None = None,
         prices: Mapping[str, Decimal] | None = None,
         max_cost: Decimal | None = None,
+        inbox: Inbox | None = None,
     ) -> Batch:
         """Ask the vendor many calls at once, and get the outcomes as they finish. See `Batch`.
 
@@ -296,8 +310,11 @@ class AsyncClient:
         checking. `retry_unknown` overrides the client's for this batch. `drain_timeout` is how long, in
         seconds, a batch that is left or stopped early waits for the answers under way. `ledger`, `reuse_for`,
         `max_charges`, `prices` and `max_cost` are as for the client: the ledger in place of the client's, the
-        limits besides the client's.
+        limits besides the client's. With `inbox`, look-ups that name no callback are answered there: a call whose
+        answer is to come waits without a place, and is asked for again when the callback is late.
         """
+        if inbox is not None and not isinstance(inbox, Inbox):
+            raise ConfigurationError(f"inbox is a {type(inbox).__name__}: pass an Inbox")
         options = self._options
         if retry_unknown is not None:
             options = dataclasses.replace(options, retry=_retry(options.retry, retry_unknown))
@@ -318,6 +335,7 @@ class AsyncClient:
             recheck=recheck,
             drain_timeout=drain_timeout,
             journal=journal,
+            inbox=inbox,
         )
 
     # ------------------------------------------------------------------------------------------- open, close

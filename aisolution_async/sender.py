@@ -9,9 +9,9 @@ import logging
 import math
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from hashlib import blake2b, sha256
-from typing import Any, Generic
+from typing import Any, Generic, cast
 
 import anyio.to_thread
 import httpx
@@ -19,8 +19,8 @@ from anyio import CapacityLimiter
 from pydantic import ValidationError
 
 from aisolution_async import clock
-from aisolution_async.api import Call, Endpoint, Kind, R
-from aisolution_async.charges import Attempt, Charge, Tally
+from aisolution_async.api import Call, Endpoint, Kind, R, WhatsAppDetail, WhatsAppProfile, WhatsAppState
+from aisolution_async.charges import Attempt, Charge, Tally, overall
 from aisolution_async.errors import (
     AISolutionError,
     BudgetExhaustedError,
@@ -31,12 +31,14 @@ from aisolution_async.errors import (
     RetryLaterError,
     quotable,
 )
+from aisolution_async.inbox import Inbox, digits_of, place, result_of
 from aisolution_async.inputs import images, numbers, texts
 from aisolution_async.ledger.store import (
     POLL,
     Ask,
     Busy,
     Exhausted,
+    Expected,
     Held,
     LedgerError,
     Result,
@@ -197,17 +199,24 @@ class Work(Generic[R]):
     __slots__ = (
         "_alone",
         "_call",
+        "_called",
         "_checking",
+        "_digits",
         "_form",
+        "_inbox",
         "_last",
         "_options",
+        "_overdue",
+        "_reserved",
         "_round",
         "_sender",
+        "_since",
         "_spent",
         "_tally",
         "_waits",
         "attempts",
         "call",
+        "call_back",
         "error",
         "identity",
         "reply",
@@ -216,7 +225,14 @@ class Work(Generic[R]):
         "trial",
     )
 
-    def __init__(self, sender: Sender, options: Options, call: Call[R], tally: Tally | None = None) -> None:
+    def __init__(
+        self,
+        sender: Sender,
+        options: Options,
+        call: Call[R],
+        tally: Tally | None = None,
+        inbox: Inbox | None = None,
+    ) -> None:
         self.call = call
         self.attempts: tuple[Attempt, ...] = ()
         self.reply: R | None = None
@@ -240,6 +256,15 @@ class Work(Generic[R]):
         self._round = 0  # the number of attempts before this round of asking
         self._spent = 0.0
         self._waits: Iterator[float] | None = None
+        # Only for calls that name no callback of their own.
+        self._inbox = inbox if isinstance(call, WhatsAppDetail) and not call.callback else None
+        self.call_back: Callable[[], None] | None = None
+        """Called when there is an answer by callback, or when it is time to ask."""
+        self._digits = ""  # of the number that the inbox waits for
+        self._since: datetime | None = None  # when a callback was asked for
+        self._overdue = False
+        self._called: R | None = None  # what came by callback
+        self._reserved: tuple[Budget, ...] = ()  # for a charge that may come by callback
 
     async def finish(self) -> None:
         """Make attempts until the call is over, as a call by itself: past the batches, in the client's pace."""
@@ -398,8 +423,10 @@ class Work(Generic[R]):
         journal = self._options.journal
         if not await self.prepare(identify=journal is not None):
             return None
+        if self._inbox is not None and not self._inbox.expect(self):
+            return None  # another call asks for the number, and this one is told
         name, before = self.call.endpoint.name, len(self.attempts)
-        budgets = self._reserve()
+        budgets, self._reserved = self._reserved or self._reserve(), ()
         if budgets is None:
             return None
         try:
@@ -408,12 +435,13 @@ class Work(Generic[R]):
             verdict = await self._begin(journal, ends)
             return await self._send(ends, verdict) if isinstance(verdict, Started) else verdict
         finally:
-            charge = Charge.FREE
             if len(self.attempts) > before:
-                charge = self.attempts[-1].charge
                 self._tell()
-            for budget in budgets:
-                budget.settle(name, charge)
+            if self.awaits_callback:
+                self._reserved = budgets
+            else:
+                for budget in budgets:
+                    budget.settle(name, overall(self.attempts[before:]))
 
     def _reserve(self) -> tuple[Budget, ...] | None:
         """Set one charge aside in every budget; None if one has none left, with `error` set."""
@@ -443,6 +471,8 @@ class Work(Generic[R]):
         assert form is not None
         flight = Flight(ends)
         began, start = clock.today(), clock.now()
+        if self._inbox is not None and not self._overdue:
+            self._since = began
         self._sender.in_flight += 1
         try:
             result = await self._exchange(form, flight)
@@ -457,22 +487,24 @@ class Work(Generic[R]):
         finally:
             self._sender.in_flight -= 1
         elapsed = clock.now() - start
+        left, answer = True, None
         if isinstance(result, _Failure):
             self._fail(result, began, elapsed)
-            if started is not None:
-                await self._record(started, sent=result.left)
-            wait = self._again(None, ends, repeatable=not self._sender.closed)
+            left = result.left
         else:
             answer = self._understand(result, began, elapsed)
-            if started is not None:
-                await self._record(started, answer=answer)
-            if answer is None:
-                self.conclude("")
-                return None
-            if self.reply is not None:
-                self.reply._made_by(self.attempts)  # noqa: SLF001  # the one place that fills it in
-                return None
+        if started is not None:
+            await self._record(started, sent=left, answer=answer)
+        if self._called is not None and not (self.reply is not None and self.reply.is_answer):
+            self.reply = self._called  # the callback came before the answer to the request
+        if self.reply is not None:
+            self.reply._made_by(self.attempts)  # noqa: SLF001  # the one place that fills it in, with called_back
+            return None
+        wait = None
+        if answer is not None:
             wait = self._again(answer.retry_after, ends, repeatable=answer.repeatable)
+        elif isinstance(result, _Failure) and not (left and self.awaits_callback):
+            wait = self._again(None, ends, repeatable=not self._sender.closed)
         if wait is None:
             self.conclude("")
         return wait
@@ -507,6 +539,8 @@ class Work(Generic[R]):
             self.error = self._held(verdict)
         elif isinstance(verdict, Exhausted):
             self.error = self._problem(BudgetExhaustedError, f"not sent: {verdict.why}")
+        elif isinstance(verdict, Expected):
+            self._since = verdict.since
         elif isinstance(verdict, Busy):
             if ends is None or clock.now() + POLL < ends:
                 return POLL
@@ -527,6 +561,8 @@ class Work(Generic[R]):
             reusable=not call.endpoint.never_charges or call.key is not None,
             reuse_for=journal.reuse_for,
             resend_unknown=bool(self.attempts) or self._options.retry.unknown > 0 or call.endpoint.idempotent,
+            callback=None if self._inbox is None else place(journal.store, self._digits),
+            overdue=self._overdue,
         )
 
     def _held(self, held: Held) -> AISolutionError:
@@ -569,12 +605,97 @@ class Work(Generic[R]):
                     sent=sent,
                     reply=None if reply is None else self._sender.requests.redact(reply).encode(errors="replace"),
                     answer=final,
+                    expected=not final and self._is_expected,
                 ),
             )
         except LedgerError as exc:
             recorded = False
             _log.error("%s: an attempt that was made is not recorded: %s", self.call.endpoint.name, exc)
         self.attempts = (*self.attempts[:-1], dataclasses.replace(self.attempts[-1], recorded=recorded))
+
+    # --------------------------------------------------------------------------------------- answers by callback
+
+    @property
+    def digits(self) -> str:
+        """The number that was asked for, as an inbox knows it."""
+        return self._digits
+
+    @property
+    def awaits_callback(self) -> bool:
+        """Whether the answer may come by callback: nothing else need be done until it is late."""
+        if self._inbox is None or self._called is not None or self._overdue:
+            return False
+        if isinstance(self.reply, WhatsAppProfile):
+            return self.reply.whatsapp == WhatsAppState.CHECKING
+        if self.attempts:
+            return self._since is not None and self.attempts[-1].charge is Charge.UNKNOWN
+        return self.error is None  # the ledger says so, or another call asks for the number
+
+    @property
+    def _is_expected(self) -> bool:
+        """Whether, after this attempt, an answer may still come by callback."""
+        return self._since is not None and self._called is None and (self._overdue or self.awaits_callback)
+
+    @property
+    def patience_left(self) -> float:
+        """Seconds until the callback is late; 0 once it was."""
+        if self._inbox is None or self._overdue:
+            return 0.0
+        if self._since is None:  # who asked in this call's place looks after it
+            return math.inf
+        return max(self._inbox.patience - (clock.today() - self._since) / timedelta(seconds=1), 0.0)
+
+    def give_up_callback(self) -> bool:
+        """The callback is late. Whether the number is to be asked for again: without one.
+
+        It is not where the attempt that asked for it was lost: what may have been charged is not sent again unasked.
+        """
+        retry, lost = self._options.retry, isinstance(self.error, OutcomeUnknownError)
+        if lost and not retry.allows(self.call.endpoint, self.attempts[self._round :], repeatable=True):
+            return False
+        self._overdue = True
+        self._form = None
+        if lost:
+            self.error = None
+        else:
+            self.ask_again()
+        return True
+
+    async def called_back(self, reply: WhatsAppProfile) -> None:
+        """See `inbox.Waiting`."""
+        journal, name = self._options.journal, self.call.endpoint.name
+        charge = Charge.FREE
+        if self._since is not None:  # else it is another call's
+            result = result_of(reply, self._since, self._options.charges_of(self.call.endpoint), number=self._next)
+            recorded = None
+            if journal is not None:
+                recorded = await journal.store.deliver(place(journal.store, self._digits), result)
+            if recorded is not False:  # else another process had it first
+                charge = result.attempt.charge
+                self._count(dataclasses.replace(result.attempt, recorded=recorded, number=self._next))
+                self._tell()
+        for budget in self._reserved:
+            budget.settle(name, charge)
+        self._reserved = ()
+        self.error = None
+        self._called = self.reply = cast("R", reply.model_copy())._made_by(self.attempts)  # noqa: SLF001
+        if self.call_back is not None:
+            self.call_back()
+
+    def ask_instead(self) -> None:
+        """See `inbox.Waiting`."""
+        if self.call_back is not None:
+            self.call_back()
+
+    def leave_inbox(self) -> None:
+        """The call is over: nobody waits for its number any more."""
+        if self._inbox is not None and self._digits:
+            self._inbox.forget(self, answered=self.reply is not None and self.reply.is_answer)
+        for budget in self._reserved:
+            budget.settle(self.call.endpoint.name, overall(self.attempts))
+        self._reserved = ()
+
+    # ------------------------------------------------------------------------------------------------ the end
 
     def conclude(self, text: str) -> None:
         """End the call as it stands: by what its last attempt came to, or by why there was none."""
@@ -620,7 +741,10 @@ class Work(Generic[R]):
             if status is not None and status not in endpoint.charges:
                 # It may be anything, even what the vendor was sent: the record keeps plain words.
                 status = quotable(self._sender.requests.redact(status))[:80]
-        self._count(Attempt(answer.charge, status, answer.http_status, began, elapsed, problem, number=self._next))
+        charge = answer.charge
+        if self._called is not None and charge is Charge.CHARGED:
+            charge = Charge.FREE  # the callback came first, and said the same: that is charged once
+        self._count(Attempt(charge, status, answer.http_status, began, elapsed, problem, number=self._next))
         self.reply = answer.reply
         if answer.status in endpoint.done_already and any(a.charge is Charge.UNKNOWN for a in self.attempts):
             self.reply = endpoint.reply.from_message(None)
@@ -632,6 +756,8 @@ class Work(Generic[R]):
             fields: list[tuple[str, str | bytes]] = []
             for parameter in self.call.endpoint.parameters:
                 value = getattr(self._call, parameter.name)
+                if parameter.name == "callback" and self._inbox is not None and not self._overdue:
+                    value = self._inbox.url
                 if value is None and not parameter.required:
                     continue
                 if parameter.kind is Kind.IMAGE:
@@ -642,6 +768,8 @@ class Work(Generic[R]):
                     fields.append((parameter.name, data))
                 elif (text := _TEXTS[parameter.kind](value, name=parameter.name)) is not None:
                     fields.append((parameter.name, text))
+                    if parameter.kind is Kind.NUMBER:
+                        self._digits = digits_of(text)
             if identify and self.identity is None:
                 self.identity = self._identify(fields)
         except InputError as exc:
@@ -656,6 +784,8 @@ class Work(Generic[R]):
         endpoint, journal = self.call.endpoint, self._options.journal
         payload: list[tuple[str, str | bytes]] = []
         for name, value in fields:
+            if name in _HOW_NOT_WHAT:
+                continue
             if isinstance(value, bytes):
                 # SHA-256 has instructions of its own on today's processors: 0.6 ms a megabyte, without the lock.
                 payload.append((name, sha256(value).digest()))
@@ -768,6 +898,9 @@ class _Failure:
     text: str
     signal: Signal | None = None
 
+
+# How the answer is to come does not make it another question.
+_HOW_NOT_WHAT = frozenset({"callback", "servstatus"})
 
 _TEXTS: Mapping[Kind, Callable[..., str | None]] = {
     Kind.NUMBER: numbers.normalise,

@@ -576,11 +576,19 @@ class Money(RuleBasedStateMachine):
         endpoint=st.sampled_from([WHATSAPP, "facecompare", "delface"]),
         resend=st.booleans(),
         reuse=st.sampled_from([None, -1.0]),
+        called_back=st.sampled_from(["", "in time", "late"]),
     )
-    def begin(self, who: int, number: int, endpoint: str, resend: bool, reuse: float | None) -> None:
+    def begin(self, who: int, number: int, endpoint: str, resend: bool, reuse: float | None, called_back: str) -> None:
         ledger = self.ledgers[who]
         question = ask(
-            ledger, number, endpoint=endpoint, may_charge=endpoint != "delface", resend_unknown=resend, reuse_for=reuse
+            ledger,
+            number,
+            endpoint=endpoint,
+            may_charge=endpoint != "delface",
+            resend_unknown=resend,
+            reuse_for=reuse,
+            callback=self.callback(number) if called_back and endpoint == WHATSAPP else None,
+            overdue=called_back == "late",
         )
         with contextlib.suppress(LedgerError):
             answer = self.runner.run(ledger.begin(question))
@@ -600,10 +608,24 @@ class Money(RuleBasedStateMachine):
         if kind == "charged" and not started.ask.may_charge:
             kind = "free"
         result = {"charged": answered(), "free": LATER, "not sent": UNSENT, "unknown": LOST}[kind]
+        expected = started.ask.callback is not None and kind in ("free", "unknown") and data.draw(st.booleans())
+        result = dataclasses.replace(result, expected=expected)
         self.tried.add(started.id)
         with contextlib.suppress(LedgerError):
             self.runner.run(ledger.end(started, result))
             self.under_way.remove((ledger, started))
+
+    def callback(self, number: int) -> bytes:
+        return b"callback %d" % number
+
+    @rule(who=st.integers(0, 1), number=st.integers(0, 3))
+    def deliver(self, who: int, number: int) -> None:
+        with contextlib.suppress(LedgerError):
+            before = self.runner.run(self.ledgers[who].find([ask(self.ledgers[who], number)]))
+            delivered = self.runner.run(self.ledgers[who].deliver(self.callback(number), answered()))
+            after = self.runner.run(self.ledgers[who].find([ask(self.ledgers[who], number)]))
+            assert after != [None] if delivered else after == before
+            assert not self.runner.run(self.ledgers[who].deliver(self.callback(number), answered()))
 
     @rule(
         who=st.integers(0, 1),

@@ -8,7 +8,7 @@ import errno
 import json
 from collections.abc import Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -22,6 +22,7 @@ from aisolution_async.ledger.store import (
     Ask,
     Busy,
     Exhausted,
+    Expected,
     Held,
     LedgerError,
     Result,
@@ -33,6 +34,11 @@ from aisolution_async.ledger.store import (
 
 DIED = "the process ended before the answer"
 LEFT = "the ledger was closed before the answer"
+LATE = "neither the answer nor the callback came"
+
+# Owners of intents that wait for a callback: the vendor said that it is checking, or the attempt itself was lost.
+_CHECKING = "callback"
+_LOST = "callback of a lost attempt"
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
@@ -63,8 +69,8 @@ _ANSWERS = f"""WITH asked (place, identity) AS (VALUES {", ".join(f"({place}, ?)
             || CAST(reply AS TEXT) AS concat
         FROM asked JOIN attempts ON attempts.id = (SELECT id FROM attempts AS other
             WHERE other.identity = asked.identity AND other.answer ORDER BY other.id DESC LIMIT 1))"""
-_UNDER_WAY = "SELECT id, owner FROM intents WHERE identity = ?"
-_INTEND = "INSERT OR IGNORE INTO intents VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
+_UNDER_WAY = "SELECT * FROM intents WHERE identity = ?"
+_INTEND = "INSERT OR IGNORE INTO intents VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
 _FORGET = "DELETE FROM intents WHERE identity = ? AND id = ?"
 _FINISH = "INSERT INTO attempts VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 _AMEND = """UPDATE attempts SET identity = ?, started_at = ?, elapsed = ?, state = ?, status = ?, http_status = ?,
@@ -177,13 +183,23 @@ class Book:
         if found is None and not why:
             started = Started(self._last_id + 1, ask, price or 0)
             row = (started.id, _place(started), ask.endpoint, _json(ask.key), int(ask.may_charge), started.price)
-            if self._sql(_INTEND, (*row, self._now, self._owner.name)).rowcount:
+            if self._sql(_INTEND, (*row, self._now, self._owner.name, ask.callback)).rowcount:
                 self._last_id += 1
                 self._count(ask.endpoint, State.INTENDED, ask.may_charge, started.price, 1)
                 return started
         # Whatever else there is to say, an attempt under way comes first: it may bring the answer.
         if ask.reusable and (row := self._sql(_UNDER_WAY, (ask.identity,)).fetchone()):
-            id_, owner = row
+            id_, _, endpoint, _, may_charge, price, started_at, owner, callback = row
+            if owner in (_CHECKING, _LOST):
+                if ask.callback is not None and not ask.overdue:
+                    return Expected(moment(started_at))
+                if owner == _LOST:
+                    self._make_unknown(row, LATE)
+                else:
+                    self._sql(_FORGET, (ask.identity, id_))
+                    self._count(endpoint, State.INTENDED, may_charge, price, -1)
+                # A callback may come all the same, and is then known.
+                return self.begin(replace(ask, callback=callback, overdue=True))
             if id_ in self.unrecorded:
                 raise LedgerError(f"the answer to the same call could not be recorded in the ledger {self._path} yet")
             if owner == self._owner.name or owners.is_alive(self._path, owner):
@@ -195,37 +211,76 @@ class Book:
     def end(self, started: Started, result: Result) -> None:
         """See `Store.end`."""
         ask, attempt, state = started.ask, result.attempt, result.state
-        status, error = _text(attempt.status), _text(attempt.error)
+        charge = int(ask.may_charge)
+        # Where it was asked anew because a callback was late, that may come all the same.
+        expected = result.expected or (ask.overdue and ask.callback is not None and not result.answer)
+        if ask.callback is not None:
+            found = self._sql("SELECT may_charge FROM intents WHERE id = ?", (started.id,)).fetchone()
+            if found == (0,):  # the callback came first, and took the reservation: what it said is charged once
+                charge, expected = 0, False
+                state = State.FREE if state is State.CHARGED else state
+            if found == (1,) and expected and state is State.UNKNOWN:
+                self._sql("UPDATE intents SET owner = ? WHERE id = ?", (_LOST, started.id))
+                return
         identity = ask.identity if ask.reusable and result.sent else None
-        elapsed = round(attempt.elapsed * 1e6)
+        when, elapsed = _micros(attempt.started_at), round(attempt.elapsed * 1e6)
         outcome = (
             state,
-            status,
+            _text(attempt.status),
             attempt.http_status,
-            error,
+            _text(attempt.error),
             int(result.answer and result.reply is not None),
             result.reply,
             attempt.number,
             int(state is State.UNKNOWN),
         )
         if self._sql(_FORGET, (_place(started), started.id)).rowcount:
-            was = State.INTENDED
-            charge = int(ask.may_charge)
             row = (started.id, identity, ask.endpoint, _json(ask.key), charge, started.price)
-            self._sql(_FINISH, (*row, _micros(attempt.started_at), elapsed, *outcome))
-        else:
-            found = self._sql("SELECT state, reply FROM attempts WHERE id = ?", (started.id,)).fetchone()
-            if found is None:
-                raise LedgerError(
-                    f"the ledger {self._path} lacks attempt {started.id}: it is not the file it was begun in"
-                )
-            if found[1] is not None:
-                return  # recorded before
-            was = State(found[0])
-            # Recorded before without a reply; or another process thought this one dead.
-            self._sql(_AMEND, (identity, _micros(attempt.started_at), elapsed, *outcome, started.id))
-        self._count(ask.endpoint, was, ask.may_charge, started.price, -1)
-        self._count(ask.endpoint, state, ask.may_charge, started.price, 1)
+            self._sql(_FINISH, (*row, when, elapsed, *outcome))
+            self._count(ask.endpoint, State.INTENDED, charge, started.price, -1)
+            self._count(ask.endpoint, state, charge, started.price, 1)
+            if expected and charge:
+                self._expect(started, when)
+            return
+        found = self._sql("SELECT state, may_charge, reply FROM attempts WHERE id = ?", (started.id,)).fetchone()
+        if found is None:
+            raise LedgerError(f"the ledger {self._path} lacks attempt {started.id}: it is not the file it was begun in")
+        was, charge, reply = found
+        if reply is None:  # recorded before without one, or another process thought this one dead
+            self._sql(_AMEND, (identity, when, elapsed, *outcome, started.id))
+            self._count(ask.endpoint, State(was), charge, started.price, -1)
+            self._count(ask.endpoint, state, charge, started.price, 1)
+
+    def _expect(self, started: Started, since: int) -> None:
+        """An answer may come by callback: its charge stays reserved."""
+        ask = started.ask
+        self._last_id += 1
+        row = (self._last_id, ask.identity, ask.endpoint, _json(ask.key), 1, started.price, since, _CHECKING)
+        self._sql(_INTEND, (*row, ask.callback))
+        self._count(ask.endpoint, State.INTENDED, 1, started.price, 1)
+
+    def deliver(self, callback: bytes, result: Result) -> bool:
+        """See `Store.deliver`."""
+        found = self._sql("SELECT * FROM intents WHERE callback = ?", (callback,)).fetchone()
+        if found is None:
+            return False
+        id_, identity, endpoint, key, may_charge, price, started_at, owner, _ = found
+        if not may_charge:
+            return False  # it came before
+        if owner in (_CHECKING, _LOST):
+            self._sql(_FORGET, (identity, id_))
+        else:  # the attempt that asks for it is still under way
+            self._sql("UPDATE intents SET may_charge = 0 WHERE id = ?", (id_,))
+            self._count(endpoint, State.INTENDED, 0, price, 1)
+            self._last_id += 1
+            id_ = self._last_id
+        attempt, state = result.attempt, result.state
+        row = (id_, identity, endpoint, key, 1, price, started_at, self._now - started_at)
+        outcome = (state, attempt.status, None, None, int(result.answer), result.reply, attempt.number, 0)
+        self._sql(_FINISH, (*row, *outcome))
+        self._count(endpoint, State.INTENDED, 1, price, -1)
+        self._count(endpoint, state, 1, price, 1)
+        return True
 
     def find(self, asks: Sequence[Ask]) -> list[Stored | None]:
         """See `Store.find`."""
@@ -339,18 +394,25 @@ class Book:
 
     def _recover(self) -> None:
         for (owner,) in self._sql("SELECT DISTINCT owner FROM intents").fetchall():
-            if not owners.is_alive(self._path, owner):
+            if owner not in (_CHECKING, _LOST) and not owners.is_alive(self._path, owner):
                 self._abandon(owner, DIED)
 
     def _abandon(self, owner: str, error: str) -> None:
-        rows = self._sql("SELECT * FROM intents WHERE owner = ?", (owner,)).fetchall()
-        for id_, place, endpoint, key, may_charge, price, started_at, _ in rows:
-            identity = None if place == _place_of(id_) else place
-            self._sql(_FORGET, (place, id_))
-            row = (id_, identity, endpoint, key, may_charge, price, started_at, 0)
-            self._sql(_FINISH, (*row, State.UNKNOWN, None, None, error, 0, None, 1, 1))
-            self._count(endpoint, State.INTENDED, may_charge, price, -1)
-            self._count(endpoint, State.UNKNOWN, may_charge, price, 1)
+        # The answer may still come to those that asked for a callback.
+        self._sql(
+            "UPDATE intents SET owner = ? WHERE owner = ? AND callback IS NOT NULL AND may_charge", (_LOST, owner)
+        )
+        for row in self._sql("SELECT * FROM intents WHERE owner = ?", (owner,)).fetchall():
+            self._make_unknown(row, error)
+
+    def _make_unknown(self, intent: tuple[Any, ...], error: str) -> None:
+        id_, place, endpoint, key, may_charge, price, started_at, *_ = intent
+        identity = None if place == _place_of(id_) else place
+        self._sql(_FORGET, (place, id_))
+        row = (id_, identity, endpoint, key, may_charge, price, started_at, 0)
+        self._sql(_FINISH, (*row, State.UNKNOWN, None, None, error, 0, None, 1, 1))
+        self._count(endpoint, State.INTENDED, may_charge, price, -1)
+        self._count(endpoint, State.UNKNOWN, may_charge, price, 1)
 
 
 def moment(micros: int) -> datetime:

@@ -58,7 +58,8 @@ def _second(db: sqlite3.Connection) -> None:
     """Version 2.
 
     `number` counts the attempts of a call. `holds` stands with attempts after which a call is not sent again unasked:
-    their charge is unknown, or a person settled that they were charged, and there is no answer.
+    their charge is unknown, or a person settled that they were charged, and there is no answer. `callback` is a keyed
+    hash of the number whose answer may come by callback; an intent that waits for one belongs to no process.
     """
     for statement in (
         "ALTER TABLE attempts ADD COLUMN number INTEGER NOT NULL DEFAULT 1",
@@ -66,6 +67,8 @@ def _second(db: sqlite3.Connection) -> None:
         "UPDATE attempts SET holds = 1 WHERE state = 'unknown'",
         "DROP INDEX attempts_unknown",
         "CREATE INDEX attempts_holding ON attempts (id) WHERE holds",
+        "ALTER TABLE intents ADD COLUMN callback BLOB",
+        "CREATE INDEX intents_by_callback ON intents (callback) WHERE callback IS NOT NULL",
     ):
         db.execute(statement)
 

@@ -180,6 +180,17 @@ class Ledger(Store):
         self._check()
         await self._submit((started, result))
 
+    async def deliver(self, callback: bytes, result: Result) -> bool:
+        """See `Store.deliver`."""
+        self._check()
+
+        def record(book: Book) -> bool:
+            with book.transaction():
+                return book.deliver(callback, result)
+
+        delivered: bool = await self._submit(record)
+        return delivered
+
     async def find(self, asks: Sequence[Ask]) -> list[Stored | None]:
         """See `Store.find`."""
         self._check()

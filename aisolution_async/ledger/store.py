@@ -53,7 +53,8 @@ class Ask:
     of this endpoint is charged, so that a charge has to be reserved. `reusable=False`: neither answered from the
     ledger nor held nor made to wait for another like it. `reuse_for`: how old an answer may be to be used
     again, in seconds; None for any age. `resend_unknown`: make the attempt even if the one before it may have been
-    charged.
+    charged. `callback`: what the answer is known by if it comes by callback, from `Store.identity`; None where it
+    cannot. `overdue`: do not wait any longer for the callback of an earlier attempt.
     """
 
     endpoint: str
@@ -63,6 +64,8 @@ class Ask:
     reusable: bool = True
     reuse_for: float | None = None
     resend_unknown: bool = False
+    callback: bytes | None = None
+    overdue: bool = False
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -70,13 +73,15 @@ class Result:
     """What came of an attempt.
 
     `sent`: whether a byte of it may have left. `reply`: the vendor's reply as JSON, without its group id;
-    `answer`: whether that reply answers the call, so that it need not be asked again.
+    `answer`: whether that reply answers the call, so that it need not be asked again. `expected`: whether the answer
+    may still come by callback.
     """
 
     attempt: Attempt
     sent: bool = True
     reply: bytes | None = None
     answer: bool = False
+    expected: bool = False
 
     @property
     def state(self) -> State:
@@ -136,13 +141,20 @@ class Busy:
 
 
 @dataclass(frozen=True, slots=True)
+class Expected:
+    """The same was asked before, and its answer is to come by callback; `since` says when. Nothing need be sent."""
+
+    since: datetime
+
+
+@dataclass(frozen=True, slots=True)
 class Exhausted:
     """The budget is used up, by charges, by attempts of unknown charge and by those under way. `why` says how."""
 
     why: str
 
 
-Verdict = Started | Stored | Held | Busy | Exhausted
+Verdict = Started | Stored | Held | Busy | Expected | Exhausted
 """What `begin` answers."""
 
 
@@ -258,10 +270,12 @@ class Store(ABC):
         """Ask whether an attempt may be made, and record the intent if so.
 
         All of it is one atomic step among all users of the ledger, in this order: an answer that is young enough
-        is `Stored`; a call under way with a living owner is `Busy`, with a dead one becomes UNKNOWN; a call whose
-        last attempt that left is UNKNOWN is `Held`, unless to be resent; where a charge is possible and
-        `charged + unknown + under way` has reached the budget, `Exhausted`. Otherwise the intent, and with it the
-        reservation of one charge, is durable when `Started` is returned.
+        is `Stored`; a call under way with a living owner is `Busy`, with a dead one becomes UNKNOWN; one whose answer
+        is to come by callback is `Expected` (overdue, or asked without a callback, it is asked anew, or `Held` if the
+        attempt that asked for the callback was lost); a call whose last attempt that left is UNKNOWN, or settled as
+        CHARGED, is `Held`, unless to be resent; where a charge is possible and `charged + unknown + under way` has
+        reached the budget, `Exhausted`. Otherwise the intent, and with it the reservation of one charge, is durable
+        when `Started` is returned.
 
         When cancelled, an intent that was recorded is ended as not sent.
         """
@@ -273,6 +287,14 @@ class Store(ABC):
         Durable when this returns. It is on its way from the first step of this coroutine: cancelling the wait
         takes nothing back. Ending twice does no harm. When it raises, the attempt stays under way, with its
         reservation; the store tries again by itself with the next operation, and when it is closed.
+        """
+
+    @abstractmethod
+    async def deliver(self, callback: bytes, result: Result) -> bool:
+        """Record an answer that came by callback. False, with nothing recorded, if nobody waits for it any more.
+
+        One atomic step, durable when this returns: the first answer counts, and its charge is the one that was
+        reserved when the callback was asked for.
         """
 
     @abstractmethod

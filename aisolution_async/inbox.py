@@ -1,0 +1,229 @@
+"""Answers that come by callback: who waits for which number, and what to believe.
+
+The vendor answers a look-up that named a callback by one GET, unsigned, with the result in its query ("Callback
+method"). So the address has a part that nobody can guess, and only what was asked for and is not answered yet is
+believed. Everybody else is told nothing, and counted.
+"""
+
+from __future__ import annotations
+
+import hmac
+import re
+import secrets
+from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Protocol
+from urllib.parse import parse_qsl, urlsplit
+
+from pydantic import ValidationError
+
+from aisolution_async import clock
+from aisolution_async.api import WhatsAppDetail, WhatsAppProfile
+from aisolution_async.charges import Attempt, Charge
+from aisolution_async.errors import ConfigurationError
+from aisolution_async.ledger.store import LedgerError, Result, Store
+
+LONGEST_QUERY = 8 * 1024
+"""Bytes of a callback's query: more is none of the vendor's."""
+
+_REMEMBERED = 10_000
+_SHORTEST_NATIONAL = 7
+
+
+class Waiting(Protocol):
+    """A call that waits for its answer."""
+
+    @property
+    def digits(self) -> str:
+        """The number that was asked for, without plus or 00."""
+
+    async def called_back(self, reply: WhatsAppProfile) -> None:
+        """Here is the answer. Returns when it is recorded; raises LedgerError if it cannot be."""
+
+    def ask_instead(self) -> None:
+        """Who asked the same in your place has given up: ask yourself."""
+
+
+@dataclass(slots=True)
+class InboxCounts:
+    """What came: `accepted` answers; `repeated` ones; `unfinished`, which said "checking" or "unavailable"; `strange`:
+    a number that nobody waits for, no number at all, or the wrong address.
+    """
+
+    accepted: int = 0
+    repeated: int = 0
+    unfinished: int = 0
+    strange: int = 0
+
+
+class Inbox:
+    """Where the vendor's callbacks arrive.
+
+    ```python
+    inbox = Inbox("https://app.example.com/whatsapp")     # and mount a receiver there: see integrations
+    profile = await client.whatsapp_detail("+62…", wait=inbox)
+    ```
+
+    `address` is where the receiver is mounted, as the vendor reaches it: `url` adds the part that nobody can guess.
+    `patience`: seconds after which a callback is late, and the number is asked for again, without one. With a `ledger`
+    (open before `url` is read), the address stays the same and what is outstanding is known after a restart; it is to
+    be the ledger of the client that asks. `secret` sets the last part yourself, 16 characters or more.
+
+    Raises ConfigurationError. It belongs to one event loop.
+    """
+
+    def __init__(
+        self, address: str, *, ledger: Store | None = None, secret: str | None = None, patience: float = 120.0
+    ) -> None:
+        parts = urlsplit(address)
+        if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
+            raise ConfigurationError("the inbox's address is like https://app.example.com/whatsapp, without a query")
+        if secret is not None and not re.fullmatch(r"[A-Za-z0-9_-]{16,200}", secret):
+            raise ConfigurationError("the inbox's secret is 16 to 200 letters, digits, - or _")
+        if isinstance(patience, bool) or not isinstance(patience, int | float) or not patience > 0:
+            raise ConfigurationError("patience must be seconds above 0")
+        self.counts = InboxCounts()
+        """What came so far."""
+        self.patience = patience
+        self._address = address.rstrip("/")
+        self._ledger = ledger
+        self._secret = secret or (secrets.token_urlsafe(24) if ledger is None else None)
+        self._waiting: dict[str, list[Waiting]] = {}
+        self._answered: OrderedDict[str, None] = OrderedDict()
+
+    @property
+    def url(self) -> str:
+        """What the vendor is given as `callback`. A secret: who has it can forge answers to what is outstanding."""
+        return f"{self._address}/{self._known_secret()}"
+
+    @property
+    def path(self) -> str:
+        """The path of the address: where the receiver is mounted."""
+        return urlsplit(self._address).path or "/"
+
+    @property
+    def outstanding(self) -> int:
+        """How many numbers are waited for."""
+        return len(self._waiting)
+
+    async def receive(self, secret: str, query: str | bytes) -> None:
+        """Take a callback: the last part of the path it came to, and its query as it was sent.
+
+        When this returns, an answer that was waited for is recorded. Raises LedgerError if it cannot be: say so to the
+        vendor (HTTP 503), and it may call again.
+        """
+        if not hmac.compare_digest(secret.encode(errors="replace"), self._known_secret().encode()):
+            self.counts.strange += 1
+            return
+        reply = read(query)
+        if reply is None:
+            self.counts.strange += 1
+        elif not reply.is_answer:
+            self.counts.unfinished += 1
+        else:
+            await self._take(digits_of(reply.number or ""), reply)
+
+    # ------------------------------------------------------------------------------------------- who waits
+
+    def expect(self, call: Waiting) -> bool:
+        """`call` waits for its answer. False if another asks for the same number already: then do not ask."""
+        waiting = self._waiting.setdefault(call.digits, [])
+        if call not in waiting:
+            waiting.append(call)
+        return waiting[0] is call
+
+    def forget(self, call: Waiting, *, answered: bool) -> None:
+        """`call` waits no longer: it is answered otherwise, or gives up."""
+        waiting = self._waiting.get(call.digits, [])
+        if call not in waiting:
+            return
+        was_asking = waiting[0] is call
+        waiting.remove(call)
+        if answered:
+            self._remember(call.digits)
+        if not waiting:
+            del self._waiting[call.digits]
+        elif was_asking:
+            waiting[0].ask_instead()
+
+    def _known_secret(self) -> str:
+        if self._secret is None:
+            assert self._ledger is not None
+            self._secret = self._ledger.identity("inbox", [("address", self._address)]).hex()
+        return self._secret
+
+    async def _take(self, digits: str, reply: WhatsAppProfile) -> None:
+        asked = self._asked_as(digits)
+        waiting = self._waiting.get(asked, [])
+        if waiting:
+            first = waiting[0]
+            del self._waiting[asked]
+            try:
+                await first.called_back(reply)
+            except LedgerError:
+                # It was not taken: whoever waits goes on waiting.
+                self._waiting[asked] = [*waiting, *self._waiting.get(asked, [])]
+                raise
+            self._remember(asked)
+            self.counts.accepted += 1
+            for other in waiting[1:]:
+                await other.called_back(reply)
+        elif digits in self._answered:
+            self.counts.repeated += 1
+        elif self._ledger is not None and await self._ledger.deliver(
+            place(self._ledger, digits), result_of(reply, clock.today(), WhatsAppDetail.endpoint.charges, number=2)
+        ):
+            self._remember(digits)
+            self.counts.accepted += 1
+        else:
+            self.counts.strange += 1
+
+    def _asked_as(self, digits: str) -> str:
+        """As it was asked for: a number without its country comes back with it."""
+        if digits in self._waiting:
+            return digits
+        national = [d for d in self._waiting if len(d) >= _SHORTEST_NATIONAL and digits.endswith(d.lstrip("0"))]
+        return national[0] if len(national) == 1 else digits
+
+    def _remember(self, digits: str) -> None:
+        self._answered[digits] = None
+        if len(self._answered) > _REMEMBERED:
+            self._answered.popitem(last=False)
+
+
+def read(query: str | bytes) -> WhatsAppProfile | None:
+    """What a callback says; None if it says nothing of a number."""
+    if len(query) > LONGEST_QUERY:
+        return None
+    text = query.decode("utf-8", "replace") if isinstance(query, bytes) else query
+    try:
+        said = dict(parse_qsl(text, keep_blank_values=True, max_num_fields=50))
+        number = said.get("number", "")
+        # A plus that was not escaped arrives as a space.
+        said["number"] = f"+{number.strip()}" if number.startswith(" ") else number
+        return WhatsAppProfile.model_validate(said) if digits_of(number) else None
+    except (ValueError, ValidationError):
+        return None
+
+
+def digits_of(number: str) -> str:
+    """What a number is known by here: its digits, without 00 in front. Empty if it is no number."""
+    packed = number.strip().removeprefix("+")
+    if not (packed.isascii() and packed.isdigit() and 5 <= len(packed) <= 20):
+        return ""
+    return packed.removeprefix("00")
+
+
+def place(ledger: Store, digits: str) -> bytes:
+    """What a ledger knows the number's callback by."""
+    return ledger.identity("callback", [("number", digits)])
+
+
+def result_of(reply: WhatsAppProfile, asked_at: datetime, charges: Mapping[str, Charge], *, number: int) -> Result:
+    """The answer as an attempt that is over, the `number`th of its call."""
+    charge = charges.get(f"OK:{reply.whatsapp}", charges["OK"])
+    took = max((clock.today() - asked_at) / timedelta(seconds=1), 0.0)
+    attempt = Attempt(charge, "OK", None, asked_at, took, number=number)
+    return Result(attempt, reply=reply.to_record().encode(errors="replace"), answer=True)
