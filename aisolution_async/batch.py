@@ -36,6 +36,9 @@ from aisolution_async.sender import Journal, Options, Sender, Work, call_hook
 WINDOW = 64
 """Calls that may be read ahead of, or finished and not yet taken behind, those being worked on."""
 
+WAITING = 10_000
+"""Calls that wait, for minutes, for a callback or to be asked again: so many of them do not count as read ahead."""
+
 REMEMBERED = 10_000
 """The latest answers of a batch that are kept for calls that ask the same."""
 
@@ -235,6 +238,7 @@ class Batch:
         self._looked_up: list[tuple[_Task, Ask]] = []  # calls whose answer the ledger may have
         self._look = asyncio.Event()
         self._misses = 0
+        self._parked = 0
         self._running: set[_Task] = set()
         self._places = 0  # taken
         self._leaders: dict[bytes, _Task] = {}
@@ -307,8 +311,7 @@ class Batch:
             await self._news.wait()
         self._taken += 1
         outcome = self._outcomes.popleft()
-        if not self._room.is_set() and self._is_worth_reading():
-            self._room.set()
+        self._let_read()
         return outcome
 
     def stop(self) -> None:
@@ -317,6 +320,8 @@ class Batch:
         Attempts under way finish; calls read and not yet sent, or waiting for another attempt, come out at
         once, as they stand.
         """
+        if self._stopping:
+            return  # also where something that hears of an outcome stops it again
         self._stopping = True
         self._room.set()
         self._reader_scope.cancel()
@@ -324,18 +329,29 @@ class Batch:
             self._alarm.cancel()
             self._alarm = None
         self._sender.gate.forget(self._dispatch)
-        looked_up, self._looked_up = self._looked_up, []
-        for task, _ in looked_up:
-            self._put_away(task)
+        while self._looked_up:
+            self._put_away(self._looked_up.pop()[0])
         for lane in self._lanes.values():
             for queue in (lane.fresh, lane.repeats):
                 while queue:
                     self._put_away(queue.popleft())
         self._ready = 0
-        for task, timer in list(self._timers.items()):
+        while self._timers:
+            task, timer = self._timers.popitem()
             timer.cancel()
-            del self._timers[task]
             self._put_away(task)
+
+    @property
+    def limit(self) -> float:
+        """How many of its attempts may be in flight now. May be asked from any thread."""
+        lanes = tuple(self._lanes.values())  # at once: the loop may go on meanwhile
+        limits = [lane.limit.limit for lane in lanes if lane.limit is not None]
+        return min(sum(limits) or self._concurrency, self._concurrency, self._sender.gate.places or math.inf)
+
+    @property
+    def braked(self) -> bool:
+        """Whether it takes the vendor to be down, and only tries. May be asked from any thread."""
+        return self._brake.on
 
     @property
     def progress(self) -> Progress:
@@ -345,7 +361,6 @@ class Batch:
             now = clock.now() if self._ended is None else self._ended
         rate = self._pace.per_second(now)
         to_do = None if self._total is None else max(0, self._total - self._ok - self._failed)
-        limits = [lane.limit.limit for lane in self._lanes.values() if lane.limit is not None]
         return Progress(
             total=self._total,
             read=self._read,
@@ -355,8 +370,8 @@ class Batch:
             failed=self._failed,
             rate=rate,
             left=to_do / rate if to_do is not None and rate else None,
-            limit=min(sum(limits) or self._concurrency, self._concurrency, self._sender.gate.places or math.inf),
-            braked=self._brake.on,
+            limit=self.limit,
+            braked=self.braked,
             elapsed=now - (self._started or now),
             tally=self.tally,
         )
@@ -436,16 +451,26 @@ class Batch:
             if close is not None:
                 close()
 
+    def _let_read(self) -> None:
+        if not self._room.is_set() and self._is_worth_reading():
+            self._room.set()
+
+    @property
+    def _free(self) -> int:
+        """How many more calls may be read."""
+        held = self._read - self._taken - min(self._parked, WAITING)
+        return self._concurrency + WINDOW - held
+
     async def _has_room(self) -> bool:
         """Wait until another call may be read; False if none is to be read any more."""
-        if self._read - self._taken >= self._concurrency + WINDOW:
+        if self._free <= 0:
             while not self._stopping and not self._is_worth_reading():
                 self._room.clear()
                 await self._room.wait()
         return not self._stopping
 
     def _is_worth_reading(self) -> bool:
-        free = self._concurrency + WINDOW - (self._read - self._taken)
+        free = self._free
         return free >= _READ_AT_LEAST or (free > 0 and not self._running)
 
     def _take(self, item: Item) -> None:
@@ -678,6 +703,10 @@ class Batch:
         work = task.work
         if wait is None and not self._stopping:
             wait = self._wait_to_recheck(task)
+            if wait is not None:
+                task.parked = True
+                self._parked += 1
+                self._let_read()
         if wait is None or self._stopping:
             self._put_away(task)
         else:
@@ -687,9 +716,12 @@ class Batch:
     def _due(self, task: _Task) -> None:
         del self._timers[task]
         work = task.work
-        if work.awaits_callback and not work.give_up_callback():
-            self._put_away(task)
-            return
+        if task.parked:
+            self._parked -= 1
+            task.parked = False
+            if work.awaits_callback and not work.give_up_callback():
+                self._put_away(task)
+                return
         # Asking again for a number is a question of its own, and no repeat that the budget counts.
         self._line_up(task, repeat=task.work.is_repeat)
         self._dispatch()
@@ -722,7 +754,10 @@ class Batch:
         if timer is None:
             return  # its turn has come, and finds out
         timer.cancel()
-        if task.work.reply is not None or self._stopping:
+        if task.parked:
+            self._parked -= 1
+            task.parked = False
+        if task.work.reply is not None or task.work.error is not None or self._stopping:
             self._put_away(task)
         else:
             self._line_up(task)
@@ -818,7 +853,7 @@ class Batch:
         if work.reply is None and work.error is None:
             late = "its answer is still to come by callback"
             work.conclude(late if work.awaits_callback else "the batch was stopped before it was sent")
-        work.leave_inbox()
+        work.leave_inbox(share=not self._stopping)
         self._dismiss(task)
         if work.reply is not None and work.reply.recorded is not None:
             self._misses = 0
@@ -864,12 +899,24 @@ class Batch:
 class _Task:
     """A call in the batch: its place in the input, and what it waits for."""
 
-    __slots__ = ("before", "checking_since", "followers", "index", "leads", "pause", "repeats", "trial", "work")
+    __slots__ = (
+        "before",
+        "checking_since",
+        "followers",
+        "index",
+        "leads",
+        "parked",
+        "pause",
+        "repeats",
+        "trial",
+        "work",
+    )
 
     work: Work[Any]
 
     def __init__(self, index: int) -> None:
         self.index = index
+        self.parked = False  # it waits for a callback, or to be asked again
         self.leads = False  # it is the one of its kind that is asked
         self.followers: list[_Task] | None = None  # calls that ask the same, and wait for this one's answer
         self.trial = False  # sent while the brake was on

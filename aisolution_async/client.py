@@ -78,7 +78,8 @@ class AsyncClient:
     None for no end. `retry`: a `Retry`, or just how often an attempt that was free may be repeated.
     `retry_unknown`: how often an attempt that may have been charged is repeated: 0 unless you say so.
     `max_connections`: connections open at once. `rate`: attempts a second, over all calls and batches.
-    `max_image_bytes`: larger images are refused here.
+    `max_image_bytes`: larger images are refused here. `strict_numbers`: phone numbers have to be in a range that their
+    country has handed out, and not only of a possible length.
     `transport`: any `httpx.AsyncBaseTransport` in place of the library's own pool; the client closes it.
     `proxy`: a proxy's URL; without it, and without `transport`, the environment's proxies are used unless
     `trust_env=False`. `charge_rules`: where your invoice differs from the vendor's page, as
@@ -108,6 +109,7 @@ class AsyncClient:
         max_connections: int = MAX_CONNECTIONS,
         rate: float | None = None,
         max_image_bytes: int = MAX_IMAGE_BYTES,
+        strict_numbers: bool = False,
         transport: httpx.AsyncBaseTransport | None = None,
         proxy: str | httpx.URL | httpx.Proxy | None = None,
         trust_env: bool = True,
@@ -133,6 +135,7 @@ class AsyncClient:
             retry=_retry(Retry() if retry is None else retry, retry_unknown),
             rules=_rules(charge_rules),
             max_image_bytes=_positive("max_image_bytes", max_image_bytes),
+            strict_numbers=strict_numbers,
             budgets=budgets,
             journal=journal,
             on_attempt=_hook("on_attempt", on_attempt),
@@ -159,6 +162,7 @@ class AsyncClient:
         retry_unknown: int = _NOT_GIVEN,
         charge_rules: Mapping[str, Mapping[str, Charge | str]] | None = _NOT_GIVEN,
         max_image_bytes: int = _NOT_GIVEN,
+        strict_numbers: bool = _NOT_GIVEN,
         on_attempt: Callable[[Call[Any], Attempt], object] | None = _NOT_GIVEN,
         on_outcome: Callable[[Outcome], object] | None = _NOT_GIVEN,
     ) -> AsyncClient:
@@ -182,6 +186,7 @@ class AsyncClient:
             max_image_bytes=(
                 old.max_image_bytes if max_image_bytes is _NOT_GIVEN else _positive("max_image_bytes", max_image_bytes)
             ),
+            strict_numbers=old.strict_numbers if strict_numbers is _NOT_GIVEN else strict_numbers,
             on_attempt=old.on_attempt if on_attempt is _NOT_GIVEN else _hook("on_attempt", on_attempt),
             on_outcome=old.on_outcome if on_outcome is _NOT_GIVEN else _hook("on_outcome", on_outcome),
         )
@@ -199,12 +204,12 @@ class AsyncClient:
 
     @property
     def load(self) -> Load:
-        """What all calls and batches on this pool are doing now."""
-        running = [batch.progress for batch in self._sender.batches]
+        """What all calls and batches on this pool are doing now. May be asked from any thread."""
+        running = tuple(self._sender.batches)  # at once: the loop may go on meanwhile
         return Load(
             in_flight=self._sender.in_flight,
-            limit=sum(progress.limit for progress in running) if running else None,
-            braked=any(progress.braked for progress in running),
+            limit=sum(batch.limit for batch in running) if running else None,
+            braked=any(batch.braked for batch in running),
             batches=len(running),
         )
 
@@ -249,7 +254,9 @@ class AsyncClient:
         call = WhatsAppDetail(number, country, callback, servstatus, key=key)
         if wait is None:
             return await self.send(call)
-        async with self.batch([call], inbox=wait) as batch:
+        if callback is not None:
+            raise InputError("give either callback= or wait=: the inbox is where the vendor calls back", key=key)
+        async with self.batch([call], inbox=wait, drain_timeout=0) as batch:
             async for outcome in batch:
                 if outcome.error is not None:
                     raise outcome.error

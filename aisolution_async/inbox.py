@@ -7,11 +7,12 @@ believed. Everybody else is told nothing, and counted.
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 import re
 import secrets
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Protocol
@@ -20,10 +21,10 @@ from urllib.parse import parse_qsl, urlsplit
 from pydantic import ValidationError
 
 from aisolution_async import clock
-from aisolution_async.api import WhatsAppDetail, WhatsAppProfile
+from aisolution_async.api import WhatsAppDetail, WhatsAppProfile, WhatsAppState
 from aisolution_async.charges import Attempt, Charge
-from aisolution_async.errors import ConfigurationError
-from aisolution_async.ledger.store import LedgerError, Result, Store
+from aisolution_async.errors import AISolutionError, ConfigurationError
+from aisolution_async.ledger.store import Result, Store
 
 LONGEST_QUERY = 8 * 1024
 """Bytes of a callback's query: more is none of the vendor's."""
@@ -39,16 +40,19 @@ class Waiting(Protocol):
     def digits(self) -> str:
         """The number that was asked for, without plus or 00."""
 
-    async def called_back(self, reply: WhatsAppProfile) -> None:
-        """Here is the answer. Returns when it is recorded; raises LedgerError if it cannot be."""
+    async def called_back(self, reply: WhatsAppProfile, callbacks: Sequence[str]) -> bool:
+        """Here is the answer, to one of these numbers. Returns when it is recorded; False if it was there already.
 
-    def ask_instead(self) -> None:
-        """Who asked the same in your place has given up: ask yourself."""
+        Raises LedgerError if it cannot be recorded.
+        """
+
+    def follow(self, reply: WhatsAppProfile | None, error: AISolutionError | None) -> None:
+        """Who asked the same in your place has this answer, or gives up with this; with neither, ask yourself."""
 
 
 @dataclass(slots=True)
 class InboxCounts:
-    """What came: `accepted` answers; `repeated` ones; `unfinished`, which said "checking" or "unavailable"; `strange`:
+    """What came: `accepted` answers; `repeated` ones; `unfinished`, which said neither yes nor no; `strange`:
     a number that nobody waits for, no number at all, or the wrong address.
     """
 
@@ -90,13 +94,18 @@ class Inbox:
         self._address = address.rstrip("/")
         self._ledger = ledger
         self._secret = secret or (secrets.token_urlsafe(24) if ledger is None else None)
-        self._waiting: dict[str, list[Waiting]] = {}
+        self._waiting: dict[str, list[Waiting]] = {}  # by number; the first of them asks
+        self._taking: dict[str, asyncio.Task[None]] = {}
         self._answered: OrderedDict[str, None] = OrderedDict()
 
     @property
     def url(self) -> str:
         """What the vendor is given as `callback`. A secret: who has it can forge answers to what is outstanding."""
         return f"{self._address}/{self._known_secret()}"
+
+    def redact(self, text: str) -> str:
+        """`text` without the part that nobody can guess."""
+        return text if self._secret is None else text.replace(self._secret, "…")
 
     @property
     def path(self) -> str:
@@ -120,8 +129,8 @@ class Inbox:
         reply = read(query)
         if reply is None:
             self.counts.strange += 1
-        elif not reply.is_answer:
-            self.counts.unfinished += 1
+        elif reply.whatsapp not in (WhatsAppState.YES, WhatsAppState.NO):
+            self.counts.unfinished += 1  # of other words, only an answer to a request tells what they cost
         else:
             await self._take(digits_of(reply.number or ""), reply)
 
@@ -134,19 +143,23 @@ class Inbox:
             waiting.append(call)
         return waiting[0] is call
 
-    def forget(self, call: Waiting, *, answered: bool) -> None:
-        """`call` waits no longer: it is answered otherwise, or gives up."""
+    def forget(self, call: Waiting, reply: WhatsAppProfile | None = None, error: AISolutionError | None = None) -> None:
+        """`call` waits no longer. If it was the one that asked, the others have what it has, or the next one asks."""
         waiting = self._waiting.get(call.digits, [])
         if call not in waiting:
             return
-        was_asking = waiting[0] is call
+        asked = waiting[0] is call
         waiting.remove(call)
-        if answered:
+        if reply is not None and reply.is_answer:
             self._remember(call.digits)
+        if asked and (reply is not None or error is not None):
+            others, waiting[:] = list(waiting), []
+            for other in others:
+                other.follow(reply, error)
+        elif asked and waiting:
+            waiting[0].follow(None, None)
         if not waiting:
-            del self._waiting[call.digits]
-        elif was_asking:
-            waiting[0].ask_instead()
+            self._waiting.pop(call.digits, None)
 
     def _known_secret(self) -> str:
         if self._secret is None:
@@ -155,28 +168,32 @@ class Inbox:
         return self._secret
 
     async def _take(self, digits: str, reply: WhatsAppProfile) -> None:
+        """Record an answer and hand it out. Whoever is told so meanwhile waits for the recording, which goes on."""
         asked = self._asked_as(digits)
-        waiting = self._waiting.get(asked, [])
-        if waiting:
-            first = waiting[0]
-            del self._waiting[asked]
-            try:
-                await first.called_back(reply)
-            except LedgerError:
-                # It was not taken: whoever waits goes on waiting.
-                self._waiting[asked] = [*waiting, *self._waiting.get(asked, [])]
-                raise
-            self._remember(asked)
-            self.counts.accepted += 1
-            for other in waiting[1:]:
-                await other.called_back(reply)
-        elif digits in self._answered:
+        if (under_way := self._taking.get(asked)) is None:
+            task = self._taking[asked] = asyncio.create_task(self._deliver(asked, digits, reply))
+            task.add_done_callback(lambda _: self._taking.pop(asked, None))
+            await asyncio.shield(task)
+        else:
+            await asyncio.shield(under_way)
             self.counts.repeated += 1
-        elif self._ledger is not None and await self._ledger.deliver(
-            place(self._ledger, digits), result_of(reply, clock.today(), WhatsAppDetail.endpoint.charges, number=2)
-        ):
-            self._remember(digits)
+
+    async def _deliver(self, asked: str, digits: str, reply: WhatsAppProfile) -> None:
+        accepted = False
+        if waiting := self._waiting.get(asked):
+            asker = waiting[0]
+            accepted = await asker.called_back(reply, [digits, asked])
+            self.forget(asker, reply)
+        elif self._ledger is not None:
+            places = [place(self._ledger, text) for text in (digits, *_national(digits))]
+            result = result_of(reply, clock.today(), WhatsAppDetail.endpoint.charges, number=2)
+            accepted = await self._ledger.deliver(places, result)
+            if accepted:
+                self._remember(digits)
+        if accepted:
             self.counts.accepted += 1
+        elif waiting or digits in self._answered or asked in self._answered:
+            self.counts.repeated += 1
         else:
             self.counts.strange += 1
 
@@ -184,13 +201,19 @@ class Inbox:
         """As it was asked for: a number without its country comes back with it."""
         if digits in self._waiting:
             return digits
-        national = [d for d in self._waiting if len(d) >= _SHORTEST_NATIONAL and digits.endswith(d.lstrip("0"))]
+        national = [text for text in _national(digits) if text in self._waiting or text in self._answered]
         return national[0] if len(national) == 1 else digits
 
     def _remember(self, digits: str) -> None:
         self._answered[digits] = None
         if len(self._answered) > _REMEMBERED:
             self._answered.popitem(last=False)
+
+
+def _national(digits: str) -> list[str]:
+    """As what it may have been asked for without its country, of one to three digits."""
+    found = [digits[n:] for n in (1, 2, 3) if len(digits) - n >= _SHORTEST_NATIONAL]
+    return [zero + text for text in found for zero in ("", "0")]
 
 
 def read(query: str | bytes) -> WhatsAppProfile | None:
@@ -203,6 +226,7 @@ def read(query: str | bytes) -> WhatsAppProfile | None:
         number = said.get("number", "")
         # A plus that was not escaped arrives as a space.
         said["number"] = f"+{number.strip()}" if number.startswith(" ") else number
+        said["whatsapp"] = said.get("whatsapp", "").strip().lower()
         return WhatsAppProfile.model_validate(said) if digits_of(number) else None
     except (ValueError, ValidationError):
         return None

@@ -391,6 +391,12 @@ class Budget:
         self._charges += 1
         return ""
 
+    def add(self, endpoint: str) -> None:
+        """Count a charge that nothing was set aside for."""
+        self._charges += 1
+        if self._max_cost is not None:
+            self._cost += self._prices.get(endpoint, Decimal(0))
+
     def settle(self, endpoint: str, charge: Charge) -> None:
         """The attempt is over; what was free goes back."""
         if charge is Charge.FREE:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import json
 import logging
 import math
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from hashlib import blake2b, sha256
@@ -16,7 +17,6 @@ from typing import Any, Generic, cast
 import anyio.to_thread
 import httpx
 from anyio import CapacityLimiter
-from pydantic import ValidationError
 
 from aisolution_async import clock
 from aisolution_async.api import Call, Endpoint, Kind, R, WhatsAppDetail, WhatsAppProfile, WhatsAppState
@@ -82,6 +82,7 @@ class Options:
     retry: Retry
     rules: Mapping[str, Mapping[str, Charge]]
     max_image_bytes: int
+    strict_numbers: bool = False
     budgets: tuple[Budget, ...] = ()
     journal: Journal | None = None
     on_attempt: Callable[[Call[Any], Attempt], object] | None = None
@@ -198,15 +199,20 @@ class Work(Generic[R]):
 
     __slots__ = (
         "_alone",
+        "_awaits",
         "_call",
         "_called",
         "_checking",
+        "_covered",
+        "_delivering",
         "_digits",
+        "_flying",
         "_form",
         "_inbox",
         "_last",
         "_options",
         "_overdue",
+        "_own",
         "_reserved",
         "_round",
         "_sender",
@@ -256,15 +262,20 @@ class Work(Generic[R]):
         self._round = 0  # the number of attempts before this round of asking
         self._spent = 0.0
         self._waits: Iterator[float] | None = None
-        # Only for calls that name no callback of their own.
+        self._own = 0  # the number of the newest request's attempt
+        # Answers by callback: for calls that name no callback of their own.
         self._inbox = inbox if isinstance(call, WhatsAppDetail) and not call.callback else None
         self.call_back: Callable[[], None] | None = None
         """Called when there is an answer by callback, or when it is time to ask."""
         self._digits = ""  # of the number that the inbox waits for
-        self._since: datetime | None = None  # when a callback was asked for
+        self._since: datetime | None = None  # when a callback was asked for; None if another call asks for the number
+        self._awaits = False
         self._overdue = False
         self._called: R | None = None  # what came by callback
-        self._reserved: tuple[Budget, ...] = ()  # for a charge that may come by callback
+        self._delivering: asyncio.Event | None = None  # while that is being recorded
+        self._flying = False  # an attempt is being made, with a charge set aside
+        self._covered = False  # the charge of the callback is that of an attempt which is unknown
+        self._reserved: tuple[Budget, ...] = ()  # set aside for a charge that may come by callback
 
     async def finish(self) -> None:
         """Make attempts until the call is over, as a call by itself: past the batches, in the client's pace."""
@@ -305,7 +316,7 @@ class Work(Generic[R]):
     def _is_late(self, text: str) -> bool:
         self._last = _Failure(False, text)
         self._count(Attempt(Charge.FREE, None, None, clock.today(), 0.0, text, number=self._next))
-        self._tell()
+        self._tell(self._own)
         self.conclude("")
         return False
 
@@ -348,7 +359,10 @@ class Work(Generic[R]):
         """What a ledger is asked of this call; None where its images have to be read first, or it cannot be sent."""
         if self.call.endpoint.takes_images:
             return None
-        return None if isinstance(self._load(True), InputError) else self._ask()
+        try:
+            return None if isinstance(self._load(True), InputError) else self._ask()
+        except Exception:  # whatever is wrong is told when its turn comes
+            return None
 
     async def _is_stored(self) -> bool:
         """Whether the ledger has the answer, with `reply` set: then nothing need be encoded."""
@@ -365,7 +379,7 @@ class Work(Generic[R]):
         """Take the answer that the ledger has; False if it cannot be read."""
         try:
             self.reply = self.call.endpoint.reply.from_record(stored.reply, stored.attempt)
-        except ValidationError:
+        except (ValueError, TypeError):  # whatever stands there
             return False
         self.reply._made_by(self.attempts)  # noqa: SLF001  # the place that fills it in, with _send
         return True
@@ -423,25 +437,47 @@ class Work(Generic[R]):
         journal = self._options.journal
         if not await self.prepare(identify=journal is not None):
             return None
-        if self._inbox is not None and not self._inbox.expect(self):
+        self._awaits = self._inbox is not None and not self._inbox.expect(self)
+        if self._awaits:
             return None  # another call asks for the number, and this one is told
-        name, before = self.call.endpoint.name, len(self.attempts)
-        budgets, self._reserved = self._reserved or self._reserve(), ()
+        before, own = len(self.attempts), self._own
+        budgets = self._reserve()
+        if budgets is None and self._reserved:  # what was set aside for the callback is spent on asking again
+            budgets, self._reserved, self.error = self._reserved, (), None
         if budgets is None:
+            if journal is not None and await self._is_stored():
+                self.error = None
             return None
+        self._flying = True
         try:
             if journal is None:
                 return await self._send(ends, None)
             verdict = await self._begin(journal, ends)
+            if isinstance(verdict, Started) and self._called is not None:
+                await self._take_back(journal, verdict)
+                return None
             return await self._send(ends, verdict) if isinstance(verdict, Started) else verdict
         finally:
-            if len(self.attempts) > before:
-                self._tell()
-            if self.awaits_callback:
-                self._reserved = budgets
-            else:
-                for budget in budgets:
-                    budget.settle(name, overall(self.attempts[before:]))
+            self._flying = False
+            if self._own != own:
+                self._tell(self._own)
+            self._settle(budgets, overall(self.attempts[before:]))
+
+    def _settle(self, budgets: tuple[Budget, ...], charge: Charge) -> None:
+        """The attempt is over: its charge was used, goes back, or is set aside for the callback."""
+        may_come = self._called is None and self._since is not None and (self._awaits or self._overdue)
+        if may_come and charge is Charge.FREE and not self._reserved:
+            self._reserved = budgets
+            return
+        self._covered = may_come and charge is Charge.UNKNOWN and not self._overdue
+        for budget in budgets:
+            budget.settle(self.call.endpoint.name, charge)
+
+    async def _take_back(self, journal: Journal, started: Started) -> None:
+        """The callback came while leave was asked for: nothing need be sent."""
+        attempt = Attempt(Charge.FREE, None, None, clock.today(), 0.0, "answered by callback", number=self._next)
+        with contextlib.suppress(LedgerError):
+            await journal.store.end(started, Result(attempt, sent=False))
 
     def _reserve(self) -> tuple[Budget, ...] | None:
         """Set one charge aside in every budget; None if one has none left, with `error` set."""
@@ -476,6 +512,8 @@ class Work(Generic[R]):
         self._sender.in_flight += 1
         try:
             result = await self._exchange(form, flight)
+            if self._delivering is not None:
+                await self._delivering.wait()  # which of the two came first is settled before they are counted
         except asyncio.CancelledError:
             result = _Failure(flight.left is not False, "cancelled")
             self._fail(result, began, clock.now() - start)
@@ -486,13 +524,19 @@ class Work(Generic[R]):
             raise
         finally:
             self._sender.in_flight -= 1
-        elapsed = clock.now() - start
+        return await self._hear(result, began, clock.now() - start, ends, started)
+
+    async def _hear(
+        self, result: _Response | _Failure, began: datetime, elapsed: float, ends: float | None, started: Started | None
+    ) -> float | None:
+        """What came of a request: counted, recorded, and what follows from it."""
         left, answer = True, None
         if isinstance(result, _Failure):
             self._fail(result, began, elapsed)
             left = result.left
         else:
             answer = self._understand(result, began, elapsed)
+        self._awaits = self._asked_for_callback()
         if started is not None:
             await self._record(started, sent=left, answer=answer)
         if self._called is not None and not (self.reply is not None and self.reply.is_answer):
@@ -501,9 +545,11 @@ class Work(Generic[R]):
             self.reply._made_by(self.attempts)  # noqa: SLF001  # the one place that fills it in, with called_back
             return None
         wait = None
-        if answer is not None:
+        if self._awaits:
+            pass  # the request was lost, and may be answered all the same
+        elif answer is not None:
             wait = self._again(answer.retry_after, ends, repeatable=answer.repeatable)
-        elif isinstance(result, _Failure) and not (left and self.awaits_callback):
+        elif isinstance(result, _Failure):
             wait = self._again(None, ends, repeatable=not self._sender.closed)
         if wait is None:
             self.conclude("")
@@ -540,7 +586,7 @@ class Work(Generic[R]):
         elif isinstance(verdict, Exhausted):
             self.error = self._problem(BudgetExhaustedError, f"not sent: {verdict.why}")
         elif isinstance(verdict, Expected):
-            self._since = verdict.since
+            self._since, self._awaits = verdict.since, True
         elif isinstance(verdict, Busy):
             if ends is None or clock.now() + POLL < ends:
                 return POLL
@@ -587,7 +633,7 @@ class Work(Generic[R]):
         )
 
     async def _record(self, started: Started, *, sent: bool = True, answer: envelope.Answer[R] | None = None) -> None:
-        """Put the newest attempt into the ledger, with what was answered."""
+        """Put the newest request's attempt into the ledger, with what was answered."""
         journal = self._options.journal
         assert journal is not None
         reply = None
@@ -601,17 +647,25 @@ class Work(Generic[R]):
             await journal.store.end(
                 started,
                 Result(
-                    self.attempts[-1],
+                    self.attempts[self._own - 1],
                     sent=sent,
-                    reply=None if reply is None else self._sender.requests.redact(reply).encode(errors="replace"),
+                    reply=None if reply is None else self._redact(reply).encode(errors="replace"),
                     answer=final,
-                    expected=not final and self._is_expected,
+                    expected=self._awaits,
                 ),
             )
         except LedgerError as exc:
             recorded = False
-            _log.error("%s: an attempt that was made is not recorded: %s", self.call.endpoint.name, exc)
-        self.attempts = (*self.attempts[:-1], dataclasses.replace(self.attempts[-1], recorded=recorded))
+            name, attempt = self.call.endpoint.name, self.attempts[self._own - 1]
+            told = {"endpoint": name, "attempt": attempt.number, "charge": attempt.charge.value}
+            _log.error("%s: an attempt that was made is not recorded: %s", name, exc, extra=told)
+        attempts = list(self.attempts)
+        attempts[self._own - 1] = dataclasses.replace(attempts[self._own - 1], recorded=recorded)
+        self.attempts = tuple(attempts)
+
+    def _redact(self, text: str) -> str:
+        text = self._sender.requests.redact(text)
+        return text if self._inbox is None else self._inbox.redact(text)
 
     # --------------------------------------------------------------------------------------- answers by callback
 
@@ -622,26 +676,22 @@ class Work(Generic[R]):
 
     @property
     def awaits_callback(self) -> bool:
-        """Whether the answer may come by callback: nothing else need be done until it is late."""
-        if self._inbox is None or self._called is not None or self._overdue:
+        """Whether the answer may come by callback: nothing need be done until it is late."""
+        return self._awaits
+
+    def _asked_for_callback(self) -> bool:
+        """Whether the newest request asked for a callback, and is not answered."""
+        if self._inbox is None or self._overdue or self._called is not None:
             return False
         if isinstance(self.reply, WhatsAppProfile):
             return self.reply.whatsapp == WhatsAppState.CHECKING
-        if self.attempts:
-            return self._since is not None and self.attempts[-1].charge is Charge.UNKNOWN
-        return self.error is None  # the ledger says so, or another call asks for the number
-
-    @property
-    def _is_expected(self) -> bool:
-        """Whether, after this attempt, an answer may still come by callback."""
-        return self._since is not None and self._called is None and (self._overdue or self.awaits_callback)
+        return self.attempts[self._own - 1].charge is Charge.UNKNOWN
 
     @property
     def patience_left(self) -> float:
-        """Seconds until the callback is late; 0 once it was."""
-        if self._inbox is None or self._overdue:
-            return 0.0
-        if self._since is None:  # who asked in this call's place looks after it
+        """Seconds until the callback is late."""
+        assert self._inbox is not None
+        if self._since is None:  # who asks in this call's place looks after it
             return math.inf
         return max(self._inbox.patience - (clock.today() - self._since) / timedelta(seconds=1), 0.0)
 
@@ -651,6 +701,7 @@ class Work(Generic[R]):
         It is not where the attempt that asked for it was lost: what may have been charged is not sent again unasked.
         """
         retry, lost = self._options.retry, isinstance(self.error, OutcomeUnknownError)
+        self._awaits = False
         if lost and not retry.allows(self.call.endpoint, self.attempts[self._round :], repeatable=True):
             return False
         self._overdue = True
@@ -661,39 +712,61 @@ class Work(Generic[R]):
             self.ask_again()
         return True
 
-    async def called_back(self, reply: WhatsAppProfile) -> None:
+    async def called_back(self, reply: WhatsAppProfile, callbacks: Sequence[str]) -> bool:
         """See `inbox.Waiting`."""
-        journal, name = self._options.journal, self.call.endpoint.name
-        charge = Charge.FREE
-        if self._since is not None:  # else it is another call's
-            result = result_of(reply, self._since, self._options.charges_of(self.call.endpoint), number=self._next)
-            recorded = None
+        journal, charges = self._options.journal, self._options.charges_of(self.call.endpoint)
+        result = result_of(reply, self._since or clock.today(), charges, number=self._next)
+        recorded = None
+        self._delivering = asyncio.Event()
+        try:
             if journal is not None:
-                recorded = await journal.store.deliver(place(journal.store, self._digits), result)
-            if recorded is not False:  # else another process had it first
-                charge = result.attempt.charge
-                self._count(dataclasses.replace(result.attempt, recorded=recorded, number=self._next))
-                self._tell()
-        for budget in self._reserved:
-            budget.settle(name, charge)
-        self._reserved = ()
-        self.error = None
+                places = [place(journal.store, digits) for digits in dict.fromkeys((self._digits, *callbacks))]
+                recorded = await journal.store.deliver(places, result)
+            if recorded is not False:  # else it was answered before
+                self._count(dataclasses.replace(result.attempt, recorded=recorded, number=self._next), own=False)
+                self._tell(len(self.attempts))
+                self._charge_callback(result.attempt.charge)
+            self._answer(reply)
+        finally:
+            self._delivering.set()
+            self._delivering = None
+        return recorded is not False
+
+    def _charge_callback(self, charge: Charge) -> None:
+        budgets, self._reserved = self._reserved, ()
+        for budget in budgets:
+            budget.settle(self.call.endpoint.name, charge)
+        if not (budgets or self._flying or self._covered) and charge is not Charge.FREE:
+            for budget in self._options.budgets:
+                budget.add(self.call.endpoint.name)
+
+    def _answer(self, reply: WhatsAppProfile) -> None:
+        self._awaits, self.error = False, None
         self._called = self.reply = cast("R", reply.model_copy())._made_by(self.attempts)  # noqa: SLF001
         if self.call_back is not None:
             self.call_back()
 
-    def ask_instead(self) -> None:
+    def follow(self, reply: WhatsAppProfile | None, error: AISolutionError | None) -> None:
         """See `inbox.Waiting`."""
+        if reply is not None:
+            self._answer(reply)
+            return
+        self._awaits = False
+        if isinstance(error, OutcomeUnknownError):
+            text = f"not sent: another call asked the same, and that ended so: {error}"
+            self.error = self._problem(OutcomeUnknownError, text)
         if self.call_back is not None:
             self.call_back()
 
-    def leave_inbox(self) -> None:
-        """The call is over: nobody waits for its number any more."""
+    def leave_inbox(self, *, share: bool) -> None:
+        """The call is over. `share`: whether others that wait for the number are to have what came of it."""
         if self._inbox is not None and self._digits:
-            self._inbox.forget(self, answered=self.reply is not None and self.reply.is_answer)
-        for budget in self._reserved:
-            budget.settle(self.call.endpoint.name, overall(self.attempts))
-        self._reserved = ()
+            reply = self.reply if isinstance(self.reply, WhatsAppProfile) else None
+            error = self.error if isinstance(self.error, OutcomeUnknownError) else None
+            self._inbox.forget(self, *(reply, error) if share else ())
+        for budget in self._reserved:  # a callback that comes after the end is no longer this client's to count
+            budget.settle(self.call.endpoint.name, Charge.FREE)
+        self._reserved, self._awaits = (), False
 
     # ------------------------------------------------------------------------------------------------ the end
 
@@ -725,7 +798,7 @@ class Work(Generic[R]):
             response.body,
             retry_after=response.retry_after,
             rules=self._options.rules.get(endpoint.name),
-            redact=self._sender.requests.redact,
+            redact=self._redact,
         )
         self._last = answer
         if answer.kind is RetryLaterError:
@@ -740,7 +813,7 @@ class Work(Generic[R]):
             problem = answer.text
             if status is not None and status not in endpoint.charges:
                 # It may be anything, even what the vendor was sent: the record keeps plain words.
-                status = quotable(self._sender.requests.redact(status))[:80]
+                status = quotable(self._redact(status))[:80]
         charge = answer.charge
         if self._called is not None and charge is Charge.CHARGED:
             charge = Charge.FREE  # the callback came first, and said the same: that is charged once
@@ -766,10 +839,12 @@ class Work(Generic[R]):
                         again: dict[str, Any] = {parameter.name: data}
                         self._call = dataclasses.replace(self._call, **again)
                     fields.append((parameter.name, data))
+                elif parameter.kind is Kind.NUMBER:
+                    number = self._number(value, parameter.name)
+                    self._digits = digits_of(number)
+                    fields.append((parameter.name, number))
                 elif (text := _TEXTS[parameter.kind](value, name=parameter.name)) is not None:
                     fields.append((parameter.name, text))
-                    if parameter.kind is Kind.NUMBER:
-                        self._digits = digits_of(text)
             if identify and self.identity is None:
                 self.identity = self._identify(fields)
         except InputError as exc:
@@ -779,18 +854,25 @@ class Work(Generic[R]):
         # Made anew: the frames of the first one hold the image.
         return InputError(text, endpoint=self.call.endpoint.name, key=self.call.key)
 
+    def _number(self, number: object, name: str) -> str:
+        country = getattr(self._call, "country", None)
+        if country is not None:
+            country = texts.country(country, name="country")
+        return numbers.normalise(number, name=name, country=country, strict=self._options.strict_numbers)
+
     def _identify(self, fields: list[tuple[str, str | bytes]]) -> bytes:
         """16 bytes that two calls share when they ask the same: same endpoint, same images, same number."""
         endpoint, journal = self.call.endpoint, self._options.journal
         payload: list[tuple[str, str | bytes]] = []
         for name, value in fields:
-            if name in _HOW_NOT_WHAT:
+            # A number in full says its country itself.
+            if name in _HOW_NOT_WHAT or (name == "country" and self._is_international(fields)):
                 continue
             if isinstance(value, bytes):
                 # SHA-256 has instructions of its own on today's processors: 0.6 ms a megabyte, without the lock.
                 payload.append((name, sha256(value).digest()))
             else:
-                payload.append((name, numbers.canonical(value) if name == "number" else value))
+                payload.append((name, value))
         if journal is not None:
             # What adds or deletes a face does something each time: it is the same only under the same key.
             # A pretended vendor's answers are not the vendor's.
@@ -802,6 +884,9 @@ class Work(Generic[R]):
             digest.update(b"\0%s\0%d\0" % (name.encode(), len(data)))
             digest.update(data)
         return digest.digest()
+
+    def _is_international(self, fields: list[tuple[str, str | bytes]]) -> bool:
+        return any(name == "number" and isinstance(value, str) and value[:1] == "+" for name, value in fields)
 
     async def _exchange(self, form: Form, flight: Flight) -> _Response | _Failure:
         """One request and its answer. Every foreign error is translated here, and none goes further."""
@@ -828,8 +913,10 @@ class Work(Generic[R]):
             busy = isinstance(exc, TimeoutError | httpx.TimeoutException)
             return _Failure(left, text, Signal.OVERLOADED if busy else Signal.BROKEN)
 
-    def _count(self, attempt: Attempt) -> None:
+    def _count(self, attempt: Attempt, *, own: bool = True) -> None:
         self.attempts = (*self.attempts, attempt)
+        if own:
+            self._own = attempt.number
         name = self.call.endpoint.name
         self._sender.tally.add(name, attempt.charge)
         if self._tally is not None:
@@ -853,10 +940,10 @@ class Work(Generic[R]):
                 },
             )
 
-    def _tell(self) -> None:
-        """Tell the user's hook of the newest attempt."""
+    def _tell(self, number: int) -> None:
+        """Tell the user's hook of an attempt."""
         if self._options.on_attempt is not None:
-            call_hook(self._options.on_attempt, self.call, self.attempts[-1])
+            call_hook(self._options.on_attempt, self.call, self.attempts[number - 1])
 
     def _again(self, retry_after: float | None, ends: float | None, *, repeatable: bool) -> float | None:
         """Seconds to wait before another attempt; None if there may be none, or no time for one."""
@@ -903,7 +990,6 @@ class _Failure:
 _HOW_NOT_WHAT = frozenset({"callback", "servstatus"})
 
 _TEXTS: Mapping[Kind, Callable[..., str | None]] = {
-    Kind.NUMBER: numbers.normalise,
     Kind.COUNTRY: texts.country,
     Kind.URL: texts.url,
     Kind.TEXT: texts.text,

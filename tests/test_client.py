@@ -57,7 +57,7 @@ async def test_what_goes_out() -> None:
     (request,) = vendor.requests
     assert request.method == "POST"
     assert request.url.raw_path == b"/v1/gliswadetail?token=tok-3n%2Fsecret%2Bvalue%3D%3D"
-    assert request.content == b"callback=https%3A%2F%2Fx.example%2Fcb&number=81387300008&country=ID&servstatus=y"
+    assert request.content == (b"callback=https%3A%2F%2Fx.example%2Fcb&number=%2B6281387300008&country=ID&servstatus=y")
     assert request.headers["content-type"] == "application/x-www-form-urlencoded"
     assert request.headers["content-length"] == str(len(request.content))
     assert request.headers["host"] == "vendor.example"

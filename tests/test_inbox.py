@@ -20,10 +20,12 @@ from aisolution_async import (
     Charge,
     ConfigurationError,
     Inbox,
+    InputError,
     Ledger,
     LedgerError,
     Outcome,
     OutcomeUnknownError,
+    Retry,
     StatusError,
     WhatsAppDetail,
 )
@@ -123,7 +125,7 @@ async def test_only_what_was_asked_for_is_believed() -> None:
         for state in ("checking", "unavailable"):
             await inbox.receive(secret, f"number={NUMBER[1:]}&whatsapp={state}")
         assert not waiting.done()
-        assert counts(inbox) == (0, 0, 2, 11)
+        assert counts(inbox) == (0, 0, 3, 10)
         await inbox.receive(secret, f"number={NUMBER}&whatsapp=no&signature=a+b")  # the plus arrives as a space
         assert (await waiting).whatsapp == "no"
     assert inbox.counts.accepted == 1
@@ -362,7 +364,7 @@ async def test_what_is_outstanding_survives_a_restart(tmp_path: Path) -> None:
                         await client.whatsapp_detail(number, wait=inbox)
             with pytest.raises(BudgetExhaustedError):  # both may still be charged
                 await client.whatsapp_detail("+6281387300010", wait=inbox)
-    assert [state for state, *_ in in_ledger(path)] == [State.FREE, State.INTENDED] * 2
+    assert sorted(state for state, *_ in in_ledger(path)) == [State.FREE] * 2 + [State.INTENDED] * 2
     async with Ledger(path, max_charges=2) as ledger:
         inbox = Inbox(ADDRESS, ledger=ledger)
         assert inbox.url == url
@@ -502,3 +504,204 @@ def test_nothing_that_comes_breaks_it(said: dict[str, str], raw: bytes) -> None:
     for query in (urlencode(said, errors="replace"), raw, json.dumps(said), f"number=62813{len(raw):08}&{said}"):
         found = read(query)
         assert found is None or found.number
+
+
+# ------------------------------------------------------------------------------------- what could go wrong, and did
+
+
+async def test_two_processes_ask_once_for_a_number_that_is_outstanding(tmp_path: Path) -> None:
+    path = tmp_path / "a.ledger"
+    async with Ledger(path) as one, Ledger(path) as two:
+        inbox = Inbox(ADDRESS, ledger=one)
+        elsewhere = Inbox(ADDRESS, ledger=two)
+        vendor = CallingVendor(inbox, delay=None)
+        async with client_of(vendor.transport, ledger=one) as first, client_of(vendor.transport, ledger=two) as second:
+            tasks = [
+                asyncio.create_task(first.whatsapp_detail(NUMBER, wait=inbox)),
+                asyncio.create_task(second.whatsapp_detail(NUMBER, wait=elsewhere)),
+            ]
+            await asyncio.sleep(0.5)  # the second looks again after 0.2 s
+            assert len(vendor.forms) == 1
+            await vendor.call_back(vendor.forms[0])
+            await elsewhere.receive(elsewhere.url.rpartition("/")[2], f"number={NUMBER[1:]}&whatsapp=yes")
+            charges = [(await task).charge for task in tasks]
+        assert sorted(charges) == [CHARGED, FREE]
+        assert (inbox.counts.accepted, elsewhere.counts.repeated) == (1, 1)
+
+
+@virtual
+async def test_a_request_that_is_answered_by_garbage_waits_for_its_callback_too() -> None:
+    inbox = Inbox(ADDRESS, patience=30)
+    vendor = CallingVendor(inbox, httpx.Response(500, content=b"garbage"), delay=20)
+    async with client_of(vendor.transport, retry_unknown=1) as client:
+        profile = await client.whatsapp_detail(NUMBER, wait=inbox)
+    assert [a.charge for a in profile.attempts] == [UNKNOWN, CHARGED]
+    assert len(vendor.forms) == 1
+
+
+@pytest.mark.parametrize("with_ledger", [False, True])
+async def test_a_second_request_that_is_lost_stays_unknown_when_the_callback_comes(
+    tmp_path: Path, with_ledger: bool
+) -> None:
+    async with Ledger(tmp_path / "a.ledger") as ledger:
+        inbox = Inbox(ADDRESS, patience=0.01)
+        vendor = CallingVendor(inbox, ok_whatsapp("checking"), httpx.ReadTimeout("lost"), delay=None)
+        options: dict[str, Any] = {"ledger": ledger} if with_ledger else {"max_charges": 2}
+        async with client_of(vendor.transport, **options) as client:
+            with pytest.raises(OutcomeUnknownError):
+                await client.whatsapp_detail(NUMBER, wait=inbox)
+            assert client.tally.unknown == 1
+        await Inbox(ADDRESS, ledger=ledger, secret=inbox.url.rpartition("/")[2]).receive(
+            inbox.url.rpartition("/")[2], f"number={NUMBER[1:]}&whatsapp=yes"
+        )
+    if with_ledger:
+        assert sorted(state for state, *_ in in_ledger(ledger.path)) == [State.CHARGED, State.FREE, State.UNKNOWN]
+
+
+@virtual
+async def test_a_budget_counts_a_callback_that_comes_after_it_was_asked_again() -> None:
+    inbox = Inbox(ADDRESS, patience=60)
+    async with client_of(CallingVendor(inbox, delay=65).transport, max_charges=1) as client:
+        assert (await client.whatsapp_detail(NUMBER, wait=inbox)).charge is CHARGED
+        with pytest.raises(BudgetExhaustedError):
+            await client.whatsapp_detail("+6281387300009", wait=inbox)
+
+
+async def test_a_callback_to_a_request_that_was_told_to_come_later_is_kept(tmp_path: Path) -> None:
+    async with Ledger(tmp_path / "a.ledger") as ledger:
+        inbox = Inbox(ADDRESS, ledger=ledger)
+        vendor = CallingVendor(inbox, says("RETRY_LATER", "x"), delay=0.02)
+        async with client_of(vendor.transport, ledger=ledger, retry=Retry(first=0.2, longest=0.2)) as client:
+            profile = await client.whatsapp_detail(NUMBER, wait=inbox)
+            assert profile.charge is CHARGED
+        assert len(list(ledger.answers())) == 1
+
+
+async def test_an_answer_asked_for_again_is_taken_again(tmp_path: Path) -> None:
+    async with Ledger(tmp_path / "a.ledger") as ledger:
+        inbox = Inbox(ADDRESS, ledger=ledger)
+        vendor = CallingVendor(inbox, delay=0.01)
+        async with client_of(vendor.transport, ledger=ledger, reuse_for=0) as client:
+            await client.whatsapp_detail(NUMBER, wait=inbox)
+            vendor.delay = None
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(0.1):
+                    await client.whatsapp_detail(NUMBER, wait=inbox)
+            await vendor.call_back(vendor.forms[1])
+        assert counts(inbox) == (2, 0, 0, 0)
+        assert len(list(ledger.answers())) == 2
+
+
+async def test_recording_goes_on_when_the_vendor_hangs_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with Ledger(tmp_path / "a.ledger") as ledger:
+        inbox = Inbox(ADDRESS, ledger=ledger)
+        vendor = CallingVendor(inbox, delay=None)
+        deliver, entered = ledger.deliver, asyncio.Event()
+
+        async def slow(*given: Any) -> bool:
+            entered.set()
+            await asyncio.sleep(0.05)
+            return await deliver(*given)
+
+        monkeypatch.setattr(ledger, "deliver", slow)
+        async with client_of(vendor.transport, ledger=ledger) as client:
+            callers = [asyncio.create_task(client.whatsapp_detail(NUMBER, wait=inbox)) for _ in range(2)]
+            await asyncio.sleep(0.05)
+            call = asyncio.create_task(vendor.call_back(vendor.forms[0]))
+            await entered.wait()
+            again = asyncio.create_task(vendor.call_back(vendor.forms[0]))
+            await asyncio.sleep(0)
+            call.cancel()
+            assert sorted([(await caller).charge for caller in callers]) == [CHARGED, FREE]
+            await again
+            await asyncio.wait({call})
+            assert client.tally.charged == 1
+        assert counts(inbox) == (1, 1, 0, 0)
+
+
+async def test_what_waits_for_a_callback_can_be_settled_and_purged(tmp_path: Path) -> None:
+    async with Ledger(tmp_path / "a.ledger", max_charges=3) as ledger:
+        inbox = Inbox(ADDRESS, ledger=ledger)
+        vendor = CallingVendor(inbox, delay=None)
+        async with client_of(vendor.transport, ledger=ledger) as client:
+            for key, number in enumerate(("+6281387300001", "+6281387300002", "+6281387300003")):
+                with pytest.raises(TimeoutError):
+                    async with asyncio.timeout(0.05):
+                        await client.whatsapp_detail(number, wait=inbox, key=key)
+            assert ledger.summary().by()[()].intended == 3
+            assert await ledger.resolve(0, FREE) == 1
+            assert await ledger.resolve("1", CHARGED) == 1
+            assert [record.key for record in ledger.held()] == [1]
+            await ledger.purge(0)
+            assert ledger.summary().by()[()].intended == 0
+            assert ledger.summary().by()[()].charged == 1
+
+
+async def test_a_number_without_its_country_is_known_after_a_restart(tmp_path: Path) -> None:
+    path = tmp_path / "a.ledger"
+    for number in ("081387300008", "6281387300009"):
+        async with Ledger(path) as ledger:
+            inbox = Inbox(ADDRESS, ledger=ledger)
+            vendor = CallingVendor(inbox, delay=None)
+            async with client_of(vendor.transport, ledger=ledger) as client:
+                with pytest.raises(TimeoutError):
+                    async with asyncio.timeout(0.05):
+                        await client.whatsapp_detail(number, wait=inbox)
+        async with Ledger(path) as ledger:
+            inbox = Inbox(ADDRESS, ledger=ledger)
+            international = number if number[0] != "0" else "62" + number[1:]
+            await inbox.receive(inbox.url.rpartition("/")[2], f"number=%2B{international}&whatsapp=yes")
+            assert counts(inbox) == (1, 0, 0, 0)
+
+
+@virtual
+async def test_very_many_can_be_outstanding() -> None:
+    inbox = Inbox(ADDRESS)
+    vendor = CallingVendor(inbox, delay=100)
+    calls = [WhatsAppDetail(f"+62813{n:08}") for n in range(2000)]
+    async with client_of(vendor.transport) as client:
+        began = asyncio.get_running_loop().time()
+        outcomes = await taken(client, calls, inbox, concurrency=10)
+        assert asyncio.get_running_loop().time() - began < 110  # and not 2000 / 74 x 100
+    assert all(outcome.ok for outcome in outcomes)
+
+
+@virtual
+async def test_callers_of_one_number_that_is_never_answered_end_together() -> None:
+    inbox = Inbox(ADDRESS)
+    vendor = CallingVendor(inbox, delay=None)
+    async with client_of(vendor.transport) as client:
+        replies = await asyncio.gather(*(client.whatsapp_detail(NUMBER, wait=inbox) for _ in range(3)))
+    assert {reply.whatsapp for reply in replies} == {"checking"}
+    assert sum("callback" in form for form in vendor.forms) == 1
+
+
+@virtual
+async def test_a_hook_may_stop_the_batch(tmp_path: Path) -> None:
+    inbox = Inbox(ADDRESS)
+    stops: list[Callable[[], None]] = []
+    client = client_of(CallingVendor(inbox, delay=None).transport, on_outcome=lambda outcome: stops[0]())
+    async with client:
+        calls = [WhatsAppDetail(NUMBER), WhatsAppDetail(NUMBER), WhatsAppDetail("+6281387300009")]
+        batch = client.batch(calls, inbox=inbox, dedupe=False)
+        stops.append(batch.stop)
+        async with batch:
+            await asyncio.sleep(1)
+            batch.stop()
+        assert len(batch.unread) == 3
+
+
+async def test_the_vendor_that_repeats_the_address_does_not_put_it_into_the_ledger(tmp_path: Path) -> None:
+    async with Ledger(tmp_path / "a.ledger") as ledger:
+        inbox = Inbox(ADDRESS, ledger=ledger)
+        said = {"number": NUMBER, "whatsapp": "yes", "callback": inbox.url}
+        vendor = CallingVendor(inbox, says("OK", said), delay=None)
+        async with client_of(vendor.transport, ledger=ledger) as client:
+            await client.whatsapp_detail(NUMBER, wait=inbox)
+    assert inbox.url.rpartition("/")[2].encode() not in ledger.path.read_bytes()
+
+
+async def test_callback_and_wait_are_not_both() -> None:
+    async with client_of(CallingVendor(Inbox(ADDRESS)).transport) as client:
+        with pytest.raises(InputError, match="either callback= or wait="):
+            await client.whatsapp_detail(NUMBER, callback="https://x.example/", wait=Inbox(ADDRESS))

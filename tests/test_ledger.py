@@ -142,6 +142,20 @@ async def test_a_batch_sends_what_the_ledger_lacks_and_shares_what_it_has(file: 
     assert vendor.requests == []
 
 
+async def test_a_ledger_that_is_not_open_ends_no_batch_in_silence(file: Path) -> None:
+    async with client_of(in_turn(ok_whatsapp()), ledger=Ledger(file)) as client:
+        async with asyncio.timeout(5):
+            outcomes = await taken(client.batch(asks(2)))
+        assert all(isinstance(outcome.error, ConfigurationError) for outcome in outcomes)
+
+
+async def test_a_stored_answer_needs_no_budget(file: Path) -> None:
+    async with client_of(in_turn(ok_whatsapp()), ledger=file) as client:
+        await client.whatsapp_detail(NUMBER)
+    async with Ledger(file) as ledger, client_of(in_turn(), ledger=ledger, max_charges=0) as client:
+        assert (await client.whatsapp_detail(NUMBER)).answered_at is not None
+
+
 async def test_an_image_that_was_asked_before_is_answered_without_a_request(file: Path, tmp_path: Path) -> None:
     photo = tmp_path / "selfie.jpg"
     photo.write_bytes(picture(3) + bytes(300_000))
@@ -151,7 +165,9 @@ async def test_an_image_that_was_asked_before_is_answered_without_a_request(file
     vendor = in_turn()
     async with client_of(vendor, ledger=file) as client:
         outcomes = await taken(client.batch(calls, ordered=True))
-        assert [(outcome.from_ledger, outcome.answered_by) for outcome in outcomes] == [(True, None), (False, 0)]
+        assert sorted(outcome.from_ledger for outcome in outcomes) == [False, True]
+        (other,) = (outcome for outcome in outcomes if not outcome.from_ledger)
+        assert other.answered_by == 1 - other.index
         assert (await client.send(calls[0])).similarity == 1
     assert vendor.requests == []
 

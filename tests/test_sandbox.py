@@ -29,13 +29,14 @@ from urllib.parse import parse_qsl, quote, urlencode
 import httpx
 import pytest
 import trustme
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageDraw, ImageFilter
 
 from aisolution_async.charges import Charge, Tally
-from aisolution_async.sandbox import Sandbox, faces, server, vendor
+from aisolution_async.sandbox import MAGIC_NUMBERS, Clock, Fault, Sandbox, faces, images, magic_number, server, vendor
 from aisolution_async.sandbox.faces import Face, Faces, UnreadablePictureError, similarity
+from aisolution_async.sandbox.magic import HOSTILE
 
 ENDPOINTS = ("facecompare", "idholding", "addface", "searchface", "delface", "gliswadetail")
 TOKEN = "sandbox-token"
@@ -142,7 +143,7 @@ def b64(picture: bytes) -> str:
 FIRST = encoded(portrait(1))
 SECOND = encoded(portrait(2))
 FLAT = encoded(Image.new("RGB", (80, 80), (90, 120, 60)), quality=40)
-TOO_LARGE = b"\xff\xd8\xff" + bytes(vendor.LARGEST_IMAGE)
+TOO_LARGE = b"\xff\xd8\xff" + bytes(images.LARGEST_IMAGE)
 
 
 def side_by_side(left: Image.Image, right: Image.Image) -> Image.Image:
@@ -517,7 +518,7 @@ async def test_images_over_two_mebibytes_are_too_large(sandbox: Sandbox, client:
     ):
         response = await client.post(f"/v1/{endpoint}?token={TOKEN}", content=form)
         assert response.json() == {"status": status, "message": message}
-    just = quote(b64(TOO_LARGE[: vendor.LARGEST_IMAGE]), safe="")
+    just = quote(b64(TOO_LARGE[: images.LARGEST_IMAGE]), safe="")
     response = await client.post(f"/v1/idholding?token={TOKEN}", content=f"img={just}")
     assert response.json() == {
         "status": "INVALID_REQUEST",
@@ -807,8 +808,8 @@ async def test_a_callback_brings_the_answer(sandbox: Sandbox, client: httpx.Asyn
     assert host == f"host: {url.removeprefix('http://')}"
     assert dict(parse_qsl(query)) == vendor._profile(YES)
     assert second.split("\r\n")[0] == f"GET /a/b?mine=1&number=%2B{NO[1:]}&whatsapp=no HTTP/1.1"
-    # One answer each; the callbacks cost nothing more.
-    assert sandbox.bill == bill(gliswadetail=(0, 3))
+    # One free answer each, and what each callback brought is charged.
+    assert sandbox.bill == bill(gliswadetail=(3, 3))
     assert [(d.number, d.http_status, d.error) for d in sandbox.callbacks] == [
         (YES, 204, None),
         (NO, 204, None),
@@ -1302,7 +1303,7 @@ def test_it_runs_on_uvloop_too() -> None:
             return sandbox.bill
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        assert runner.run(everything()) == bill(gliswadetail=(101, 1), addface=(0, 1))
+        assert runner.run(everything()) == bill(gliswadetail=(102, 1), addface=(0, 1))
 
 
 async def test_a_port_may_be_chosen_and_may_be_taken(sandbox: Sandbox) -> None:
@@ -1348,3 +1349,556 @@ async def test_nothing_is_logged_or_printed(
     assert capfd.readouterr() == ("", "")
     assert TOKEN not in repr(vendor.Request("POST", "/", b"token=" + TOKEN.encode(), b""))
     assert YES not in repr(vendor._callback(url, YES, anywhere=False))
+
+
+# Numbers that are answered as they say
+
+
+def said_by_page(number: str, **differences: str) -> dict[str, str]:
+    """The page's own example."""
+    return {
+        "number": number,
+        "whatsapp": "yes",
+        "status_update": "20180825",
+        "signature": "Saya suka global",
+        "business_user": "no",
+        "avatar": "yes",
+    } | differences
+
+
+def without_more(whatsapp: str) -> Callable[[str], dict[str, str]]:
+    return lambda number: {"number": number, "whatsapp": whatsapp}
+
+
+Expected = tuple[str, Any, bool]
+"""Status, message (or what makes it of the number), and whether it is charged."""
+
+WHOLE_ANSWER: Expected = ("OK", said_by_page, True)
+CHECKING: Expected = ("OK", without_more("checking"), False)
+BUSY: Expected = ("RETRY_LATER", vendor._BUSY, False)
+
+ENVELOPES: dict[str, list[Expected]] = {
+    "yes": [WHOLE_ANSWER] * 2,
+    "business": [("OK", lambda number: said_by_page(number, business_user="yes"), True)],
+    "no": [("OK", without_more("no"), True)] * 2,
+    "bare": [("OK", without_more("yes"), True)],
+    "hostile": [("OK", lambda number: said_by_page(number, signature=HOSTILE), True)],
+    "checking-twice": [CHECKING, CHECKING, WHOLE_ANSWER, WHOLE_ANSWER],
+    "checking-20-seconds": [CHECKING] * 5,
+    "checking-for-ever": [CHECKING] * 5,
+    "unavailable": [BUSY] * 3,
+    "unavailable-once": [BUSY, WHOLE_ANSWER],
+    "callback-once": [WHOLE_ANSWER],
+    "callback-twice": [WHOLE_ANSWER],
+    "callback-late": [WHOLE_ANSWER],
+    "callback-never": [WHOLE_ANSWER],
+    "callback-stranger": [WHOLE_ANSWER],
+    "callback-unescaped": [WHOLE_ANSWER],
+    "callback-no": [("OK", without_more("no"), True)],
+    "invalid-input": [("INVALID_INPUT", "error message", False)] * 2,
+    "fail": [("FAIL", "error message", False)] * 2,
+    "retry-later": [BUSY] * 3,
+    "retry-later-once": [BUSY, WHOLE_ANSWER, WHOLE_ANSWER],
+    "retry-later-twice": [BUSY, BUSY, WHOLE_ANSWER],
+    "unknown-status": [("QUOTA_EXCEEDED", "error message", False)],
+    "unfitting": [("OK", "nothing that fits", True)],
+    "unknown-word": [("OK", without_more("maybe"), True)],
+}
+
+PLAIN: dict[str, list[tuple[int, str | None]]] = {
+    "http-401": [(401, None)] * 2,
+    "http-403": [(403, None)],
+    "http-404": [(404, None)],
+    "http-429": [(429, "1")] * 2,
+    "http-429-once": [(429, "1"), (200, None)],
+    "http-500": [(500, None)],
+    "http-502": [(502, None)],
+    "http-502-charged": [(502, None)],
+    "http-503": [(503, None)] * 2,
+    "http-503-once": [(503, "1"), (200, None)],
+    "http-504": [(504, None)],
+}
+
+# What the wire does is tested with the faults that do it.
+BY_FAULT = {
+    "hang": "hang",
+    "reset-after": "reset-after",
+    "reset-middle": "reset-middle",
+    "drip": "drip",
+    "garbage": "garbage",
+    "not-json": "not-json",
+    "truncated": "truncated",
+    "huge": "huge",
+    "content-type": "content-type",
+    "reset-after-once": "reset-after",
+}
+
+
+def test_every_magic_number_is_tested() -> None:
+    assert {*ENVELOPES, *PLAIN, *BY_FAULT} == set(MAGIC_NUMBERS)
+    assert all(re.fullmatch("[0-9]{3}", magic.code) for magic in MAGIC_NUMBERS.values())
+
+
+@pytest.mark.parametrize("name", ENVELOPES)
+@pytest.mark.parametrize("country", ["ID", "PH", "IN", "VN"])
+async def test_magic_numbers_are_answered_by_their_name(
+    sandbox: Sandbox, client: httpx.AsyncClient, name: str, country: str
+) -> None:
+    number = sandbox.number(name, country=country)
+    for status, message, charged in ENVELOPES[name]:
+        before = sandbox.bill.charged
+        assert await ask(client, "gliswadetail", number=number) == (
+            status,
+            message(number) if callable(message) else message,
+        )
+        assert sandbox.bill.charged - before == charged
+
+
+@pytest.mark.parametrize("name", PLAIN)
+async def test_magic_numbers_are_refused_without_an_envelope(
+    sandbox: Sandbox, client: httpx.AsyncClient, name: str
+) -> None:
+    for code, retry_after in PLAIN[name]:
+        answer = await client.post(
+            "/v1/gliswadetail", params={"token": TOKEN}, data={"number": sandbox.number(name, country="PH")}
+        )
+        assert (answer.status_code, answer.headers.get("retry-after")) == (code, retry_after)
+        assert answer.text.startswith("{") == (code == 200)
+    charged = name.endswith("-charged") or PLAIN[name][-1][0] == 200
+    assert sandbox.bill.charged == charged
+    assert sandbox.bill.delivered.charged == (charged and not name.endswith("-charged"))
+
+
+@pytest.mark.parametrize("name", BY_FAULT)
+async def test_magic_numbers_have_their_faults(sandbox: Sandbox, name: str) -> None:
+    request = vendor.Request(
+        "POST", "/v1/gliswadetail", b"token=" + TOKEN.encode(), b"number=%2B" + sandbox.number(name)[1:].encode()
+    )
+    answer = await sandbox.answer(request)
+    assert answer.fault is not None
+    assert (answer.fault.kind, answer.charge) == (BY_FAULT[name], Charge.CHARGED)
+    again = (await sandbox.answer(request)).fault
+    assert (again is None) == name.endswith("-once")
+
+
+async def test_a_magic_number_that_is_lost_once_is_charged_twice(sandbox: Sandbox, client: httpx.AsyncClient) -> None:
+    form = {"number": sandbox.number("reset-after-once")}
+    with pytest.raises(httpx.ReadError):
+        await client.post("/v1/gliswadetail", params={"token": TOKEN}, data=form)
+    assert (await ask(client, "gliswadetail", **form))[0] == "OK"
+    assert (sandbox.bill.charged, sandbox.bill.delivered.charged) == (2, 1)
+
+
+@pytest.mark.parametrize(
+    ("spelling", "country"),
+    [
+        ("+6281200000002", ""),
+        ("006281200000002", ""),
+        ("6281200000002", ""),
+        ("081200000002", "ID"),
+        ("81200000002", "id"),
+        ("+62 (812) 0000-0002", "PH"),
+        ("+639170000002", ""),
+        ("00639170000002", "VN"),
+        ("639170000002", "PH"),
+        ("09170000002", "PH"),
+        ("9170000002", "PH"),
+        ("+919000000002", ""),
+        ("919000000002", ""),
+        ("9000000002", "IN"),
+        ("09000000002", "IN"),
+        ("+84900000002", ""),
+        ("0084900000002", ""),
+        ("0900000002", "VN"),
+        ("900000002", "VN"),
+    ],
+)
+async def test_magic_numbers_in_any_spelling(client: httpx.AsyncClient, spelling: str, country: str) -> None:
+    _, message = await ask(client, "gliswadetail", number=spelling, country=country)
+    assert message["whatsapp"] == "no"
+    assert message["number"] in {magic_number("no", country=each) for each in ("ID", "PH", "IN", "VN")}
+
+
+async def test_other_numbers_are_like_any_other(client: httpx.AsyncClient) -> None:
+    for number in ("+6281200000777", "+62812000000022", "+6281200001002", "+649170000002"):
+        _, message = await ask(client, "gliswadetail", number=number)
+        expected = vendor._profile(number)
+        assert message in (expected, {"number": number, "whatsapp": "checking"})
+
+
+def test_names_that_no_magic_number_has() -> None:
+    with pytest.raises(ValueError, match="did you mean 'checking-twice'"):
+        magic_number("checking-twise")
+    with pytest.raises(ValueError, match="MAGIC_NUMBERS lists them"):
+        magic_number("")
+    with pytest.raises(ValueError, match="there are some in ID, PH, IN, VN"):
+        magic_number("yes", country="DE")
+
+
+async def test_checking_ends_by_the_clock() -> None:
+    async with Sandbox(clock=Clock(ticking=False)) as sandbox, client_of(sandbox) as client:
+        number = sandbox.number("checking-20-seconds")
+        sandbox.clock.advance(1000)
+        for seconds in (0, 10, 9.9):
+            sandbox.clock.advance(seconds)
+            assert (await ask(client, "gliswadetail", number=number))[1]["whatsapp"] == "checking"
+        sandbox.clock.advance(0.1)
+        assert await ask(client, "gliswadetail", number=number) == ("OK", said_by_page(number))
+
+
+@pytest.mark.parametrize("callback", ["", "http://127.0.0.1:1/"])
+async def test_unavailable_is_said_where_it_is_asked_for(
+    sandbox: Sandbox, client: httpx.AsyncClient, callback: str
+) -> None:
+    number = sandbox.number("unavailable")
+    said = await ask(client, "gliswadetail", number=number, servstatus="y", callback=callback)
+    assert said == ("OK", {"number": number, "whatsapp": "unavailable"})
+    assert (await ask(client, "gliswadetail", number=number, servstatus="n", callback=callback))[0] == "RETRY_LATER"
+    assert not sandbox.outstanding
+    assert sandbox.bill == bill(gliswadetail=(0, 2))
+
+
+def called(heads: list[str]) -> list[dict[str, str]]:
+    return [dict(parse_qsl(head.split(" ")[1].partition("?")[2])) for head in heads]
+
+
+@pytest.mark.parametrize("name", ["callback-once", "callback-twice", "callback-no", "yes", "checking-twice", "hostile"])
+async def test_magic_numbers_are_called_back(sandbox: Sandbox, client: httpx.AsyncClient, name: str) -> None:
+    number = sandbox.number(name)
+    async with receiver() as (url, heads):
+        said = await ask(client, "gliswadetail", number=number, callback=url)
+        assert said == ("OK", {"number": number, "whatsapp": "checking"})
+        await settled(sandbox)
+    message = {"callback-no": {"number": number, "whatsapp": "no"}, "hostile": said_by_page(number, signature=HOSTILE)}
+    assert called(heads) == [message.get(name, said_by_page(number))] * (2 if name == "callback-twice" else 1)
+    assert not any(control in head.split("\r\n")[0] for head in heads for control in "\x1b\n<")
+    # Charged once, however often it is said.
+    assert sandbox.bill == bill(gliswadetail=(1, 1))
+    assert sandbox.bill.by_callback == bill(gliswadetail=(1, 0))
+    assert [(entry.by, entry.charge, entry.delivered) for entry in sandbox.bill.entries] == [
+        ("request", Charge.FREE, True),
+        ("callback", Charge.CHARGED, True),
+    ]
+
+
+async def test_a_late_callback_waits_for_the_clock_and_one_that_never_comes_for_ever() -> None:
+    async with (
+        Sandbox(clock=Clock(ticking=False), callback_delay=5) as sandbox,
+        client_of(sandbox) as client,
+        receiver() as (url, heads),
+    ):
+        late, never, slow = (
+            sandbox.number(f"{name}") for name in ("callback-late", "callback-never", "checking-20-seconds")
+        )
+        for number in (late, never, slow, sandbox.number("checking-for-ever")):
+            await ask(client, "gliswadetail", number=number, callback=url)
+        assert [(each.number, each.due) for each in sandbox.outstanding][:3] == [(late, 65), (never, None), (slow, 25)]
+        assert late not in repr(sandbox.outstanding)
+        sandbox.clock.advance(24)
+        assert sandbox.bill.charged == 0
+        sandbox.clock.advance(1)
+        while len(sandbox.callbacks) < 1:
+            await asyncio.sleep(0)
+        sandbox.clock.advance(40)
+        while len(sandbox.callbacks) < 2:
+            await asyncio.sleep(0)
+        sandbox.clock.advance(1e6)
+        assert called(heads) == [said_by_page(slow), said_by_page(late)]
+        assert [each.number for each in sandbox.outstanding] == [never, sandbox.number("checking-for-ever")]
+        assert sandbox.bill == bill(gliswadetail=(2, 4))
+        assert [entry.at for entry in sandbox.bill.entries if entry.by == "callback"] == [25, 65]
+
+
+async def test_a_callback_for_a_stranger_comes_first_and_is_not_charged(
+    sandbox: Sandbox, client: httpx.AsyncClient
+) -> None:
+    number = sandbox.number("callback-stranger")
+    async with receiver() as (url, heads):
+        await ask(client, "gliswadetail", number=number, callback=url)
+        await settled(sandbox)
+    assert called(heads) == [said_by_page(f"{number[:-3]}999"), said_by_page(number)]
+    assert sandbox.bill == bill(gliswadetail=(1, 1))
+
+
+async def test_a_callback_whose_plus_is_not_escaped(sandbox: Sandbox, client: httpx.AsyncClient) -> None:
+    number = sandbox.number("callback-unescaped")
+    async with receiver() as (url, heads):
+        await ask(client, "gliswadetail", number=number, callback=url)
+        await settled(sandbox)
+    assert f"?number={number}&" in heads[0]
+    assert called(heads) == [said_by_page(f" {number[1:]}")]
+
+
+async def test_a_callback_that_fails_is_charged_and_not_delivered(sandbox: Sandbox, client: httpx.AsyncClient) -> None:
+    await ask(client, "gliswadetail", number=YES, callback="http://127.0.0.1:1/")
+    await settled(sandbox)
+    assert sandbox.bill == bill(gliswadetail=(1, 1))
+    assert sandbox.bill.delivered == bill(gliswadetail=(0, 1))
+
+
+# Pictures that are answered as they say
+
+
+PERSON, OTHER = images.person("alice"), images.person("bob")
+
+SAME, NOT_SAME = {"similarity": 97.501, "result": "SAME PERSON"}, {"similarity": 27.501, "result": "NOT SAME PERSON"}
+
+ONE_PICTURE = {
+    "person": PERSON,
+    "nobody": images.nobody(),
+    "two people": images.two_people(),
+    "holding": images.holding("alice"),
+    "another's card": images.holding("alice", "bob"),
+    "not sure": images.similarity(50.501),
+    "too large": images.too_large(),
+    "no face": images.status("FACE_DETECT_FAILED"),
+    "unknown": images.status("QUOTA_EXCEEDED"),
+    "invalid": images.status("INVALID_REQUEST"),
+    "unfitting": images.unfitting(),
+}
+
+
+@pytest.mark.parametrize("name", [*ONE_PICTURE, "retry", "fault"])
+def test_tagged_pictures_are_small_valid_jpegs_of_one_colour(name: str) -> None:
+    picture = {"retry": images.retry_once(), "fault": images.fault("hang")}.get(name) or ONE_PICTURE[name]
+    assert len(picture) < 1000 or name == "too large"
+    image = Image.open(BytesIO(picture))
+    image.load()
+    assert (image.format, image.mode, image.size) == ("JPEG", "RGB", (128, 128))
+    assert len(image.getcolors() or ()) == 1
+    assert (len(picture) > images.LARGEST_IMAGE) == (name == "too large")
+
+
+@settings(max_examples=100, deadline=None)
+@example(levels=(128, 255, 128))  # the byte that marks segments, in the midst of the scan
+@given(levels=st.tuples(*[st.integers(0, 255)] * 3))
+def test_every_flat_colour_is_a_valid_jpeg(levels: tuple[int, int, int]) -> None:
+    image = Image.open(BytesIO(images._flat_jpeg(*levels)))
+    image.draft("YCbCr", image.size)
+    assert image.getcolors() == [(128 * 128, levels)]
+
+
+def test_pictures_of_one_name_are_the_same_and_of_two_are_not() -> None:
+    assert PERSON == images.person("alice") != OTHER
+    colours = {Image.open(BytesIO(images.person(f"{n}"))).convert("RGB").getpixel((5, 5)) for n in range(50)}
+    assert len(colours) > 25
+
+
+@pytest.mark.parametrize(
+    ("img1", "img2", "said"),
+    [
+        (PERSON, PERSON, ("OK", SAME)),
+        (PERSON, images.holding("alice"), ("OK", SAME)),
+        (PERSON, OTHER, ("OK", NOT_SAME)),
+        (PERSON, images.similarity(50.501), ("OK", {"similarity": 50.501, "result": "NOT SURE"})),
+        (images.similarity(0), PERSON, ("OK", {"similarity": 0.0, "result": "NOT SAME PERSON"})),
+        (PERSON, FIRST, ("OK", NOT_SAME)),
+        (FIRST, images.similarity(100), ("OK", {"similarity": 100.0, "result": "SAME PERSON"})),
+        (images.nobody(), PERSON, ("RETRY_LATER", "IMAGEA_FACE_DETECT_FAILED")),
+        (PERSON, images.nobody(), ("RETRY_LATER", "IMAGEB_FACE_DETECT_FAILED")),
+        (FIRST, images.nobody(), ("RETRY_LATER", "IMAGEB_FACE_DETECT_FAILED")),
+        (PERSON, images.too_large(), ("IMAGE_INVALID_SIZE", "image larger than 2M")),
+        (images.status("INVALID_REQUEST"), PERSON, ("INVALID_REQUEST", "error message")),
+        (PERSON, images.status("RETRY_LATER"), ("RETRY_LATER", vendor._BUSY)),
+        (images.nobody(), images.status("QUOTA_EXCEEDED"), ("QUOTA_EXCEEDED", "error message")),
+        (PERSON, images.unfitting(), ("OK", "nothing that fits")),
+    ],
+)
+async def test_tagged_pictures_are_compared(
+    sandbox: Sandbox, client: httpx.AsyncClient, img1: bytes, img2: bytes, said: tuple[str, Any]
+) -> None:
+    form = "&".join(f"{name}={quote(b64(image), safe='')}" for name, image in (("img1", img1), ("img2", img2)))
+    answer = await client.post(f"/v1/facecompare?token={TOKEN}", content=form)
+    assert answer.json() == {"status": said[0], "message": said[1]}
+    charged = said[0] == "OK"
+    assert sandbox.bill == bill(facecompare=(int(charged), int(not charged)))
+
+
+SINGLE: dict[str, dict[str, tuple[str, Any]]] = {
+    "idholding": {
+        "person": ("INVALID_FACE_NUM", "1 faces found"),
+        "nobody": ("INVALID_FACE_NUM", "0 faces found"),
+        "two people": ("INVALID_FACE_NUM", "2 faces found"),
+        "holding": ("OK", SAME),
+        "another's card": ("OK", NOT_SAME),
+        "not sure": ("OK", {"similarity": 50.501, "result": "NOT SURE"}),
+        "too large": ("IMAGE_INVALID_SIZE", "image larger than 2M"),
+        "no face": ("FACE_DETECT_FAILED", []),
+        "unknown": ("QUOTA_EXCEEDED", "error message"),
+        "invalid": ("INVALID_REQUEST", "error message"),
+        "unfitting": ("OK", "nothing that fits"),
+    },
+    "searchface": {
+        "person": ("OK", []),
+        "nobody": ("FACE_DETECT_FAILED", []),
+        "two people": ("OK", []),
+        "too large": ("FAIL", "image larger than 2M"),
+        "no face": ("FACE_DETECT_FAILED", []),
+        "unknown": ("QUOTA_EXCEEDED", "error message"),
+        "unfitting": ("OK", "nothing that fits"),
+    },
+    "addface": {
+        "too large": ("FAIL", "image larger than 2M"),
+        "unknown": ("QUOTA_EXCEEDED", "error message"),
+        "unfitting": ("OK", "nothing that fits"),
+    },
+}
+
+
+@pytest.mark.parametrize(("endpoint", "name"), [(endpoint, name) for endpoint in SINGLE for name in SINGLE[endpoint]])
+async def test_tagged_pictures_are_answered_as_they_say(
+    sandbox: Sandbox, client: httpx.AsyncClient, endpoint: str, name: str
+) -> None:
+    status, message = SINGLE[endpoint][name]
+    form = f"img={quote(b64(ONE_PICTURE[name]), safe='')}"
+    answer = await client.post(f"/v1/{endpoint}?token={TOKEN}", content=form)
+    assert answer.json() == {"status": status, "message": message}
+    charged = status == "OK" and endpoint != "addface"
+    assert sandbox.bill == bill(**{endpoint: (int(charged), int(not charged))})
+
+
+async def test_tagged_people_are_added_found_and_deleted(sandbox: Sandbox, client: httpx.AsyncClient) -> None:
+    _, alice = await ask(client, "addface", img=b64(PERSON))
+    _, bob = await ask(client, "addface", img=b64(OTHER))
+    _, again = await ask(client, "addface", img=b64(images.holding("alice", "bob")))
+    assert again == alice | {"person_count": 2}
+    _, stranger = await ask(client, "addface", img=b64(FIRST))
+    assert len({alice["person_id"], bob["person_id"], stranger["person_id"]}) == 3
+    found = [{"confidence": 97.501, "person_id": alice["person_id"]}]
+    assert await ask(client, "searchface", img=b64(PERSON)) == ("OK", found)
+    _, matches = await ask(client, "searchface", img=b64(images.similarity(81.25)))
+    assert {match["confidence"] for match in matches} == {81.25}
+    assert len(matches) == 3
+    status, nobody = await ask(client, "addface", img=b64(images.nobody()))
+    assert (status, nobody["person_count"]) == ("FACE_DETECT_FAILED", 0)
+    assert sandbox.faces == {alice["group_id"]: {alice["person_id"]: 2, bob["person_id"]: 1, stranger["person_id"]: 1}}
+    assert await ask(client, "delface", person_id=bob["person_id"]) == ("OK", None)
+    assert await ask(client, "searchface", img=b64(OTHER)) == ("OK", [])
+
+
+@pytest.mark.parametrize("endpoint", ["facecompare", "idholding", "addface", "searchface"])
+async def test_a_picture_may_be_for_later_once(client: httpx.AsyncClient, endpoint: str) -> None:
+    image = b64(images.retry_once("alice"))
+    form = {"img1": image, "img2": b64(PERSON)} if endpoint == "facecompare" else {"img": image}
+    assert await ask(client, endpoint, **form) == ("RETRY_LATER", vendor._BUSY)
+    for _ in range(2):
+        expected = "INVALID_FACE_NUM" if endpoint == "idholding" else "OK"
+        assert (await ask(client, endpoint, **form))[0] == expected
+
+
+@pytest.mark.parametrize("endpoint", ["facecompare", "idholding", "addface", "searchface"])
+async def test_a_picture_may_go_wrong(sandbox: Sandbox, client: httpx.AsyncClient, endpoint: str) -> None:
+    image = b64(images.fault("http-502,billed=yes"))
+    form = {"img1": b64(PERSON), "img2": image, "img": image}
+    answer = await client.post(f"/v1/{endpoint}", params={"token": TOKEN}, data=form)
+    assert answer.status_code == 502
+    assert sandbox.bill.charged == (endpoint != "addface")
+
+
+async def test_the_comment_is_lost_where_a_picture_is_encoded_anew(client: httpx.AsyncClient) -> None:
+    again = encoded(Image.open(BytesIO(PERSON)), comment=b"")
+    assert await ask(client, "searchface", img=b64(again)) == ("FACE_DETECT_FAILED", [])
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.binary(max_size=40))
+def test_no_comment_does_anything_but_be_ignored(comment: bytes) -> None:
+    for said in (comment, images._MARK + comment, images._MARK + b"fault " + comment, images._MARK + b"similarity nan"):
+        picture = b"\xff\xd8\xff\xfe" + (len(said) + 2).to_bytes(2) + said + FLAT[2:]
+        tagged = images.read(picture)
+        assert tagged is None or tagged.similarity is None or 0 <= tagged.similarity <= 100
+        images.read(picture[: len(said)])
+
+
+def test_names_that_no_picture_can_have() -> None:
+    for wrong in ("", "a/b", "x" * 65, "ü", "a\nb", "<b>"):
+        for make in (images.person, images.status, images.retry_once, images.holding):
+            with pytest.raises(ValueError, match="no name here"):
+                make(wrong)
+    for score in (-1, 101, float("nan")):
+        with pytest.raises(ValueError, match="0 to 100"):
+            images.similarity(score)
+    for fault in ("nothing", "latency,seconds=1", "capacity,per_second=1", "reset-before"):
+        with pytest.raises(ValueError, match="fault"):
+            images.fault(fault)
+
+
+async def test_pictures_and_numbers_are_had_over_http(sandbox: Sandbox, client: httpx.AsyncClient) -> None:
+    for path, picture in (
+        ("person/alice", PERSON),
+        ("person/alice.jpg", PERSON),
+        ("nobody.jpg", images.nobody()),
+        ("holding/alice/bob", images.holding("alice", "bob")),
+        ("two-people", images.two_people()),
+        ("similarity/50.501", images.similarity(50.501)),
+        ("status/FAIL", images.status("FAIL")),
+        ("retry-once/alice", images.retry_once("alice")),
+        ("unfitting", images.unfitting()),
+        ("too-large", images.too_large()),
+        ("fault/http-502%2Cbilled=yes", images.fault("http-502,billed=yes")),
+    ):
+        answer = await client.get(f"/_sandbox/images/{path}")
+        assert (answer.status_code, answer.headers["content-type"]) == (200, "image/jpeg")
+        assert answer.content == picture
+    numbers_shown = (await client.get("/_sandbox/numbers")).json()
+    assert set(numbers_shown) == set(MAGIC_NUMBERS)
+    assert numbers_shown["no"]["numbers"]["VN"] == magic_number("no", country="VN")
+
+
+# From the beginning again
+
+
+async def test_reset_makes_it_as_it_was_when_it_was_started() -> None:
+    first = Fault("latency", seconds=100, endpoint="delface")
+    async with (
+        Sandbox(clock=Clock(ticking=False), faults=[first]) as sandbox,
+        client_of(sandbox) as client,
+        receiver() as (url, heads),
+    ):
+        await ask(client, "addface", img=b64(PERSON))
+        await ask(client, "gliswadetail", number=sandbox.number("checking-twice"))
+        await ask(client, "gliswadetail", number=SLOW)
+        await ask(client, "addface", img=b64(images.retry_once()))
+        await ask(client, "gliswadetail", number=sandbox.number("callback-late"), callback=url)
+        await ask(client, "gliswadetail", number=YES, callback="http://127.0.0.1:1/")
+        while not sandbox.callbacks:
+            await asyncio.sleep(0)
+        sandbox.faults.add(Fault("hang", endpoint="searchface"))
+        sandbox.whatsapp_available = False
+        held = [
+            asyncio.create_task(client.post(f"/v1/{endpoint}?token={TOKEN}", data={"img": b64(PERSON)}))
+            for endpoint in ("delface", "searchface")
+        ]
+        while sandbox.requests.total() < 8:
+            await asyncio.sleep(0)
+        sandbox.clock.advance(30)
+        # Held by reference, as tests do.
+        its_bill, its_faults = sandbox.bill, sandbox.faults
+        assert sandbox.outstanding
+        sandbox.reset()
+        assert not sandbox.outstanding
+        for task in held:
+            with pytest.raises((httpx.ReadError, httpx.RemoteProtocolError)):
+                await task
+        sandbox.clock.advance(1000)
+        await settled(sandbox)
+        assert its_bill is sandbox.bill
+        assert its_bill == its_bill.delivered == its_bill.by_callback == Tally()
+        assert (len(its_bill.entries), sandbox.requests, len(sandbox.callbacks), sandbox.outstanding) == (0, {}, 0, ())
+        assert [*its_faults] == [first]
+        assert its_faults.hits(first) == 0
+        assert [*sandbox.faces.values()] == [{}]
+        assert sandbox.whatsapp_available
+        assert heads == []
+        # It knows of nothing that was asked.
+        for number in (sandbox.number("checking-twice"), SLOW):
+            assert (await ask(client, "gliswadetail", number=number))[1]["whatsapp"] == "checking"
+        assert (await ask(client, "addface", img=b64(images.retry_once())))[0] == "RETRY_LATER"
+        assert await ask(client, "searchface", img=b64(PERSON)) == ("OK", [])
+        assert sandbox.bill == bill(gliswadetail=(0, 2), addface=(0, 1), searchface=(1, 0))
+
+
+async def test_delays_below_nothing_are_refused() -> None:
+    for options in ({"callback_timeout": -1}, {"callback_delay": -0.1}):
+        with pytest.raises(ValueError, match="0 or more"):
+            Sandbox(**options)

@@ -1,17 +1,19 @@
-"""From a row to a call of one endpoint, by the endpoint's table of parameters."""
+"""From a row to its calls, one for each endpoint, by the endpoints' tables of parameters."""
 
 from __future__ import annotations
 
 import binascii
 import os
-from collections.abc import Callable, Mapping
+import unicodedata
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pybase64
 
-from aisolution_async.api import Call, ImageSource, Kind
-from aisolution_async.bulk.rows import Row, Rows
+from aisolution_async.api import Call, ImageSource, Kind, Parameter
+from aisolution_async.bulk.rows import Row, Rows, text
 from aisolution_async.errors import ConfigurationError, InputError
 from aisolution_async.inputs import images, numbers, texts
 
@@ -26,6 +28,30 @@ _CHECKS: Mapping[Kind, Callable[..., object]] = {
     Kind.FLAG: texts.flag,
 }
 
+# What people call their columns, without case, spaces and signs. A parameter's own name is always among them.
+_NUMBERS = """phone phonenumber phoneno phonenum mobile mobilenumber mobileno mobilephone cell cellphone cellnumber
+    cellphonenumber msisdn whatsapp whatsappnumber whatsappno wa wanumber nowa nomorwa nowhatsapp nomorwhatsapp hp nohp
+    nomorhp handphone nohandphone nomorhandphone telepon notelepon nomortelepon telp notelp nomortelp telephone
+    telephonenumber telephoneno tel telno telnumber contactnumber contactno sdt sodienthoai dienthoai"""
+_COUNTRIES = "countrycode countryiso countryiso2 isocountry isocountrycode negara kodenegara quocgia bansa"
+_PHOTOS = "image photo picture pic foto imagepath photopath imagefile photofile"
+_FACES = """selfie selfiephoto selfieimage selfiepath selfiefile fotoselfie swafoto face facephoto faceimage wajah
+    fotowajah portrait"""
+_CARDS = """image2 photo2 picture2 foto2 ktp ktpphoto ktpimage ktppath ktpfile fotoktp idcard idcardphoto idcardimage
+    idcardpath idphoto idimage idcardfile card cardphoto cardimage cardpath cardfile kartu fotokartu"""
+_HELD = """idholding idholdingphoto holdingid holding handheld handheldid handheldidcard handheldktp selfiektp ktpselfie
+    selfiewithktp selfiewithid selfiewithidcard selfiewithcard selfieid idselfie fotoselfiektp selfiedenganktp"""
+_KEYS = """key id ref reference refno referenceid referencenumber externalid applicantid applicant applicantno
+    applicationid applicationno applicationnumber application customerid customerno clientid userid loanid loanno
+    caseid caseno recordid rowid"""
+
+_BY_KIND: Mapping[Kind, str] = {Kind.NUMBER: _NUMBERS, Kind.COUNTRY: _COUNTRIES, Kind.IMAGE: f"{_PHOTOS} {_FACES}"}
+_BY_NAME: Mapping[str, str] = {
+    "facecompare.img1": f"image1 photo1 picture1 foto1 {_PHOTOS} {_FACES}",
+    "facecompare.img2": _CARDS,
+    "idholding.img": f"{_PHOTOS} {_HELD}",
+}
+
 
 @dataclass(frozen=True, slots=True)
 class _Cell:
@@ -38,89 +64,235 @@ class _Cell:
     place: int
 
 
-class Calls:
-    """What makes the call of a row.
+@dataclass(frozen=True, slots=True)
+class _Recipe:
+    """How the call of one endpoint is made of a row."""
 
-    `columns` says which column a parameter is in (a required one: else the column of its own name), `values`
-    gives a parameter the same value in all rows, `key` names the column of the calls' keys. Raises
-    ConfigurationError where these do not fit the endpoint or the file.
+    call: type[Call[Any]]
+    values: Mapping[str, Any]
+    cells: Sequence[_Cell]
+
+
+class Calls:
+    """What makes the calls of a row, one for each of `calls`.
+
+    `columns` says which column a parameter is in, `values` gives a parameter the same value in all rows; both are by
+    the parameter's name (`"number"`), or by endpoint and name where two endpoints differ (`"id-holding.img"`). A
+    column that nothing is said of is found by the usual names, if it has to be there or says the country. `key`
+    names the column of the calls' keys; else that is found too. A relative path of an image starts at the input
+    file's folder. With `images_root`, no image outside of that folder is read, and a relative path that leads out of
+    it starts there instead. Raises ConfigurationError where these do not fit the endpoints or the file, or where two
+    columns may be meant.
     """
 
     def __init__(
         self,
-        call: type[Call[Any]],
+        calls: Sequence[type[Call[Any]]],
         rows: Rows,
         *,
         columns: Mapping[str, str],
         values: Mapping[str, Any],
         key: str | None,
+        images_root: Path | None = None,
     ) -> None:
-        self._call = call
-        self._folder = rows.path.absolute().parent
-        self._values = dict(values)
-        self._cells: list[_Cell] = []
-        self._key = None if key is None else _place(rows, key, "the key")
-        parameters = {parameter.name: parameter for parameter in call.endpoint.parameters}
-        for name in (*columns, *values):
-            if name not in parameters:
-                raise ConfigurationError(f"{call.__name__} has no {name!r}: it takes {', '.join(parameters)}")
-            if name in columns and (name in values or parameters[name].kind is Kind.FLAG):
-                raise ConfigurationError(f"{name} comes from a column or is one value for all rows, not both")
-        for name, parameter in parameters.items():
-            if name in values:
-                if parameter.kind in _CHECKS:
-                    _checked(name, parameter.kind, values[name])
-            elif name in columns or parameter.required:
-                column = columns.get(name, name)
-                place = _place(rows, column, f"{name} (say which with --{name.replace('_', '-')} COLUMN)")
-                self._cells.append(_Cell(name, parameter.kind, parameter.required, column, place))
+        self._rows = rows
+        self._folder = Path.cwd() if str(rows.path) == "-" else rows.path.absolute().parent
+        self._root = None if images_root is None else _root(images_root)
+        self._unit = "row" if rows.format in ("xlsx", "parquet") else "line"
+        _check_names(calls, columns, values)
+        self._recipes = [self._recipe(call, columns, values, several=len(calls) > 1) for call in calls]
+        used = {cell.place for recipe in self._recipes for cell in recipe.cells}
+        self._key = self._find_key(used) if key is None else _place(rows, key, "the key")
 
-    def make(self, row: Row) -> Call[Any] | InputError:
-        """The call of `row`, or why there is none."""
-        key = (row.cells[self._key] or None) if self._key is not None else None
-        problem = row.problem
-        values = dict(self._values)
-        for cell in self._cells:
-            text = row.cells[cell.place]
-            if problem is None and text.strip():
-                values[cell.parameter] = self._image(text) if cell.kind is Kind.IMAGE else text
-                if values[cell.parameter] is None:
-                    problem = (
-                        f"line {row.line}: column {cell.column!r} decodes as a base64 image and also names a file: "
-                        "put './' before the file's name, or 'data:;base64,' before base64"
-                    )
-            elif problem is None and cell.required:
-                problem = f"line {row.line}: column {cell.column!r} is empty: fill it in, or take the row out"
-        if problem is not None:
-            return InputError(problem, endpoint=self._call.endpoint.name, key=key)
-        return self._call(**values, key=key)
+    @property
+    def keyed(self) -> bool:
+        """Whether the calls have keys."""
+        return self._key is not None
 
-    def explain(self, row: Row, problem: str) -> str:
-        """`problem`, which speaks of a parameter, with the line and the column that a person can look up."""
-        if problem.startswith("line "):
-            return problem
-        for cell in self._cells:
+    @property
+    def chosen(self) -> str:
+        """Which columns are used for what, in one line for people."""
+        several = len(self._recipes) > 1
+        parts = [
+            f"{f'{recipe.call.endpoint.command}.' if several else ''}{cell.parameter} from {cell.column!r}"
+            for recipe in self._recipes
+            for cell in recipe.cells
+        ]
+        parts.append("no key" if self._key is None else f"key from {self._rows.header[self._key]!r}")
+        return ", ".join(parts)
+
+    def make(self, row: Row) -> list[Call[Any] | InputError]:
+        """The calls of `row`; where one cannot be made, why."""
+        key = (text(row.cells[self._key]) or None) if self._key is not None else None
+        return [self._make(recipe, row, key) for recipe in self._recipes]
+
+    def explain(self, row: Row, place: int, problem: str) -> str:
+        """`problem`, which speaks of a parameter of call `place`, with the line and the column to look up."""
+        for cell in self._recipes[place].cells:
             if cell.column != cell.parameter and problem.startswith(f"{cell.parameter} "):
                 problem = f"column {cell.column!r}: {problem}"
-        return f"line {row.line}: {problem}"
+        return f"{self._unit} {row.line}: {problem}"
 
-    def _image(self, cell: str) -> ImageSource | None:
-        """A path, relative to the input file's folder, or the text if it is base64; None if it may be both."""
-        text = cell.strip()
-        if text[:5].lower() == "data:" or len(text) > _LONGEST_PATH:
-            return text
-        path = self._folder / text
-        if not _begins_like_an_image(text):
-            return path
-        return None if os.path.lexists(path) else text
+    # ------------------------------------------------------------------------------------------------ the columns
+
+    def _recipe(
+        self, call: type[Call[Any]], columns: Mapping[str, str], values: Mapping[str, Any], *, several: bool
+    ) -> _Recipe:
+        command = call.endpoint.command
+        fixed, cells = {}, []
+        for parameter in call.endpoint.parameters:
+            name, kind = parameter.name, parameter.kind
+            column = _of(columns, call, name)
+            value = _of(values, call, name)
+            if column is not None and (value is not None or kind is Kind.FLAG):
+                raise ConfigurationError(f"{name} comes from a column or is one value for all rows, not both")
+            if value is not None:
+                if kind in _CHECKS:
+                    _checked(name, kind, value)
+                fixed[name] = value
+                continue
+            option = f"--column {command}.{name}=COLUMN" if several else f"--{name.replace('_', '-')} COLUMN"
+            if column is None and (parameter.required or kind is Kind.COUNTRY):
+                if not parameter.required and not several:
+                    option = f"--{name.replace('_', '-')}-column COLUMN"
+                column = self._find(call, parameter, option)
+            if column is not None:
+                place = _place(self._rows, column, f"{name} (say which with {option})")
+                cells.append(_Cell(name, kind, parameter.required, column, place))
+        return _Recipe(call, fixed, cells)
+
+    def _find(self, call: type[Call[Any]], parameter: Parameter, option: str) -> str | None:
+        """The column of a parameter by the usual names; its own name if there is none and it has to be there."""
+        usual = _BY_NAME.get(f"{call.endpoint.name}.{parameter.name}") or _BY_KIND.get(parameter.kind, "")
+        found = self._named(f"{parameter.name} {usual}")
+        if len(found) > 1:
+            raise ConfigurationError(
+                f"{self._file}: {' and '.join(map(repr, found))} may both be {parameter.name}: say which with {option}"
+            )
+        return found[0] if found else parameter.name if parameter.required else None
+
+    def _find_key(self, used: Iterable[int]) -> int | None:
+        found = [place for name in self._named(_KEYS) if (place := self._rows.header.index(name)) not in used]
+        return found[0] if len(found) == 1 else None
+
+    def _named(self, names: str) -> list[str]:
+        wanted = {_bare(name) for name in names.split()}
+        return [name for name in self._rows.header if _bare(name) in wanted]
+
+    @property
+    def _file(self) -> str:
+        return repr(str(self._rows.path))
+
+    # --------------------------------------------------------------------------------------------------- the calls
+
+    def _make(self, recipe: _Recipe, row: Row, key: str | None) -> Call[Any] | InputError:
+        problem = row.problem
+        values = dict(recipe.values)
+        for cell in recipe.cells:
+            if problem is not None:
+                break
+            found = text(row.cells[cell.place])
+            if not found.strip():
+                if cell.required:
+                    problem = f"{self._at(row, cell)} is empty: fill it in, or take the row out"
+                continue
+            if cell.kind is not Kind.IMAGE:
+                values[cell.parameter] = found
+                continue
+            image = self._image(found.strip())
+            if isinstance(image, _Refused):
+                problem = f"{self._at(row, cell)} {image}"
+            else:
+                values[cell.parameter] = image
+        if problem is not None:
+            return InputError(problem, endpoint=recipe.call.endpoint.name, key=key)
+        return recipe.call(**values, key=key)
+
+    def _at(self, row: Row, cell: _Cell) -> str:
+        return f"{self._unit} {row.line}: column {cell.column!r}"
+
+    def _image(self, cell: str) -> ImageSource | _Refused:
+        """A path, or the text if it is base64."""
+        if cell[:5].lower() == "data:" or len(cell) > _LONGEST_PATH:
+            return cell
+        path = self._folder / cell
+        if _begins_like_an_image(cell):
+            if not _is_there(path):
+                return cell
+            return _Refused(
+                "decodes as a base64 image and also names a file: "
+                "put './' before the file's name, or 'data:;base64,' before base64"
+            )
+        return path if self._root is None else self._inside(cell, self._root)
+
+    def _inside(self, cell: str, root: Path) -> Path | _Refused:
+        for folder in (self._folder, root):
+            try:
+                # What is opened later is what was looked at here, whatever links there are.
+                path = (folder / cell).resolve()
+            except (OSError, ValueError, RuntimeError):  # a NUL inside; links that go round in a circle
+                continue
+            if path.is_relative_to(root):
+                return path
+        return _Refused("leads out of the images' folder (--images-root): name a file in it")
 
 
-def _begins_like_an_image(text: str) -> bool:
-    start = "".join(text[:256].split())[:64]
+class _Refused(str):
+    """Why a cell is no image that may be read."""
+
+    __slots__ = ()
+
+
+def _of(given: Mapping[str, Any], call: type[Call[Any]], name: str) -> Any:
+    """What is given for a parameter of `call`: by endpoint and name, or by name."""
+    for full in (f"{call.endpoint.command}.{name}", f"{call.endpoint.name}.{name}", name):
+        if full in given:
+            return given[full]
+    return None
+
+
+def _check_names(calls: Sequence[type[Call[Any]]], columns: Mapping[str, str], values: Mapping[str, Any]) -> None:
+    """Raise ConfigurationError for a name that no endpoint has."""
+    known = {}
+    for call in calls:
+        for parameter in call.endpoint.parameters:
+            for prefix in ("", f"{call.endpoint.command}.", f"{call.endpoint.name}."):
+                known[prefix + parameter.name] = parameter
+    takes = ", ".join(dict.fromkeys(p.name for call in calls for p in call.endpoint.parameters))
+    who = " and ".join(call.__name__ for call in calls)
+    for name in (*columns, *values):
+        if name not in known:
+            raise ConfigurationError(f"{who} has no {name!r}: it takes {takes}")
+
+
+def _root(folder: Path) -> Path:
+    try:
+        root = folder.resolve(strict=True)
+    except (OSError, ValueError, RuntimeError):
+        root = None
+    if root is None or not root.is_dir():
+        raise ConfigurationError(f"the images' folder {str(folder)!r} is not there, or no folder: check the path")
+    return root
+
+
+def _is_there(path: Path) -> bool:
+    try:
+        return os.path.lexists(path)
+    except ValueError:  # a NUL inside
+        return False
+
+
+def _begins_like_an_image(cell: str) -> bool:
+    start = "".join(cell[:256].split())[:64]
     try:
         return images.is_image(pybase64.b64decode(start + "=" * (-len(start) % 4), validate=True))
     except (binascii.Error, ValueError):
         return False
+
+
+def _bare(name: str) -> str:
+    """A column's name without what people vary: case, spaces, underscores and other signs."""
+    return "".join(filter(str.isalnum, unicodedata.normalize("NFKC", name).casefold()))
 
 
 def _place(rows: Rows, column: str, purpose: str) -> int:

@@ -1,7 +1,9 @@
-"""Rows out: CSV, TSV or JSONL, under a name that says so until the file is whole.
+"""Rows out: CSV, TSV, JSONL or Parquet, under a name that says so until the file is whole.
 
 Rows go to `OUTPUT.part` as they come, each whole or not at all, and straight to the operating system, so that
-even a killed process loses none that it had. Once all are there, the file is renamed to OUTPUT.
+even a killed process loses none that it had; those of Parquet, which has no single rows, in groups. Once all are
+there, the file is renamed to OUTPUT. What a file holds depends on its rows alone: not on when, or in how many runs,
+they came.
 """
 
 from __future__ import annotations
@@ -9,55 +11,105 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 import os
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
+from datetime import date, datetime
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 try:
     import fcntl
 except ImportError:  # on Windows, a file that is open cannot be removed anyhow
     fcntl = None  # type: ignore[assignment]
 
-from aisolution_async.bulk.results import cell
-from aisolution_async.bulk.rows import DELIMITERS
+from aisolution_async.bulk.results import bare, cell, defused
+from aisolution_async.bulk.rows import MISSING, text
 from aisolution_async.errors import ConfigurationError
 
-ENDINGS = (*DELIMITERS, ".jsonl")
+STDOUT = "-"
+"""The name that stands for standard output: JSONL."""
+
+GROUP_ROWS = 10_000
+"""Rows of a row group of Parquet, at most."""
+GROUP_BYTES = 32 * 1024 * 1024
+"""Size of the texts of a row group, more or less: a cell may hold an image."""
+
+_DELIMITERS: Mapping[str, str] = {".csv": ",", ".tsv": "\t"}
+_LINES = (".jsonl", ".ndjson")
+ENDINGS = (*_DELIMITERS, *_LINES, ".parquet")
 """What an output file may end in."""
 
 _QUOTED = ";\t\r\n"
+_PARQUET = "Parquet needs pyarrow: pip install 'aisolution-async[cli]'"
+
+
+@dataclass(frozen=True, slots=True)
+class Dialect:
+    """How a file of cells is written: as another one that it is to be like.
+
+    `errors` is the codec's handler under which bytes that are no text go out as they came in, `bom` what the file
+    begins with.
+    """
+
+    delimiter: str
+    encoding: str = "utf-8"
+    errors: str = "surrogateescape"
+    bom: bytes = b""
 
 
 class Output:
     """The output file of one run.
 
+    It is CSV, TSV, JSONL or Parquet by its ending; "-" is standard output. `source` is the file that it must not be,
+    None where there is none. `defuse`: put an apostrophe in front of cells that a spreadsheet would take for a formula,
+    in CSV and TSV. `like`: how cells are written, where it is not as usual.
+
     Raises ConfigurationError where it cannot be written; nothing is touched then.
     """
 
-    def __init__(self, path: Path, source: Path) -> None:
+    def __init__(self, path: Path, source: Path | None, *, defuse: bool = True, like: Dialect | None = None) -> None:
         self.path = path
         self.part = path.with_name(path.name + ".part")
         self.rows = 0
+        self.streams = str(path) == STDOUT
+        """Whether it is standard output: then there is no file, and nothing to go on from."""
         self._replaces = False
-        self._file: _Appender | None = None
-        self._names: list[str] = []
-        self._check(source)
+        self._file: _Appender | _Stdout | None = None
+        self._form: _Form
+        self._defuse = defuse
+        self._like = like
+        if not self.streams:
+            self._check(source)
+
+    @property
+    def as_parquet(self) -> bool:
+        """Whether columns have types here."""
+        return not self.streams and self.path.suffix.lower() == ".parquet"
 
     def check_free(self, why: str = "") -> None:
         """Raise ConfigurationError if there is something that may have been paid for; `why` says more of it."""
         for file, what in ((self.path, "results of an earlier run"), (self.part, "what a stopped run had")):
-            if os.path.lexists(file):
+            if not self.streams and os.path.lexists(file):
                 raise ConfigurationError(
                     f"{str(file)!r} exists already and may hold {what}{why}: move it away, or say --overwrite"
                 )
 
-    def open(self, names: Sequence[str], *, replace: bool) -> None:
-        """Make the file, with a header where its format has one; `replace` what is there, but no living run's."""
-        self._names = list(names)
+    def open(self, names: Sequence[str], *, replace: bool, types: Sequence[Any] | None = None) -> None:
+        """Make the file, with a header where its format has one; `replace` what is there, but no living run's.
+
+        `types` are the columns' for Parquet: an Arrow type, or bool, int, float, str, or [{name: type}]; else all is
+        text.
+        """
+        self._form = self._new_form(names, types)
+        if self.streams:
+            self._file = _Stdout()
+            return
         self._replaces = replace
         claimed = None
         try:
@@ -67,8 +119,7 @@ class Output:
             number = os.open(self.part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _BINARY, 0o666)
             _lock(number)
             self._file = _Appender(number)
-            if self.path.suffix.lower() in DELIMITERS:
-                self._file.append(self._line(self._names))
+            self._file.append(self._form.start())
         except BlockingIOError:
             problem = "another run is writing it"
         except OSError as exc:
@@ -81,51 +132,70 @@ class Output:
         self.close()
         raise ConfigurationError(f"the output {str(self.part)!r} cannot be written: {problem}; choose another place")
 
-    def write(self, cells: Sequence[str], values: Sequence[Any]) -> None:
-        """Add a row: the input's cells as they were, then the results. Raises OSError; the row is not there then."""
-        assert self._file is not None
-        if self.path.suffix.lower() in DELIMITERS:
-            line = self._line([*cells, *map(cell, values)])
-        else:
-            line = as_json(self._names, cells, values)
-        self._file.append(line)
+    def write(self, cells: Sequence[Any], values: Sequence[Any]) -> None:
+        """Add a row: the input's cells, then the results. Raises UnwrittenError."""
+        self._put(lambda: self._form.add(cells, values))
         self.rows += 1
 
     def finish(self) -> None:
-        """All rows are there: give the file its name. Raises OSError; the rows are in the part file then."""
+        """All rows are there: give the file its name. Raises UnwrittenError; what was written is in the part file."""
         assert self._file is not None
-        self._file.sync()
-        self._file.close()
-        if not self._replaces and os.path.lexists(self.path):
-            raise FileExistsError(0, "a file of that name has appeared meanwhile")
-        self.part.replace(self.path)
+        self._put(self._form.end)
+        try:
+            self._file.sync()
+            self._file.close()
+            if not self.streams:
+                if not self._replaces and os.path.lexists(self.path):
+                    raise FileExistsError(0, "a file of that name has appeared meanwhile")
+                self.part.replace(self.path)
+        except OSError as exc:
+            raise UnwrittenError(_reason(exc), []) from None
 
     def close(self) -> None:
         """Leave the rows in the part file, or nothing where there is none. Idempotent."""
         if self._file is not None:
+            with suppress(OSError):
+                self._file.append(self._form.end())
             self._file.close()
             self._file = None
-            if not self.rows:
+            if not self.rows and not self.streams:
                 with suppress(OSError):
                     self.part.unlink(missing_ok=True)
 
-    def _line(self, cells: Sequence[str]) -> bytes:
-        text = io.StringIO()
-        # The csv module quotes what has a character of its line end: so newlines, and what else a spreadsheet
-        # may take for the end of a cell, whatever is behind it for a formula.
-        csv.writer(text, delimiter=DELIMITERS[self.path.suffix.lower()], lineterminator=_QUOTED).writerow(cells)
-        return (text.getvalue()[: -len(_QUOTED)] + "\n").encode("utf-8", "surrogateescape")
+    def _put(self, what: Callable[[], bytes]) -> None:
+        """Append what there is to be appended; where that cannot be, give back all rows that are not in the file."""
+        assert self._file is not None
+        try:
+            if data := what():
+                self._file.append(data)
+                self._form.settle()
+        except OSError as exc:
+            lost = self._form.pending()
+            self.rows -= max(0, len(lost) - 1)
+            self._form = _Ended()
+            raise UnwrittenError(_reason(exc), lost) from None
 
-    def _check(self, source: Path) -> None:
+    def _new_form(self, names: Sequence[str], types: Sequence[Any] | None) -> _Form:
+        ending = ".jsonl" if self.streams else self.path.suffix.lower()
+        if ending in _LINES:
+            return _Lines(names)
+        if ending == ".parquet":
+            return _Table(names, types or [str] * len(names))
+        return _Cells(names, self._like or Dialect(_DELIMITERS[ending]), defuse=self._defuse)
+
+    def _check(self, source: Path | None) -> None:
         path, shown = self.path, repr(str(self.path))
         if path.suffix.lower() not in ENDINGS:
-            raise ConfigurationError(f"the output {shown} must end in {', '.join(ENDINGS)}: that says the format")
+            hint = " (a spreadsheet opens .csv)" if path.suffix.lower() in (".xlsx", ".xls", ".ods") else ""
+            raise ConfigurationError(f"the output {shown} must end in {', '.join(ENDINGS)}: that says the format{hint}")
+        if self.as_parquet and find_spec("pyarrow") is None:
+            raise ConfigurationError(f"the output {shown}: {_PARQUET}")
         try:
             if path.is_dir():
                 raise ConfigurationError(f"the output {shown} is a directory: name a file in it")
             if not path.parent.is_dir():
                 raise ConfigurationError(f"the output's folder {str(path.parent)!r} does not exist: make it first")
-            if path.exists() and path.samefile(source):
+            if source is not None and path.exists() and source.exists() and path.samefile(source):
                 raise ConfigurationError(f"the output {shown} is the input: give it another name")
             if path.exists() and not path.is_file():
                 raise ConfigurationError(f"the output {shown} is not a regular file: give it another name")
@@ -134,6 +204,250 @@ class Output:
         else:
             return
         raise ConfigurationError(f"the output {shown} cannot be written: {problem}")
+
+
+class UnwrittenError(OSError):
+    """A row cannot be written. `rows` are those that are not in the file, as lines of JSONL."""
+
+    def __init__(self, reason: str, rows: list[bytes]) -> None:
+        super().__init__(0, reason)
+        self.rows = rows
+
+
+# ---------------------------------------------------------------------------------------------------- the formats
+
+
+class _Form(Protocol):
+    """A format: rows to bytes."""
+
+    def start(self) -> bytes:
+        """What the file begins with."""
+
+    def add(self, cells: Sequence[Any], values: Sequence[Any]) -> bytes:
+        """Take a row; what is to be appended now. Raises OSError for what the format cannot hold."""
+
+    def end(self) -> bytes:
+        """What the file ends with."""
+
+    def settle(self) -> None:
+        """All that was handed out is in the file."""
+
+    def pending(self) -> list[bytes]:
+        """The rows that may not be in the file, as lines of JSONL."""
+
+
+class _Cells:
+    """CSV and its like."""
+
+    def __init__(self, names: Sequence[str], like: Dialect, *, defuse: bool) -> None:
+        self._names = list(names)
+        self._like = like
+        self._defuse = defuse
+        self._last: tuple[Sequence[Any], Sequence[Any]] = ((), ())
+
+    def start(self) -> bytes:
+        return self._like.bom + self._encoded(self._line(map(self._cell, self._names)))
+
+    def add(self, cells: Sequence[Any], values: Sequence[Any]) -> bytes:
+        self._last = (cells, values)
+        return self._encoded(self._line([*map(self._cell, cells), *map(cell if self._defuse else bare, values)]))
+
+    def end(self) -> bytes:
+        return b""
+
+    def settle(self) -> None:
+        """One row at a time is on its way."""
+
+    def pending(self) -> list[bytes]:
+        return [as_json(self._names, *self._last)]
+
+    def _cell(self, value: Any) -> str:
+        found = "" if value is MISSING else text(value)
+        return defused(found) if self._defuse else found
+
+    def _line(self, cells: Iterable[str]) -> str:
+        line = io.StringIO()
+        # The csv module quotes what has a character of its line end: so newlines, and what else a spreadsheet
+        # may take for the end of a cell, whatever is behind it for a formula.
+        csv.writer(line, delimiter=self._like.delimiter, lineterminator=_QUOTED).writerow(cells)
+        return line.getvalue()[: -len(_QUOTED)] + "\n"
+
+    def _encoded(self, line: str) -> bytes:
+        with suppress(UnicodeEncodeError):
+            return line.encode(self._like.encoding, self._like.errors)
+        # A problem's text may have characters that the input's encoding lacks.
+        return b"".join(map(self._encoded_char, line))
+
+    def _encoded_char(self, char: str) -> bytes:
+        with suppress(UnicodeEncodeError):
+            return char.encode(self._like.encoding, self._like.errors)
+        return char.encode("ascii", "backslashreplace").decode().encode(self._like.encoding)
+
+
+class _Lines:
+    """JSONL."""
+
+    def __init__(self, names: Sequence[str]) -> None:
+        self._names = list(names)
+        self._last = b""
+
+    def start(self) -> bytes:
+        return b""
+
+    def add(self, cells: Sequence[Any], values: Sequence[Any]) -> bytes:
+        self._last = as_json(self._names, cells, values)
+        return self._last
+
+    def end(self) -> bytes:
+        return b""
+
+    def settle(self) -> None:
+        """One row at a time is on its way."""
+
+    def pending(self) -> list[bytes]:
+        return [self._last]
+
+
+class _Table:
+    """Parquet, a row group at a time. When a group ends depends on the rows alone."""
+
+    def __init__(self, names: Sequence[str], types: Sequence[Any]) -> None:
+        import pyarrow  # noqa: PLC0415  # heavy, and an extra
+        from pyarrow import parquet  # noqa: PLC0415
+
+        self._arrow = pyarrow
+        self._names = list(names)
+        kinds = [_arrow_type(kind) for kind in types]
+        self._schema = pyarrow.schema([*zip(self._names, kinds, strict=True)])
+        self._is_text = [kind == pyarrow.string() for kind in kinds]
+        self._sink = _Sink()
+        self._writer = parquet.ParquetWriter(pyarrow.PythonFile(self._sink, mode="w"), self._schema)
+        self._rows: list[tuple[Sequence[Any], Sequence[Any]]] = []
+        self._size = 0
+        self._ended = False
+
+    def start(self) -> bytes:
+        return self._sink.take()
+
+    def add(self, cells: Sequence[Any], values: Sequence[Any]) -> bytes:
+        self._rows.append((cells, values))
+        self._size += sum(len(value) for value in (*cells, *values) if isinstance(value, str | bytes))
+        return self._group() if len(self._rows) >= GROUP_ROWS or self._size >= GROUP_BYTES else b""
+
+    def end(self) -> bytes:
+        if self._ended:
+            return b""
+        data = self._group() if self._rows else b""
+        self._ended = True
+        self._writer.close()
+        return data + self._sink.take()
+
+    def settle(self) -> None:
+        self._rows.clear()
+        self._size = 0
+
+    def pending(self) -> list[bytes]:
+        return [as_json(self._names, *row) for row in self._rows]
+
+    def _group(self) -> bytes:
+        columns = zip(*((*cells, *values) for cells, values in self._rows), strict=True)
+        arrays = []
+        for field, is_text, column in zip(self._schema, self._is_text, columns, strict=True):
+            held = [None if value is MISSING else value for value in column]
+            if is_text:
+                held = [None if value is None else _unicode(text(value)) for value in held]
+            try:
+                arrays.append(self._arrow.array(held, type=field.type))
+            except (self._arrow.ArrowException, ValueError, TypeError, OverflowError):
+                problem = f"the values of column {field.name!r} are not of one type"
+            else:
+                continue
+            raise OSError(0, f"{problem}: choose JSONL")
+        self._writer.write_table(self._arrow.Table.from_arrays(arrays, schema=self._schema), row_group_size=GROUP_ROWS)
+        return self._sink.take()
+
+
+class _Ended:
+    """What is left of a format when its file takes no more."""
+
+    def start(self) -> bytes:
+        return b""
+
+    def add(self, cells: Sequence[Any], values: Sequence[Any]) -> bytes:  # noqa: ARG002  # the format's
+        raise OSError(0, "it takes no more rows")
+
+    def end(self) -> bytes:
+        return b""
+
+    def settle(self) -> None:
+        """Nothing is on its way."""
+
+    def pending(self) -> list[bytes]:
+        return []
+
+
+class _Sink(io.RawIOBase):
+    """Where Parquet is written to, to be taken away."""
+
+    def __init__(self) -> None:
+        self._chunks: list[bytes] = []
+        self._size = 0
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any) -> int:
+        self._chunks.append(bytes(data))
+        self._size += len(self._chunks[-1])
+        return len(self._chunks[-1])
+
+    def tell(self) -> int:
+        return self._size
+
+    def take(self) -> bytes:
+        """What was written since the last time."""
+        chunks, self._chunks = self._chunks, []
+        return b"".join(chunks)
+
+
+def _arrow_type(kind: Any) -> Any:
+    import pyarrow  # noqa: PLC0415  # heavy, and an extra
+
+    if isinstance(kind, list):
+        (fields,) = kind
+        return pyarrow.list_(pyarrow.struct([(name, _arrow_type(held)) for name, held in fields.items()]))
+    simple = {bool: pyarrow.bool_(), int: pyarrow.int64(), float: pyarrow.float64(), str: pyarrow.string()}
+    simple |= {date: pyarrow.date32(), datetime: pyarrow.timestamp("us")}
+    return simple[kind] if isinstance(kind, type) else kind
+
+
+def as_json(names: Sequence[str], cells: Sequence[Any], values: Sequence[Any]) -> bytes:
+    """One line of JSONL. A byte that was no text is a lone surrogate there: \\udc80 to \\udcff."""
+    record = {
+        name: value if type(value) in (str, int, bool) else _plain(value)
+        for name, value in zip(names, (*cells, *values), strict=True)
+        if value is not MISSING
+    }
+    return (json.dumps(record, ensure_ascii=False) + "\n").encode("utf-8", "backslashreplace")
+
+
+def _plain(value: Any) -> Any:
+    """`value` as what JSON knows."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, dict):
+        return {str(name): _plain(held) for name, held in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(held) for held in value]
+    return value if value is None or isinstance(value, str | int | float) else text(value)
+
+
+def _unicode(found: str) -> str:
+    """`found`, with what is no Unicode text written out: Parquet takes nothing else."""
+    return found if found.isascii() else found.encode("utf-8", "backslashreplace").decode()
+
+
+# ------------------------------------------------------------------------------------------------------ the files
 
 
 class Rescue:
@@ -173,12 +487,6 @@ class Rescue:
             self.places.append(place)
 
 
-def as_json(names: Sequence[str], cells: Sequence[str], values: Sequence[Any]) -> bytes:
-    """One line of JSONL. A byte that was not UTF-8 is a lone surrogate there: \\udc80 to \\udcff."""
-    record = dict(zip(names, (*cells, *values), strict=True))
-    return (json.dumps(record, ensure_ascii=False) + "\n").encode("utf-8", "backslashreplace")
-
-
 class _Appender:
     """A file that grows by whole lines only."""
 
@@ -205,6 +513,20 @@ class _Appender:
     def close(self) -> None:
         with suppress(OSError):
             self._file.close()
+
+
+class _Stdout:
+    """Standard output, as a file that is appended to."""
+
+    def append(self, line: bytes) -> None:
+        sys.stdout.buffer.write(line)
+        sys.stdout.buffer.flush()
+
+    def sync(self) -> None:
+        """It is whoever reads it who keeps it."""
+
+    def close(self) -> None:
+        """It is not ours to close."""
 
 
 _BINARY = getattr(os, "O_BINARY", 0)

@@ -3,53 +3,72 @@
 For every endpoint: `ok`; the fields of its reply, each as `answer_FIELD`; where the endpoint charges,
 `answer_raw`, the vendor's own words of an OK that did not fit the contract and may have been paid for; then
 `charge`, `status` (the vendor's, of the last attempt), `attempts` (how many), `error` (the error's class) and
-`problem` (what is wrong, and the remedy). A name that the input has already gets `_2` behind it, or the next
-number that is free. `group_id` is the vendor's access key and is never among them, and where the vendor echoes
-the token, … stands in its place. A row that asks the same as an earlier one has that one's answer, after 0
-attempts, and is free.
+`problem` (what is wrong, and the remedy). Where several endpoints are asked of each row, every name begins with the
+endpoint's: `face_compare_ok`. A name that the input has already gets `_2` behind it, or the next number that is
+free. `group_id` is the vendor's access key and is never among them, and where the vendor echoes the token, … stands
+in its place. A row that asks the same as an earlier one has that one's answer, after 0 attempts, and is free.
+
+Types, where a format has them: `ok` is a truth value, `attempts` and counts are whole numbers, scores are floating
+numbers, a list in a reply is a list of records (`answer_matches`), and all else is text.
 
 So that a run that was stopped and resumed writes what an unbroken one writes, an answer from the ledger has the
-charge that it had when it was asked for, and the one attempt that brought it; a call that is held has the unknown
-charge, and the attempt, for which it is held. (So has a row that asks the same as one 10,000 answers before it,
-which the batch has forgotten and the ledger has not.)
+charge, status and attempts that it had when it was asked for, and so has a call that is held. (So has a row that asks
+the same as one 10,000 answers before it, which the batch has forgotten and the ledger has not.)
 """
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 from collections.abc import Callable, Collection
 from enum import Enum
-from typing import Any
+from typing import Annotated, Any, get_args, get_origin
 
 from pydantic import BaseModel
 
-from aisolution_async.api import Call, Endpoint, Reply
+from aisolution_async.api import Call, Reply
 from aisolution_async.batch import Outcome
-from aisolution_async.charges import Charge
+from aisolution_async.charges import overall
 from aisolution_async.errors import OutcomeUnknownError
 
 SECRET_FIELDS = frozenset({"group_id"})
 """Fields of replies that are never written or shown unasked."""
 
-# What a spreadsheet would take for a formula, full-width forms included. +6281… is read as a number and harmless.
-_FORMULA = re.compile(r"\s*[=+\-@\uff1d\uff0b\uff0d\uff20]|[\t\r\n]")
-_PLAIN_NUMBER = re.compile(r"\+?[0-9]+")
+# What a spreadsheet would take for a formula: full-width forms included, and what it may not see before them. A number
+# is harmless: +6281… or -12.5.
+_UNSEEN = r"[\s\x00-\x20\x7f\xad\u200b-\u200f\u202a-\u202e\u2060-\u2064\ufeff]*"
+_FORMULA = re.compile(_UNSEEN + r"[=+\-@\uff1d\uff0b\uff0d\uff20]|[\t\r\n]")
+_NUMBER = re.compile(r"[+-]?[0-9]+([.,][0-9]+)?([eE][+-]?[0-9]{1,3})?")
+_SHARED = re.compile(r"\bitem \d+ asked the same, and that ended so: ")
 
 
 class Results:
-    """The result columns of one endpoint beside the input columns `taken`. `redact` takes the token out of text."""
+    """The result columns of one endpoint beside the columns `taken`.
 
-    def __init__(self, call: type[Call[Any]], taken: Collection[str], redact: Callable[[str], str]) -> None:
-        self._endpoint: Endpoint[Any] = call.endpoint
+    `redact` takes the token out of text. `several`: other endpoints have columns too, so the names say whose they are.
+    """
+
+    def __init__(
+        self, call: type[Call[Any]], taken: Collection[str], redact: Callable[[str], str], *, several: bool = False
+    ) -> None:
+        endpoint = call.endpoint
         self._redact = redact
-        self._fields = [name for name in call.endpoint.reply.model_fields if name not in SECRET_FIELDS]
-        self._keeps_raw = not call.endpoint.never_charges
-        names = ["ok", *(f"answer_{name}" for name in self._fields)]
+        self._fields = [name for name in endpoint.reply.model_fields if name not in SECRET_FIELDS]
+        self._keeps_raw = not endpoint.never_charges
+        types: dict[str, Any] = {"ok": bool}
+        for name in self._fields:
+            types[f"answer_{name}"] = _type_of(endpoint.reply.model_fields[name].annotation)
         if self._keeps_raw:
-            names.append("answer_raw")
-        names += ["charge", "status", "attempts", "error", "problem"]
-        self.names = [_free(name, {*taken, *names}) if name in taken else name for name in names]
+            types["answer_raw"] = str
+        types |= {"charge": str, "status": str, "attempts": int, "error": str, "problem": str}
+        self.types: list[Any] = [*types.values()]
+        """What the columns hold: bool, int, float, str, or `[{name: type}]` for a list of records."""
+        prefix = f"{endpoint.command.replace('-', '_')}_" if several else ""
+        names = [prefix + name for name in types]
+        # What is another result's name is no free one either.
+        self.names = [free_name(name, {*taken, *names}) if name in taken else name for name in names]
+        """Their names."""
 
     def values(self, outcome: Outcome, problem: str | None) -> list[Any]:
         """What goes into the columns: text, numbers, truth values, lists and None."""
@@ -59,10 +78,10 @@ class Results:
             values.append(self._raw(outcome))
         last = outcome.attempts[-1] if outcome.attempts else None
         charge, status, attempts = outcome.charge, last and last.status, len(outcome.attempts)
-        if outcome.answered_by is None and outcome.reply is not None and outcome.from_ledger:
-            charge, status, attempts = _charge_of(self._endpoint, outcome.reply), "OK", attempts + 1
-        elif outcome.answered_by is None and is_held(outcome):
-            charge, attempts = Charge.UNKNOWN, 1
+        recorded = outcome.recorded if outcome.answered_by is None else None
+        if recorded is not None:
+            charge = overall((*outcome.attempts, recorded))
+            status, attempts = recorded.status, attempts + recorded.number
         values += [charge.value, status, attempts]
         values += [outcome.error and type(outcome.error).__name__, problem and " ".join(problem.split())]
         return [redacted(value, self._redact) for value in values]
@@ -73,6 +92,22 @@ class Results:
             # Before it is JSON, in which a token may be spelt otherwise.
             return json.dumps(redacted(plain(error.message), self._redact), ensure_ascii=False)
         return None
+
+
+def exchanged(first: Outcome, asked: Outcome) -> tuple[Outcome, Outcome]:
+    """The two outcomes with the attempts on the other one: `first` had its answer from `asked`, which stands later.
+
+    Which of two calls that ask the same is sent, chance decides; in a file, it is always the first.
+    """
+    return (
+        dataclasses.replace(asked, index=first.index, key=first.key, call=first.call),
+        dataclasses.replace(first, index=asked.index, key=asked.key, call=asked.call, answered_by=first.index),
+    )
+
+
+def problem_of(outcome: Outcome) -> str:
+    """What is wrong with a call that has no answer."""
+    return _SHARED.sub("another row asked the same, and that ended so: ", str(outcome.error))
 
 
 def is_held(outcome: Outcome) -> bool:
@@ -88,12 +123,21 @@ def answered(reply: Reply) -> dict[str, Any]:
 
 def cell(value: Any) -> str:
     """`value` as the text of a cell that no spreadsheet runs as a formula."""
+    return defused(value) if isinstance(value, str) else bare(value)
+
+
+def bare(value: Any) -> str:
+    """`value` as the text of a cell, whatever it is."""
     if value is None:
         return ""
     if isinstance(value, bool):
         return "true" if value else "false"
-    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-    if isinstance(value, str) and _FORMULA.match(text) and not _PLAIN_NUMBER.fullmatch(text):
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def defused(text: str) -> str:
+    """`text`, with an apostrophe in front if a spreadsheet would take it for a formula."""
+    if _FORMULA.match(text) and not _NUMBER.fullmatch(text):
         return f"'{text}"
     return text
 
@@ -125,15 +169,24 @@ def redacted(value: Any, redact: Callable[[str], str]) -> Any:
     return value
 
 
-def _charge_of(endpoint: Endpoint[Any], reply: Reply) -> Charge:
-    charge = endpoint.charges["OK"]
-    if endpoint.refined_by is not None:
-        charge = endpoint.charges.get(f"OK:{getattr(reply, endpoint.refined_by)}", charge)
-    return charge
+def _type_of(annotation: Any) -> Any:
+    """The type of a column for a field of a reply."""
+    if get_origin(annotation) is Annotated:
+        return _type_of(get_args(annotation)[0])
+    if get_origin(annotation) is list:
+        (item,) = get_args(annotation)
+        if isinstance(item, type) and issubclass(item, BaseModel):
+            fields = {n: _type_of(f.annotation) for n, f in item.model_fields.items() if n not in SECRET_FIELDS}
+            return [fields]
+    kinds = [_type_of(kind) for kind in get_args(annotation) if kind is not type(None)]
+    if kinds and all(kind == kinds[0] for kind in kinds):
+        return kinds[0]
+    return annotation if annotation in (bool, int, float) else str
 
 
-def _free(name: str, taken: Collection[str]) -> str:
-    number = 2
-    while f"{name}_{number}" in taken:
-        number += 1
-    return f"{name}_{number}"
+def free_name(name: str, taken: Collection[str]) -> str:
+    """`name` if it is not taken, else with the first number behind it that makes it so."""
+    free, number = name, 2
+    while free in taken:
+        free, number = f"{name}_{number}", number + 1
+    return free

@@ -1,100 +1,134 @@
-"""Rows in: a CSV or TSV file in UTF-8, read one row at a time, so that memory stays flat.
+"""Rows in: a CSV, TSV, JSONL or Parquet file or a workbook, read one row at a time.
 
-What a file may be like: with or without a BOM, LF or CRLF, quotes, newlines inside cells. The first line that
-is not blank names the columns. Blank lines are no rows, except where there is one column: spreadsheets write its
-empty cells so, and only a blank line at the very end is none. A row that cannot be used (too few cells, bytes
-that are not UTF-8) is still a row: it comes with the problem named, so that it can be reported where it stands.
+Which of them a file is, is said by its ending; how it is written, is found out and said in `Rows.about`. Memory
+stays flat, except for workbooks: `sheets.py` says what those need. A row that cannot be used (too few cells, bytes
+that are no text, JSON that does not parse) is still a row: it comes with the problem named, so that it can be
+reported where it stands. What each format may be like is said in its own module.
 """
 
 from __future__ import annotations
 
-import csv
-import re
+import os
+import shutil
+import sys
+import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Self, TextIO
+from typing import Any, Self
 
-from aisolution_async.errors import AISolutionError, ConfigurationError
+from aisolution_async.bulk.cells import text
+from aisolution_async.bulk.source import (
+    MAX_CELL,
+    MAX_LINE,
+    MISSING,
+    Missing,
+    Reader,
+    Row,
+    UnreadableInputError,
+    open_bytes,
+    shown,
+    some,
+)
+from aisolution_async.errors import ConfigurationError
+
+__all__ = [
+    "DELIMITERS",
+    "ENDINGS",
+    "MAX_CELL",
+    "MAX_LINE",
+    "MISSING",
+    "Missing",
+    "Row",
+    "Rows",
+    "UnreadableInputError",
+    "text",
+]
 
 DELIMITERS: Mapping[str, str] = {".csv": ",", ".tsv": "\t"}
-"""The endings of files of cells, and what stands between the cells."""
+"""The endings of files of cells that are written, and what stands between the cells."""
 
-MAX_CELL = 64 * 1024 * 1024
-"""Characters of one cell: a cell may hold an image as base64."""
-MAX_LINE = 4 * MAX_CELL
-
-# Of the cells that a row has more than the header, as they are quoted: how many, and characters of each.
-_MOST_SURPLUS = 20
-_LONGEST_SURPLUS = 40
-
-_OTHER_FORMATS = {
-    b"\xff\xfe": "is UTF-16",
-    b"\xfe\xff": "is UTF-16",
-    b"PK\x03\x04": "is an Excel workbook (or another ZIP file)",
-    b"\xd0\xcf\x11\xe0": "is an old Excel workbook",
+_FORMATS = {
+    ".csv": "csv",
+    ".tsv": "tsv",
+    ".tab": "tsv",
+    ".txt": "csv",
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    ".parquet": "parquet",
+    ".pq": "parquet",
+    ".xlsx": "xlsx",
+    ".xlsm": "xlsx",
+    ".xlsb": "xlsx",
+    ".xls": "xlsx",
+    ".ods": "xlsx",
 }
-_SAVE_AS = "save the file as CSV in UTF-8 (in Excel: 'CSV UTF-8')"
+ENDINGS = tuple(_FORMATS)
+"""What an input file may end in."""
 
-
-class UnreadableInputError(AISolutionError):
-    """The input cannot be read any further than it was."""
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """One row: `line` is where it begins in the file, `cells` are as many as the header has.
-
-    `problem` says why it cannot be used, None where it can.
-    """
-
-    line: int
-    cells: list[str] = field(repr=False)
-    problem: str | None = None
+_OPTIONS = {
+    "delimiter": ("csv", "tsv"),
+    "encoding": ("csv", "tsv", "jsonl"),
+    "sheet": ("xlsx",),
+}
 
 
 class Rows:
     """An input file, open: its `header`, and its rows, which can be iterated once.
 
+    `path` "-" is standard input, as JSONL. `delimiter` (one character) and `encoding` (a codec of Python's) are
+    found out where they are not given, `sheet` is the first that is visible.
+
+    `format` is "csv", "tsv", "jsonl", "parquet" or "xlsx" (any workbook) and `about` one line for a person on what was
+    found out. `schema` has the types of a Parquet file's columns, and is None for all others. For files of text,
+    `encoding` is a codec's name without a byte order mark, `errors` its error handler under which bytes that are no
+    text go out as they came in, and `bom` what stands at the beginning of the file; `delimiter` is for CSV and TSV.
+    `total` is how many rows there are, and None for CSV and TSV: `count()` finds it out.
+
     Raises ConfigurationError for a file that cannot be used as a whole; while iterating,
     UnreadableInputError where the rest of the file cannot be read.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        delimiter = DELIMITERS.get(path.suffix.lower())
-        if delimiter is None:
-            raise ConfigurationError(f"the input {str(path)!r} must end in {' or '.join(DELIMITERS)}: {_SAVE_AS}")
-        # The limit is the whole process's: it is only ever raised.
-        csv.field_size_limit(max(csv.field_size_limit(), MAX_CELL))
-        self._file = _open(path)
-        self._ended = False
-        self._keeps_blank = self._is_last = False
-        self._reader = csv.reader(self._lines(), delimiter=delimiter)
-        try:
-            self.header = self._header()
-        except BaseException:
-            self._file.close()
-            raise
-        self._keeps_blank = len(self.header) == 1
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        delimiter: str | None = None,
+        encoding: str | None = None,
+        sheet: str | None = None,
+    ) -> None:
+        self.path = Path(path)
+        is_stdin = os.fspath(path) == "-"
+        found = "jsonl" if is_stdin else _FORMATS.get(self.path.suffix.lower())
+        if found is None:
+            known = f"{', '.join(ENDINGS[:-1])} or {ENDINGS[-1]}"
+            packed = self.path.suffix.lower() in (".gz", ".zip", ".zst", ".bz2", ".xz")
+            what = "unpack it first" if packed else "the ending says the format"
+            raise ConfigurationError(f"the input {str(self.path)!r} must end in {known}: {what}")
+        for name, value in (("delimiter", delimiter), ("encoding", encoding), ("sheet", sheet)):
+            if value is not None and found not in _OPTIONS[name]:
+                raise ConfigurationError(f"{name} does not go with {str(self.path)!r}: it is for {_used(name)}")
+        self._reader = self._open(found, is_stdin, delimiter=delimiter, encoding=encoding, sheet=sheet)
+        self.header = self._reader.header
+        self.schema = self._reader.schema
+        self.format = self._reader.format
+        self.about = self._reader.about
+        self.delimiter = self._reader.delimiter
+        self.encoding = self._reader.encoding
+        self.errors = self._reader.errors
+        self.bom = self._reader.bom
+        self.total = self._reader.total
 
     def __iter__(self) -> Iterator[Row]:
-        while (found := self._next()) is not None:
-            yield self._row(*found)
+        return iter(self._reader)
 
     def count(self, given_up: Callable[[], bool]) -> int | None:
-        """How many rows are left, or None if `given_up()` became true meanwhile. Uses the rows up."""
-        rows = 0
-        while self._next() is not None:
-            rows += 1
-            if given_up():
-                return None
-        return rows
+        """How many rows there are, or None if `given_up()` became true meanwhile. Uses the rows up."""
+        return self._reader.count(given_up)
 
     def close(self) -> None:
         """Close the file."""
-        self._file.close()
+        self._reader.close()
 
     def __enter__(self) -> Self:
         return self
@@ -106,129 +140,50 @@ class Rows:
 
     def missing(self, column: str, purpose: str) -> ConfigurationError:
         """The error that there is no such column."""
-        shown = [_shown(name) for name in self.header]
-        text = f"{str(self.path)!r} has no column {column!r} for {purpose}: its columns are {', '.join(shown)}"
-        if "…" in shown:
-            text += "; the first line looks like data, and must name the columns"
-        elif len(shown) == 1 and ";" in self.header[0]:
-            text += "; cells are separated by commas here, not by semicolons"
-        return ConfigurationError(text)
+        problem = f"{str(self.path)!r} has no column {column!r} for {purpose}: its columns are {some(self.header)}"
+        if any(shown(name) == "…" for name in self.header):
+            problem += "; the first line looks like data, and must name the columns"
+        elif len(self.header) == 1 and self.delimiter is not None and not self.header[0].replace("_", "").isalnum():
+            problem += f"; it was read as {self.about}"
+        return ConfigurationError(problem)
 
-    def _lines(self) -> Iterator[str]:
-        line = self._file.readline(MAX_LINE)
-        while line:
-            if len(line) == MAX_LINE:
-                raise csv.Error(f"a line of more than {MAX_LINE} characters")
-            # Only behind a blank line: a row is not to wait for the next one, which may be unreadable.
-            ahead = self._file.readline(MAX_LINE) if not line.strip("\r\n") else None
-            self._is_last = ahead == ""
-            yield line
-            line = self._file.readline(MAX_LINE) if ahead is None else ahead
-        # The csv module only asks for a line after the last one while a quote is open.
-        self._ended = True
+    def _open(
+        self, found: str, is_stdin: bool, *, delimiter: str | None, encoding: str | None, sheet: str | None
+    ) -> Reader:
+        # Each reader is imported where it is needed: two of them need packages that others do without.
+        if found == "parquet":
+            from aisolution_async.bulk.parquet import ParquetReader  # noqa: PLC0415
 
-    def _next(self) -> tuple[int, list[str]] | None:
-        """The next row, and the line it begins on."""
-        while True:
-            line = self._reader.line_num + 1
-            try:
-                cells = next(self._reader, None)
-            except csv.Error as exc:
-                problem = f"{exc}; is a quote left open there?"
-            except OSError as exc:
-                problem = exc.strerror or type(exc).__name__
-            else:
-                if cells is None:
-                    return None
-                if cells:
-                    return line, cells
-                if self._keeps_blank and not self._is_last:
-                    return line, [""]
-                continue
-            raise UnreadableInputError(f"{str(self.path)!r} cannot be read on from line {line}: {problem}")
+            return ParquetReader(self.path)
+        if found == "xlsx":
+            from aisolution_async.bulk.sheets import SheetReader  # noqa: PLC0415
 
-    def _header(self) -> list[str]:
-        path = str(self.path)
-        try:
-            found = self._next()
-        except UnreadableInputError as exc:
-            raise ConfigurationError(str(exc)) from None
-        if found is None:
-            raise ConfigurationError(f"{path!r} is empty: its first line must name the columns")
-        line, names = found
-        if self._ended:
-            raise ConfigurationError(f"line {line} of {path!r}: a quote is opened and never closed")
-        if any("\0" in name for name in names):
-            raise ConfigurationError(f"{path!r} is no CSV in UTF-8 (it may be UTF-16): {_SAVE_AS}")
-        for place, name in enumerate(names, 1):
-            if not name.strip():
-                raise ConfigurationError(f"line {line} of {path!r}: column {place} has no name: name or remove it")
-            if name in names[: place - 1]:
-                raise ConfigurationError(
-                    f"line {line} of {path!r}: two columns are named {_shown(name)}: rename one of them"
-                )
-        return names
+            return SheetReader(self.path, sheet)
+        if found == "jsonl":
+            from aisolution_async.bulk.objects import ObjectReader  # noqa: PLC0415
 
-    def _row(self, line: int, cells: list[str]) -> Row:
-        width = len(self.header)
-        problem = None
-        if self._ended:
-            problem = "a quote is opened here and never closed: close it, or remove it"
-        elif len(cells) != width:
-            cause = "a cell with a comma in it needs quotes around it" if len(cells) > width else "add what is missing"
-            if self._reader.line_num > line:
-                cause = f"the row goes on to line {self._reader.line_num}: is a quote left open?"
-            problem = f"{len(cells)} cells where the header has {width}: {cause}"
-        elif (place := _undecodable(cells)) is not None:
-            problem = f"column {_shown(self.header[place])} is not UTF-8: {_SAVE_AS}"
-        if len(cells) > width:
-            problem = f"{problem}; {_surplus(cells[width:])}"
-        if len(cells) != width:
-            cells = [*cells, *[""] * width][:width]
-        return Row(line, cells, None if problem is None else f"line {line}: {problem}")
+            return ObjectReader(self.path, _spool() if is_stdin else open_bytes(self.path), encoding)
+        from aisolution_async.bulk.delimited import DelimitedReader  # noqa: PLC0415
+
+        return DelimitedReader(self.path, found, DELIMITERS.get(f".{found}", ","), delimiter, encoding)
 
 
-def _open(path: Path) -> TextIO:
+def _used(option: str) -> str:
+    return " and ".join(format_.upper() for format_ in _OPTIONS[option])
+
+
+def _spool() -> Any:
+    """Standard input, all of it, in a temporary file that is gone when it is closed, and that nobody else reads."""
+    file = tempfile.TemporaryFile()  # noqa: SIM115 - the reader closes it
     try:
-        with path.open("rb") as file:
-            head = file.read(4)
-        for start, what in _OTHER_FORMATS.items():
-            if head.startswith(start):
-                raise ConfigurationError(f"the input {str(path)!r} {what}: {_SAVE_AS}")
-        # surrogateescape: bytes that are not UTF-8 come out as they went in, and only their row is in trouble.
-        return path.open(encoding="utf-8-sig", errors="surrogateescape", newline="")
-    except FileNotFoundError:
-        problem = "does not exist: check the path"
-    except IsADirectoryError:
-        problem = "is a directory: name a CSV file in it"
-    except PermissionError:
-        problem = "may not be read: check the file's permissions"
-    except (OSError, ValueError) as exc:
-        problem = f"cannot be read ({getattr(exc, 'strerror', None) or type(exc).__name__})"
-    raise ConfigurationError(f"the input {str(path)!r} {problem}")
-
-
-def _undecodable(cells: list[str]) -> int | None:
-    """The place of the first cell with bytes that are not UTF-8."""
-    for place, cell in enumerate(cells):
-        if not cell.isascii():
-            try:
-                cell.encode()
-            except UnicodeEncodeError:
-                return place
-    return None
-
-
-def _surplus(cells: list[str]) -> str:
-    """Cells that have no column, for a problem's text; shortened, as one may be an image."""
-    quoted = [
-        repr(cell if len(cell) <= _LONGEST_SURPLUS else f"{cell[: _LONGEST_SURPLUS - 1]}…")
-        for cell in cells[:_MOST_SURPLUS]
-    ]
-    rest = ", …" if len(cells) > _MOST_SURPLUS else ""
-    return f"{len(cells)} more cell{'s' if len(cells) > 1 else ''}: {', '.join(quoted)}{rest}"
-
-
-def _shown(name: str) -> str:
-    # Where the file has no header, its first row is taken for one: numbers and images are not to be shown.
-    return "…" if len(name) > 40 or re.search(r"\d{5}", re.sub(r"[\s().+-]", "", name)) else repr(name)
+        shutil.copyfileobj(sys.stdin.buffer, file, 1 << 20)
+        file.seek(0)
+    except OSError as exc:
+        file.close()
+        problem = exc.strerror or type(exc).__name__
+    except BaseException:
+        file.close()
+        raise
+    else:
+        return file
+    raise ConfigurationError(f"standard input cannot be kept in {tempfile.gettempdir()!r}: {problem}; set TMPDIR")

@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import os
 import sqlite3
+import sys
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, closing, suppress
 from dataclasses import dataclass, field
 from decimal import Decimal
@@ -18,8 +19,9 @@ from aisolution_async import clock
 from aisolution_async.api import Call
 from aisolution_async.batch import Batch, Outcome, Progress
 from aisolution_async.bulk.calls import Calls
-from aisolution_async.bulk.outputs import Output, Rescue, as_json
-from aisolution_async.bulk.results import Results, is_held
+from aisolution_async.bulk.kinds import kinds_of
+from aisolution_async.bulk.outputs import STDOUT, Dialect, Output, Rescue, UnwrittenError, as_json
+from aisolution_async.bulk.results import Results, exchanged, free_name, is_held, problem_of
 from aisolution_async.bulk.rows import Row, Rows, UnreadableInputError
 from aisolution_async.charges import Charge, Tally
 from aisolution_async.client import AsyncClient
@@ -33,13 +35,13 @@ CONCURRENCY = 50
 class Summary:
     """What a run has done so far, or did.
 
-    `rows` counts the rows that have a result, `ok` those that were answered (`from_ledger` of them by an earlier
-    call, `shared` of them by another row that asks the same) and `failed` those that were not, `errors` the
-    latter by the error's class. `held` of the failed were not sent because an attempt at the same may have been
-    charged. `unsent` rows were
-    read when the run was stopped, and were neither asked nor written. `output` is the finished file; where the
-    run did not come to its end, `part` is the file that has the rows so far, None if there are none. `rescued`
-    says where rows went that could not be written to the output, or whose answer the ledger could not take.
+    `rows` counts the rows that have a result, `ok` those of which every call was answered (`from_ledger` of them by
+    earlier calls, `shared` of them by other rows that ask the same) and `failed` the others; `errors` counts the calls
+    that failed, by the error's class. `held` of the failed were not sent because an attempt at the same may have been
+    charged. `unsent` rows were read when the run was stopped, and were neither asked nor written. `output` is the
+    finished file ("-" for standard output); where the run did not come to its end, `part` is the file that has the
+    rows so far, None if there are none. `problems` is the file of the rows with problems, if there is to be one.
+    `rescued` says where rows went that could not be written to the output, or whose answer the ledger could not take.
     `seconds` is how long it took.
     """
 
@@ -55,6 +57,7 @@ class Summary:
     seconds: float = 0.0
     output: Path | None = None
     part: Path | None = None
+    problems: Path | None = None
     rescued: list[str] = field(default_factory=list)
 
     @property
@@ -64,7 +67,7 @@ class Summary:
 
     @property
     def over_budget(self) -> int:
-        """How many of the failed were not sent because the budget was used up."""
+        """How many calls were not sent because the budget was used up."""
         return self.errors["BudgetExhaustedError"]
 
 
@@ -82,77 +85,119 @@ class BulkError(AISolutionError):
         self.summary = summary
 
 
-class BulkRun:
-    """One file through one endpoint; see `run_bulk` for the options.
+@dataclass(slots=True)
+class _Entry:
+    """A row between the input and the output. `left` counts what it waits for."""
 
-    `run()` does it, once. Meanwhile `progress` says how far it is, and `stop()` ends it early. `summary` is
-    true at any time, also after `run()` was cancelled. `on_resume` is called, before anything is sent, with how
-    many answers the ledger has, if it was there before.
+    row: Row
+    outcomes: list[Outcome | None]
+    left: int
+
+
+class BulkRun:
+    """One file through one endpoint, or several; see `run_bulk` for the options.
+
+    `run()` does it, once. Meanwhile `progress` says how far it is, in calls, and `stop()` ends it early. `summary` is
+    true at any time, also after `run()` was cancelled. `on_start` is called, before anything is sent, with a line for
+    people on the input and the columns that are used, `on_resume` with how many answers the ledger has, if it was
+    there before.
     """
 
     def __init__(
         self,
         client: AsyncClient,
-        call: type[Call[Any]],
+        call: type[Call[Any]] | Sequence[type[Call[Any]]],
         source: str | os.PathLike[str],
         output: str | os.PathLike[str],
         *,
         columns: Mapping[str, str] | None = None,
         values: Mapping[str, Any] | None = None,
         key: str | None = None,
+        images_root: str | os.PathLike[str] | None = None,
+        delimiter: str | None = None,
+        encoding: str | None = None,
+        sheet: str | None = None,
+        ordered: bool = True,
+        defuse: bool = True,
+        problems: str | os.PathLike[str] | None = None,
         concurrency: int = CONCURRENCY,
         overwrite: bool = False,
         ledger: str | os.PathLike[str] | None = None,
+        reuse_for: float | None = None,
         retry_unknown: int | None = None,
         max_charges: int | None = None,
         prices: Mapping[str, Decimal] | None = None,
         max_cost: Decimal | None = None,
+        on_start: Callable[[str], None] | None = None,
         on_resume: Callable[[int], None] | None = None,
     ) -> None:
         self.summary = Summary()
+        self.total: int | None = None
+        """How many rows the input has, where that is known without counting them."""
         self._client = client
-        self._call = call
+        self._kinds = calls_of(call)
         self._source = Path(source)
         self._target = Path(output)
         self._columns = columns or {}
         self._values = values or {}
         self._key = key
+        self._images_root = None if images_root is None else Path(images_root)
+        self._reading = {"delimiter": delimiter, "encoding": encoding, "sheet": sheet}
+        self._ordered = ordered
+        self._defuse = defuse
+        self._problems_path = None if problems is None else Path(problems)
         self._concurrency = concurrency
         self._overwrite = overwrite
         self._ledger = None if ledger is None else Path(ledger)
+        self._reuse_for = reuse_for
         self._retry_unknown = retry_unknown
         self._budget: dict[str, Any] = {"max_charges": max_charges, "prices": prices, "max_cost": max_cost}
+        self._on_start = on_start
         self._on_resume = on_resume
-        self._in_flight: dict[int, Row] = {}  # rows between the input and the output, by their place
+        self._entries: dict[int, _Entry] = {}  # rows between the input and the output, by their place
+        self._next = 0  # the row that is to be written next, where order is kept
+        self._lent: dict[int, int] = {}  # calls that were asked in the place of an earlier one, and which
         self._batch: Batch | None = None
         self._stopping = False
         self._is_full = False  # the output takes no more rows
+        self._given_up = threading.Event()
         self._problem: str | None = None
         self._rescue: Rescue | None = None
         self._calls: Calls
-        self._results: Results
+        self._results: list[Results]
         self._output: Output
+        self._problems: Output | None = None
 
     async def run(self) -> Summary:
         """Run to the end, or until stopped. Raises as `run_bulk` does."""
         started = clock.now()
-        with Rows(self._source) as rows:
-            self._calls = Calls(self._call, rows, columns=self._columns, values=self._values, key=self._key)
-            # The client has no public way to take the token out of what a vendor echoes, and files are kept for long.
-            redact = self._client._sender.requests.redact  # noqa: SLF001
-            self._results = Results(self._call, rows.header, redact)
-            self._names = [*rows.header, *self._results.names]
+        with Rows(self._source, **self._reading) as rows:
+            self.total = rows.total
+            self._calls = Calls(
+                self._kinds,
+                rows,
+                columns=self._columns,
+                values=self._values,
+                key=self._key,
+                images_root=self._images_root,
+            )
+            self._name_results(rows)
             resumes = self._check_ledger()
             if self._ledger is not None and resumes:
                 await asyncio.to_thread(_check_is_ledger, self._ledger)
-            output = self._output = Output(self._target, self._source)
+            output = self._output = Output(self._target, self._source, defuse=self._defuse)
+            self._problems = self._problems_output(rows)
             replaces = self._may_replace(resumes=resumes)
+            if self._on_start is not None:
+                self._on_start(f"{rows.about}: {self._calls.chosen}")
+            types = await self._types_of(rows)
             ledger = None if self._ledger is None else Ledger(self._ledger, **self._budget)
             batch = self._client.batch(
                 self._read(rows),
                 concurrency=self._concurrency,
-                ordered=True,
+                ordered=self._ordered,
                 retry_unknown=self._retry_unknown,
+                reuse_for=self._reuse_for,
                 **(self._budget if ledger is None else {"ledger": ledger}),
             )
             self._batch = batch
@@ -164,14 +209,23 @@ class BulkRun:
                 if ledger is not None and resumes:
                     await stack.enter_async_context(ledger)
                     await self._look_into(ledger)
-                output.open(self._names, replace=replaces)
+                output.open(
+                    self._names,
+                    replace=replaces,
+                    types=[*types, *(kind for results in self._results for kind in results.types)],
+                )
                 stack.callback(output.close)
+                if self._problems is not None:
+                    names = [*rows.header, free_name("problem", rows.header)]
+                    self._problems.open(names, replace=replaces, types=[*types, str])
+                    stack.callback(self._problems.close)
                 if ledger is not None and not resumes:
                     await stack.enter_async_context(ledger)
                 try:
                     await self._ask(batch)
                     finished = not self._stopping
                 finally:
+                    self._write_the_rest()
                     self._settle(finished=finished)
                     self.summary.seconds = clock.now() - started
         if self._problem is not None:
@@ -181,6 +235,7 @@ class BulkRun:
     def stop(self) -> None:
         """Ask for a graceful end: nothing more is sent, what is under way is waited for and written."""
         self._stopping = True
+        self._given_up.set()
         if self._batch is not None:
             self._batch.stop()
 
@@ -189,12 +244,56 @@ class BulkRun:
         """How far it is; None before it has begun."""
         return None if self._batch is None else self._batch.progress
 
+    # --------------------------------------------------------------------------------------------- before it begins
+
+    def _name_results(self, rows: Rows) -> None:
+        # The client has no public way to take the token out of what a vendor echoes, and files are kept for long.
+        redact = self._client._sender.requests.redact  # noqa: SLF001
+        self._names = list(rows.header)
+        self._results = []
+        for call in self._kinds:
+            results = Results(call, self._names, redact, several=len(self._kinds) > 1)
+            self._results.append(results)
+            self._names += results.names
+
+    async def _types_of(self, rows: Rows) -> list[Any]:
+        """The types of the input's columns, where an output has types."""
+        outputs = [output for output in (self._output, self._problems) if output is not None]
+        if not any(output.as_parquet for output in outputs):
+            return [str] * len(rows.header)
+        if rows.schema is not None or rows.delimiter is not None:
+            return kinds_of(rows, self._given_up)
+        if str(self._source) == STDOUT and not _rewind_stdin():
+            return [str] * len(rows.header)  # a pipe can be read once
+
+        def look() -> list[Any]:
+            with Rows(self._source, **self._reading) as again:
+                return kinds_of(again, self._given_up)
+
+        return await asyncio.to_thread(look)
+
+    def _problems_output(self, rows: Rows) -> Output | None:
+        """The file of the rows with problems: like the input, if it is of the same format."""
+        path = self._problems_path
+        if path is None:
+            return None
+        for other, what in ((self._target, "output"), (self._ledger, "ledger")):
+            if other is not None and path.absolute() == other.absolute():
+                raise ConfigurationError(f"the file of problems {str(path)!r} is the {what}: give it another name")
+        is_alike = rows.delimiter is not None and path.suffix.lower() == f".{rows.format}"
+        like = None
+        if is_alike and rows.delimiter is not None and rows.encoding is not None:
+            like = Dialect(rows.delimiter, rows.encoding, rows.errors, rows.bom)
+        # What is to be mended and read again stays as it was; elsewhere it would be text that becomes a formula.
+        return Output(path, self._source, defuse=self._defuse and not is_alike, like=like)
+
     def _check_ledger(self) -> bool:
         """Whether there is a ledger to go on from."""
-        endpoint, path = self._call.endpoint, self._ledger
+        path = self._ledger
         max_cost, prices = self._budget["max_cost"], self._budget["prices"] or {}
-        if max_cost is not None and endpoint.name not in prices and not endpoint.never_charges:
-            raise ConfigurationError(f"a limit on the cost needs the price of {endpoint.name}")
+        for call in self._kinds:
+            if max_cost is not None and call.endpoint.name not in prices and not call.endpoint.never_charges:
+                raise ConfigurationError(f"a limit on the cost needs the price of {call.endpoint.name}")
         if path is None:
             return False
         for other, what in ((self._source, "input"), (self._target, "output")):
@@ -203,33 +302,41 @@ class BulkRun:
         return path.exists()
 
     def _may_replace(self, *, resumes: bool) -> bool:
-        """Whether what there is of the output may go. Raises ConfigurationError if it may not, and is there."""
+        """Whether what there is of the outputs may go. Raises ConfigurationError if it may not, and is there."""
         why = ""
         if self._ledger is not None and not resumes:
             why = f", and its ledger {str(self._ledger)!r} is not there"
-        elif resumes and self._call.endpoint.never_charges and self._key is None:
+        elif resumes and any(call.endpoint.never_charges for call in self._kinds) and not self._calls.keyed:
             # Such a call does something each time. It is only known to be the same by its key.
             why = ", and without a column of keys all of it would be done again"
         elif resumes:
             return True
+        self._check_free(why)
+        return self._overwrite
+
+    def _check_free(self, why: str) -> None:
         if not self._overwrite:
             self._output.check_free(why)
-        return self._overwrite
+            if self._problems is not None:
+                self._problems.check_free(why)
 
     async def _look_into(self, ledger: Ledger) -> None:
         """Say how many answers there are, and refuse to buy again what was removed from the ledger."""
         answers, removed = await asyncio.to_thread(_count_answers, ledger)
-        if removed and not self._overwrite:
-            self._output.check_free(
+        if removed:
+            self._check_free(
                 f", and {removed} of the answers paid for are not in its ledger any more, and would be paid for again"
             )
         if self._on_resume is not None:
             self._on_resume(answers)
 
+    # ------------------------------------------------------------------------------------------------- while it runs
+
     def _read(self, rows: Rows) -> Iterator[Call[Any] | AISolutionError]:
-        for index, row in enumerate(rows):
-            self._in_flight[index] = row
-            yield self._calls.make(row)
+        each = len(self._kinds)
+        for place, row in enumerate(rows):
+            self._entries[place] = _Entry(row, [None] * each, each)
+            yield from self._calls.make(row)
 
     async def _ask(self, batch: Batch) -> None:
         if self._stopping:
@@ -237,67 +344,161 @@ class BulkRun:
         try:
             async with batch:
                 async for outcome in batch:
-                    self._put(outcome)
+                    self._take(outcome)
         except UnreadableInputError as exc:
             self._problem = str(exc)
             self._stopping = True
         finally:
             # Answers that came in while the run was being cancelled are paid for too.
             for outcome in batch.unread:
-                self._put(outcome)
+                self._take(outcome)
 
-    def _put(self, outcome: Outcome) -> None:
-        """Write one row, wherever it can be written."""
-        row, error, summary = self._in_flight.pop(outcome.index), outcome.error, self.summary
-        if isinstance(error, LedgerError) and not self._stopping:
-            self._problem = f"{error}; the run was stopped"
+    def _take(self, outcome: Outcome) -> None:
+        """Put an outcome to its row, and write the rows that are whole now."""
+        if isinstance(outcome.error, LedgerError) and not self._stopping:
+            self._problem = f"{outcome.error}; the run was stopped"
             self.stop()
-        if self._stopping and isinstance(error, NotSentError | LedgerError) and not outcome.attempts:
+        index, waits = outcome.index, False
+        if self._ordered:
+            if index in self._lent:
+                first = self._lent.pop(index)
+                earlier = self._outcome(first)
+                assert earlier is not None
+                earlier, outcome = exchanged(earlier, outcome)
+                self._keep(earlier)
+            elif outcome.answered_by is not None and outcome.answered_by > index:
+                waits = self._lent.setdefault(outcome.answered_by, index) == index
+        self._keep(outcome, waits=waits)
+        if not self._ordered:
+            place = index // len(self._kinds)
+            if self._entries[place].left == 0:
+                self._put(self._entries.pop(place))
+            return
+        while (entry := self._entries.get(self._next)) is not None and entry.left == 0:
+            self._put(self._entries.pop(self._next))
+            self._next += 1
+
+    def _outcome(self, index: int) -> Outcome | None:
+        place, number = divmod(index, len(self._kinds))
+        return self._entries[place].outcomes[number]
+
+    def _keep(self, outcome: Outcome, *, waits: bool = False) -> None:
+        place, number = divmod(outcome.index, len(self._kinds))
+        entry = self._entries[place]
+        entry.outcomes[number] = outcome
+        entry.left -= not waits
+
+    def _write_the_rest(self) -> None:
+        """Rows of which the run was stopped in the middle: what there is of them may be paid for."""
+        for place in sorted(self._entries):
+            self._put(self._entries.pop(place))
+
+    def _put(self, entry: _Entry) -> None:
+        """Write one row, wherever it can be written."""
+        row, summary = entry.row, self.summary
+        outcomes = [
+            self._unasked(number) if outcome is None else outcome for number, outcome in enumerate(entry.outcomes)
+        ]
+        unsent = [o for o in outcomes if isinstance(o.error, NotSentError | LedgerError) and not o.attempts]
+        if self._stopping and unsent and not any(o.ok or o.attempts for o in outcomes):
             summary.unsent += 1
             return
+        failed = [outcome for outcome in outcomes if not outcome.ok]
         summary.rows += 1
-        problem = None
-        if error is None:
-            summary.ok += 1
-            if outcome.answered_by is not None:
-                summary.shared += 1
-            elif outcome.from_ledger:
-                summary.from_ledger += 1
-        else:
-            summary.failed += 1
-            summary.held += is_held(outcome)
-            summary.errors[type(error).__name__] += 1
-            problem = self._calls.explain(row, str(error)) if isinstance(error, InputError) else str(error)
-        values = self._results.values(outcome, problem)
+        summary.failed += bool(failed)
+        summary.ok += not failed
+        summary.held += any(map(is_held, failed))
+        summary.errors.update(type(outcome.error).__name__ for outcome in failed)
+        if not failed:
+            bought = [outcome for outcome in outcomes if outcome.answered_by is None]
+            summary.shared += not bought
+            summary.from_ledger += bool(bought) and all(outcome.from_ledger for outcome in bought)
+        problems = [self._problem_of(row, number, outcome) for number, outcome in enumerate(outcomes)]
+        values = []
+        for results, outcome, problem in zip(self._results, outcomes, problems, strict=True):
+            values += results.values(outcome, problem)
         # What is in the output and not in the ledger would be lost when another run begins the output anew.
-        if not self._write(row, values) or any(attempt.recorded is False for attempt in outcome.attempts):
-            if self._rescue is None:
-                self._rescue = Rescue()
-            self._rescue.write(as_json(self._names, row.cells, values))
+        if any(attempt.recorded is False for outcome in outcomes for attempt in outcome.attempts):
+            self._keep_apart([as_json(self._names, row.cells, values)])
+        self._write(row, values)
+        if failed and self._problems is not None and not self._is_full:
+            self._write_problem(self._problems, row, problems)
 
-    def _write(self, row: Row, values: list[Any]) -> bool:
-        """Write it to the output; False if that cannot be."""
-        if not self._is_full:
-            try:
-                self._output.write(row.cells, values)
-            except OSError as exc:
-                self._problem = f"the output {str(self._output.part)!r} cannot be written: {_reason(exc)}"
-                self._problem += "; the run was stopped"
-                self._is_full = True
-                self.stop()
-        return not self._is_full
+    def _unasked(self, number: int) -> Outcome:
+        name = self._kinds[number].endpoint.name
+        error = NotSentError(f"{name}: not sent: the run was stopped before it was sent", endpoint=name)
+        return Outcome(-1, None, None, None, error, ())
+
+    def _problem_of(self, row: Row, number: int, outcome: Outcome) -> str | None:
+        if outcome.ok:
+            return None
+        # A problem that was found before there was a call says by itself where.
+        if isinstance(outcome.error, InputError) and outcome.call is not None:
+            return self._calls.explain(row, number, str(outcome.error))
+        return problem_of(outcome)
+
+    def _write(self, row: Row, values: list[Any]) -> None:
+        """Write it to the output, or keep it apart."""
+        if self._is_full:
+            self._keep_apart([as_json(self._names, row.cells, values)])
+            return
+        try:
+            self._output.write(row.cells, values)
+        except UnwrittenError as exc:
+            self._fail(self._output, exc)
+
+    def _write_problem(self, output: Output, row: Row, problems: Sequence[str | None]) -> None:
+        several = len(self._kinds) > 1 and row.problem is None
+        said = dict.fromkeys(
+            f"{call.endpoint.command}: {problem}" if several else problem
+            for call, problem in zip(self._kinds, problems, strict=True)
+            if problem is not None
+        )
+        if row.raw is not None:
+            said[f"it reads: {row.raw}"] = None
+        try:
+            output.write(row.cells, [" ".join("; ".join(said).split())])
+        except UnwrittenError as exc:
+            self._problem = f"the file of problems {str(output.part)!r} cannot be written: {exc.strerror}"
+            self._problem += "; the run was stopped"
+            self._problems = None
+            self.stop()
+
+    def _fail(self, output: Output, exc: UnwrittenError) -> None:
+        name = "standard output" if output.streams else f"the output {str(output.part)!r}"
+        self._problem = f"{name} cannot be written: {exc.strerror}; the run was stopped"
+        self._is_full = True
+        self._keep_apart(exc.rows)
+        self.stop()
+
+    def _keep_apart(self, lines: Sequence[bytes]) -> None:
+        if self._rescue is None:
+            self._rescue = Rescue()
+        for line in lines:
+            self._rescue.write(line)
 
     def _settle(self, *, finished: bool) -> None:
         """Close the files, and say what is where."""
-        output, summary = self._output, self.summary
-        if finished:
+        output, problems, summary = self._output, self._problems, self.summary
+        for file in (problems, output) if finished and not self._is_full else ():
+            if file is None:
+                continue
             try:
-                output.finish()
-                summary.output = output.path
-            except OSError as exc:
-                self._problem = f"the output {str(output.path)!r} cannot be finished: {_reason(exc)}"
-        output.close()
-        if summary.output is None and output.rows:
+                file.finish()
+            except UnwrittenError as exc:
+                self._problem = f"the output {str(file.path)!r} cannot be finished: {exc.strerror}"
+                if file is output and exc.rows:
+                    self._keep_apart(exc.rows)
+            else:
+                if file is output:
+                    summary.output = output.path
+        for file in (problems, output):
+            if file is not None:
+                file.close()
+        if problems is not None:
+            place = problems.path if finished else problems.part
+            summary.problems = place if place.exists() else None
+        if summary.output is None and output.rows and not output.streams:
             summary.part = output.part
         if self._rescue is not None:
             self._rescue.close()
@@ -308,16 +509,24 @@ class BulkRun:
 
 async def run_bulk(
     client: AsyncClient,
-    call: type[Call[Any]],
+    call: type[Call[Any]] | Sequence[type[Call[Any]]],
     source: str | os.PathLike[str],
     output: str | os.PathLike[str],
     *,
     columns: Mapping[str, str] | None = None,
     values: Mapping[str, Any] | None = None,
     key: str | None = None,
+    images_root: str | os.PathLike[str] | None = None,
+    delimiter: str | None = None,
+    encoding: str | None = None,
+    sheet: str | None = None,
+    ordered: bool = True,
+    defuse: bool = True,
+    problems: str | os.PathLike[str] | None = None,
     concurrency: int = CONCURRENCY,
     overwrite: bool = False,
     ledger: str | os.PathLike[str] | None = None,
+    reuse_for: float | None = None,
     retry_unknown: int | None = None,
     max_charges: int | None = None,
     prices: Mapping[str, Decimal] | None = None,
@@ -327,21 +536,29 @@ async def run_bulk(
 
     ```python
     async with AsyncClient() as client:
-        summary = await run_bulk(client, WhatsAppDetail, "applicants.csv", "results.csv", columns={"number": "phone"})
+        summary = await run_bulk(client, WhatsAppDetail, "applicants.xlsx", "results.csv", columns={"number": "phone"})
     ```
 
-    `source` is CSV or TSV in UTF-8 with a header (`rows.py` says what it may be like), `output` CSV, TSV or
-    JSONL by its ending. `columns` says which column holds a parameter, where it is not the one of the
-    parameter's own name; optional parameters are sent only if they are in `columns` or `values`, which gives
-    one value for all rows. `key` names a column for the calls' keys. Image cells are paths, relative to the
-    folder of `source`, or base64. `results.py` lists the result columns.
+    `call` may be several, `[FaceCompare, WhatsAppDetail]`: each row is asked all of them, one bad cell stops none of
+    the others, and the result columns' names begin with the endpoint's. `source` is CSV, TSV, JSONL, Parquet or a
+    workbook by its ending (`rows.py` says what it may be like; `delimiter`, `encoding` and `sheet` say what cannot be
+    found out), or "-" for JSONL on standard input. `output` is CSV, TSV, JSONL or Parquet by its ending, or "-" for
+    JSONL on standard output. `columns` says which column holds a parameter, and `values` gives one value for all rows:
+    by the parameter's name or, where two endpoints differ, as `"id-holding.img"`. What neither names is found by the
+    usual names of such columns (`calls.py`). `key` names a column for the calls' keys, else found likewise. Image
+    cells are paths, relative to the folder of `source`, or base64; no image outside of `images_root` is read.
+    `results.py` lists the result columns.
 
-    A row that cannot be asked, or that fails, is a row of the output too. While it runs, the rows are in
-    `output` + ".part"; an existing output or part file is left alone unless `overwrite`.
+    A row that cannot be asked, or that fails, is a row of the output too, and if `problems` names a file (CSV, TSV,
+    JSONL or Parquet), also of that: as it came, with a column that says what is wrong, to be mended and run.
+    `ordered=False` writes rows as they finish. `defuse=False` leaves cells of CSV and TSV that a spreadsheet takes for
+    formulas as they are. While it runs, the rows are in `output` + ".part"; an existing output or part file is left
+    alone unless `overwrite`.
 
     `ledger` is the path of a ledger for this run. Where it is there already, the run goes on from it: what it
-    answers is not asked again, and the output is begun anew, whatever there is of it. `retry_unknown`,
+    answers is not asked again, and the output is begun anew, whatever there is of it. `reuse_for`, `retry_unknown`,
     `max_charges`, `prices` and `max_cost` are as for `client.batch`, the limits over all runs with the ledger.
+    Without a ledger, a Parquet file that was killed in the middle cannot be read.
 
     Raises ConfigurationError or LedgerError, before anything is sent, for files and columns that cannot be
     used; BulkError when the run has to stop in the middle.
@@ -354,9 +571,17 @@ async def run_bulk(
         columns=columns,
         values=values,
         key=key,
+        images_root=images_root,
+        delimiter=delimiter,
+        encoding=encoding,
+        sheet=sheet,
+        ordered=ordered,
+        defuse=defuse,
+        problems=problems,
         concurrency=concurrency,
         overwrite=overwrite,
         ledger=ledger,
+        reuse_for=reuse_for,
         retry_unknown=retry_unknown,
         max_charges=max_charges,
         prices=prices,
@@ -365,11 +590,33 @@ async def run_bulk(
     return await run.run()
 
 
-def count_rows(source: Path, given_up: threading.Event) -> int | None:
+def calls_of(call: type[Call[Any]] | Sequence[type[Call[Any]]]) -> tuple[type[Call[Any]], ...]:
+    """The calls that are asked of each row. Raises ConfigurationError."""
+    calls = (call,) if isinstance(call, type) else tuple(call)
+    if not calls or not all(isinstance(each, type) and issubclass(each, Call) for each in calls):
+        raise ConfigurationError("pass a call, like FaceCompare, or several: [FaceCompare, WhatsAppDetail]")
+    for place, each in enumerate(calls):
+        if each in calls[:place]:
+            raise ConfigurationError(f"{each.endpoint.command} is named twice: name each endpoint once")
+    return calls
+
+
+def count_rows(source: Path, given_up: threading.Event, **reading: str | None) -> int | None:
     """How many rows the file has, None if it cannot be told or `given_up` was set. Blocks."""
-    with suppress(AISolutionError), Rows(source) as rows:
+    if str(source) == STDOUT:
+        return None  # standard input can be read once
+    with suppress(AISolutionError), Rows(source, **reading) as rows:
         return rows.count(given_up.is_set)
     return None
+
+
+def _rewind_stdin() -> bool:
+    """Whether standard input can be read again from its beginning, and will be."""
+    try:
+        sys.stdin.buffer.seek(0)
+    except (OSError, ValueError, AttributeError):
+        return False
+    return True
 
 
 def _check_is_ledger(path: Path) -> None:
@@ -392,7 +639,3 @@ def _count_answers(ledger: Ledger) -> tuple[int, int]:
     lines = ledger.summary().lines
     bought = sum(line.attempts for line in lines if line.state is State.CHARGED and line.status == "OK")
     return here.total(), max(0, bought - here[State.CHARGED])
-
-
-def _reason(exc: OSError) -> str:
-    return exc.strerror or type(exc).__name__

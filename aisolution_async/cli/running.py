@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import os
+import shutil
 import signal
 import stat
 import sys
+import tempfile
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
@@ -15,6 +18,7 @@ from pathlib import Path
 from typing import IO, Any, TypeVar
 
 import click
+import httpx
 
 from aisolution_async.cli import show
 from aisolution_async.client import TOKEN_VARIABLE, AsyncClient
@@ -105,6 +109,30 @@ class Commands(click.Group):
         sys.exit(failed.exit_code)
 
 
+def keep_stdin() -> None:
+    """Read standard input to its end, into a file that is nobody else's, so that it can be read more than once.
+
+    Now, while Ctrl-C still ends it at once.
+    """
+    if sys.stdin.seekable():
+        return
+    file = tempfile.TemporaryFile()  # noqa: SIM115  # it takes the place of stdin
+    try:
+        if sys.stdin.isatty():
+            show.say("reading rows from here, an object of JSON on each line: Ctrl-D ends them")
+        shutil.copyfileobj(sys.stdin.buffer, file, 1 << 20)
+        file.seek(0)
+    except KeyboardInterrupt:
+        failed = Failed("interrupted: nothing was sent", Exit.INTERRUPTED)
+    except OSError as exc:
+        failed = Failed(f"standard input cannot be kept: {exc.strerror or type(exc).__name__}", Exit.USAGE)
+    else:
+        sys.stdin = io.TextIOWrapper(file)
+        return
+    file.close()
+    raise failed
+
+
 @contextmanager
 def foreseen() -> Iterator[None]:
     """What can be foreseen to go wrong in here becomes a `Failed`."""
@@ -129,8 +157,29 @@ def run(main: Coroutine[Any, Any, T]) -> T:
     raise failed
 
 
+def client_options(**wanted: Any) -> dict[str, Any]:
+    """Those of the options `wanted` of the client that it has, and that are not None."""
+    known = AsyncClient.__init__.__kwdefaults__ or {}
+    return {name: value for name, value in wanted.items() if name in known and value is not None}
+
+
+class _Nowhere(httpx.AsyncBaseTransport):
+    """Where nothing is ever sent."""
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        raise httpx.ConnectError("nothing is sent in a dry run", request=request)
+
+
 @asynccontextmanager
-async def connected(access: Access, *, max_connections: int = 1) -> AsyncIterator[AsyncClient]:
+async def disconnected(access: Access, **options: Any) -> AsyncIterator[AsyncClient]:
+    """A client that cannot send anything, and needs no token, for the same vendor."""
+    base_url = "http://127.0.0.1" if access.sandbox else access.base_url
+    async with AsyncClient("none", base_url=base_url, transport=_Nowhere(), **options) as client:
+        yield client
+
+
+@asynccontextmanager
+async def connected(access: Access, *, max_connections: int = 1, **options: Any) -> AsyncIterator[AsyncClient]:
     """A client as `access` says, with the sandbox it may need."""
     async with AsyncExitStack() as stack:
         token, base_url = None, access.base_url
@@ -143,7 +192,9 @@ async def connected(access: Access, *, max_connections: int = 1) -> AsyncIterato
             token = _token(access.token_file)
         elif not os.environ.get(TOKEN_VARIABLE, "").strip():
             raise ConfigurationError(f"no token: set {TOKEN_VARIABLE}, name a --token-file, or try it with --sandbox")
-        yield await stack.enter_async_context(AsyncClient(token, base_url=base_url, max_connections=max_connections))
+        yield await stack.enter_async_context(
+            AsyncClient(token, base_url=base_url, max_connections=max_connections, **options)
+        )
 
 
 @asynccontextmanager

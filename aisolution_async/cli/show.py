@@ -23,8 +23,8 @@ from rich.table import Table
 from rich.text import Text
 
 from aisolution_async.batch import Progress
-from aisolution_async.bulk import Summary
-from aisolution_async.charges import Charge, Tally
+from aisolution_async.bulk import Forecast, Summary
+from aisolution_async.charges import Charge, Counts, Tally
 from aisolution_async.ledger import State
 
 PLAIN_EVERY = 10.0
@@ -67,8 +67,13 @@ def say_json(value: Mapping[str, Any]) -> None:
 
 def money(tally: Tally) -> Text:
     """The three counts."""
+    return _counts(Counts(tally.charged, tally.free, tally.unknown))
+
+
+def _counts(counts: Counts) -> Text:
     parts: list[Text | tuple[str, str] | str] = []
-    for charge, count in ((Charge.CHARGED, tally.charged), (Charge.FREE, tally.free), (Charge.UNKNOWN, tally.unknown)):
+    known = ((Charge.CHARGED, counts.charged), (Charge.FREE, counts.free), (Charge.UNKNOWN, counts.unknown))
+    for charge, count in known:
         parts += [" · " if parts else "", (f"{charge.value} {count:,}", _COLOURS[charge] if count else "")]
     return Text.assemble(*parts)
 
@@ -161,10 +166,12 @@ class Display(Protocol):
 
 
 class Lines:
-    """Progress as a line now and then: for logs."""
+    """Progress as a line now and then: for logs. `each`: calls to a row."""
 
-    def __init__(self) -> None:
+    def __init__(self, prices: Mapping[str, Decimal] | None = None, each: int = 1) -> None:
         self.every = PLAIN_EVERY
+        self._prices = prices or {}
+        self._each = each
 
     def __enter__(self) -> Self:
         return self
@@ -177,15 +184,19 @@ class Lines:
     def update(self, progress: Progress, total: int | None) -> None:
         """Say it."""
         of = "" if total is None else f" of {total:,}"
-        say(f"{progress.done:,}{of} rows · {' · '.join(_numbers(progress, total))} · {money(progress.tally).plain}")
+        numbers = [*_pace(progress, total, self._each), *_state(progress)]
+        spent = [money(progress.tally).plain, *_spent(progress.tally, self._prices)]
+        say(f"{progress.done // self._each:,}{of} rows · {' · '.join([*numbers, *spent])}")
 
 
 class Bar:
-    """Progress as a bar that is redrawn: for a terminal."""
+    """Progress as a bar that is redrawn: for a terminal. `each`: calls to a row."""
 
-    def __init__(self, console: Console) -> None:
+    def __init__(self, console: Console, prices: Mapping[str, Decimal] | None = None, each: int = 1) -> None:
         self.every = REDRAW_EVERY
         self._live = Live(console=console, auto_refresh=False, transient=True)
+        self._prices = prices or {}
+        self._each = each
 
     def __enter__(self) -> Self:
         self._live.start()
@@ -199,25 +210,43 @@ class Bar:
     def update(self, progress: Progress, total: int | None) -> None:
         """Redraw it."""
         line = Table.grid(padding=(0, 1))
-        bar = ProgressBar(total=total, completed=progress.done, width=30, pulse=total is None)
-        line.add_row(bar, f"{progress.done:,} of {'…' if total is None else f'{total:,}'} rows")
+        rows = progress.done // self._each
+        bar = ProgressBar(total=total, completed=rows, width=30, pulse=total is None)
+        line.add_row(bar, f"{rows:,} of {'…' if total is None else f'{total:,}'} rows")
+        spent = [money(progress.tally), *map(Text, _spent(progress.tally, self._prices))]
         # Short lines: the terminal's own "^C" behind one that fills the width would put all out of place.
-        self._live.update(Group(line, " · ".join(_numbers(progress, total)), money(progress.tally)), refresh=True)
+        pace, state = " · ".join(_pace(progress, total, self._each)), " · ".join(_state(progress))
+        self._live.update(Group(line, pace, state, Text(" · ").join(spent)), refresh=True)
 
 
-def display() -> Display:
+def display(prices: Mapping[str, Decimal] | None = None, each: int = 1) -> Display:
     """What shows progress here."""
     console = Console(stderr=True, highlight=False)
-    return Bar(console) if console.is_terminal else Lines()
+    return Bar(console, prices, each) if console.is_terminal else Lines(prices, each)
 
 
-def _numbers(progress: Progress, total: int | None) -> list[str]:
-    shown = [f"{progress.rate:,.0f}/s"]
+def _pace(progress: Progress, total: int | None, each: int) -> list[str]:
+    rate = progress.rate / each
+    shown = [f"{rate:,.0f} rows/s"]
     if progress.braked:
         shown = ["the vendor does not answer: trying now and then"]
-    elif total is not None and progress.rate:
-        shown.append(f"{clock(max(0, total - progress.done) / progress.rate)} left")
-    return [*shown, f"{progress.failed:,} with problems"]
+    elif total is not None and rate:
+        shown.append(f"{clock(max(0, total - progress.done / each) / rate)} left")
+    return shown
+
+
+def _state(progress: Progress) -> list[str]:
+    return [f"{progress.in_flight:,} in flight of {progress.limit:,.0f}", f"{progress.failed:,} with problems"]
+
+
+def _spent(tally: Tally, prices: Mapping[str, Decimal]) -> list[str]:
+    """What was spent, where prices are known."""
+    if not prices:
+        return []
+    counts = tally.by_endpoint.items()
+    cost = sum((prices[name] * count.charged for name, count in counts if name in prices), Decimal(0))
+    risk = sum((prices[name] * count.unknown for name, count in counts if name in prices), Decimal(0))
+    return [f"cost {amount(cost)}{f', and {amount(risk)} unknown' if risk else ''}"]
 
 
 def clock(seconds: float) -> str:
@@ -228,7 +257,7 @@ def clock(seconds: float) -> str:
 # ----------------------------------------------------------------------------------------------- at the end
 
 
-def summary(done: Summary, ledger: Path | None) -> None:
+def summary(done: Summary, ledger: Path | None, prices: Mapping[str, Decimal] | None = None) -> None:
     """What a run did, on stderr."""
     console = Console(stderr=True, highlight=False)
     rate = f", {done.rows / done.seconds:,.0f} rows/s" if done.seconds and done.rows else ""
@@ -237,16 +266,21 @@ def summary(done: Summary, ledger: Path | None) -> None:
         ("answered", f"{done.ok:,}{_sources(done)}"),
         ("with problems", _counted(done)),
         ("attempts", money(done.tally)),
-        ("time", clock(done.seconds) + rate),
     ]
+    rows += [("", spent) for spent in _spent(done.tally, prices or {})]
+    if len(done.tally.by_endpoint) > 1:
+        rows += [(f"  {name}", _counts(counts)) for name, counts in done.tally.by_endpoint.items()]
+    rows.append(("time", clock(done.seconds) + rate))
     if done.held:
         rows.append(("held", f"{done.held:,}: may have been charged before: settle them, or say --retry-unknown 1"))
     if done.over_budget:
         rows.append(("over budget", f"{done.over_budget:,} not sent: run it again with a larger budget"))
     if done.output is not None:
-        rows.append(("results", str(done.output)))
+        rows.append(("results", "standard output" if str(done.output) == "-" else str(done.output)))
     if done.part is not None:
         rows.append(("results so far", str(done.part)))
+    if done.problems is not None:
+        rows.append(("to be mended", str(done.problems)))
     if done.rescued:
         rows.append(("rescued rows", ", ".join(done.rescued)))
     if ledger is not None:
@@ -254,9 +288,53 @@ def summary(done: Summary, ledger: Path | None) -> None:
     fields(console, rows)
 
 
-def as_json(done: Summary, ledger: Path | None) -> dict[str, Any]:
+def forecast(found: Forecast, prices: Mapping[str, Decimal]) -> None:
+    """What a run would do, on stderr."""
+    console = Console(stderr=True, highlight=False)
+    calls = found.calls.total()
+    rows: list[tuple[str, object]] = [
+        ("rows", f"{found.rows:,}"),
+        ("with problems", Text(f"{found.failed:,}", style="red" if found.failed else "")),
+        *(("", problem) for problem in found.problems),
+        ("from the ledger", f"{found.from_ledger:,}"),
+        ("asked already", f"{found.shared:,}: the same as another call"),
+        ("to be sent", f"{calls:,} calls"),
+        *((f"  {name}", f"{count:,}") for name, count in found.calls.items() if len(found.calls) > 1),
+        ("charges", f"{found.charges.total():,} at most"),
+    ]
+    if found.held:
+        rows.append(("held", f"{found.held:,}: may have been charged before: settle them, or say --retry-unknown 1"))
+    unpriced = [name for name in found.charges if name not in prices]
+    cost = f"{amount(found.cost or Decimal(0))} at most"
+    if unpriced:
+        cost = f"not known: say --price {unpriced[0]}=MONEY"
+    rows.append(("cost", cost))
+    fields(console, rows)
+    say("nothing was sent, and nothing was written")
+
+
+def forecast_as_json(found: Forecast) -> dict[str, Any]:
+    """What a run would do, for machines."""
+    return {
+        "dry_run": True,
+        "rows": found.rows,
+        "failed": found.failed,
+        "errors": dict(found.errors),
+        "problems": found.problems,
+        "from_ledger": found.from_ledger,
+        "shared": found.shared,
+        "held": found.held,
+        "calls": dict(found.calls),
+        "charges": dict(found.charges),
+        "cost": None if found.cost is None else str(found.cost),
+    }
+
+
+def as_json(done: Summary, ledger: Path | None, prices: Mapping[str, Decimal] | None = None) -> dict[str, Any]:
     """What a run did, for machines."""
     tally = done.tally
+    known = prices or {}
+    cost = sum((known[name] * c.charged for name, c in tally.by_endpoint.items() if name in known), Decimal(0))
     return {
         "complete": done.complete,
         "rows": done.rows,
@@ -275,9 +353,11 @@ def as_json(done: Summary, ledger: Path | None) -> dict[str, Any]:
             name: {"charged": counts.charged, "free": counts.free, "unknown": counts.unknown}
             for name, counts in tally.by_endpoint.items()
         },
+        "cost": str(cost) if known else None,
         "seconds": round(done.seconds, 3),
         "output": None if done.output is None else str(done.output),
         "part": None if done.part is None else str(done.part),
+        "problems": None if done.problems is None else str(done.problems),
         "rescued": done.rescued,
         "ledger": None if ledger is None else str(ledger),
     }

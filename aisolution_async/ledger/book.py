@@ -8,7 +8,7 @@ import errno
 import json
 from collections.abc import Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -34,11 +34,7 @@ from aisolution_async.ledger.store import (
 
 DIED = "the process ended before the answer"
 LEFT = "the ledger was closed before the answer"
-LATE = "neither the answer nor the callback came"
-
-# Owners of intents that wait for a callback: the vendor said that it is checking, or the attempt itself was lost.
-_CHECKING = "callback"
-_LOST = "callback of a lost attempt"
+TO_COME = "the answer may come by callback"
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
@@ -69,13 +65,14 @@ _ANSWERS = f"""WITH asked (place, identity) AS (VALUES {", ".join(f"({place}, ?)
             || CAST(reply AS TEXT) AS concat
         FROM asked JOIN attempts ON attempts.id = (SELECT id FROM attempts AS other
             WHERE other.identity = asked.identity AND other.answer ORDER BY other.id DESC LIMIT 1))"""
-_UNDER_WAY = "SELECT * FROM intents WHERE identity = ?"
-_INTEND = "INSERT OR IGNORE INTO intents VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
+_UNDER_WAY = "SELECT id, owner FROM intents WHERE identity = ?"
+_INTEND = "INSERT OR IGNORE INTO intents VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
 _FORGET = "DELETE FROM intents WHERE identity = ? AND id = ?"
 _FINISH = "INSERT INTO attempts VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 _AMEND = """UPDATE attempts SET identity = ?, started_at = ?, elapsed = ?, state = ?, status = ?, http_status = ?,
     error = ?, answer = ?, reply = ?, number = ?, holds = ? WHERE id = ?"""
 
+_WAITING = "SELECT * FROM outstanding WHERE"
 _UNSETTLED = """SELECT id, endpoint, may_charge, price FROM attempts
     WHERE holds AND state = 'unknown' AND (id = ? OR identity = ? OR key IN (?, ?))"""
 _SETTLE = """UPDATE attempts SET state = ?, holds = ?, error = ifnull(error || '; ', '') || 'settled by hand'
@@ -92,6 +89,23 @@ class Budget:
     max_charges: int | None
     max_cost: int | None
     prices: Mapping[str, int]
+
+
+@dataclass(slots=True)
+class Waiting:
+    """A row of `outstanding`."""
+
+    callback: bytes
+    identity: bytes
+    endpoint: str
+    key: str | None
+    price: int
+    since: int
+    reserved: bool
+    attempt: int | None
+
+    def __post_init__(self) -> None:
+        self.reserved = bool(self.reserved)
 
 
 @dataclass(slots=True)
@@ -125,7 +139,7 @@ class Book:
         self.unrecorded: Container[int] = ()
         """Attempts of this owner whose end could not be recorded yet."""
         self._totals: dict[str, Total] = {}
-        self._last_id = self._now = 0
+        self._last_id = self._now = self._any_outstanding = 0
         try:
             found = path.stat()
             self._inode = (found.st_dev, found.st_ino)
@@ -158,6 +172,7 @@ class Book:
             self._totals = {row[0]: Total(*row[1:]) for row in sql("SELECT * FROM totals")}
             (last_id,) = sql("SELECT last_id FROM file").fetchone()
             self._last_id = last_id
+            (self._any_outstanding,) = sql("SELECT EXISTS (SELECT 1 FROM outstanding)").fetchone()
             yield
             if self._last_id != last_id:
                 sql("UPDATE file SET last_id = ?", (self._last_id,))
@@ -178,28 +193,38 @@ class Book:
         found = self._find(ask) if ask.reusable else None
         if isinstance(found, Stored):
             return found
+        waiting = self._waiting(ask) if self._any_outstanding else None
+        if waiting is not None and ask.callback is not None and not ask.overdue:
+            return Expected(moment(waiting.since))
         price = self._budget.prices.get(ask.endpoint)
         why = self._exceeded(ask.endpoint, price) if ask.may_charge else ""
+        borrowed = bool(why and found is None and waiting is not None and waiting.reserved)
+        if borrowed:  # what was set aside for its callback is spent on asking again
+            assert waiting is not None
+            self._reserve(waiting, -1)
+            why = self._exceeded(ask.endpoint, price)
         if found is None and not why:
             started = Started(self._last_id + 1, ask, price or 0)
             row = (started.id, _place(started), ask.endpoint, _json(ask.key), int(ask.may_charge), started.price)
-            if self._sql(_INTEND, (*row, self._now, self._owner.name, ask.callback)).rowcount:
+            if self._sql(_INTEND, (*row, self._now, self._owner.name)).rowcount:
                 self._last_id += 1
                 self._count(ask.endpoint, State.INTENDED, ask.may_charge, started.price, 1)
+                if ask.callback is not None and waiting is None:
+                    self._sql(
+                        "INSERT OR REPLACE INTO outstanding VALUES (?, ?, ?, ?, ?, ?, 0, ?)",
+                        (ask.callback, ask.identity, *row[2:4], started.price, self._now, started.id),
+                    )
+                    self._any_outstanding = 1
+                elif borrowed:
+                    assert waiting is not None
+                    self._sql("UPDATE outstanding SET attempt = ? WHERE callback = ?", (started.id, waiting.callback))
                 return started
+        if borrowed:
+            assert waiting is not None
+            self._reserve(waiting, 1)
         # Whatever else there is to say, an attempt under way comes first: it may bring the answer.
         if ask.reusable and (row := self._sql(_UNDER_WAY, (ask.identity,)).fetchone()):
-            id_, _, endpoint, _, may_charge, price, started_at, owner, callback = row
-            if owner in (_CHECKING, _LOST):
-                if ask.callback is not None and not ask.overdue:
-                    return Expected(moment(started_at))
-                if owner == _LOST:
-                    self._make_unknown(row, LATE)
-                else:
-                    self._sql(_FORGET, (ask.identity, id_))
-                    self._count(endpoint, State.INTENDED, may_charge, price, -1)
-                # A callback may come all the same, and is then known.
-                return self.begin(replace(ask, callback=callback, overdue=True))
+            id_, owner = row
             if id_ in self.unrecorded:
                 raise LedgerError(f"the answer to the same call could not be recorded in the ledger {self._path} yet")
             if owner == self._owner.name or owners.is_alive(self._path, owner):
@@ -212,16 +237,12 @@ class Book:
         """See `Store.end`."""
         ask, attempt, state = started.ask, result.attempt, result.state
         charge = int(ask.may_charge)
-        # Where it was asked anew because a callback was late, that may come all the same.
-        expected = result.expected or (ask.overdue and ask.callback is not None and not result.answer)
-        if ask.callback is not None:
-            found = self._sql("SELECT may_charge FROM intents WHERE id = ?", (started.id,)).fetchone()
-            if found == (0,):  # the callback came first, and took the reservation: what it said is charged once
-                charge, expected = 0, False
-                state = State.FREE if state is State.CHARGED else state
-            if found == (1,) and expected and state is State.UNKNOWN:
-                self._sql("UPDATE intents SET owner = ? WHERE id = ?", (_LOST, started.id))
-                return
+        waiting = self._waiting(ask) if self._any_outstanding else None
+        if ask.callback is not None and self._sql(
+            "SELECT may_charge FROM intents WHERE id = ?", (started.id,)
+        ).fetchone() == (0,):
+            charge = 0  # the callback came first, and took the reservation: what it said is charged once
+            state = State.FREE if state is State.CHARGED else state
         identity = ask.identity if ask.reusable and result.sent else None
         when, elapsed = _micros(attempt.started_at), round(attempt.elapsed * 1e6)
         outcome = (
@@ -238,48 +259,50 @@ class Book:
             row = (started.id, identity, ask.endpoint, _json(ask.key), charge, started.price)
             self._sql(_FINISH, (*row, when, elapsed, *outcome))
             self._count(ask.endpoint, State.INTENDED, charge, started.price, -1)
-            self._count(ask.endpoint, state, charge, started.price, 1)
-            if expected and charge:
-                self._expect(started, when)
-            return
-        found = self._sql("SELECT state, may_charge, reply FROM attempts WHERE id = ?", (started.id,)).fetchone()
-        if found is None:
-            raise LedgerError(f"the ledger {self._path} lacks attempt {started.id}: it is not the file it was begun in")
-        was, charge, reply = found
-        if reply is None:  # recorded before without one, or another process thought this one dead
+        else:
+            found = self._sql("SELECT state, may_charge, reply FROM attempts WHERE id = ?", (started.id,)).fetchone()
+            if found is None:
+                raise LedgerError(
+                    f"the ledger {self._path} lacks attempt {started.id}: it is not the file it was begun in"
+                )
+            was, charge, reply = found
+            if reply is not None:
+                return  # recorded before
+            # Recorded before without a reply, or another process thought this one dead.
             self._sql(_AMEND, (identity, when, elapsed, *outcome, started.id))
             self._count(ask.endpoint, State(was), charge, started.price, -1)
-            self._count(ask.endpoint, state, charge, started.price, 1)
+        self._count(ask.endpoint, state, charge, started.price, 1)
+        if waiting is not None:
+            self._settle_waiting(waiting, started, result)
 
-    def _expect(self, started: Started, since: int) -> None:
-        """An answer may come by callback: its charge stays reserved."""
-        ask = started.ask
-        self._last_id += 1
-        row = (self._last_id, ask.identity, ask.endpoint, _json(ask.key), 1, started.price, since, _CHECKING)
-        self._sql(_INTEND, (*row, ask.callback))
-        self._count(ask.endpoint, State.INTENDED, 1, started.price, 1)
-
-    def deliver(self, callback: bytes, result: Result) -> bool:
+    def deliver(self, callbacks: Sequence[bytes], result: Result) -> bool:
         """See `Store.deliver`."""
-        found = self._sql("SELECT * FROM intents WHERE callback = ?", (callback,)).fetchone()
-        if found is None:
+        waiting = self._waiting_for(callbacks[:1]) or self._waiting_for(callbacks[1:])
+        if waiting is None:
             return False
-        id_, identity, endpoint, key, may_charge, price, started_at, owner, _ = found
-        if not may_charge:
-            return False  # it came before
-        if owner in (_CHECKING, _LOST):
-            self._sql(_FORGET, (identity, id_))
-        else:  # the attempt that asks for it is still under way
-            self._sql("UPDATE intents SET may_charge = 0 WHERE id = ?", (id_,))
-            self._count(endpoint, State.INTENDED, 0, price, 1)
-            self._last_id += 1
-            id_ = self._last_id
+        self._sql("DELETE FROM outstanding WHERE callback = ?", (waiting.callback,))
+        self._reserve(waiting, -1)
         attempt, state = result.attempt, result.state
-        row = (id_, identity, endpoint, key, 1, price, started_at, self._now - started_at)
         outcome = (state, attempt.status, None, None, int(result.answer), result.reply, attempt.number, 0)
+        when, elapsed, price = waiting.since, self._now - waiting.since, waiting.price
+        if waiting.attempt is not None:
+            lost = self._sql(
+                "SELECT may_charge FROM attempts WHERE id = ? AND state = 'unknown'", (waiting.attempt,)
+            ).fetchone()
+            if lost is not None:  # it had arrived: this is its answer
+                self._sql(_AMEND, (waiting.identity, when, elapsed, *outcome, waiting.attempt))
+                self._count(waiting.endpoint, State.UNKNOWN, lost[0], price, -1)
+                self._count(waiting.endpoint, state, lost[0], price, 1)
+                return True
+            if self._sql(
+                "UPDATE intents SET may_charge = 0 WHERE id = ? AND may_charge", (waiting.attempt,)
+            ).rowcount:  # still under way: its charge is this one
+                self._count(waiting.endpoint, State.INTENDED, 1, price, -1)
+                self._count(waiting.endpoint, State.INTENDED, 0, price, 1)
+        self._last_id += 1
+        row = (self._last_id, waiting.identity, waiting.endpoint, waiting.key, 1, price, when, elapsed)
         self._sql(_FINISH, (*row, *outcome))
-        self._count(endpoint, State.INTENDED, 1, price, -1)
-        self._count(endpoint, state, 1, price, 1)
+        self._count(waiting.endpoint, state, 1, price, 1)
         return True
 
     def find(self, asks: Sequence[Ask]) -> list[Stored | None]:
@@ -316,7 +339,22 @@ class Book:
             self._sql(_SETTLE, (state, int(state is State.CHARGED), id_))
             self._count(endpoint, State.UNKNOWN, may_charge, price, -1)
             self._count(endpoint, state, may_charge, price, 1)
-        return len(rows)
+        return len(rows) + self._resolve_waiting(values[1:], state)
+
+    def _resolve_waiting(self, values: tuple[Any, ...], state: State) -> int:
+        """Settle what still waits for a callback, and is reserved."""
+        found = self._sql(f"{_WAITING} reserved AND (identity = ? OR key IN (?, ?))", values).fetchall()
+        for row in found:
+            waiting = Waiting(*row)
+            self._sql("DELETE FROM outstanding WHERE callback = ?", (waiting.callback,))
+            self._reserve(waiting, -1)
+            if state is State.CHARGED:
+                self._last_id += 1
+                values = (waiting.identity, waiting.endpoint, waiting.key, 1, waiting.price, waiting.since, 0)
+                outcome = (state, None, None, "settled by hand", 0, None, 1, 1)
+                self._sql(_FINISH, (self._last_id, *values, *outcome))
+                self._count(waiting.endpoint, state, 1, waiting.price, 1)
+        return len(found)
 
     def abandon_own(self) -> None:
         """Make UNKNOWN what this owner has under way."""
@@ -328,7 +366,11 @@ class Book:
         """See `Store.purge`."""
         self._sql("PRAGMA secure_delete = ON")
         with self.transaction():
-            emptied: int = self._sql(_EMPTY, (self._now - round(seconds * 1e6),)).rowcount
+            before = self._now - round(seconds * 1e6)
+            emptied: int = self._sql(_EMPTY, (before,)).rowcount
+            for row in self._sql(f"{_WAITING} since < ?", (before,)).fetchall():  # no callback comes so late
+                self._sql("DELETE FROM outstanding WHERE callback = ?", (row[0],))
+                self._reserve(Waiting(*row), -1)
         self._sql("VACUUM")
         if self._sql("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]:
             raise LedgerError(
@@ -394,25 +436,50 @@ class Book:
 
     def _recover(self) -> None:
         for (owner,) in self._sql("SELECT DISTINCT owner FROM intents").fetchall():
-            if owner not in (_CHECKING, _LOST) and not owners.is_alive(self._path, owner):
+            if not owners.is_alive(self._path, owner):
                 self._abandon(owner, DIED)
 
     def _abandon(self, owner: str, error: str) -> None:
-        # The answer may still come to those that asked for a callback.
-        self._sql(
-            "UPDATE intents SET owner = ? WHERE owner = ? AND callback IS NOT NULL AND may_charge", (_LOST, owner)
-        )
-        for row in self._sql("SELECT * FROM intents WHERE owner = ?", (owner,)).fetchall():
-            self._make_unknown(row, error)
+        rows = self._sql("SELECT * FROM intents WHERE owner = ?", (owner,)).fetchall()
+        for id_, place, endpoint, key, may_charge, price, started_at, _ in rows:
+            identity = None if place == _place_of(id_) else place
+            self._sql(_FORGET, (place, id_))
+            row = (id_, identity, endpoint, key, may_charge, price, started_at, 0)
+            self._sql(_FINISH, (*row, State.UNKNOWN, None, None, error, 0, None, 1, 1))
+            self._count(endpoint, State.INTENDED, may_charge, price, -1)
+            self._count(endpoint, State.UNKNOWN, may_charge, price, 1)
 
-    def _make_unknown(self, intent: tuple[Any, ...], error: str) -> None:
-        id_, place, endpoint, key, may_charge, price, started_at, *_ = intent
-        identity = None if place == _place_of(id_) else place
-        self._sql(_FORGET, (place, id_))
-        row = (id_, identity, endpoint, key, may_charge, price, started_at, 0)
-        self._sql(_FINISH, (*row, State.UNKNOWN, None, None, error, 0, None, 1, 1))
-        self._count(endpoint, State.INTENDED, may_charge, price, -1)
-        self._count(endpoint, State.UNKNOWN, may_charge, price, 1)
+    # -------------------------------------------------------------------------------------------- by callback
+
+    def _waiting(self, ask: Ask) -> Waiting | None:
+        """The same question, if its answer may come by callback."""
+        row = self._sql(f"{_WAITING} identity = ?", (ask.identity,)).fetchone()
+        return None if row is None else Waiting(*row)
+
+    def _waiting_for(self, callbacks: Sequence[bytes]) -> Waiting | None:
+        rows = [self._sql(f"{_WAITING} callback = ?", (callback,)).fetchone() for callback in callbacks]
+        found = [Waiting(*row) for row in rows if row is not None]
+        return found[0] if len(found) == 1 else None
+
+    def _settle_waiting(self, waiting: Waiting, started: Started, result: Result) -> None:
+        """What an attempt at the same question means for its callback."""
+        if result.answer and result.reply is not None:
+            self._sql("DELETE FROM outstanding WHERE callback = ?", (waiting.callback,))
+            self._reserve(waiting, -1)  # what is called back now is a repeat
+        elif waiting.attempt == started.id and result.state is not State.UNKNOWN:
+            # A callback may come, after any answer but a final one; its charge is set aside if it is to come.
+            self._sql("UPDATE outstanding SET attempt = NULL WHERE callback = ?", (waiting.callback,))
+            if result.expected or started.ask.overdue:
+                self._reserve(waiting, 1)
+
+    def _reserve(self, waiting: Waiting, sign: int) -> None:
+        """Set a charge aside for the callback, or give it back."""
+        if waiting.reserved is not (sign < 0):
+            return
+        waiting.reserved = sign > 0
+        values = (int(waiting.reserved), waiting.callback)
+        self._sql("UPDATE outstanding SET reserved = ? WHERE callback = ?", values)
+        self._count(waiting.endpoint, State.INTENDED, 1, waiting.price, sign)
 
 
 def moment(micros: int) -> datetime:

@@ -58,8 +58,9 @@ def _second(db: sqlite3.Connection) -> None:
     """Version 2.
 
     `number` counts the attempts of a call. `holds` stands with attempts after which a call is not sent again unasked:
-    their charge is unknown, or a person settled that they were charged, and there is no answer. `callback` is a keyed
-    hash of the number whose answer may come by callback; an intent that waits for one belongs to no process.
+    their charge is unknown, or a person settled that they were charged, and there is no answer. `outstanding` has the
+    questions whose answer may come by callback, known by a keyed hash of the number: the charge of that answer is the
+    one of `attempt`, under way or unknown, or else, where `reserved`, one that is set aside here.
     """
     for statement in (
         "ALTER TABLE attempts ADD COLUMN number INTEGER NOT NULL DEFAULT 1",
@@ -67,8 +68,11 @@ def _second(db: sqlite3.Connection) -> None:
         "UPDATE attempts SET holds = 1 WHERE state = 'unknown'",
         "DROP INDEX attempts_unknown",
         "CREATE INDEX attempts_holding ON attempts (id) WHERE holds",
-        "ALTER TABLE intents ADD COLUMN callback BLOB",
-        "CREATE INDEX intents_by_callback ON intents (callback) WHERE callback IS NOT NULL",
+        """CREATE TABLE outstanding (
+            callback BLOB PRIMARY KEY, identity BLOB NOT NULL, endpoint TEXT NOT NULL, key TEXT, price INTEGER NOT NULL,
+            since INTEGER NOT NULL, reserved INTEGER NOT NULL, attempt INTEGER
+        ) WITHOUT ROWID""",
+        "CREATE INDEX outstanding_by_identity ON outstanding (identity)",
     ):
         db.execute(statement)
 

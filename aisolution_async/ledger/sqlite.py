@@ -30,7 +30,7 @@ from aisolution_async.api import ENDPOINTS
 from aisolution_async.charges import Attempt, Charge
 from aisolution_async.errors import ConfigurationError, Key
 from aisolution_async.ledger import schema
-from aisolution_async.ledger.book import AT_STAKE, HOLDING, Book, Budget, moment, money
+from aisolution_async.ledger.book import AT_STAKE, HOLDING, TO_COME, Book, Budget, moment, money
 from aisolution_async.ledger.store import (
     Ask,
     Busy,
@@ -180,13 +180,13 @@ class Ledger(Store):
         self._check()
         await self._submit((started, result))
 
-    async def deliver(self, callback: bytes, result: Result) -> bool:
+    async def deliver(self, callbacks: Sequence[bytes], result: Result) -> bool:
         """See `Store.deliver`."""
         self._check()
 
         def record(book: Book) -> bool:
             with book.transaction():
-                return book.deliver(callback, result)
+                return book.deliver(callbacks, result)
 
         delivered: bool = await self._submit(record)
         return delivered
@@ -336,7 +336,8 @@ class Ledger(Store):
             f"""SELECT endpoint, date(started_at / 1000000, 'unixepoch'), state, status, count(*),
                 sum(CASE WHEN {AT_STAKE} THEN price ELSE 0 END)
             FROM (SELECT endpoint, started_at, state, status, may_charge, price FROM attempts
-                UNION ALL SELECT endpoint, started_at, 'intended', NULL, may_charge, price FROM intents)
+                UNION ALL SELECT endpoint, started_at, 'intended', NULL, may_charge, price FROM intents
+                UNION ALL SELECT endpoint, since, 'intended', NULL, 1, price FROM outstanding WHERE reserved)
             GROUP BY 1, 2, 3, 4 ORDER BY 2, 1, 3, 4"""
         )
         return Summary(
@@ -344,7 +345,8 @@ class Ledger(Store):
                 Line(endpoint, date.fromisoformat(day), State(state), status, count, money(cost))
                 for endpoint, day, state, status, count, cost in lines
             ),
-            held=self._number(f"SELECT count(*) FROM attempts WHERE {HOLDING}"),
+            # In the order of ids, so that SQLite looks at those that hold and not at all identities.
+            held=self._number(f"SELECT count(*) FROM (SELECT id FROM attempts WHERE {HOLDING} ORDER BY id LIMIT -1)"),
             answers=self._number("SELECT count(*) FROM attempts WHERE answer"),
         )
 
@@ -353,10 +355,12 @@ class Ledger(Store):
         if unknown_only:
             return self._records("attempts WHERE holds AND state = 'unknown'")
         return self._records(
-            """(SELECT id, endpoint, key, state, status, http_status, started_at, elapsed, error, may_charge, price
+            f"""(SELECT id, endpoint, key, state, status, http_status, started_at, elapsed, error, may_charge, price
                 FROM attempts UNION ALL
                 SELECT id, endpoint, key, 'intended', NULL, NULL, started_at, 0, NULL, may_charge, price
-                FROM intents)"""
+                FROM intents UNION ALL
+                SELECT 0, endpoint, key, 'intended', NULL, NULL, since, 0, '{TO_COME}', 1, price
+                FROM outstanding WHERE reserved)"""
         )
 
     def held(self) -> Iterator[Record]:

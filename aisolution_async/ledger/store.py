@@ -290,11 +290,12 @@ class Store(ABC):
         """
 
     @abstractmethod
-    async def deliver(self, callback: bytes, result: Result) -> bool:
-        """Record an answer that came by callback. False, with nothing recorded, if nobody waits for it any more.
+    async def deliver(self, callbacks: Sequence[bytes], result: Result) -> bool:
+        """Record an answer that came by callback. False, with nothing recorded, if it is not waited for.
 
-        One atomic step, durable when this returns: the first answer counts, and its charge is the one that was
-        reserved when the callback was asked for.
+        `callbacks` is what it may have been asked for by: the first, or the only one of the others that is waited for.
+        One atomic step, durable when this returns: the first answer counts. Its charge is the one of the attempt that
+        asked for the callback, where that is under way or UNKNOWN (which this settles), else the one set aside.
         """
 
     @abstractmethod
@@ -308,18 +309,18 @@ class Store(ABC):
     async def resolve(self, call: Key | bytes, charge: Charge, *, attempt: int | None = None) -> int:
         """Settle by hand every UNKNOWN attempt of a user's key (or of an identity, in bytes) as CHARGED or FREE.
 
-        With `attempt`, the one of that id (`Record.id`), whatever its key. Returns how many. Atomic and durable.
-        What is settled as FREE is no longer held and would be sent again. What is settled as CHARGED was paid for, and
-        its answer is lost: it stays held, so that nothing buys it again unasked.
+        So is what still waits for a callback. With `attempt`, the one of that id (`Record.id`), whatever its key.
+        Returns how many. Atomic and durable. What is settled as FREE is no longer held and would be sent again. What is
+        settled as CHARGED was paid for, and its answer is lost: it stays held, so that nothing buys it again unasked.
         """
 
     @abstractmethod
     async def purge(self, older_than: timedelta | float) -> int:
         """Remove the replies, and the identities, of attempts that ended longer ago than this (seconds).
 
-        Returns how many attempts were emptied. They are gone from the store's files when this returns; the
-        counts stay. A purged call is unknown to the ledger: it would be sent, and paid for, again. Calls that
-        are held stay held.
+        What has waited longer than this for a callback waits no more. Returns how many attempts were emptied. They are
+        gone from the store's files when this returns; the counts stay. A purged call is unknown to the ledger: it would
+        be sent, and paid for, again. Calls that are held stay held.
         """
 
     @abstractmethod

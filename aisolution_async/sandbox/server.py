@@ -6,12 +6,16 @@ import asyncio
 import functools
 import importlib.util
 import re
+import socket
 import ssl
+import struct
+import sys
 from collections import Counter, deque
-from collections.abc import Coroutine, Iterable
+from collections.abc import Coroutine, Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from http import HTTPStatus
+from math import inf
 from types import TracebackType
 from typing import Any, Self, cast
 
@@ -23,7 +27,11 @@ from httptools import (
     parse_url,
 )
 
-from aisolution_async.charges import Tally
+from aisolution_async.sandbox import control, images
+from aisolution_async.sandbox.bill import Bill, Entry
+from aisolution_async.sandbox.clock import Clock
+from aisolution_async.sandbox.faults import ENVELOPE_OF_BUSY, SPOILING, Fate, Fault, Faults, garbage, spoiled
+from aisolution_async.sandbox.magic import magic_number
 from aisolution_async.sandbox.vendor import Answer, Callback, Request, Vendor
 
 HOST = "127.0.0.1"
@@ -34,6 +42,15 @@ MOST_HEADERS = 100
 _MOST_PIPELINED = 8
 _CALLBACKS_AT_ONCE = 64
 _LINGER = 2.0
+_PIECES = 20
+_DRIPPING = 2.0
+# Real seconds in which half an answer reaches the client before the reset, which would overtake it.
+_HEAD_START = 0.01
+# Headers that decide who may look at the sandbox itself.
+_KEPT = frozenset({b"host", b"origin", b"sec-fetch-site", b"accept"})
+_CONTROL = control.PREFIX.rstrip("/").encode()
+# Reset instead of an orderly end; Windows has shorter numbers in it.
+_RESET = struct.pack("hh" if sys.platform == "win32" else "ii", 1, 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +61,15 @@ class Delivery:
     url: str = field(repr=False)
     http_status: int | None
     error: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Outstanding:
+    """A callback that is yet to be made: at `due` on the sandbox's clock, or never."""
+
+    number: str = field(repr=False)
+    url: str = field(repr=False)
+    due: float | None
 
 
 class Sandbox:
@@ -59,9 +85,21 @@ class Sandbox:
     `port` 0 takes a free one. `token` and `tokens` are all accepted, each with face groups of its own.
     `whatsapp_available` may be changed at any time: False is a vendor whose WhatsApp service is down.
     `callbacks_anywhere` lets callbacks go to addresses other than loopback; each is given `callback_timeout`
-    seconds. Raises ValueError for an empty token. What is documented by the vendor and what is assumed of it
-    is listed in `aisolution_async.sandbox.vendor`. A sandbox that was closed cannot be started again.
+    seconds, and is made `callback_delay` seconds (on `clock`) after it was asked for. `faults` go wrong from the
+    start, and `seed` decides which requests they hit. Raises ValueError for an empty token or delays below 0. What is
+    documented by the vendor and what is assumed of it is listed in `aisolution_async.sandbox.vendor`. A sandbox that
+    was closed cannot be started again.
+
+    Any documented answer can be had without configuration: `sandbox.number("checking-twice")` is a number that is
+    answered so, `sandbox.images.status("FAIL")` such a picture. `{url}/_sandbox/` shows and sets all of this to
+    programs in any language on the same machine; see `aisolution_async.sandbox.control`.
     """
+
+    images = images
+    """Pictures that say themselves what they are answered: `sandbox.images.person("alice")`."""
+
+    number = staticmethod(magic_number)
+    """A number that is answered as its name says: `sandbox.number("no", country="PH")`."""
 
     def __init__(
         self,
@@ -72,28 +110,46 @@ class Sandbox:
         whatsapp_available: bool = True,
         callbacks_anywhere: bool = False,
         callback_timeout: float = 5.0,
+        callback_delay: float = 0.0,
+        faults: Iterable[Fault] = (),
+        seed: int = 0,
+        clock: Clock | None = None,
     ) -> None:
         accepted = (token, *tokens)
         if not all(accepted):
             raise ValueError("a token is not empty")
+        if callback_timeout < 0 or callback_delay < 0:
+            raise ValueError("callback_timeout and callback_delay are seconds, 0 or more")
         self.token = token
         """The token that is accepted, or the first of them."""
-        self.bill = Tally()
-        """What was answered, by endpoint and charge. An answer counts when it is written, and also when the
-        client was gone by then: the vendor did the work. Callbacks are no answers and cost nothing more."""
+        self.bill = Bill()
+        """What was answered, by endpoint and charge, delivered or not; see `Bill` for what counts."""
         self.requests: Counter[str] = Counter()
         """Whole requests that came in, by endpoint, whatever was answered."""
         self.callbacks: deque[Delivery] = deque(maxlen=10_000)
         """The latest callbacks, in the order in which they ended."""
+        self.clock = Clock() if clock is None else clock
+        """Its time: `sandbox.clock.advance(20)`."""
+        self._first_faults = tuple(faults)
+        self.faults = Faults(self._first_faults, seed=seed)
+        """What goes wrong: `sandbox.faults.add(Fault("reset-after", rate=0.02))`."""
         self._port = port
-        self._vendor = Vendor(accepted, whatsapp_available=whatsapp_available, callbacks_anywhere=callbacks_anywhere)
+        self._first_available = whatsapp_available
+        self._vendor = Vendor(
+            accepted,
+            whatsapp_available=whatsapp_available,
+            callbacks_anywhere=callbacks_anywhere,
+            now=self.clock.now,
+        )
         self._callback_timeout = callback_timeout
+        self._callback_delay = callback_delay
         self._delivering = asyncio.Semaphore(_CALLBACKS_AT_ONCE)
         self._server: asyncio.Server | None = None
         self._closing = False
         self._closed = asyncio.Event()
         self._connections: set[_Connection] = set()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._outstanding: dict[int, Outstanding] = {}
 
     def __repr__(self) -> str:
         where = "closed" if self._closing else self.url if self._server is not None else "not started"
@@ -120,6 +176,42 @@ class Sandbox:
     def whatsapp_available(self, available: bool) -> None:
         self._vendor.whatsapp_available = available
 
+    @property
+    def faces(self) -> Mapping[str, Mapping[str, int]]:
+        """How often each person was added, by person id, by group id."""
+        return self._vendor.faces
+
+    @property
+    def outstanding(self) -> tuple[Outstanding, ...]:
+        """The callbacks that were asked for and are not made yet, in the order in which they were asked for."""
+        return tuple(self._outstanding.values())
+
+    def reset(self) -> None:
+        """Be as when it was started: nothing asked, added or billed, its first faults, the clock at 0.
+
+        Answers and callbacks under way are dropped, unbilled, and their connections cut; others stay open. Like all of
+        this class it belongs to the event loop that the sandbox was started in: from another thread, `POST
+        /_sandbox/reset` does the same.
+        """
+        # It may be asked for by a request to the sandbox itself, which is still to be answered.
+        current = asyncio.current_task()
+        for connection in self._connections:
+            if connection.serving not in (None, current):
+                connection.cut()
+        for task in self._tasks - {current}:
+            task.cancel()
+        self._outstanding.clear()
+        self._vendor.forget()
+        self._vendor.whatsapp_available = self._first_available
+        self.bill.clear()
+        self.requests.clear()
+        self.callbacks.clear()
+        self.faults.clear()
+        for fault in self._first_faults:
+            self.faults.add(fault)
+        if self._server is not None:
+            self.clock.start()
+
     async def start(self) -> None:
         """Listen. Raises OSError if the port is taken, RuntimeError if started before or without Pillow."""
         if self._server is not None or self._closing:
@@ -127,6 +219,7 @@ class Sandbox:
         if importlib.util.find_spec("PIL") is None:
             raise RuntimeError("the sandbox needs Pillow: pip install 'aisolution-async[cli]'")
         loop = asyncio.get_running_loop()
+        self.clock.start()
         # A client may open a thousand connections at once, and a full backlog costs it a second.
         self._server = await loop.create_server(lambda: _Connection(self), HOST, self._port, backlog=2048)
         self._port = self._server.sockets[0].getsockname()[1]
@@ -177,11 +270,17 @@ class Sandbox:
         """A connection is gone."""
         self._connections.discard(connection)
 
-    def run(self, work: Coroutine[Any, Any, None]) -> None:
+    def run(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """Run `work` until it ends or the sandbox is closed."""
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        return task
+
+    def resets(self, path: str) -> bool:
+        """Whether a request to `path` is not to be read any further."""
+        endpoint = self._vendor.endpoint(path) if self.faults else None
+        return endpoint is not None and self.faults.begins(endpoint, self.clock.now()) is not None
 
     def received(self, path: str) -> str | None:
         """Count a request; its endpoint, if it has one."""
@@ -191,37 +290,95 @@ class Sandbox:
         return endpoint
 
     async def answer(self, request: Request) -> Answer:
-        """What the vendor answers. A bug of ours is HTTP 500, and the loop's exception handler is told."""
-        try:
-            return await self._vendor.answer(request)
-        except Exception as error:
-            asyncio.get_running_loop().call_exception_handler(
-                {"message": "the sandbox failed to answer", "exception": error}
+        """What the vendor answers, and what goes wrong with it.
+
+        A bug of ours is HTTP 500, and the loop's exception handler is told.
+        """
+        if control.is_at(request.path):
+            return control.answer(self, request)
+        endpoint = self._vendor.endpoint(request.path)
+        fate = Fate()
+        if endpoint is not None and self.faults:
+            fate = self.faults.fate(endpoint, request.body, self.clock.now())
+        fault = fate.fault
+        if fault is None or fault.is_billed:
+            try:
+                answer = await self._vendor.answer(request)
+            except Exception as error:
+                asyncio.get_running_loop().call_exception_handler(
+                    {"message": "the sandbox failed to answer", "exception": error}
+                )
+                answer = Answer(500, b"the sandbox failed\n", endpoint=endpoint)
+            fault = fault or answer.fault
+        if fault is None:
+            return replace(answer, delay=fate.seconds) if fate.seconds else answer
+        assert endpoint is not None
+        if not fault.is_billed:
+            # The vendor knows nothing of it: what there is to send is somebody's before it who is busy.
+            answer = Answer(200, ENVELOPE_OF_BUSY, "application/json", endpoint=endpoint)
+        if fault.kind in SPOILING:
+            http_status, body, content_type, headers, status = spoiled(
+                fault, endpoint, answer.http_status, answer.body, answer.content_type
             )
-            return Answer(500, b"the sandbox failed\n", endpoint=self._vendor.endpoint(request.path))
+            answer = replace(
+                answer,
+                http_status=http_status,
+                body=body,
+                content_type=content_type,
+                headers=headers,
+                status=status,
+            )
+        return replace(answer, fault=fault, delay=fate.seconds)
 
-    def account(self, answer: Answer) -> None:
+    def account(self, answer: Answer) -> Entry | None:
         """Put an answer on the bill."""
-        if answer.endpoint is not None:
-            self.bill.add(answer.endpoint, answer.charge)
+        if answer.endpoint is None:
+            return None
+        fault = None if answer.fault is None else answer.fault.kind
+        entry = Entry(
+            self.clock.now(), answer.endpoint, "request", answer.charge, answer.status, answer.http_status, fault
+        )
+        return self.bill.enter(entry)
 
-    async def deliver(self, callback: Callback) -> None:
+    def call_back(self, callbacks: tuple[Callback, ...]) -> None:
+        """Make these callbacks, one after the other, each when it is due."""
+        if callbacks:
+            self.run(self._call_back(callbacks))
+
+    async def _call_back(self, callbacks: tuple[Callback, ...]) -> None:
+        entry = None
+        for callback in callbacks:
+            delay = None if callback.delay is None else callback.delay + self._callback_delay
+            due = None if delay is None else self.clock.now() + delay
+            self._outstanding[id(callback)] = Outstanding(callback.number, callback.url, due)
+            try:
+                await self.clock.sleep(inf if delay is None else delay)
+            finally:
+                self._outstanding.pop(id(callback), None)
+            if callback.charge is not None:
+                entry = self.bill.enter(Entry(self.clock.now(), "gliswadetail", "callback", callback.charge))
+            delivery = await self.deliver(callback)
+            if entry is not None and callback.number == callbacks[-1].number and delivery.http_status is not None:
+                self.bill.deliver(entry)
+
+    async def deliver(self, callback: Callback) -> Delivery:
         """Make one callback, once, and record what came of it."""
         http_status: int | None = None
         error: str | None = None
         if not callback.addresses:
             error = "not made: only loopback addresses are called back"
-            self.callbacks.append(Delivery(callback.number, callback.url, None, error))
-            return
-        async with self._delivering:
-            try:
-                async with asyncio.timeout(self._callback_timeout):
-                    http_status = await _get(callback)
-            except TimeoutError:
-                error = "timed out"
-            except (OSError, EOFError, ValueError, asyncio.LimitOverrunError) as failure:
-                error = type(failure).__name__  # its text may hold the URL
-        self.callbacks.append(Delivery(callback.number, callback.url, http_status, error))
+        else:
+            async with self._delivering:
+                try:
+                    async with asyncio.timeout(self._callback_timeout):
+                        http_status = await _get(callback)
+                except TimeoutError:
+                    error = "timed out"
+                except (OSError, EOFError, ValueError, asyncio.LimitOverrunError) as failure:
+                    error = type(failure).__name__  # its text may hold the URL
+        delivery = Delivery(callback.number, callback.url, http_status, error)
+        self.callbacks.append(delivery)
+        return delivery
 
 
 @dataclass(slots=True)
@@ -239,6 +396,9 @@ class _Connection(asyncio.Protocol):
 
     def __init__(self, sandbox: Sandbox) -> None:
         self.lost: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        # Whoever ends their side while nothing is ever to be answered is taken to be gone.
+        self._ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.serving: asyncio.Task[None] | None = None
         self._sandbox = sandbox
         self._parser = HttpRequestParser(self)
         self._turns: deque[_Turn] = deque()
@@ -277,6 +437,8 @@ class _Connection(asyncio.Protocol):
 
     def eof_received(self) -> bool:
         self._deaf = True
+        if not self._ended.done():
+            self._ended.set_result(None)
         return self._serving  # whoever is done asking may still be listening
 
     def pause_writing(self) -> None:
@@ -292,9 +454,20 @@ class _Connection(asyncio.Protocol):
             self._lingering.cancel()
         self._sandbox.left(self)
         self.lost.set_result(None)
+        if not self._ended.done():
+            self._ended.set_result(None)
 
     def cut(self) -> None:
         """Close at once, whatever is unsent."""
+        self._transport.abort()
+
+    def reset(self) -> None:
+        """The same, and the client is told that it was no orderly end."""
+        self._deaf = True
+        self._turns.clear()
+        with suppress(OSError):
+            # Without it, the kernel would end the connection as if all had been said.
+            self._transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
         self._transport.abort()
 
     # From the parser.
@@ -310,7 +483,10 @@ class _Connection(asyncio.Protocol):
     def on_header(self, name: bytes, value: bytes) -> None:
         self._headers += 1
         self._count_head(len(name) + len(value))
-        match name.lower():
+        lower = name.lower()
+        if lower in _KEPT and self._target.startswith(_CONTROL):
+            self._kept.append((lower.decode(), value.decode("latin-1")))
+        match lower:
             case b"expect":
                 self._expects = value.lower() == b"100-continue"
             case b"content-length" if not self._deaf and int(value) > LARGEST_BODY:
@@ -328,6 +504,8 @@ class _Connection(asyncio.Protocol):
             self._refuse(400, b"not a path\n")
         if self._too_large:
             self._refuse_body()
+        elif self._sandbox.resets(self._path):
+            self.reset()
 
     def on_body(self, body: bytes) -> None:
         if self._deaf:
@@ -340,7 +518,11 @@ class _Connection(asyncio.Protocol):
     def on_message_complete(self) -> None:
         if self._deaf:
             return
-        request = Request(self._parser.get_method().decode(), self._path, self._query, bytes(self._body))
+        method = self._parser.get_method().decode()
+        request = Request(method, self._path, self._query, bytes(self._body))
+        if control.is_at(self._path):
+            peer = self._transport.get_extra_info("peername") or ("",)
+            request = replace(request, headers=tuple(self._kept), peer=str(peer[0]))
         self._sandbox.received(self._path)
         self._expects = False
         self._take(_Turn(request, None, self._keep_alive, self._http_1_0))
@@ -351,6 +533,7 @@ class _Connection(asyncio.Protocol):
         self._in_head = True
         self._head = 0
         self._headers = 0
+        self._kept: list[tuple[str, str]] = []
         self._target = bytearray()
         self._path, self._query = "", b""
         self._body = bytearray()
@@ -376,7 +559,7 @@ class _Connection(asyncio.Protocol):
         self._deaf = not turn.keep_alive
         if not self._serving:
             self._serving = True
-            self._sandbox.run(self._serve())
+            self.serving = self._sandbox.run(self._serve())
 
     def _continue(self) -> None:
         # In its turn: a client that pipelines would take it for the beginning of an earlier answer.
@@ -394,38 +577,69 @@ class _Connection(asyncio.Protocol):
         refused = False
         while self._turns:
             turn = self._turns.popleft()
+            await self._drained.wait()
             if turn.request is None:
                 assert turn.refusal is not None
                 answer, refused = turn.refusal, True
             else:
                 answer = await self._sandbox.answer(turn.request)
-            await self._drained.wait()
-            self._sandbox.account(answer)
-            self._put(answer, turn)
-            if answer.callback is not None:
-                self._sandbox.run(self._sandbox.deliver(answer.callback))
+            entry = self._sandbox.account(answer)
+            self._sandbox.call_back(answer.callbacks)
+            if answer.delay:
+                await self._sandbox.clock.sleep(answer.delay)
+            if answer.fault is None:
+                whole = self._put(answer, turn)
+            else:
+                whole = await self._put_wrong(answer.fault, answer, turn)
+            if whole and entry is not None:
+                self._sandbox.bill.deliver(entry)
         self._serving = False
+        self.serving = None
         if self._deaf:
             self._finish(linger=refused)
         else:
             self._listen()
             self._continue()
 
-    def _put(self, answer: Answer, turn: _Turn) -> None:
+    def _put(self, answer: Answer, turn: _Turn) -> bool:
+        """Send an answer; whether there is anybody to send it to."""
         if self._transport.is_closing():
-            return
-        head = [
-            f"HTTP/1.1 {answer.http_status} {HTTPStatus(answer.http_status).phrase}",
-            f"content-type: {answer.content_type}",
-            f"content-length: {len(answer.body)}",
-            *(f"{name}: {value}" for name, value in answer.headers),
-        ]
-        if not turn.keep_alive:
-            head.append("connection: close")
-        elif turn.http_1_0:
-            head.append("connection: keep-alive")
-        body = b"" if turn.request is not None and turn.request.method == "HEAD" else answer.body
-        self._transport.write("\r\n".join((*head, "\r\n")).encode("latin-1") + body)
+            return False
+        self._transport.write(_written(answer, turn))
+        return True
+
+    async def _put_wrong(self, fault: Fault, answer: Answer, turn: _Turn) -> bool:
+        """Send an answer as `fault` has it; whether it went out whole, and as the vendor meant it."""
+        clock = self._sandbox.clock
+        data = _written(answer, turn)
+        match fault.kind:
+            case "hang":
+                await _first(clock.sleep(inf if fault.seconds is None else fault.seconds), self._ended)
+                self._deaf = True
+                self.cut()
+            case "reset-after":
+                self.reset()
+            case "reset-middle":
+                self._transport.write(data[: len(data) // 2])
+                await asyncio.sleep(_HEAD_START)
+                self.reset()
+            case "garbage":
+                self._transport.write(garbage(answer.body))
+                self._deaf = True
+                self._turns.clear()
+            case "drip":
+                pause = (_DRIPPING if fault.seconds is None else fault.seconds) / (_PIECES - 1)
+                size = -(-len(data) // _PIECES)
+                for at in range(0, len(data), size):
+                    if at:
+                        await _first(clock.sleep(pause), self.lost)
+                    if self._transport.is_closing():
+                        return False
+                    self._transport.write(data[at : at + size])
+                return True
+            case _:
+                return self._put(answer, turn) and (fault.kind == "content-type" or not fault.is_billed)
+        return False
 
     def _finish(self, *, linger: bool) -> None:
         if not linger or self._transport.is_closing():
@@ -435,6 +649,39 @@ class _Connection(asyncio.Protocol):
         self._transport.write_eof()
         self._listen()
         self._lingering = asyncio.get_running_loop().call_later(_LINGER, self._transport.abort)
+
+
+async def _first(waiting: Coroutine[Any, Any, None], other: asyncio.Future[None]) -> None:
+    """Wait, but no longer than until `other` is done."""
+    task = asyncio.ensure_future(waiting)
+    try:
+        await asyncio.wait((task, other), return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        task.cancel()
+
+
+def _written(answer: Answer, turn: _Turn) -> bytes:
+    without = answer.http_status in (204, 304)  # by HTTP itself
+    head = [
+        f"HTTP/1.1 {answer.http_status} {_phrase(answer.http_status)}",
+        *(() if without else (f"content-type: {answer.content_type}", f"content-length: {len(answer.body)}")),
+        *(f"{name}: {value}" for name, value in answer.headers),
+    ]
+    if not turn.keep_alive:
+        head.append("connection: close")
+    elif turn.http_1_0:
+        head.append("connection: keep-alive")
+    without = without or (turn.request is not None and turn.request.method == "HEAD")
+    body = b"" if without else answer.body
+    return "\r\n".join((*head, "\r\n")).encode("latin-1") + body
+
+
+@functools.cache
+def _phrase(http_status: int) -> str:
+    try:
+        return HTTPStatus(http_status).phrase
+    except ValueError:
+        return "Unknown"
 
 
 async def _get(callback: Callback) -> int:

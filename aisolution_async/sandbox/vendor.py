@@ -54,10 +54,12 @@ gliswadetail
                 page's own example), unless `country` is given and the number does not begin with its code
     assumed     INVALID_INPUT for a bad number, country, servstatus or callback, saying why; FAIL never
                 happens
+    assumed     what a callback brings is charged once for each request that asked for it
     ours        callbacks go to loopback addresses only, unless told otherwise: others are not made
 
 The faces are told apart by `faces`, which see: it compares pictures, not people. WhatsApp answers are made up
-from a hash of the number, so the same number always has the same one.
+from a hash of the number, so the same number always has the same one. Numbers of `magic` and pictures of `images`
+are answered as they say themselves.
 """
 
 from __future__ import annotations
@@ -67,23 +69,29 @@ import binascii
 import ipaddress
 import json
 import re
-from collections.abc import Awaitable, Callable, Iterable
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from datetime import date, timedelta
 from hashlib import sha256
 from itertools import count
-from typing import Any, TypeVar
+from typing import Any, NamedTuple
 from urllib.parse import unquote_to_bytes, urlencode, urlsplit
 
+from aisolution_async.api import ENDPOINTS
 from aisolution_async.charges import Charge
+from aisolution_async.sandbox import images
 from aisolution_async.sandbox.faces import Face, Faces, UnreadablePictureError, similarity
+from aisolution_async.sandbox.faults import BUSY, Fault
+from aisolution_async.sandbox.images import LARGEST_IMAGE, Tagged
+from aisolution_async.sandbox.magic import HOSTILE, LATE, MagicNumber, find_magic
 
 PREFIX = "/v1/"
-LARGEST_IMAGE = 2 * 1024 * 1024
 SAME_FROM = 70
 NOT_SURE_FROM = 45
-_BUSY = "Service is not available right now, please try again later"
+_BUSY = BUSY
 _MOST_PARAMETERS = 64
+# Base64 of less than that is decoded at once: a thread costs more.
+_SMALL = 8 * 1024
 
 # Country code, and the fewest digits that follow it: an Indian 9123456789 does not begin with its code.
 _COUNTRIES = {
@@ -135,6 +143,10 @@ class Request:
     path: str
     query: bytes
     body: bytes
+    headers: tuple[tuple[str, str], ...] = ()
+    """Of requests about the sandbox itself only: names in lower case, and values."""
+    peer: str = ""
+    """The address of whoever asks."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,11 +163,19 @@ class Callback:
     host: str
     """The same as the Host header has it, with the port."""
     target: str = field(repr=False)
+    delay: float | None = 0.0
+    """Seconds on the sandbox's clock after which it is due; None is never."""
+    charge: Charge | None = None
+    """What it costs; None where it brings what another one brings."""
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What goes back, what it costs (`endpoint` is None where nothing is billed), and what is due after."""
+    """What goes back, what it costs (`endpoint` is None where nothing is billed), and what is due after.
+
+    `callbacks` are made one after the other. `delay` is how many seconds late it is, and `fault` what becomes of it on
+    the way.
+    """
 
     http_status: int
     body: bytes = field(repr=False)
@@ -163,12 +183,15 @@ class Answer:
     headers: tuple[tuple[str, str], ...] = ()
     endpoint: str | None = None
     charge: Charge = Charge.FREE
-    callback: Callback | None = None
+    callbacks: tuple[Callback, ...] = ()
+    status: str | None = None
+    delay: float = 0.0
+    fault: Fault | None = None
 
 
 @dataclass(slots=True, repr=False)
 class _Person:
-    face: Face
+    face: Face | Tagged
     count: int = 1
 
 
@@ -187,12 +210,12 @@ class _Group:
         digest = sha256(f"{self.id}/{next(self._serial)}".encode()).digest()
         return "".join("0123456789abcdefghijklmnopqrstuv"[byte % 32] for byte in digest[:20])
 
-    async def matches(self, face: Face) -> list[tuple[float, str]]:
+    async def matches(self, face: Face | Tagged) -> list[tuple[float, str]]:
         """The people whom this face may be, best first."""
         people = [(person_id, person.face) for person_id, person in self.people.items()]
         if not people:
             return []
-        scores = await asyncio.to_thread(lambda: [(similarity(face, other), name) for name, other in people])
+        scores = await asyncio.to_thread(lambda: [(_score(face, other), name) for name, other in people])
         return sorted((score for score in scores if score[0] >= SAME_FROM), key=lambda score: -score[0])
 
 
@@ -203,21 +226,39 @@ class _Refusal(Exception):  # noqa: N818  # an answer like any other, only found
         self.message = message
 
 
-_Found = TypeVar("_Found")
+class _Said(NamedTuple):
+    status: str
+    message: Any
+    callbacks: tuple[Callback, ...] = ()
+    fault: Fault | None = None
+
+
+# Whom a picture shows, None where it shows nobody; both, of the halves.
+_Seen = Face | Tagged | None
+_Found = Callable[[bytes], tuple[_Seen, ...]]
 _Form = dict[bytes, bytes]
-_Said = tuple[str, Any, Callback | None]
 _Handler = Callable[[_Group, _Form], Awaitable[_Said]]
 
 
 class Vendor:
-    """The vendor's state (face groups by token, numbers that were asked for) and its answers from it."""
+    """The vendor's state (face groups by token, numbers that were asked for) and its answers from it.
 
-    def __init__(self, tokens: Iterable[str], *, whatsapp_available: bool, callbacks_anywhere: bool) -> None:
+    `now` is the sandbox's clock, in seconds.
+    """
+
+    def __init__(
+        self,
+        tokens: Iterable[str],
+        *,
+        whatsapp_available: bool,
+        callbacks_anywhere: bool,
+        now: Callable[[], float],
+    ) -> None:
         self.whatsapp_available = whatsapp_available
         self._callbacks_anywhere = callbacks_anywhere
-        self._groups = {token.encode(): _Group(token) for token in tokens}
+        self._now = now
+        self._tokens = tuple(tokens)
         self._faces = Faces()
-        self._asked: set[str] = set()
         self._handlers: dict[str, _Handler] = {
             "facecompare": self._face_compare,
             "idholding": self._id_holding,
@@ -226,11 +267,28 @@ class Vendor:
             "delface": self._delete_face,
             "gliswadetail": self._whatsapp_detail,
         }
+        self.forget()
+
+    def forget(self) -> None:
+        """Know of no faces and no earlier requests."""
+        self._groups = {token.encode(): _Group(token) for token in self._tokens}
+        self._asked: set[str] = set()
+        # How often, and since when.
+        self._asked_by_magic: dict[str, tuple[int, float]] = {}
+        self._seen: dict[tuple[str, bytes], int] = {}
+
+    @property
+    def faces(self) -> Mapping[str, Mapping[str, int]]:
+        """How often each person was added, by person id, by group id."""
+        return {
+            group.id: {person_id: person.count for person_id, person in group.people.items()}
+            for group in self._groups.values()
+        }
 
     def endpoint(self, path: str) -> str | None:
         """The endpoint at this path, None where there is none."""
         name = path.removeprefix(PREFIX)
-        return name if name in self._handlers and path.startswith(PREFIX) else None
+        return name if name in ENDPOINTS and path.startswith(PREFIX) else None
 
     async def answer(self, request: Request) -> Answer:
         """The answer to one request. Pictures are looked at in a thread; all else is immediate."""
@@ -242,45 +300,56 @@ class Vendor:
         group = self._groups.get(_form(request.query).get(b"token", b""))
         if group is None:
             return Answer(401, b"token not valid\n", endpoint=endpoint)
-        callback = None
+        handler = self._handlers.get(endpoint)
+        if handler is None:
+            return Answer(501, b"the sandbox has no answers of this endpoint\n", endpoint=endpoint)
         try:
-            status, message, callback = await self._handlers[endpoint](group, _form(request.body))
+            said = await handler(group, _form(request.body))
         except _Refusal as refusal:
-            status, message = refusal.status, refusal.message
+            said = _Said(refusal.status, refusal.message)
+        if said.fault is not None and not said.fault.is_billed:
+            return Answer(200, b"", endpoint=endpoint, fault=said.fault)  # not as far as the vendor knows
         return Answer(
             200,
-            json.dumps({"status": status, "message": message}, ensure_ascii=False).encode(),
+            json.dumps({"status": said.status, "message": said.message}, ensure_ascii=False).encode(),
             content_type="application/json",
             endpoint=endpoint,
-            charge=_charge(endpoint, status, message),
-            callback=callback,
+            charge=_charge(endpoint, said.status, said.message),
+            callbacks=said.callbacks,
+            status=said.status,
+            fault=said.fault,
         )
 
     async def _face_compare(self, _group: _Group, form: _Form) -> _Said:
-        def look() -> list[Face | None]:
-            images = [(name, _image(form, name)) for name in ("img1", "img2")]
-            return [_look(self._faces.find, name, image) for name, image in images]
-
-        first, second = await asyncio.to_thread(look)
-        if first is None:
-            return "RETRY_LATER", "IMAGEA_FACE_DETECT_FAILED", None
-        if second is None:
-            return "RETRY_LATER", "IMAGEB_FACE_DETECT_FAILED", None
-        return "OK", _judged(first, second), None
+        first, second = (seen for (seen,) in await self._look(self._whole, form, "img1", "img2"))
+        fault = self._fault("facecompare", first) or self._fault("facecompare", second)
+        if _is_nobody(first) and fault is None:
+            return _Said("RETRY_LATER", "IMAGEA_FACE_DETECT_FAILED")
+        if _is_nobody(second) and fault is None:
+            return _Said("RETRY_LATER", "IMAGEB_FACE_DETECT_FAILED")
+        return _Said("OK", _judged(first, second), fault=fault)
 
     async def _id_holding(self, _group: _Group, form: _Form) -> _Said:
-        halves = await asyncio.to_thread(
-            lambda: _look(self._faces.find_halves, "img", _image(form, "img")),
-        )
+        (halves,) = await self._look(self._faces.find_halves, form, "img")
+        tagged = halves[0]
+        fault = None
+        if isinstance(tagged, Tagged):
+            fault = self._fault("idholding", tagged)
+            if tagged.card or fault is not None:
+                return _Said("OK", _judged(tagged, replace(tagged, people=tagged.people[1:])), fault=fault)
+            return _Said("INVALID_FACE_NUM", f"{len(tagged.people)} faces found")
         faces = [face for face in halves if face is not None]
         if len(faces) < 2:
-            return "INVALID_FACE_NUM", f"{len(faces)} faces found", None
-        return "OK", _judged(*faces), None
+            return _Said("INVALID_FACE_NUM", f"{len(faces)} faces found")
+        return _Said("OK", _judged(*faces))
 
     async def _add_face(self, group: _Group, form: _Form) -> _Said:
         face = await self._only_face(form)
-        if face is None:
-            return "FACE_DETECT_FAILED", _member(group, group.new_person_id(), 0), None
+        fault = self._fault("addface", face)
+        if fault is not None and not fault.is_billed:
+            return _Said("OK", None, fault=fault)
+        if face is None or _is_nobody(face):
+            return _Said("FACE_DETECT_FAILED", _member(group, group.new_person_id(), 0))
         async with group.lock:
             matches = await group.matches(face)
             if not matches:
@@ -289,25 +358,54 @@ class Vendor:
             else:
                 person_id = matches[0][1]
                 group.people[person_id].count += 1
-            return "OK", _member(group, person_id, group.people[person_id].count), None
+            return _Said("OK", _member(group, person_id, group.people[person_id].count), fault=fault)
 
     async def _search_face(self, group: _Group, form: _Form) -> _Said:
         face = await self._only_face(form)
-        if face is None:
-            return "FACE_DETECT_FAILED", [], None
+        fault = self._fault("searchface", face)
+        if face is None or (_is_nobody(face) and fault is None):
+            return _Said("FACE_DETECT_FAILED", [])
         matches = await group.matches(face)
-        return "OK", [{"confidence": score, "person_id": person_id} for score, person_id in matches], None
+        found = [{"confidence": score, "person_id": person_id} for score, person_id in matches]
+        return _Said("OK", found, fault=fault)
 
-    async def _only_face(self, form: _Form) -> Face | None:
+    async def _only_face(self, form: _Form) -> _Seen:
         try:
-            return await asyncio.to_thread(lambda: _look(self._faces.find, "img", _image(form, "img")))
+            ((face,),) = await self._look(self._whole, form, "img")
         except _Refusal as refusal:
             raise _Refusal("FAIL", refusal.message) from None
+        return face
+
+    def _whole(self, image: bytes) -> tuple[_Seen, ...]:
+        return (self._faces.find(image),)
+
+    async def _look(self, find: _Found, form: _Form, *names: str) -> list[tuple[_Seen, ...]]:
+        """Whom each of these parameters shows; a picture that says so itself is believed."""
+
+        def look() -> list[tuple[_Seen, ...]]:
+            pictures = [(name, _image(form, name)) for name in names]
+            return [_look(find, name, picture) for name, picture in pictures]
+
+        if sum(len(form.get(name.encode(), b"")) for name in names) < _SMALL:
+            tagged = [images.read(_image(form, name)) for name in names]
+            if all(tag is not None for tag in tagged):
+                return [(tag,) for tag in tagged]
+        return await asyncio.to_thread(look)
+
+    def _fault(self, endpoint: str, seen: _Seen) -> Fault | None:
+        if not isinstance(seen, Tagged) or seen.fault is None:
+            return None
+        if seen.times is not None:
+            name = endpoint, repr(seen).encode()
+            self._seen[name] = self._seen.get(name, 0) + 1
+            if self._seen[name] > seen.times:
+                return None
+        return seen.fault
 
     async def _delete_face(self, group: _Group, form: _Form) -> _Said:
         async with group.lock:
             person = group.people.pop(_text(form, "person_id"), None)
-        return "PERSON_ID_NOT_EXIST" if person is None else "OK", None, None
+        return _Said("PERSON_ID_NOT_EXIST" if person is None else "OK", None)
 
     async def _whatsapp_detail(self, _group: _Group, form: _Form) -> _Said:
         number = _number(_text(form, "number"), _text(form, "country"))
@@ -316,18 +414,59 @@ class Vendor:
             raise _Refusal("INVALID_INPUT", "servstatus is neither y nor n")
         url = _text(form, "callback")
         callback = _callback(url, number, anywhere=self._callbacks_anywhere) if url else None
-        if not self.whatsapp_available:
+        magic = find_magic(number)
+        said = None if magic is None else self._by_magic(magic, number)
+        if isinstance(said, Fault):
+            return _Said("OK", _profile_of("yes", number), fault=said)
+        if said == "unavailable" or not self.whatsapp_available:
             if servstatus != "y":
-                return "RETRY_LATER", _BUSY, None
-            return "OK", {"number": number, "whatsapp": "unavailable"}, None
+                return _Said("RETRY_LATER", _BUSY)
+            return _Said("OK", {"number": number, "whatsapp": "unavailable"})
+        checking = {"number": number, "whatsapp": "checking"}
+        if magic is not None:
+            if callback is not None:
+                return _Said("OK", checking, self._callbacks(magic, url, number))
+            return _Said("OK", checking if said is None or said == "checking" else _profile_of(said, number))
         slow = sha256(b"slow" + number.encode()).digest()[0] % 10 == 0 and number not in self._asked
         if slow or callback is not None:
             self._asked.add(number)
-            return "OK", {"number": number, "whatsapp": "checking"}, callback
-        return "OK", _profile(number), None
+            return _Said("OK", checking, () if callback is None else (callback,))
+        return _Said("OK", _profile(number))
+
+    def _by_magic(self, magic: MagicNumber, number: str) -> str | Fault:
+        times, since = self._asked_by_magic.get(number, (0, self._now()))
+        self._asked_by_magic[number] = times + 1, since
+        if self._now() < since + magic.checking_for:
+            return "checking"
+        return magic.answers[min(times, len(magic.answers) - 1)]
+
+    def _callbacks(self, magic: MagicNumber, url: str, number: str) -> tuple[Callback, ...]:
+        last = magic.answers[-1]
+        assert isinstance(last, str)  # a number that always fails is never called back
+        _, since = self._asked_by_magic[number]
+        waiting = max(0.0, since + magic.checking_for - self._now())
+
+        def made(number: str, **how: Any) -> Callback:
+            profile = _profile_of(last, number)
+            escaped = magic.callback != "unescaped"
+            made = _callback(url, number, anywhere=self._callbacks_anywhere, profile=profile, escaped=escaped)
+            return replace(made, **how)
+
+        final = made(number, delay=waiting)
+        match magic.callback:
+            case "twice":
+                return final, replace(final, charge=None)
+            case "late":
+                return (replace(final, delay=LATE),)
+            case "never":
+                return (replace(final, delay=None),)
+            case "stranger":
+                return made(number[:-3] + "999", delay=waiting, charge=None), replace(final, delay=0.0)
+        return (final,)
 
 
 def _charge(endpoint: str, status: str, message: Any) -> Charge:
+    # Not by the table in api.py: the client, which goes by that, is checked against this.
     if status != "OK" or endpoint in {"addface", "delface"}:
         return Charge.FREE
     if endpoint == "gliswadetail" and message["whatsapp"] in {"checking", "unavailable"}:
@@ -335,8 +474,27 @@ def _charge(endpoint: str, status: str, message: Any) -> Charge:
     return Charge.CHARGED
 
 
-def _judged(first: Face, second: Face) -> dict[str, Any]:
-    score = similarity(first, second)
+def _is_nobody(seen: _Seen) -> bool:
+    return seen is None or (isinstance(seen, Tagged) and not seen.people)
+
+
+def _score(first: _Seen, second: _Seen) -> float:
+    """How alike two faces are, 0 to 100; pictures that say who is on them are like none that do not."""
+    tagged = [seen for seen in (first, second) if isinstance(seen, Tagged)]
+    for tag in tagged:
+        if tag.similarity is not None:
+            return tag.similarity
+    if len(tagged) == 2:
+        return images.SAME if tagged[0].people[:1] == tagged[1].people[:1] else images.DIFFERENT
+    if first is None or second is None or tagged:
+        return images.DIFFERENT
+    assert isinstance(first, Face)
+    assert isinstance(second, Face)
+    return similarity(first, second)
+
+
+def _judged(first: _Seen, second: _Seen) -> dict[str, Any]:
+    score = _score(first, second)
     return {"similarity": score, "result": _judgment(score)}
 
 
@@ -391,7 +549,10 @@ def _image(form: _Form, name: str) -> bytes:
     return image
 
 
-def _look(find: Callable[[bytes], _Found], name: str, image: bytes) -> _Found:
+def _look(find: _Found, name: str, image: bytes) -> tuple[_Seen, ...]:
+    tagged = images.read(image)
+    if tagged is not None:
+        return (tagged,)
     try:
         return find(image)
     except UnreadablePictureError as error:
@@ -439,7 +600,31 @@ def _profile(number: str) -> dict[str, str]:
     }
 
 
-def _callback(url: str, number: str, *, anywhere: bool) -> Callback:
+def _profile_of(word: str, number: str) -> dict[str, str]:
+    """The message of a magic number: the page's own example, but for what its word says."""
+    whole = {
+        "number": number,
+        "whatsapp": "yes",
+        "status_update": "20180825",
+        "signature": "Saya suka global",
+        "business_user": "no",
+        "avatar": "yes",
+    }
+    match word:
+        case "yes":
+            return whole
+        case "business":
+            return whole | {"business_user": "yes"}
+        case "hostile":
+            return whole | {"signature": HOSTILE}
+        case "bare":
+            return {"number": number, "whatsapp": "yes"}
+    return {"number": number, "whatsapp": word}
+
+
+def _callback(
+    url: str, number: str, *, anywhere: bool, profile: Mapping[str, str] | None = None, escaped: bool = True
+) -> Callback:
     try:
         # urlsplit drops newlines, and the target goes into a request line as it is.
         if re.search(r"[^!-~]", url):
@@ -458,7 +643,10 @@ def _callback(url: str, number: str, *, anywhere: bool) -> Callback:
     else:
         addresses = ()
     tls = parts.scheme == "https"
-    query = "&".join(filter(None, (parts.query, urlencode(_profile(number)))))
+    found = urlencode(_profile(number) if profile is None else profile)
+    if not escaped:
+        found = found.replace("%2B", "+", 1)
+    query = "&".join(filter(None, (parts.query, found)))
     target = f"{parts.path or '/'}?{query}"
     return Callback(
         number=number,
@@ -469,6 +657,7 @@ def _callback(url: str, number: str, *, anywhere: bool) -> Callback:
         name=host,
         host=parts.netloc,
         target=target,
+        charge=Charge.CHARGED,
     )
 
 

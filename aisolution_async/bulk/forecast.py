@@ -1,0 +1,262 @@
+"""A dry run: what a run would ask, and at most cost. Everything is read and checked; nothing is sent or written."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import os
+import secrets
+import sqlite3
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from decimal import Decimal
+from hashlib import blake2b
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from aisolution_async import clock
+from aisolution_async.api import Call
+from aisolution_async.batch import REMEMBERED
+from aisolution_async.bulk.calls import Calls
+from aisolution_async.bulk.outputs import Output
+from aisolution_async.bulk.rows import Row, Rows
+from aisolution_async.bulk.runner import calls_of
+from aisolution_async.charges import Charge
+from aisolution_async.client import AsyncClient
+from aisolution_async.errors import InputError
+from aisolution_async.ledger import Ask, Held, Ledger, Stored, schema
+from aisolution_async.ledger.book import Book
+from aisolution_async.sender import Journal, Work
+
+_AT_ONCE = 32
+SHOWN = 20
+"""Problems that are kept to be shown."""
+
+
+@dataclass(slots=True)
+class Forecast:
+    """What a run would do.
+
+    `rows` of the input, `failed` of them with problems, counted in `errors` by class for each call; `problems` are
+    the first of these. Of the calls, `from_ledger` would be answered by earlier ones, `shared` by others that ask the
+    same, `held` would not be sent because they may have been charged before, and `calls` would be sent, by endpoint.
+    `charges` is how many charges that makes at most, by endpoint, and `cost` what those cost by the prices known: None
+    if one is not.
+    """
+
+    rows: int = 0
+    failed: int = 0
+    from_ledger: int = 0
+    shared: int = 0
+    held: int = 0
+    calls: Counter[str] = field(default_factory=Counter)
+    charges: Counter[str] = field(default_factory=Counter)
+    errors: Counter[str] = field(default_factory=Counter)
+    problems: list[str] = field(default_factory=list)
+    cost: Decimal | None = None
+
+
+async def forecast_bulk(
+    client: AsyncClient,
+    call: type[Call[Any]] | Sequence[type[Call[Any]]],
+    source: str | os.PathLike[str],
+    output: str | os.PathLike[str] | None = None,
+    *,
+    columns: Mapping[str, str] | None = None,
+    values: Mapping[str, Any] | None = None,
+    key: str | None = None,
+    images_root: str | os.PathLike[str] | None = None,
+    delimiter: str | None = None,
+    encoding: str | None = None,
+    sheet: str | None = None,
+    overwrite: bool = False,
+    ledger: str | os.PathLike[str] | None = None,
+    reuse_for: float | None = None,
+    retry_unknown: int | None = None,
+    prices: Mapping[str, Decimal] | None = None,
+    on_start: Callable[[str], None] | None = None,
+) -> Forecast:
+    """What `run_bulk` would do with these, found out by the same checks: images are read, numbers looked at.
+
+    Nothing is sent, and no file is made or changed. The ledger is only looked into. Raises as `run_bulk` does before
+    it sends anything, and UnreadableInputError where the input cannot be read on.
+    """
+    found = Forecast()
+    view = client if retry_unknown is None else client.with_options(retry_unknown=retry_unknown)
+    repeats = 1 + view._options.retry.unknown  # noqa: SLF001  # the client has no public way to its options
+    look = _Look(None if ledger is None else Path(ledger))
+    calls = calls_of(call)
+    with Rows(source, delimiter=delimiter, encoding=encoding, sheet=sheet) as rows:
+        maker = Calls(
+            calls,
+            rows,
+            columns=columns or {},
+            values=values or {},
+            key=key,
+            images_root=None if images_root is None else Path(images_root),
+        )
+        if output is not None:
+            target = Output(Path(output), Path(source))
+            if not overwrite and not look.exists:
+                target.check_free()
+        if on_start is not None:
+            on_start(f"{rows.about}: {maker.chosen}")
+        async with look:
+            journal = Journal(look, owned=False, reuse_for=reuse_for)
+            check = _Check(view, journal, look, maker, found, limit=None if ledger is not None else REMEMBERED)
+            left = _each(rows, maker, found)
+            while chunk := list(islice(left, _AT_ONCE)):
+                await check.see(chunk)
+    found.charges = Counter({name: found.charges[name] * repeats for name in found.charges})
+    if all(name in (prices or {}) for name in found.charges):
+        found.cost = sum(((prices or {})[name] * count for name, count in found.charges.items()), Decimal(0))
+    return found
+
+
+@dataclass(slots=True)
+class _Asked:
+    """One call of a row."""
+
+    row: Row
+    number: int
+    call: Call[Any] | InputError
+
+
+def _each(rows: Rows, maker: Calls, found: Forecast) -> Iterator[_Asked]:
+    for row in rows:
+        found.rows += 1
+        for number, call in enumerate(maker.make(row)):
+            yield _Asked(row, number, call)
+
+
+class _Check:
+    """What would become of each call."""
+
+    def __init__(
+        self, client: AsyncClient, journal: Journal, look: _Look, maker: Calls, found: Forecast, *, limit: int | None
+    ) -> None:
+        self._sender = client._sender  # noqa: SLF001  # the checks are those of the sending
+        self._options = dataclasses.replace(client._options, journal=journal)  # noqa: SLF001
+        self._look = look
+        self._maker = maker
+        self._found = found
+        self._limit = limit  # without a ledger, a batch remembers so many answers
+        self._seen: OrderedDict[int, None] | set[int] = set() if limit is None else OrderedDict()
+        self._failed_row = 0
+
+    async def see(self, chunk: Sequence[_Asked]) -> None:
+        """Look at these calls, together; count them in their order."""
+        works = [
+            None if isinstance(asked.call, InputError) else Work(self._sender, self._options, asked.call)
+            for asked in chunk
+        ]
+        await asyncio.gather(*(work.prepare(identify=True) for work in works if work is not None))
+        for asked, work in zip(chunk, works, strict=True):
+            self._count(asked, work)
+            if work is not None:
+                work.release()
+
+    def _count(self, asked: _Asked, work: Work[Any] | None) -> None:
+        found, call = self._found, asked.call
+        error = call if isinstance(call, InputError) else work.error if work is not None else None
+        if error is not None:
+            text = str(error)
+            if not isinstance(call, InputError) and isinstance(error, InputError):
+                text = self._maker.explain(asked.row, asked.number, text)
+            self._fail(asked.row, type(error).__name__, text)
+            return
+        assert work is not None
+        assert not isinstance(call, InputError)
+        ask, endpoint = work._ask(), call.endpoint  # noqa: SLF001  # the question that the ledger is asked
+        if ask.reusable and (self._limit is None or not endpoint.never_charges) and self._was_seen(ask.identity):
+            found.shared += 1
+            return
+        stored = self._look.look(ask) if ask.reusable else None
+        if isinstance(stored, Stored):
+            found.from_ledger += 1
+        elif isinstance(stored, Held):
+            found.held += 1
+            self._fail(asked.row, "OutcomeUnknownError", f"{endpoint.name}: held: it may have been charged before")
+        else:
+            found.calls[endpoint.name] += 1
+            if any(charge is not Charge.FREE for charge in self._options.charges_of(endpoint).values()):
+                found.charges[endpoint.name] += 1
+
+    def _fail(self, row: Row, error: str, text: str) -> None:
+        found = self._found
+        found.errors[error] += 1
+        if self._failed_row != row.line:
+            self._failed_row = row.line
+            found.failed += 1
+        if len(found.problems) < SHOWN and text not in found.problems:
+            found.problems.append(text)
+
+    def _was_seen(self, identity: bytes) -> bool:
+        # Half of it tells a million apart, in half the memory.
+        short = int.from_bytes(identity[:8])
+        if short in self._seen:
+            return True
+        if isinstance(self._seen, set):
+            self._seen.add(short)
+        else:
+            self._seen[short] = None
+            if self._limit is not None and len(self._seen) > self._limit:
+                self._seen.popitem(last=False)
+        return False
+
+
+class _Look(Ledger):
+    """A ledger that is only looked into. One that is not there has no answers."""
+
+    def __init__(self, path: Path | None) -> None:
+        super().__init__(os.devnull if path is None else path)
+        self.exists = path is not None and path.exists()
+        self._page: _Page | None = None
+
+    async def open(self) -> None:
+        """See `Ledger.open`."""
+        key = secrets.token_bytes(32)
+        if self.exists:
+            try:
+                self._page = _Page(self.path)
+            except (sqlite3.Error, OSError) as exc:
+                raise schema.fault(self.path, exc) from None
+            key = self._page.hash_key
+        self._hash = blake2b(digest_size=16, key=key)
+        self._pid = os.getpid()
+        self._usable = True
+
+    async def aclose(self) -> None:
+        """See `Ledger.aclose`."""
+        self._usable = False
+        if self._page is not None:
+            self._page.close()
+
+    async def find(self, asks: Sequence[Ask]) -> list[Stored | None]:
+        """See `Store.find`."""
+        found = [self.look(ask) if ask.reusable else None for ask in asks]
+        return [stored if isinstance(stored, Stored) else None for stored in found]
+
+    def look(self, ask: Ask) -> Stored | Held | None:
+        """What earlier attempts of the call say."""
+        return None if self._page is None else self._page.look(ask)
+
+
+class _Page(Book):
+    """The rules of a ledger, over a file that is not written."""
+
+    def __init__(self, path: Path) -> None:
+        self._db = schema.connect_to_read(path, busy_timeout=10.0)
+        self._sql = self._db.cursor().execute
+        self._now = round(clock.today().timestamp() * 1e6)
+        self.hash_key = self._sql("SELECT hash_key FROM file").fetchone()[0]
+
+    def close(self) -> None:
+        """Let go of the file."""
+        self._db.close()
+
+    def look(self, ask: Ask) -> Stored | Held | None:
+        """What earlier attempts of the call say."""
+        return self._find(ask)

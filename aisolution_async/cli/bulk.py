@@ -1,0 +1,472 @@
+"""`aisolution bulk`: a list through one endpoint, or several. The commands are made from the table in `api.py`."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import click
+
+from aisolution_async import clock
+from aisolution_async.api import CALLS, Call, Endpoint, Kind, Parameter
+from aisolution_async.batch import GRACE
+from aisolution_async.bulk import BulkError, BulkRun, Forecast, Summary, forecast_bulk
+from aisolution_async.bulk.outputs import STDOUT
+from aisolution_async.bulk.runner import CONCURRENCY, count_rows
+from aisolution_async.cli import show
+from aisolution_async.cli.options import (
+    HELP,
+    METAVARS,
+    access_options,
+    delimiter,
+    duration,
+    fit_options,
+    money,
+    option,
+    pairs,
+    prices,
+)
+from aisolution_async.cli.running import (
+    EXIT_CODES,
+    Access,
+    Exit,
+    Failed,
+    client_options,
+    connected,
+    disconnected,
+    keep_stdin,
+    on_interrupt,
+    run,
+    unwritable,
+)
+
+# Kinds of optional parameters that may differ from row to row.
+_BY_COLUMN = (Kind.NUMBER, Kind.COUNTRY, Kind.TEXT)
+_MOST_AT_ONCE = 1000
+_CALLS = {call.endpoint.command: call for call in CALLS}
+
+
+@click.group("bulk", epilog=EXIT_CODES)
+def bulk_group() -> None:
+    """Ask the vendor for every row of a list: a workbook, CSV, JSONL or Parquet.
+
+    \b
+    Examples:
+      aisolution bulk whatsapp-detail applicants.xlsx -o checked.csv --country ID
+      aisolution bulk face-compare applicants.csv -o all.csv --endpoint whatsapp-detail --errors mend.csv
+    """
+
+
+def _options(call: type[Call[Any]]) -> list[click.Parameter]:
+    endpoint: Endpoint[Any] = call.endpoint
+    own = {parameter.name for parameter in endpoint.parameters}
+    every: dict[str, Parameter] = {}
+    for each in (call, *CALLS):
+        for parameter in each.endpoint.parameters:
+            every.setdefault(parameter.name, parameter)
+    file = click.Path(path_type=Path)
+    params: list[click.Parameter] = [
+        click.Argument(["source"], metavar="INPUT", type=click.Path(path_type=Path, allow_dash=True)),
+        click.Option(
+            ["-o", "--output"],
+            type=click.Path(path_type=Path, allow_dash=True),
+            help="The results: .csv, .tsv, .jsonl or .parquet, or - for JSONL on stdout.",
+        ),
+        click.Option(["--key"], metavar="COLUMN", help="The column of your own ids.  [default: found by its name]"),
+    ]
+    for parameter in every.values():
+        params += _parameter_options(parameter, hidden=parameter.name not in own)
+    return [
+        *params,
+        click.Option(
+            ["--endpoint", "endpoints"],
+            multiple=True,
+            type=click.Choice([name for name in _CALLS if name != endpoint.command]),
+            metavar="ENDPOINT",
+            help="Ask this of each row too; its options can be given here. May be repeated.",
+        ),
+        click.Option(
+            ["--column", "columns"],
+            multiple=True,
+            callback=pairs,
+            metavar="[ENDPOINT.]NAME=COLUMN",
+            help="The column of a parameter, of one endpoint: id-holding.img=selfie. May be repeated.",
+        ),
+        click.Option(
+            ["--value", "values"],
+            multiple=True,
+            callback=pairs,
+            metavar="[ENDPOINT.]NAME=VALUE",
+            help="A parameter that is the same in all rows. May be repeated.",
+        ),
+        click.Option(["--images-root"], type=file, metavar="DIR", help="Read no image outside of this folder."),
+        click.Option(["--sheet"], help="The sheet of a workbook.  [default: the first]"),
+        click.Option(["--delimiter"], callback=delimiter, help="What stands between cells.  [default: found out]"),
+        click.Option(["--encoding"], help="How INPUT's text is written, as in cp1252.  [default: found out]"),
+        click.Option(
+            ["--errors", "problems"],
+            type=file,
+            metavar="FILE",
+            help="Write the rows with problems here too, as they came, to be mended and run again.",
+        ),
+        click.Option(["--any-order"], is_flag=True, help="Write rows as they finish, and not in INPUT's order."),
+        click.Option(
+            ["--defuse/--no-defuse"],
+            default=True,
+            show_default=True,
+            help="In .csv and .tsv, put an apostrophe before what a spreadsheet takes for a formula.",
+        ),
+        click.Option(["--dry-run"], is_flag=True, help="Check all, say what it would cost, send and write nothing."),
+        *fit_options(list(every.values())),
+        click.Option(
+            ["--concurrency"],
+            type=click.IntRange(1, _MOST_AT_ONCE),
+            default=CONCURRENCY,
+            show_default=True,
+            help="How many calls to make at once.",
+        ),
+        click.Option(["--ledger"], type=file, help="Where all is recorded, to go on from.  [default: OUTPUT.ledger]"),
+        click.Option(["--no-ledger"], is_flag=True, help="Record nothing: a stopped run begins from nothing again."),
+        click.Option(
+            ["--reuse-for"],
+            callback=duration,
+            metavar="TIME",
+            help="How long an answer in the ledger is good for: 30d, 12h.  [default: for ever]",
+        ),
+        click.Option(
+            ["--retry-unknown"],
+            type=click.IntRange(0),
+            metavar="N",
+            help="Send what may have been charged again, N times at most.",
+        ),
+        click.Option(
+            ["--max-charges"],
+            type=click.IntRange(0),
+            metavar="N",
+            help="Spend N charges at most, over all runs with the ledger.",
+        ),
+        click.Option(
+            ["--max-cost"],
+            callback=money,
+            metavar="MONEY",
+            help="Spend that much at most, over all runs with the ledger.",
+        ),
+        click.Option(
+            ["--price", "prices"],
+            callback=prices,
+            multiple=True,
+            metavar="ENDPOINT=MONEY",
+            help=f"What a charge costs: {endpoint.command}=0.05. May be repeated.",
+        ),
+        click.Option(["--overwrite"], is_flag=True, help="Replace results that exist already, even if paid for."),
+        click.Option(["--quiet"], is_flag=True, help="Print nothing but errors."),
+        click.Option(["--json", "as_json"], is_flag=True, help="Print the summary as one line of JSON on stdout."),
+        *access_options(),
+    ]
+
+
+def _parameter_options(parameter: Parameter, *, hidden: bool) -> list[click.Option]:
+    name, kind = parameter.name, parameter.kind
+    if parameter.required:
+        text = f"The column of {name}.  [default: found by its name]"
+        return [click.Option([option(name), f"column_{name}"], metavar="COLUMN", help=text, hidden=hidden)]
+    flag: dict[str, Any] = {"is_flag": True} if kind is Kind.FLAG else {"metavar": METAVARS.get(kind)}
+    text = f"For all rows: {HELP[kind]}."
+    options = [click.Option([option(name), f"value_{name}"], help=text, hidden=hidden, **flag)]
+    if kind in _BY_COLUMN:
+        text = f"The column of {name}.{'  [default: found by its name]' if kind is Kind.COUNTRY else ''}"
+        names = [f"{option(name)}-column", f"column_{name}"]
+        options.append(click.Option(names, metavar="COLUMN", help=text, hidden=hidden))
+    return options
+
+
+def _command(call: type[Call[Any]]) -> click.Command:
+    endpoint: Endpoint[Any] = call.endpoint
+
+    def command(
+        *,
+        source: Path,
+        output: Path | None,
+        endpoints: Sequence[str],
+        columns: Mapping[str, str],
+        values: Mapping[str, str],
+        ledger: Path | None,
+        no_ledger: bool,
+        dry_run: bool,
+        concurrency: int,
+        any_order: bool,
+        defuse: bool,
+        problems: Path | None,
+        max_charges: int | None,
+        max_cost: Decimal | None,
+        fit: bool,
+        strict_numbers: bool,
+        quiet: bool,
+        as_json: bool,
+        sandbox: bool,
+        token_file: Path | None,
+        base_url: str | None,
+        **chosen: Any,
+    ) -> None:
+        if no_ledger and ledger is not None:
+            raise Failed("give either --ledger or --no-ledger", Exit.USAGE)
+        if output is None and not dry_run:
+            raise Failed("say where the results go: -o results.csv", Exit.USAGE)
+        if as_json and not dry_run and str(output) == STDOUT:
+            raise Failed("--json prints on stdout, where the results go: leave one of them out", Exit.USAGE)
+        given = [
+            (*name.split("_", 1), chosen.pop(name)) for name in [*chosen] if name.startswith(("column_", "value_"))
+        ]
+        given = [each for each in given if each[2] not in (None, False)]
+        options = {
+            **chosen,
+            "columns": {**{name: value for what, name, value in given if what == "column"}, **columns},
+            "values": {**{name: value for what, name, value in given if what == "value"}, **values},
+            "ledger": None if no_ledger else _ledger_of(output, ledger, sandbox=sandbox),
+        }
+        if str(source) == STDOUT:
+            keep_stdin()
+        access = Access(sandbox, token_file, base_url)
+        of_client = client_options(fit=fit, strict_numbers=strict_numbers)
+        calls = [call, *(_CALLS[name] for name in dict.fromkeys(endpoints))]
+        if dry_run:
+            options |= {"call": calls, "source": source, "output": output}
+            code = run(_forecast(access, of_client, options, quiet=quiet, as_json=as_json))
+        else:
+            assert output is not None
+            options |= {
+                "problems": problems,
+                "ordered": not any_order,
+                "defuse": defuse,
+                "concurrency": concurrency,
+                "max_charges": max_charges,
+                "max_cost": max_cost,
+            }
+            job = _Job(calls, source, output, options, of_client)
+            code = run(job.run(access, quiet=quiet, as_json=as_json))
+        click.get_current_context().exit(code)
+
+    parameters = [parameter.name for parameter in endpoint.parameters if parameter.required]
+    images = any(parameter.kind is Kind.IMAGE for parameter in endpoint.parameters)
+    return click.Command(
+        endpoint.command,
+        callback=command,
+        params=_options(call),
+        short_help=endpoint.summary,
+        help=_HELP.format(
+            summary=endpoint.summary,
+            command=endpoint.command,
+            first=option(parameters[0]),
+            other="whatsapp-detail" if images else "face-compare",
+            images=_IMAGES if images else "",
+        ),
+        epilog=EXIT_CODES,
+    )
+
+
+_IMAGES = "Images are named by their paths, relative to INPUT's folder, or stand in it as base64."
+_HELP = """{summary}
+
+\b
+Examples:
+  aisolution bulk {command} applicants.xlsx --dry-run --price {command}=0.05
+  aisolution bulk {command} applicants.xlsx -o results.csv --errors mend.csv
+  aisolution bulk {command} list.csv -o results.parquet {first} COLUMN --key id
+  aisolution bulk {command} list.csv -o results.csv --endpoint {other}
+  aisolution bulk {command} - -o - <list.jsonl >results.jsonl
+
+INPUT is a workbook (.xlsx and others), .csv, .tsv, .jsonl or .parquet, or - for JSONL on stdin. Columns are found
+by their usual names, and what was found is said; options say what is not. {images}
+
+The output has every row of it, in order and with all its columns, and after them the results: ok, answer_…,
+charge, status, attempts, error, problem. With several endpoints their names begin with the endpoint's, as in
+face_compare_ok. While it runs, and if it was stopped, the rows are in OUTPUT.part. In .csv and .tsv, a cell that a
+spreadsheet could take for a formula gets an apostrophe in front, unless --no-defuse; numbers, +62… too, do not.
+
+Ctrl-C stops it, and waits for the answers under way; Ctrl-C again waits only a moment longer. However it was
+ended, run it again to go on: what was answered is in OUTPUT.ledger, is not paid for twice, and is written as if
+the run had never been stopped. A call that may have been charged, and has no answer, is held: it is not sent
+again unless --retry-unknown says so. The ledger holds personal data; see `aisolution ledger`. With -o -, there is
+a ledger only where --ledger names one.
+"""
+
+
+def _ledger_of(output: Path | None, chosen: Path | None, *, sandbox: bool) -> Path | None:
+    """Where the ledger is. Answers that are made up must never be taken for the vendor's."""
+    if sandbox and chosen is not None:
+        raise Failed("--sandbox has a ledger of its own: leave --ledger out", Exit.USAGE)
+    if chosen is not None or output is None or str(output) == STDOUT:
+        return chosen
+    return output.with_name(f"{output.name}{'.sandbox' if sandbox else ''}.ledger")
+
+
+async def _forecast(
+    access: Access,
+    of_client: Mapping[str, Any],
+    options: Mapping[str, Any],
+    *,
+    quiet: bool,
+    as_json: bool,
+) -> Exit:
+    async with disconnected(access, **of_client) as client:
+        found: Forecast = await forecast_bulk(client, on_start=None if quiet else show.say, **options)
+    if as_json:
+        show.say_json(show.forecast_as_json(found))
+    if not quiet:
+        show.forecast(found, options["prices"])
+    return Exit.PROBLEMS if found.failed else Exit.OK
+
+
+class _Job:
+    """A run with what the command line adds to it: Ctrl-C, progress, and what is said at the end."""
+
+    def __init__(
+        self,
+        calls: Sequence[type[Call[Any]]],
+        source: Path,
+        output: Path,
+        options: Mapping[str, Any],
+        of_client: Mapping[str, Any],
+    ) -> None:
+        self._calls = calls
+        self._source = source
+        self._output = output
+        self._options = options
+        self._of_client = of_client
+        self._bulk: BulkRun | None = None
+        self._running: asyncio.Task[Summary] | None = None
+        self._pressed = 0
+        self._unsaid: Failed | None = None
+
+    async def run(self, access: Access, *, quiet: bool, as_json: bool) -> Exit:
+        """Run it, and say what came of it; raises Failed where that is an error."""
+        failed: Failed | None = None
+        # Up to the last word: whoever presses Ctrl-C twice still wants to know where the results are.
+        with on_interrupt(self._interrupt):
+            try:
+                await self._run(access, quiet=quiet)
+            except BulkError as exc:
+                failed = Failed(str(exc), Exit.PROBLEMS)
+                if str(self._output) == STDOUT:
+                    unwritable(OSError())
+            except asyncio.CancelledError:  # Ctrl-C where signals cannot be handled
+                self._report(access, quiet=quiet, as_json=as_json)
+                raise
+            done = self._report(access, quiet=quiet, as_json=as_json)
+        if self._pressed and failed is None and not done.complete:
+            where = "no row has a result" if done.part is None else f"the rows so far are in {str(done.part)!r}"
+            if done.rows and str(self._output) == STDOUT:
+                where = "the rows so far were written"
+            if self._options["ledger"] is not None:
+                where += "; run it again to go on"
+            failed = Failed(f"interrupted: {where}", Exit.INTERRUPTED)
+        if self._unsaid is not None:
+            failed = Failed(f"{failed.message}; and {self._unsaid.message}", failed.code) if failed else self._unsaid
+        if failed is not None:
+            raise failed
+        return _exit_code(done)
+
+    async def _run(self, access: Access, *, quiet: bool) -> None:
+        connections = self._options["concurrency"]
+        async with connected(access, max_connections=connections, **self._of_client) as client:
+            bulk = self._bulk = BulkRun(
+                client,
+                self._calls,
+                self._source,
+                self._output,
+                on_start=None if quiet else show.say,
+                on_resume=None if quiet else _say_resumed,
+                **self._options,
+            )
+            if self._pressed:
+                return
+            running = self._running = asyncio.create_task(bulk.run())
+            prices, each = self._options["prices"], len(self._calls)
+            reading = {name: self._options[name] for name in ("delimiter", "encoding", "sheet")}
+            with _followed(bulk, self._source, reading, None if quiet else show.display(prices, each)):
+                try:
+                    await asyncio.wait({running})
+                finally:
+                    if not running.done():
+                        running.cancel()
+                        await asyncio.wait({running})
+            if not running.cancelled():
+                running.result()
+
+    def _interrupt(self) -> None:
+        self._pressed += 1
+        if self._pressed == 1:
+            if self._bulk is not None:
+                self._bulk.stop()
+            show.say("stopping: waiting for the answers under way (Ctrl-C again: only a moment longer)")
+        elif self._running is not None and not self._running.done():
+            self._running.cancel()
+            show.say(f"waiting {GRACE:.0f} s more at most" if self._pressed == 2 else "not waiting any longer")
+
+    def _report(self, access: Access, *, quiet: bool, as_json: bool) -> Summary:
+        done = Summary() if self._bulk is None else self._bulk.summary
+        ledger, prices = self._options["ledger"], self._options["prices"]
+        if as_json:
+            try:
+                show.say_json(show.as_json(done, ledger, prices))
+            except OSError as exc:
+                self._unsaid = unwritable(exc)
+        if not quiet:
+            if access.sandbox:
+                show.say("against the sandbox: the answers are made up, and nothing was really charged")
+            show.summary(done, ledger, prices)
+        return done
+
+
+def _say_resumed(answers: int) -> None:
+    show.say(f"resuming: {answers:,} answers are in the ledger already")
+
+
+def _exit_code(done: Summary) -> Exit:
+    if not done.failed:
+        return Exit.OK
+    if done.over_budget:
+        return Exit.BUDGET
+    unreachable = "NotSentError" in done.errors and not done.ok and done.errors.keys() <= {"InputError", "NotSentError"}
+    return Exit.UNREACHABLE if unreachable else Exit.PROBLEMS
+
+
+@contextmanager
+def _followed(
+    bulk: BulkRun, source: Path, reading: Mapping[str, str | None], display: show.Display | None
+) -> Iterator[None]:
+    """Show on `display` how far `bulk` is, as long as this is open."""
+    if display is None:
+        yield
+        return
+    given_up = threading.Event()
+
+    async def follow() -> None:
+        counting: asyncio.Task[int | None] | None = None
+        while True:
+            await clock.sleep(display.every)
+            progress = bulk.progress
+            if progress is None:
+                continue
+            if bulk.total is None and counting is None:
+                counting = asyncio.create_task(asyncio.to_thread(count_rows, source, given_up, **reading))
+            counted = counting.result() if counting is not None and counting.done() else None
+            display.update(progress, counted if bulk.total is None else bulk.total)
+
+    with display:
+        following = asyncio.create_task(follow())
+        try:
+            yield
+        finally:
+            following.cancel()
+            given_up.set()
+
+
+for _each in CALLS:
+    bulk_group.add_command(_command(_each))
+del _each

@@ -1,0 +1,162 @@
+"""`aisolution call`: one question, one answer. The commands are made from the table in `api.py`."""
+
+from __future__ import annotations
+
+import io
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+
+from aisolution_async.api import CALLS, Call, Endpoint, Kind, Reply
+from aisolution_async.bulk.results import answered, redacted
+from aisolution_async.charges import Attempt
+from aisolution_async.cli import show
+from aisolution_async.cli.options import HELP, METAVARS, access_options, fit_options, option
+from aisolution_async.cli.running import EXIT_CODES, Access, Exit, Failed, client_options, connected, run, unwritable
+from aisolution_async.errors import AISolutionError, NotSentError
+
+_EXAMPLES = {
+    Kind.IMAGE: "photo.jpg",
+    Kind.NUMBER: "+6281387300008",
+    Kind.TEXT: "c5r7jedkujdbnasarhn0",
+}
+
+
+@click.group("call", epilog=EXIT_CODES)
+def call_group() -> None:
+    """Ask the vendor once.
+
+    \b
+    Example:
+      aisolution call face-compare selfie.jpg card.jpg
+    """
+
+
+def _command(call: type[Call[Any]]) -> click.Command:
+    endpoint: Endpoint[Any] = call.endpoint
+    params: list[click.Parameter] = []
+    for parameter in endpoint.parameters:
+        if parameter.required:
+            params.append(click.Argument([parameter.name]))
+        elif parameter.kind is Kind.FLAG:
+            params.append(click.Option([option(parameter.name)], is_flag=True, help=HELP[parameter.kind]))
+        else:
+            metavar = METAVARS.get(parameter.kind)
+            params.append(click.Option([option(parameter.name)], metavar=metavar, help=HELP[parameter.kind]))
+    params += [
+        click.Option(["--json", "as_json"], is_flag=True, help="Print one line of JSON."),
+        *fit_options(endpoint.parameters),
+        *access_options(),
+    ]
+    if "group_id" in endpoint.reply.model_fields:
+        params.append(
+            click.Option(["--show-group-id"], is_flag=True, help="Print the group id too: it is your access key.")
+        )
+
+    def command(
+        *,
+        as_json: bool,
+        sandbox: bool,
+        token_file: Path | None,
+        base_url: str | None,
+        fit: bool | None = None,
+        strict_numbers: bool | None = None,
+        show_group_id: bool = False,
+        **values: Any,
+    ) -> None:
+        access = Access(sandbox, token_file, base_url)
+        options = client_options(fit=fit, strict_numbers=strict_numbers)
+        result, redact = run(_send(access, call(**values), options))
+        if isinstance(result, AISolutionError):
+            if as_json:
+                _print(show.json_line(_account(endpoint, result.attempts, result.charge.value, error=result)))
+            code = Exit.UNREACHABLE if isinstance(result, NotSentError) else Exit.PROBLEMS
+            raise Failed(str(result), code)
+        answer = redacted(answered(result), redact)
+        if show_group_id:
+            answer["group_id"] = getattr(result, "group_id", None)
+        if as_json:
+            _print(show.json_line(_account(endpoint, result.attempts, result.charge.value, answer=answer)))
+        else:
+            _print(_answer_text(answer, result))
+
+    arguments = [p for p in endpoint.parameters if p.required]
+    takes = "\n".join(f"  {p.name.upper():<10} {HELP[p.kind]}" for p in arguments)
+    example = " ".join(_EXAMPLES.get(p.kind, p.name) for p in arguments)
+    return click.Command(
+        endpoint.command,
+        callback=command,
+        params=params,
+        short_help=endpoint.summary,
+        help=f"{endpoint.summary}\n\n\b\n{takes}\n\n\b\nExample:\n"
+        f"  aisolution call {endpoint.command} {example}\n  aisolution call {endpoint.command} {example} --json",
+        epilog=EXIT_CODES,
+    )
+
+
+async def _send(
+    access: Access, call: Call[Any], options: Mapping[str, Any]
+) -> tuple[Reply | AISolutionError, Callable[[str], str]]:
+    """What came of it, and what takes the token out of the vendor's words: they may go to a file."""
+    async with connected(access, **options) as client:
+        redact = client._sender.requests.redact  # noqa: SLF001  # there is no public way
+        try:
+            reply: Reply = await client.send(call)
+        except AISolutionError as exc:
+            return exc, redact
+        return reply, redact
+
+
+def _account(
+    endpoint: Endpoint[Any],
+    attempts: Sequence[Attempt],
+    charge: str,
+    *,
+    answer: Mapping[str, Any] | None = None,
+    error: AISolutionError | None = None,
+) -> dict[str, Any]:
+    return {
+        "ok": error is None,
+        "endpoint": endpoint.name,
+        "answer": answer,
+        "charge": charge,
+        "status": attempts[-1].status if attempts else None,
+        "attempts": len(attempts),
+        "error": error and type(error).__name__,
+        "problem": error and show.clean(error),
+    }
+
+
+def _print(text: str) -> None:
+    """On stdout; where that cannot be, on stderr, and Failed is raised: it may have been paid for."""
+    try:
+        click.echo(text, file=sys.stdout, nl=False, color=True)
+    except OSError as exc:
+        failed = unwritable(exc)
+    else:
+        return
+    click.echo(text, nl=False, err=True)
+    raise failed
+
+
+def _answer_text(answer: Mapping[str, Any], reply: Reply) -> str:
+    text = io.StringIO()
+    console = Console(file=text, highlight=False, force_terminal=Console().is_terminal)
+    rows: list[tuple[str, object]] = []
+    for name, value in answer.items():
+        if isinstance(value, list):
+            rows.append((name, f"{len(value)}"))
+            rows += [("", "  ".join(f"{inner} {held[inner]}" for inner in held)) for held in value]
+        elif value is not None:
+            rows.append((name, value))
+    show.fields(console, [*rows, ("charge", show.charge(reply.charge)), ("attempts", len(reply.attempts))])
+    return text.getvalue()
+
+
+for _each in CALLS:
+    call_group.add_command(_command(_each))
+del _each

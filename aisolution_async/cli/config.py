@@ -1,0 +1,182 @@
+"""`aisolution.toml`: options that are the same each time, said once.
+
+A key is the long name of an option. Keys at the top, or of a group ([bulk]), are for every command below that has the
+option; those of a command ([bulk.whatsapp-detail]) are for that one. What is said on the command line, or by the
+environment, goes before. A file that merely lies in the current folder may not say where answers and the token go.
+"""
+
+from __future__ import annotations
+
+import difflib
+import tomllib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import click
+
+from aisolution_async.cli.running import Exit, Failed
+
+FILE = "aisolution.toml"
+"""The file that is looked for in the current folder."""
+
+# Where the token, and what is known of people, would go.
+_ONLY_BY_NAME = ("base_url", "callback")
+_LOCAL = ("127.0.0.1", "localhost", "::1")
+_NOT_HERE = ("help", "version", "config")
+
+
+def config_option() -> click.Option:
+    """`--config FILE`, which takes effect as it is read: before all other options."""
+    return click.Option(
+        ["--config"],
+        type=click.Path(path_type=Path, dir_okay=False),
+        envvar="AISOLUTION_CONFIG",
+        is_eager=True,
+        expose_value=False,
+        callback=_configure,
+        help=f"A file of options, TOML.  [default: ./{FILE}, if it is there]",
+    )
+
+
+def name_variables(root: click.Group) -> None:
+    """Let the environment say what the file may say: AISOLUTION_BULK_CONCURRENCY, AISOLUTION_BULK_ADD_FACE_KEY."""
+    for path, command in _commands(root, ()):
+        prefixes = ["_".join(("AISOLUTION", *path[:length])) for length in range(len(path), 0, -1)]
+        for name, param in _options(command).items():
+            param.envvar = [f"{prefix}_{name}".upper().replace("-", "_") for prefix in prefixes]
+
+
+def _configure(ctx: click.Context, param: click.Parameter, path: Path | None) -> None:  # noqa: ARG001  # click's
+    root = ctx.find_root()
+    if ctx.resilient_parsing or (path is None and ctx is not root):
+        return
+    if path is None and not Path(FILE).is_file():
+        return
+    assert isinstance(root.command, click.Group)
+    found = _read(path or Path(FILE), root.command, is_named=path is not None)
+    for name in _path(ctx):
+        found = found.get(name, {})
+    ctx.default_map = found
+
+
+def _read(path: Path, root: click.Group, *, is_named: bool) -> dict[str, Any]:
+    """What the file says, as click's default map. Raises Failed."""
+    try:
+        # Prices are money: they stay as they are written.
+        said = tomllib.loads(path.read_bytes().decode("utf-8-sig"), parse_float=str)
+    except OSError as exc:
+        problem = f"cannot be read: {exc.strerror or type(exc).__name__}"
+    except UnicodeDecodeError:
+        problem = "is no text in UTF-8"
+    except tomllib.TOMLDecodeError as exc:
+        problem = f"is no TOML: {exc}"
+    else:
+        return _Map(path, is_named=is_named).of(root, said, {}, "")
+    raise Failed(f"the configuration {str(path)!r} {problem}", Exit.USAGE)
+
+
+class _Map:
+    """The options of a file, told apart by command."""
+
+    def __init__(self, path: Path, *, is_named: bool) -> None:
+        self._path = path
+        self._is_named = is_named
+
+    def of(
+        self, command: click.Command, said: Mapping[str, Any], above: Mapping[str, Any], where: str
+    ) -> dict[str, Any]:
+        """The default map of `command`, of what is `said` for it and, `above`, for all like it."""
+        below = command.commands if isinstance(command, click.Group) else {}
+        known = {name: param for each in _leaves(command) for name, param in _options(each).items()}
+        own = dict(above)
+        for key, value in said.items():
+            name = key.replace("-", "_")
+            if key in below and isinstance(value, dict):
+                continue
+            if name == "token":
+                raise self._failed(
+                    f"the token does not belong into {key!r}, where it is copied and committed: set AISOLUTION_TOKEN, "
+                    "or name a file that only you can read as token-file",
+                    where,
+                )
+            if name not in known:
+                near = difflib.get_close_matches(key, [*(n.replace("_", "-") for n in known), *below], 1, 0.5)
+                hint = f": did you mean {near[0]!r}?" if near else f": there are {', '.join(sorted(known))}"
+                raise self._failed(f"there is no option {key!r}{hint}", where)
+            self._check(name, value, where)
+            own[name] = self._value(known[name], key, value, where)
+        if isinstance(command, click.Group):
+            return {
+                name: self.of(each, self._table(said, name), own, f"{where}{name}.") for name, each in below.items()
+            }
+        options = _options(command)
+        return {str(options[name].name): value for name, value in own.items() if name in options}
+
+    def _table(self, said: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+        found = said.get(name, {})
+        return found if isinstance(found, dict) else {}
+
+    def _check(self, name: str, value: Any, where: str) -> None:
+        if self._is_named or name not in _ONLY_BY_NAME:
+            return
+        try:
+            if urlsplit(str(value)).hostname in _LOCAL:
+                return
+        except ValueError:
+            pass
+        raise self._failed(
+            f"{name.replace('_', '-')!r} says where data goes: name the file with --config or AISOLUTION_CONFIG, so "
+            "that no file that somebody left in a folder says it",
+            where,
+        )
+
+    def _value(self, param: click.Option, key: str, value: Any, where: str) -> Any:
+        if param.multiple and isinstance(value, dict):  # price = {facecompare = 0.05}
+            value = [f"{name}={held}" for name, held in value.items()]
+        if param.multiple and not isinstance(value, list):
+            value = [value]
+        if isinstance(value, dict) or (isinstance(value, list) and not param.multiple):
+            raise self._failed(f"{key!r} takes one value", where)
+        if (param.is_flag and not isinstance(value, bool)) or (not param.is_flag and isinstance(value, bool)):
+            raise self._failed(f"{key!r} is {'true or false' if param.is_flag else 'a value, and neither'}", where)
+        return [str(held) for held in value] if isinstance(value, list) else value if param.is_flag else str(value)
+
+    def _failed(self, text: str, where: str) -> Failed:
+        table = f", [{where.rstrip('.')}]" if where else ""
+        return Failed(f"the configuration {str(self._path)!r}{table}: {text}", Exit.USAGE)
+
+
+def _path(ctx: click.Context) -> list[str]:
+    """The names that lead to the command from the root."""
+    names: list[str] = []
+    while ctx.parent is not None:
+        names.insert(0, str(ctx.info_name))
+        ctx = ctx.parent
+    return names
+
+
+def _leaves(command: click.Command) -> Iterator[click.Command]:
+    for _, each in _commands(command, ()):
+        yield each
+
+
+def _commands(command: click.Command, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], click.Command]]:
+    """The commands that are no groups, with the names that lead to them."""
+    if isinstance(command, click.Group):
+        for name, each in command.commands.items():
+            yield from _commands(each, (*path, name))
+    else:
+        yield path, command
+
+
+def _options(command: click.Command) -> dict[str, click.Option]:
+    """The options of a command, by their long names."""
+    return {
+        name: param
+        for param in command.params
+        if isinstance(param, click.Option)
+        for name in (max(param.opts, key=len).lstrip("-").replace("-", "_"),)
+        if name not in _NOT_HERE
+    }

@@ -1,0 +1,116 @@
+"""The options that commands have in common, and what they are made of."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from decimal import Decimal, InvalidOperation
+from pathlib import Path
+from typing import Any
+
+import click
+
+from aisolution_async.api import CALLS, ENDPOINTS, Kind, Parameter
+from aisolution_async.cli import config
+from aisolution_async.client import BASE_URL_VARIABLE, TOKEN_VARIABLE
+
+HELP = {
+    Kind.IMAGE: "an image: its path, or base64",
+    Kind.NUMBER: "a phone number",
+    Kind.COUNTRY: "a two-letter country code, like ID",
+    Kind.URL: "an http(s) address",
+    Kind.TEXT: "text",
+    Kind.FLAG: "set this parameter to y",
+}
+"""What a parameter of each kind is."""
+METAVARS = {Kind.COUNTRY: "CC", Kind.URL: "URL"}
+"""What stands for a value of each kind."""
+
+NAMES = {name: call.endpoint.name for call in CALLS for name in (call.endpoint.name, call.endpoint.command)}
+"""The vendor's names of the endpoints, by all their names."""
+
+_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
+
+
+def option(name: str) -> str:
+    """The option of a parameter."""
+    return f"--{name.replace('_', '-')}"
+
+
+def access_options() -> list[click.Parameter]:
+    """Which vendor to ask, how to be let in, and the file that all of it may be said in."""
+    return [
+        click.Option(["--sandbox"], is_flag=True, help="Ask a sandbox that is started for this run: needs no token."),
+        click.Option(
+            ["--token-file"],
+            type=click.Path(path_type=Path),
+            help=f"A file with the token in it.  [default: ${TOKEN_VARIABLE}]",
+        ),
+        click.Option(["--base-url"], help=f"The vendor's address.  [default: ${BASE_URL_VARIABLE}, or the real one]"),
+        config.config_option(),
+    ]
+
+
+def fit_options(parameters: Sequence[Parameter]) -> list[click.Parameter]:
+    """How strictly images and numbers are looked at, where there are any."""
+    kinds = {parameter.kind for parameter in parameters}
+    options: list[click.Parameter] = []
+    if Kind.IMAGE in kinds:
+        text = "Make images that are too large, or not upright, fit before they are sent, or send them as they are."
+        options.append(click.Option(["--fit/--no-fit"], default=True, show_default=True, help=text))
+    if Kind.NUMBER in kinds:
+        text = "Refuse numbers that nobody can have, and not only those that are too short or too long."
+        options.append(click.Option(["--strict-numbers"], is_flag=True, help=text))
+    return options
+
+
+def money(ctx: click.Context, param: click.Parameter, text: str | None) -> Decimal | None:  # noqa: ARG001  # click's
+    """An amount of money."""
+    if text is None:
+        return None
+    try:
+        return Decimal(text)
+    except InvalidOperation:
+        raise click.BadParameter(f"{text!r} is no amount of money, like 0.05") from None
+
+
+def prices(ctx: click.Context, param: click.Parameter, texts: Sequence[str]) -> dict[str, Decimal]:
+    """Prices by the vendor's names of the endpoints."""
+    found = {}
+    for text in texts:
+        name, _, amount = text.partition("=")
+        price = money(ctx, param, amount.strip())
+        if price is None or name.strip() not in NAMES:
+            raise click.BadParameter(f"{name!r} is none of {', '.join(ENDPOINTS)}: it is like facecompare=0.05")
+        found[NAMES[name.strip()]] = price
+    return found
+
+
+def duration(ctx: click.Context, param: click.Parameter, text: str | None) -> float | None:  # noqa: ARG001  # click's
+    """A time in seconds."""
+    if text is None:
+        return None
+    found = re.fullmatch(r"(\d{1,6})([smhdw])", text.strip())
+    if found is None:
+        raise click.BadParameter(f"{text!r} is no time: it is like 30d, 12h or 45m")
+    return float(int(found[1]) * _SECONDS[found[2]])
+
+
+def pairs(ctx: click.Context, param: click.Parameter, texts: Sequence[str]) -> dict[str, str]:  # noqa: ARG001  # click's
+    """What is given as NAME=VALUE."""
+    found = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not equals or not name.strip() or not value:
+            raise click.BadParameter(f"{text!r} is like id-holding.img=selfie")
+        found[name.strip()] = value
+    return found
+
+
+def delimiter(ctx: click.Context, param: click.Parameter, text: str | None) -> str | None:  # noqa: ARG001  # click's
+    """What stands between cells: one character, or its name."""
+    named: Any = {"tab": "\t", "\\t": "\t", "comma": ",", "semicolon": ";", "pipe": "|"}
+    found = None if text is None else str(named.get(text.lower(), text))
+    if found is not None and len(found) != 1:
+        raise click.BadParameter(f"{text!r} is no single character: it is like ';' or tab")
+    return found

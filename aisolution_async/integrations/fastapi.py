@@ -1,0 +1,125 @@
+"""FastAPI: one client for the application's life, as a dependency; errors as problem details; callbacks.
+
+```python
+app = FastAPI()
+install(app)
+
+
+@app.post("/faces")
+async def compare(client: Client, selfie: UploadFile, card: UploadFile) -> float:
+    return (await client.face_compare(await selfie.read(), await card.read())).similarity
+```
+
+Hand over what callers upload as bytes: text of theirs could be a path of this machine. Plain Starlette can use
+`client_of`, `answer_error` and `inbox_app` the same way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Annotated, Any
+
+try:
+    from fastapi import APIRouter, Depends
+    from starlette.applications import Starlette
+    from starlette.requests import HTTPConnection
+    from starlette.responses import Response
+    from starlette.routing import Route
+    from starlette.websockets import WebSocket, WebSocketState
+except ModuleNotFoundError as exc:
+    if (exc.name or "").partition(".")[0] not in ("fastapi", "starlette"):
+        raise
+    raise ImportError("FastAPI is missing: pip install 'aisolution-async[fastapi]'") from None
+
+from aisolution_async.client import AsyncClient
+from aisolution_async.errors import AISolutionError, ConfigurationError
+from aisolution_async.inbox import Inbox
+from aisolution_async.integrations.asgi import inbox_app
+from aisolution_async.integrations.problems import CONTENT_TYPE, problem_of
+
+__all__ = ["Client", "answer_error", "client_of", "get_client", "inbox_router", "install"]
+
+_NAME = "aisolution_client"
+_INTERNAL_ERROR = 1011  # of WebSockets, RFC 6455
+
+
+def install(app: Starlette, client: Callable[[], AbstractAsyncContextManager[AsyncClient]] = AsyncClient) -> None:
+    """Give `app` a client for its life, and answers for the errors of calls.
+
+    `client` makes the client (`lambda: AsyncClient(ledger=…)`), or what opens and closes more than that (a function
+    under `asynccontextmanager` that yields it), each time the application starts: it is opened before the lifespan
+    that the application has, which may use `client_of(app)`, and closed after it, once the server has let the requests
+    under way finish. Errors are answered as `problems` has it, also where dependencies raise them; what
+    a background task raises has no answer left to change, and is the server's to log.
+
+    Raises ConfigurationError for what makes no client, and for a second time on one application. A client that cannot
+    be made or opened keeps the application from starting.
+    """
+    if not callable(client):
+        raise ConfigurationError("install(app, lambda: AsyncClient(…)): a function, since a closed client stays closed")
+    if AISolutionError in app.exception_handlers:
+        raise ConfigurationError("this application has a client already: install it once")
+    handler: Any = answer_error  # of requests and WebSockets alike, which Starlette's types keep apart
+    app.add_exception_handler(AISolutionError, handler)
+    own = app.router.lifespan_context
+
+    @asynccontextmanager
+    async def lifespan(owner: Any) -> AsyncIterator[Mapping[str, Any]]:
+        async with client() as opened:
+            setattr(app.state, _NAME, opened)
+            try:
+                async with own(owner) as state:
+                    # Applications mounted below this one see the state, and not this application.
+                    yield {**(state or {}), _NAME: opened}
+            finally:
+                delattr(app.state, _NAME)
+
+    app.router.lifespan_context = lifespan
+
+
+def client_of(where: Starlette | HTTPConnection) -> AsyncClient:
+    """The client of an application, of a request or of a WebSocket. Raises ConfigurationError where there is none."""
+    places = (where.state, where.app.state) if isinstance(where, HTTPConnection) else (where.state,)
+    for state in places:
+        client = getattr(state, _NAME, None)
+        if isinstance(client, AsyncClient):
+            return client
+    raise ConfigurationError(
+        "this application has no open client: call install(app), and let its lifespan run (a server does; in tests, "
+        "`async with app.router.lifespan_context(app):`)"
+    )
+
+
+async def get_client(connection: HTTPConnection) -> AsyncClient:
+    """The dependency behind `Client`: replace it in tests with `app.dependency_overrides[get_client] = …`."""
+    return client_of(connection)
+
+
+Client = Annotated[AsyncClient, Depends(get_client)]
+"""The application's client, as a parameter: `async def compare(client: Client)`."""
+
+
+async def answer_error(connection: HTTPConnection, error: Exception) -> Response | None:
+    """Answer an AISolutionError: the exception handler that `install` adds. A WebSocket is closed with code 1011."""
+    assert isinstance(error, AISolutionError)
+    problem = problem_of(error)
+    if isinstance(connection, WebSocket):
+        if connection.application_state != WebSocketState.DISCONNECTED:
+            await connection.close(_INTERNAL_ERROR)
+        return None
+    return Response(problem.body, problem.status, problem.headers, CONTENT_TYPE)
+
+
+def inbox_router(inbox: Inbox, *, path: str | None = None) -> APIRouter:
+    """The receiver of callbacks, to be included: `app.include_router(inbox_router(inbox))`. See `inbox_app`.
+
+    `path` is where it is in this application, if a proxy in front changes the path of the inbox's address. It is in no
+    OpenAPI schema.
+    """
+    place = (inbox.path if path is None else path).rstrip("/")
+    receiver = inbox_app(inbox)
+    router = APIRouter(redirect_slashes=False)
+    for pattern in (place or "/", f"{place}/{{rest:path}}"):
+        router.routes.append(Route(pattern, receiver))
+    return router

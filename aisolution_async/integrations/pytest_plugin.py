@@ -1,0 +1,249 @@
+"""pytest: a pretended vendor for each test that asks for one. Nothing is set up, or even imported, for the others.
+
+| fixture | what |
+| --- | --- |
+| `aisolution_sandbox` | a running `Sandbox`, which AISOLUTION_TOKEN and AISOLUTION_BASE_URL name meanwhile |
+| `aisolution_client` | an `AsyncClient` of it, closed at the end; in asyncio tests |
+| `aisolution_instant` | waits of the test's event loop end at once: retries, "checking", your own `asyncio.sleep` |
+
+```python
+async def test_an_applicant_is_checked(aisolution_sandbox, aisolution_instant):
+    number = aisolution_sandbox.number("checking-twice")
+    assert await my_app.check(number) == "yes"
+    assert aisolution_sandbox.bill.charged == 1
+```
+
+They work in tests of pytest-asyncio, in either mode, and of anyio's plugin, where the sandbox is on the test's own
+event loop. In other tests, those with a `TestClient` say, the sandbox is in a thread of its own; `reset()` and
+`clock.advance()` may be called from the test there too.
+"""
+
+from __future__ import annotations
+
+import types
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    import asyncio
+
+    from aisolution_async.client import AsyncClient
+    from aisolution_async.sandbox import Sandbox
+
+_LOOP_SCOPES = ("function", "class", "module", "package", "session")
+
+# The loop must have had nothing to do for so long, in seconds, before time is skipped: answers under way come sooner.
+_QUIET = 0.02
+# What is skipped first. Twice as much each time that nothing comes, so that who still works elsewhere is not timed out.
+_FIRST_SKIP = 1.0
+
+
+@pytest.fixture
+def aisolution_sandbox(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Sandbox]:
+    """A running Sandbox, new for each test, which the environment's token and base URL name meanwhile."""
+    place = _place(request)
+
+    def name(sandbox: Sandbox) -> Sandbox:
+        monkeypatch.setenv("AISOLUTION_TOKEN", sandbox.token)
+        monkeypatch.setenv("AISOLUTION_BASE_URL", sandbox.url)
+        return sandbox
+
+    if place is None:
+        with _in_thread() as sandbox:
+            yield name(sandbox)
+    else:
+        yield name(request.getfixturevalue(f"_aisolution_sandbox_{place}"))
+
+
+@pytest.fixture
+def aisolution_client(request: pytest.FixtureRequest) -> AsyncClient:
+    """An AsyncClient of `aisolution_sandbox`, for asyncio tests."""
+    client: AsyncClient = request.getfixturevalue(f"_aisolution_client_{_asyncio_place(request)}")
+    return client
+
+
+@pytest.fixture
+def aisolution_instant(request: pytest.FixtureRequest) -> None:
+    """Waiting takes no time on the test's event loop, for asyncio tests on asyncio's own loop."""
+    request.getfixturevalue(f"_aisolution_instant_{_asyncio_place(request)}")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Make the fixtures behind those above known to the plugin that runs asyncio tests here."""
+    pluginmanager = config.pluginmanager
+    if pluginmanager.hasplugin("asyncio"):
+        import pytest_asyncio  # noqa: PLC0415  # loaded already
+
+        for scope in _LOOP_SCOPES:
+            pluginmanager.register(_behind(scope, pytest_asyncio.fixture, loop_scope=scope))
+    if pluginmanager.hasplugin("anyio"):
+        pluginmanager.register(_behind("anyio", pytest.fixture))
+
+
+def _behind(place: str, fixture: Callable[..., Any], **options: Any) -> Any:
+    """Fixtures on the test's event loop, by names that end in `place`."""
+
+    async def sandbox() -> AsyncIterator[Sandbox]:
+        from aisolution_async.sandbox import Sandbox  # noqa: PLC0415  # heavy
+
+        async with Sandbox() as running:
+            yield running
+
+    async def client(aisolution_sandbox: Sandbox) -> AsyncIterator[AsyncClient]:
+        from aisolution_async.client import AsyncClient  # noqa: PLC0415  # heavy
+
+        async with AsyncClient(aisolution_sandbox.token, base_url=aisolution_sandbox.url) as opened:
+            yield opened
+
+    async def instant() -> AsyncIterator[None]:
+        from asyncio import get_running_loop  # noqa: PLC0415
+
+        with skipping(get_running_loop()):
+            yield
+
+    plugin = types.ModuleType(f"{__name__}.{place}")
+    for function in (sandbox, client, instant):
+        name = f"_aisolution_{function.__name__}_{place}"
+        setattr(plugin, name, fixture(function, name=name, **options))
+    return plugin
+
+
+def _place(request: pytest.FixtureRequest) -> str | None:
+    """Where the test's event loop is; None where the test has none that is known here."""
+    manager = request.config.pluginmanager
+    if manager.hasplugin("anyio") and "anyio_backend" in request.fixturenames:
+        backend = request.getfixturevalue("anyio_backend")
+        if "trio" in (backend, backend[0]):
+            pytest.skip("aisolution-async runs on asyncio only")
+        return "anyio"
+    marker = request.node.get_closest_marker("asyncio")
+    if marker is None or not manager.hasplugin("asyncio"):
+        return None
+    scope = marker.kwargs.get("loop_scope") or request.config.getini("asyncio_default_test_loop_scope")
+    return str(scope or "function")
+
+
+def _asyncio_place(request: pytest.FixtureRequest) -> str:
+    place = _place(request)
+    if place is None:
+        pytest.fail(
+            f"{request.fixturename} is for asyncio tests (pytest-asyncio or anyio): in others, give the sandbox's "
+            "token and url to a client of your own",
+            pytrace=False,
+        )
+    return place
+
+
+@contextmanager
+def _in_thread() -> Iterator[Sandbox]:
+    from anyio.from_thread import start_blocking_portal  # noqa: PLC0415  # heavy
+
+    from aisolution_async.sandbox import Sandbox  # noqa: PLC0415  # heavy
+
+    with start_blocking_portal() as portal:
+        ours = portal.call(_thread_id)
+
+        def there(function: Callable[..., None]) -> Callable[..., None]:
+            # What moves timers and tasks has to do so on their own thread.
+            def call(*arguments: Any) -> None:
+                if _thread_id() == ours:
+                    function(*arguments)
+                else:
+                    portal.call(function, *arguments)
+
+            return call
+
+        async def made() -> Sandbox:
+            return Sandbox()
+
+        sandbox: Any = portal.call(made)
+        sandbox.reset = there(sandbox.reset)
+        sandbox.clock.advance = there(sandbox.clock.advance)
+        with portal.wrap_async_context_manager(sandbox):
+            yield sandbox
+
+
+def _thread_id() -> int:
+    from threading import get_ident  # noqa: PLC0415
+
+    return get_ident()
+
+
+# ---------------------------------------------------------------------------------------------------- skipping time
+
+
+@contextmanager
+def skipping(loop: asyncio.AbstractEventLoop) -> Iterator[None]:
+    """Let `loop` skip the time in which it would only wait. Its clock goes on from there afterwards.
+
+    Raises RuntimeError for a loop that does not wait by a selector: uvloop's, or the proactor of Windows.
+    """
+    from selectors import BaseSelector  # noqa: PLC0415
+
+    inside: Any = loop  # whose selector is nobody's business, strictly speaking
+    selector = getattr(inside, "_selector", None)
+    if not isinstance(selector, BaseSelector):
+        raise RuntimeError(
+            f"time cannot be skipped on a {type(loop).__module__}.{type(loop).__name__}: run this test on asyncio's "
+            "SelectorEventLoop"
+        )
+    skipper = getattr(inside.time, "__self__", None)
+    if not isinstance(skipper, _Skipper):
+        skipper = _Skipper(inside)
+        inside.time = skipper.time
+    run_in_executor = inside.run_in_executor
+    inside.run_in_executor = skipper.counting(run_in_executor)
+    inside._selector = skipper.over(selector)  # noqa: SLF001  # there is no other way to a loop that runs already
+    try:
+        yield
+    finally:
+        inside._selector = selector  # noqa: SLF001
+        inside.run_in_executor = run_in_executor
+
+
+class _Skipper:
+    """A loop's clock, and its selector, which moves the clock on instead of waiting."""
+
+    def __init__(self, loop: Any) -> None:
+        self._time = loop.time
+        self._skipped = 0.0
+        self._next = _FIRST_SKIP
+        self._in_threads = 0
+        self._selector: Any = None
+
+    def time(self) -> float:
+        now: float = self._time()
+        return now + self._skipped
+
+    def over(self, selector: Any) -> _Skipper:
+        self._selector = selector
+        return self
+
+    def select(self, timeout: float | None = None) -> Any:
+        if timeout is None or timeout <= 0:
+            return self._selector.select(timeout)
+        events = self._selector.select(min(timeout, _QUIET))
+        if events or timeout <= _QUIET or self._in_threads:
+            self._next = _FIRST_SKIP
+        else:
+            self._skipped += min(timeout - _QUIET, self._next)
+            self._next *= 2
+        return events
+
+    def counting(self, run_in_executor: Callable[..., Any]) -> Callable[..., Any]:
+        def run(*arguments: Any) -> Any:
+            future = run_in_executor(*arguments)
+            self._in_threads += 1
+            future.add_done_callback(self._returned)
+            return future
+
+        return run
+
+    def _returned(self, _: object) -> None:
+        self._in_threads -= 1
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._selector, name)

@@ -1,0 +1,227 @@
+"""What the command line adds: options in a file and in the environment, completion, dry runs, several endpoints."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+
+from aisolution_async.api import CALLS
+from aisolution_async.cli.commands import aisolution
+
+from .support import picture
+from .test_cli import environment, left, numbers, run, the_error
+
+__all__ = ["environment"]  # a fixture that is used by itself
+
+BULK = ["bulk", "whatsapp-detail", "in.csv", "-o", "out.jsonl", "--sandbox"]
+
+
+def config(text: str, name: str = "aisolution.toml") -> Path:
+    path = Path(name)
+    path.write_text(text)
+    return path
+
+
+def found(name: str = "out.jsonl") -> list[dict[str, Any]]:
+    return [json.loads(line) for line in Path(name).read_text().splitlines()]
+
+
+# ----------------------------------------------------------------------------------------------- the file of options
+
+
+def test_options_from_a_file() -> None:
+    """From the narrowest table that says it; and the command line goes before all of them."""
+    Path("in.csv").write_text("a,b,c\n+6281387300001,+6281387300002,+6281387300003\n")
+    config('[bulk]\nnumber = "a"\nconcurrency = 3\nquiet = true\n[bulk.whatsapp-detail]\nnumber = "b"\n')
+    result = run(*BULK)
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert found()[0]["answer_number"] == "+6281387300002"
+    Path("out.jsonl.sandbox.ledger").unlink()
+    assert run(*BULK, "--number", "c", "--overwrite").exit_code == 0
+    assert found()[0]["answer_number"] == "+6281387300003"
+
+
+@pytest.mark.parametrize("place", ["before", "after", "environment"])
+def test_a_file_that_is_named(place: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    config('[bulk]\nnumber = "nowhere"\n')
+    path = str(config('[bulk]\nnumber = "x"\n', "other.toml"))
+    Path("in.csv").write_text("phone,x\n,+6281387300002\n")
+    arguments = [*BULK, "--config", path] if place == "after" else BULK
+    if place == "before":
+        arguments = ["--config", path, *BULK]
+    if place == "environment":
+        monkeypatch.setenv("AISOLUTION_CONFIG", path)
+    assert run(*arguments).exit_code == 0
+    assert found()[0]["answer_number"] == "+6281387300002"
+
+
+def test_prices_in_a_file_are_as_written() -> None:
+    numbers(3)
+    config("[bulk.price]\nwhatsapp-detail = 0.10\nfacecompare = 1\n")
+    result = run(*BULK, "--dry-run", "--json", "--quiet")
+    assert json.loads(result.stdout)["cost"] == "0.30"
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("[bulk]\nconcurency = 3\n", ", [bulk]: there is no option 'concurency': did you mean 'concurrency'?"),
+        ("[bulk.whatsap]\nkey = 1\n", ", [bulk]: there is no option 'whatsap': did you mean 'whatsapp-detail'?"),
+        ("[bluk]\nkey = 1\n", ": there is no option 'bluk': did you mean 'bulk'?"),
+        ("[bulk.face-compare]\nzzzzzz = 1\n", ", [bulk.face-compare]: there is no option 'zzzzzz': there are "),
+        ('token = "x"\n', ": the token does not belong into 'token', where it is copied and committed: set AISOLUTION"),
+        ('[call]\ntoken = "x"\n', ", [call]: the token does not belong into 'token'"),
+        ("[bulk]\nconcurrency = true\n", ", [bulk]: 'concurrency' is a value, and neither"),
+        ('[bulk]\nquiet = "yes"\n', ", [bulk]: 'quiet' is true or false"),
+        ("[bulk]\nkey = [1]\n", ", [bulk]: 'key' takes one value"),
+        ("[bulk\n", " is no TOML: "),
+        ('base-url = "https://evil.example"\n', ": 'base-url' says where data goes: name the file with --config"),
+        ('[bulk]\ncallback = "https://evil.example"\n', ", [bulk]: 'callback' says where data goes"),
+    ],
+)
+def test_files_that_cannot_be_used(text: str, problem: str) -> None:
+    numbers(1)
+    config(text)
+    result = run(*BULK)
+    assert result.exit_code == 2
+    assert the_error(result).startswith(f"the configuration 'aisolution.toml'{problem}")
+    assert not Path("out.jsonl").exists()
+    assert run("--version").exit_code == 0
+
+
+def test_a_file_that_is_not_there() -> None:
+    assert the_error(run("--config", "nowhere.toml", *BULK)).startswith("the configuration 'nowhere.toml' cannot be re")
+
+
+def test_an_address_in_a_file_that_is_named() -> None:
+    numbers(1)
+    path = config('base-url = "https://vendor.example"\n', "mine.toml")
+    result = run("--config", path, "bulk", "whatsapp-detail", "in.csv", "--dry-run")
+    assert result.exit_code == 0, result.stderr
+
+
+def test_options_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AISOLUTION_BULK_NUMBER", "a")
+    monkeypatch.setenv("AISOLUTION_BULK_WHATSAPP_DETAIL_NUMBER", "b")
+    monkeypatch.setenv("AISOLUTION_BULK_QUIET", "1")
+    monkeypatch.setenv("AISOLUTION_VERSION", "7")  # somebody else's
+    Path("in.csv").write_text("a,b\n+6281387300001,+6281387300002\n")
+    result = run(*BULK)
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert found()[0]["answer_number"] == "+6281387300002"
+
+
+# ------------------------------------------------------------------------------------------------------- completion
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion(shell: str) -> None:
+    script = run("completion", shell).stdout
+    assert f"_AISOLUTION_COMPLETE={shell}_complete" in script
+    words = {"COMP_WORDS": "aisolution bulk face", "COMP_CWORD": "2"}
+    env = {**words, "_AISOLUTION_COMPLETE": "bash_complete"}
+    said = CliRunner().invoke(aisolution, [], prog_name="aisolution", env=env)
+    assert said.output == "plain,face-compare\n"
+
+
+def test_every_command_has_examples() -> None:
+    for words in (["call"], ["bulk"], *(["bulk", call.endpoint.command] for call in CALLS), ["completion"], ["demo"]):
+        assert f"aisolution {words[0]}" in run(*words, "--help").output.partition("Usage")[2].partition("\n")[2]
+
+
+# ----------------------------------------------------------------------------------------------------------- a list
+
+
+def applicants() -> None:
+    Path("a.jpg").write_bytes(picture(1))
+    Path("b.jpg").write_bytes(picture(1, quality=60))
+    Path("in.csv").write_text(
+        "id,selfie,ktp,no_hp\nA,a.jpg,b.jpg,081387300001\nB,a.jpg,gone.jpg,081387300002\nC,b.jpg,a.jpg,\n"
+    )
+
+
+def several(*options: str) -> Result:
+    return run(
+        "bulk", "face-compare", "in.csv", "--endpoint", "whatsapp-detail", "--country", "ID", "--sandbox", *options
+    )
+
+
+def test_several_endpoints() -> None:
+    applicants()
+    result = several("-o", "out.jsonl", "--errors", "mend.csv", "--price", "face-compare=0.05", "--concurrency", "1")
+    assert result.exit_code == 1
+    oks = [(row["face_compare_ok"], row["whatsapp_detail_ok"]) for row in found()]
+    assert oks == [(True, True), (False, True), (True, False)]
+    assert "face-compare.img1 from 'selfie'" in result.stderr
+    assert "  facecompare   charged 2" in result.stderr
+    assert "cost 0.10" in result.stderr
+    assert "to be mended    mend.csv" in result.stderr
+    lines = Path("mend.csv").read_text().splitlines()
+    assert [line[0] for line in lines[1:]] == ["B", "C"]
+
+
+def test_a_column_of_one_endpoint() -> None:
+    applicants()
+    arguments = ["bulk", "search-face", "in.csv", "-o", "out.jsonl", "--endpoint", "id-holding", "--sandbox"]
+    wrong = run(*arguments)
+    assert "has no column 'img' for img (say which with --column id-holding.img=COLUMN)" in the_error(wrong)
+    result = run(*arguments, "--column", "id-holding.img=ktp", "--img", "selfie")
+    assert "search-face.img from 'selfie', id-holding.img from 'ktp'" in result.stderr
+    assert run(*arguments, "--column", "ktp").exit_code == 2
+
+
+def test_a_dry_run_for_people_and_for_machines() -> None:
+    applicants()
+    before = left()
+    result = several("--dry-run", "--price", "face-compare=0.05", "--price", "whatsapp-detail=0.02")
+    assert result.exit_code == 1
+    assert "cost            0.14 at most" in result.stderr
+    assert "line 3: column 'ktp': img2 " in result.stderr
+    assert result.stderr.splitlines()[-1] == "nothing was sent, and nothing was written"
+    said = json.loads(several("--dry-run", "--json", "--quiet").stdout)
+    assert (said["rows"], said["failed"], said["cost"]) == (3, 2, None)
+    assert said["calls"] == {"facecompare": 2, "gliswadetail": 2}
+    assert left() == before
+
+
+def test_a_dry_run_needs_no_token() -> None:
+    numbers(2)
+    result = run("bulk", "whatsapp-detail", "in.csv", "-o", "out.csv", "--dry-run")
+    assert result.exit_code == 0
+    assert "to be sent      2 calls" in result.stderr
+    assert not Path("out.csv.ledger").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "problem"),
+    [
+        ([], "say where the results go: -o results.csv"),
+        (["-o", "-", "--json"], "--json prints on stdout, where the results go"),
+        (["-o", "out.csv", "--errors", "out.csv"], "the file of problems 'out.csv' is the output"),
+        (["-o", "out.csv", "--errors", "mend.xlsx"], "the output 'mend.xlsx' must end in "),
+        (["-o", "out.csv", "--errors", "in.csv"], "the output 'in.csv' is the input"),
+        (["-o", "out.csv", "--images-root", "nowhere"], "the images' folder 'nowhere' is not there"),
+        (["-o", "out.csv", "--reuse-for", "long"], "'long' is no time: it is like 30d"),
+        (["-o", "out.csv", "--delimiter", "ab"], "'ab' is no single character"),
+        (["-o", "out.csv", "--endpoint", "face"], "'face' is not one of"),
+        (["-o", "out.csv", "--img1", "number"], "WhatsAppDetail has no 'img1': it takes"),
+        (["-o", "out.csv", "--value", "country=Java"], "country is no two-letter country code"),
+    ],
+)
+def test_options_that_cannot_be(options: list[str], problem: str) -> None:
+    numbers(1)
+    result = run("bulk", "whatsapp-detail", "in.csv", "--sandbox", *options)
+    assert result.exit_code == 2
+    assert problem in " ".join(result.stderr.split())
+    assert left() == {"in.csv"}
+
+
+def test_old_answers_are_asked_for_again() -> None:
+    Path("in.csv").write_text("number\n+6281387300001\n")
+    for options, now in (([], 1), (["--reuse-for", "30d"], 0), (["--reuse-for", "0s"], 1)):
+        said = json.loads(run(*BULK, *options, "--json", "--quiet").stdout)
+        assert said["charged"] + said["free"] == now

@@ -1,0 +1,442 @@
+"""FastAPI: the README's service under uvicorn, and what `install` promises on any application."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from fastapi import BackgroundTasks, Depends, FastAPI, Request, WebSocket
+
+from aisolution_async import (
+    AISolutionError,
+    AsyncClient,
+    Attempt,
+    BudgetExhaustedError,
+    Charge,
+    ConfigurationError,
+    FaceNotFoundError,
+    ImageTooLargeError,
+    InputError,
+    InvalidRequestError,
+    Ledger,
+    LedgerError,
+    NotSentError,
+    OutcomeUnknownError,
+    PersonNotFoundError,
+    RefusedError,
+    RetryLaterError,
+    ServiceFailedError,
+    UnknownStatusError,
+    errors,
+)
+from aisolution_async.clock import today
+from aisolution_async.integrations import problems
+from aisolution_async.integrations.fastapi import Client, client_of, get_client, install
+from aisolution_async.sandbox import Sandbox
+from aisolution_async.sandbox.clock import Clock
+from aisolution_async.sandbox.faults import Fault
+
+from .services import UNDER_UVICORN, assert_clean, curl, example, serving
+from .support import Vendor, in_turn, picture, says
+from .support import client_of as client_on
+
+SECRETS = ("sandbox-token", "6281387300008", "LxiKPLIMGFpXzXas", "applicant-7", "/srv/uploads")
+
+
+@pytest.fixture
+def source() -> str:
+    return example("import Client, client_of, install")
+
+
+@asynccontextmanager
+async def running(app: FastAPI) -> AsyncIterator[httpx.AsyncClient]:
+    """The application, started, and an HTTP client of it."""
+    async with app.router.lifespan_context(app) as state:
+
+        async def with_state(scope: Any, receive: Any, send: Any) -> None:
+            await app({**scope, "state": dict(state or {})}, receive, send)
+
+        transport = httpx.ASGITransport(with_state, raise_app_exceptions=False)
+        async with httpx.AsyncClient(transport=transport, base_url="http://service") as http:
+            yield http
+
+
+# ------------------------------------------------------------------------------------------- the README's service
+
+
+@pytest.mark.parametrize("http", ["h11", "httptools"])
+async def test_the_service_answers_and_ends_with_requests_in_flight(source: str, tmp_path: Path, http: str) -> None:
+    clock = Clock(ticking=False)
+    async with (
+        Sandbox(clock=clock) as sandbox,
+        serving(source, UNDER_UVICORN, tmp_path, sandbox, HTTP=http) as service,
+        httpx.AsyncClient(base_url=service.url) as user,
+    ):
+        (tmp_path / "a.jpg").write_bytes(picture(1))
+        form = ("-F", f"selfie=@{tmp_path}/a.jpg", "-F", f"card=@{tmp_path}/a.jpg", f"{service.url}/faces")
+        assert json.loads(await curl(*form)) == {"similarity": 100, "result": "SAME PERSON", "charge": "charged"}
+
+        files = {"selfie": picture(2), "card": picture(3)}
+        answer = await user.post("/faces", files=files)
+        assert answer.json()["result"] == "NOT SAME PERSON"
+        answer = await user.post("/faces", files={"selfie": b"no picture", "card": picture(3)})
+        assert (answer.status_code, answer.headers["content-type"]) == (422, "application/problem+json")
+        assert answer.json()["charge"] == "free"
+
+        sandbox.faults.add(Fault("latency", seconds=20))
+        asked = sandbox.requests["facecompare"]
+        under_way = [asyncio.create_task(user.post("/faces", files=files | {"card": picture(n)})) for n in range(4, 9)]
+        while sandbox.requests["facecompare"] < asked + 5:
+            await asyncio.sleep(0.01)
+        service.terminate()
+        await service.refuses()
+        while not all(task.done() for task in under_way):
+            clock.advance(20)
+            await asyncio.sleep(0.01)
+        assert [answer.status_code for answer in await asyncio.gather(*under_way)] == [200] * 5
+        assert_clean(await service.ended())
+
+
+async def test_a_list_survives_a_restart_and_is_paid_for_once(source: str, tmp_path: Path) -> None:
+    numbers = {f"applicant-{n}": f"+62813873{n:05}" for n in range(40)}
+    async with Sandbox() as sandbox:
+        sandbox.faults.add(Fault("hang", rate=0.5))
+        async with (
+            serving(source, UNDER_UVICORN, tmp_path, sandbox, HTTP="auto") as service,
+            httpx.AsyncClient() as user,
+        ):
+            answer = await user.post(f"{service.url}/lists", json=numbers)
+            assert answer.status_code == 202
+            path = f"/lists/{answer.json()['id']}"
+            while (progress := (await user.get(service.url + path)).json())["done"] < 5:
+                await asyncio.sleep(0.02)
+            assert not progress["finished"]
+            assert (await user.get(f"{service.url}{path}/results")).status_code == 409
+            service.kill()
+            await service.ended()
+        sandbox.faults.clear()
+        paid = sandbox.bill.charged
+        assert paid
+        async with (
+            serving(source, UNDER_UVICORN, tmp_path, sandbox, HTTP="auto") as service,
+            httpx.AsyncClient() as user,
+        ):
+            while not (await user.get(service.url + path)).json()["finished"]:
+                await asyncio.sleep(0.02)
+            results = (await user.get(f"{service.url}{path}/results")).json()
+            assert (await user.get(f"{service.url}/lists/other")).status_code == 404
+            service.terminate()
+            assert_clean(await service.ended())
+    assert set(results) == set(numbers)
+    # What was under way when the power went may have been charged: it is held, and not asked again.
+    held = sum(result == "OutcomeUnknownError" for result in results.values())
+    assert 0 < held < len(numbers)
+    assert paid < sandbox.bill.charged <= len(numbers)
+
+
+async def test_a_list_under_way_is_finished_with_grace(source: str, tmp_path: Path) -> None:
+    clock = Clock(ticking=False)
+    async with Sandbox(clock=clock) as sandbox, httpx.AsyncClient() as user:
+        numbers = {str(n): sandbox.number("yes").removesuffix("000") + f"{n:03}" for n in range(30)}
+        sandbox.faults.add(Fault("latency", seconds=20))
+        async with serving(source, UNDER_UVICORN, tmp_path, sandbox, HTTP="auto") as service:
+            name = (await user.post(f"{service.url}/lists", json=numbers)).json()["id"]
+            while sandbox.requests["gliswadetail"] < len(numbers):
+                await asyncio.sleep(0.01)
+            service.terminate()
+            await service.refuses()
+            ended = asyncio.create_task(service.ended())
+            while not ended.done():
+                clock.advance(20)
+                await asyncio.sleep(0.01)
+            assert_clean(ended.result())
+        paid = sandbox.bill.charged
+        sandbox.faults.clear()
+        async with serving(source, UNDER_UVICORN, tmp_path, sandbox, HTTP="auto") as service:
+            while not (progress := (await user.get(f"{service.url}/lists/{name}")).json())["finished"]:
+                await asyncio.sleep(0.02)
+            results = (await user.get(f"{service.url}/lists/{name}/results")).json()
+    assert "OutcomeUnknownError" not in results.values()
+    assert progress["charged"] == sandbox.bill.charged - paid
+    assert 0 < paid <= sandbox.bill.charged <= len(numbers)
+
+
+async def test_more_than_a_client_may_be_opened(tmp_path: Path) -> None:
+    async with Sandbox() as sandbox:
+        ledger = Ledger(tmp_path / "service.ledger")
+
+        @asynccontextmanager
+        async def opened() -> AsyncIterator[AsyncClient]:
+            async with ledger, AsyncClient(sandbox.token, base_url=sandbox.url, ledger=ledger) as client:
+                yield client
+
+        app = FastAPI()
+        install(app, opened)
+
+        @app.get("/")
+        async def look_up(client: Client) -> bool:
+            return (await client.whatsapp_detail("+6281387300008")).recorded is not None
+
+        async with running(app) as http:
+            assert [(await http.get("/")).json() for _ in range(2)] == [False, True]
+
+
+# ---------------------------------------------------------------------------------------------------------- errors
+
+
+def error(kind: type[AISolutionError], *, charge: Charge = Charge.FREE, **more: Any) -> AISolutionError:
+    text = f"facecompare: {' '.join(SECRETS)}"
+    return kind(text, endpoint="facecompare", key="applicant-7", charge=charge, **more)
+
+
+LOST = Attempt(Charge.UNKNOWN, None, None, today(), 1.0)
+ANSWERS: list[tuple[AISolutionError, int, str]] = [
+    (InputError("number is empty: there is no phone number to ask for", key="applicant-7"), 422, "input"),
+    (InputError("img1 '/srv/uploads/x.jpg' does not exist: check the path"), 422, "input"),
+    (InputError('img1 "/srv/uploads/o\'brien.jpg" is not an image but text: name a JPEG or PNG file'), 422, "input"),
+    (error(InvalidRequestError, message=SECRETS), 422, "invalid-request"),
+    (error(ImageTooLargeError, message="image larger than 2M"), 422, "image-too-large"),
+    (error(FaceNotFoundError, message="IMAGEB_FACE_DETECT_FAILED"), 422, "face-not-found"),
+    (error(FaceNotFoundError, message={"group_id": SECRETS[2]}), 422, "face-not-found"),
+    (error(PersonNotFoundError), 404, "person-not-found"),
+    (error(RetryLaterError), 503, "retry-later"),
+    (error(NotSentError), 503, "not-sent"),
+    (error(BudgetExhaustedError), 503, "budget-exhausted"),
+    (error(LedgerError), 503, "ledger"),
+    (error(OutcomeUnknownError, charge=Charge.UNKNOWN, body=SECRETS[0].encode()), 502, "outcome-unknown"),
+    (error(OutcomeUnknownError, recorded=LOST), 502, "outcome-unknown"),
+    (error(UnknownStatusError, charge=Charge.UNKNOWN, status=SECRETS[0]), 502, "unknown-status"),
+    (error(ServiceFailedError), 502, "service-failed"),
+    (error(RefusedError, http_status=401), 502, "refused"),
+    (error(ConfigurationError), 500, "configuration"),
+]
+
+
+@pytest.mark.parametrize(("raised", "status", "name"), ANSWERS, ids=lambda value: value if type(value) is str else "")
+async def test_every_error_has_an_answer_that_gives_nothing_away(
+    raised: AISolutionError, status: int, name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    app = FastAPI()
+    install(app, lambda: client_on(Vendor(lambda r, n: says("OK"))))
+
+    @app.get("/")
+    async def fail() -> None:
+        raise raised
+
+    async with running(app) as http:
+        answer = await http.get("/")
+    assert answer.status_code == status
+    assert answer.headers["content-type"] == "application/problem+json"
+    problem = answer.json()
+    assert list(problem) == ["type", "title", "status", "detail", "charge"]
+    assert problem["type"] == f"urn:problem-type:aisolution:{name}"
+    assert problem["status"] == status
+    assert problem["charge"] == raised.charge
+    assert problem["title"]
+    assert problem["detail"]
+    shown = answer.text + str(answer.headers)
+    assert not any(secret in shown for secret in SECRETS), shown
+    logged = [record for record in caplog.records if record.name == problems.__name__]
+    assert len(logged) == (status >= 500)
+
+
+def test_no_error_of_the_tree_was_forgotten() -> None:
+    kinds = {kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, AISolutionError)}
+    tested = {type(raised) for raised, _, _ in ANSWERS}
+    assert kinds - tested == {AISolutionError, errors.StatusError}
+
+
+@pytest.mark.parametrize(
+    ("asked", "header"), [(None, "10"), (0.2, "1"), (7.0, "7"), (7.01, "8"), (float("inf"), "3600"), (0.0, "1")]
+)
+def test_retry_after(asked: float | None, header: str) -> None:
+    problem = problems.problem_of(RetryLaterError("busy", retry_after=asked))
+    assert problem.headers["Retry-After"] == header
+    assert "Retry-After" not in problems.problem_of(NotSentError("refused")).headers
+
+
+@pytest.mark.parametrize(
+    ("raised", "detail"),
+    [
+        (ANSWERS[0][0], "number is empty: there is no phone number to ask for"),
+        (ANSWERS[1][0], "img1 cannot be used."),
+        (ANSWERS[2][0], "img1 cannot be used."),
+        (ANSWERS[5][0], "There is no face, or not the right number of faces, in the second image: another photo is"),
+        (ANSWERS[6][0], "There is no face, or not the right number of faces, in the image: another photo is needed."),
+        (ANSWERS[13][0], "It was asked before, and may have been charged then"),
+    ],
+)
+def test_what_callers_can_mend_is_said(raised: AISolutionError, detail: str) -> None:
+    assert problems.problem_of(raised).detail.startswith(detail)
+
+
+async def test_real_errors_of_a_real_client(tmp_path: Path) -> None:
+    app = FastAPI()
+    async with Sandbox() as sandbox:
+        install(app, lambda: AsyncClient(sandbox.token, base_url=sandbox.url, retry=0, max_charges=1))
+
+        @app.post("/faces")
+        async def compare(client: Client, request: Request) -> float:
+            return (await client.face_compare(await request.body(), picture(1))).similarity
+
+        @app.delete("/people/{person_id}")
+        async def delete(client: Client, person_id: str) -> None:
+            await client.delete_face(person_id)
+
+        async with running(app) as http:
+            assert (await http.post("/faces", content=b"")).status_code == 422
+            assert (await http.post("/faces", content=b"\xff\xd8\xff" + bytes(2 * 1024 * 1024))).status_code == 422
+            assert (await http.delete("/people/nobody")).status_code == 404
+            sandbox.faults.add(Fault("status", status="RETRY_LATER", times=1, retry_after=30))
+            busy = await http.post("/faces", content=picture(1))
+            assert (busy.status_code, busy.headers["retry-after"]) == (503, "30")
+            assert (await http.post("/faces", content=picture(1))).json() == 100
+            spent = await http.post("/faces", content=picture(1))
+            assert (spent.status_code, spent.json()["type"]) == (503, "urn:problem-type:aisolution:budget-exhausted")
+
+
+# --------------------------------------------------------------------------------------------------------- install
+
+
+async def test_one_client_for_the_life_of_the_application_and_another_for_the_next() -> None:
+    vendors: list[Vendor] = []
+
+    def made() -> AsyncClient:
+        vendors.append(in_turn(says("OK", None)))
+        return client_on(vendors[-1])
+
+    seen: list[AsyncClient] = []
+
+    @asynccontextmanager
+    async def own(app: FastAPI) -> AsyncIterator[Mapping[str, Any]]:
+        seen.append(client_of(app))
+        yield {"mine": 1}
+        await client_of(app).delete_face("at the end")  # it is still open
+
+    app = FastAPI(lifespan=own)
+    install(app, made)
+    below = FastAPI()
+
+    @app.get("/")
+    async def top(client: Client, request: Request) -> int:
+        seen.append(client)
+        mine: int = request.state.mine
+        return mine
+
+    @below.get("/")
+    async def lower(client: Client) -> None:
+        seen.append(client)
+
+    app.mount("/below", below)
+    for life in range(2):
+        seen.clear()
+        async with running(app) as http:
+            assert (await http.get("/")).json() == 1
+            assert (await http.get("/below/")).status_code == 200
+            assert (await http.get("/")).status_code == 200
+        assert len(seen) == 4
+        assert len(set(map(id, seen))) == 1
+        assert [vendor.closed for vendor in vendors] == [1] * (life + 1)
+        assert len(vendors[-1].requests) == 1
+        with pytest.raises(ConfigurationError, match="install"):
+            client_of(app)
+
+
+async def test_errors_in_dependencies_and_without_a_lifespan() -> None:
+    app = FastAPI()
+    install(app, lambda: client_on(in_turn(says("PERSON_ID_NOT_EXIST"))))
+
+    async def person(client: Client) -> None:
+        await client.delete_face("p")
+
+    @app.get("/", dependencies=[Depends(person)])
+    async def never() -> None:
+        raise AssertionError
+
+    async with running(app) as http:
+        assert (await http.get("/")).status_code == 404
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://service") as http:
+        assert (await http.get("/")).json()["type"].endswith(":configuration")
+
+
+async def test_a_background_task_that_fails_leaves_its_answer_alone() -> None:
+    app = FastAPI()
+    install(app, lambda: client_on(in_turn(says("PERSON_ID_NOT_EXIST"))))
+
+    @app.get("/")
+    async def later(client: Client, tasks: BackgroundTasks) -> str:
+        tasks.add_task(client.delete_face, "p")
+        return "taken"
+
+    async with running(app) as http:
+        answer = await http.get("/")
+        assert (answer.status_code, answer.json()) == (200, "taken")
+        assert (await http.get("/")).status_code == 200
+
+
+@pytest.mark.parametrize("accepted", [True, False])
+async def test_a_websocket_is_closed(accepted: bool) -> None:
+    app = FastAPI()
+    install(app, lambda: client_on(in_turn(says("FAIL"))))
+
+    @app.websocket("/")
+    async def talk(socket: WebSocket, client: Client) -> None:
+        if accepted:
+            await socket.accept()
+        await client.add_face(picture(1))
+
+    sent: list[Any] = []
+
+    async def receive() -> Any:
+        return {"type": "websocket.connect"}
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    async with app.router.lifespan_context(app) as state:
+        scope = {"type": "websocket", "path": "/", "headers": [], "query_string": b"", "state": dict(state or {})}
+        await app(scope, receive, send)
+    assert [message["type"] for message in sent] == ["websocket.accept"] * accepted + ["websocket.close"]
+    assert sent[-1]["code"] == 1011
+
+
+async def test_a_client_that_cannot_be_opened_keeps_the_application_from_starting(tmp_path: Path) -> None:
+    app = FastAPI()
+    install(app, lambda: AsyncClient("t", ledger=tmp_path, max_cost=Decimal(1), prices={"facecompare": Decimal(1)}))
+    with pytest.raises(LedgerError):
+        async with running(app):
+            raise AssertionError
+
+
+async def test_what_makes_no_client_is_refused() -> None:
+    app = FastAPI()
+    with pytest.raises(ConfigurationError, match="lambda"):
+        install(app, AsyncClient("t"))  # type: ignore[arg-type]
+    install(app, lambda: AsyncClient("t"))
+    with pytest.raises(ConfigurationError, match="once"):
+        install(app)
+
+
+async def test_a_test_can_put_another_client_in_its_place(caplog: pytest.LogCaptureFixture) -> None:
+    app = FastAPI()
+    install(app)
+    vendor = in_turn(says("OK"))
+
+    @app.get("/")
+    async def delete(client: Client) -> None:
+        await client.delete_face("p")
+
+    async with client_on(vendor) as other:
+        app.dependency_overrides[get_client] = lambda: other
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://service") as http:
+            assert (await http.get("/")).status_code == 200
+    assert len(vendor.requests) == 1
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]

@@ -1,0 +1,263 @@
+"""Phone numbers: what people and spreadsheets write becomes one E.164, or is refused without being shown."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import phonenumbers
+import pytest
+from hypothesis import assume, example, given
+from hypothesis import strategies as st
+from phonenumbers import PhoneNumberFormat, PhoneNumberType
+
+from aisolution_async import InputError
+from aisolution_async.inputs.numbers import canonical, normalise
+
+REGIONS = sorted(phonenumbers.SUPPORTED_REGIONS)
+CODES = sorted(phonenumbers.COUNTRY_CODE_TO_REGION_CODE)
+EXAMPLES = {
+    region: found
+    for region in REGIONS
+    if (found := phonenumbers.example_number_for_type(region, PhoneNumberType.MOBILE)) is not None
+}
+E164 = PhoneNumberFormat.E164
+
+
+def refused(number: Any, **options: Any) -> str:
+    with pytest.raises(InputError, match="^number ") as caught:
+        normalise(number, **options)
+    assert caught.value.__cause__ is None
+    assert caught.value.__context__ is None
+    line = str(caught.value)
+    assert "\n" not in line
+    return line
+
+
+def verdict(text: str, region: str | None) -> str | None:
+    """What phonenumbers itself makes of it: E.164 if it is possible, else None."""
+    try:
+        parsed = phonenumbers.parse(text, region)
+    except phonenumbers.NumberParseException:
+        return None
+    possible = phonenumbers.is_possible_number_with_reason(parsed) == phonenumbers.ValidationResult.IS_POSSIBLE
+    return phonenumbers.format_number(parsed, E164) if possible else None
+
+
+@pytest.mark.parametrize(
+    "typed",
+    [
+        "081387300008",
+        "81387300008",
+        "6281387300008",
+        "+6281387300008",
+        "006281387300008",
+        "62081387300008",
+        "+62081387300008",
+        "+62 (0)813 8730 0008",
+        "(0813) 8730.0008",
+        "0813/8730/0008",
+        "0813-8730\u20110008",
+        "\u202a+62\u00a0813\u2009873\u200b00008\u202c",
+        "\ufeff081387300008\n",
+        "'081387300008",
+        "\u2019081387300008",
+        "tel:+62-813-8730-0008",
+        "TEL: 0813 8730 0008",
+        "whatsapp:+6281387300008",
+        '="081387300008"',
+        "=081387300008",
+        '="+6281387300008"',
+        "６２８１３８７３００００８",  # noqa: RUF001
+        "＋６２（８１３）８７３０－０００８",  # noqa: RUF001
+        "٠٨١٣٨٧٣٠٠٠٠٨",
+        "०८१३८७३००००८",
+        "6281387300008.0",
+        "6281387300008,00",
+        "81387300008.0",
+        81387300008,
+        6281387300008,
+        6281387300008.0,
+    ],
+)
+def test_every_way_to_write_one_number_is_one_number(typed: Any) -> None:
+    assert normalise(typed, country="ID") == "+6281387300008"
+    assert normalise(typed, country=" id ") == "+6281387300008"
+
+
+@pytest.mark.parametrize(
+    ("typed", "country", "sent"),
+    [
+        ("6281234567890", "ID", "+6281234567890"),
+        ("81234567890", "ID", "+6281234567890"),
+        ("62812345678", "ID", "+62812345678"),
+        ("639171234567", "PH", "+639171234567"),
+        ("9171234567", "PH", "+639171234567"),
+        ("84912345678", "VN", "+84912345678"),
+        ("912345678", "VN", "+84912345678"),
+        ("9123456789", "IN", "+919123456789"),
+        ("919123456789", "IN", "+919123456789"),
+        ("09123456789", "IN", "+919123456789"),
+        ("12015550123", "US", "+12015550123"),
+        ("006591234567", "SG", "+6591234567"),  # there, 006 is itself a way to dial abroad
+        ("011 62 81387300008", "US", "+6281387300008"),
+        ("+39 06 6982 1234", "IT", "+390669821234"),
+        ("+39 (0)6 6982 1234", None, "+390669821234"),
+        ("+44 (0)20 7946 0018", None, "+442079460018"),
+        ("+1 (0) 201 555 0123", None, "+12015550123"),
+        ("+6281387300008", "PH", "+6281387300008"),
+        ("00 62 813 8730 0008", None, "+6281387300008"),
+        ("+49 171/1234567", None, "+491711234567"),
+    ],
+)
+def test_which_country_digits_are_of(typed: str, country: str | None, sent: str) -> None:
+    assert normalise(typed, country=country) == sent
+
+
+@pytest.mark.parametrize("typed", ["81387300008", "081387300008", "6281387300008", "12345"])
+def test_bare_digits_without_a_country_stay_as_they_are(typed: str) -> None:
+    assert normalise(typed) == normalise(typed, country="") == typed
+    assert normalise(f" {typed[:2]}-{typed[2:]}") == typed
+    assert "give its country" in refused(typed, strict=True)
+
+
+@pytest.mark.parametrize(
+    ("typed", "words"),
+    [
+        ("6.28123E+12", "format the column as text"),
+        ("6,28123e12", "format the column as text"),
+        ("6.28E+12", "format the column as text"),
+        (2.0**60, "format the column as text"),
+        (1.5, "format the column as text"),
+        (float("nan"), "format the column as text"),
+        (float("inf"), "format the column as text"),
+        ("081234567890/081345678901", "more than one"),
+        ("0812345678/79", "more than one"),
+        ("081234567890 / +6281345678901", "more than one"),
+        ("081234567\n081345678", "more than one"),
+        ("081234567890, 081345678901", "no phone number"),
+        ("081234567890 081345678901", "no phone number"),
+        ("+6281387300008 ext 5", "no phone number"),
+        ("+6281387300008x5", "no phone number"),
+        ("+6281387300008;ext=5", "no phone number"),
+        ("1-800-FLOWERS", "no phone number"),
+        ("081387300008²", "no phone number"),
+        ("08138730000½", "no phone number"),
+        ("++6281387300008", "no phone number"),
+        ("62+81387300008", "no phone number"),
+        ("+999123456789", "no country has its calling code"),
+        ("00999123456789", "no country has its calling code"),
+        ("+62813", "too short"),
+        ("+44201", "too short"),
+        ("+1201555012345", "too long"),
+        ("12345", "phone number"),
+        ("", "is empty"),
+        ("\u200b \ufeff", "is empty"),
+        ('=""', "is empty"),
+        ("'", "is empty"),
+        ("1" * 100_000, "too long"),
+        (10**20, "no phone number"),
+        (-6281387300008, "no phone number"),
+        (True, "is a bool"),
+        (None, "is a NoneType"),
+        (b"081387300008", "is a bytes"),
+    ],
+)
+def test_what_is_refused(typed: Any, words: str) -> None:
+    line = refused(typed, country="ID")
+    assert words in line
+    shown = set(re.findall(r"\d{4,}", line))
+    assert not shown, shown
+
+
+def test_a_whole_number_of_any_size() -> None:
+    assert "no phone number" in refused(10**5000)  # which Python refuses to write out
+
+
+def test_a_number_without_its_area_code() -> None:
+    assert "area code" in refused("2530000", country="US")
+
+
+def test_a_country_without_numbers() -> None:
+    for country in ("UK", "XX", "AQ"):
+        with pytest.raises(InputError, match="country"):
+            normalise("81387300008", country=country)
+    with pytest.raises(InputError, match="two-letter"):
+        normalise("81387300008", country="IDN")
+
+
+def test_strict_asks_for_a_number_that_was_handed_out() -> None:
+    assert normalise("81387300008", country="ID") == "+6281387300008"
+    assert normalise("+62 812-3456-7890", strict=True) == "+6281234567890"
+    assert normalise("81234567890", country="ID", strict=True) == "+6281234567890"
+    assert "valid" in refused("+12005550123", strict=True)
+    assert normalise("+12005550123") == "+12005550123"
+
+
+@given(st.sampled_from(sorted(EXAMPLES)), st.data())
+def test_a_valid_number_is_the_same_in_every_form(region: str, data: st.DataObject) -> None:
+    found = EXAMPLES[region]
+    e164 = phonenumbers.format_number(found, E164)
+    national = phonenumbers.format_number(found, PhoneNumberFormat.NATIONAL)
+    international = phonenumbers.format_number(found, PhoneNumberFormat.INTERNATIONAL)
+    strict = data.draw(st.booleans())
+    assume(len(phonenumbers.national_significant_number(found)) >= 5)  # fewer are refused as no phone number
+    for form in (e164, f"00{e164[1:]}", international):
+        assert normalise(form, strict=strict) == normalise(form, country=region, strict=strict) == e164
+    assert normalise(national, country=region, strict=strict) == e164
+    # The significant digits alone, as where a spreadsheet ate the leading zero.
+    digits = phonenumbers.national_significant_number(found)
+    assert normalise(digits, country=region, strict=strict) == verdict(digits, region) == e164
+    assert normalise(e164[1:], country=region) == expected(e164[1:], region)
+
+
+def ours(text: str, region: str | None) -> str | None:
+    try:
+        return normalise(text, country=region)
+    except InputError:
+        return None
+
+
+@given(st.sampled_from(CODES), st.text("0123456789", min_size=1, max_size=16))
+@example(62, "0813873000080")
+@example(39, "00000000")
+def test_international_numbers_are_as_phonenumbers_says(code: int, rest: str) -> None:
+    digits = f"{code}{rest}"
+    assume(5 <= len(digits) <= 17)
+    assert ours(f"+{digits}", None) == verdict(f"+{digits}", None)
+
+
+def expected(text: str, region: str) -> str | None:
+    """The rule as it is documented, in so many words."""
+    code = str(phonenumbers.country_code_for_region(region))
+    readings = [(text, region)] + ([(f"+{text}", None)] if text.startswith(code) else [])
+    found = [verdict(*reading) for reading in readings]
+    kinds = [phonenumbers.number_type(phonenumbers.parse(e164)) if e164 else -9 for e164 in found]
+    for wanted in ({PhoneNumberType.MOBILE, PhoneNumberType.FIXED_LINE_OR_MOBILE}, {*range(30)}):
+        for e164, kind in zip(found, kinds, strict=True):
+            if kind in wanted and kind != PhoneNumberType.UNKNOWN:
+                return e164
+    return next((e164 for e164 in found if e164 is not None), None)
+
+
+@given(st.sampled_from(["ID", "PH", "VN", "IN", "US", "GB", "IT", "BR", "AR", "MX", *REGIONS]), st.data())
+def test_national_numbers_are_as_phonenumbers_says(region: str, data: st.DataObject) -> None:
+    code = str(phonenumbers.country_code_for_region(region))
+    example_digits = phonenumbers.national_significant_number(EXAMPLES.get(region) or EXAMPLES["ID"])
+    start = data.draw(st.sampled_from(["", "0", "1", "8", code, f"{code}0", code + code, example_digits[:5], "9"]))
+    digits = start + data.draw(st.text("0123456789", min_size=0, max_size=17))
+    assume(5 <= len(digits) <= 17 and not digits.startswith("00"))
+    assert ours(digits, region) == expected(digits, region)
+
+
+@given(st.one_of(st.text(), st.text("0123456789+-(). /'=\"\u0660\u200b", max_size=20), st.floats(), st.integers()))
+def test_anything_is_one_of_both(value: Any) -> None:
+    for options in ({}, {"country": "ID"}, {"country": "IN", "strict": True}):
+        try:
+            sent = normalise(value, **options)
+        except InputError as exc:
+            assert len(str(exc)) < 200
+            continue
+        assert re.fullmatch(r"\+[1-9]\d{4,19}" if options or sent[0] == "+" else r"\d{5,17}", sent)
+        # What was mended once needs no mending.
+        assert normalise(sent, **options) == sent == canonical(sent)
