@@ -770,8 +770,11 @@ class Batch:
         work = task.work
         if task.leads:
             return True
-        await work.prepare(identify=True)
+        await work.prepare(identify=True, is_known=self._is_known)
         return work.identity is None or self._stands_first(task)
+
+    def _is_known(self, identity: bytes) -> bool:
+        return identity in self._answers or identity in self._leaders
 
     def _stands_first(self, task: _Task) -> bool:
         work, identity = task.work, task.work.identity

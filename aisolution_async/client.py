@@ -79,7 +79,9 @@ class AsyncClient:
     `retry_unknown`: how often an attempt that may have been charged is repeated: 0 unless you say so.
     `max_connections`: connections open at once. `rate`: attempts a second, over all calls and batches.
     `max_image_bytes`: larger images are refused here. `strict_numbers`: phone numbers have to be in a range that their
-    country has handed out, and not only of a possible length.
+    country has handed out, and not only of a possible length. `fit`: make photos that are too large, on their side or of
+    another format into upright JPEGs that the vendor takes, off the event loop (needs Pillow, in the extra `cli`); what
+    fits already is sent as it is.
     `transport`: any `httpx.AsyncBaseTransport` in place of the library's own pool; the client closes it.
     `proxy`: a proxy's URL; without it, and without `transport`, the environment's proxies are used unless
     `trust_env=False`. `charge_rules`: where your invoice differs from the vendor's page, as
@@ -110,6 +112,7 @@ class AsyncClient:
         rate: float | None = None,
         max_image_bytes: int = MAX_IMAGE_BYTES,
         strict_numbers: bool = False,
+        fit: bool = False,
         transport: httpx.AsyncBaseTransport | None = None,
         proxy: str | httpx.URL | httpx.Proxy | None = None,
         trust_env: bool = True,
@@ -136,6 +139,7 @@ class AsyncClient:
             rules=_rules(charge_rules),
             max_image_bytes=_positive("max_image_bytes", max_image_bytes),
             strict_numbers=strict_numbers,
+            fit=fit,
             budgets=budgets,
             journal=journal,
             on_attempt=_hook("on_attempt", on_attempt),
@@ -163,6 +167,7 @@ class AsyncClient:
         charge_rules: Mapping[str, Mapping[str, Charge | str]] | None = _NOT_GIVEN,
         max_image_bytes: int = _NOT_GIVEN,
         strict_numbers: bool = _NOT_GIVEN,
+        fit: bool = _NOT_GIVEN,
         on_attempt: Callable[[Call[Any], Attempt], object] | None = _NOT_GIVEN,
         on_outcome: Callable[[Outcome], object] | None = _NOT_GIVEN,
     ) -> AsyncClient:
@@ -187,6 +192,7 @@ class AsyncClient:
                 old.max_image_bytes if max_image_bytes is _NOT_GIVEN else _positive("max_image_bytes", max_image_bytes)
             ),
             strict_numbers=old.strict_numbers if strict_numbers is _NOT_GIVEN else strict_numbers,
+            fit=old.fit if fit is _NOT_GIVEN else fit,
             on_attempt=old.on_attempt if on_attempt is _NOT_GIVEN else _hook("on_attempt", on_attempt),
             on_outcome=old.on_outcome if on_outcome is _NOT_GIVEN else _hook("on_outcome", on_outcome),
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import functools
 import json
 import logging
 import math
@@ -33,6 +34,7 @@ from aisolution_async.errors import (
 )
 from aisolution_async.inbox import Inbox, digits_of, place, result_of
 from aisolution_async.inputs import images, numbers, texts
+from aisolution_async.inputs.fit import LARGEST_FILE, TARGET, Fitter, fit
 from aisolution_async.ledger.store import (
     POLL,
     Ask,
@@ -83,6 +85,7 @@ class Options:
     rules: Mapping[str, Mapping[str, Charge]]
     max_image_bytes: int
     strict_numbers: bool = False
+    fit: bool = False
     budgets: tuple[Budget, ...] = ()
     journal: Journal | None = None
     on_attempt: Callable[[Call[Any], Attempt], object] | None = None
@@ -155,8 +158,21 @@ class Sender:
         self.batches: set[Any] = set()
         """The batches that are running."""
         self.closed = False
+        self._fitter: Fitter | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._hush(True)
+
+    async def fit(self, image: bytes, name: str, target: int, *, alone: bool) -> bytes:
+        """The image made to fit: for a single call in a thread, for a batch in a process, so that two cores are two."""
+        if alone:
+            return await anyio.to_thread.run_sync(
+                functools.partial(fit, image, name=name, target=target),
+                limiter=self.readers[True],
+                abandon_on_cancel=True,
+            )
+        if self._fitter is None:
+            self._fitter = Fitter()
+        return await self._fitter.fit(image, name=name, target=target)
 
     def check(self) -> None:
         """Raise ConfigurationError unless this may be used here and now."""
@@ -190,6 +206,8 @@ class Sender:
             self.closed = True
             self._hush(False)
             await self.transport.aclose()
+            if self._fitter is not None:
+                await self._fitter.aclose()
             if self.journal is not None:
                 await self.journal.aclose()
 
@@ -320,16 +338,17 @@ class Work(Generic[R]):
         self.conclude("")
         return False
 
-    async def prepare(self, *, identify: bool = False) -> bool:
-        """Read and encode what the call holds. False if it cannot be sent, with `error` set.
+    async def prepare(self, *, identify: bool = False, is_known: Callable[[bytes], bool] | None = None) -> bool:
+        """Read, fit and encode what the call holds. False if it need not or cannot be sent: `reply` or `error` is set.
 
-        A file that is still being read at the deadline is left to itself.
+        A file that is still being read at the deadline is left to itself. What `is_known` by its identity is not
+        encoded.
         """
         if self._form is not None:
             return True
         if identify and self._options.journal is not None and not await self._open_journal():
             return False
-        if _is_small(self._call):
+        if _is_small(self._call) and not (self._options.fit and self.call.endpoint.takes_images):
             fields = self._load(identify)
             if isinstance(fields, InputError):
                 self.error = fields
@@ -349,11 +368,29 @@ class Work(Generic[R]):
             if isinstance(fields, InputError):
                 self.error = fields
                 return False
+            if is_known is not None and self.identity is not None and is_known(self.identity):
+                return True
             if identify and await self._is_stored():
+                return False
+            if self._options.fit and not await self._fit(fields):
                 return False
             async with self._sender.encoding[self._alone]:
                 self._form = await Form.in_turns(fields)
         return True
+
+    async def _fit(self, fields: list[tuple[str, str | bytes]]) -> bool:
+        """Make the images fit, in place. False if one cannot be, with `error` set."""
+        target = min(TARGET, self._options.max_image_bytes)
+        problem = ""
+        for number, (name, value) in enumerate(fields):
+            if isinstance(value, bytes):
+                try:
+                    fields[number] = (name, await self._sender.fit(value, name, target, alone=self._alone))
+                except InputError as exc:
+                    problem = str(exc)
+        if problem:
+            self.error = InputError(problem, endpoint=self.call.endpoint.name, key=self.call.key)
+        return not problem
 
     def question(self) -> Ask | None:
         """What a ledger is asked of this call; None where its images have to be read first, or it cannot be sent."""
@@ -834,7 +871,8 @@ class Work(Generic[R]):
                 if value is None and not parameter.required:
                     continue
                 if parameter.kind is Kind.IMAGE:
-                    data = images.load(value, name=parameter.name, max_bytes=self._options.max_image_bytes)
+                    most = LARGEST_FILE if self._options.fit else self._options.max_image_bytes
+                    data = images.load(value, name=parameter.name, max_bytes=most)
                     if hasattr(value, "read"):  # it can be read once; another attempt needs it again
                         again: dict[str, Any] = {parameter.name: data}
                         self._call = dataclasses.replace(self._call, **again)

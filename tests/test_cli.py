@@ -301,7 +301,7 @@ def test_a_token_that_is_echoed_is_not_printed(vendor_of: VendorOf, monkeypatch:
         (["face-compare", "folder", "a.jpg"], 1, "img1 'folder' is a directory: name an image file in it"),
         (["search-face", "text.jpg"], 1, "img 'text.jpg' is not an image but text"),
         (["search-face", "empty.jpg"], 1, "img 'empty.jpg' is empty"),
-        (["search-face", "huge.jpg"], 1, "img 'huge.jpg' is 19.1 MiB"),
+        (["search-face", "huge.jpg", "--no-fit"], 1, "img 'huge.jpg' is 19.1 MiB"),
         (["whatsapp-detail", "6.28E+12"], 1, "number was shortened by a spreadsheet"),
         (["whatsapp-detail", "081387300008", "--country", "Indonesia"], 1, "country is no two-letter country code"),
     ],

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import io
 import pickle
+import random
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs
@@ -541,3 +543,56 @@ def test_virtual_time_is_virtual() -> None:
     loop.run_until_complete(asyncio.sleep(3600))
     assert loop.time() - start == pytest.approx(3600, abs=1)
     loop.close()
+
+
+# ---------------------------------------------------------------------------------------------- photos made to fit
+
+
+def phone_photo(seed: int) -> bytes:
+    """A photo on its side, of more than 2 MiB."""
+    from PIL import Image
+
+    small = Image.frombytes("RGB", (500, 400), random.Random(seed).randbytes(500 * 400 * 3))
+    image = small.resize((3000, 2400), Image.Resampling.BICUBIC)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    file = io.BytesIO()
+    image.save(file, "JPEG", quality=100, exif=exif)
+    return file.getvalue()
+
+
+def sent(request: httpx.Request) -> list[bytes]:
+    return [base64.b64decode(value[0]) for value in parse_qs(request.content.decode()).values()]
+
+
+async def test_photos_are_made_to_fit(tmp_path: Path) -> None:
+    from PIL import Image
+
+    photo, small = phone_photo(1), picture(2)
+    assert len(photo) > 2 * 1024 * 1024
+    (tmp_path / "a.jpg").write_bytes(photo)
+    vendor = in_turn(says("OK", {"similarity": 1, "result": "NOT SURE"}))
+    async with client_of(vendor, ledger=tmp_path / "a.ledger") as client:
+        with pytest.raises(InputError, match=r"over the limit of 2 MiB"):
+            await client.face_compare(photo, small)
+        fitting = client.with_options(fit=True)
+        await fitting.face_compare(tmp_path / "a.jpg", small)
+        # The same photo is the same call, in whatever form it is sent.
+        again = await fitting.face_compare(io.BytesIO(photo), small)
+        assert again.answered_at is not None
+        calls = [IdHolding(photo, key=n) for n in range(3)] + [IdHolding(photo[:-50_000], key=3)]
+        async with fitting.batch(calls, ordered=True) as batch:
+            outcomes = [outcome async for outcome in batch]
+    assert [outcome.answered_by is None for outcome in outcomes].count(True) == 2
+    error = outcomes[3].error
+    assert isinstance(error, InputError)
+    assert "cut off" in str(error)
+    assert len(vendor.requests) == 2
+    first, untouched = sent(vendor.requests[0])
+    assert untouched == small
+    for image in (first, *sent(vendor.requests[1])):
+        assert len(image) <= 1_400_000
+        opened = Image.open(io.BytesIO(image))
+        assert 800 <= opened.height <= 2016
+        assert opened.width < opened.height
+        assert dict(opened.getexif()) == {}

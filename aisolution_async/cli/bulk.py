@@ -36,7 +36,6 @@ from aisolution_async.cli.running import (
     Access,
     Exit,
     Failed,
-    client_options,
     connected,
     disconnected,
     keep_stdin,
@@ -232,7 +231,7 @@ def _command(call: type[Call[Any]]) -> click.Command:
         if str(source) == STDOUT:
             keep_stdin()
         access = Access(sandbox, token_file, base_url)
-        of_client = client_options(fit=fit, strict_numbers=strict_numbers)
+        of_client = {"fit": fit, "strict_numbers": strict_numbers}
         calls = [call, *(_CALLS[name] for name in dict.fromkeys(endpoints))]
         if dry_run:
             options |= {"call": calls, "source": source, "output": output}

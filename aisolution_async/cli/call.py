@@ -16,7 +16,7 @@ from aisolution_async.bulk.results import answered, redacted
 from aisolution_async.charges import Attempt
 from aisolution_async.cli import show
 from aisolution_async.cli.options import HELP, METAVARS, access_options, fit_options, option
-from aisolution_async.cli.running import EXIT_CODES, Access, Exit, Failed, client_options, connected, run, unwritable
+from aisolution_async.cli.running import EXIT_CODES, Access, Exit, Failed, connected, run, unwritable
 from aisolution_async.errors import AISolutionError, NotSentError
 
 _EXAMPLES = {
@@ -63,13 +63,13 @@ def _command(call: type[Call[Any]]) -> click.Command:
         sandbox: bool,
         token_file: Path | None,
         base_url: str | None,
-        fit: bool | None = None,
-        strict_numbers: bool | None = None,
+        fit: bool = False,
+        strict_numbers: bool = False,
         show_group_id: bool = False,
         **values: Any,
     ) -> None:
         access = Access(sandbox, token_file, base_url)
-        options = client_options(fit=fit, strict_numbers=strict_numbers)
+        options = {"fit": fit, "strict_numbers": strict_numbers}
         result, redact = run(_send(access, call(**values), options))
         if isinstance(result, AISolutionError):
             if as_json:

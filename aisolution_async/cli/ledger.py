@@ -21,7 +21,7 @@ from rich.text import Text
 from aisolution_async.api import CALLS, ENDPOINTS
 from aisolution_async.bulk.outputs import Output
 from aisolution_async.bulk.results import SECRET_FIELDS, answered, plain
-from aisolution_async.bulk.rows import Rows
+from aisolution_async.bulk.rows import Rows, text
 from aisolution_async.charges import Charge
 from aisolution_async.cli import show
 from aisolution_async.cli.running import Exit, Failed, foreseen, run
@@ -154,7 +154,7 @@ def attempts_command(file: Path, *, unknown: bool, as_json: bool) -> None:
     "--output",
     required=True,
     type=click.Path(path_type=Path),
-    help="Where to: .csv, .tsv or .jsonl.",
+    help="Where to: .csv, .tsv, .jsonl or .parquet.",
 )
 @click.option("--overwrite", is_flag=True, help="Replace a file that exists already.")
 @_JSON
@@ -392,7 +392,7 @@ def _read_invoice(path: Path, day: str | None, endpoint: str | None, count: str 
         for row in rows:
             if row.problem is not None:
                 raise ConfigurationError(f"{str(path)!r}: {row.problem}")
-            when, name, number = (row.cells[place].strip() for place in places)
+            when, name, number = (text(row.cells[place]).strip() for place in places)
             where = f"line {row.line} of {str(path)!r}"
             charges = _understood(_count, number, f"{where}: {number[:40]!r} is no count of charges")
             found = _understood(_day, when, f"{where}: {when[:40]!r} is no day like 2026-11-23")

@@ -157,12 +157,6 @@ def run(main: Coroutine[Any, Any, T]) -> T:
     raise failed
 
 
-def client_options(**wanted: Any) -> dict[str, Any]:
-    """Those of the options `wanted` of the client that it has, and that are not None."""
-    known = AsyncClient.__init__.__kwdefaults__ or {}
-    return {name: value for name, value in wanted.items() if name in known and value is not None}
-
-
 class _Nowhere(httpx.AsyncBaseTransport):
     """Where nothing is ever sent."""
 

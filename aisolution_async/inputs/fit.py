@@ -5,7 +5,7 @@
 A worker is a plain `python -c` on two pipes, and neither multiprocessing nor a process pool of the standard library:
 it needs no `if __name__ == "__main__"` in the user's program, a worker that dies takes one photo with it and not the
 pool, one that hangs can be killed, and when this process is killed its pipe ends, and with it the worker. Workers are
-in a process group of their own, so that Ctrl-C in a terminal reaches this process only.
+in a session of their own, so that Ctrl-C in a terminal reaches this process only.
 """
 
 from __future__ import annotations
@@ -407,7 +407,7 @@ class Fitter:
             process = self._idle.pop()
             if process.returncode is None:
                 return process
-        apart: dict[str, Any] = {"creationflags": 0x200} if os.name == "nt" else {"process_group": 0}
+        apart: dict[str, Any] = {"creationflags": 0x200} if os.name == "nt" else {"start_new_session": True}
         process = await asyncio.create_subprocess_exec(
             sys.executable,
             "-c",
