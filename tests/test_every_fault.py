@@ -54,8 +54,8 @@ from .chaos import DOCUMENTED, ERRORS, LETTERS, NEVER_CHARGES, REPLIES, of_http,
 
 RETRIES = 2
 RETRY = Retry(max_retries=RETRIES, first=0.001, longest=0.001)
-TIMEOUT = httpx.Timeout(10, read=0.15)
-"""A hang takes as long as that, in real seconds; all else happens at once."""
+PATIENT, IMPATIENT = httpx.Timeout(30), httpx.Timeout(30, read=0.15)
+"""The real seconds that the client waits, and those that it waits for what hangs; all else comes at once."""
 
 SAME, OTHER = Judgment.SAME_PERSON, Judgment.NOT_SAME_PERSON
 YES, NO, CHECKING, UNAVAILABLE = WhatsAppState
@@ -86,7 +86,7 @@ Seen = Callable[..., Awaitable[None]]
 
 
 @pytest.fixture
-async def see(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Seen]:
+def see(monkeypatch: pytest.MonkeyPatch) -> Seen:
     """Ask `call` of a sandbox and hold what comes of it against `row`; the client's waits take no time."""
     waits: list[float] = []
     vendor: Sandbox
@@ -98,13 +98,15 @@ async def see(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Seen]:
 
     monkeypatch.setattr("aisolution_async.clock.sleep", sleep)
 
-    async def see(sandbox: Sandbox, call: Call[Any], row: Row, *, hurried: bool = False, **options: Any) -> None:
+    async def see(sandbox: Sandbox, call: Call[Any], row: Row, *, kind: str = "", **options: Any) -> None:
         nonlocal vendor
+        if kind == "hang":
+            options["timeout"] = IMPATIENT
         vendor = sandbox
         waits.clear()
         sandbox.bill.clear()
         came: Reply | AISolutionError
-        async with hurry(sandbox, hurried):
+        async with hurry(sandbox, kind in ("latency", "drip")):
             async with client_of(sandbox, **options) as client:
                 try:
                     came = await client.send(call)
@@ -127,7 +129,7 @@ async def see(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Seen]:
         if not unknown:
             assert bill == tally
 
-    yield see
+    return see
 
 
 @asynccontextmanager
@@ -137,7 +139,7 @@ async def hurry(sandbox: Sandbox, wanted: bool) -> AsyncIterator[None]:
     async def run() -> None:
         while True:
             await asyncio.sleep(0.001)
-            sandbox.clock.advance(0.1)
+            sandbox.clock.advance(1)
 
     task = asyncio.create_task(run() if wanted else asyncio.sleep(0))
     try:
@@ -149,7 +151,8 @@ async def hurry(sandbox: Sandbox, wanted: bool) -> AsyncIterator[None]:
 
 
 def client_of(sandbox: Sandbox, **options: Any) -> AsyncClient:
-    return AsyncClient(sandbox.token, base_url=sandbox.url, timeout=TIMEOUT, retry=RETRY, **options)
+    options = {"timeout": PATIENT, "retry": RETRY, **options}
+    return AsyncClient(sandbox.token, base_url=sandbox.url, **options)
 
 
 def dearest(charges: str) -> Charge:
@@ -179,7 +182,7 @@ def fails(ends: Ends, charges: str, *, lost: int = 0, waits: float = 0.0, servst
     return Row(ends, charges, says, lost, 0, waits, servstatus)
 
 
-NOTHING_MORE = {"status_update": None, "signature": None, "business_user": None, "avatar": None}
+NOTHING_MORE: Mapping[str, Any] = {"status_update": None, "signature": None, "business_user": None, "avatar": None}
 LOST = fails(OutcomeUnknownError, "U", lost=1, http_status=None, status=None)
 
 # By name; what is asked more than once, of one sandbox, has more than one row.
@@ -247,7 +250,7 @@ async def test_a_magic_number(see: Seen, name: str, rows: list[Row]) -> None:
         for row in rows:
             sandbox.clock.advance(row.after)
             call = WhatsAppDetail(sandbox.number(name), servstatus=row.servstatus)
-            await see(sandbox, call, row, hurried=name == "drip")
+            await see(sandbox, call, row, kind=name)
 
 
 @pytest.mark.parametrize("country", ["ID", "PH", "IN", "VN"])
@@ -516,7 +519,7 @@ async def test_a_fault(see: Seen, endpoint: str, wrong: Wrong) -> None:
     async with asked_wrong(wrong, endpoint) as (sandbox, call):
         before = sandbox.faults.hits(wrong.fault)
         row = wrong.row(endpoint)
-        await see(sandbox, call, row, hurried=wrong.fault.kind in ("latency", "drip"))
+        await see(sandbox, call, row, kind=wrong.fault.kind)
         hit = len(row.charges) - (wrong.fault.retry_after is not None and wrong.fault.kind == "capacity")
         assert sandbox.faults.hits(wrong.fault) - before == hit
 
@@ -528,7 +531,7 @@ async def test_a_fault(see: Seen, endpoint: str, wrong: Wrong) -> None:
 async def test_a_picture_with_a_fault(see: Seen, endpoint: str, wrong: Wrong) -> None:
     for call in calls_of(endpoint, images.fault(wrong.what)):
         async with sandbox_of() as sandbox:
-            await see(sandbox, call, wrong.row(endpoint), hurried=wrong.fault.kind == "drip")
+            await see(sandbox, call, wrong.row(endpoint), kind=wrong.fault.kind)
 
 
 @pytest.mark.parametrize("status", [*ERRORS, "QUOTA_EXCEEDED"])
@@ -548,7 +551,7 @@ async def test_a_deletion_that_nobody_confirmed(see: Seen, wrong: Wrong) -> None
     async with asked_wrong(wrong, "delface") as (sandbox, call):
         sandbox.faults.clear()
         sandbox.faults.add(once)
-        await see(sandbox, call, Row(DeletedFace, "UF", unseen=once.kind == "reset-before"))
+        await see(sandbox, call, Row(DeletedFace, "UF", unseen=once.kind == "reset-before"), kind=once.kind)
         assert not any(sandbox.faces.values())
         assert sandbox.faults.hits(once) == 1
 

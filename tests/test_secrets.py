@@ -150,10 +150,10 @@ async def test_a_server_that_echoes_on_every_transport(
 
     server = await asyncio.start_server(serve, "127.0.0.1", 0)
     url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
-    from aisolution_async import AsyncClient
+    from aisolution_async import AsyncClient, Retry
 
     transport = None if own else httpx.AsyncHTTPTransport()
-    async with server, AsyncClient(TOKEN, base_url=url, transport=transport) as client:
+    async with server, AsyncClient(TOKEN, base_url=url, transport=transport, retry=Retry(first=0.001)) as client:
         with pytest.raises(AISolutionError) as caught:
             await client.delete_face("p")
     shown = [*everything_shown(caught.value), *(record.getMessage() for record in logged.records)]
