@@ -79,9 +79,9 @@ class AsyncClient:
     `retry_unknown`: how often an attempt that may have been charged is repeated: 0 unless you say so.
     `max_connections`: connections open at once. `rate`: attempts a second, over all calls and batches.
     `max_image_bytes`: larger images are refused here. `strict_numbers`: phone numbers have to be in a range that their
-    country has handed out, and not only of a possible length. `fit`: make photos that are too large, on their side or of
-    another format into upright JPEGs that the vendor takes, off the event loop (needs Pillow, in the extra `cli`); what
-    fits already is sent as it is.
+    country has handed out, and not only of a possible length. `fit`: make photos that are too large, on their side or
+    of another format into upright JPEGs that the vendor takes, off the event loop (needs Pillow, in the extra `cli`);
+    what fits already is sent as it is.
     `transport`: any `httpx.AsyncBaseTransport` in place of the library's own pool; the client closes it.
     `proxy`: a proxy's URL; without it, and without `transport`, the environment's proxies are used unless
     `trust_env=False`. `charge_rules`: where your invoice differs from the vendor's page, as

@@ -271,7 +271,9 @@ async def vendor(seed: int) -> AsyncIterator[Vendor]:
     assert process.stdin is not None
     assert process.stdout is not None
     try:
-        yield Vendor(process, (await process.stdout.readline()).decode().strip())
+        url = (await process.stdout.readline()).decode().strip()
+        assert url, "the vendor did not start"  # an empty base URL would be that of the real one
+        yield Vendor(process, url)
     finally:
         process.stdin.close()
         await process.wait()
@@ -403,8 +405,13 @@ class Run:
 
 
 def _place(task: asyncio.Task[Any]) -> str:
-    frames = task.get_stack()
-    return f"{frames[-1].f_code.co_qualname}:{frames[-1].f_lineno}" if frames else "not started"
+    """Where a task waits: a suspended task's own stack is only its outermost frame."""
+    coroutine: Any = task.get_coro()
+    place = "over"
+    while (frame := getattr(coroutine, "cr_frame", None)) is not None:
+        place = f"{frame.f_code.co_qualname}:{frame.f_lineno}"
+        coroutine = coroutine.cr_await
+    return place
 
 
 class Sampler:

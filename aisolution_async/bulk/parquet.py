@@ -153,8 +153,8 @@ def _problem(cells: Sequence[Any], bad: Sequence[int], number: int, header: Sequ
 
 def _arrow() -> Any:
     try:
-        import pyarrow
-        import pyarrow.parquet
+        import pyarrow  # noqa: PLC0415  # it takes half a second
+        import pyarrow.parquet  # noqa: PLC0415
     except ImportError:
         raise ConfigurationError("Parquet needs pyarrow: pip install 'aisolution-async[cli]'") from None
     return pyarrow
