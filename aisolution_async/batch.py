@@ -15,9 +15,11 @@ import copy
 import functools
 import logging
 import math
+import traceback
 from collections import OrderedDict, deque
 from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
@@ -667,7 +669,8 @@ class Batch:
         except AISolutionError as exc:  # the client was closed, or belongs to another loop
             work.error = exc.with_traceback(None)
         except Exception as exc:  # one call must not take the others down
-            _log.error("an attempt failed in an unforeseen way: %s", type(exc).__name__)
+            told = {"endpoint": work.call.endpoint.name, "error": type(exc).__name__, "place": _place_of(exc)}
+            _log.error("%(endpoint)s: an attempt failed in an unforeseen way: %(error)s in %(place)s", told, extra=told)
             work.conclude(f"{type(exc).__name__} in the client")
         except asyncio.CancelledError:
             if work.error is None and work.reply is None:
@@ -683,7 +686,16 @@ class Batch:
         self._running.discard(task)
         work, now = task.work, clock.now()
         if work.signal is not None:
+            braked = self._brake.on
             self._brake.end(work.signal, now, trial=task.trial)
+            if self._brake.on is not braked:
+                told = {"endpoint": work.call.endpoint.name, "braked": self._brake.on}
+                if self._brake.on:
+                    _log.warning(
+                        "the vendor seems to be down: only single calls are tried until one is answered", extra=told
+                    )
+                else:
+                    _log.info("the vendor answers again", extra=told)
             if lane.limit is not None and not task.trial:
                 lane.limit.end(work.signal, started, now)
             if task.repeats and work.signal is Signal.ANSWERED:
@@ -897,6 +909,12 @@ class Batch:
                     await asyncio.wait({runner})
         if not runner.cancelled() and (bug := runner.exception()) is not None:
             raise bug
+
+
+def _place_of(exc: BaseException) -> str:
+    """Where it was raised: not its text, which may quote anything."""
+    frames = traceback.extract_tb(exc.__traceback__)
+    return f"{Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else "?"
 
 
 class _Task:

@@ -960,23 +960,18 @@ class Work(Generic[R]):
         if self._tally is not None:
             self._tally.add(name, attempt.charge)
         if _log.isEnabledFor(logging.DEBUG):
-            _log.debug(
-                "%s attempt %d: %s, %s, HTTP %s, %.3f s",
-                name,
-                attempt.number,
-                attempt.charge,
-                attempt.status or attempt.error,
-                attempt.http_status,
-                attempt.elapsed,
-                extra={
-                    "endpoint": name,
-                    "attempt": attempt.number,
-                    "charge": attempt.charge.value,
-                    "status": attempt.status,
-                    "http_status": attempt.http_status,
-                    "elapsed": attempt.elapsed,
-                },
-            )
+            # Neither an undocumented status nor an error's text: they may hold the vendor's words.
+            status = attempt.status if attempt.status in self.call.endpoint.charges else None
+            told = {
+                "endpoint": name,
+                "attempt": attempt.number,
+                "charge": attempt.charge.value,
+                "status": status,
+                "http_status": attempt.http_status,
+                "elapsed": attempt.elapsed,
+            }
+            text = "%(endpoint)s attempt %(attempt)d: %(charge)s, %(status)s, HTTP %(http_status)s, %(elapsed).3f s"
+            _log.debug(text, told, extra=told)
 
     def _tell(self, number: int) -> None:
         """Tell the user's hook of an attempt."""

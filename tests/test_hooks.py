@@ -20,10 +20,11 @@ from aisolution_async import (
     Outcome,
     OutcomeUnknownError,
     Retry,
+    StatusError,
     WhatsAppDetail,
 )
 
-from .support import TOKEN, Vendor, client_of, in_turn, ok_whatsapp, says
+from .support import TOKEN, Vendor, client_of, in_turn, ok_whatsapp, says, virtual
 
 NUMBER = "6281387300008"
 who: contextvars.ContextVar[str] = contextvars.ContextVar("who", default="nobody")
@@ -157,3 +158,25 @@ async def test_the_log_is_quiet_and_says_what_was_attempted(caplog: pytest.LogCa
     assert [getattr(record, name) for name in fields] == ["gliswadetail", 1, "charged", "OK", 200]
     assert NUMBER not in caplog.text
     assert "A-1" not in caplog.text
+
+
+async def test_the_log_holds_no_word_of_the_vendors(caplog: pytest.LogCaptureFixture) -> None:
+    vendor = in_turn(says("BUDI_SANTOSO", "Budi Santoso"), says("FAIL", "Budi Santoso"))
+    with caplog.at_level(logging.DEBUG, "aisolution_async"):
+        async with client_of(vendor) as client:
+            for _ in range(2):
+                with pytest.raises(StatusError):
+                    await client.whatsapp_detail(NUMBER)
+    assert [getattr(record, "status", "") for record in caplog.records] == [None, "FAIL"]
+    assert "budi" not in caplog.text.lower()
+
+
+@virtual
+async def test_a_vendor_that_is_down_is_said_once(caplog: pytest.LogCaptureFixture) -> None:
+    answers = [says("RETRY_LATER", "x")] * 40 + [ok_whatsapp()]
+    with caplog.at_level(logging.INFO, "aisolution_async"):
+        async with client_of(in_turn(*answers)) as client:
+            async with client.batch([WhatsAppDetail(f"62813{n:08}") for n in range(30)]) as batch:
+                async for _ in batch:
+                    pass
+    assert [record.levelname for record in caplog.records] == ["WARNING", "INFO"]
