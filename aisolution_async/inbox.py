@@ -95,7 +95,7 @@ class Inbox:
         self._ledger = ledger
         self._secret = secret or (secrets.token_urlsafe(24) if ledger is None else None)
         self._waiting: dict[str, list[Waiting]] = {}  # by number; the first of them asks
-        self._taking: dict[str, asyncio.Task[None]] = {}
+        self._taking: dict[str, asyncio.Task[bool]] = {}
         self._answered: OrderedDict[str, None] = OrderedDict()
 
     @property
@@ -174,11 +174,13 @@ class Inbox:
             task = self._taking[asked] = asyncio.create_task(self._deliver(asked, digits, reply))
             task.add_done_callback(lambda _: self._taking.pop(asked, None))
             await asyncio.shield(task)
-        else:
-            await asyncio.shield(under_way)
+        elif await asyncio.shield(under_way):
             self.counts.repeated += 1
+        else:
+            self.counts.strange += 1
 
-    async def _deliver(self, asked: str, digits: str, reply: WhatsAppProfile) -> None:
+    async def _deliver(self, asked: str, digits: str, reply: WhatsAppProfile) -> bool:
+        """Whether it was asked for, now or before."""
         accepted = False
         if waiting := self._waiting.get(asked):
             asker = waiting[0]
@@ -196,6 +198,8 @@ class Inbox:
             self.counts.repeated += 1
         else:
             self.counts.strange += 1
+            return False
+        return True
 
     def _asked_as(self, digits: str) -> str:
         """As it was asked for: a number without its country comes back with it."""

@@ -360,7 +360,7 @@ async def test_what_is_outstanding_survives_a_restart(tmp_path: Path) -> None:
         async with client_of(vendor.transport, ledger=ledger) as client:
             for number in (NUMBER, "+6281387300009"):
                 with pytest.raises(TimeoutError):
-                    async with asyncio.timeout(0.1):
+                    async with asyncio.timeout(0.5):
                         await client.whatsapp_detail(number, wait=inbox)
             with pytest.raises(BudgetExhaustedError):  # both may still be charged
                 await client.whatsapp_detail("+6281387300010", wait=inbox)
@@ -398,7 +398,7 @@ async def test_a_late_one_is_asked_for_again_after_a_restart_and_the_callback_is
         vendor = CallingVendor(inbox, delay=None)
         async with client_of(vendor.transport, ledger=ledger) as client:
             with pytest.raises(TimeoutError):
-                async with asyncio.timeout(0.2):
+                async with asyncio.timeout(0.7):
                     await client.whatsapp_detail(NUMBER, wait=inbox)
             assert len(vendor.forms) == 2
             vendor.answers = [says("FAIL", "x"), ok_whatsapp("checking")]
@@ -585,7 +585,7 @@ async def test_an_answer_asked_for_again_is_taken_again(tmp_path: Path) -> None:
             await client.whatsapp_detail(NUMBER, wait=inbox)
             vendor.delay = None
             with pytest.raises(TimeoutError):
-                async with asyncio.timeout(0.1):
+                async with asyncio.timeout(0.5):
                     await client.whatsapp_detail(NUMBER, wait=inbox)
             await vendor.call_back(vendor.forms[1])
         assert counts(inbox) == (2, 0, 0, 0)
@@ -626,7 +626,7 @@ async def test_what_waits_for_a_callback_can_be_settled_and_purged(tmp_path: Pat
         async with client_of(vendor.transport, ledger=ledger) as client:
             for key, number in enumerate(("+6281387300001", "+6281387300002", "+6281387300003")):
                 with pytest.raises(TimeoutError):
-                    async with asyncio.timeout(0.05):
+                    async with asyncio.timeout(0.5):
                         await client.whatsapp_detail(number, wait=inbox, key=key)
             assert ledger.summary().by()[()].intended == 3
             assert await ledger.resolve(0, FREE) == 1
@@ -645,7 +645,7 @@ async def test_a_number_without_its_country_is_known_after_a_restart(tmp_path: P
             vendor = CallingVendor(inbox, delay=None)
             async with client_of(vendor.transport, ledger=ledger) as client:
                 with pytest.raises(TimeoutError):
-                    async with asyncio.timeout(0.05):
+                    async with asyncio.timeout(0.5):
                         await client.whatsapp_detail(number, wait=inbox)
         async with Ledger(path) as ledger:
             inbox = Inbox(ADDRESS, ledger=ledger)

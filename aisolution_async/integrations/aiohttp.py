@@ -31,7 +31,7 @@ from aisolution_async.client import AsyncClient
 from aisolution_async.errors import AISolutionError, ConfigurationError
 from aisolution_async.inbox import Inbox
 from aisolution_async.integrations.asgi import answer, hide_from_access_logs
-from aisolution_async.integrations.problems import CONTENT_TYPE, problem_of
+from aisolution_async.integrations.problems import CONTENT_TYPE, problem_of, worst_of
 
 __all__ = ["CLIENT", "answer_errors", "client_of", "inbox_routes", "install"]
 
@@ -73,13 +73,14 @@ def client_of(where: web.Application | web.Request) -> AsyncClient:
 
 @web.middleware
 async def answer_errors(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Answer an AISolutionError: the middleware that `install` adds."""
+    """Answer an AISolutionError, or a group of nothing else: the middleware that `install` adds."""
     try:
         return await handler(request)
-    except AISolutionError as error:
-        if request.writer.output_size > 0:
-            raise  # an answer is under way already, and can only be cut off
-        problem = problem_of(error)
+    except (AISolutionError, ExceptionGroup) as error:
+        found = worst_of(error) if isinstance(error, ExceptionGroup) else error
+        if found is None or request.writer.output_size > 0:
+            raise  # an answer that is under way already can only be cut off
+        problem = problem_of(found)
     return web.Response(body=problem.body, status=problem.status, headers=problem.headers, content_type=CONTENT_TYPE)
 
 

@@ -36,9 +36,9 @@ from aisolution_async.client import AsyncClient
 from aisolution_async.errors import AISolutionError, ConfigurationError
 from aisolution_async.inbox import Inbox
 from aisolution_async.integrations.asgi import inbox_app
-from aisolution_async.integrations.problems import CONTENT_TYPE, problem_of
+from aisolution_async.integrations.problems import CONTENT_TYPE, problem_of, worst_of
 
-__all__ = ["Client", "answer_error", "client_of", "get_client", "inbox_router", "install"]
+__all__ = ["Client", "answer_error", "client_of", "get_client", "inbox_router", "install", "install_errors"]
 
 _NAME = "aisolution_client"
 _INTERNAL_ERROR = 1011  # of WebSockets, RFC 6455
@@ -60,8 +60,7 @@ def install(app: Starlette, client: Callable[[], AbstractAsyncContextManager[Asy
         raise ConfigurationError("install(app, lambda: AsyncClient(…)): a function, since a closed client stays closed")
     if AISolutionError in app.exception_handlers:
         raise ConfigurationError("this application has a client already: install it once")
-    handler: Any = answer_error  # of requests and WebSockets alike, which Starlette's types keep apart
-    app.add_exception_handler(AISolutionError, handler)
+    install_errors(app)
     own = app.router.lifespan_context
 
     @asynccontextmanager
@@ -76,6 +75,13 @@ def install(app: Starlette, client: Callable[[], AbstractAsyncContextManager[Asy
                 delattr(app.state, _NAME)
 
     app.router.lifespan_context = lifespan
+
+
+def install_errors(app: Starlette) -> None:
+    """Give `app` answers for the errors of calls: for one that is mounted below the one that has the client."""
+    handler: Any = answer_error  # of requests and WebSockets alike, which Starlette's types keep apart
+    app.add_exception_handler(AISolutionError, handler)
+    app.add_exception_handler(ExceptionGroup, handler)  # as asyncio's and anyio's task groups raise them
 
 
 def client_of(where: Starlette | HTTPConnection) -> AsyncClient:
@@ -101,9 +107,14 @@ Client = Annotated[AsyncClient, Depends(get_client)]
 
 
 async def answer_error(connection: HTTPConnection, error: Exception) -> Response | None:
-    """Answer an AISolutionError: the exception handler that `install` adds. A WebSocket is closed with code 1011."""
-    assert isinstance(error, AISolutionError)
-    problem = problem_of(error)
+    """Answer an AISolutionError, or a group of nothing else: the exception handler that `install` adds.
+
+    A WebSocket is closed with code 1011.
+    """
+    found = worst_of(error) if isinstance(error, ExceptionGroup) else error
+    if not isinstance(found, AISolutionError):
+        raise error
+    problem = problem_of(found)
     if isinstance(connection, WebSocket):
         if connection.application_state != WebSocketState.DISCONNECTED:
             await connection.close(_INTERNAL_ERROR)

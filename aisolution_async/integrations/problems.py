@@ -138,8 +138,30 @@ def problem_of(error: AISolutionError) -> Problem:
         detail = "It was asked before, and may have been charged then: it is not sent again until that is settled."
     if status >= 500:
         level = logging.WARNING if status == 503 else logging.ERROR
-        _log.log(level, "answered with HTTP %d: %s: %s", status, type(error).__name__, error)
+        # Without its text, in which the vendor may name a person.
+        told = {
+            "http_status": status,
+            "error": type(error).__name__,
+            "endpoint": error.endpoint,
+            "charge": error.charge.value,
+        }
+        _log.log(level, "answered with HTTP %(http_status)d: %(endpoint)s: %(error)s, %(charge)s", told, extra=told)
     return Problem(_TYPE + name, title, status, detail, error.charge, retry_after)
+
+
+def worst_of(group: BaseExceptionGroup[BaseException]) -> AISolutionError | None:
+    """The error to answer a group with, as a task group raises it: what may have been charged before all else.
+
+    None if there is anything else in it than errors of calls.
+    """
+    found: list[AISolutionError] = []
+    for error in group.exceptions:
+        inner = worst_of(error) if isinstance(error, BaseExceptionGroup) else error
+        if not isinstance(inner, AISolutionError):
+            return None
+        found.append(inner)
+    order = (Charge.UNKNOWN, Charge.CHARGED, Charge.FREE)
+    return min(found, key=lambda error: order.index(error.charge))
 
 
 def _without_paths(text: str) -> str:

@@ -27,6 +27,7 @@ from httptools import (
     parse_url,
 )
 
+from aisolution_async.charges import Charge
 from aisolution_async.sandbox import control, images
 from aisolution_async.sandbox.bill import Bill, Entry
 from aisolution_async.sandbox.clock import Clock
@@ -61,6 +62,11 @@ class Delivery:
     url: str = field(repr=False)
     http_status: int | None
     error: str | None
+
+    @property
+    def is_accepted(self) -> bool:
+        """Whether somebody took it."""
+        return self.http_status is not None and 200 <= self.http_status < 300
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,6 +156,7 @@ class Sandbox:
         self._connections: set[_Connection] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._outstanding: dict[int, Outstanding] = {}
+        self._answered: dict[str, float] = {}  # numbers that were answered to a request, and when
 
     def __repr__(self) -> str:
         where = "closed" if self._closing else self.url if self._server is not None else "not started"
@@ -201,6 +208,7 @@ class Sandbox:
         for task in self._tasks - {current}:
             task.cancel()
         self._outstanding.clear()
+        self._answered.clear()
         self._vendor.forget()
         self._vendor.whatsapp_available = self._first_available
         self.bill.clear()
@@ -335,6 +343,8 @@ class Sandbox:
         if answer.endpoint is None:
             return None
         fault = None if answer.fault is None else answer.fault.kind
+        if answer.number is not None and answer.charge is Charge.CHARGED:
+            self._answered[answer.number] = self.clock.now()
         entry = Entry(
             self.clock.now(), answer.endpoint, "request", answer.charge, answer.status, answer.http_status, fault
         )
@@ -346,7 +356,7 @@ class Sandbox:
             self.run(self._call_back(callbacks))
 
     async def _call_back(self, callbacks: tuple[Callback, ...]) -> None:
-        entry = None
+        entry, asked = None, self.clock.now()
         for callback in callbacks:
             delay = None if callback.delay is None else callback.delay + self._callback_delay
             due = None if delay is None else self.clock.now() + delay
@@ -355,10 +365,10 @@ class Sandbox:
                 await self.clock.sleep(inf if delay is None else delay)
             finally:
                 self._outstanding.pop(id(callback), None)
-            if callback.charge is not None:
+            if callback.charge is not None and self._answered.get(callback.number, -inf) < asked:
                 entry = self.bill.enter(Entry(self.clock.now(), "gliswadetail", "callback", callback.charge))
             delivery = await self.deliver(callback)
-            if entry is not None and callback.number == callbacks[-1].number and delivery.http_status is not None:
+            if entry is not None and callback.number == callbacks[-1].number and delivery.is_accepted:
                 self.bill.deliver(entry)
 
     async def deliver(self, callback: Callback) -> Delivery:

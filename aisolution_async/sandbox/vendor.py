@@ -54,7 +54,8 @@ gliswadetail
                 page's own example), unless `country` is given and the number does not begin with its code
     assumed     INVALID_INPUT for a bad number, country, servstatus or callback, saying why; FAIL never
                 happens
-    assumed     what a callback brings is charged once for each request that asked for it
+    assumed     what a callback brings is charged once for each request that asked for it, and not at all where the
+                number was answered, and charged, to another request meanwhile
     ours        callbacks go to loopback addresses only, unless told otherwise: others are not made
 
 The faces are told apart by `faces`, which see: it compares pictures, not people. WhatsApp answers are made up
@@ -173,8 +174,8 @@ class Callback:
 class Answer:
     """What goes back, what it costs (`endpoint` is None where nothing is billed), and what is due after.
 
-    `callbacks` are made one after the other. `delay` is how many seconds late it is, and `fault` what becomes of it on
-    the way.
+    `callbacks` are made one after the other, and `number` is the one that was looked up. `delay` is how many seconds
+    late it is, and `fault` what becomes of it on the way.
     """
 
     http_status: int
@@ -184,6 +185,7 @@ class Answer:
     endpoint: str | None = None
     charge: Charge = Charge.FREE
     callbacks: tuple[Callback, ...] = ()
+    number: str | None = None
     status: str | None = None
     delay: float = 0.0
     fault: Fault | None = None
@@ -318,6 +320,7 @@ class Vendor:
             callbacks=said.callbacks,
             status=said.status,
             fault=said.fault,
+            number=said.message["number"] if endpoint == "gliswadetail" and said.status == "OK" else None,
         )
 
     async def _face_compare(self, _group: _Group, form: _Form) -> _Said:
