@@ -448,9 +448,34 @@ async def test_what_is_to_be_mended_is_as_it_came(tmp_path: Path, encoding: str,
     write(mend, bom + mended.encode(encoding))
     summary = await bulk(mend, tmp_path / "again.csv", problems=tmp_path / "mend2.csv", **options)
     assert (summary.ok, summary.failed, summary.tally.charged, len(vendor.requests)) == (1, 1, 1, 7)
-    assert list(read(tmp_path / "again.csv")[0])[:4] == ["ref", "phone", "note", "problem"]
+    assert list(read(tmp_path / "again.csv")[0])[:4] == ["ref", "phone", "note", "ok"]
+    assert "problem_2" not in read(tmp_path / "again.csv")[0]
     with Rows(tmp_path / "mend2.csv") as again:
-        assert again.header == ["ref", "phone", "note", "problem", "problem_2"]
+        assert again.header == ["ref", "phone", "note", "problem"]
+        assert "column 'phone'" in next(iter(again)).cells[3]
+
+
+async def test_what_somebody_mended_is_not_replaced(tmp_path: Path) -> None:
+    source, vendor = write(tmp_path / "in.csv", f"phone\n{SOME}01\nabc\n"), Vendor(sane)
+    mend = tmp_path / "mend.csv"
+    options: dict[str, Any] = {"vendor": vendor, "ledger": tmp_path / "a.ledger", "problems": mend}
+    for _ in range(2):
+        await bulk(source, tmp_path / "out.csv", **options)  # as it was written, it may go
+    results = (tmp_path / "out.csv").read_bytes()
+    mended = mend.read_bytes().replace(b"abc", f"{SOME}02".encode())
+    mend.write_bytes(mended)
+    with pytest.raises(ConfigurationError, match=r"mend.csv' was changed since .* or say --overwrite"):
+        await bulk(source, tmp_path / "out.csv", **options)
+    options.pop("problems")
+    with pytest.raises(ConfigurationError, match=r"out.csv' has the results of all rows, and .*mend.csv' only those"):
+        await bulk(mend, tmp_path / "out.csv", **options)
+    assert ((tmp_path / "out.csv").read_bytes(), mend.read_bytes()) == (results, mended)
+    assert len(vendor.requests) == 1
+    await bulk(source, tmp_path / "out.csv", **options, problems=mend, overwrite=True)
+    assert b"abc" in mend.read_bytes()
+    (tmp_path / "mend.csv.of").write_text("{}")
+    with pytest.raises(ConfigurationError, match=r"mend.csv.of' cannot be read"):
+        await bulk(mend, tmp_path / "again.csv", **options)
 
 
 @pytest.mark.parametrize("ending", ["jsonl", "tsv", "parquet"])

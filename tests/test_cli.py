@@ -465,6 +465,7 @@ def test_bulk() -> None:
         "shared": 0,
         "failed": 1,
         "held": 0,
+        "checking": 0,
         "over_budget": 0,
         "unsent": 0,
         "errors": {"InputError": 1},
@@ -474,6 +475,7 @@ def test_bulk() -> None:
         "part": None,
         "problems": None,
         "rescued": [],
+        "gave_up": None,
         "ledger": "out.jsonl.sandbox.ledger",
     }
 
@@ -583,8 +585,10 @@ def test_a_disk_that_fills_up() -> None:
         "error: the output 'out.csv.part' cannot be written: File too large; the run was stopped"
     )
     on_stderr = [json.loads(line)["number"] for line in lines if line.startswith("{")]
-    assert said["rescued"][1:] == (["stderr"] if on_stderr else [])
-    rescued = [json.loads(line)["number"] for line in Path(said["rescued"][0]).read_text().splitlines()]
+    files = [place for place in said["rescued"] if place != "stderr"]
+    assert files
+    assert said["rescued"][len(files) :] == (["stderr"] if on_stderr else [])
+    rescued = [json.loads(line)["number"] for file in files for line in Path(file).read_text().splitlines()]
     written = [line.split(",")[0] for line in Path("out.csv.part").read_text().splitlines()[1:]]
     kept = [*written, *rescued, *on_stderr]
     assert kept == [f"+62813{n:08}" for n in range(len(kept))]
@@ -710,6 +714,85 @@ def test_made_up_answers_are_kept_apart() -> None:
         assert sandbox.bill.total == 0
     assert result.exit_code == 2
     assert the_error(result).startswith("'out.csv' exists already and may hold results of an earlier run, and its led")
+
+
+def test_what_was_mended_is_not_paid_for_twice() -> None:
+    """The command that is said at the end does it, and so does the shorter one that people type."""
+    Path("in.csv").write_text("ref,phone\nA,081200000000\nB,12\nC,081200000901\nD,13\n")
+    arguments = ["bulk", "whatsapp-detail", "in.csv", "-o", "out.csv", "--errors", "mend.csv", "--country", "ID"]
+    with SandboxThread() as sandbox:
+        env = {"AISOLUTION_TOKEN": "sandbox-token", "AISOLUTION_BASE_URL": sandbox.url}
+
+        def again(*words: str) -> Result:
+            return CliRunner().invoke(aisolution, [*words], env=env, prog_name="aisolution")
+
+        first = again(*arguments)
+        total = sandbox.bill.total
+        command = first.stderr.splitlines()[-1].split()
+        assert command == [
+            *("aisolution", "bulk", "whatsapp-detail", "mend.csv", "-o", "out-mended.csv"),
+            *("--ledger", "out.csv.ledger", "--country", "ID"),
+        ]
+        rows = Path("mend.csv").read_text().splitlines()
+        assert [row[0] for row in rows[1:]] == ["B", "C", "D"]
+        assert "held: it may have been charged" in rows[2]
+        Path("mend.csv").write_text("\n".join(rows).replace(",12,", ",081200000001,") + "\n")
+        result = again(*command[1:])
+        assert "C" in Path("out-mended.csv").read_text()
+        assert sandbox.bill.total == total + 1
+        result = again("bulk", "whatsapp-detail", "mend.csv", "-o", "three.csv", "--country", "ID")
+        assert sandbox.bill.total == total + 1
+        assert "whose ledger is used: out.csv.ledger\n" in result.stderr
+        assert not Path("three.csv.ledger").exists()
+        Path("out.csv.ledger").rename("gone")
+        result = again("bulk", "whatsapp-detail", "mend.csv", "-o", "four.csv", "--country", "ID")
+        assert result.exit_code == 2
+        assert "'out.csv.ledger' is not there: name it with --ledger" in the_error(result)
+        # Made-up answers and the vendor's stay apart.
+        again("bulk", "whatsapp-detail", "mend.csv", "-o", "made.csv", "--country", "ID", "--sandbox")
+        assert Path("made.csv.sandbox.ledger").exists()
+        assert sandbox.bill.total == total + 1
+
+
+@pytest.mark.parametrize("source", [".", "..", "nowhere.csv", "in.csv/below.csv", "n" * 250 + ".csv"])
+def test_inputs_that_are_no_files(source: str) -> None:
+    numbers(1)
+    assert run("bulk", "whatsapp-detail", source, "-o", "out.csv", "--sandbox").exit_code == 2
+
+
+def test_a_sandbox_may_share_a_ledger_of_made_up_answers() -> None:
+    numbers(2)
+    arguments = ["bulk", "whatsapp-detail", "in.csv", "--sandbox", "--ledger", "mine.sandbox.ledger", "-o"]
+    assert run(*arguments, "out.csv").exit_code == 0
+    assert "resuming: 2 answers" in run(*arguments, "two.csv").stderr
+
+
+def test_a_vendor_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AISOLUTION_TOKEN", TOKEN)
+    numbers(30)
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))  # and does not listen
+        url = f"http://127.0.0.1:{taken.getsockname()[1]}"
+        result = run(
+            "bulk", "whatsapp-detail", "in.csv", "-o", "out.csv", "--base-url", url, "--give-up", "1", "--quiet"
+        )
+    assert result.exit_code == 3
+    assert re.fullmatch(
+        r"the vendor has not answered for \d s: .*; the run was stopped: run it again to go on", the_error(result)
+    )
+    assert "no connection" in the_error(result)
+
+
+def test_what_is_still_being_checked_is_told() -> None:
+    Path("in.csv").write_text("number\n+6281200000000\n+6281200000012\n")
+    arguments = ["bulk", "whatsapp-detail", "in.csv", "-o", "out.csv", "--sandbox"]
+    result = run(*arguments)
+    assert result.exit_code == 1
+    assert re.search(r"^answered +1$", result.stderr, re.MULTILINE)
+    assert re.search(
+        r"^still checking +1: still being checked, or not available: run it again$", result.stderr, re.MULTILINE
+    )
+    assert json.loads(run(*arguments, "--json", "--quiet").stdout)["checking"] == 1
 
 
 @pytest.mark.usefixtures("token")
@@ -881,10 +964,12 @@ def test_what_progress_says() -> None:
             "1,002 of 2,002 rows · 50 rows/s · 19.9 s left · 7 in flight of 8 · 2 with problems · charged 0 · free 0",
         ),
         (progress(ok=5, rate=1.0, braked=True), 9, "5 of 9 rows · the vendor does not answer: trying now and then · 0"),
+        (progress(braked=True), 9, "0 of 9 rows · the vendor does not answer (re[fused): trying now and then · 0"),
     ]:
+        trouble = "re\x1b[2J[fused" if "re[fused" in line else None
         said = io.StringIO()
         with redirect_stderr(said):
-            show.Lines().update(shown, total)
+            show.Lines().update(shown, total, trouble)
         assert said.getvalue().startswith(line)
 
 
@@ -973,10 +1058,13 @@ def test_a_real_terminal() -> None:
                 break
             drawn += chunk
     os.close(ours)
-    assert process.returncode == 0
     text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", drawn.decode())
     assert " of 2,000 rows" in text
-    assert re.search(r"answered +2,000\s", text)
+    answered, checking = (re.search(rf"{name} +([\d,]+)", text) for name in ("answered", "still checking"))
+    assert answered is not None
+    assert checking is not None  # of so many, the sandbox still checks some
+    assert sum(int(found[1].replace(",", "")) for found in (answered, checking)) == 2000
+    assert process.returncode == 1
 
 
 # ----------------------------------------------------------------------------------------------- sandbox and demo

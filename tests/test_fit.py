@@ -214,6 +214,12 @@ def test_files_that_are_cut_off(form: str, target: int) -> None:
         refused(data[: int(len(data) * part)], target=target)
 
 
+def test_a_small_png_with_a_damaged_middle() -> None:
+    data = bytearray(saved(halves((400, 300)), "PNG"))
+    data[len(data) // 2] ^= 0xFF
+    assert "is damaged: send the file anew" in refused(bytes(data))
+
+
 def test_a_thumbnails_end_is_not_the_photos() -> None:
     found = exif(1).tobytes() + picture(1, (80, 60))
     data = saved(halves(), exif=found)

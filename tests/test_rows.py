@@ -26,7 +26,9 @@ import xlsxwriter
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from aisolution_async import SearchFace
 from aisolution_async.bulk import source
+from aisolution_async.bulk.calls import Calls
 from aisolution_async.bulk.parquet import column
 from aisolution_async.bulk.rows import MISSING, Row, Rows, UnreadableInputError, text
 from aisolution_async.errors import ConfigurationError
@@ -87,6 +89,14 @@ def delimited(lines: list[list[str]], delimiter: str, encoding: str, errors: str
     return file.getvalue().encode(encoding, errors)
 
 
+def without_end(table: list[list[str]]) -> list[list[str]]:
+    """The rows of a table, without empty ones at its end."""
+    rows = table[1:]
+    while rows and len(rows[-1]) > 1 and not any(rows[-1]):
+        rows.pop()
+    return rows
+
+
 @st.composite
 def tables(draw: st.DrawFn, cells: st.SearchStrategy[str]) -> list[list[str]]:
     width = draw(st.integers(1, 4))
@@ -107,7 +117,7 @@ def test_any_cells_come_as_they_were_written(
     path = write(tmp_path / f"in.{ending}", delimited(table, delimiter, encoding))
     # Of one column, nobody can tell.
     given_: dict[str, Any] = {"delimiter": delimiter} if len(table[0]) == 1 else {}
-    assert [row.cells for row in read(path, **given_)] == table[1:]
+    assert [row.cells for row in read(path, **given_)] == without_end(table)
     with Rows(path, **given_) as rows:
         assert rows.header == table[0]
         assert rows.encoding == {"utf-8-sig": "utf-8", "utf-16": "utf-16-le"}.get(encoding, encoding)
@@ -124,7 +134,7 @@ def test_any_cells_come_as_they_were_written(
 def test_cells_in_cp1252(tmp_path: Path, table: list[list[str]], delimiter: str) -> None:
     table.append([f"é{place}" for place in range(len(table[0]))])
     path = write(tmp_path / "in.csv", delimited(table, delimiter, "cp1252"))
-    assert [row.cells for row in read(path, delimiter=delimiter)] == table[1:]
+    assert [row.cells for row in read(path, delimiter=delimiter)] == without_end(table)
     with Rows(path) as rows:
         assert rows.about.endswith(", cp1252 (a guess: it is not UTF-8)")
 
@@ -223,6 +233,20 @@ def test_half_of_a_surrogate_pair_in_utf_16(tmp_path: Path) -> None:
     path = write(tmp_path / "cut.csv", "\ufeffa,b\n1,2\n3,4".encode("utf-16-le")[:-1])
     with pytest.raises(UnreadableInputError, match="cannot be read on from line 3: it is not utf-16-le there"):
         read(path)
+
+
+def test_what_spreadsheets_leave_at_the_ends(tmp_path: Path) -> None:
+    path = write(tmp_path / "in.csv", "phone,nama,,\n1,A,,\n,,,\n2,B\n3,C,,x\n4,D,,,\n,,,\n,,,\n")
+    with Rows(path) as rows:
+        assert rows.header == ["phone", "nama"]
+    found = read(path)
+    assert [(row.line, row.cells) for row in found] == [
+        (2, ["1", "A"]), (3, ["", ""]), (4, ["2", "B"]), (5, ["3", "C"]), (6, ["4", "D"])
+    ]  # fmt: skip
+    assert [row.problem for row in found[:3]] == [None] * 3
+    assert found[3].problem == "line 5: 2 more cells: '', 'x', in columns that the header does not name"
+    assert found[4].problem is not None
+    assert "'phone'" not in refused(write(tmp_path / "gap.csv", "phone,,nama\n"))
 
 
 def test_lines_are_those_of_the_file(tmp_path: Path) -> None:
@@ -471,7 +495,7 @@ def test_numbers_and_dates_of_a_sheet(tmp_path: Path) -> None:
     assert row.cells[:-1] == cells[:-1]
     assert type(row.cells[0]) is int
     assert [text(cell) for cell in row.cells] == [
-        "6281234567890", "081234567890", "1.5", "true", "2026-01-02T03:04:05", "1,234", "3.174012345678901e+15"
+        "6281234567890", "081234567890", "1.5", "true", "2026-01-02T03:04:05", "1,234", "3174012345678901"
     ]  # fmt: skip
 
 
@@ -517,6 +541,25 @@ def test_errors_and_formulas_of_a_sheet(tmp_path: Path) -> None:
         sheet.write_row(2, 1, ["B", "3"])
         sheet.write_formula(3, 2, "=1/0", None, "#N/A")
     assert [row.cells for row in read(path, sheet="A <&> 'b' c")] == [["#REF!", 2], ["B", "3"], [None, "#N/A"]]
+
+
+def test_formulas_that_were_never_calculated(tmp_path: Path) -> None:
+    path = tmp_path / "in.xlsx"
+    with xlsxwriter.Workbook(path) as book:
+        sheet = book.add_worksheet("A")
+        sheet.write_row(0, 0, ["ref", "img"])
+        sheet.write_row(1, 0, ["A", "a.jpg"])
+        for row in (2, 4):
+            sheet.write_formula(row, 0, "=A1&A2", None, "")
+            sheet.write_formula(row, 1, "=B2", None, "")
+        sheet.write_formula(3, 0, "=1+1", None, 2)
+    never = ["#UNCALCULATED"] * 2
+    assert [row.cells for row in read(path)] == [["A", "a.jpg"], never, [2, None], never]
+    with Rows(path) as rows:
+        calls = Calls([SearchFace], rows, columns={}, values={}, key="ref")
+        assert "row 3: column 'img' is a formula that was never calculated: open and save" in str(
+            [calls.make(row)[0] for row in rows][1]
+        )
 
 
 def test_a_cell_far_from_all_others(tmp_path: Path) -> None:
@@ -663,8 +706,8 @@ def test_a_column_that_is_missing(tmp_path: Path) -> None:
         (-0.0, "0"),
         (1.5, "1.5"),
         (999_999_999_999_999.0, "999999999999999"),
-        (1e15, "1e+15"),
-        (3174012345678900.0, "3.1740123456789e+15"),
+        (3171234567890123.0, "3171234567890123"),
+        (2.0**53, "9.007199254740992e+15"),
         (1e300, "1e+300"),
         (float("nan"), ""),
         (float("inf"), "inf"),
@@ -683,6 +726,25 @@ def test_a_column_that_is_missing(tmp_path: Path) -> None:
 )
 def test_text(cell: Any, expected: str) -> None:
     assert text(cell) == expected
+
+
+# ---------------------------------------------------------------------------------------------------------- images
+
+
+def test_how_images_are_named(tmp_path: Path) -> None:
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    write(photos / "a.jpg", b"\xff\xd8\xff")
+    (photos / "link.jpg").symlink_to("/etc/hostname")
+    names = ["photos\\a.jpg", "..\\a.jpg", "https://example.com/a.jpg", "file:///a.jpg", "photos/link.jpg", "a.jpg"]
+    with Rows(write(tmp_path / "in.csv", "img\n" + "\n".join(names))) as rows:
+        calls = Calls([SearchFace], rows, columns={}, values={}, key=None, images_root=photos)
+        found = [calls.make(row)[0] for row in rows]
+    out = "leads out of the images' folder (--images-root): name a file in it"
+    url = "is a URL: download the image, and name its file"
+    assert [call.img if isinstance(call, SearchFace) else str(call).partition("'img' ")[2] for call in found] == [
+        photos / "a.jpg", out, url, url, out, photos / "a.jpg"
+    ]  # fmt: skip
 
 
 # ---------------------------------------------------------------------------------------------------------- memory

@@ -196,6 +196,11 @@ class Calls:
                 if cell.required:
                     problem = f"{self._at(row, cell)} is empty: fill it in, or take the row out"
                 continue
+            if found == "#UNCALCULATED":
+                problem = (
+                    f"{self._at(row, cell)} is a formula that was never calculated: open and save the file in Excel"
+                )
+                continue
             if cell.kind is not Kind.IMAGE:
                 values[cell.parameter] = found
                 continue
@@ -215,6 +220,10 @@ class Calls:
         """A path, or the text if it is base64."""
         if cell[:5].lower() == "data:" or len(cell) > _LONGEST_PATH:
             return cell
+        if os.sep == "/" and not _is_there(self._folder / cell):
+            if "://" in cell or cell[:5].lower() == "file:":
+                return _Refused("is a URL: download the image, and name its file")
+            cell = cell.replace("\\", "/")  # as Windows writes paths
         path = self._folder / cell
         if _begins_like_an_image(cell):
             if not _is_there(path):
@@ -226,6 +235,7 @@ class Calls:
         return path if self._root is None else self._inside(cell, self._root)
 
     def _inside(self, cell: str, root: Path) -> Path | _Refused:
+        leads_out = False
         for folder in (self._folder, root):
             try:
                 # What is opened later is what was looked at here, whatever links there are.
@@ -233,7 +243,10 @@ class Calls:
             except (OSError, ValueError, RuntimeError):  # a NUL inside; links that go round in a circle
                 continue
             if path.is_relative_to(root):
+                if leads_out and not _is_there(path):
+                    break
                 return path
+            leads_out = leads_out or _is_there(self._folder / cell)
         return _Refused("leads out of the images' folder (--images-root): name a file in it")
 
 

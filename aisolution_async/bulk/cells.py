@@ -12,16 +12,16 @@ import pybase64
 
 from aisolution_async.bulk.source import MISSING
 
-EXACT: Final = 1e15
-"""A float keeps 15 digits whatever they are, and so does a worksheet: of a longer number, some may be lost."""
+EXACT: Final = float(2**53)
+"""Below it a float holds every whole number; from there on, digits may be lost."""
 
 
 def text(cell: Any) -> str:
     """`cell` as the text that a call needs.
 
     Text is itself, and None and MISSING are "". A whole number is its digits, also where the file has it as a float:
-    6281234567890.0 is "6281234567890"; a float of 1e15 or more has lost digits, and keeps its exponent, so that
-    nobody takes it for a number or an id. Dates and times are ISO 8601, true and false as in JSON, bytes are their
+    6281234567890.0 is "6281234567890"; a float of 2**53 (9e15) or more may have lost digits, and keeps its exponent,
+    so that a phone number is refused. Dates and times are ISO 8601, true and false as in JSON, bytes are their
     text in UTF-8 or else base64, lists and objects are JSON.
     """
     if isinstance(cell, str):

@@ -8,7 +8,8 @@ its bytes are in that, and more of them are out of place in UTF-8 than in place.
 bytes further on that do not fit put their row in trouble, and no other.
 
 The first line that is not blank names the columns. Blank lines are no rows, except where there is one column:
-spreadsheets write its empty cells so, and only a blank line at the very end is none.
+spreadsheets write its empty cells so, and only a blank line at the very end is none. Of more columns, rows of empty
+cells at the very end are none either, and last columns that have no name are none where they are empty.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import codecs
 import csv
 import io
 import re
+from array import array
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -91,8 +93,17 @@ class DelimitedReader(Reader):
         self.about = f"{format_.upper()}, {between} between cells, {said.about}"
 
     def __iter__(self) -> Iterator[Row]:
+        # Spreadsheets write rows that were emptied. They are held back by their lines alone: there may be a million.
+        empty = array("q")
         while (found := self._next()) is not None:
-            yield self._row(*found)
+            line, cells = found
+            if len(cells) > 1 and not any(cells) and not self._ended:
+                empty.append(line)
+                continue
+            for number in empty:
+                yield Row(number, [""] * len(self.header))
+            del empty[:]
+            yield self._row(line, cells)
 
     def close(self) -> None:
         self._file.close()
@@ -145,12 +156,23 @@ class DelimitedReader(Reader):
             raise ConfigurationError(f"line {line} of {path!r}: a quote is opened and never closed")
         if any("\0" in name for name in names):
             raise ConfigurationError(f"{path!r} is no CSV: its first line has NUL bytes; {SAVE_AS}")
+        self._written = len(names)
+        while len(names) > 1 and not names[-1].strip():  # spreadsheets write columns that were emptied
+            names = names[:-1]
         check_names(names, f"line {line} of {path!r}")
         return names
 
     def _row(self, line: int, cells: list[str]) -> Row:
         width = len(self.header)
         problem = None
+        if width < len(cells) <= self._written:
+            if any(cell.strip() for cell in cells[width:]):
+                return Row(
+                    line,
+                    cells[:width],
+                    f"line {line}: {surplus(cells[width:])}, in columns that the header does not name",
+                )
+            cells = cells[:width]
         if self._ended:
             problem = "a quote is opened here and never closed: close it, or remove it"
         elif len(cells) != width:

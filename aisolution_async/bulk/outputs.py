@@ -9,6 +9,7 @@ they came.
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
 import json
 import math
@@ -45,6 +46,8 @@ _LINES = (".jsonl", ".ndjson")
 ENDINGS = (*_DELIMITERS, *_LINES, ".parquet")
 """What an output file may end in."""
 
+_LONGEST_SIDE = 65_536
+
 _QUOTED = ";\t\r\n"
 _PARQUET = "Parquet needs pyarrow: pip install 'aisolution-async[cli]'"
 
@@ -61,6 +64,51 @@ class Dialect:
     encoding: str = "utf-8"
     errors: str = "surrogateescape"
     bom: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where a file of problems comes from: the run's `ledger` and `output`, and its `digest` as it was written."""
+
+    ledger: Path
+    output: Path
+    digest: str
+
+
+def origin_of(path: Path) -> Origin | None:
+    """What the file of problems `path` remembers, in PATH.of beside it; None where there is no such file.
+
+    Raises ConfigurationError where there is one that cannot be read: to go without it is to pay twice.
+    """
+    side = _side(path)
+    if not os.path.lexists(side):
+        return None
+    try:
+        with side.open("rb") as file:
+            said = json.loads(file.read(_LONGEST_SIDE))
+        return Origin(path.parent / said["ledger"], path.parent / said["output"], str(said["digest"]))
+    except (OSError, ValueError, TypeError, KeyError):
+        pass
+    raise ConfigurationError(
+        f"{str(side)!r} cannot be read, which says what ledger {str(path)!r} belongs to: "
+        "take it away, and name the ledger"
+    )
+
+
+def _side(path: Path) -> Path:
+    return path.parent / f"{path.name}.of"
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "blake2b").hexdigest()
+
+
+def _from(folder: Path, path: Path) -> str:
+    try:
+        return os.path.relpath(path, folder)
+    except ValueError:  # on another drive
+        return str(path.absolute())
 
 
 class Output:
@@ -99,6 +147,34 @@ class Output:
                 raise ConfigurationError(
                     f"{str(file)!r} exists already and may hold {what}{why}: move it away, or say --overwrite"
                 )
+
+    def check_unchanged(self) -> None:
+        """Raise ConfigurationError if there is a file of problems that is not as the last run wrote it."""
+        if self.streams or not os.path.lexists(self.path):
+            return
+        with suppress(ConfigurationError, OSError):
+            origin = origin_of(self.path)
+            if origin is not None and _digest(self.path) == origin.digest:
+                return
+        raise ConfigurationError(
+            f"{str(self.path)!r} was changed since it was written, or is no file of an earlier run: move it away, "
+            "or say --overwrite"
+        )
+
+    def remember(self, ledger: Path | None, output: Path) -> None:
+        """Note beside the finished file what run it comes from, if that has a ledger. Raises UnwrittenError."""
+        if self.streams:
+            return
+        side = _side(self.path)
+        try:
+            if ledger is None:
+                side.unlink(missing_ok=True)
+                return
+            folder = self.path.parent
+            said = {"ledger": _from(folder, ledger), "output": _from(folder, output), "digest": _digest(self.path)}
+            side.write_text(f"{json.dumps(said)}\n", encoding="utf-8")
+        except OSError as exc:
+            raise UnwrittenError(_reason(exc), []) from None
 
     def open(self, names: Sequence[str], *, replace: bool, types: Sequence[Any] | None = None) -> None:
         """Make the file, with a header where its format has one; `replace` what is there, but no living run's.
@@ -451,36 +527,36 @@ def _unicode(found: str) -> str:
 
 
 class Rescue:
-    """Where rows go that the output cannot take: a private file in the temporary folder, else stderr."""
+    """Where rows go that the output cannot take: a private file beside it or in the temporary folder, else stderr."""
 
-    def __init__(self) -> None:
+    def __init__(self, output: Path | None = None) -> None:
         self.rows = 0
         self.places: list[str] = []
         """Where rows were put."""
-        self._file: _Appender | None = None
-        with suppress(OSError):
-            number, name = tempfile.mkstemp(prefix="aisolution-rescued-", suffix=".jsonl")
-            self._file = _Appender(number)
-            self._name = name
+        self._files: list[tuple[str, _Appender]] = []
+        for folder in (*(() if output is None else (output.absolute().parent,)), None):
+            prefix = "aisolution-rescued-" if folder is None or output is None else f"{output.name}.rescued-"
+            with suppress(OSError):
+                number, name = tempfile.mkstemp(prefix=prefix, suffix=".jsonl", dir=folder)
+                self._files.append((name, _Appender(number)))
 
     def write(self, line: bytes) -> None:
         """Keep a row."""
         self.rows += 1
-        try:
-            if self._file is None:
-                raise OSError
-            self._file.append(line)
-            self._note(self._name)
-        except OSError:
-            sys.stderr.write(line.decode())
-            self._note("stderr")
+        for name, file in self._files:
+            with suppress(OSError):
+                file.append(line)
+                self._note(name)
+                return
+        sys.stderr.write(line.decode())
+        self._note("stderr")
 
     def close(self) -> None:
-        """Close the file; no empty one stays."""
-        if self._file is not None:
-            self._file.close()
-            if self._name not in self.places:
-                Path(self._name).unlink(missing_ok=True)
+        """Close the files; no empty one stays."""
+        for name, file in self._files:
+            file.close()
+            if name not in self.places:
+                Path(name).unlink(missing_ok=True)
 
     def _note(self, place: str) -> None:
         if place not in self.places:

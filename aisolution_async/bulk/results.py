@@ -27,10 +27,10 @@ from typing import Annotated, Any, get_args, get_origin
 
 from pydantic import BaseModel
 
-from aisolution_async.api import Call, Reply
+from aisolution_async.api import Call, Endpoint, Reply
 from aisolution_async.batch import Outcome
-from aisolution_async.charges import overall
-from aisolution_async.errors import OutcomeUnknownError
+from aisolution_async.charges import Charge, overall
+from aisolution_async.errors import OutcomeUnknownError, UnknownStatusError
 
 SECRET_FIELDS = frozenset({"group_id"})
 """Fields of replies that are never written or shown unasked."""
@@ -40,6 +40,8 @@ SECRET_FIELDS = frozenset({"group_id"})
 _UNSEEN = r"[\s\x00-\x20\x7f\xad\u200b-\u200f\u202a-\u202e\u2060-\u2064\ufeff]*"
 _FORMULA = re.compile(_UNSEEN + r"[=+\-@\uff1d\uff0b\uff0d\uff20]|[\t\r\n]")
 _NUMBER = re.compile(r"[+-]?[0-9]+([.,][0-9]+)?([eE][+-]?[0-9]{1,3})?")
+_BUY_AGAIN = "say --retry-unknown 1 to buy it again"
+_ADVICE = "it may have been charged: settle it in the ledger, or say --retry-unknown 1 to send it again"
 _SHARED = re.compile(r"\bitem \d+ asked the same, and that ended so: ")
 
 
@@ -83,7 +85,7 @@ class Results:
             charge = overall((*outcome.attempts, recorded))
             status, attempts = recorded.status, attempts + recorded.number
         values += [charge.value, status, attempts]
-        values += [outcome.error and type(outcome.error).__name__, problem and " ".join(problem.split())]
+        values += [_error_name(outcome), problem and " ".join(problem.split())]
         return [redacted(value, self._redact) for value in values]
 
     def _raw(self, outcome: Outcome) -> str | None:
@@ -105,9 +107,35 @@ def exchanged(first: Outcome, asked: Outcome) -> tuple[Outcome, Outcome]:
     )
 
 
-def problem_of(outcome: Outcome) -> str:
-    """What is wrong with a call that has no answer."""
+def problem_of(outcome: Outcome, endpoint: Endpoint[Any], *, holds: bool) -> str:
+    """What is wrong with a call that has no answer. `holds`: a ledger holds what may have been charged.
+
+    Of such a call it says the same when it is asked and when it is held: its row stays as it was.
+    """
+    error, recorded = outcome.error, outcome.recorded
+    unknown = [attempt for attempt in outcome.attempts if attempt.charge is Charge.UNKNOWN]
+    if holds and _may_be_held(outcome, endpoint):
+        if outcome.answered_by is not None and isinstance(error, OutcomeUnknownError | UnknownStatusError):
+            return f"{endpoint.name}: another row asked the same, which is held: {_ADVICE}"
+        if is_held(outcome) and recorded is not None and recorded.charge is Charge.CHARGED:
+            return f"{endpoint.name}: held: it was charged, as somebody settled, and its answer is lost: {_BUY_AGAIN}"
+        if unknown or (is_held(outcome) and recorded is not None):
+            last = recorded if recorded is not None and not unknown else unknown[-1]
+            reason = f"{last.error}; " if last is not None and last.error else ""
+            return f"{endpoint.name}: {reason}held: {_ADVICE}"
     return _SHARED.sub("another row asked the same, and that ended so: ", str(outcome.error))
+
+
+def _may_be_held(outcome: Outcome, endpoint: Endpoint[Any]) -> bool:
+    """Whether the ledger knows another call to be the same."""
+    return not endpoint.idempotent and (not endpoint.never_charges or outcome.key is not None)
+
+
+def _error_name(outcome: Outcome) -> str | None:
+    recorded = outcome.recorded
+    if is_held(outcome) and recorded is not None and recorded.status not in (None, "OK"):
+        return UnknownStatusError.__name__  # as it was when it was asked
+    return None if outcome.error is None else type(outcome.error).__name__
 
 
 def is_held(outcome: Outcome) -> bool:

@@ -9,26 +9,35 @@ import sys
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AsyncExitStack, closing, suppress
+from contextlib import AsyncExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from decimal import Decimal
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from aisolution_async import clock
 from aisolution_async.api import Call
-from aisolution_async.batch import Batch, Outcome, Progress
+from aisolution_async.batch import Batch, Outcome, Progress, Recheck
 from aisolution_async.bulk.calls import Calls
 from aisolution_async.bulk.kinds import kinds_of
-from aisolution_async.bulk.outputs import STDOUT, Dialect, Output, Rescue, UnwrittenError, as_json
+from aisolution_async.bulk.outputs import STDOUT, Dialect, Output, Rescue, UnwrittenError, as_json, origin_of
 from aisolution_async.bulk.results import Results, exchanged, free_name, is_held, problem_of
 from aisolution_async.bulk.rows import Row, Rows, UnreadableInputError
-from aisolution_async.charges import Charge, Tally
+from aisolution_async.charges import Attempt, Charge, Tally
 from aisolution_async.client import AsyncClient
 from aisolution_async.errors import AISolutionError, ConfigurationError, InputError, NotSentError
 from aisolution_async.ledger import Ledger, LedgerError, State, schema
+from aisolution_async.sender import call_hook
 
 CONCURRENCY = 50
+
+GIVE_UP = 300.0
+"""Seconds for which a vendor that does not answer any more is tried."""
+GIVE_UP_AT_FIRST = 60.0
+"""Seconds for which one that has answered nothing at all is tried."""
+
+_LOOK_EVERY = 1.0
+_T = TypeVar("_T")
 
 
 @dataclass(slots=True)
@@ -38,11 +47,12 @@ class Summary:
     `rows` counts the rows that have a result, `ok` those of which every call was answered (`from_ledger` of them by
     earlier calls, `shared` of them by other rows that ask the same) and `failed` the others; `errors` counts the calls
     that failed, by the error's class. `held` of the failed were not sent because an attempt at the same may have been
-    charged. `unsent` rows were read when the run was stopped, and were neither asked nor written. `output` is the
+    charged. `checking` of the ok are not settled: the vendor is still checking them, or was not available. `unsent`
+    rows were read when the run was stopped, and were neither asked nor written. `output` is the
     finished file ("-" for standard output); where the run did not come to its end, `part` is the file that has the
     rows so far, None if there are none. `problems` is the file of the rows with problems, if there is to be one.
     `rescued` says where rows went that could not be written to the output, or whose answer the ledger could not take.
-    `seconds` is how long it took.
+    `gave_up` is why the vendor was not tried any longer, None where it was not given up. `seconds` is how long it took.
     """
 
     rows: int = 0
@@ -51,6 +61,7 @@ class Summary:
     shared: int = 0
     failed: int = 0
     held: int = 0
+    checking: int = 0
     unsent: int = 0
     errors: Counter[str] = field(default_factory=Counter)
     tally: Tally = field(default_factory=Tally)
@@ -59,6 +70,7 @@ class Summary:
     part: Path | None = None
     problems: Path | None = None
     rescued: list[str] = field(default_factory=list)
+    gave_up: str | None = None
 
     @property
     def complete(self) -> bool:
@@ -128,13 +140,16 @@ class BulkRun:
         max_charges: int | None = None,
         prices: Mapping[str, Decimal] | None = None,
         max_cost: Decimal | None = None,
+        give_up: float = GIVE_UP,
+        recheck: Recheck | None = None,
         on_start: Callable[[str], None] | None = None,
         on_resume: Callable[[int], None] | None = None,
     ) -> None:
         self.summary = Summary()
         self.total: int | None = None
         """How many rows the input has, where that is known without counting them."""
-        self._client = client
+        self._client = client.with_options(on_attempt=self._hear)
+        self._hook = client._options.on_attempt  # noqa: SLF001  # the client has no public way to its options
         self._kinds = calls_of(call)
         self._source = Path(source)
         self._target = Path(output)
@@ -152,6 +167,13 @@ class BulkRun:
         self._reuse_for = reuse_for
         self._retry_unknown = retry_unknown
         self._budget: dict[str, Any] = {"max_charges": max_charges, "prices": prices, "max_cost": max_cost}
+        if isinstance(give_up, bool) or not isinstance(give_up, int | float) or not give_up >= 0:
+            raise ConfigurationError("give_up must be seconds, 0 or more: math.inf to try for ever")
+        self._give_up = give_up
+        self._recheck = recheck
+        self._heard = False  # whether the vendor has said anything at all
+        self._answers = 0  # attempts that were answered
+        self._trouble: str | None = None
         self._on_start = on_start
         self._on_resume = on_resume
         self._entries: dict[int, _Entry] = {}  # rows between the input and the output, by their place
@@ -162,6 +184,8 @@ class BulkRun:
         self._is_full = False  # the output takes no more rows
         self._given_up = threading.Event()
         self._problem: str | None = None
+        self._stale: int | None = None  # the column of the problems that were mended
+        self._kept_apart: Counter[bytes] = Counter()  # rows that the ledger could not take
         self._rescue: Rescue | None = None
         self._calls: Calls
         self._results: list[Results]
@@ -198,6 +222,7 @@ class BulkRun:
                 ordered=self._ordered,
                 retry_unknown=self._retry_unknown,
                 reuse_for=self._reuse_for,
+                recheck=self._recheck,
                 **(self._budget if ledger is None else {"ledger": ledger}),
             )
             self._batch = batch
@@ -216,7 +241,8 @@ class BulkRun:
                 )
                 stack.callback(output.close)
                 if self._problems is not None:
-                    names = [*rows.header, free_name("problem", rows.header)]
+                    header = self._without_stale(rows.header)
+                    names = [*header, free_name("problem", header)]
                     self._problems.open(names, replace=replaces, types=[*types, str])
                     stack.callback(self._problems.close)
                 if ledger is not None and not resumes:
@@ -244,20 +270,34 @@ class BulkRun:
         """How far it is; None before it has begun."""
         return None if self._batch is None else self._batch.progress
 
+    @property
+    def trouble(self) -> str | None:
+        """Why the newest attempt that failed did, in a few words without anything secret; None if none did."""
+        return self._trouble
+
     # --------------------------------------------------------------------------------------------- before it begins
 
     def _name_results(self, rows: Rows) -> None:
         # The client has no public way to take the token out of what a vendor echoes, and files are kept for long.
         redact = self._client._sender.requests.redact  # noqa: SLF001
-        self._names = list(rows.header)
+        if str(self._source) != STDOUT and "problem" in rows.header and origin_of(self._source) is not None:
+            self._stale = rows.header.index("problem")
+        self._names = self._without_stale(rows.header)
         self._results = []
         for call in self._kinds:
             results = Results(call, self._names, redact, several=len(self._kinds) > 1)
             self._results.append(results)
             self._names += results.names
 
+    def _without_stale(self, cells: Sequence[_T]) -> list[_T]:
+        """`cells`, or what else there is for each column, without the old problem of a row that was mended."""
+        return [cell for place, cell in enumerate(cells) if place != self._stale]
+
     async def _types_of(self, rows: Rows) -> list[Any]:
         """The types of the input's columns, where an output has types."""
+        return self._without_stale(await self._types_of_all(rows))
+
+    async def _types_of_all(self, rows: Rows) -> list[Any]:
         outputs = [output for output in (self._output, self._problems) if output is not None]
         if not any(output.as_parquet for output in outputs):
             return [str] * len(rows.header)
@@ -310,9 +350,25 @@ class BulkRun:
             # Such a call does something each time. It is only known to be the same by its key.
             why = ", and without a column of keys all of it would be done again"
         elif resumes:
+            self._check_mended()
             return True
         self._check_free(why)
         return self._overwrite
+
+    def _check_mended(self) -> None:
+        """Raise ConfigurationError where somebody's work, or the results of more than this input, would be lost."""
+        if self._overwrite:
+            return
+        if self._problems is not None:
+            self._problems.check_unchanged()
+        origin = None if str(self._source) == STDOUT else origin_of(self._source)
+        if origin is None or self._output.streams or not self._target.exists():
+            return
+        if self._target.absolute() == origin.output.absolute():
+            raise ConfigurationError(
+                f"{str(self._target)!r} has the results of all rows, and {str(self._source)!r} only those of them that "
+                "had problems: give the output another name, or say --overwrite"
+            )
 
     def _check_free(self, why: str) -> None:
         if not self._overwrite:
@@ -343,8 +399,9 @@ class BulkRun:
             return
         try:
             async with batch:
-                async for outcome in batch:
-                    self._take(outcome)
+                with self._watched(batch):
+                    async for outcome in batch:
+                        self._take(outcome)
         except UnreadableInputError as exc:
             self._problem = str(exc)
             self._stopping = True
@@ -352,6 +409,38 @@ class BulkRun:
             # Answers that came in while the run was being cancelled are paid for too.
             for outcome in batch.unread:
                 self._take(outcome)
+
+    def _hear(self, call: Call[Any], attempt: Attempt) -> None:
+        self._heard = self._heard or attempt.status is not None
+        self._answers += attempt.status not in (None, "RETRY_LATER")
+        if attempt.error is not None:
+            self._trouble = attempt.error
+        if self._hook is not None:
+            call_hook(self._hook, call, attempt)
+
+    @contextmanager
+    def _watched(self, batch: Batch) -> Iterator[None]:
+        """Stop where the vendor does not answer for so long that nobody would wait any longer."""
+        watching = asyncio.create_task(self._watch(batch))
+        try:
+            yield
+        finally:
+            watching.cancel()
+
+    async def _watch(self, batch: Batch) -> None:
+        since, answers = clock.now(), 0
+        while not self._stopping:
+            now = clock.now()
+            if not batch.braked or answers != self._answers:
+                since, answers = now, self._answers
+            patience = self._give_up if self._heard else min(self._give_up, GIVE_UP_AT_FIRST)
+            if batch.braked and now - since >= patience:
+                self.summary.gave_up = self._trouble or "no answer came"
+                self._problem = f"the vendor has not answered for {now - since:.0f} s: {self.summary.gave_up}"
+                self._problem += "; the run was stopped: run it again to go on"
+                self.stop()
+                return
+            await clock.sleep(_LOOK_EVERY)
 
     def _take(self, outcome: Outcome) -> None:
         """Put an outcome to its row, and write the rows that are whole now."""
@@ -409,7 +498,9 @@ class BulkRun:
         summary.ok += not failed
         summary.held += any(map(is_held, failed))
         summary.errors.update(type(outcome.error).__name__ for outcome in failed)
-        if not failed:
+        checking = not failed and not all(o.reply is None or o.reply.is_answer for o in outcomes)
+        summary.checking += checking
+        if not failed and not checking:
             bought = [outcome for outcome in outcomes if outcome.answered_by is None]
             summary.shared += not bought
             summary.from_ledger += bool(bought) and all(outcome.from_ledger for outcome in bought)
@@ -419,7 +510,9 @@ class BulkRun:
             values += results.values(outcome, problem)
         # What is in the output and not in the ledger would be lost when another run begins the output anew.
         if any(attempt.recorded is False for outcome in outcomes for attempt in outcome.attempts):
-            self._keep_apart([as_json(self._names, row.cells, values)])
+            line = as_json(self._names, self._without_stale(row.cells), values)
+            self._keep_apart([line])
+            self._kept_apart[line] += 1
         self._write(row, values)
         if failed and self._problems is not None and not self._is_full:
             self._write_problem(self._problems, row, problems)
@@ -435,15 +528,16 @@ class BulkRun:
         # A problem that was found before there was a call says by itself where.
         if isinstance(outcome.error, InputError) and outcome.call is not None:
             return self._calls.explain(row, number, str(outcome.error))
-        return problem_of(outcome)
+        return problem_of(outcome, self._kinds[number].endpoint, holds=self._ledger is not None)
 
     def _write(self, row: Row, values: list[Any]) -> None:
         """Write it to the output, or keep it apart."""
+        cells = self._without_stale(row.cells)
         if self._is_full:
-            self._keep_apart([as_json(self._names, row.cells, values)])
+            self._keep_the_lost([as_json(self._names, cells, values)])
             return
         try:
-            self._output.write(row.cells, values)
+            self._output.write(cells, values)
         except UnwrittenError as exc:
             self._fail(self._output, exc)
 
@@ -457,7 +551,7 @@ class BulkRun:
         if row.raw is not None:
             said[f"it reads: {row.raw}"] = None
         try:
-            output.write(row.cells, [" ".join("; ".join(said).split())])
+            output.write(self._without_stale(row.cells), [" ".join("; ".join(said).split())])
         except UnwrittenError as exc:
             self._problem = f"the file of problems {str(output.part)!r} cannot be written: {exc.strerror}"
             self._problem += "; the run was stopped"
@@ -468,12 +562,20 @@ class BulkRun:
         name = "standard output" if output.streams else f"the output {str(output.part)!r}"
         self._problem = f"{name} cannot be written: {exc.strerror}; the run was stopped"
         self._is_full = True
-        self._keep_apart(exc.rows)
+        self._keep_the_lost(exc.rows)
         self.stop()
+
+    def _keep_the_lost(self, lines: Sequence[bytes]) -> None:
+        """Keep the rows that the output could not take, those aside that were kept already."""
+        for line in lines:
+            if self._kept_apart[line] > 0:
+                self._kept_apart[line] -= 1
+            else:
+                self._keep_apart([line])
 
     def _keep_apart(self, lines: Sequence[bytes]) -> None:
         if self._rescue is None:
-            self._rescue = Rescue()
+            self._rescue = Rescue(None if self._output.streams else self._target)
         for line in lines:
             self._rescue.write(line)
 
@@ -485,10 +587,12 @@ class BulkRun:
                 continue
             try:
                 file.finish()
+                if file is problems:
+                    file.remember(self._ledger, output.path)
             except UnwrittenError as exc:
                 self._problem = f"the output {str(file.path)!r} cannot be finished: {exc.strerror}"
                 if file is output and exc.rows:
-                    self._keep_apart(exc.rows)
+                    self._keep_the_lost(exc.rows)
             else:
                 if file is output:
                     summary.output = output.path
@@ -500,11 +604,15 @@ class BulkRun:
             summary.problems = place if place.exists() else None
         if summary.output is None and output.rows and not output.streams:
             summary.part = output.part
-        if self._rescue is not None:
-            self._rescue.close()
-            summary.rescued = self._rescue.places
-            if self._problem is not None:
-                self._problem += f", and {self._rescue.rows} rows went to {' and '.join(summary.rescued)}"
+        self._settle_rescue()
+
+    def _settle_rescue(self) -> None:
+        if self._rescue is None:
+            return
+        self._rescue.close()
+        self.summary.rescued = self._rescue.places
+        if self._problem is not None:
+            self._problem += f", and {self._rescue.rows} rows went to {' and '.join(self.summary.rescued)}"
 
 
 async def run_bulk(
@@ -531,6 +639,8 @@ async def run_bulk(
     max_charges: int | None = None,
     prices: Mapping[str, Decimal] | None = None,
     max_cost: Decimal | None = None,
+    give_up: float = GIVE_UP,
+    recheck: Recheck | None = None,
 ) -> Summary:
     """Ask `call` for every row of the file `source`, and write every row, with its results, to `output`.
 
@@ -558,7 +668,13 @@ async def run_bulk(
     `ledger` is the path of a ledger for this run. Where it is there already, the run goes on from it: what it
     answers is not asked again, and the output is begun anew, whatever there is of it. `reuse_for`, `retry_unknown`,
     `max_charges`, `prices` and `max_cost` are as for `client.batch`, the limits over all runs with the ledger.
-    Without a ledger, a Parquet file that was killed in the middle cannot be read.
+    Without a ledger, a Parquet file that was killed in the middle cannot be read. The file `problems` remembers its
+    ledger in a small file beside it, `problems` + ".of", and is not replaced unless `overwrite` once somebody
+    changed it.
+
+    A vendor that does not answer is tried for `give_up` seconds (for 60 at most if it has answered nothing yet), and
+    then the run stops as `stop()` stops it. `recheck` asks again for numbers that WhatsApp is still checking: where
+    order is kept, the rows behind such a one wait for it.
 
     Raises ConfigurationError or LedgerError, before anything is sent, for files and columns that cannot be
     used; BulkError when the run has to stop in the middle.
@@ -586,6 +702,8 @@ async def run_bulk(
         max_charges=max_charges,
         prices=prices,
         max_cost=max_cost,
+        give_up=give_up,
+        recheck=recheck,
     )
     return await run.run()
 

@@ -6,9 +6,9 @@ which is not much less, and takes ten times as long.)
 
 The first row that is not empty names the columns. Empty rows are no rows, except between others where there is one
 column: as in CSV. Hidden rows are rows, and of merged cells the first has the value. Numbers are int where they are
-whole and have no more digits than Excel keeps, which is 15, else float; dates and times are what the cell's format
-says, a date if the time is midnight; a formula is what it came to when the workbook was saved, and where that is an
-error, its name as text (in .xlsx); an empty text is None.
+whole and below 2**53, of which a float holds all (Excel keeps 15 digits), else float; dates and times are what the
+cell's format says, a date if the time is midnight; a formula is what it came to when the workbook was saved, and where
+that is an error, its name as text, and UNCALCULATED where it came to nothing yet (in .xlsx); an empty text is None.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import zipfile
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Final
 
 from aisolution_async.bulk.cells import EXACT, text
 from aisolution_async.bulk.source import Reader, Row, check_names, open_bytes, remedy, surplus, what_it_is
@@ -44,6 +44,15 @@ _ERROR_CELL = re.compile(
     rb"(?:(?!</(?:\w+:)?c>).)*?<(?:\w+:)?v>([^<]*)<",
     re.DOTALL,
 )
+
+
+_UNCALCULATED_CELL = re.compile(
+    rb"<(?:\w+:)?c\s(?![^>]*\bt=[\"']str[\"'])[^>]*?\br=[\"']([A-Z]{1,3})([0-9]{1,7})[\"'][^>]*(?<!/)>\s*"
+    rb"<(?:\w+:)?f\b(?:[^>]*/>|[^>]*>[^<]*</(?:\w+:)?f>)\s*"
+    rb"(?:<(?:\w+:)?v\s*/>|<(?:\w+:)?v>\s*</(?:\w+:)?v>)?\s*</(?:\w+:)?c>"
+)
+UNCALCULATED: Final = "#UNCALCULATED"
+"""The cell of a formula that no program has calculated since it was written."""
 
 
 class SheetReader(Reader):
@@ -149,12 +158,20 @@ class SheetReader(Reader):
 
     def _numbered(self) -> Iterator[tuple[int, list[Any]]]:
         errors = self._errors
+        number, width = 0, 0
         for number, values in enumerate(self._sheet.iter_rows(), 1):
+            width = len(values)
             if number in errors:
                 for place, error in errors[number].items():
                     if 0 <= place - self._offset - 1 < len(values):
                         values[place - self._offset - 1] = error
             yield number, values
+        for row in sorted(row for row in errors if row > number):  # behind the last row that has a value
+            values = [""] * width
+            for place, error in errors[row].items():
+                if 0 <= place - self._offset - 1 < width:
+                    values[place - self._offset - 1] = error
+            yield row, values
 
 
 def letters(place: int) -> str:
@@ -219,6 +236,9 @@ def _look_into(path: Path, sheet: str) -> dict[int, dict[int, str]]:
                 if b't="e"' in chunk or b"t='e'" in chunk:
                     for name, row, error in _ERROR_CELL.findall(chunk):
                         errors[int(row)][_place(name)] = html.unescape(error.decode("utf-8", "replace"))
+                if b"<f" in chunk or b":f" in chunk:
+                    for name, row in _UNCALCULATED_CELL.findall(chunk):
+                        errors[int(row)][_place(name)] = UNCALCULATED
             if max(map(_place, columns)) * last_row > _MOST_ROOM:
                 _check_room(path, sheet, archive, part)
     except (zipfile.BadZipFile, zipfile.LargeZipFile, OSError, ValueError, EOFError, NotImplementedError, RuntimeError):

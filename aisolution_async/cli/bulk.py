@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shlex
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -14,10 +15,10 @@ import click
 
 from aisolution_async import clock
 from aisolution_async.api import CALLS, Call, Endpoint, Kind, Parameter
-from aisolution_async.batch import GRACE
+from aisolution_async.batch import GRACE, Recheck
 from aisolution_async.bulk import BulkError, BulkRun, Forecast, Summary, forecast_bulk
-from aisolution_async.bulk.outputs import STDOUT
-from aisolution_async.bulk.runner import CONCURRENCY, count_rows
+from aisolution_async.bulk.outputs import STDOUT, origin_of
+from aisolution_async.bulk.runner import CONCURRENCY, GIVE_UP, count_rows
 from aisolution_async.cli import show
 from aisolution_async.cli.options import (
     HELP,
@@ -30,6 +31,7 @@ from aisolution_async.cli.options import (
     option,
     pairs,
     prices,
+    seconds,
 )
 from aisolution_async.cli.running import (
     EXIT_CODES,
@@ -38,6 +40,7 @@ from aisolution_async.cli.running import (
     Failed,
     connected,
     disconnected,
+    foreseen,
     keep_stdin,
     on_interrupt,
     run,
@@ -47,6 +50,7 @@ from aisolution_async.cli.running import (
 # Kinds of optional parameters that may differ from row to row.
 _BY_COLUMN = (Kind.NUMBER, Kind.COUNTRY, Kind.TEXT)
 _MOST_AT_ONCE = 1000
+_MADE_UP = ".sandbox.ledger"
 _CALLS = {call.endpoint.command: call for call in CALLS}
 
 
@@ -162,6 +166,28 @@ def _options(call: type[Call[Any]]) -> list[click.Parameter]:
             metavar="ENDPOINT=MONEY",
             help=f"What a charge costs: {endpoint.command}=0.05. May be repeated.",
         ),
+        click.Option(
+            ["--give-up", "give_up"],
+            callback=seconds,
+            default=f"{GIVE_UP:.0f}s",
+            show_default=True,
+            metavar="TIME",
+            help="How long to try a vendor that does not answer any more; one that never did, 60s at most.",
+        ),
+        click.Option(
+            ["--recheck/--no-recheck"],
+            default=False,
+            show_default=True,
+            help="Ask again for numbers that are still being checked; in order, the rows behind them wait.",
+        ),
+        click.Option(
+            ["--recheck-for"],
+            callback=seconds,
+            default="10m",
+            show_default=True,
+            metavar="TIME",
+            help="For how long to ask again, with --recheck.",
+        ),
         click.Option(["--overwrite"], is_flag=True, help="Replace results that exist already, even if paid for."),
         click.Option(["--quiet"], is_flag=True, help="Print nothing but errors."),
         click.Option(["--json", "as_json"], is_flag=True, help="Print the summary as one line of JSON on stdout."),
@@ -201,6 +227,9 @@ def _command(call: type[Call[Any]]) -> click.Command:
         any_order: bool,
         defuse: bool,
         problems: Path | None,
+        give_up: float,
+        recheck: bool,
+        recheck_for: float,
         max_charges: int | None,
         max_cost: Decimal | None,
         fit: bool,
@@ -216,7 +245,7 @@ def _command(call: type[Call[Any]]) -> click.Command:
             raise Failed("give either --ledger or --no-ledger", Exit.USAGE)
         if output is None and not dry_run:
             raise Failed("say where the results go: -o results.csv", Exit.USAGE)
-        if as_json and not dry_run and str(output) == STDOUT:
+        if as_json and not dry_run and STDOUT in (str(output), str(problems)):
             raise Failed("--json prints on stdout, where the results go: leave one of them out", Exit.USAGE)
         given = [
             (*name.split("_", 1), chosen.pop(name)) for name in [*chosen] if name.startswith(("column_", "value_"))
@@ -226,7 +255,7 @@ def _command(call: type[Call[Any]]) -> click.Command:
             **chosen,
             "columns": {**{name: value for what, name, value in given if what == "column"}, **columns},
             "values": {**{name: value for what, name, value in given if what == "value"}, **values},
-            "ledger": None if no_ledger else _ledger_of(output, ledger, sandbox=sandbox),
+            "ledger": None if no_ledger else _ledger_of(source, output, ledger, sandbox=sandbox, quiet=quiet),
         }
         if str(source) == STDOUT:
             keep_stdin()
@@ -245,6 +274,8 @@ def _command(call: type[Call[Any]]) -> click.Command:
                 "concurrency": concurrency,
                 "max_charges": max_charges,
                 "max_cost": max_cost,
+                "give_up": give_up,
+                "recheck": Recheck(give_up=recheck_for) if recheck else None,
             }
             job = _Job(calls, source, output, options, of_client)
             code = run(job.run(access, quiet=quiet, as_json=as_json))
@@ -290,18 +321,74 @@ spreadsheet could take for a formula gets an apostrophe in front, unless --no-de
 Ctrl-C stops it, and waits for the answers under way; Ctrl-C again waits only a moment longer. However it was
 ended, run it again to go on: what was answered is in OUTPUT.ledger, is not paid for twice, and is written as if
 the run had never been stopped. A call that may have been charged, and has no answer, is held: it is not sent
-again unless --retry-unknown says so. The ledger holds personal data; see `aisolution ledger`. With -o -, there is
+again unless --retry-unknown says so. Where the vendor does not answer any more, the run ends (--give-up), to be gone
+on with later. A number that is still being checked is told at the end: run it again later, or say --recheck.
+
+The file of --errors is to be mended and is then an INPUT: it remembers its ledger (FILE.of, beside it), so that
+nothing is paid for twice. The ledger holds personal data; see `aisolution ledger`. With -o -, there is
 a ledger only where --ledger names one.
 """
 
 
-def _ledger_of(output: Path | None, chosen: Path | None, *, sandbox: bool) -> Path | None:
+def _ledger_of(source: Path, output: Path | None, chosen: Path | None, *, sandbox: bool, quiet: bool) -> Path | None:
     """Where the ledger is. Answers that are made up must never be taken for the vendor's."""
-    if sandbox and chosen is not None:
-        raise Failed("--sandbox has a ledger of its own: leave --ledger out", Exit.USAGE)
-    if chosen is not None or output is None or str(output) == STDOUT:
+    if sandbox and chosen is not None and not chosen.name.endswith(_MADE_UP):
+        raise Failed(f"--sandbox has a ledger of its own: leave --ledger out, or name one in {_MADE_UP}", Exit.USAGE)
+    if chosen is not None:
         return chosen
-    return output.with_name(f"{output.name}{'.sandbox' if sandbox else ''}.ledger")
+    with foreseen():
+        origin = None if str(source) == STDOUT else origin_of(source)
+    if origin is not None and origin.ledger.name.endswith(_MADE_UP) is sandbox:
+        shown = f"{str(source)!r} has the rows with problems of {str(origin.output)!r}, whose ledger"
+        if not origin.ledger.exists():
+            raise Failed(f"{shown} {str(origin.ledger)!r} is not there: name it with --ledger", Exit.USAGE)
+        if not quiet:
+            show.say(f"{shown} is used: {origin.ledger}")
+        return origin.ledger
+    if output is None or str(output) == STDOUT:
+        return None
+    return output.with_name(f"{output.name}{_MADE_UP if sandbox else '.ledger'}")
+
+
+# What is of one run alone, and not of the one that goes on with the rows that were mended.
+_OF_ONE_RUN = (
+    *("source", "output", "problems", "ledger", "no_ledger", "dry_run", "overwrite", "quiet", "as_json"),
+    *("retry_unknown", "reuse_for"),
+)
+_OF_THE_FILE = ("sheet", "delimiter", "encoding")
+
+
+def _command_to_mend(done: Summary, source: Path, output: Path, ledger: Path | None) -> str | None:
+    """The command that asks the rows of the file of problems once they are mended, and pays for nothing twice."""
+    context, mend = click.get_current_context(silent=True), done.problems
+    if context is None or mend is None or ledger is None or not done.complete or not done.failed:
+        return None
+    if STDOUT in (str(mend), str(output)):
+        return None
+    words = [*context.command_path.split(), str(mend)]
+    words += ["-o", str(output.with_name(f"{output.stem}-mended{output.suffix}")), "--ledger", str(ledger)]
+    leave_out = _OF_ONE_RUN if mend.suffix.lower() == source.suffix.lower() else _OF_ONE_RUN + _OF_THE_FILE
+    for param in context.command.params:
+        name = str(param.name)
+        given = context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE
+        if isinstance(param, click.Option) and given and name not in leave_out:
+            words += _words_of(param, context.params[name])
+    return shlex.join(words)
+
+
+def _words_of(param: click.Option, value: Any) -> list[str]:
+    """An option as it is typed."""
+    if param.is_flag:
+        return [(param.opts if value else param.secondary_opts or param.opts)[0]]
+    if isinstance(value, Mapping):
+        value = [f"{name}={held}" for name, held in value.items()]
+    if isinstance(value, float):
+        value = f"{value:g}s"
+    if param.name in ("base_url", "value_callback"):
+        value = "…"  # it may hold a password
+    return [
+        word for each in (value if isinstance(value, list | tuple) else [value]) for word in (param.opts[0], str(each))
+    ]
 
 
 async def _forecast(
@@ -350,7 +437,7 @@ class _Job:
             try:
                 await self._run(access, quiet=quiet)
             except BulkError as exc:
-                failed = Failed(str(exc), Exit.PROBLEMS)
+                failed = Failed(str(exc), Exit.PROBLEMS if exc.summary.gave_up is None else Exit.UNREACHABLE)
                 if str(self._output) == STDOUT:
                     unwritable(OSError())
             except asyncio.CancelledError:  # Ctrl-C where signals cannot be handled
@@ -419,6 +506,9 @@ class _Job:
             if access.sandbox:
                 show.say("against the sandbox: the answers are made up, and nothing was really charged")
             show.summary(done, ledger, prices)
+            if command := _command_to_mend(done, self._source, self._output, ledger):
+                show.say(f"once {done.problems} is mended, this asks its rows, and pays for nothing twice:")
+                show.say(f"  {command}")
         return done
 
 
@@ -428,7 +518,7 @@ def _say_resumed(answers: int) -> None:
 
 def _exit_code(done: Summary) -> Exit:
     if not done.failed:
-        return Exit.OK
+        return Exit.PROBLEMS if done.checking else Exit.OK
     if done.over_budget:
         return Exit.BUDGET
     unreachable = "NotSentError" in done.errors and not done.ok and done.errors.keys() <= {"InputError", "NotSentError"}
@@ -455,7 +545,7 @@ def _followed(
             if bulk.total is None and counting is None:
                 counting = asyncio.create_task(asyncio.to_thread(count_rows, source, given_up, **reading))
             counted = counting.result() if counting is not None and counting.done() else None
-            display.update(progress, counted if bulk.total is None else bulk.total)
+            display.update(progress, counted if bulk.total is None else bulk.total, bulk.trouble)
 
     with display:
         following = asyncio.create_task(follow())

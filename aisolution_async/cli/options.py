@@ -96,6 +96,15 @@ def duration(ctx: click.Context, param: click.Parameter, text: str | None) -> fl
     return float(int(found[1]) * _SECONDS[found[2]])
 
 
+def seconds(ctx: click.Context, param: click.Parameter, text: str) -> float:
+    """A time in seconds, which may be a bare number."""
+    if re.fullmatch(r"\d{1,7}(\.\d{1,3})?s?", text.strip()):
+        return float(text.strip().removesuffix("s"))
+    found = duration(ctx, param, text)
+    assert found is not None
+    return found
+
+
 def pairs(ctx: click.Context, param: click.Parameter, texts: Sequence[str]) -> dict[str, str]:  # noqa: ARG001  # click's
     """What is given as NAME=VALUE."""
     found = {}

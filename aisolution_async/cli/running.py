@@ -51,9 +51,9 @@ class Exit(IntEnum):
 EXIT_CODES = """\b
 Exit codes:
   0    everything was answered
-  1    some rows (or the one call) have problems, or the run could not go on
+  1    some rows (or the one call) have problems or are still being checked, or the run could not go on
   2    usage, configuration or an unusable ledger: nothing was sent
-  3    nothing could be sent: the vendor could not be reached
+  3    the vendor could not be reached, or did not answer any more
   4    the budget was used up before all rows were asked
   130  interrupted
 """

@@ -161,8 +161,8 @@ class Display(Protocol):
         self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
     ) -> None: ...
 
-    def update(self, progress: Progress, total: int | None) -> None:
-        """Show `progress`; `total` is the number of rows, if it is known."""
+    def update(self, progress: Progress, total: int | None, trouble: str | None = None) -> None:
+        """Show `progress`; `total` is the number of rows, if it is known, `trouble` why an attempt failed last."""
 
 
 class Lines:
@@ -181,10 +181,10 @@ class Lines:
     ) -> None:
         """Nothing is open."""
 
-    def update(self, progress: Progress, total: int | None) -> None:
+    def update(self, progress: Progress, total: int | None, trouble: str | None = None) -> None:
         """Say it."""
         of = "" if total is None else f" of {total:,}"
-        numbers = [*_pace(progress, total, self._each), *_state(progress)]
+        numbers = [*_pace(progress, total, self._each, trouble), *_state(progress)]
         spent = [money(progress.tally).plain, *_spent(progress.tally, self._prices)]
         say(f"{progress.done // self._each:,}{of} rows · {' · '.join([*numbers, *spent])}")
 
@@ -207,7 +207,7 @@ class Bar:
     ) -> None:
         self._live.stop()
 
-    def update(self, progress: Progress, total: int | None) -> None:
+    def update(self, progress: Progress, total: int | None, trouble: str | None = None) -> None:
         """Redraw it."""
         line = Table.grid(padding=(0, 1))
         rows = progress.done // self._each
@@ -215,7 +215,7 @@ class Bar:
         line.add_row(bar, f"{rows:,} of {'…' if total is None else f'{total:,}'} rows")
         spent = [money(progress.tally), *map(Text, _spent(progress.tally, self._prices))]
         # Short lines: the terminal's own "^C" behind one that fills the width would put all out of place.
-        pace, state = " · ".join(_pace(progress, total, self._each)), " · ".join(_state(progress))
+        pace, state = " · ".join(_pace(progress, total, self._each, trouble)), " · ".join(_state(progress))
         self._live.update(Group(line, pace, state, Text(" · ").join(spent)), refresh=True)
 
 
@@ -225,11 +225,12 @@ def display(prices: Mapping[str, Decimal] | None = None, each: int = 1) -> Displ
     return Bar(console, prices, each) if console.is_terminal else Lines(prices, each)
 
 
-def _pace(progress: Progress, total: int | None, each: int) -> list[str]:
+def _pace(progress: Progress, total: int | None, each: int, trouble: str | None) -> list[str]:
     rate = progress.rate / each
     shown = [f"{rate:,.0f} rows/s"]
     if progress.braked:
-        shown = ["the vendor does not answer: trying now and then"]
+        cause = f" ({clean(trouble)})" if trouble else ""
+        shown = [f"the vendor does not answer{cause}: trying now and then"]
     elif total is not None and rate:
         shown.append(f"{clock(max(0, total - progress.done / each) / rate)} left")
     return shown
@@ -263,7 +264,7 @@ def summary(done: Summary, ledger: Path | None, prices: Mapping[str, Decimal] | 
     rate = f", {done.rows / done.seconds:,.0f} rows/s" if done.seconds and done.rows else ""
     rows: list[tuple[str, object]] = [
         ("rows", f"{done.rows:,}" if done.rows or not done.complete else "0: the input has a header and nothing else"),
-        ("answered", f"{done.ok:,}{_sources(done)}"),
+        ("answered", f"{done.ok - done.checking:,}{_sources(done)}"),
         ("with problems", _counted(done)),
         ("attempts", money(done.tally)),
     ]
@@ -271,6 +272,8 @@ def summary(done: Summary, ledger: Path | None, prices: Mapping[str, Decimal] | 
     if len(done.tally.by_endpoint) > 1:
         rows += [(f"  {name}", _counts(counts)) for name, counts in done.tally.by_endpoint.items()]
     rows.append(("time", clock(done.seconds) + rate))
+    if done.checking:
+        rows.append(("still checking", f"{done.checking:,}: still being checked, or not available: run it again"))
     if done.held:
         rows.append(("held", f"{done.held:,}: may have been charged before: settle them, or say --retry-unknown 1"))
     if done.over_budget:
@@ -343,6 +346,7 @@ def as_json(done: Summary, ledger: Path | None, prices: Mapping[str, Decimal] | 
         "shared": done.shared,
         "failed": done.failed,
         "held": done.held,
+        "checking": done.checking,
         "over_budget": done.over_budget,
         "unsent": done.unsent,
         "errors": dict(done.errors),
@@ -359,6 +363,7 @@ def as_json(done: Summary, ledger: Path | None, prices: Mapping[str, Decimal] | 
         "part": None if done.part is None else str(done.part),
         "problems": None if done.problems is None else str(done.problems),
         "rescued": done.rescued,
+        "gave_up": done.gave_up,
         "ledger": None if ledger is None else str(ledger),
     }
 
@@ -366,7 +371,11 @@ def as_json(done: Summary, ledger: Path | None, prices: Mapping[str, Decimal] | 
 def _sources(done: Summary) -> str:
     counts = {"from the ledger": done.from_ledger, "like another row": done.shared}
     others = [f"{count:,} {name}" for name, count in counts.items() if count]
-    return f": {', '.join([f'{done.ok - done.from_ledger - done.shared:,} now', *others])}" if others else ""
+    return (
+        f": {', '.join([f'{done.ok - done.checking - done.from_ledger - done.shared:,} now', *others])}"
+        if others
+        else ""
+    )
 
 
 def _counted(done: Summary) -> Text:

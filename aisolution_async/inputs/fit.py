@@ -20,6 +20,7 @@ import subprocess
 import sys
 import threading
 import warnings
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Self
@@ -199,6 +200,8 @@ def _check_whole(data: bytes, image: ImageFile | None, name: str) -> None:
         whole = data.rfind(b"\xff\xd9") > _jpeg_scan(data) > 0
     elif data.startswith(b"\x89PNG"):
         whole = data.rfind(b"IEND") > 0
+        if whole and not _png_is_sound(data):
+            raise InputError(f"{name} is damaged: send the file anew")
     elif image is not None:
         image.load()
     if not whole:
@@ -220,6 +223,19 @@ def _jpeg_scan(data: bytes) -> int:
             continue
         at += 2 + max(int.from_bytes(data[at + 2 : at + 4], "big"), 2)
     return -1
+
+
+def _png_is_sound(data: bytes) -> bool:
+    """Whether every chunk, up to the last, has the checksum that is written behind it."""
+    at, view = 8, memoryview(data)
+    while at + 12 <= len(data):
+        end = at + 8 + int.from_bytes(view[at : at + 4], "big")
+        if zlib.crc32(view[at + 4 : end]) != int.from_bytes(view[end : end + 4], "big"):
+            return False
+        if data[at + 4 : at + 8] == b"IEND":
+            return True
+        at = end + 4
+    return False
 
 
 def _plain(image: Image) -> Image:
