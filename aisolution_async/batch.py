@@ -31,7 +31,7 @@ from aisolution_async.api import Call, Reply, WhatsAppProfile, WhatsAppState
 from aisolution_async.charges import Attempt, Charge, Tally, overall
 from aisolution_async.errors import AISolutionError, ConfigurationError, InputError, Key, OutcomeUnknownError
 from aisolution_async.inbox import Inbox
-from aisolution_async.ledger.store import Ask, Stored
+from aisolution_async.ledger.store import Ask, Busy, Stored
 from aisolution_async.limits import Adaptive, AdaptiveLimit, Brake, Rate, RetryBudget, Signal
 from aisolution_async.sender import Journal, Options, Sender, Work, call_hook
 
@@ -234,7 +234,7 @@ class Batch:
         self._ready = 0  # calls in the lanes
         self._brake = Brake()
         self._budget: RetryBudget
-        self._timers: dict[_Task, asyncio.TimerHandle] = {}  # of calls that wait for their next attempt
+        self._timers: dict[_Task, asyncio.TimerHandle | asyncio.Task[None]] = {}  # of calls that wait for their turn
         self._alarm: asyncio.TimerHandle | None = None  # for when the earliest limit allows something
         self._alarm_at = 0.0
         self._looked_up: list[tuple[_Task, Ask]] = []  # calls whose answer the ledger may have
@@ -519,7 +519,7 @@ class Batch:
             asked, self._looked_up = self._looked_up, []
             found: list[Stored | None] = []
             try:
-                found = await journal.store.find([ask for _, ask in asked])
+                found = await journal.find([ask for _, ask in asked])
             except AISolutionError:
                 pass  # each of them is told when it asks for leave
             finally:
@@ -660,18 +660,20 @@ class Batch:
         work = task.work
         lane = self._lane(task)
         started = clock.now()
-        wait: float | None = None
+        wait: float | Busy | None = None
         leads = True
         try:
             leads = not self._dedupe or work.call.endpoint.never_charges or await self._is_first(task)
             if leads and work.error is None and work.reply is None:
                 wait = await work.attempt()
         except AISolutionError as exc:  # the client was closed, or belongs to another loop
-            work.error = exc.with_traceback(None)
+            if work.reply is None:
+                work.error = exc.with_traceback(None)
         except Exception as exc:  # one call must not take the others down
             told = {"endpoint": work.call.endpoint.name, "error": type(exc).__name__, "place": _place_of(exc)}
             _log.error("%(endpoint)s: an attempt failed in an unforeseen way: %(error)s in %(place)s", told, extra=told)
-            work.conclude(f"{type(exc).__name__} in the client")
+            if work.reply is None:
+                work.conclude(f"{type(exc).__name__} in the client")
         except asyncio.CancelledError:
             if work.error is None and work.reply is None:
                 work.conclude("the batch was cancelled before it was sent")
@@ -711,7 +713,7 @@ class Batch:
         lane.places -= 1
         self._sender.gate.leave()
 
-    def _follow_up(self, task: _Task, wait: float | None) -> None:
+    def _follow_up(self, task: _Task, wait: float | Busy | None) -> None:
         work = task.work
         if wait is None and not self._stopping:
             wait = self._wait_to_recheck(task)
@@ -721,9 +723,16 @@ class Batch:
                 self._let_read()
         if wait is None or self._stopping:
             self._put_away(task)
+        elif isinstance(wait, Busy):
+            self._timers[task] = asyncio.create_task(self._wait_for(task, wait))
         else:
             self._timers[task] = asyncio.get_running_loop().call_later(wait, self._due, task)
         work.signal = None
+
+    async def _wait_for(self, task: _Task, busy: Busy) -> None:
+        """The same call is under way elsewhere: look again when it has ended."""
+        await task.work.wait_for(busy)
+        self._due(task)
 
     def _due(self, task: _Task) -> None:
         del self._timers[task]

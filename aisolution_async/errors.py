@@ -141,8 +141,9 @@ class OutcomeUnknownError(AISolutionError):
     """Bytes left, and no answer came that can be used: it may have been charged.
 
     Whatever did come is kept: `status` and `message` of an OK whose message does not fit the contract,
-    `http_status` and `body` (bytes) of an answer that was no envelope at all. `recorded` is the attempt, of an earlier
-    call, for which nothing was sent now; None where an attempt was made.
+    `http_status` and `body` (bytes) of an answer that was no envelope at all. `recorded` is the attempt of another call
+    for which nothing was sent; None where the call's own attempt is the unknown one. `holds` is how many attempts hold
+    the question as far as the call knows: `retry_unknown` has to allow as many.
     """
 
     def __init__(
@@ -154,6 +155,7 @@ class OutcomeUnknownError(AISolutionError):
         http_status: int | None = None,
         body: bytes | None = None,
         recorded: Attempt | None = None,
+        holds: int = 1,
         **common: Any,
     ) -> None:
         super().__init__(text, **common)
@@ -162,6 +164,7 @@ class OutcomeUnknownError(AISolutionError):
         self.http_status = http_status
         self.body = body
         self.recorded = recorded
+        self.holds = holds
 
 
 # Words a person would write, and codes in capitals. A token, a group id, a number or base64 is none of these.

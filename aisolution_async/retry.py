@@ -47,16 +47,17 @@ class Retry:
         for longest in growing:
             yield backoff.full_jitter(longest)
 
-    def allows(self, endpoint: Endpoint[Any], attempts: Sequence[Attempt], *, repeatable: bool) -> bool:
-        """Whether the money rule lets the last of `attempts` be followed by another.
+    def allows(self, endpoint: Endpoint[Any], attempts: Sequence[Attempt], *, since: int = 0, repeatable: bool) -> bool:
+        """Whether the money rule lets the last of a call's `attempts` be followed by another.
 
-        FREE: where it may pass (`repeatable`). UNKNOWN: on an idempotent endpoint, or as often as `unknown`
-        says. CHARGED: never.
+        FREE: where it may pass (`repeatable`), as often as `max_retries` says in this round of asking, which began with
+        attempt `since`. UNKNOWN: as often as `unknown` says, over all of them, or on an idempotent endpoint. CHARGED:
+        never.
         """
         last = attempts[-1].charge
-        alike = sum(attempt.charge is last for attempt in attempts)
         if last is Charge.FREE:
-            return repeatable and alike <= self.max_retries
+            return repeatable and sum(attempt.charge is last for attempt in attempts[since:]) <= self.max_retries
         if last is Charge.UNKNOWN:
-            return alike <= (max(self.max_retries, self.unknown) if endpoint.idempotent else self.unknown)
+            most = max(self.max_retries, self.unknown) if endpoint.idempotent else self.unknown
+            return sum(attempt.charge is last for attempt in attempts) <= most
         return False

@@ -9,11 +9,11 @@ import functools
 import json
 import logging
 import math
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from hashlib import blake2b, sha256
-from typing import Any, Generic, cast
+from typing import Any, Generic, ParamSpec, TypeVar, cast
 
 import anyio.to_thread
 import httpx
@@ -27,12 +27,13 @@ from aisolution_async.errors import (
     BudgetExhaustedError,
     ConfigurationError,
     InputError,
+    Key,
     NotSentError,
     OutcomeUnknownError,
     RetryLaterError,
     quotable,
 )
-from aisolution_async.inbox import Inbox, digits_of, place, result_of
+from aisolution_async.inbox import Inbox, digits_of, result_of
 from aisolution_async.inputs import images, numbers, texts
 from aisolution_async.inputs.fit import LARGEST_FILE, TARGET, Fitter, fit
 from aisolution_async.ledger.store import (
@@ -47,6 +48,7 @@ from aisolution_async.ledger.store import (
     Started,
     Store,
     Stored,
+    Verdict,
 )
 from aisolution_async.limits import Budget, Gate, Rate, Signal
 from aisolution_async.retry import Retry
@@ -56,6 +58,9 @@ from aisolution_async.wire.request import Requests
 from aisolution_async.wire.transport import Flight, Headers, PoolTransport
 
 _log = logging.getLogger(__name__)
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 # Images smaller than this in all are encoded at once: a hop to a thread, or turns, would cost more.
 _AT_ONCE = 128 * 1024
@@ -96,16 +101,40 @@ class Options:
         return self.rules.get(endpoint.name, endpoint.charges)
 
 
+def _problem_of(exc: BaseException) -> str:
+    """What a store's exception is to a call: the text of a LedgerError, or nothing if it is to be raised as it is."""
+    if isinstance(exc, asyncio.CancelledError):
+        task = asyncio.current_task()
+        # Within the store something else was cancelled, and not this call.
+        return "" if task is None or task.cancelling() else "the ledger failed: what it waited for was cancelled"
+    if isinstance(exc, AISolutionError) or not isinstance(exc, Exception):
+        return ""
+    return f"the ledger failed: {type(exc).__name__}"  # not its text, which may quote what the store was given
+
+
+def _translated(method: Callable[P, Awaitable[T]]) -> Callable[P, Awaitable[T]]:
+    @functools.wraps(method)
+    async def bounded(*args: P.args, **kwargs: P.kwargs) -> T:
+        try:
+            return await method(*args, **kwargs)
+        except BaseException as exc:
+            if not (problem := _problem_of(exc)):
+                raise
+        raise LedgerError(problem)  # here, so that what the store raised is not its context
+
+    return bounded
+
+
 class Journal:
-    """A ledger as a client or a batch uses it.
+    """A ledger as a client or a batch uses it, and the boundary where whatever it raises becomes a LedgerError.
 
     One given by path is opened with the first use and closed by whoever was given the path; one given as an
     object is its owner's to open and close. `reuse_for` is how old an answer may be, in seconds.
     """
 
     def __init__(self, store: Store, *, owned: bool, reuse_for: float | None) -> None:
-        self.store = store
         self.reuse_for = reuse_for
+        self._store = store
         self._owned = owned
         self._opening: asyncio.Task[None] | None = None
 
@@ -113,7 +142,7 @@ class Journal:
         """Make sure that it is open. Raises LedgerError."""
         if self._owned:
             if self._opening is None:
-                self._opening = asyncio.create_task(self.store.open())
+                self._opening = asyncio.create_task(self._store.open())
             if not self._opening.done():
                 await asyncio.wait({self._opening})
             if (problem := self._opening.exception()) is not None:
@@ -123,7 +152,46 @@ class Journal:
         """Close it, if it was opened here."""
         if self._opening is not None:
             await asyncio.wait({self._opening})
-            await self.store.aclose()
+            await self._store.aclose()
+
+    def identity(self, endpoint: str, payload: Iterable[tuple[str, str | bytes]], key: Key = None) -> bytes:
+        """See `Store.identity`."""
+        try:
+            return self._store.identity(endpoint, payload, key)
+        except Exception as exc:  # a store is anybody's code
+            if not (problem := _problem_of(exc)):
+                raise
+        raise LedgerError(problem)
+
+    def place(self, digits: str) -> bytes:
+        """What the ledger knows the number's callback by."""
+        return self.identity("callback", [("number", digits)])
+
+    @_translated
+    async def begin(self, ask: Ask) -> Verdict:
+        """See `Store.begin`."""
+        verdict = await self._store.begin(ask)
+        if not isinstance(verdict, Verdict):
+            raise LedgerError(f"the ledger failed: it answered with a {type(verdict).__name__}, which is no verdict")
+        return verdict
+
+    @_translated
+    async def end(self, started: Started, result: Result) -> None:
+        """See `Store.end`."""
+        await self._store.end(started, result)
+
+    @_translated
+    async def deliver(self, callbacks: Sequence[bytes], result: Result) -> bool:
+        """See `Store.deliver`."""
+        return await self._store.deliver(callbacks, result)
+
+    @_translated
+    async def find(self, asks: Sequence[Ask]) -> list[Stored | None]:
+        """See `Store.find`."""
+        found = await self._store.find(asks)
+        if len(found) != len(asks):
+            raise LedgerError(f"the ledger failed: it answered {len(found)} of {len(asks)} questions")
+        return found
 
 
 class Sender:
@@ -298,7 +366,7 @@ class Work(Generic[R]):
     async def finish(self) -> None:
         """Make attempts until the call is over, as a call by itself: past the batches, in the client's pace."""
         while True:
-            wait = None
+            wait: float | Busy | None = None
             if await self._enter():
                 try:
                     wait = await self.attempt()
@@ -306,7 +374,21 @@ class Work(Generic[R]):
                     self._sender.gate.leave()
             if wait is None:
                 return
-            await clock.sleep(wait)
+            if isinstance(wait, Busy):
+                await self.wait_for(wait)
+            else:
+                await clock.sleep(wait)
+
+    async def wait_for(self, busy: Busy) -> None:
+        """Wait until the same call, under way elsewhere, is worth another look, or until the deadline."""
+        start = clock.now()
+        left = math.inf if self._options.deadline is None else self._options.deadline - self._spent
+        with anyio.move_on_after(left):
+            try:
+                await busy.wait()
+            except Exception:  # a store is anybody's code; the next look tells what is wrong
+                await clock.sleep(POLL)
+        self._spent += clock.now() - start
 
     async def _enter(self) -> bool:
         """Take a place for an attempt; False if none comes free in time, with `error` set."""
@@ -407,8 +489,8 @@ class Work(Generic[R]):
         if journal is None or self.attempts:
             return False
         try:
-            (stored,) = await journal.store.find([self._ask()])
-        except LedgerError:
+            (stored,) = await journal.find([self._ask()])
+        except AISolutionError:
             return False  # to be told when it is asked for leave
         return stored is not None and self.accept(stored)
 
@@ -449,8 +531,8 @@ class Work(Generic[R]):
         self._last = self._waits = None
         self._spent = 0.0
 
-    async def attempt(self) -> float | None:
-        """Make one attempt. None when the call is over, else the seconds to wait before the next attempt.
+    async def attempt(self) -> float | Busy | None:
+        """Make one attempt. None when the call is over, else what to wait for before the next: seconds, or another.
 
         The time spent here and the wait asked for count against the call's deadline; what passes between
         the end of that wait and the next attempt does not. When cancelled, the attempt is counted, and is
@@ -461,7 +543,7 @@ class Work(Generic[R]):
         ends = None if self._options.deadline is None else started + self._options.deadline - self._spent
         wait = await self._attempt(ends)
         if not self.trial:
-            self._spent += clock.now() - started + (wait or 0.0)
+            self._spent += clock.now() - started + (wait if isinstance(wait, float) else 0.0)
         self.trial = False
         return wait
 
@@ -469,7 +551,7 @@ class Work(Generic[R]):
         """Let go of what was read and encoded: somebody else asks the same."""
         self._form = None
 
-    async def _attempt(self, ends: float | None) -> float | None:
+    async def _attempt(self, ends: float | None) -> float | Busy | None:
         self.signal = self.retry_after = None
         journal = self._options.journal
         if not await self.prepare(identify=journal is not None):
@@ -513,8 +595,8 @@ class Work(Generic[R]):
     async def _take_back(self, journal: Journal, started: Started) -> None:
         """The callback came while leave was asked for: nothing need be sent."""
         attempt = Attempt(Charge.FREE, None, None, clock.today(), 0.0, "answered by callback", number=self._next)
-        with contextlib.suppress(LedgerError):
-            await journal.store.end(started, Result(attempt, sent=False))
+        with contextlib.suppress(AISolutionError):
+            await journal.end(started, Result(attempt, sent=False))
 
     def _reserve(self) -> tuple[Budget, ...] | None:
         """Set one charge aside in every budget; None if one has none left, with `error` set."""
@@ -603,14 +685,15 @@ class Work(Generic[R]):
     def _fail(self, failure: _Failure, began: datetime, elapsed: float) -> None:
         self._last = failure
         self.signal = failure.signal
-        charge = Charge.UNKNOWN if failure.left else Charge.FREE
+        # Where the callback came first, the question is answered, and charged once.
+        charge = Charge.UNKNOWN if failure.left and self._called is None else Charge.FREE
         self._count(Attempt(charge, None, None, began, elapsed, failure.text, number=self._next))
 
-    async def _begin(self, journal: Journal, ends: float | None) -> Started | float | None:
-        """Ask the ledger for leave. Else None, with `reply` or `error` set, or seconds after which to ask again."""
+    async def _begin(self, journal: Journal, ends: float | None) -> Started | Busy | None:
+        """Ask the ledger for leave. Else None, with `reply` or `error` set, or what to wait for before asking again."""
         problem = None
         try:
-            verdict = await journal.store.begin(self._ask())
+            verdict = await journal.begin(self._ask(None if ends is None else ends - clock.now()))
         except LedgerError as exc:
             problem = str(exc)
         else:
@@ -624,15 +707,13 @@ class Work(Generic[R]):
             self.error = self._problem(BudgetExhaustedError, f"not sent: {verdict.why}")
         elif isinstance(verdict, Expected):
             self._since, self._awaits = verdict.since, True
-        elif isinstance(verdict, Busy):
-            if ends is None or clock.now() + POLL < ends:
-                return POLL
+        elif isinstance(verdict, Busy) and not (ends is None or clock.now() < ends):
             self.error = self._problem(NotSentError, "not sent: the same call is under way elsewhere")
-        elif isinstance(verdict, Started):
+        elif isinstance(verdict, Started | Busy):
             return verdict
         return None
 
-    def _ask(self) -> Ask:
+    def _ask(self, within: float | None = None) -> Ask:
         call, journal = self.call, self._options.journal
         assert journal is not None
         assert self.identity is not None
@@ -643,27 +724,32 @@ class Work(Generic[R]):
             may_charge=self._may_charge(),
             reusable=not call.endpoint.never_charges or call.key is not None,
             reuse_for=journal.reuse_for,
-            resend_unknown=bool(self.attempts) or self._options.retry.unknown > 0 or call.endpoint.idempotent,
-            callback=None if self._inbox is None else place(journal.store, self._digits),
+            retry_unknown=None if call.endpoint.idempotent else self._options.retry.unknown,
+            within=within,
+            callback=None if self._inbox is None else journal.place(self._digits),
+            patience=0.0 if self._inbox is None else self._inbox.patience,
             overdue=self._overdue,
         )
 
     def _held(self, held: Held) -> AISolutionError:
         attempt, name = held.attempt, self.call.endpoint.name
+        is_own = any(own.charge is Charge.UNKNOWN and own.started_at == attempt.started_at for own in self.attempts)
         when = f"an attempt of {attempt.started_at:%Y-%m-%d %H:%M} UTC"
+        again = f"retry_unknown={held.attempts}"
         if attempt.charge is Charge.CHARGED:
-            text = f"{when} was charged, as somebody settled, and its answer is lost: retry_unknown buys it again"
+            text = f"{when} was charged, as somebody settled, and its answer is lost: {again} buys it again"
         else:
             text = (
                 f"{when} may have been charged, and nobody knows its answer; settle it in the ledger, or send it "
-                "again with retry_unknown"
+                f"again with {again}"
             )
         return OutcomeUnknownError(
-            f"{name}: not sent: {text}",
+            f"{name}: not sent{' again' if is_own else ''}: {text}",
             status=attempt.status,
             message=None if held.reply is None else json.loads(held.reply),
             http_status=attempt.http_status,
-            recorded=attempt,
+            recorded=None if is_own else attempt,
+            holds=held.attempts,
             endpoint=name,
             key=self.call.key,
             attempts=self.attempts,
@@ -681,7 +767,7 @@ class Work(Generic[R]):
         final = self.reply is not None and self.reply.is_answer
         recorded = True
         try:
-            await journal.store.end(
+            await journal.end(
                 started,
                 Result(
                     self.attempts[self._own - 1],
@@ -691,7 +777,7 @@ class Work(Generic[R]):
                     expected=self._awaits,
                 ),
             )
-        except LedgerError as exc:
+        except AISolutionError as exc:
             recorded = False
             name, attempt = self.call.endpoint.name, self.attempts[self._own - 1]
             told = {"endpoint": name, "attempt": attempt.number, "charge": attempt.charge.value}
@@ -739,7 +825,7 @@ class Work(Generic[R]):
         """
         retry, lost = self._options.retry, isinstance(self.error, OutcomeUnknownError)
         self._awaits = False
-        if lost and not retry.allows(self.call.endpoint, self.attempts[self._round :], repeatable=True):
+        if lost and not retry.allows(self.call.endpoint, self.attempts, since=self._round, repeatable=True):
             return False
         self._overdue = True
         self._form = None
@@ -757,8 +843,8 @@ class Work(Generic[R]):
         self._delivering = asyncio.Event()
         try:
             if journal is not None:
-                places = [place(journal.store, digits) for digits in dict.fromkeys((self._digits, *callbacks))]
-                recorded = await journal.store.deliver(places, result)
+                places = [journal.place(digits) for digits in dict.fromkeys((self._digits, *callbacks))]
+                recorded = await journal.deliver(places, result)
             if recorded is not False:  # else it was answered before
                 self._count(dataclasses.replace(result.attempt, recorded=recorded, number=self._next), own=False)
                 self._tell(len(self.attempts))
@@ -801,8 +887,11 @@ class Work(Generic[R]):
             reply = self.reply if isinstance(self.reply, WhatsAppProfile) else None
             error = self.error if isinstance(self.error, OutcomeUnknownError) else None
             self._inbox.forget(self, *(reply, error) if share else ())
-        for budget in self._reserved:  # a callback that comes after the end is no longer this client's to count
-            budget.settle(self.call.endpoint.name, Charge.FREE)
+        if self._reserved:
+            # A callback may come after another answer, and be charged: what is set aside stays so until it is late.
+            late = 0.0 if self._called is not None or self._overdue else self.patience_left
+            release = functools.partial(_release, self._reserved, self.call.endpoint.name)
+            asyncio.get_running_loop().call_later(late, release) if 0 < late < math.inf else release()
         self._reserved, self._awaits = (), False
 
     # ------------------------------------------------------------------------------------------------ the end
@@ -816,15 +905,14 @@ class Work(Generic[R]):
         if isinstance(last, envelope.Answer):
             self.error = last.error(name, key, self.attempts)
             return
-        kind: type[AISolutionError] = NotSentError
         if last is not None:
             text = last.text
         if last is not None and last.left:
-            kind = OutcomeUnknownError
-            text = f"sent, but no usable answer came, and it may have been charged: {text}"
+            text = f"{name}: sent, but no usable answer came, and it may have been charged: {text}"
+            holds = sum(attempt.charge is Charge.UNKNOWN for attempt in self.attempts)
+            self.error = OutcomeUnknownError(text, endpoint=name, key=key, attempts=self.attempts, holds=holds)
         else:
-            text = f"not sent: {text}"
-        self.error = kind(f"{name}: {text}", endpoint=name, key=key, attempts=self.attempts)
+            self.error = NotSentError(f"{name}: not sent: {text}", endpoint=name, key=key, attempts=self.attempts)
 
     def _read(self, response: _Response, began: datetime, elapsed: float) -> envelope.Answer[R]:
         """What was answered, counted; `reply` is set if it is one."""
@@ -915,7 +1003,7 @@ class Work(Generic[R]):
             # What adds or deletes a face does something each time: it is the same only under the same key.
             # A pretended vendor's answers are not the vendor's.
             payload.insert(0, ("vendor", self._sender.requests.vendor))
-            return journal.store.identity(endpoint.name, payload, self.call.key if endpoint.never_charges else None)
+            return journal.identity(endpoint.name, payload, self.call.key if endpoint.never_charges else None)
         digest = blake2b(endpoint.name.encode(), digest_size=16)
         for name, value in payload:
             data = value.encode() if isinstance(value, str) else value
@@ -982,7 +1070,9 @@ class Work(Generic[R]):
         """Seconds to wait before another attempt; None if there may be none, or no time for one."""
         retry = self._options.retry
         forgiven = self.trial and repeatable and self.attempts[-1].charge is Charge.FREE
-        if not forgiven and not retry.allows(self.call.endpoint, self.attempts[self._round :], repeatable=repeatable):
+        if not forgiven and not retry.allows(
+            self.call.endpoint, self.attempts, since=self._round, repeatable=repeatable
+        ):
             return None
         if forgiven:
             self._round = len(self.attempts)
@@ -994,6 +1084,11 @@ class Work(Generic[R]):
             return None
         wait = min(asked, LONGEST_PAUSE) + next(self._waits)
         return wait if wait < left else asked
+
+
+def _release(budgets: tuple[Budget, ...], endpoint: str) -> None:
+    for budget in budgets:
+        budget.settle(endpoint, Charge.FREE)
 
 
 def call_hook(hook: Callable[..., object], *arguments: object) -> None:

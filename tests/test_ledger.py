@@ -261,7 +261,7 @@ async def test_an_ok_that_did_not_fit_comes_back_with_its_message(file: Path) ->
 async def test_what_was_settled_as_charged_is_not_bought_again_unasked(file: Path) -> None:
     vendor = in_turn(httpx.ReadTimeout("lost"), ok_whatsapp())
     async with Ledger(file) as ledger, client_of(vendor, ledger=ledger) as client:
-        for text in ("no answer", "was charged, as somebody settled, and its answer is lost: retry_unknown buys"):
+        for text in ("no answer", "was charged, as somebody settled, and its answer is lost: retry_unknown=1 buys"):
             with pytest.raises(OutcomeUnknownError, match=text):
                 await client.whatsapp_detail(NUMBER, key="A-1")
             await ledger.resolve("A-1", CHARGED)

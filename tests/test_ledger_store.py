@@ -132,7 +132,8 @@ RECOUNT = f"""SELECT endpoint, sum(state = 'intended'), sum(state = 'charged'), 
     sum(state = 'not sent'), sum(state = 'unknown'), sum({AT_STAKE}), sum(CASE WHEN {AT_STAKE} THEN price ELSE 0 END)
     FROM (SELECT endpoint, state, may_charge, price FROM attempts
           UNION ALL SELECT endpoint, 'intended', may_charge, price FROM intents
-          UNION ALL SELECT endpoint, 'intended', 1, price FROM outstanding WHERE reserved)
+          UNION ALL SELECT endpoint, CASE WHEN answered THEN 'unknown' ELSE 'intended' END, 1, price
+          FROM outstanding WHERE reserved)
     GROUP BY endpoint ORDER BY endpoint"""
 
 
@@ -206,6 +207,9 @@ async def test_an_older_answer_serves_after_attempts_without_one(ledger: Ledger)
     await do(ledger, LOST, reuse_for=50)
     assert isinstance(await ledger.begin(ask(ledger)), Stored)
     assert isinstance(await ledger.begin(ask(ledger, reuse_for=50)), Held)
+    # What holds whoever wants a newer answer is seen.
+    assert ledger.summary().held == len(list(ledger.held())) == 1
+    await do(ledger, answered(reply=b'{"new": 1}'), reuse_for=50, retry_unknown=1)
     assert ledger.summary().held == 0
 
 
@@ -230,13 +234,67 @@ async def test_a_call_whose_last_attempt_is_unknown_is_held(ledger: Ledger) -> N
     held = await ledger.begin(ask(ledger))
     assert isinstance(held, Held)
     assert held.attempt == dataclasses.replace(LOST.attempt, recorded=True)
-    # One that never left changes nothing; one that did, does.
-    await do(ledger, UNSENT, resend_unknown=True)
-    assert isinstance(await ledger.begin(ask(ledger)), Held)
-    assert [record.key for record in ledger.held()] == [None]
-    await do(ledger, LATER, resend_unknown=True)
-    assert isinstance(await ledger.begin(ask(ledger)), Started)
+    # Neither one that never left nor one that was free lifts the hold.
+    for result in (UNSENT, LATER, Result(attempt(FREE), reply=b'{"whatsapp": "checking"}')):
+        await do(ledger, result, retry_unknown=1)
+        assert isinstance(await ledger.begin(ask(ledger)), Held)
+        assert [record.key for record in ledger.held()] == [None]
+    await do(ledger, answered(), retry_unknown=1)
     assert list(ledger.held()) == []
+    # It is not settled, though the question is answered.
+    assert [record.state for record in ledger.attempts(unknown_only=True)] == [State.UNKNOWN]
+    assert await ledger.resolve(ask(ledger).identity, CHARGED) == 1
+    assert isinstance(await ledger.begin(ask(ledger, reuse_for=-1.0)), Started)
+
+
+@pytest.mark.parametrize("settled", [*itertools.product([None, CHARGED, FREE], repeat=2)])
+async def test_a_question_is_held_by_each_of_its_attempts(ledger: Ledger, settled: tuple[Charge | None, ...]) -> None:
+    started = [await do(ledger, LOST), await do(ledger, LOST, retry_unknown=1)]
+    held = await ledger.begin(ask(ledger, retry_unknown=1))
+    assert isinstance(held, Held)
+    assert held.attempts == 2
+    for one, charge in zip(started, settled, strict=True):
+        if charge is not None:
+            assert await ledger.resolve(None, charge, attempt=one.id) == 1
+    left = sum(charge is not FREE for charge in settled)
+    assert [record.id for record in ledger.held()] == [
+        one.id for one, charge in zip(started, settled, strict=True) if charge is not FREE
+    ]
+    assert ledger.summary().held == (left > 0)
+    for allowed in range(4):
+        answer = await ledger.begin(ask(ledger, retry_unknown=allowed))
+        if allowed < left:
+            assert isinstance(answer, Held)
+            assert answer.attempts == left
+        else:
+            assert isinstance(answer, Started)
+            assert answer.passes == left
+            await ledger.end(answer, LATER)
+    check(ledger.path)
+
+
+async def test_a_late_answer_lifts_the_hold_of_its_attempt(ledger: Ledger) -> None:
+    first, second = await do(ledger, LOST), await do(ledger, LOST, retry_unknown=1)
+    await ledger.end(second, LATER)
+    held = await ledger.begin(ask(ledger))
+    assert isinstance(held, Held)
+    assert held.attempts == 1
+    await ledger.end(first, answered())
+    assert isinstance(await ledger.begin(ask(ledger)), Stored)
+    assert list(ledger.held()) == []
+    check(ledger.path)
+
+
+async def test_the_hold_of_an_attempt_can_be_lifted(ledger: Ledger) -> None:
+    lost = Result(attempt(UNKNOWN), reply=b'{"number": "1"}')
+    started = await do(ledger, lost)
+    assert isinstance(await ledger.begin(ask(ledger)), Held)
+    await ledger.end(started, dataclasses.replace(lost, holds=False))
+    await do(ledger, dataclasses.replace(LOST, holds=False))
+    assert ledger.summary().held == 0
+    assert [record.state for record in ledger.attempts(unknown_only=True)] == [State.UNKNOWN] * 2
+    await start(ledger)
+    check(ledger.path)
 
 
 async def test_ending_twice_does_no_harm(ledger: Ledger) -> None:
@@ -586,7 +644,7 @@ class Money(RuleBasedStateMachine):
             number,
             endpoint=endpoint,
             may_charge=endpoint != "delface",
-            resend_unknown=resend,
+            retry_unknown=1 if resend else 0,
             reuse_for=reuse,
             callback=self.callback(number) if called_back and endpoint == WHATSAPP else None,
             overdue=called_back == "late",
@@ -687,8 +745,9 @@ async def test_what_a_dead_process_had_under_way_becomes_unknown(path: Path) -> 
     await first.open()
     await start(first, key="A-17")
     await crash(first)
-    assert list(path.parent.glob("*owner*")) == []
+    assert len(list(path.parent.glob("*owner*"))) == 1  # it says to others that the process is dead
     async with Ledger(path, max_charges=1) as ledger:
+        assert len(list(path.parent.glob("*owner*"))) == 1  # its own
         (record,) = ledger.attempts(unknown_only=True)
         assert (record.key, record.state, record.error) == ("A-17", State.UNKNOWN, DIED)
         held = await ledger.begin(ask(ledger))
@@ -706,20 +765,51 @@ async def test_an_owner_that_dies_while_another_runs_is_noticed(ledger: Ledger) 
     assert isinstance(await ledger.begin(ask(ledger)), Busy)
     await crash(other)
     assert isinstance(await ledger.begin(ask(ledger)), Held)
-    assert isinstance(await ledger.begin(ask(ledger, 2, resend_unknown=True)), Started)
+    assert isinstance(await ledger.begin(ask(ledger, 2, retry_unknown=1)), Started)
     check(ledger.path)
 
 
-async def test_the_answer_of_one_thought_dead_is_recorded(ledger: Ledger) -> None:
-    """Somebody removed the lock file: the attempt was settled as unknown, and then its answer comes."""
-    async with Ledger(ledger.path, max_charges=1) as other:
-        started = await start(other)
-        for file in ledger.path.parent.glob("*owner*"):
-            file.unlink()
-        assert isinstance(await ledger.begin(ask(ledger)), Held)
+async def test_an_owner_whose_lock_file_was_removed(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Others cannot tell whether it lives: until its attempt must be over, they wait. It finds out, and stops."""
+    real, ahead = clock.today, datetime.timedelta()
+    monkeypatch.setattr(clock, "today", lambda: real() + ahead)
+    mine = set(ledger.path.parent.glob("*owner*"))
+    other = Ledger(ledger.path)
+    await other.open()
+    started, unlimited = await start(other, within=30.0), await start(other, 2)
+    for file in {*ledger.path.parent.glob("*owner*")} - mine:
+        file.unlink()
+    with pytest.raises(LedgerError, match="removed the lock file"):
+        await other.begin(ask(other, 3))
+    for number in (1, 2):
+        assert isinstance(await ledger.begin(ask(ledger, number, retry_unknown=9)), Busy)
+    async with Ledger(ledger.path) as third:
+        assert isinstance(await third.begin(ask(third, retry_unknown=9)), Busy)
+    ahead = datetime.timedelta(seconds=60)
+    async with Ledger(ledger.path) as third:
+        assert isinstance(await third.begin(ask(third)), Held)
+        assert isinstance(await third.begin(ask(third, 2)), Busy)
+    ahead = datetime.timedelta(days=1)
+    async with Ledger(ledger.path) as third:
+        assert isinstance(await third.begin(ask(third, 2)), Held)
+        # What it had under way is recorded all the same.
         await other.end(started, answered())
-        assert isinstance(await ledger.begin(ask(ledger)), Stored)
+        await other.end(unlimited, LATER)
+        assert isinstance(await third.begin(ask(third)), Stored)
+        assert list(third.held()) == []
+    await other.aclose()
     check(ledger.path)
+
+
+async def test_an_owner_that_could_not_settle_what_it_had_leaves_its_file(path: Path) -> None:
+    ledger = Ledger(path)
+    await ledger.open()
+    await start(ledger)
+    await fail(ledger, "BEGIN", *[sqlite3.SQLITE_FULL] * 9)
+    await ledger.aclose()
+    assert len(list(path.parent.glob("*owner*"))) == 1
+    async with Ledger(path) as ledger:  # so nobody waits for it
+        assert isinstance(await ledger.begin(ask(ledger)), Held)
 
 
 async def test_files_of_dead_owners_are_swept(path: Path) -> None:
@@ -888,8 +978,9 @@ async def test_copies_of_the_files_taken_at_any_moment_obey(path: Path, tmp_path
             folder.mkdir()
             process.send_signal(signal.SIGSTOP)
             os.waitid(os.P_PID, process.pid, os.WSTOPPED | os.WNOWAIT)
-            for file in (path, Path(f"{path}-wal"), bill):
-                shutil.copy(file, folder)
+            for file in (*path.parent.glob(f"{path.name}*"), bill):
+                if not file.name.endswith("-shm"):
+                    shutil.copy(file, folder)
             process.send_signal(signal.SIGCONT)
         process.kill()
     for folder in tmp_path.glob("copy*"):
@@ -917,6 +1008,12 @@ async def test_a_log_whose_end_was_torn_off_opens(path: Path, tmp_path: Path, se
     size = random.Random(seed).randrange(log.stat().st_size // 2, log.stat().st_size)
     with log.open("r+b") as file:
         file.truncate(size)
+    before = log.read_bytes()
+    for _ in range(2):
+        with pytest.raises(LedgerError, match=rf"and it had 20 attempts: .* delete {path}-mark"):
+            await Ledger(path).open()
+    assert log.read_bytes() == before
+    Path(f"{path}-mark").unlink()
     async with Ledger(path) as ledger:
         check(path)
         found = [record.key for record in ledger.attempts()]
@@ -991,25 +1088,25 @@ async def test_an_older_ledger_is_brought_up(path: Path, monkeypatch: pytest.Mon
         await do(ledger, answered(), key="A")
     old, steps = schema.MIGRATIONS, []
 
-    def third(db: sqlite3.Connection) -> None:
-        steps.append("third")
+    def fourth(db: sqlite3.Connection) -> None:
+        steps.append("fourth")
         db.execute("ALTER TABLE file ADD COLUMN note TEXT")
 
     def broken(db: sqlite3.Connection) -> None:
         db.execute("CREATE TABLE half (x)")
         raise OSError(28, "full")
 
-    monkeypatch.setattr(schema, "MIGRATIONS", [*old, third])
+    monkeypatch.setattr(schema, "MIGRATIONS", [*old, fourth])
     with pytest.raises(LedgerError, match="older version: open it once"):
         Ledger(path).summary()
     for _ in range(2):
         async with Ledger(path) as ledger:
             assert isinstance(await ledger.begin(ask(ledger)), Stored)
-    assert steps == ["third"]
-    assert rows(path, "PRAGMA user_version") == [(3,)]
-    monkeypatch.setattr(schema, "MIGRATIONS", [*old, third, broken])
+    assert steps == ["fourth"]
+    assert rows(path, "PRAGMA user_version") == [(4,)]
+    monkeypatch.setattr(schema, "MIGRATIONS", [*old, fourth, broken])
     await refused(path, "full")
-    assert rows(path, "PRAGMA user_version") == [(3,)]
+    assert rows(path, "PRAGMA user_version") == [(4,)]
     assert rows(path, "SELECT name FROM sqlite_master WHERE name = 'half'") == []
 
 
@@ -1247,7 +1344,9 @@ async def test_only_its_owner_can_read_it(path: Path, mask: int) -> None:
             }
     finally:
         os.umask(before)
-    assert files == dict.fromkeys(("calls.ledger", "calls.ledger-wal", "calls.ledger-shm"), 0o600)
+    assert files == dict.fromkeys(
+        ("calls.ledger", "calls.ledger-wal", "calls.ledger-shm", "calls.ledger-mark"), 0o600
+    )
     path.chmod(0o644)
     async with Ledger(path):
         assert path.stat().st_mode & 0o777 == 0o600
@@ -1278,7 +1377,7 @@ async def test_a_purge_leaves_no_byte_of_a_reply(path: Path) -> None:
         await do(ledger, answered(ago=1000, reply=b'"old-reply-' + b"y" * 20_000 + b'"'), "long")
         await do(ledger, Result(attempt(UNKNOWN, ago=1000)), "lost")
         await do(ledger, Result(attempt(UNKNOWN, ago=1000)), "resent")
-        await do(ledger, answered(ago=1000), "resent", resend_unknown=True)
+        await do(ledger, answered(ago=1000), "resent", retry_unknown=1)
         await do(ledger, answered(reply=b'{"signature": "young-reply"}'), "young")
         identities = [identity for (identity,) in rows(path, "SELECT identity FROM attempts WHERE key <> '\"key-1\"'")]
         before = ledger.summary().lines
@@ -1344,7 +1443,7 @@ async def test_resolve(path: Path) -> None:
 async def test_an_attempt_settled_as_charged_is_sent_again_when_asked_for(ledger: Ledger) -> None:
     await do(ledger, LOST)
     assert await ledger.resolve(ask(ledger).identity, CHARGED) == 1
-    await do(ledger, answered(), resend_unknown=True)
+    await do(ledger, answered(), retry_unknown=1)
     assert isinstance(await ledger.begin(ask(ledger)), Stored)
     assert list(ledger.held()) == []
     check(ledger.path)
@@ -1419,9 +1518,10 @@ async def test_what_is_no_ledger_is_left_as_it_is(tmp_path: Path) -> None:
 async def test_looking_leaves_no_files_beside_the_ledger(path: Path) -> None:
     async with Ledger(path) as ledger:
         await do(ledger, answered())
-    assert [file.name for file in path.parent.iterdir()] == [path.name]
+    names = [path.name, f"{path.name}-mark"]
+    assert sorted(file.name for file in path.parent.iterdir()) == names
     assert Ledger(path).summary().answers == len(list(Ledger(path).answers())) == 1
-    assert [file.name for file in path.parent.iterdir()] == [path.name]
+    assert sorted(file.name for file in path.parent.iterdir()) == names
 
 
 async def test_the_read_side(path: Path) -> None:

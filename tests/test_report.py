@@ -184,7 +184,7 @@ async def fill(path: Path, attempts: Iterator[Made] | list[Made], *, prices: Any
         for each in attempts:
             identity = ledger.identity(each.endpoint, [("what", each.what)])
             charges = each.endpoint in PRICES
-            ask = Ask(each.endpoint, identity, each.key, charges, reuse_for=0, resend_unknown=True)
+            ask = Ask(each.endpoint, identity, each.key, charges, reuse_for=0, retry_unknown=1)
             started = await ledger.begin(ask)
             assert isinstance(started, Started)
             reply = None if each.reply is None else json.dumps(each.reply).encode()

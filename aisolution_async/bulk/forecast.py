@@ -241,7 +241,8 @@ class _Look(Ledger):
 
     def look(self, ask: Ask) -> Stored | Held | None:
         """What earlier attempts of the call say."""
-        return None if self._page is None else self._page.look(ask)
+        found = None if self._page is None else self._page.look(ask)
+        return None if isinstance(found, int) else found
 
 
 class _Page(Book):
@@ -256,7 +257,3 @@ class _Page(Book):
     def close(self) -> None:
         """Let go of the file."""
         self._db.close()
-
-    def look(self, ask: Ask) -> Stored | Held | None:
-        """What earlier attempts of the call say."""
-        return self._find(ask)

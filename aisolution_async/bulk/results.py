@@ -40,8 +40,8 @@ SECRET_FIELDS = frozenset({"group_id"})
 _UNSEEN = r"[\s\x00-\x20\x7f\xad\u200b-\u200f\u202a-\u202e\u2060-\u2064\ufeff]*"
 _FORMULA = re.compile(_UNSEEN + r"[=+\-@\uff1d\uff0b\uff0d\uff20]|[\t\r\n]")
 _NUMBER = re.compile(r"[+-]?[0-9]+([.,][0-9]+)?([eE][+-]?[0-9]{1,3})?")
-_BUY_AGAIN = "say --retry-unknown 1 to buy it again"
-_ADVICE = "it may have been charged: settle it in the ledger, or say --retry-unknown 1 to send it again"
+_BUY_AGAIN = "say --retry-unknown {} to buy it again"
+_ADVICE = "it may have been charged: settle it in the ledger, or say --retry-unknown {} to send it again"
 _SHARED = re.compile(r"\bitem \d+ asked the same, and that ended so: ")
 
 
@@ -115,14 +115,16 @@ def problem_of(outcome: Outcome, endpoint: Endpoint[Any], *, holds: bool) -> str
     error, recorded = outcome.error, outcome.recorded
     unknown = [attempt for attempt in outcome.attempts if attempt.charge is Charge.UNKNOWN]
     if holds and _may_be_held(outcome, endpoint):
+        times = max(len(unknown), getattr(error, "holds", 1))
         if outcome.answered_by is not None and isinstance(error, OutcomeUnknownError | UnknownStatusError):
-            return f"{endpoint.name}: another row asked the same, which is held: {_ADVICE}"
+            return f"{endpoint.name}: another row asked the same, which is held: {_ADVICE.format(times)}"
         if is_held(outcome) and recorded is not None and recorded.charge is Charge.CHARGED:
-            return f"{endpoint.name}: held: it was charged, as somebody settled, and its answer is lost: {_BUY_AGAIN}"
+            text = "held: it was charged, as somebody settled, and its answer is lost"
+            return f"{endpoint.name}: {text}: {_BUY_AGAIN.format(times)}"
         if unknown or (is_held(outcome) and recorded is not None):
             last = recorded if recorded is not None and not unknown else unknown[-1]
             reason = f"{last.error}; " if last is not None and last.error else ""
-            return f"{endpoint.name}: {reason}held: {_ADVICE}"
+            return f"{endpoint.name}: {reason}held: {_ADVICE.format(times)}"
     return _SHARED.sub("another row asked the same, and that ended so: ", str(outcome.error))
 
 
@@ -140,7 +142,8 @@ def _error_name(outcome: Outcome) -> str | None:
 
 def is_held(outcome: Outcome) -> bool:
     """Whether nothing was sent because an earlier attempt at the same may have been charged."""
-    return isinstance(outcome.error, OutcomeUnknownError) and not outcome.attempts
+    error = outcome.error
+    return isinstance(error, OutcomeUnknownError) and (error.recorded is not None or not outcome.attempts)
 
 
 def answered(reply: Reply) -> dict[str, Any]:

@@ -6,8 +6,9 @@ from __future__ import annotations
 
 import errno
 import json
+import sqlite3
 from collections.abc import Container, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -17,7 +18,7 @@ from typing import Any
 from aisolution_async import clock
 from aisolution_async.charges import Attempt, Charge
 from aisolution_async.errors import Key
-from aisolution_async.ledger import owners, schema
+from aisolution_async.ledger import mark, owners, schema
 from aisolution_async.ledger.store import (
     Ask,
     Busy,
@@ -44,17 +45,11 @@ _CHARGE = {State.CHARGED: Charge.CHARGED, State.UNKNOWN: Charge.UNKNOWN}
 AT_STAKE = "(state = 'charged' OR (may_charge AND state IN ('intended', 'unknown')))"
 """Which attempts count against the budget, in SQL."""
 
-# The last attempt of its call that left. Those that did not leave have no identity.
-_LAST_HOLDING = """holds AND identity IS NOT NULL AND NOT EXISTS (
-    SELECT 1 FROM attempts AS other WHERE other.identity = attempts.identity AND other.id > attempts.id)"""
-
-HOLDING = f"""{_LAST_HOLDING} AND NOT EXISTS (
-    SELECT 1 FROM attempts AS other WHERE other.identity = attempts.identity AND other.answer)"""
-"""Which attempts hold their call, in SQL."""
+HOLDING = "holds AND holds = 1 AND identity IS NOT NULL"  # the first term is the index's
+"""Which attempts hold their question, in SQL."""
 
 _SEEN = "state, started_at, elapsed, status, http_status, error, number, holds, answer, reply"
-_LAST = f"SELECT {_SEEN} FROM attempts WHERE identity = ? ORDER BY id DESC LIMIT 1"
-_LAST_ANSWER = f"SELECT {_SEEN} FROM attempts WHERE identity = ? AND answer ORDER BY id DESC LIMIT 1"
+_EARLIER = f"SELECT {_SEEN} FROM attempts WHERE identity = ? AND (answer OR holds = 1) ORDER BY id DESC"
 # One row, and so one step: each step of SQLite gives up the interpreter's lock, which a busy event loop gives back
 # after 5 ms. The separators are in none of these texts: JSON escapes them, and a status is a word.
 _AT_ONCE = 128
@@ -65,21 +60,28 @@ _ANSWERS = f"""WITH asked (place, identity) AS (VALUES {", ".join(f"({place}, ?)
             || CAST(reply AS TEXT) AS concat
         FROM asked JOIN attempts ON attempts.id = (SELECT id FROM attempts AS other
             WHERE other.identity = asked.identity AND other.answer ORDER BY other.id DESC LIMIT 1))"""
-_UNDER_WAY = "SELECT id, owner FROM intents WHERE identity = ?"
-_INTEND = "INSERT OR IGNORE INTO intents VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
+_UNDER_WAY = "SELECT id, owner, ends FROM intents WHERE identity = ?"
+_INTEND = "INSERT OR IGNORE INTO intents VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
 _FORGET = "DELETE FROM intents WHERE identity = ? AND id = ?"
 _FINISH = "INSERT INTO attempts VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 _AMEND = """UPDATE attempts SET identity = ?, started_at = ?, elapsed = ?, state = ?, status = ?, http_status = ?,
     error = ?, answer = ?, reply = ?, number = ?, holds = ? WHERE id = ?"""
+_LIFT = "UPDATE attempts SET holds = 2 WHERE identity = ? AND holds = 1"
 
 _WAITING = "SELECT * FROM outstanding WHERE"
 _UNSETTLED = """SELECT id, endpoint, may_charge, price FROM attempts
     WHERE holds AND state = 'unknown' AND (id = ? OR identity = ? OR key IN (?, ?))"""
-_SETTLE = """UPDATE attempts SET state = ?, holds = ?, error = ifnull(error || '; ', '') || 'settled by hand'
-    WHERE id = ?"""
-_EMPTY = f"""UPDATE attempts SET reply = NULL, answer = 0, identity = NULL
-    WHERE started_at + elapsed < ? AND (reply IS NOT NULL OR identity IS NOT NULL)
-    AND id NOT IN (SELECT id FROM attempts WHERE {_LAST_HOLDING})"""
+# What is settled as charged goes on holding, if it did; what is settled as free does not.
+_SETTLE = """UPDATE attempts SET state = ?, holds = holds = 1 AND ?,
+    error = ifnull(error || '; ', '') || 'settled by hand' WHERE id = ?"""
+_EMPTY = """UPDATE attempts SET reply = NULL, answer = 0, identity = NULL
+    WHERE started_at + elapsed < ? AND (reply IS NOT NULL OR identity IS NOT NULL) AND holds <> 1"""
+
+_HOLDS, _LIFTED = 1, 2  # in the column `holds`
+
+# How long an attempt without a deadline may be under way, seconds; and how much longer than its deadline any may be.
+_LONGEST = 3600.0
+_GRACE = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,9 +105,16 @@ class Waiting:
     since: int
     reserved: bool
     attempt: int | None
+    ends: int
+    answered: bool
 
     def __post_init__(self) -> None:
-        self.reserved = bool(self.reserved)
+        self.reserved, self.answered = bool(self.reserved), bool(self.answered)
+
+    @property
+    def counts_as(self) -> State:
+        """What its reservation counts as: a charge to come or, answered otherwise, one that may come all the same."""
+        return State.UNKNOWN if self.answered else State.INTENDED
 
 
 @dataclass(slots=True)
@@ -138,6 +147,9 @@ class Book:
         self.closed = False
         self.unrecorded: Container[int] = ()
         """Attempts of this owner whose end could not be recorded yet."""
+        self._mark: mark.Mark | None = None
+        self._has_begun = False
+        self._is_unseen = False  # its lock file is gone: others take this owner for dead sooner or later
         self._totals: dict[str, Total] = {}
         self._last_id = self._now = self._any_outstanding = 0
         try:
@@ -147,7 +159,11 @@ class Book:
             with self.transaction():
                 self._sql("UPDATE file SET last_id = last_id")  # a file that cannot be written is refused here
                 self._recover()
-            owners.sweep(path)
+                attempts = self._last_id
+                alive = [owner for (owner,) in self._sql("SELECT DISTINCT owner FROM intents").fetchall()]
+            self._mark = mark.Mark(path, self.hash_key)
+            self._mark.note(attempts)
+            owners.sweep(path, alive)
         except BaseException:
             self.close()
             raise
@@ -155,10 +171,17 @@ class Book:
     def close(self) -> None:
         """Let go of the file and the lock."""
         self.closed = True
+        # Who leaves something under way leaves its file too, so that others know that it is dead.
+        leaves = self._has_begun
         try:
+            with suppress(sqlite3.Error):
+                owned = "SELECT EXISTS (SELECT 1 FROM intents WHERE owner = ?)"
+                leaves = self._sql(owned, (self._owner.name,)).fetchone() != (0,)
             self._db.close()
         finally:
-            self._owner.release()
+            self._owner.let_go() if leaves else self._owner.release()
+            if self._mark is not None:
+                self._mark.close()
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
@@ -169,10 +192,14 @@ class Book:
         sql("BEGIN IMMEDIATE")
         try:
             self._now = _micros(clock.today())
+            self._is_unseen = not self._owner.is_there()
             self._totals = {row[0]: Total(*row[1:]) for row in sql("SELECT * FROM totals")}
             (last_id,) = sql("SELECT last_id FROM file").fetchone()
             self._last_id = last_id
             (self._any_outstanding,) = sql("SELECT EXISTS (SELECT 1 FROM outstanding)").fetchone()
+            if self._any_outstanding:
+                for row in sql(f"{_WAITING} answered AND ends <= ?", (self._now,)).fetchall():
+                    self._drop(Waiting(*row))  # no callback came that could have been charged
             yield
             if self._last_id != last_id:
                 sql("UPDATE file SET last_id = ?", (self._last_id,))
@@ -185,76 +212,111 @@ class Book:
         finally:
             if self._db.in_transaction:
                 sql("ROLLBACK")
+        if self._mark is not None and self._last_id != last_id:
+            self._mark.note(self._last_id)
 
     # ------------------------------------------------------------------------- operations, inside a transaction
 
     def begin(self, ask: Ask) -> Verdict:
         """See `Store.begin`."""
-        found = self._find(ask) if ask.reusable else None
+        found = self.look(ask) if ask.reusable else 0
         if isinstance(found, Stored):
             return found
-        waiting = self._waiting(ask) if self._any_outstanding else None
+        waiting = self._waiting(ask.identity) if self._any_outstanding else None
         if waiting is not None and ask.callback is not None and not ask.overdue:
             return Expected(moment(waiting.since))
         price = self._budget.prices.get(ask.endpoint)
         why = self._exceeded(ask.endpoint, price) if ask.may_charge else ""
-        borrowed = bool(why and found is None and waiting is not None and waiting.reserved)
-        if borrowed:  # what was set aside for its callback is spent on asking again
-            assert waiting is not None
-            self._reserve(waiting, -1)
+        # Once the callback is late, what was set aside for it is lent to asking again.
+        lender = None
+        is_late = waiting is not None and waiting.reserved and (ask.overdue or waiting.ends <= self._now)
+        if why and is_late and not isinstance(found, Held):
+            lender = waiting
+            assert lender is not None
+            self._reserve(lender, -1)
             why = self._exceeded(ask.endpoint, price)
-        if found is None and not why:
-            started = Started(self._last_id + 1, ask, price or 0)
-            row = (started.id, _place(started), ask.endpoint, _json(ask.key), int(ask.may_charge), started.price)
-            if self._sql(_INTEND, (*row, self._now, self._owner.name)).rowcount:
-                self._last_id += 1
-                self._count(ask.endpoint, State.INTENDED, ask.may_charge, started.price, 1)
-                if ask.callback is not None and waiting is None:
-                    self._sql(
-                        "INSERT OR REPLACE INTO outstanding VALUES (?, ?, ?, ?, ?, ?, 0, ?)",
-                        (ask.callback, ask.identity, *row[2:4], started.price, self._now, started.id),
-                    )
-                    self._any_outstanding = 1
-                elif borrowed:
-                    assert waiting is not None
-                    self._sql("UPDATE outstanding SET attempt = ? WHERE callback = ?", (started.id, waiting.callback))
-                return started
-        if borrowed:
-            assert waiting is not None
-            self._reserve(waiting, 1)
+        if not isinstance(found, Held) and not why and (started := self._intend(ask, price or 0, found)) is not None:
+            if ask.callback is not None and waiting is None:
+                self._await(ask, ask.callback, started)
+            elif lender is not None:
+                values = (started.id, lender.callback, lender.identity)
+                self._sql("UPDATE outstanding SET attempt = ? WHERE callback = ? AND identity = ?", values)
+            return started
+        if lender is not None:
+            self._reserve(lender, 1)
         # Whatever else there is to say, an attempt under way comes first: it may bring the answer.
         if ask.reusable and (row := self._sql(_UNDER_WAY, (ask.identity,)).fetchone()):
-            id_, owner = row
+            id_, owner, ends = row
             if id_ in self.unrecorded:
                 raise LedgerError(f"the answer to the same call could not be recorded in the ledger {self._path} yet")
-            if owner == self._owner.name or owners.is_alive(self._path, owner):
+            alive = owner == self._owner.name or owners.is_alive(self._path, owner)
+            if alive or (alive is None and self._now < ends):
                 return Busy()
-            self._abandon(owner, DIED)
+            self._abandon(owner, DIED, unless_before=None if alive is False else self._now)
             return self.begin(ask)
-        return found or Exhausted(why)
+        return found if isinstance(found, Held) else Exhausted(why)
+
+    def look(self, ask: Ask) -> Stored | Held | int:
+        """What earlier attempts say: the answer, or that the question is held, or how many holds the call passes."""
+        rows = self._sql(_EARLIER, (ask.identity,)).fetchall()
+        if not rows:
+            return 0
+        answers = [row for row in rows if row[-2]]
+        if answers and (stored := self._stored(answers[0], ask.reuse_for)):
+            return stored
+        holding = [row for row in rows if row[-3] == _HOLDS]
+        if holding and ask.retry_unknown is not None and len(holding) > ask.retry_unknown:
+            return Held(_attempt(holding[0]), holding[0][-1], len(holding))
+        return len(holding)
+
+    def _intend(self, ask: Ask, price: int, passes: int) -> Started | None:
+        """Record the intent; None if the same is under way."""
+        if self._is_unseen:
+            raise LedgerError(
+                f"somebody removed the lock file of this process beside the ledger {self._path}, so that others cannot "
+                "see that it is in use: keep tidying programs away from FILE-owner-…, and run again"
+            )
+        started = Started(self._last_id + 1, ask, price, passes)
+        ends = self._now + round(((_LONGEST if ask.within is None else ask.within) + _GRACE) * 1e6)
+        row = (started.id, _place(started), ask.endpoint, _json(ask.key), int(ask.may_charge), price)
+        if not self._sql(_INTEND, (*row, self._now, self._owner.name, ends)).rowcount:
+            return None
+        self._last_id += 1
+        self._has_begun = True
+        self._count(ask.endpoint, State.INTENDED, ask.may_charge, price, 1)
+        return started
 
     def end(self, started: Started, result: Result) -> None:
         """See `Store.end`."""
         ask, attempt, state = started.ask, result.attempt, result.state
         charge = int(ask.may_charge)
-        waiting = self._waiting(ask) if self._any_outstanding else None
-        if ask.callback is not None and self._sql(
-            "SELECT may_charge FROM intents WHERE id = ?", (started.id,)
-        ).fetchone() == (0,):
-            charge = 0  # the callback came first, and took the reservation: what it said is charged once
-            state = State.FREE if state is State.CHARGED else state
+        waiting = self._waiting(ask.identity) if self._any_outstanding else None
+        if (
+            charge
+            and ask.callback is not None
+            and self._sql("SELECT may_charge FROM intents WHERE id = ?", (started.id,)).fetchone() == (0,)
+        ):
+            # The callback came first, and took the reservation: the question is charged once, and answered.
+            charge = 0
+            state = State.NOT_SENT if state is State.NOT_SENT else State.FREE
         identity = ask.identity if ask.reusable and result.sent else None
         when, elapsed = _micros(attempt.started_at), round(attempt.elapsed * 1e6)
+        is_answer = result.answer and result.reply is not None
+        holds = 0
+        if state is State.UNKNOWN:
+            holds = _HOLDS if result.holds and identity is not None else _LIFTED
         outcome = (
             state,
             _text(attempt.status),
             attempt.http_status,
             _text(attempt.error),
-            int(result.answer and result.reply is not None),
+            int(is_answer),
             result.reply,
             attempt.number,
-            int(state is State.UNKNOWN),
+            holds,
         )
+        if is_answer and (started.passes or waiting is not None):
+            self._sql(_LIFT, (identity,))
         if self._sql(_FORGET, (_place(started), started.id)).rowcount:
             row = (started.id, identity, ask.endpoint, _json(ask.key), charge, started.price)
             self._sql(_FINISH, (*row, when, elapsed, *outcome))
@@ -266,9 +328,13 @@ class Book:
                     f"the ledger {self._path} lacks attempt {started.id}: it is not the file it was begun in"
                 )
             was, charge, reply = found
+            if not result.holds and was == State.UNKNOWN:
+                self._sql("UPDATE attempts SET holds = ? WHERE id = ?", (_LIFTED, started.id))
             if reply is not None:
                 return  # recorded before
             # Recorded before without a reply, or another process thought this one dead.
+            if is_answer:
+                self._sql(_LIFT, (identity,))
             self._sql(_AMEND, (identity, when, elapsed, *outcome, started.id))
             self._count(ask.endpoint, State(was), charge, started.price, -1)
         self._count(ask.endpoint, state, charge, started.price, 1)
@@ -277,33 +343,48 @@ class Book:
 
     def deliver(self, callbacks: Sequence[bytes], result: Result) -> bool:
         """See `Store.deliver`."""
-        waiting = self._waiting_for(callbacks[:1]) or self._waiting_for(callbacks[1:])
-        if waiting is None:
-            return False
-        self._sql("DELETE FROM outstanding WHERE callback = ?", (waiting.callback,))
-        self._reserve(waiting, -1)
-        attempt, state = result.attempt, result.state
-        outcome = (state, attempt.status, None, None, int(result.answer), result.reply, attempt.number, 0)
+        waited = self._waiting_for(callbacks[:1]) or self._waiting_for(callbacks[1:])
+        first = True
+        for waiting in waited:
+            self._drop(waiting)
+            if not waiting.answered:  # else what is called back is a repeat
+                self._answer(waiting, result, charged=first)
+                first = False
+        return not first
+
+    def _answer(self, waiting: Waiting, result: Result, *, charged: bool) -> None:
+        """Record what was called back. Of the questions that one callback answers, one is charged for it."""
+        state = result.state if charged else State.FREE
         when, elapsed, price = waiting.since, self._now - waiting.since, waiting.price
+        self._sql(_LIFT, (waiting.identity,))
         if waiting.attempt is not None:
             lost = self._sql(
-                "SELECT may_charge FROM attempts WHERE id = ? AND state = 'unknown'", (waiting.attempt,)
+                "SELECT state, may_charge FROM attempts WHERE id = ? AND holds", (waiting.attempt,)
             ).fetchone()
             if lost is not None:  # it had arrived: this is its answer
+                was = State(lost[0])
+                state = result.state if charged else was
+                outcome = self._called_back(state, result, holds=_LIFTED if state is State.UNKNOWN else 0)
                 self._sql(_AMEND, (waiting.identity, when, elapsed, *outcome, waiting.attempt))
-                self._count(waiting.endpoint, State.UNKNOWN, lost[0], price, -1)
-                self._count(waiting.endpoint, state, lost[0], price, 1)
-                return True
-            if self._sql(
-                "UPDATE intents SET may_charge = 0 WHERE id = ? AND may_charge", (waiting.attempt,)
-            ).rowcount:  # still under way: its charge is this one
+                self._count(waiting.endpoint, was, lost[1], price, -1)
+                self._count(waiting.endpoint, state, lost[1], price, 1)
+                return
+            if (
+                charged
+                and self._sql(
+                    "UPDATE intents SET may_charge = 0 WHERE id = ? AND may_charge", (waiting.attempt,)
+                ).rowcount
+            ):  # still under way: its charge is this one
                 self._count(waiting.endpoint, State.INTENDED, 1, price, -1)
                 self._count(waiting.endpoint, State.INTENDED, 0, price, 1)
         self._last_id += 1
-        row = (self._last_id, waiting.identity, waiting.endpoint, waiting.key, 1, price, when, elapsed)
-        self._sql(_FINISH, (*row, *outcome))
-        self._count(waiting.endpoint, state, 1, price, 1)
-        return True
+        row = (self._last_id, waiting.identity, waiting.endpoint, waiting.key, int(charged), price, when, elapsed)
+        self._sql(_FINISH, (*row, *self._called_back(state, result, holds=0)))
+        self._count(waiting.endpoint, state, charged, price, 1)
+
+    def _called_back(self, state: State, result: Result, *, holds: int) -> tuple[Any, ...]:
+        attempt = result.attempt
+        return (state, attempt.status, None, None, int(result.answer), result.reply, attempt.number, holds)
 
     def find(self, asks: Sequence[Ask]) -> list[Stored | None]:
         """See `Store.find`."""
@@ -336,9 +417,12 @@ class Book:
         state = State(charge)
         rows = self._sql(_UNSETTLED, values).fetchall()
         for id_, endpoint, may_charge, price in rows:
-            self._sql(_SETTLE, (state, int(state is State.CHARGED), id_))
+            self._sql(_SETTLE, (state, state is State.CHARGED, id_))
             self._count(endpoint, State.UNKNOWN, may_charge, price, -1)
             self._count(endpoint, state, may_charge, price, 1)
+            if state is State.FREE:  # it never arrived, so no callback comes of it
+                for row in self._sql(f"{_WAITING} attempt = ?", (id_,)).fetchall():
+                    self._drop(Waiting(*row))
         return len(rows) + self._resolve_waiting(values[1:], state)
 
     def _resolve_waiting(self, values: tuple[Any, ...], state: State) -> int:
@@ -346,12 +430,11 @@ class Book:
         found = self._sql(f"{_WAITING} reserved AND (identity = ? OR key IN (?, ?))", values).fetchall()
         for row in found:
             waiting = Waiting(*row)
-            self._sql("DELETE FROM outstanding WHERE callback = ?", (waiting.callback,))
-            self._reserve(waiting, -1)
+            self._drop(waiting)
             if state is State.CHARGED:
                 self._last_id += 1
                 values = (waiting.identity, waiting.endpoint, waiting.key, 1, waiting.price, waiting.since, 0)
-                outcome = (state, None, None, "settled by hand", 0, None, 1, 1)
+                outcome = (state, None, None, "settled by hand", 0, None, 1, 0 if waiting.answered else _HOLDS)
                 self._sql(_FINISH, (self._last_id, *values, *outcome))
                 self._count(waiting.endpoint, state, 1, waiting.price, 1)
         return len(found)
@@ -369,8 +452,7 @@ class Book:
             before = self._now - round(seconds * 1e6)
             emptied: int = self._sql(_EMPTY, (before,)).rowcount
             for row in self._sql(f"{_WAITING} since < ?", (before,)).fetchall():  # no callback comes so late
-                self._sql("DELETE FROM outstanding WHERE callback = ?", (row[0],))
-                self._reserve(Waiting(*row), -1)
+                self._drop(Waiting(*row))
         self._sql("VACUUM")
         if self._sql("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]:
             raise LedgerError(
@@ -388,17 +470,6 @@ class Book:
         except FileNotFoundError:
             return False
         return (found.st_dev, found.st_ino) == self._inode
-
-    def _find(self, ask: Ask) -> Stored | Held | None:
-        """What earlier attempts of the call say."""
-        last = self._sql(_LAST, (ask.identity,)).fetchall()
-        if not last:
-            return None
-        *_, holds, is_answer, reply = last[0]
-        answer = last if is_answer else self._sql(_LAST_ANSWER, (ask.identity,)).fetchall()
-        if answer and (stored := self._stored(answer[0], ask.reuse_for)):
-            return stored
-        return Held(_attempt(last[0]), reply) if holds and not ask.resend_unknown else None
 
     def _stored(self, row: tuple[Any, ...], reuse_for: float | None) -> Stored | None:
         _, started_at, elapsed, *_, reply = row
@@ -436,50 +507,78 @@ class Book:
 
     def _recover(self) -> None:
         for (owner,) in self._sql("SELECT DISTINCT owner FROM intents").fetchall():
-            if not owners.is_alive(self._path, owner):
-                self._abandon(owner, DIED)
+            alive = owners.is_alive(self._path, owner)
+            if not alive:
+                self._abandon(owner, DIED, unless_before=None if alive is False else self._now)
 
-    def _abandon(self, owner: str, error: str) -> None:
+    def _abandon(self, owner: str, error: str, *, unless_before: int | None = None) -> None:
+        """Make UNKNOWN what the owner has under way, or only what must be over before then."""
         rows = self._sql("SELECT * FROM intents WHERE owner = ?", (owner,)).fetchall()
-        for id_, place, endpoint, key, may_charge, price, started_at, _ in rows:
+        for id_, place, endpoint, key, may_charge, price, started_at, _, ends in rows:
+            if unless_before is not None and ends > unless_before:
+                continue
             identity = None if place == _place_of(id_) else place
             self._sql(_FORGET, (place, id_))
             row = (id_, identity, endpoint, key, may_charge, price, started_at, 0)
-            self._sql(_FINISH, (*row, State.UNKNOWN, None, None, error, 0, None, 1, 1))
+            state, holds = State.UNKNOWN, _LIFTED if identity is None else _HOLDS
+            self._sql(_FINISH, (*row, state, None, None, error, 0, None, 1, holds))
             self._count(endpoint, State.INTENDED, may_charge, price, -1)
-            self._count(endpoint, State.UNKNOWN, may_charge, price, 1)
+            self._count(endpoint, state, may_charge, price, 1)
 
     # -------------------------------------------------------------------------------------------- by callback
 
-    def _waiting(self, ask: Ask) -> Waiting | None:
-        """The same question, if its answer may come by callback."""
-        row = self._sql(f"{_WAITING} identity = ?", (ask.identity,)).fetchone()
+    def _waiting(self, identity: bytes) -> Waiting | None:
+        """The question, if its answer may come by callback."""
+        row = self._sql(f"{_WAITING} identity = ? AND NOT answered", (identity,)).fetchone()
         return None if row is None else Waiting(*row)
 
-    def _waiting_for(self, callbacks: Sequence[bytes]) -> Waiting | None:
-        rows = [self._sql(f"{_WAITING} callback = ?", (callback,)).fetchone() for callback in callbacks]
-        found = [Waiting(*row) for row in rows if row is not None]
-        return found[0] if len(found) == 1 else None
+    def _waiting_for(self, callbacks: Sequence[bytes]) -> list[Waiting]:
+        """The questions that one of these callbacks answers, the oldest first; none if two of them may be meant."""
+        found = [self._sql(f"{_WAITING} callback = ?", (callback,)).fetchall() for callback in callbacks]
+        found = [rows for rows in found if rows]
+        return sorted((Waiting(*row) for row in found[0]), key=lambda w: w.since) if len(found) == 1 else []
+
+    def _await(self, ask: Ask, callback: bytes, started: Started) -> None:
+        """The attempt asks for a callback."""
+        for row in self._sql(f"{_WAITING} callback = ? AND identity = ?", (callback, ask.identity)).fetchall():
+            self._drop(Waiting(*row))  # of an answer that is too old by now
+        ends = self._now + round(ask.patience * 1e6)
+        row = (callback, ask.identity, ask.endpoint, _json(ask.key), started.price, self._now, 0, started.id, ends, 0)
+        self._sql("INSERT INTO outstanding VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", row)
+        self._any_outstanding = 1
 
     def _settle_waiting(self, waiting: Waiting, started: Started, result: Result) -> None:
         """What an attempt at the same question means for its callback."""
+        where, values = "WHERE callback = ? AND identity = ?", (waiting.callback, waiting.identity)
         if result.answer and result.reply is not None:
-            self._sql("DELETE FROM outstanding WHERE callback = ?", (waiting.callback,))
-            self._reserve(waiting, -1)  # what is called back now is a repeat
+            if not waiting.reserved or waiting.ends <= self._now:
+                self._drop(waiting)  # what is called back now is a repeat
+                return
+            # The request that asked for the callback may be charged all the same.
+            self._count(waiting.endpoint, waiting.counts_as, 1, waiting.price, -1)
+            waiting.answered = True
+            self._count(waiting.endpoint, waiting.counts_as, 1, waiting.price, 1)
+            self._sql(f"UPDATE outstanding SET answered = 1 {where}", values)
         elif waiting.attempt == started.id and result.state is not State.UNKNOWN:
             # A callback may come, after any answer but a final one; its charge is set aside if it is to come.
-            self._sql("UPDATE outstanding SET attempt = NULL WHERE callback = ?", (waiting.callback,))
+            self._sql(f"UPDATE outstanding SET attempt = NULL {where}", values)
             if result.expected or started.ask.overdue:
                 self._reserve(waiting, 1)
+
+    def _drop(self, waiting: Waiting) -> None:
+        """Wait no longer."""
+        self._reserve(waiting, -1)
+        values = (waiting.callback, waiting.identity)
+        self._sql("DELETE FROM outstanding WHERE callback = ? AND identity = ?", values)
 
     def _reserve(self, waiting: Waiting, sign: int) -> None:
         """Set a charge aside for the callback, or give it back."""
         if waiting.reserved is not (sign < 0):
             return
         waiting.reserved = sign > 0
-        values = (int(waiting.reserved), waiting.callback)
-        self._sql("UPDATE outstanding SET reserved = ? WHERE callback = ?", values)
-        self._count(waiting.endpoint, State.INTENDED, 1, waiting.price, sign)
+        values = (int(waiting.reserved), waiting.callback, waiting.identity)
+        self._sql("UPDATE outstanding SET reserved = ? WHERE callback = ? AND identity = ?", values)
+        self._count(waiting.endpoint, waiting.counts_as, 1, waiting.price, sign)
 
 
 def moment(micros: int) -> datetime:

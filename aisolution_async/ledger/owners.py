@@ -11,6 +11,7 @@ import functools
 import os
 import secrets
 import weakref
+from collections.abc import Collection
 from pathlib import Path
 
 from aisolution_async.ledger.store import LedgerError
@@ -40,6 +41,13 @@ class Owner:
                 return
             self.release()
 
+    def is_there(self) -> bool:
+        """Whether its file still stands beside the ledger: else others cannot know that it lives."""
+        try:
+            return self._path.stat().st_ino == os.fstat(self._fd).st_ino
+        except OSError:
+            return False
+
     def release(self) -> None:
         """Be alive no more."""
         self._path.unlink(missing_ok=True)
@@ -52,34 +60,40 @@ class Owner:
             self._fd = -1
 
 
-def is_alive(ledger: Path, name: str) -> bool:
-    """Whether the owner of that name still runs, in whatever container on this host. Clears up after a dead one."""
-    import fcntl  # noqa: PLC0415
+def is_alive(ledger: Path, name: str) -> bool | None:
+    """Whether the owner of that name still runs, in whatever container on this host.
 
-    path = _file(ledger, name)
+    None where nobody can tell: somebody removed its file. A dead owner that had something under way leaves it.
+    """
+    return _look(_file(ledger, name), remove=False)
+
+
+def sweep(ledger: Path, spared: Collection[str]) -> None:
+    """Remove the files that dead owners left, but for those of `spared`."""
+    start = _file(ledger, "").name
+    for file in ledger.parent.iterdir():
+        if file.name.startswith(start) and file.name.removeprefix(start) not in spared:
+            _look(file, remove=True)
+
+
+def _look(path: Path, *, remove: bool) -> bool | None:
+    import fcntl  # noqa: PLC0415  # not there on Windows
+
     try:
         fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
     except FileNotFoundError:
-        return False
+        return None
     try:
         # Shared, so that two who look do not take each other for the owner.
         fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        # While it is locked: it may be an owner's that is about to lock it.
-        with contextlib.suppress(OSError):
-            path.unlink()
+        if remove:  # while it is locked: it may be an owner's that is about to lock it
+            with contextlib.suppress(OSError):
+                path.unlink()
     except BlockingIOError:
         return True
     finally:
         os.close(fd)
     return False
-
-
-def sweep(ledger: Path) -> None:
-    """Remove the files that dead owners left."""
-    start = _file(ledger, "").name
-    for file in ledger.parent.iterdir():
-        if file.name.startswith(start):
-            is_alive(ledger, file.name.removeprefix(start))
 
 
 def _file(ledger: Path, name: str) -> Path:

@@ -9,17 +9,19 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Literal
 from urllib.parse import quote
 
+from aisolution_async.ledger import mark
 from aisolution_async.ledger.store import LedgerError
 
 Synchronous = Literal["full", "normal", "off"]
 
 _APPLICATION = 0x41495341  # "AISA"
 _CACHE_KIB = 16 * 1024
+_CHECKPOINT_PAGES = 250  # of the log, a megabyte: what the file alone lacks
 _creating = threading.Lock()
 
 
@@ -77,12 +79,54 @@ def _second(db: sqlite3.Connection) -> None:
         db.execute(statement)
 
 
-MIGRATIONS: list[Callable[[sqlite3.Connection], None]] = [_first, _second]
+def _third(db: sqlite3.Connection) -> None:
+    """Version 3.
+
+    `ends` of an intent is when it must be over, whatever became of its owner. `holds` is 1 with an attempt that holds
+    its question; 2 with one that is not settled and holds nothing: the question was answered since, or has no identity.
+    `outstanding` has a row for each question that waits for a callback, more than one for a number that was written in
+    two ways. `answered`: the question was answered otherwise; then the reservation is of a charge that may come all the
+    same, until `ends`. `totals` is counted anew: the version before it could leave a reservation in it.
+    """
+    for statement in (
+        "ALTER TABLE intents ADD COLUMN ends INTEGER NOT NULL DEFAULT 0",
+        """UPDATE attempts SET holds = 2 WHERE holds AND (identity IS NULL OR EXISTS (SELECT 1 FROM attempts AS other
+            WHERE other.identity = attempts.identity AND other.answer AND other.id > attempts.id))""",
+        "ALTER TABLE outstanding RENAME TO outstanding_before",
+        "DROP INDEX outstanding_by_identity",
+        """CREATE TABLE outstanding (
+            callback BLOB NOT NULL, identity BLOB NOT NULL, endpoint TEXT NOT NULL, key TEXT, price INTEGER NOT NULL,
+            since INTEGER NOT NULL, reserved INTEGER NOT NULL, attempt INTEGER, ends INTEGER NOT NULL,
+            answered INTEGER NOT NULL, PRIMARY KEY (callback, identity)
+        ) WITHOUT ROWID""",
+        """INSERT INTO outstanding SELECT callback, identity, endpoint, key, price, since, reserved, attempt,
+            since + 120000000, 0 FROM outstanding_before""",
+        "DROP TABLE outstanding_before",
+        "CREATE INDEX outstanding_by_identity ON outstanding (identity)",
+        "CREATE INDEX outstanding_answered ON outstanding (ends) WHERE answered",
+        "DELETE FROM totals",
+        """INSERT INTO totals SELECT endpoint, sum(state = 'intended'), sum(state = 'charged'), sum(state = 'free'),
+            sum(state = 'not sent'), sum(state = 'unknown'), sum(staked), sum(CASE WHEN staked THEN price ELSE 0 END)
+        FROM (SELECT endpoint, state, price,
+                state = 'charged' OR (may_charge AND state IN ('intended', 'unknown')) AS staked
+            FROM (SELECT endpoint, state, may_charge, price FROM attempts
+                UNION ALL SELECT endpoint, 'intended', may_charge, price FROM intents
+                UNION ALL SELECT endpoint, 'intended', 1, price FROM outstanding WHERE reserved))
+        GROUP BY endpoint""",
+    ):
+        db.execute(statement)
+
+
+MIGRATIONS: list[Callable[[sqlite3.Connection], None]] = [_first, _second, _third]
 """Step n leads from version n to n + 1. Steps are only ever added."""
 
 
 def connect(path: Path, *, synchronous: Synchronous, busy_timeout: float) -> sqlite3.Connection:
-    """The connection that writes: the file made if it is not there, migrated to the newest version."""
+    """The connection that writes: the file made if it is not there, migrated to the newest version.
+
+    Raises LedgerError where the file is not the ledger that it was.
+    """
+    _check_memory(path, busy_timeout)
     _create(path)
     db = _open(path, "rw", busy_timeout)
     try:
@@ -93,8 +137,11 @@ def connect(path: Path, *, synchronous: Synchronous, busy_timeout: float) -> sql
         db.execute(f"PRAGMA synchronous = {synchronous}")
         db.execute("PRAGMA fullfsync = ON")  # macOS: fsync alone does not reach the disk
         db.execute(f"PRAGMA cache_size = -{_CACHE_KIB}")
+        db.execute(f"PRAGMA wal_autocheckpoint = {_CHECKPOINT_PAGES}")
         if version < len(MIGRATIONS):
             _migrate(db, path)
+            # So that the file alone says what it is, whatever becomes of the log beside it.
+            db.execute("PRAGMA wal_checkpoint(FULL)").fetchall()
     except BaseException:
         db.close()
         raise
@@ -105,16 +152,66 @@ def connect_to_read(path: Path, *, busy_timeout: float) -> sqlite3.Connection:
     """A connection that cannot write, beside whoever does."""
     if not path.exists():
         raise LedgerError(f"there is no ledger {path}: check the path")
+    _check_links(path)
+    _check_log(path)
     # One that may write tidies up the files beside the ledger when it is the last to leave.
     db = _open(path, "rw" if os.access(path, os.W_OK) and os.access(path.parent, os.W_OK) else "ro", busy_timeout)
     try:
         db.execute("PRAGMA query_only = ON")
-        if _version(db, path) != len(MIGRATIONS):
+        version = _version(db, path)
+        if not version:
+            raise LedgerError(
+                f"the ledger {path} is empty: nothing was recorded in it, or it lost {path.name}-wal, which belongs to "
+                "it: look for that file where the ledger was"
+            )
+        if version != len(MIGRATIONS):
             raise LedgerError(f"the ledger {path} is of an older version: open it once for writing, which brings it up")
     except BaseException:
         db.close()
         raise
     return db
+
+
+def _check_memory(path: Path, busy_timeout: float) -> None:
+    """Raise LedgerError where the file is not what it was. Nothing is changed: not even its log is folded into it."""
+    if path.exists():
+        _check_links(path)
+    _check_log(path)
+    was = mark.seen(path)
+    if was is None:
+        return
+    if not path.exists():
+        raise mark.forgot(path, was, "is not there any more")
+    if not path.stat().st_size:
+        raise mark.forgot(path, was, "is empty now")
+    # First the file alone: the log of another ledger beside it would be taken for its own.
+    for how in ("mode=ro&immutable=1", "mode=ro"):
+        with suppress(sqlite3.Error), closing(_open_as(path, how, busy_timeout)) as db:
+            for hash_key, attempts in db.execute("SELECT hash_key, last_id FROM file"):
+                if mark.key_of(hash_key) != was.key:
+                    raise mark.forgot(path, was, "is another one than was here")
+                if how == "mode=ro" and attempts < was.attempts:
+                    raise mark.forgot(path, was, f"has {attempts} attempts now")
+
+
+def _check_links(path: Path) -> None:
+    """Raise LedgerError for a file with more than one name: the files beside it stand beside one of them only."""
+    if path.is_file() and path.stat().st_nlink > 1:
+        raise LedgerError(
+            f"the ledger {path} has another name (a hard link): who opens it by the one does not see who uses the "
+            "other, and would pay again; remove one of the names, or make a copy while nobody uses it"
+        )
+
+
+def _check_log(path: Path) -> None:
+    """Raise LedgerError where the ledger is gone and its log is there, which SQLite would delete."""
+    log = Path(f"{path}-wal")
+    with suppress(FileNotFoundError):
+        if log.stat().st_size and not (path.exists() and path.stat().st_size):
+            raise LedgerError(
+                f"the ledger {path} is empty or gone, and {log.name} beside it has what belongs to it: put the ledger "
+                f"back, or move {log.name} away to begin a new one"
+            )
 
 
 def _create(path: Path) -> None:
@@ -143,8 +240,12 @@ def _make_private(path: Path) -> None:
 
 
 def _open(path: Path, mode: str, busy_timeout: float) -> sqlite3.Connection:
+    return _open_as(path, f"mode={mode}", busy_timeout)
+
+
+def _open_as(path: Path, how: str, busy_timeout: float) -> sqlite3.Connection:
     # SQLite's own transactions are begun by hand; a thread of ours makes it and another may close it.
-    uri = f"file:{quote(os.fspath(path))}?mode={mode}"
+    uri = f"file:{quote(os.fspath(path))}?{how}"
     return sqlite3.connect(uri, uri=True, timeout=busy_timeout, isolation_level=None, check_same_thread=False)
 
 

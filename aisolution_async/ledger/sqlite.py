@@ -19,6 +19,7 @@ import queue
 import sqlite3
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import date, timedelta
 from decimal import Decimal
@@ -86,7 +87,7 @@ class Ledger(Store):
         for name in prices or {}:
             if name not in ENDPOINTS:
                 raise ConfigurationError(f"prices: no endpoint {name!r}; there are {', '.join(ENDPOINTS)}")
-        self.path = Path(path).absolute()
+        self.path = Path(os.path.realpath(path))  # the files beside it stand beside the file itself
         self._budget = Budget(
             max_charges,
             None if max_cost is None else _millionths("max_cost", max_cost),
@@ -101,7 +102,7 @@ class Ledger(Store):
         self._hash = hashlib.blake2b(digest_size=16)
         self._jobs: list[_Job] = []  # asked in this turn of the loop
         self._queue: queue.SimpleQueue[list[_Job]] = queue.SimpleQueue()
-        self._unrecorded: dict[int, _Job] = {}  # ends that the file would not take, by attempt
+        self._unrecorded: dict[int, _Work] = {}  # ends that the file would not take, by attempt
         self._under_way: dict[bytes, asyncio.Event | None] = {}  # this object's, with who waits for their end
 
     # ------------------------------------------------------------------------------------------- open and close
@@ -241,9 +242,9 @@ class Ledger(Store):
         self._queue.put(self._jobs)
         self._jobs = []
 
-    def _deliver(self, jobs: list[_Job]) -> None:
-        for job in jobs:
-            work, answer, future = job.work, job.answer, job.future
+    def _deliver(self, done: list[tuple[_Job, object]]) -> None:
+        for job, answer in done:
+            work, future = job.work, job.future
             if isinstance(work, tuple):
                 ask = work[0].ask
                 # Also where it could not be recorded: who waits asks again, and is told.
@@ -281,34 +282,39 @@ class Ledger(Store):
                 jobs = self._queue.get()
                 while not self._queue.empty():
                     jobs += self._queue.get()
+                answers: list[object] = []
                 for alone, group in itertools.groupby(jobs, lambda job: callable(job.work)):
                     if alone:
-                        for job in group:
-                            job.answer, _ = self._do(book, job.work)
+                        answers += [self._do(book, job.work)[0] for job in group]
                     else:
-                        self._do_together(book, list(group))
-                alive = _call(loop, self._deliver, jobs)
+                        answers += self._do_together(book, [job.work for job in group])
+                alive = _call(loop, self._deliver, list(zip(jobs, answers, strict=True)))
         finally:
             book.close()
 
-    def _do_together(self, book: Book, jobs: list[_Job]) -> None:
-        """Begins and ends in one transaction; where that fails, each in one of its own."""
-        jobs = [*self._unrecorded.values(), *jobs]
+    def _do_together(self, book: Book, works: list[_Work]) -> list[object]:
+        """The answers to begins and ends, done in one transaction; where that fails, each in one of its own.
+
+        The ends that the file would not take before are tried again first. Who asked for those was told already.
+        """
+        again = list(self._unrecorded.values())
         try:
             with book.transaction():
-                for job in jobs:
-                    job.answer = _apply(book, job.work)
+                for work in again:
+                    _apply(book, work)
+                answers = [_apply(book, work) for work in works]
         except Exception as exc:  # it goes to who asked
-            for job in jobs:
-                # A locked file would be waited for once for each.
-                answer = (schema.fault(self.path, exc), True) if schema.is_locked(exc) else self._do(book, job.work)
-                job.answer, again = answer
-                if isinstance(job.work, tuple) and again:
-                    self._unrecorded[job.work[0].id] = job
-                elif isinstance(job.work, tuple):
-                    self._unrecorded.pop(job.work[0].id, None)
-        else:
-            self._unrecorded.clear()
+            # A locked file would be waited for once for each.
+            told = (schema.fault(self.path, exc), True) if schema.is_locked(exc) else None
+            found = [(work, *(told or self._do(book, work))) for work in (*again, *works)]
+            for work, _, is_fault in found:
+                if isinstance(work, tuple) and is_fault:
+                    self._unrecorded[work[0].id] = work
+                elif isinstance(work, tuple):
+                    self._unrecorded.pop(work[0].id, None)
+            return [answer for _, answer, _ in found[len(again) :]]
+        self._unrecorded.clear()
+        return answers
 
     def _do(self, book: Book, work: _Work) -> tuple[object, bool]:
         """The answer, and whether it was the file that failed, so that it may work later."""
@@ -332,22 +338,30 @@ class Ledger(Store):
 
     def summary(self) -> Summary:
         """See `Store.summary`."""
-        lines = self._read(
-            f"""SELECT endpoint, date(started_at / 1000000, 'unixepoch'), state, status, count(*),
-                sum(CASE WHEN {AT_STAKE} THEN price ELSE 0 END)
-            FROM (SELECT endpoint, started_at, state, status, may_charge, price FROM attempts
-                UNION ALL SELECT endpoint, started_at, 'intended', NULL, may_charge, price FROM intents
-                UNION ALL SELECT endpoint, since, 'intended', NULL, 1, price FROM outstanding WHERE reserved)
-            GROUP BY 1, 2, 3, 4 ORDER BY 2, 1, 3, 4"""
-        )
+        with self._reading() as db:  # one look for all of it: another process may be writing
+            lines = db.execute(
+                f"""SELECT endpoint, date(started_at / 1000000, 'unixepoch'), state, status, count(*),
+                    sum(CASE WHEN {AT_STAKE} THEN price ELSE 0 END)
+                FROM (SELECT endpoint, started_at, state, status, may_charge, price FROM attempts
+                    UNION ALL SELECT endpoint, started_at, 'intended', NULL, may_charge, price FROM intents
+                    UNION ALL SELECT endpoint, since, {_COUNTS_AS}, NULL, 1, price FROM outstanding WHERE reserved)
+                GROUP BY 1, 2, 3, 4 ORDER BY 2, 1, 3, 4"""
+            ).fetchall()
+            # In the order of ids, so that SQLite looks at those that hold and not at all identities.
+            holding = f"SELECT identity FROM attempts WHERE {HOLDING} ORDER BY id LIMIT -1"
+            ((held,),) = db.execute(f"SELECT count(DISTINCT identity) FROM ({holding})")
+            ((answers, lost),) = db.execute(
+                """SELECT count(*) FILTER (WHERE answer),
+                    count(*) FILTER (WHERE state = 'charged' AND status = 'OK' AND reply IS NULL) FROM attempts"""
+            )
         return Summary(
             tuple(
                 Line(endpoint, date.fromisoformat(day), State(state), status, count, money(cost))
                 for endpoint, day, state, status, count, cost in lines
             ),
-            # In the order of ids, so that SQLite looks at those that hold and not at all identities.
-            held=self._number(f"SELECT count(*) FROM (SELECT id FROM attempts WHERE {HOLDING} ORDER BY id LIMIT -1)"),
-            answers=self._number("SELECT count(*) FROM attempts WHERE answer"),
+            held=held,
+            answers=answers,
+            lost=lost,
         )
 
     def attempts(self, *, unknown_only: bool = False) -> Iterator[Record]:
@@ -359,7 +373,7 @@ class Ledger(Store):
                 FROM attempts UNION ALL
                 SELECT id, endpoint, key, 'intended', NULL, NULL, started_at, 0, NULL, may_charge, price
                 FROM intents UNION ALL
-                SELECT 0, endpoint, key, 'intended', NULL, NULL, since, 0, '{TO_COME}', 1, price
+                SELECT 0, endpoint, key, {_COUNTS_AS}, NULL, NULL, since, 0, '{TO_COME}', 1, price
                 FROM outstanding WHERE reserved)"""
         )
 
@@ -379,31 +393,33 @@ class Ledger(Store):
             when, took = moment(started), elapsed / 1e6
             yield Record(id_, endpoint, mine, State(state), status, http, when, took, error, money(cost), body)
 
-    def _number(self, query: str) -> int:
-        ((number,),) = self._read(query)
-        return int(number)
-
     def _read(self, query: str) -> Iterator[tuple[Any, ...]]:
+        with self._reading() as db:
+            yield from db.execute(query)
+
+    @contextmanager
+    def _reading(self) -> Iterator[sqlite3.Connection]:
+        """The file as it is now, for as long as this is open."""
         try:
-            db = schema.connect_to_read(self.path, busy_timeout=self._busy_timeout)
-            try:
-                yield from db.execute(query)
-            finally:
-                db.close()
+            with closing(schema.connect_to_read(self.path, busy_timeout=self._busy_timeout)) as db:
+                db.execute("BEGIN")
+                yield db
         except sqlite3.Error as exc:
             raise schema.fault(self.path, exc) from None
 
+
+# What a reservation for a callback counts as: see `book.Waiting.counts_as`.
+_COUNTS_AS = "CASE WHEN answered THEN 'unknown' ELSE 'intended' END"
 
 _Work = Ask | tuple[Started, Result] | Callable[[Book], object]
 
 
 @dataclass(slots=True, eq=False)
 class _Job:
-    """Something asked, its answer (or the error), and who waits for it."""
+    """Something asked, and who waits for the answer (or the error)."""
 
     work: _Work
     future: asyncio.Future[Any]
-    answer: object = None
 
 
 def _apply(book: Book, work: _Work) -> object:

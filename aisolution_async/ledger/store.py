@@ -52,9 +52,11 @@ class Ask:
     `identity` is from `Store.identity`; `key` is the user's, for the record. `may_charge`: whether any answer
     of this endpoint is charged, so that a charge has to be reserved. `reusable=False`: neither answered from the
     ledger nor held nor made to wait for another like it. `reuse_for`: how old an answer may be to be used
-    again, in seconds; None for any age. `resend_unknown`: make the attempt even if the one before it may have been
-    charged. `callback`: what the answer is known by if it comes by callback, from `Store.identity`; None where it
-    cannot. `overdue`: do not wait any longer for the callback of an earlier attempt.
+    again, in seconds; None for any age. `retry_unknown`: how many attempts that hold the question it may pass, the
+    call's own and those of others together; None for any number. `within`: seconds that the attempt may take at most,
+    None where nobody can tell. `callback`: what the answer is known by if it comes by callback, from `Store.identity`;
+    None where it cannot; `patience`: seconds that the callback may take. `overdue`: do not wait any longer for the
+    callback of an earlier attempt.
     """
 
     endpoint: str
@@ -63,8 +65,10 @@ class Ask:
     may_charge: bool = True
     reusable: bool = True
     reuse_for: float | None = None
-    resend_unknown: bool = False
+    retry_unknown: int | None = 0
+    within: float | None = None
     callback: bytes | None = None
+    patience: float = 120.0
     overdue: bool = False
 
 
@@ -74,7 +78,7 @@ class Result:
 
     `sent`: whether a byte of it may have left. `reply`: the vendor's reply as JSON, without its group id;
     `answer`: whether that reply answers the call, so that it need not be asked again. `expected`: whether the answer
-    may still come by callback.
+    may still come by callback. `holds`: whether the attempt, where its charge is UNKNOWN, holds its question.
     """
 
     attempt: Attempt
@@ -82,6 +86,7 @@ class Result:
     reply: bytes | None = None
     answer: bool = False
     expected: bool = False
+    holds: bool = True
 
     @property
     def state(self) -> State:
@@ -97,6 +102,8 @@ class Started:
     ask: Ask
     price: int = 0
     """What a charge costs, in millionths."""
+    passes: int = 0
+    """How many attempts that hold the question it passes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,13 +121,15 @@ class Stored:
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """No answer came of the last attempt, and it may have been charged, or was: `attempt` is that one.
+    """The question is held: no answer came of an attempt that may have been charged, or was. Nothing may be sent.
 
-    Nothing may be sent. `reply` is the message of an OK that did not fit the contract, as JSON, if that is what came.
+    `attempts` is how many such attempts there are, and `attempt` the last of them. `reply` is the message of an OK that
+    did not fit the contract, as JSON, if that is what came of it.
     """
 
     attempt: Attempt
     reply: bytes | None = field(default=None, repr=False)
+    attempts: int = 1
 
 
 class Busy:
@@ -219,12 +228,14 @@ class Sum:
 class Summary:
     """A ledger in numbers: `lines`, by endpoint, day, state and status.
 
-    `held` is how many calls are held, `answers` how many attempts brought an answer that is still there.
+    `held` is how many questions are held, `answers` how many attempts brought an answer that is still there, and
+    `lost` how many charged ones brought one that is not there any more: it was purged, or the file is damaged.
     """
 
     lines: tuple[Line, ...]
     held: int
     answers: int
+    lost: int = 0
 
     def by(self, *names: str) -> dict[tuple[object, ...], Sum]:
         """The sums for each combination of the named fields of `Line`: `by("day", "endpoint")`; `by()` for all."""
@@ -249,7 +260,11 @@ class Store(ABC):
         """Make the ledger usable, creating or migrating it.
 
         Every attempt under way whose owner is not alive becomes UNKNOWN, before this returns. An owner is alive
-        as long as its process is, and no longer: neither a reboot nor another process with its pid keeps it.
+        as long as its process is, and no longer: neither a reboot nor another process with its pid keeps it. Where
+        nobody can tell, the attempt is under way until it must be over (`Ask.within`).
+
+        A ledger that is not what it was (emptied, replaced, older than it was, or short of a part of its files) is
+        refused: what it forgot would be bought again.
         """
 
     @abstractmethod
@@ -270,12 +285,16 @@ class Store(ABC):
         """Ask whether an attempt may be made, and record the intent if so.
 
         All of it is one atomic step among all users of the ledger, in this order: an answer that is young enough
-        is `Stored`; a call under way with a living owner is `Busy`, with a dead one becomes UNKNOWN; one whose answer
-        is to come by callback is `Expected` (overdue, or asked without a callback, it is asked anew, or `Held` if the
-        attempt that asked for the callback was lost); a call whose last attempt that left is UNKNOWN, or settled as
-        CHARGED, is `Held`, unless to be resent; where a charge is possible and `charged + unknown + under way` has
-        reached the budget, `Exhausted`. Otherwise the intent, and with it the reservation of one charge, is durable
-        when `Started` is returned.
+        is `Stored`; a question whose answer is to come by callback is `Expected` (overdue, or asked without a callback,
+        it goes on here); a question under way with a living owner is `Busy`, with a dead one becomes UNKNOWN; one that
+        is held by more attempts than the call may pass is `Held`; where a charge is possible and `charged + unknown +
+        under way` has reached the budget, `Exhausted`. Otherwise the intent, and with it the reservation of one charge,
+        is durable when `Started` is returned.
+
+        An attempt holds its question, for every user of the ledger, from the moment that its charge is UNKNOWN or that
+        somebody settles it as CHARGED without its answer. The hold ends by that attempt's own late answer, by a
+        callback, by `resolve`, or by a usable answer to the question; never by another attempt that was free. A call
+        passes as many holding attempts, its own and those of others together, as `Ask.retry_unknown` says.
 
         When cancelled, an intent that was recorded is ended as not sent.
         """
@@ -285,8 +304,9 @@ class Store(ABC):
         """Record what came of an attempt: outcome, reply and the use of its reservation, in one atomic step.
 
         Durable when this returns. It is on its way from the first step of this coroutine: cancelling the wait
-        takes nothing back. Ending twice does no harm. When it raises, the attempt stays under way, with its
-        reservation; the store tries again by itself with the next operation, and when it is closed.
+        takes nothing back. Ending twice does no harm: the first reply counts, and `holds=False` lifts the hold of an
+        attempt that is UNKNOWN. When it raises, the attempt stays under way, with its reservation; the store tries
+        again by itself with the next operation, and when it is closed.
         """
 
     @abstractmethod
@@ -295,7 +315,8 @@ class Store(ABC):
 
         `callbacks` is what it may have been asked for by: the first, or the only one of the others that is waited for.
         One atomic step, durable when this returns: the first answer counts. Its charge is the one of the attempt that
-        asked for the callback, where that is under way or UNKNOWN (which this settles), else the one set aside.
+        asked for the callback, where that is under way or has no answer (which this settles), else the one set aside.
+        Where more than one question waits for it (one number, written two ways), it answers all, and is charged once.
         """
 
     @abstractmethod
@@ -310,8 +331,9 @@ class Store(ABC):
         """Settle by hand every UNKNOWN attempt of a user's key (or of an identity, in bytes) as CHARGED or FREE.
 
         So is what still waits for a callback. With `attempt`, the one of that id (`Record.id`), whatever its key.
-        Returns how many. Atomic and durable. What is settled as FREE is no longer held and would be sent again. What is
-        settled as CHARGED was paid for, and its answer is lost: it stays held, so that nothing buys it again unasked.
+        Returns how many. Atomic and durable. An attempt settled as FREE holds its question no longer. One settled as
+        CHARGED was paid for, and its answer is lost: it goes on holding, so that nothing buys the answer again unasked;
+        a callback can still bring it.
         """
 
     @abstractmethod
@@ -333,7 +355,7 @@ class Store(ABC):
 
     @abstractmethod
     def held(self) -> Iterator[Record]:
-        """The attempts for which a call is held, oldest first: UNKNOWN, or settled as CHARGED.
+        """The attempts that hold their question, oldest first: UNKNOWN, or settled as CHARGED.
 
         With the message of an OK that did not fit the contract, where that is what came.
         """
