@@ -104,9 +104,11 @@ class Options:
 def _problem_of(exc: BaseException) -> str:
     """What a store's exception is to a call: the text of a LedgerError, or nothing if it is to be raised as it is."""
     if isinstance(exc, asyncio.CancelledError):
-        task = asyncio.current_task()
+        task = None
+        with contextlib.suppress(RuntimeError):  # on a thread that reads images
+            task = asyncio.current_task()
         # Within the store something else was cancelled, and not this call.
-        return "" if task is None or task.cancelling() else "the ledger failed: what it waited for was cancelled"
+        return "" if task is not None and task.cancelling() else "the ledger failed: what it waited for was cancelled"
     if isinstance(exc, AISolutionError) or not isinstance(exc, Exception):
         return ""
     return f"the ledger failed: {type(exc).__name__}"  # not its text, which may quote what the store was given
@@ -158,7 +160,7 @@ class Journal:
         """See `Store.identity`."""
         try:
             return self._store.identity(endpoint, payload, key)
-        except Exception as exc:  # a store is anybody's code
+        except BaseException as exc:
             if not (problem := _problem_of(exc)):
                 raise
         raise LedgerError(problem)

@@ -551,7 +551,7 @@ class Book:
         """What an attempt at the same question means for its callback."""
         where, values = "WHERE callback = ? AND identity = ?", (waiting.callback, waiting.identity)
         if result.answer and result.reply is not None:
-            if not waiting.reserved or waiting.ends <= self._now:
+            if not waiting.reserved or started.ask.overdue or waiting.ends <= self._now:
                 self._drop(waiting)  # what is called back now is a repeat
                 return
             # The request that asked for the callback may be charged all the same.

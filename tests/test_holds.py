@@ -1,0 +1,344 @@
+"""A hold binds everyone: whoever asks, whatever its own attempts were, and whatever the ledger's store raises."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, cast
+from urllib.parse import parse_qs
+
+import httpx
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from aisolution_async import (
+    AISolutionError,
+    AsyncClient,
+    Charge,
+    DeleteFace,
+    Inbox,
+    Ledger,
+    LedgerError,
+    NotSentError,
+    OutcomeUnknownError,
+    Retry,
+    WhatsAppDetail,
+    clock,
+)
+from aisolution_async.ledger import Ask, Busy, Result, Started, Stored, Verdict
+
+from .support import Vendor, client_of, in_turn, says, virtual
+
+CHARGED, FREE, UNKNOWN = Charge.CHARGED, Charge.FREE, Charge.UNKNOWN
+NUMBER = "+6281387300008"
+LATER = ("RETRY_LATER", "busy")
+QUICK = Retry(first=0.01, longest=0.01)
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return tmp_path / "run.ledger"
+
+
+def number_of(request: httpx.Request) -> str:
+    return parse_qs(request.content.decode())["number"][0]
+
+
+def answer(request: httpx.Request, whatsapp: str = "yes") -> httpx.Response:
+    return says("OK", {"number": number_of(request), "whatsapp": whatsapp})
+
+
+async def came_of(client: AsyncClient, number: str = NUMBER, **options: Any) -> Any:
+    try:
+        return await client.whatsapp_detail(number, **options)
+    except AISolutionError as exc:
+        return exc
+
+
+async def test_a_retry_does_not_walk_past_the_hold_of_another(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A is told to come later; B asks the same meanwhile, and loses the answer."""
+    waits, b_is_over = asyncio.Event(), asyncio.Event()
+
+    async def sleep(seconds: float) -> None:
+        waits.set()
+        await b_is_over.wait()
+
+    monkeypatch.setattr(clock, "sleep", sleep)
+
+    def script(request: httpx.Request, number: int) -> httpx.Response:
+        if number == 0:
+            return says(*LATER)
+        if number == 1:
+            raise httpx.ReadError("lost")
+        return answer(request)
+
+    vendor = Vendor(script)
+    async with client_of(vendor, ledger=file) as a, client_of(vendor, ledger=file) as b:
+        first = asyncio.create_task(came_of(a))
+        await waits.wait()
+        lost = await came_of(b)
+        b_is_over.set()
+        held = await first
+    assert isinstance(lost, OutcomeUnknownError)
+    assert lost.recorded is None
+    assert isinstance(held, OutcomeUnknownError)
+    assert held.recorded is not None
+    assert held.recorded.charge is UNKNOWN
+    assert [attempt.charge for attempt in held.attempts] == [FREE]
+    assert "retry_unknown=1" in str(held)
+    assert len(vendor.requests) == 2
+
+
+@pytest.mark.parametrize("allowed", [0, 1, 2, 3])
+async def test_a_call_passes_as_many_unknown_attempts_as_it_may_of_whomever(file: Path, allowed: int) -> None:
+    vendor = in_turn(httpx.ReadError("lost"))
+    async with client_of(vendor, ledger=file, retry=QUICK, retry_unknown=1) as client:
+        first = await came_of(client)
+        assert (len(first.attempts), first.holds) == (2, 2)
+    async with client_of(vendor, ledger=file, retry=QUICK, retry_unknown=allowed) as client:
+        second = await came_of(client)
+    assert isinstance(second, OutcomeUnknownError)
+    assert len(vendor.requests) == 2 + (allowed - 1 if allowed > 1 else 0)
+    assert second.holds == len(vendor.requests)
+    assert (second.recorded is None) == bool(second.attempts)
+    assert Ledger(file).summary().held == 1
+    assert len(list(Ledger(file).held())) == len(vendor.requests)
+
+
+async def test_a_free_attempt_after_an_unknown_one_lifts_nothing(file: Path) -> None:
+    for answers in ([says(*LATER)], [says("FAIL", "no")], [says("OK", {"number": NUMBER, "whatsapp": "checking"})]):
+        path = file.with_name(f"{len(answers[0].content)}.ledger")
+        vendor = in_turn(httpx.ReadError("lost"), *answers)
+        async with client_of(vendor, ledger=path, retry=Retry(max_retries=0, first=0.01, unknown=1)) as client:
+            await came_of(client)
+            assert len(vendor.requests) == 2
+        async with client_of(vendor, ledger=path) as client:
+            assert isinstance(await came_of(client), OutcomeUnknownError)
+        assert len(vendor.requests) == 2
+
+
+async def test_unknown_attempts_of_every_round_of_asking_count_without_a_ledger() -> None:
+    """A number that is checking is asked again: that is no new allowance."""
+    checking = says("OK", {"number": NUMBER, "whatsapp": "checking"})
+    vendor = in_turn(httpx.ReadError("lost"), checking, httpx.ReadError("lost"), says(*LATER))
+    inbox = Inbox("https://app.example.com/whatsapp", patience=0.01)
+    async with client_of(vendor, retry=QUICK, retry_unknown=1) as client:
+        error = await came_of(client, wait=inbox)
+    assert isinstance(error, OutcomeUnknownError)
+    assert [attempt.charge for attempt in error.attempts].count(UNKNOWN) == 2
+    assert len(vendor.requests) == 3
+
+
+async def test_deleting_twice_does_no_harm_and_is_not_held(file: Path) -> None:
+    vendor = in_turn(httpx.ReadError("lost"), httpx.ReadError("lost"), says("PERSON_ID_NOT_EXIST"))
+    async with client_of(vendor, ledger=file, retry=Retry(max_retries=0)) as client:
+        for _ in range(2):
+            with pytest.raises(OutcomeUnknownError):
+                await client.send(DeleteFace("p", key="A"))
+        with pytest.raises(AISolutionError):
+            await client.send(DeleteFace("p", key="A"))
+    assert len(vendor.requests) == 3
+
+
+@given(data=st.data())
+@settings(max_examples=25, deadline=None)
+def test_the_bill_whatever_the_vendor_does_and_whoever_asks(data: st.DataObject, tmp_path_factory: Any) -> None:
+    """Several clients on one ledger, each asking a few numbers in its own order, with its own allowance."""
+    billed: Counter[str] = Counter()
+    does = st.sampled_from(["later", "fail", "lose", "lose", "answer", "checking"])
+
+    async def script(request: httpx.Request, number: int) -> httpx.Response:
+        what = data.draw(does)
+        await asyncio.sleep(0)
+        if what == "later":
+            return says(*LATER)
+        if what == "fail":
+            return says("FAIL", "no")
+        if what == "checking":
+            return answer(request, "checking")
+        billed[number_of(request)] += 1
+        if what == "lose":
+            raise httpx.ReadError("lost")
+        return answer(request)
+
+    allowances = data.draw(st.lists(st.integers(0, 2), min_size=2, max_size=3))
+    orders = [data.draw(st.permutations(range(3))) for _ in allowances]
+    path = tmp_path_factory.mktemp("bill") / "run.ledger"
+    vendor = Vendor(script)
+
+    @virtual
+    async def run() -> None:
+        async with contextlib.AsyncExitStack() as stack:
+            clients = [
+                await stack.enter_async_context(
+                    client_of(vendor, ledger=path, retry=Retry(max_retries=3, first=0.1, unknown=allowed))
+                )
+                for allowed in allowances
+            ]
+
+            async def ask(client: AsyncClient, order: Sequence[int]) -> None:
+                calls = [WhatsAppDetail(f"+628138730000{n}") for n in order]
+                async with client.batch(calls, concurrency=2) as batch:
+                    async for _ in batch:
+                        pass
+
+            await asyncio.gather(*map(ask, clients, orders))
+            charged = sum(client.tally.charged for client in clients)
+            unknown = sum(client.tally.unknown for client in clients)
+            assert charged <= billed.total() <= charged + unknown
+
+    run()
+    assert max(billed.values(), default=0) <= 1 + max(allowances)
+    whole = Ledger(path).summary().by().get((), None)
+    assert (0 if whole is None else whole.charged + whole.unknown) == billed.total()
+
+
+# ------------------------------------------------------------------------------------- who waits for the same
+
+
+async def test_who_asks_the_same_is_woken_when_it_is_answered(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody looks again and again meanwhile."""
+    slept: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        slept.append(seconds)
+        await asyncio.sleep(0)
+
+    monkeypatch.setattr(clock, "sleep", sleep)
+    go = asyncio.Event()
+
+    async def script(request: httpx.Request, number: int) -> httpx.Response:
+        await go.wait()
+        return answer(request)
+
+    vendor = Vendor(script)
+    async with Ledger(file) as ledger, client_of(vendor, ledger=ledger) as one, client_of(vendor, ledger=ledger) as two:
+        asked = [asyncio.create_task(came_of(client)) for client in (one, two, one)]
+        async with two.batch([WhatsAppDetail(NUMBER)] * 2, dedupe=False) as batch:
+            while not (vendor.requests and batch.progress.waiting == 2):
+                await asyncio.sleep(0)
+            go.set()
+            outcomes = [outcome async for outcome in batch]
+        answers = await asyncio.gather(*asked)
+    assert all(outcome.ok for outcome in outcomes)
+    assert [reply.whatsapp for reply in answers] == ["yes"] * 3
+    assert len(vendor.requests) == 1
+    assert slept == []
+
+
+async def test_who_waits_for_the_same_gives_up_at_its_deadline(file: Path) -> None:
+    never = asyncio.Event()
+
+    async def script(request: httpx.Request, number: int) -> httpx.Response:
+        await never.wait()
+        return answer(request)
+
+    vendor = Vendor(script)
+    async with Ledger(file) as ledger, client_of(vendor, ledger=ledger) as one:
+        asked = asyncio.create_task(came_of(one))
+        while not vendor.requests:
+            await asyncio.sleep(0)
+        error = await came_of(one.with_options(deadline=0.05))
+        assert isinstance(error, NotSentError)
+        assert "under way elsewhere" in str(error)
+        never.set()
+        assert (await asked).whatsapp == "yes"
+
+
+# ------------------------------------------------------------------------------------ whatever a store raises
+
+
+class Foreign(Ledger):
+    """A store that raises, or answers, what no store should."""
+
+    def __init__(self, path: Path, **faults: object) -> None:
+        super().__init__(path)
+        self.faults = faults
+
+    def _fault(self, name: str) -> Any:
+        found = self.faults.get(name)
+        if isinstance(found, BaseException):
+            raise found
+        return found
+
+    def identity(self, endpoint: str, payload: Any, key: Any = None) -> bytes:
+        self._fault("identity")
+        return super().identity(endpoint, payload, key)
+
+    async def begin(self, ask: Ask) -> Verdict:
+        found = self._fault("begin")
+        return await super().begin(ask) if found is None else found
+
+    async def end(self, started: Started, result: Result) -> None:
+        self._fault("end")
+        await super().end(started, result)
+
+    async def find(self, asks: Sequence[Ask]) -> list[Stored | None]:
+        found = self._fault("find")
+        return await super().find(asks) if found is None else found
+
+
+class Restless(Busy):
+    async def wait(self) -> None:
+        raise RuntimeError("secret")
+
+
+FAULTS: list[BaseException] = [
+    RuntimeError("secret"),
+    KeyError("secret"),
+    asyncio.CancelledError(),
+    OSError(5, "secret"),
+]
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: type(fault).__name__)
+@pytest.mark.parametrize("where", ["identity", "begin", "end", "find"])
+async def test_a_batch_ends_every_call_with_its_own_outcome(file: Path, where: str, fault: object) -> None:
+    vendor = Vendor(lambda request, _: answer(request))
+    calls = [WhatsAppDetail(f"+62813873000{n:02}", key=n) for n in range(20)]
+    async with Foreign(file, **{where: fault}) as store, client_of(vendor, ledger=store) as client:
+        async with asyncio.timeout(30), client.batch(calls) as batch:
+            outcomes = [outcome async for outcome in batch]
+        assert sorted(cast(int, outcome.key) for outcome in outcomes) == list(range(20))
+        for outcome in outcomes:
+            if where in ("end", "find"):  # what was paid for is handed over; what cannot be looked up is asked
+                assert outcome.ok, outcome.error
+                assert outcome.attempts[-1].recorded is (where == "find")
+            else:
+                assert isinstance(outcome.error, LedgerError)
+                assert outcome.charge is FREE
+                assert "secret" not in str(outcome.error)
+        assert len(vendor.requests) == (20 if where in ("end", "find") else 0)
+        single = await came_of(client, number="+6281387300099")
+        assert isinstance(single, LedgerError) == (where in ("identity", "begin"))
+        if isinstance(single, LedgerError):
+            assert single.__context__ is None
+
+
+@pytest.mark.parametrize(("where", "given"), [("begin", "Started"), ("find", [None]), ("begin", Restless())])
+async def test_a_store_that_answers_what_no_store_should(file: Path, where: str, given: object) -> None:
+    vendor = Vendor(lambda request, _: answer(request))
+    calls = [WhatsAppDetail(f"+62813873000{n:02}", key=n) for n in range(3)]
+    async with Foreign(file, **{where: given}) as store, client_of(vendor, ledger=store, deadline=0.3) as client:
+        async with asyncio.timeout(30), client.batch(calls) as batch:
+            outcomes = [outcome async for outcome in batch]
+    assert len(outcomes) == 3
+    assert all(outcome.ok == (where == "find") for outcome in outcomes)
+    assert {outcome.charge for outcome in outcomes} == {CHARGED if where == "find" else FREE}
+
+
+async def test_a_ledger_closed_under_a_call_takes_no_answer_away(file: Path) -> None:
+    async with Ledger(file) as ledger:
+
+        async def script(request: httpx.Request, number: int) -> httpx.Response:
+            await ledger.aclose()
+            return answer(request)
+
+        async with client_of(Vendor(script), ledger=ledger) as client:
+            reply = await client.whatsapp_detail(NUMBER)
+            assert (reply.whatsapp, reply.charge, reply.attempts[0].recorded) == ("yes", CHARGED, False)
+    assert Ledger(file).summary().held == 1
