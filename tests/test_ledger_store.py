@@ -1344,9 +1344,7 @@ async def test_only_its_owner_can_read_it(path: Path, mask: int) -> None:
             }
     finally:
         os.umask(before)
-    assert files == dict.fromkeys(
-        ("calls.ledger", "calls.ledger-wal", "calls.ledger-shm", "calls.ledger-mark"), 0o600
-    )
+    assert files == dict.fromkeys(("calls.ledger", "calls.ledger-wal", "calls.ledger-shm", "calls.ledger-mark"), 0o600)
     path.chmod(0o644)
     async with Ledger(path):
         assert path.stat().st_mode & 0o777 == 0o600

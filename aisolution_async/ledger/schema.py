@@ -92,6 +92,10 @@ def _third(db: sqlite3.Connection) -> None:
         "ALTER TABLE intents ADD COLUMN ends INTEGER NOT NULL DEFAULT 0",
         """UPDATE attempts SET holds = 2 WHERE holds AND (identity IS NULL OR EXISTS (SELECT 1 FROM attempts AS other
             WHERE other.identity = attempts.identity AND other.answer AND other.id > attempts.id))""",
+        # What was settled as charged without its answer holds too; version 1 did not know of it.
+        """UPDATE attempts SET holds = 1 WHERE state = 'charged' AND identity IS NOT NULL AND NOT answer AND NOT holds
+            AND reply IS NULL AND error LIKE '%settled by hand' AND NOT EXISTS (SELECT 1 FROM attempts AS other
+            WHERE other.identity = attempts.identity AND other.answer AND other.id > attempts.id)""",
         "ALTER TABLE outstanding RENAME TO outstanding_before",
         "DROP INDEX outstanding_by_identity",
         """CREATE TABLE outstanding (

@@ -1,0 +1,267 @@
+"""One file, one ledger: by whatever name it is opened, and whatever became of its files since."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from functools import partial
+from pathlib import Path
+
+import httpx
+import pytest
+
+from aisolution_async import Charge, Ledger, LedgerError, WhatsAppDetail
+from aisolution_async.ledger import Busy, Started, Stored
+from aisolution_async.ledger.book import Book
+
+from .support import Vendor, client_of, says
+from .test_ledger_store import answered, ask, book_of, check, do, rows, start
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "calls.ledger"
+
+
+def wal(path: Path) -> Path:
+    return path.with_name(f"{path.name}-wal")
+
+
+def mark(path: Path) -> Path:
+    return path.with_name(f"{path.name}-mark")
+
+
+# ------------------------------------------------------------------------------------------- one file, two names
+
+
+async def test_a_symlink_is_the_same_ledger(path: Path, tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    names = [tmp_path / "elsewhere" / "link", tmp_path / "folder" / "calls.ledger", tmp_path / "two"]
+    async with Ledger(path) as first:
+        names[0].symlink_to(path)
+        (tmp_path / "folder").symlink_to(tmp_path, target_is_directory=True)
+        names[2].symlink_to(names[0])
+        started = await start(first)
+        for name in names:
+            async with Ledger(name, max_charges=9) as second:
+                assert second.path == path
+                assert isinstance(await second.begin(ask(second, retry_unknown=9)), Busy)
+        await first.end(started, answered())
+        assert {file.name for file in names[0].parent.iterdir()} == {"link"}
+
+
+async def test_a_symlink_that_leads_nowhere_makes_what_it_names(path: Path, tmp_path: Path) -> None:
+    link = tmp_path / "link"
+    link.symlink_to(path.name)
+    async with Ledger(link) as ledger:
+        await do(ledger, answered())
+    assert Ledger(path).summary().answers == 1
+
+
+async def test_a_file_with_two_names_is_refused_by_both(path: Path, tmp_path: Path) -> None:
+    async with Ledger(path) as ledger:
+        started = await start(ledger)
+        os.link(path, tmp_path / "other")
+        for name in (path, tmp_path / "other"):
+            with pytest.raises(LedgerError, match="another name .*remove one of the names"):
+                await Ledger(name).open()
+            with pytest.raises(LedgerError, match="another name"):
+                Ledger(name).summary()
+        # Who had it open before loses nothing.
+        await ledger.end(started, answered())
+        await do(ledger, answered(), 2)
+    (tmp_path / "other").unlink()
+    assert Ledger(path).summary().answers == 2
+
+
+# ------------------------------------------------------------------------------------- what it was, and what it is
+
+
+KILLED = """
+import asyncio, os, sys
+from tests.test_ledger_store import answered, do, start
+from aisolution_async import Ledger
+async def main():
+    ledger = Ledger(sys.argv[1])
+    await ledger.open()
+    for n in range(30):
+        await do(ledger, answered(), n)
+    await start(ledger, "under way")
+    os._exit(9)
+asyncio.run(main())
+"""
+
+
+def killed(path: Path) -> None:
+    """A ledger of thirty answers, and a call under way, as a killed process leaves it."""
+    command = [sys.executable, "-W", "error", "-c", KILLED, str(path)]
+    assert subprocess.run(command, check=False, cwd=Path(__file__).parent.parent).returncode == 9
+    assert wal(path).stat().st_size > path.stat().st_size
+
+
+def swap(path: Path) -> None:
+    other = path.with_name("other")
+    asyncio.run(_make(other))
+    shutil.copy(other, path)
+
+
+async def _make(path: Path) -> None:
+    async with Ledger(path) as ledger:
+        for n in range(99):
+            await do(ledger, answered(), f"other {n}")
+
+
+def random_bytes(path: Path) -> None:
+    size = wal(path).stat().st_size
+    with wal(path).open("r+b") as file:
+        file.seek(size // 3)
+        file.write(os.urandom(size // 3))
+
+
+def cut(path: Path) -> None:
+    with wal(path).open("r+b") as file:
+        file.truncate(wal(path).stat().st_size // 2)
+
+
+def remove_log(path: Path) -> None:
+    wal(path).unlink()
+
+
+def empty_log(path: Path) -> None:
+    wal(path).write_bytes(b"")
+
+
+def empty(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+BESIDE = "is empty or gone, and calls.ledger-wal beside it"
+DAMAGES: dict[str, tuple[Sequence[Callable[[Path], None]], str]] = {
+    "without its log": ([remove_log], "has 0 attempts now"),
+    "log cut": ([cut], r"has \d+ attempts now"),
+    "log emptied": ([empty_log], "has 0 attempts now"),
+    "log of random bytes": ([random_bytes], r"has \d+ attempts now"),
+    "emptied": ([empty], BESIDE),
+    "emptied, no log": ([empty, remove_log], "is empty now"),
+    "gone": ([Path.unlink], BESIDE),
+    "gone, and its log": ([Path.unlink, remove_log], "is not there any more"),
+    "another": ([swap], "is another one than was here"),
+    "another, no log": ([swap, remove_log], "is another one than was here"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+async def test_a_ledger_that_is_not_what_it_was_is_refused(path: Path, damage: str) -> None:
+    await asyncio.to_thread(killed, path)
+    steps, why = DAMAGES[damage]
+    for step in steps:
+        await asyncio.to_thread(step, path)
+    files = {file: file.read_bytes() for file in path.parent.iterdir() if not file.name.endswith("-shm")}
+    vendor = Vendor(lambda request, _: says("OK", {"whatsapp": "yes"}))
+    for _ in range(2):
+        with pytest.raises(LedgerError, match=why):
+            await Ledger(path).open()
+        client = client_of(vendor, ledger=path)
+        with pytest.raises(LedgerError, match=why):
+            await client.whatsapp_detail("+6281387300008")
+        await client.aclose()
+    # Nothing was sent, and what is left can still be put back.
+    assert vendor.requests == []
+    now = {file: file.read_bytes() for file in path.parent.iterdir() if not file.name.endswith("-shm")}
+    assert {file.name: now.get(file) == data for file, data in files.items()} == {file.name: True for file in files}
+
+
+async def test_a_killed_ledger_goes_on_where_nothing_is_lost(path: Path) -> None:
+    await asyncio.to_thread(killed, path)
+    async with Ledger(path) as ledger:
+        assert isinstance(await ledger.begin(ask(ledger, 29)), Stored)
+        assert ledger.summary().held == 1
+        await do(ledger, answered(), "more")
+    assert mark(path).read_bytes().endswith(b"%020d\n" % 32)
+    check(path)
+
+
+async def test_one_can_go_on_without_what_is_lost(path: Path) -> None:
+    await asyncio.to_thread(killed, path)
+    wal(path).unlink()
+    mark(path).unlink()
+    async with Ledger(path) as ledger:
+        assert isinstance(await ledger.begin(ask(ledger, 29)), Started)
+
+
+async def test_the_file_alone_knows_its_key_from_the_first_opening(path: Path, tmp_path: Path) -> None:
+    """What a kill leaves in the log alone is young: the key to all identities is not."""
+    async with Ledger(path) as ledger:
+        shutil.copy(path, tmp_path / "alone")
+        assert rows(tmp_path / "alone", "SELECT hash_key FROM file") == rows(path, "SELECT hash_key FROM file")
+        for n in range(300):
+            await do(ledger, answered(), n)
+        shutil.copy(path, tmp_path / "later")
+    with closing(sqlite3.connect(tmp_path / "later")) as db:
+        assert db.execute("SELECT count(*) FROM attempts").fetchone()[0] > 100
+
+
+async def test_an_empty_file_is_no_ledger_of_an_older_version(path: Path) -> None:
+    path.touch()
+    with pytest.raises(LedgerError, match=r"is empty: nothing was recorded in it, or it lost calls\.ledger-wal"):
+        Ledger(path).summary()
+    async with Ledger(path) as ledger:  # nobody ever opened it
+        await do(ledger, answered())
+
+
+@pytest.mark.parametrize("said", [b"", b"nonsense", b"key 0123 attempts 5\n", os.urandom(200)])
+async def test_a_mark_that_cannot_be_read_proves_nothing(path: Path, said: bytes) -> None:
+    async with Ledger(path) as ledger:
+        await do(ledger, answered())
+    mark(path).write_bytes(said)
+    async with Ledger(path) as ledger:
+        assert isinstance(await ledger.begin(ask(ledger)), Stored)
+    async with Ledger(path):  # it is written anew
+        assert mark(path).read_bytes().startswith(b"key ")
+
+
+async def test_a_mark_that_cannot_be_written_stops_nobody(path: Path) -> None:
+    mark(path).mkdir()
+    async with Ledger(path) as ledger:
+        await do(ledger, answered())
+    assert Ledger(path).summary().answers == 1
+
+
+# -------------------------------------------------------------------------------------- failed ends, read as such
+
+
+def limit(book: Book, pages: int, _: Book) -> None:
+    """From now on, the disk is full."""
+    book._sql(f"PRAGMA max_page_count = {pages}").fetchone()
+
+
+async def test_what_is_said_to_be_recorded_is_in_the_ledger(path: Path) -> None:
+    """On a full disk some ends fail, are tried again with the next group, and fail again."""
+    said: dict[tuple[int, object], bool | None] = {}
+
+    async def script(request: httpx.Request, number: int) -> httpx.Response:
+        await asyncio.sleep(0)
+        return says("OK", {"whatsapp": "yes", "signature": "x" * 300})
+
+    for pages in range(40, 80, 8):
+        file = path.with_name(f"{pages}.ledger")
+        async with Ledger(file, synchronous="off") as ledger:
+            book = await book_of(ledger)
+            await ledger._submit(partial(limit, book, pages))
+            async with client_of(Vendor(script), ledger=ledger) as client:
+                calls = (WhatsAppDetail(f"+62812{n:06}0001", key=n) for n in range(400))
+                async with client.batch(calls, concurrency=50) as batch:
+                    async for outcome in batch:
+                        if outcome.ok:
+                            said[pages, outcome.key] = outcome.attempts[-1].recorded
+                        assert outcome.charge is (Charge.CHARGED if outcome.ok else Charge.FREE)
+            # The limit goes with the connection, as a disk that has room again; what waits is recorded at the close.
+        here = {(pages, record.key) for record in Ledger(file).answers()}
+        assert {place for place, recorded in said.items() if recorded and place[0] == pages} <= here
+    assert set(said.values()) == {True, False}
