@@ -449,6 +449,10 @@ async def several(folder: Path, seed: int, rows: int, *, processes: int) -> str:
 # ---------------------------------------------------------------------------------- killed at one file operation
 
 
+# A vendor's seed, the same in all of these rounds, so that they are at the same operations: it loses three of eight.
+_LOSING = 21
+
+
 async def at_a_file(folder: Path, seed: int, rows: int) -> str:
     """A run with a file of problems that ends at one operation on a file; then what people would do next."""
     at_end, later = divmod(seed, 4)
@@ -466,11 +470,11 @@ async def at_a_file(folder: Path, seed: int, rows: int) -> str:
         code = (KILLED_AT_A_FILE, str(log), str(at), how)
         return found, await found.run("out.csv", *problems, code=code)
 
-    async with BusyVendor(seed, lost=0.4) as vendor:
+    async with BusyVendor(_LOSING, lost=0.4) as vendor:
         (await killed(count, vendor, 0, "before"))[1].check(1)
     operations = log.read_text().splitlines()
     at = len(operations) - at_end % len(operations)
-    async with BusyVendor(seed, lost=0.4) as vendor:
+    async with BusyVendor(_LOSING, lost=0.4) as vendor:
         found, ended = await killed(place, vendor, at, how)
         ended.check(137)
         found.kills = 1
