@@ -5,8 +5,8 @@ test suite runs a few. A round is its kind and its seed: where one fails, the co
 
 batch        a program with a batch, killed at random moments, at a sandbox where nothing goes wrong
 one          one `bulk`, killed at random moments; the vendor says RETRY_LATER at first sight of 40 % of the numbers,
-             and 30 % of the answers that it charges are lost
-two, four    so many of them on one list and one ledger at the same time; then all once more with --retry-unknown 1
+             and 30 % of the answers that it charges are lost; then once more with --retry-unknown 1
+two, four    so many of them on one list and one ledger at the same time
 files        a `bulk` that ends, as if by kill -9, at one of its file operations: seed 0 to 3 at the last, 4 to 7 at the
              last but one, and so on; even ones go on with the same command, odd ones with the file of --errors, and the
              upper two die in the middle of a write, or else behind the operation and not before it
@@ -493,7 +493,9 @@ async def at_a_file(folder: Path, seed: int, rows: int) -> str:
             hold_against(found, ("out.csv", "mended.csv"))
         hold_against_all(found)
         what = operations[at - 1].partition(" ")[2]
-        return f"{how} operation {at} of {len(operations)}, {what}; then {' and '.join(then)}"
+        if how == "middle":
+            how = "in the middle of" if what.startswith("write") else "behind"
+        return f"{how} operation {at} of {len(operations)}, {what.strip()}; then {' and '.join(then)}"
 
 
 # ------------------------------------------------------------------------------------------------------- damaged
