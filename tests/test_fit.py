@@ -384,7 +384,7 @@ async def test_many_at_once(workers: int, tmp_path: Path) -> None:
         with pytest.raises(InputError, match="^img2 'nowhere.jpg' does not exist"):
             await fitter.fit(Path("nowhere.jpg"), name="img2")
         with pytest.raises(InputError, match="^img1 is no image"):
-            await fitter.fit(b"\0" * 99, name="img1")
+            await fitter.fit(b"\0\1" * 99, name="img1")
     with pytest.raises(ConfigurationError, match="closed"):
         await fitter.fit(data, name="img1")
 

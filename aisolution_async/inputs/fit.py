@@ -69,8 +69,8 @@ def fit(source: ImageSource, *, name: str, target: int = TARGET) -> bytes:
     up to 4 KiB (a phone's has 500 bytes) is kept with it, which costs nothing, where converting every pixel would.
 
     Blocks, for about 0.1 s a photo; other threads run meanwhile. Raises InputError for what is no image, cut off,
-    animated, of more pixels than any camera makes, or not to be had in so few bytes. A HEIC's main picture is taken, and
-    the first page of a TIFF, with a warning in the log where there are more. `name` is the parameter's.
+    animated, of more pixels than any camera makes, or not to be had in so few bytes. A HEIC's main picture is taken,
+    and the first page of a TIFF, with a warning in the log where there are more. `name` is the parameter's.
     """
     _check_target(target)
     data = images.load(source, name=name, max_bytes=LARGEST_FILE)
