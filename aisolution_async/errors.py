@@ -140,8 +140,9 @@ class RefusedError(AISolutionError):
 class OutcomeUnknownError(AISolutionError):
     """Bytes left, and no answer came that can be used: it may have been charged.
 
-    Whatever did come is kept: `status` and `message` of an OK whose message does not fit the contract,
-    `http_status` and `body` (bytes) of an answer that was no envelope at all. `recorded` is the attempt, of an earlier
+    Whatever did come is kept: `status` and `message` of an OK whose message does not fit the contract, `http_status`,
+    `body` (bytes) and, as text, the beginning of it as `message` of an answer that cannot be read, or that says two
+    things. `recorded` is the attempt, of an earlier
     call, for which nothing was sent now; None where an attempt was made.
     """
 

@@ -121,14 +121,14 @@ def begins_like_an_image(text: str) -> bool:
     )
 
 
-def _checked(data: bytes, what: str, max_bytes: int) -> bytes:
+def _checked(data: bytes, what: str, max_bytes: int, verb: str = "send") -> bytes:
     if not data:
         raise InputError(f"{what} is empty: there is no image to send")
     if len(data) > max_bytes:
         raise InputError(_too_large(what, len(data), max_bytes))
     head = data[:_HEAD]
     if kind := _surely(head):
-        raise InputError(f"{what} is not an image but {kind}: send a JPEG or PNG file")
+        raise InputError(f"{what} is not an image but {kind}: {verb} a JPEG or PNG file")
     return data
 
 
@@ -252,7 +252,7 @@ def _from_path(path: str, name: str, max_bytes: int) -> bytes:
     except (OSError, ValueError) as exc:
         problem = f"cannot be read ({_reason(exc)})"
     else:
-        return _checked(_unwrapped(data, shown), shown, max_bytes)
+        return _checked(_unwrapped(data, shown), shown, max_bytes, "name")
     raise InputError(f"{shown} {problem}")
 
 

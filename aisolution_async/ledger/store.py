@@ -116,7 +116,7 @@ class Stored:
 class Held:
     """No answer came of the last attempt, and it may have been charged, or was: `attempt` is that one.
 
-    Nothing may be sent. `reply` is the message of an OK that did not fit the contract, as JSON, if that is what came.
+    Nothing may be sent. `reply` is what came and did not fit the contract, as JSON: the message, or the body as a text.
     """
 
     attempt: Attempt
@@ -335,14 +335,14 @@ class Store(ABC):
     def held(self) -> Iterator[Record]:
         """The attempts for which a call is held, oldest first: UNKNOWN, or settled as CHARGED.
 
-        With the message of an OK that did not fit the contract, where that is what came.
+        With what came and did not fit the contract: the message, or the body as a text.
         """
 
     @abstractmethod
     def answers(self) -> Iterator[Record]:
         """Every attempt that brought an answer, with its reply, oldest first.
 
-        Also those of an OK that did not fit the contract, which was probably paid for: UNKNOWN, with its message.
+        Also what did not fit the contract and may have been paid for: UNKNOWN, with its message, or its body as text.
         """
 
     async def __aenter__(self) -> Self:
