@@ -199,8 +199,14 @@ def _decode(text: str) -> bytes | None:
     # with spaces here and there, and without a plus, has lost them. Else the length has to leave one reading only.
     plus = packed.replace(" ", "+")
     whole = len(plus) % 4 == 0
-    if lines == packed:  # but for a last one, perhaps
-        return None if not whole and text.rstrip("\r\n\t").endswith(" ") else _decoded(lines)
+    ends = text.rstrip("\r\n\t")
+    if (behind := len(ends) - len(ends.rstrip(" "))) and lines[-1:] != "=" and not (whole and behind % 4):
+        return None  # pluses at the very end, perhaps
+    if lines == packed:
+        return _decoded(lines)
+    rows = text.strip().splitlines()
+    if len(rows) > 1 and all(row[:1] == " " and row.strip() for row in rows[1:]):  # indented, if there are several
+        return _decoded(lines) if len(rows) > 2 and not any(" " in row.strip() for row in rows) else None
     widths = {len(line) for line in packed.split(" ")[:-1]}
     if len(widths) == 1 and (width := widths.pop()) >= _SHORTEST_LINE and not width % 4:
         if len(lines) % 4 == 0 and not whole:
