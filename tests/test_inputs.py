@@ -11,6 +11,7 @@ import os
 import random
 import tarfile
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -228,7 +229,7 @@ def url_safe(text: str) -> str:
     return text.replace("+", "-").replace("/", "_")
 
 
-BASE64 = {
+BASE64: dict[str, Callable[[str], str]] = {
     "plain": lambda text: text,
     "no padding": lambda text: text.rstrip("="),
     "url-safe": url_safe,
