@@ -221,12 +221,22 @@ def _national(digits: str) -> list[str]:
 
 
 def read(query: str | bytes) -> WhatsAppProfile | None:
-    """What a callback says; None if it says nothing of a number."""
+    """What a callback says; None if it says nothing of a number, or says a thing twice and differently.
+
+    A signature with an unescaped `&` in it would otherwise answer in the vendor's place.
+    """
     if len(query) > LONGEST_QUERY:
         return None
     text = query.decode("utf-8", "replace") if isinstance(query, bytes) else query
     try:
-        said = dict(parse_qsl(text, keep_blank_values=True, max_num_fields=50))
+        pairs = parse_qsl(text, keep_blank_values=True, max_num_fields=50)
+        plain: dict[str, str] = {}
+        for name, value in pairs:
+            folded = name.strip().casefold()
+            meant = digits_of(value) or value if folded == "number" else value.strip().casefold()
+            if plain.setdefault(folded, meant) != meant:
+                return None
+        said = dict(pairs)
         number = said.get("number", "")
         # A plus that was not escaped arrives as a space.
         said["number"] = f"+{number.strip()}" if number.startswith(" ") else number

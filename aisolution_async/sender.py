@@ -764,8 +764,12 @@ class Work(Generic[R]):
         reply = None
         if self.reply is not None:
             reply = self.reply.to_record()
-        elif answer is not None and answer.status == "OK":  # it does not fit, and was probably paid for
-            reply = json.dumps(answer.message)
+        elif answer is not None and (answer.status == "OK" or answer.charge is Charge.UNKNOWN):
+            # What does not fit, or cannot be read, was probably paid for.
+            said = answer.message
+            if isinstance(said, dict):
+                said = {name: value for name, value in said.items() if name != "group_id"}
+            reply = None if said is None and answer.status is None else json.dumps(said)
         final = self.reply is not None and self.reply.is_answer
         recorded = True
         try:

@@ -231,6 +231,17 @@ async def test_an_answer_that_does_not_fit_is_kept(source: Path, tmp_path: Path)
         assert row["answer_raw"] == '{"similarity": 50}'
 
 
+async def test_an_answer_that_cannot_be_read_is_kept(source: Path, tmp_path: Path) -> None:
+    """Also where a later run finds it held."""
+    body = '{"status":"OK","message":{"similarity":97.5,"result":"SAME PERSON",}}'
+    vendor = Vendor(lambda request, number: httpx.Response(200, content=body))
+    for name in ("out.csv", "again.csv"):
+        await bulk(source, tmp_path / name, vendor=vendor, ledger=tmp_path / "ledger")
+        for row in read(tmp_path / name):
+            assert (row["ok"], row["charge"], row["error"]) == ("false", "unknown", "OutcomeUnknownError")
+            assert json.loads(row["answer_raw"]) == body
+
+
 @pytest.mark.parametrize("ending", ["csv", "tsv", "jsonl"])
 async def test_a_token_that_is_echoed_stays_out(tmp_path: Path, ending: str) -> None:
     """Raw or quoted, in an answer that fits or not, from the vendor or from the ledger."""

@@ -333,8 +333,11 @@ async def test_waits_are_full_jitter_under_a_growing_roof(monkeypatch: pytest.Mo
         WhatsAppDetail(NUMBER, country="Indonesia"),
         WhatsAppDetail(NUMBER, callback="x"),
         WhatsAppDetail(NUMBER, servstatus="y"),  # type: ignore[arg-type]
-        FaceCompare(b"", b"x"),
-        FaceCompare(Path("missing.jpg"), b"x"),
+        FaceCompare(b"", picture(1)),
+        FaceCompare(Path("missing.jpg"), picture(1)),
+        FaceCompare(picture(1), b"hello"),
+        IdHolding(io.BytesIO(b"<html>502 Bad Gateway</html>")),
+        SearchFace(base64.b64encode(b"%PDF-1.7\n%\xe2" + bytes(4000)).decode()),
         AddFace(b"x" * 3_000_000),
         DeleteFace(""),
     ],

@@ -309,6 +309,99 @@ def test_a_strangers_broken_text_does_not_cost_the_answer(signature: bytes) -> N
     assert found.reply.signature.encode()  # it can be written to a file
 
 
+OK_FACE = '"status":"OK","message":{"similarity":97.5,"result":"SAME PERSON"}'
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        '{"status":"FAIL",' + OK_FACE + "}",
+        "{" + OK_FACE + ',"status":"FAIL"}',
+        "{" + OK_FACE + ',"st\\u0061tus":"FAIL"}',
+        '{"\\u0073tatus" : "FAIL",' + OK_FACE + "}",
+        "{" + OK_FACE + ',"status":null}',
+        "{" + OK_FACE + ',"message":{"similarity":12.5,"result":"NOT SAME PERSON"}}',
+        '{"message":"no face",' + OK_FACE + "}",
+        "{" + OK_FACE + ',"mess\\u0061ge":null}',
+        '{"status":"OK","message":{"similarity":12.5,"result":"SAME PERSON","similarity":97.5}}',
+        '{"status":"RETRY_LATER","message":"a: b","message":"c"}',
+        '{"status":"FAIL","status":"RETRY_LATER","message":"a"}',
+        '{"status":"FAIL",' + OK_FACE + ',"signature":"\xff"}',  # one that has to be mended
+    ],
+)
+@pytest.mark.parametrize("http", [200, 400, 500, 503])
+def test_an_envelope_that_says_two_things_is_unknown(body: str, http: int) -> None:
+    raw = body.encode("latin-1")
+    found = envelope.read(ENDPOINTS["facecompare"], http, raw)
+    assert (found.kind, found.charge, found.repeatable) == (OutcomeUnknownError, UNKNOWN, False)
+    error: Any = found.error("facecompare", None, ())
+    assert error.body == raw
+    assert error.message == raw.decode("utf-8", "replace")
+    assert "contradicts itself" in str(error)
+
+
+def test_what_never_charges_contradicts_itself_for_free() -> None:
+    found = envelope.read(ENDPOINTS["delface"], 200, b'{"status":"OK","status":"RETRY_LATER","message":null}')
+    assert (found.kind, found.charge, found.repeatable) == (OutcomeUnknownError, FREE, False)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        '{"status":"OK",' + OK_FACE + "}",
+        "{" + OK_FACE + "," + OK_FACE + "}",
+        "{" + OK_FACE + ',"note":"status: \\"status\\":\\"FAIL\\"","status":"OK"}',
+        '{"status":"OK","message":{"similarity":97.5,"result":"SAME PERSON","status":"FAIL","message":{"status":"x"}}}',
+        '{"status":"OK","message":{"similarity":97.50,"result":"SAME PERSON","similarity":97.5}}',
+        "{" + OK_FACE + ',"trace":1,"trace":2}',  # of no concern to the answer
+    ],
+)
+def test_what_says_the_same_twice_is_read(body: str) -> None:
+    found = envelope.read(ENDPOINTS["facecompare"], 200, body.encode())
+    assert found.charge is CHARGED
+    assert found.reply is not None
+    assert found.reply.similarity == 97.5
+
+
+@given(st.sampled_from(sorted(ENDPOINTS)), st.lists(st.sampled_from(["OK", "FAIL", "RETRY_LATER", "NEW"]), min_size=1))
+def test_any_number_of_statuses(endpoint: str, statuses: list[str]) -> None:
+    said = ",".join(f'"status":"{status}"' for status in statuses)
+    found = envelope.read(ENDPOINTS[endpoint], 200, f'{{{said},"message":{json.dumps(FITTING[endpoint])}}}'.encode())
+    one = answer(endpoint, statuses[-1], FITTING[endpoint])
+    never = endpoint in ("addface", "delface")
+    assert found.charge is (one.charge if len(set(statuses)) == 1 else FREE if never else UNKNOWN)
+
+
+NEARLY_JSON = [
+    '{"status":"OK","message":{"similarity":97.5,"result":"SAME PERSON",}}',
+    '{"status":"OK","message":{"similarity":NaN,"result":"SAME PERSON"}}',
+    '{"status":"OK","message":{"similarity":97.5,"result":"SAME PERSON"}}}',
+    '{"status":"OK","message":{"similarity":97.5,"result":"SAME PERSON"}} OK',
+    '{"status":"OK","message":{"similarity":97.5,"result":"SAME',
+    "{'status':'OK','message':{'similarity':97.5,'result':'SAME PERSON'}}",
+]
+
+
+@pytest.mark.parametrize("body", NEARLY_JSON)
+def test_what_is_nearly_json_is_unknown_and_kept(body: str) -> None:
+    found = envelope.read(ENDPOINTS["facecompare"], 200, body.encode())
+    assert (found.kind, found.charge, found.status) == (OutcomeUnknownError, UNKNOWN, None)
+    assert (found.body, found.message) == (body.encode(), body)
+
+
+def test_what_is_kept_holds_no_secret_and_is_bounded() -> None:
+    def redact(text: str) -> str:
+        return text.replace("tok/en", "…")
+
+    said = r'{"status":"OK","echo":"tok\/en","u":"t\u006fk/en","message":{"group_id":"LxiKPLIMGFpXzXas","n":3,}}'
+    found = envelope.read(ENDPOINTS["addface"], 200, said.encode(), redact=redact)
+    assert found.message == '{"status":"OK","echo":"…","u":"…","message":{"group_id":"…","n":3,}}'
+    found = envelope.read(ENDPOINTS["facecompare"], 502, b"\xff" * 500_000)
+    assert len(found.message) == envelope.LONGEST_KEPT
+    assert found.body is not None
+    assert len(found.body) == 500_000
+
+
 @given(st.binary(max_size=300), st.integers(100, 599), st.sampled_from(sorted(ENDPOINTS)))
 def test_any_bytes_are_classed(body: bytes, http: int, endpoint: str) -> None:
     found = envelope.read(ENDPOINTS[endpoint], http, body)

@@ -7,10 +7,12 @@ import functools
 import io
 import os
 import signal
+import struct
 import subprocess
 import sys
 import time
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -83,7 +85,24 @@ def test_what_fits_already_is_not_touched(form: str) -> None:
 
 
 @pytest.mark.parametrize("turn", range(1, 9))
-def test_every_orientation_comes_out_upright(turn: int) -> None:
+@pytest.mark.parametrize(
+    ("form", "options"),
+    [
+        ("JPEG", {"comment": GPS}),
+        ("MPO", {}),
+        ("PNG", {}),
+        ("WEBP", {}),
+        ("HEIF", {}),
+        ("AVIF", {}),
+        ("TIFF", {"compression": "raw"}),
+        ("TIFF", {"compression": "tiff_lzw"}),
+        ("TIFF", {"compression": "tiff_adobe_deflate"}),
+        ("TIFF", {"compression": "jpeg"}),
+        ("TIFF", {"compression": "packbits", "save_all": True, "append_images": [halves((50, 40))]}),
+    ],
+    ids=lambda value: value if isinstance(value, str) else value.get("compression", ""),
+)
+def test_every_orientation_comes_out_upright(form: str, options: dict[str, Any], turn: int) -> None:
     back = {
         2: Image.Transpose.FLIP_LEFT_RIGHT,
         3: Image.Transpose.ROTATE_180,
@@ -93,13 +112,15 @@ def test_every_orientation_comes_out_upright(turn: int) -> None:
         7: Image.Transpose.TRANSVERSE,
         8: Image.Transpose.ROTATE_270,
     }
-    upright = halves()
-    upright.paste((20, 220, 20), (0, 0, 300, 450))  # the left of the upper half, to tell mirrors apart
-    data = saved(upright.transpose(back[turn]) if turn in back else upright, exif=exif(turn), comment=GPS)
-    image = opened(fit(data, name="img1"))
-    assert image.size == (1200, 900)
-    for at, colour in (((100, 100), (20, 220, 20)), ((1100, 100), RED), ((600, 800), BLUE)):
-        found = image.getpixel(at)
+    upright = halves((400, 300))
+    upright.paste((20, 220, 20), (0, 0, 100, 150))  # the left of the upper half, to tell mirrors apart
+    turned = upright.transpose(back[turn]) if turn in back else upright
+    tags = Image.Exif()
+    tags[0x0112] = turn
+    image = opened(fit(saved(turned, form, exif=tags.tobytes(), **options), name="img1"))
+    assert image.size == (400, 300)
+    for at, colour in (((30, 30), (20, 220, 20)), ((360, 30), RED), ((200, 260), BLUE)):
+        found = image.convert("RGB").getpixel(at)
         assert isinstance(found, tuple)
         assert all(abs(a - b) < 30 for a, b in zip(found, colour, strict=True)), (turn, at, found)
 
@@ -169,6 +190,57 @@ def test_every_format_and_mode(form: str, mode: str) -> None:
     assert lower < upper or mode == "1"
 
 
+def tiff(values: Sequence[float], code: str, *, kind: int, white_is_zero: bool = False) -> bytes:
+    """A line of grey pixels, written by hand: Pillow writes none of some kinds."""
+    data = struct.pack(f"<{len(values)}{code}", *values)
+    tags = {256: len(values), 257: 1, 258: 8 * struct.calcsize(code), 259: 1, 262: 0 if white_is_zero else 1, 273: 0}
+    tags |= {277: 1, 278: 1, 279: len(data), 339: kind}
+    tags[273] = 8 + 2 + 12 * len(tags) + 4
+    entries = b"".join(struct.pack("<HHLL", tag, 4, 1, value) for tag, value in tags.items())
+    return b"II*\0" + struct.pack("<LH", 8, len(tags)) + entries + bytes(4) + data
+
+
+UNSIGNED, SIGNED, FLOAT = 1, 2, 3
+
+
+@pytest.mark.parametrize(
+    ("low", "white", "code", "kind"),
+    [
+        (0, 1, "f", FLOAT),
+        (0, 1.02, "f", FLOAT),
+        (0, 255, "f", FLOAT),
+        (0, 65535, "f", FLOAT),
+        (-1, 1, "f", FLOAT),
+        (0, 65535, "H", UNSIGNED),
+        (0, 4095, "H", UNSIGNED),
+        (0, 255, "H", UNSIGNED),
+        (-32768, 32767, "h", SIGNED),
+        (0, 2**31 - 1, "i", SIGNED),
+        (0, 255, "i", SIGNED),
+    ],
+)
+def test_grey_of_any_range_is_seen(low: float, white: float, code: str, kind: int) -> None:
+    values = [low + (white - low) * (at // 8 / 7) for at in range(64)]
+    data = tiff(values if code == "f" else list(map(int, values)), code, kind=kind)
+    shown = opened(fit(data, name="img1"))
+    assert all(abs(int(value) - at // 8 / 7 * 255) < 12 for at, value in enumerate(shown.tobytes()))
+
+
+def test_grey_whose_zero_is_white() -> None:
+    shown = opened(fit(tiff([0] * 32 + [65535] * 32, "H", kind=UNSIGNED, white_is_zero=True), name="img1"))
+    assert shown.getpixel((4, 0)) == 255
+    assert shown.getpixel((60, 0)) == 0
+
+
+@pytest.mark.parametrize("value", [0, 3, float("nan"), float("inf")])
+def test_grey_that_is_one_value_or_none(value: float) -> None:
+    data = tiff([value] * 64, "f", kind=FLOAT)
+    if value in (0, 3):
+        assert fit(data, name="img1")
+    else:
+        assert "no image that can be read" in refused(data)
+
+
 def test_what_is_transparent_is_white() -> None:
     image = Image.new("RGBA", (1000, 800), (0, 0, 0, 0))
     fitted = opened(fit(saved(image, "WEBP", lossless=True), name="img1"))
@@ -193,11 +265,26 @@ def test_a_colour_profile_is_kept_and_a_large_one_is_not() -> None:
     assert "icc_profile" not in large.info
 
 
-@pytest.mark.parametrize("form", ["GIF", "WEBP", "PNG", "TIFF"])
+@pytest.mark.parametrize("form", ["GIF", "WEBP", "PNG", "AVIF"])
 def test_animations_are_refused(form: str) -> None:
     frames = [opened(picture(n)) for n in range(3)]
     data = saved(frames[0], form, save_all=True, append_images=frames[1:])
-    assert "animated, or has several pages" in refused(data)
+    assert "is animated: send one picture" in refused(data)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+async def test_the_first_of_several_pages_is_taken_with_a_word(workers: int, caplog: pytest.LogCaptureFixture) -> None:
+    data = saved(halves((400, 300)), "TIFF", save_all=True, append_images=[opened(picture(1)), opened(picture(2))])
+    async with Fitter(workers=workers) as fitter:
+        assert opened(await fitter.fit(data, name="img1")).size == (400, 300)
+        assert caplog.messages == ["img1 has 3 pages: the first one is sent"]
+        assert opened(await fitter.fit(sample("TIFF"), name="img1"))
+    assert len(caplog.messages) == 1
+
+
+def test_a_damaged_second_page_does_not_matter() -> None:
+    data = saved(halves((400, 300)), "TIFF", save_all=True, append_images=[opened(picture(1))])
+    assert opened(fit(data[:-20], name="img1")).size == (400, 300)
 
 
 def test_a_phones_mpo_is_a_still() -> None:
@@ -233,6 +320,15 @@ def test_bombs_are_refused_by_their_header() -> None:
     began = time.process_time()
     assert "20000 x 20000 pixels, over the limit" in refused(png)
     assert time.process_time() - began < 1
+
+
+def test_one_limit_for_what_cameras_write(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("aisolution_async.inputs.fit._MOST_PIXELS", 100_000)
+    lines = {refused(saved(halves((400, 300)), form)) for form in ("JPEG", "HEIF", "MPO")}
+    assert len(lines) == 1
+    monkeypatch.setattr("aisolution_async.inputs.fit._MOST_PIXELS", 120_000)
+    for form in ("JPEG", "HEIF", "MPO"):
+        assert fit(saved(halves((400, 300)), form), name="img1")
 
 
 @pytest.mark.parametrize("data", [b"", b"x" * 5000, b"%PDF-1.7", b"\xff\xd8\xff", b"BM", b"GIF89a", b"RIFF1234WEBP"])
@@ -288,7 +384,7 @@ async def test_many_at_once(workers: int, tmp_path: Path) -> None:
         with pytest.raises(InputError, match="^img2 'nowhere.jpg' does not exist"):
             await fitter.fit(Path("nowhere.jpg"), name="img2")
         with pytest.raises(InputError, match="^img1 is no image"):
-            await fitter.fit(b"\0" * 99, name="img1")
+            await fitter.fit(b"\0\1" * 99, name="img1")
     with pytest.raises(ConfigurationError, match="closed"):
         await fitter.fit(data, name="img1")
 

@@ -499,6 +499,35 @@ async def test_a_callback_of_the_callers_own_is_left_alone() -> None:
     assert outcome.reply is not None
 
 
+PAIR = "number=%2B62813116594289&whatsapp=yes"
+
+
+@pytest.mark.parametrize(
+    ("query", "whatsapp"),
+    [
+        (f"{PAIR}&signature=x&whatsapp=no&avatar=yes", None),
+        (f"{PAIR}&signature=x&number=%2B62811111111&avatar=yes", None),
+        (f"{PAIR}&wh%61tsapp=no", None),
+        (f"{PAIR}&WhatsApp=no", None),
+        (f"{PAIR}&+whatsapp=no", None),
+        (f"{PAIR}&whatsapp=", None),
+        (f"{PAIR}&number=", None),
+        (f"Number=%2B62811111111&{PAIR}", None),
+        (f"{PAIR}&signature=a&signature=b", None),
+        (f"{PAIR}&avatar=yes&avatar=no", None),
+        (f"{PAIR}&{PAIR}", "yes"),
+        (f"{PAIR}&number=+62813116594289&whatsapp=YES", "yes"),
+        (f"{PAIR}&number=62813116594289", "yes"),
+        (f"{PAIR}&signature=Tom+&+Jerry", "yes"),
+        (f"{PAIR}&signature=whatsapp%3Dno%26number%3D1", "yes"),
+    ],
+)
+def test_a_callback_that_contradicts_itself_is_not_believed(query: str, whatsapp: str | None) -> None:
+    for form in (query, query.encode()):
+        found = read(form)
+        assert whatsapp == (None if found is None else found.whatsapp)
+
+
 @given(st.dictionaries(st.text(), st.text()), st.binary(max_size=200))
 def test_nothing_that_comes_breaks_it(said: dict[str, str], raw: bytes) -> None:
     for query in (urlencode(said, errors="replace"), raw, json.dumps(said), f"number=62813{len(raw):08}&{said}"):

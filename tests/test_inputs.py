@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import base64
+import bz2
+import gzip
 import io
+import lzma
 import os
+import random
+import tarfile
+import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from aisolution_async import InputError
@@ -115,6 +122,161 @@ def test_what_cannot_be_sent(tmp_path: Path) -> None:
     assert "missing.jpg' does not exist" in refused(tmp_path / "missing.jpg")
     assert len(load(tmp_path / "just.jpg")) == 2 * 1024 * 1024
     assert "over the limit of 0.5 MiB" in refused(tmp_path / "just.jpg", max_bytes=512 * 1024)
+
+
+def zipped() -> bytes:
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w") as archive:
+        archive.writestr("word/document.xml", "<w:document/>")
+    return out.getvalue()
+
+
+def tarred() -> bytes:
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w") as archive:
+        archive.addfile(tarfile.TarInfo("selfie.jpg"))
+    return out.getvalue()
+
+
+def box(kind: bytes, *brands: bytes) -> bytes:
+    """The beginning of an MP4 and its like."""
+    return (
+        (16 + 4 * len(brands[1:])).to_bytes(4, "big") + kind + brands[0] + bytes(4) + b"".join(brands[1:]) + bytes(99)
+    )
+
+
+@pytest.mark.parametrize(
+    ("data", "kind"),
+    [
+        (b"hello", "text"),
+        ("Ünal, Müller\n".encode(), "text"),
+        ("Ünal, Müller\n".encode("cp1252") * 60, "text"),
+        ("имя,телефон\n".encode("cp1251") * 60, "text"),
+        ("\ufeffid,selfie\n".encode(), "text"),
+        ("id,selfie\n".encode("utf-16"), "text"),
+        ("身份证\u00a0😀".encode(), "text"),
+        (b"BM,selfie.jpg\n" * 9, "text"),
+        (b'{"error": "not found"}', "text"),
+        (b'{"error": "' + "é".encode() * 2000, "text"),
+        (b"<!DOCTYPE html><html><body>502 Bad gateway", "HTML or XML"),
+        (b"\r\n <HTML lang='id'>\xe9\x00", "HTML or XML"),
+        (b'<?xml version="1.0"?><Error><Code>AccessDenied', "HTML or XML"),
+        (b"%PDF-1.7\n%\xe2\xe3\xcf\xd3", "a PDF"),
+        (b"\xef\xbb\xbf\n%PDF-1.4\n%\xe2\xe3", "a PDF"),
+        (zipped(), "a ZIP or Office file"),
+        (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + bytes(600), "an old Office file"),
+        (gzip.compress(PHOTO), "a gzip file"),
+        (bz2.compress(PHOTO), "a bzip2 file"),
+        (lzma.compress(PHOTO), "an xz file"),
+        (tarred(), "a tar file"),
+        (bytes(5), "zeros or blanks"),
+        (bytes(100_000), "zeros or blanks"),
+        (b" \r\n ", "zeros or blanks"),
+        (box(b"ftyp", b"isom", b"isom", b"mp41"), "a video"),
+        (box(b"ftyp", b"qt  ", b"qt  "), "a video"),
+        (box(b"ftyp", b"3gp5", b"isom"), "a video"),
+        (box(b"moov", b"mvhd"), "a video"),
+        (b"RIFF\x00\x10\x00\x00AVI LIST", "a video or sound"),
+        (b"\x1aE\xdf\xa3\x9fB\x86\x81", "a video"),
+        (b"ID3\x04\x00\x00", "a sound"),
+        (b"SQLite format 3\x00", "a database"),
+    ],
+)
+def test_what_is_surely_no_image_is_refused_whatever_it_comes_as(data: bytes, kind: str, tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").write_bytes(data)
+    text = "data:image/jpeg;base64," + base64.b64encode(data).decode()
+    for source in (data, bytearray(data), io.BytesIO(data), text, tmp_path / "a.jpg", str(tmp_path / "a.jpg")):
+        assert f"is not an image but {kind}: " in refused(source)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        *(picture(3, form=form) for form in ("JPEG", "PNG", "BMP", "GIF", "TIFF", "WEBP", "AVIF", "JPEG2000", "PPM")),
+        *(picture(3, form=form) for form in ("ICO", "TGA", "PCX", "SGI", "DDS")),
+        b"P3\n2 1\n255\n255 0 0 0 0 255\n",
+        b"P5 # bright\n600 1\n255\n" + b"\xee" * 600,
+        b"\xff\x0a\xfa\x1f\x01\x90",  # JPEG XL
+        b"\x00\x00\x00\x0cJXL \r\n\x87\n" + bytes(20),
+        b"\xff\x4f\xff\x51\x00\x2f",  # JPEG 2000 without a container
+        box(b"ftyp", b"heic", b"mif1", b"heic"),
+        box(b"ftyp", b"mif1", b"avif", b"isom"),
+        box(b"ftyp", b"isom", b"isom", b"mif1", b"heic"),
+        box(b"ftyp", b"crx ", b"isom"),
+        b"\xff\xd8\xff" + b"as tests have it " * 100,
+        b"\x00\x01 nobody knows",
+        random.Random(1).randbytes(2000),
+        bytes(128) + b"DICM" + bytes(600),
+    ],
+)
+def test_what_may_be_an_image_passes(data: bytes, tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").write_bytes(data)
+    text = "data:;base64," + base64.b64encode(data).decode()
+    for source in (data, io.BytesIO(data), text, tmp_path / "a.jpg"):
+        assert load(source) == data
+
+
+@given(st.binary(max_size=600))
+def test_what_begins_as_a_jpeg_always_passes(data: bytes) -> None:
+    assert load(b"\xff\xd8\xff" + data) == b"\xff\xd8\xff" + data
+
+
+def lines(text: str, width: int, end: str) -> str:
+    return end.join(text[at : at + width] for at in range(0, len(text), width))
+
+
+def url_safe(text: str) -> str:
+    return text.replace("+", "-").replace("/", "_")
+
+
+BASE64: dict[str, Callable[[str], str]] = {
+    "plain": lambda text: text,
+    "no padding": lambda text: text.rstrip("="),
+    "url-safe": url_safe,
+    "url-safe, no padding": lambda text: url_safe(text).rstrip("="),
+    "MIME": lambda text: lines(text, 76, "\r\n") + "\r\n",
+    "PEM": lambda text: lines(text, 64, "\n"),
+    "tabs": lambda text: lines(text, 76, "\n\t"),
+    "url-safe lines": lambda text: lines(url_safe(text), 76, "\n"),
+    "url-safe, spaces between": lambda text: lines(url_safe(text), 76, " "),
+    "spaces between": lambda text: lines(text, 76, " "),
+    "indented": lambda text: lines(text, 76, "\n    "),
+    "lost": lambda text: text.replace("+", " "),
+    "lost, no padding": lambda text: text.replace("+", " ").rstrip("="),
+    "lost in lines": lambda text: lines(text, 76, "\r\n").replace("+", " ") + "\r\n",
+    "lost, indented": lambda text: lines(text, 76, "\n    ").replace("+", " "),
+    "lost, then a blank": lambda text: text.replace("+", " ") + " ",
+    "mixed": lambda text: text.replace("+", "-"),
+    "mixed otherwise": lambda text: text.replace("/", "_"),
+}
+ALWAYS_READ = {"plain", "no padding", "url-safe", "url-safe, no padding", "MIME", "PEM", "tabs", "url-safe lines"}
+
+
+@pytest.mark.parametrize("how", BASE64)
+@given(data=st.binary(max_size=400) | st.integers(0, 4000).map(lambda size: random.Random(size).randbytes(size)))
+@example(data=random.Random(0).randbytes(6000))
+@example(data=random.Random(1).randbytes(6001))
+@example(data=random.Random(2).randbytes(6002))
+@example(data=b"\xfb\xef\xbe" * 1000)
+@example(data=bytes(6000))  # and none
+@example(data=bytes(57 * 4) + b"\xfb")
+def test_base64_is_read_as_the_image_or_refused(how: str, data: bytes) -> None:
+    photo = b"\xff\xd8\xff\xe0" + data
+    text = BASE64[how](base64.b64encode(photo).decode())
+    for source in (text, f"data:image/jpeg;base64,{text}", text.encode(), io.BytesIO(text.encode())):
+        try:
+            assert load(source) == photo
+        except InputError:
+            assert how not in ALWAYS_READ
+
+
+def test_long_base64_that_lost_its_pluses_is_restored() -> None:
+    for size in range(5000, 5100):
+        photo = b"\xff\xd8\xff\xe0" + random.Random(size).randbytes(size)
+        lost = base64.b64encode(photo).decode().replace("+", " ")
+        if not lost.endswith(" "):
+            assert load(lost) == load(lost.encode()) == photo
+        assert "does not decode as base64" in refused("data:;base64," + lost[:-1].rstrip("="))
 
 
 def test_special_files_do_not_hang(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import json
 import random
 import sqlite3
 import stat
@@ -312,6 +313,44 @@ async def test_a_paid_answer_that_does_not_fit_is_kept(file: Path) -> None:
     with sqlite3.connect(file) as database:
         assert b'{"whats": "app"}' in b"".join(database.serialize().split(b"\0"))
     database.close()
+
+
+@pytest.mark.parametrize(
+    ("answer", "kept"),
+    [
+        (httpx.Response(200, content='{"status":"OK","message":{"whatsapp":"yes",}}'), '{"status":"OK","message":'),
+        (
+            httpx.Response(200, content='{"status":"OK","status":"FAIL","message":null}'),
+            '{"status":"OK","status":"FAIL"',
+        ),
+        (httpx.Response(502, content=f"<html>Bad gateway {TOKEN}</html>"), "<html>Bad gateway …"),
+        (says("BRAND_NEW", "some words"), "some words"),
+    ],
+)
+async def test_what_cannot_be_read_is_kept_and_told_to_who_is_held(
+    file: Path, answer: httpx.Response, kept: str
+) -> None:
+    async with client_of(in_turn(answer), ledger=file) as client:
+        with pytest.raises(AISolutionError) as caught:
+            await client.whatsapp_detail(NUMBER)
+        assert caught.value.charge is UNKNOWN
+        with pytest.raises(OutcomeUnknownError, match="not sent") as held:
+            await client.whatsapp_detail(NUMBER)
+    assert held.value.message.startswith(kept)
+    for records in (Ledger(file).held(), Ledger(file).answers()):
+        (record,) = records
+        assert record.reply is not None
+        assert json.loads(record.reply).startswith(kept)
+        assert TOKEN.encode() not in record.reply
+
+
+async def test_no_body_is_no_answer(file: Path) -> None:
+    async with client_of(in_turn(httpx.Response(502)), ledger=file) as client:
+        with pytest.raises(OutcomeUnknownError):
+            await client.whatsapp_detail(NUMBER)
+    (record,) = Ledger(file).held()
+    assert record.reply is None
+    assert not list(Ledger(file).answers())
 
 
 async def test_the_intent_is_on_disk_before_the_first_byte(file: Path) -> None:

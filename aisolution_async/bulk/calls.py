@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import binascii
 import os
 import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-import pybase64
 
 from aisolution_async.api import Call, ImageSource, Kind, Parameter
 from aisolution_async.bulk.rows import Row, Rows, text
@@ -225,7 +222,7 @@ class Calls:
                 return _Refused("is a URL: download the image, and name its file")
             cell = cell.replace("\\", "/")  # as Windows writes paths
         path = self._folder / cell
-        if _begins_like_an_image(cell):
+        if images.begins_like_an_image(cell):
             if not _is_there(path):
                 return cell
             return _Refused(
@@ -292,14 +289,6 @@ def _is_there(path: Path) -> bool:
     try:
         return os.path.lexists(path)
     except ValueError:  # a NUL inside
-        return False
-
-
-def _begins_like_an_image(cell: str) -> bool:
-    start = "".join(cell[:256].split())[:64]
-    try:
-        return images.is_image(pybase64.b64decode(start + "=" * (-len(start) % 4), validate=True))
-    except (binascii.Error, ValueError):
         return False
 
 

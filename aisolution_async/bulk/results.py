@@ -1,7 +1,7 @@
 """The result columns: what came of a row, under names that stay.
 
 For every endpoint: `ok`; the fields of its reply, each as `answer_FIELD`; where the endpoint charges,
-`answer_raw`, the vendor's own words of an OK that did not fit the contract and may have been paid for; then
+`answer_raw`, the vendor's own words of an answer that may have been paid for and does not fit the contract; then
 `charge`, `status` (the vendor's, of the last attempt), `attempts` (how many), `error` (the error's class) and
 `problem` (what is wrong, and the remedy). Where several endpoints are asked of each row, every name begins with the
 endpoint's: `face_compare_ok`. A name that the input has already gets `_2` behind it, or the next number that is
@@ -90,7 +90,9 @@ class Results:
 
     def _raw(self, outcome: Outcome) -> str | None:
         error = outcome.error
-        if isinstance(error, OutcomeUnknownError) and error.status == "OK":
+        if isinstance(error, OutcomeUnknownError | UnknownStatusError) and (
+            error.status == "OK" or error.message is not None
+        ):
             # Before it is JSON, in which a token may be spelt otherwise.
             return json.dumps(redacted(plain(error.message), self._redact), ensure_ascii=False)
         return None

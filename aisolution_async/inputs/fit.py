@@ -14,6 +14,8 @@ import asyncio
 import contextlib
 import io
 import json
+import logging
+import math
 import os
 import struct
 import subprocess
@@ -23,7 +25,7 @@ import warnings
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, Self
+from typing import TYPE_CHECKING, Any, BinaryIO, Self, cast
 
 from aisolution_async.api import ImageSource
 from aisolution_async.errors import ConfigurationError, InputError
@@ -32,6 +34,8 @@ from aisolution_async.inputs import images
 if TYPE_CHECKING:
     from PIL.Image import Image
     from PIL.ImageFile import ImageFile
+
+_log = logging.getLogger(__name__)
 
 TARGET = 1_400_000
 """Bytes that a fitted photo has at most: under every reading of the vendor's "2M", with its base64 too."""
@@ -43,11 +47,13 @@ _LONG_SIDE = 2016  # half of a 12-megapixel photo's: libjpeg halves while it dec
 _DRAFT_SIDE = 1600
 _LEAST_SIDE = 800
 _QUALITY = 85
-_MOST_PIXELS = {"JPEG": 210_000_000}  # of a 200-megapixel phone; scaled down as it is decoded
-_MOST_PIXELS_ELSE = 64_000_000
+_MOST_PIXELS = 210_000_000  # a phone of 200 megapixels writes JPEG or HEIC
+_MOST_PIXELS_ELSE = 64_000_000  # what no camera writes is more likely a bomb
+_CAMERAS = frozenset({"JPEG", "HEIF"})
 _SANE_SIDE = 10_000
 _LARGEST_PROFILE = 4096
 _CUT_OFF = "cut off: send the whole file"
+_WHITES = (1.0, 255.0, 4095.0, 65535.0)
 _AS_IT_IS = frozenset({"1", "L", "LA", "P", "RGB", "RGBA"})
 
 
@@ -63,7 +69,8 @@ def fit(source: ImageSource, *, name: str, target: int = TARGET) -> bytes:
     up to 4 KiB (a phone's has 500 bytes) is kept with it, which costs nothing, where converting every pixel would.
 
     Blocks, for about 0.1 s a photo; other threads run meanwhile. Raises InputError for what is no image, cut off,
-    animated, of more pixels than any camera makes, or not to be had in so few bytes. `name` is the parameter's.
+    animated, of more pixels than any camera makes, or not to be had in so few bytes. A HEIC's main picture is taken,
+    and the first page of a TIFF, with a warning in the log where there are more. `name` is the parameter's.
     """
     _check_target(target)
     data = images.load(source, name=name, max_bytes=LARGEST_FILE)
@@ -90,15 +97,18 @@ def _fitted(data: bytes, name: str, target: int) -> bytes:
     width, height = image.size
     if width < 1 or height < 1:
         raise InputError(f"{name} has no pixels: its width or height is 0")
-    most = _MOST_PIXELS.get(image.format or "", _MOST_PIXELS_ELSE)
+    most = _MOST_PIXELS if image.format in _CAMERAS else _MOST_PIXELS_ELSE
     if width * height > most:
         raise InputError(
             f"{name} has {width} x {height} pixels, over the limit of {most // 1_000_000} million: "
             "make the photo smaller"
         )
-    if _frames(image) > 1:
-        raise InputError(f"{name} is animated, or has several pages: send one picture")
-    turn = _orientation(image)
+    pages = _frames(image)
+    if pages > 1 and image.format != "TIFF":
+        raise InputError(f"{name} is animated: send one picture")
+    if pages > 1:
+        _log.warning("%s has %d pages: the first one is sent", name, pages)
+    turn = 1 if image.format == "TIFF" else _orientation(image)
     if (
         len(data) <= target
         and turn == 1
@@ -115,6 +125,9 @@ def _fitted(data: bytes, name: str, target: int) -> bytes:
         image.draft(None, (max(width * side // long, 1), max(height * side // long, 1)))
         _check_whole(data, None, name)
     image.load()
+    if image.format == "TIFF":
+        # Pillow may turn a TIFF while it loads it, and then takes the tag away: what is left is still to be done.
+        turn = _orientation(image)
     keep = profile if image.mode == "RGB" and isinstance(profile, bytes) and len(profile) <= _LARGEST_PROFILE else None
     plain = _upright(_sized(_plain(image), _LONG_SIDE), turn)
     encoded = _encoded(plain, keep)
@@ -178,7 +191,12 @@ def _opened(data: bytes, name: str) -> ImageFile:
 def _frames(image: ImageFile) -> int:
     if image.format in ("JPEG", "BMP", "HEIF"):  # a HEIC's other pictures are bursts and depth maps
         return 1
-    return int(getattr(image, "n_frames", 1))
+    try:
+        return int(getattr(image, "n_frames", 1))
+    except Exception:
+        if image.format == "TIFF":  # a page behind the first is damaged
+            return 1
+        raise
 
 
 def _orientation(image: ImageFile) -> int:
@@ -247,16 +265,31 @@ def _plain(image: Image) -> Image:
     if image.mode == "1":
         return image.convert("L")
     if image.mode.startswith("I") or image.mode == "F":
-        deep = image.convert("F")
-        _, top = deep.getextrema()
-        full = 65535.0 if image.mode.startswith("I;16") or (isinstance(top, int | float) and top > 255) else 255.0
-        return deep.point(lambda value: value * (255.0 / full) + 0.0).convert("L")
+        return _grey(image)
+    if image.mode == "La":
+        image = image.convert("LA")
     if "A" in image.mode or "a" in image.mode or "transparency" in image.info:
         clear = image.convert("RGBA")
         ground = pillow.new("RGB", clear.size, (255, 255, 255))
         ground.paste(clear, mask=clear.getchannel("A"))
         return ground
     return image.convert("RGB")
+
+
+def _grey(image: Image) -> Image:
+    """The image, of 16 bits, 32 bits or floats, as L. No file says which value is white: the usual ones are tried."""
+    deep = image.convert("F")
+    low, top = cast("tuple[float, float]", deep.getextrema())
+    tags = getattr(image, "tag_v2", {})  # a TIFF's
+    if not math.isfinite(top - low) or (low < 0 and image.mode == "I" and tags.get(339, (1,))[0] == 1):
+        raise ValueError("pixels that are no numbers, or that Pillow reads as negative ones")
+    white = next((white for white in _WHITES if top <= white * 1.1), top)
+    if low < 0 or top * 16 < white:  # signed, or all but black: of a range that is not among them
+        white = top
+    black = min(low, 0.0)
+    scale = 255.0 / ((white - black) or 1.0)
+    grey = deep.point(lambda value: value * scale + -black * scale).convert("L")
+    return grey.point(lambda value: 255 - value) if tags.get(262) == 0 else grey  # here 0 is white
 
 
 def _sized(image: Image, long_side: int) -> Image:
@@ -402,9 +435,12 @@ class Fitter:
                 assert process.stdout is not None
                 process.stdin.writelines(request)
                 await process.stdin.drain()
-                head = await process.stdout.readexactly(_ANSWER.size)
-                kind, size = _ANSWER.unpack(head)
-                answer = await process.stdout.readexactly(size)
+                kind = _WARNING
+                while kind == _WARNING:
+                    kind, size = _ANSWER.unpack(await process.stdout.readexactly(_ANSWER.size))
+                    answer = await process.stdout.readexactly(size)
+                    if kind == _WARNING:
+                        _log.warning("%s", answer.decode())
             well = True
         except TimeoutError:
             raise InputError(f"{name} took more than {self._timeout:g} s to decode: it was given up") from None
@@ -445,7 +481,7 @@ _START = (
     "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from aisolution_async.inputs.fit import _work; _work()"
 )
 _REQUEST, _ANSWER = struct.Struct(">IQ"), struct.Struct(">cQ")
-_FITTED, _INPUT, _CONFIGURATION = b"f", b"i", b"c"
+_FITTED, _INPUT, _CONFIGURATION, _WARNING = b"f", b"i", b"c", b"w"
 
 
 def _request(
@@ -484,6 +520,7 @@ def _work() -> None:
     warnings.simplefilter("ignore")
     requests, answers = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what a decoder prints is no answer
+    _log.addHandler(_Relay(answers))
     while len(head := requests.read(_REQUEST.size)) == _REQUEST.size:
         size, data_size = _REQUEST.unpack(head)
         asked = json.loads(requests.read(size))
@@ -504,6 +541,17 @@ def _work() -> None:
         except BrokenPipeError:
             os._exit(0)  # nobody is left to answer; and no text about it
         del answer
+
+
+class _Relay(logging.Handler):
+    """Has what a worker logs logged by the process that it works for."""
+
+    def __init__(self, answers: BinaryIO) -> None:
+        super().__init__()
+        self._answers = answers
+
+    def emit(self, record: logging.LogRecord) -> None:
+        _write(self._answers, _WARNING, record.getMessage().encode(errors="replace"))
 
 
 def _write(answers: BinaryIO, kind: bytes, answer: bytes) -> None:

@@ -22,9 +22,51 @@ from aisolution_async.errors import InputError
 MAX_IMAGE_BYTES = 2 * 1024 * 1024
 """The widest reading of the vendor's "2M"; larger images would be refused there."""
 
-_SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"BM", b"GIF8", b"II*\x00", b"MM\x00*")
-_NOT_IMAGES = {b"%PDF": "a PDF", b"PK\x03\x04": "a ZIP or Office file", b"\x1f\x8b": "a gzip file"}
-_WHITESPACE = re.compile(r"\s+")
+# How base64 of an image is told from a path.
+_SIGNATURES = (
+    b"\xff\xd8\xff",
+    b"\x89PNG\r\n\x1a\n",
+    b"GIF8",
+    b"II*\x00",
+    b"MM\x00*",
+    b"\x00\x00\x00\x0cjP  \r\n\x87\n",  # JPEG 2000
+    b"\x00\x00\x00\x0cJXL \r\n\x87\n",
+)
+_NOT_IMAGES = {
+    b"%PDF": "a PDF",
+    b"%!PS": "PostScript",
+    b"PK\x03\x04": "a ZIP or Office file",
+    b"PK\x05\x06": "an empty ZIP file",
+    b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1": "an old Office file",
+    b"\x1f\x8b": "a gzip file",
+    b"BZh": "a bzip2 file",
+    b"\xfd7zXZ\x00": "an xz file",
+    b"7z\xbc\xaf\x27\x1c": "a 7z file",
+    b"Rar!\x1a\x07": "a RAR file",
+    b"\x28\xb5\x2f\xfd": "a zstd file",
+    b"SQLite format 3\x00": "a database",
+    b"PAR1": "a Parquet file",
+    b"\x7fELF": "a program",
+    b"bplist00": "a property list",
+    b"\x1aE\xdf\xa3": "a video",
+    b"\x00\x00\x01\xba": "a video",
+    b"\x00\x00\x01\xb3": "a video",
+    b"\x30\x26\xb2\x75\x8e\x66\xcf\x11": "a video",
+    b"FLV\x01": "a video",
+    b"OggS": "a video or sound",
+    b"ID3": "a sound",
+    b"fLaC": "a sound",
+}
+_MOVIES = re.compile(rb"isom|iso[2-9]|mp4|mp71|avc1|qt  |M4|MSNV|3g|dash|f4|mmp4|NDSC|XAVC")
+_STILLS = frozenset({b"mif1", b"mif2", b"miaf", b"msf1", b"heic", b"heix", b"heim", b"heis", b"avif", b"avis", b"jpeg"})
+_PNM = re.compile(rb"P[1-6fF]\s+(#[^\n]*\n\s*)*\d+\s+(#[^\n]*\n\s*)*\d")  # an image format that begins as text
+_CONTROLS = re.compile(rb"[\x00-\x08\x0e-\x1a\x1c-\x1f\x7f]")  # none of them is in a text
+_PADDING = b" \t\r\n\x00\xef\xbb\xbf"
+_LINE_ENDS = re.compile(r"[^\S ]+")
+_URL_SAFE = str.maketrans("-_", "+/")
+_SHORTEST_LINE = 60
+_SURE_OF_A_PLUS = 2000  # characters: of so many, none is a plus once in 10**13 times
+_NOT_DECODED = "does not decode as base64: it is cut off or altered (a '+' that became a space, two alphabets mixed)"
 _LONGEST_PATH = 4096
 _HEAD = 512
 
@@ -33,10 +75,11 @@ def load(source: ImageSource, *, name: str, max_bytes: int = MAX_IMAGE_BYTES) ->
     """The bytes of the image that `source` stands for. `name` is the parameter's, for the error.
 
     Blocks on files. Raises InputError where there is no image to send: nothing there, not readable, empty,
-    plainly something else, larger than `max_bytes`, or text that could be a path as well as base64.
+    surely something else, larger than `max_bytes`, or text that could be a path as well as base64. What nobody here
+    knows goes out: the vendor may read more formats.
     """
     if isinstance(source, bytes | bytearray | memoryview):
-        return _checked(_unwrapped(bytes(source)), f"{name} (bytes)", max_bytes)
+        return _checked(_unwrapped(bytes(source), name), f"{name} (bytes)", max_bytes)
     if isinstance(source, str):
         if not source.strip():
             raise InputError(f"{name} is empty: there is no image to send")
@@ -60,15 +103,58 @@ def load(source: ImageSource, *, name: str, max_bytes: int = MAX_IMAGE_BYTES) ->
 
 def is_image(head: bytes) -> bool:
     """Whether `head`, the first bytes of a file, is how an image format begins."""
-    return head.startswith(_SIGNATURES) or head[4:8] == b"ftyp" or (head[:4] == b"RIFF" and head[8:12] == b"WEBP")
+    return (
+        head.startswith(_SIGNATURES)
+        or head[4:8] == b"ftyp"
+        or (head[:4] == b"RIFF" and head[8:12] == b"WEBP")
+        or (head[:2] == b"BM" and head[6:10] == bytes(4))
+    )
 
 
-def _checked(data: bytes, what: str, max_bytes: int) -> bytes:
+def begins_like_an_image(text: str) -> bool:
+    """Whether `text` begins as base64 of an image does."""
+    # The first 64 characters tell, before megabytes are decoded.
+    start = _LINE_ENDS.sub("", text[:256].lstrip())
+    return any(
+        (head := _decoded(form[:64])) is not None and is_image(head)
+        for form in {start.replace(" ", ""), start.replace(" ", "+")}
+    )
+
+
+def _checked(data: bytes, what: str, max_bytes: int, verb: str = "send") -> bytes:
     if not data:
         raise InputError(f"{what} is empty: there is no image to send")
     if len(data) > max_bytes:
         raise InputError(_too_large(what, len(data), max_bytes))
+    head = data[:_HEAD]
+    if kind := _surely(head):
+        raise InputError(f"{what} is not an image but {kind}: {verb} a JPEG or PNG file")
     return data
+
+
+def _surely(head: bytes) -> str:
+    """What a file that begins with `head` is, where it is surely no image; else empty."""
+    if head.startswith(_SIGNATURES):
+        return ""
+    start = head.lstrip(_PADDING)
+    if not start:
+        return "zeros or blanks"
+    for signature, kind in _NOT_IMAGES.items():
+        if head.startswith(signature) or (signature == b"%PDF" and start.startswith(signature)):
+            return kind
+    if head[:4] == b"RIFF" and head[8:12] in (b"AVI ", b"WAVE"):
+        return "a video or sound"
+    if head[4:8] == b"ftyp":
+        length = max(int.from_bytes(head[:4], "big"), 16)
+        brands = {head[at : at + 4] for at in range(8, min(length, len(head)), 4) if at != 12}
+        return "a video" if _MOVIES.match(head[8:12]) and not brands & _STILLS else ""
+    if head[4:8] in (b"moov", b"mdat", b"wide", b"pnot"):
+        return "a video"
+    if head[257:262] == b"ustar":
+        return "a tar file"
+    if re.match(rb"<(!doctype|\?xml|html|head|body|title|script|svg)\b", start, re.IGNORECASE):
+        return "HTML or XML"
+    return "text" if not _PNM.match(head) and _is_text(head) else ""
 
 
 def _too_large(what: str, size: int | None, limit: int) -> str:
@@ -84,21 +170,16 @@ def _from_base64(text: str, name: str) -> bytes | None:
             raise InputError(f"{name} is a data: URL without ';base64,': only base64 data URLs can be sent")
         decoded = _decode(payload)
         if decoded is None:
-            raise InputError(
-                f"{name} is a data: URL whose base64 does not decode: it is cut off, altered, or not standard base64"
-            )
+            raise InputError(f"{name} is a data: URL, and {_NOT_DECODED}")
         return decoded
-    # The first 64 characters tell an image from a path before megabytes are decoded.
-    start = _decode(_WHITESPACE.sub("", text[:256])[:64])
-    if len(text) <= _LONGEST_PATH and (start is None or not is_image(start)):
+    if len(text) <= _LONGEST_PATH and not begins_like_an_image(text):
         return None
     decoded = _decode(text)
     if decoded is None:
         if len(text) > _LONGEST_PATH:
-            raise InputError(
-                f"{name} is text of {len(text)} characters, too long for a path, and does not decode as base64: "
-                "it is cut off or altered"
-            )
+            raise InputError(f"{name} is text of {len(text)} characters, too long for a path, and {_NOT_DECODED}")
+        if " " in text.strip() and not _exists(text):
+            raise InputError(f"{name} begins as base64 of an image, and {_NOT_DECODED}")
         return None
     if len(text) <= _LONGEST_PATH and _exists(text):
         raise InputError(
@@ -109,7 +190,39 @@ def _from_base64(text: str, name: str) -> bytes | None:
 
 
 def _decode(text: str) -> bytes | None:
-    packed = _WHITESPACE.sub("", text)
+    """What base64 stands for, in lines or not, of the usual or the URL-safe alphabet; None where that is not sure."""
+    packed = _LINE_ENDS.sub("", text.strip())
+    lines = packed.replace(" ", "")
+    if not {"+", "-", "_"}.isdisjoint(lines):
+        return _decoded(lines)
+    # A space stands between lines, or is a plus that a form made a space. A plus is one of 64 characters: long text
+    # with spaces here and there, and without a plus, has lost them. Else the length has to leave one reading only.
+    plus = packed.replace(" ", "+")
+    whole = len(plus) % 4 == 0
+    ends = text.rstrip("\r\n\t")
+    if (behind := len(ends) - len(ends.rstrip(" "))) and lines[-1:] != "=" and not (whole and behind % 4):
+        return None  # pluses at the very end, perhaps
+    if lines == packed:
+        return _decoded(lines)
+    rows = text.strip().splitlines()
+    if len(rows) > 1 and all(row[:1] == " " and row.strip() for row in rows[1:]):  # indented, if there are several
+        return _decoded(lines) if len(rows) > 2 and not any(" " in row.strip() for row in rows) else None
+    widths = {len(line) for line in packed.split(" ")[:-1]}
+    if len(widths) == 1 and (width := widths.pop()) >= _SHORTEST_LINE and not width % 4:
+        if len(lines) % 4 == 0 and not whole:
+            return _decoded(lines)
+        whole = whole and len(lines) % 4 == 1
+    elif len(packed) < _SURE_OF_A_PLUS:
+        whole = whole and len(lines) % 4 != 0
+    return _decoded(plus) if whole else None
+
+
+def _decoded(packed: str) -> bytes | None:
+    # Of the 64 characters each alphabet has two of its own: text that has some of both is of neither.
+    if "-" in packed or "_" in packed:
+        if "+" in packed or "/" in packed:
+            return None
+        packed = packed.translate(_URL_SAFE)
     packed += "=" * (-len(packed) % 4)  # padding is often lost on the way
     try:
         return pybase64.b64decode(packed, validate=True)
@@ -145,7 +258,7 @@ def _from_path(path: str, name: str, max_bytes: int) -> bytes:
     except (OSError, ValueError) as exc:
         problem = f"cannot be read ({_reason(exc)})"
     else:
-        return _checked_file(data, shown, max_bytes)
+        return _checked(_unwrapped(data, shown), shown, max_bytes, "name")
     raise InputError(f"{shown} {problem}")
 
 
@@ -154,45 +267,30 @@ def _open_without_waiting(path: str, flags: int) -> int:
     return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
-def _unwrapped(data: bytes) -> bytes:
+def _unwrapped(data: bytes, name: str) -> bytes:
     """The image within base64 that came as bytes, as `base64.b64encode` gives it; else `data` as it is."""
     start = data[:256].lstrip()
-    if start[:5].lower() != b"data:":
-        # No image begins with 64 characters that are base64 of the beginning of an image.
-        try:
-            head = _decode(_WHITESPACE.sub("", start.decode("ascii"))[:64])
-        except UnicodeDecodeError:
-            return data
-        if head is None or not is_image(head):
-            return data
+    # No image begins with 64 characters that are base64 of the beginning of an image.
+    if start[:5].lower() != b"data:" and not (start.isascii() and begins_like_an_image(start.decode("ascii"))):
+        return data
     try:
         text = data.decode("ascii")
     except UnicodeDecodeError:
         return data
-    return _from_base64(text.strip(), "") or data
-
-
-def _checked_file(data: bytes, shown: str, max_bytes: int) -> bytes:
-    """Refuse what a mistaken column or a wrong ending brings: a file that is plainly no image."""
-    data = _checked(_unwrapped(data), shown, max_bytes)
-    head = data[:_HEAD]
-    for signature, what in _NOT_IMAGES.items():
-        if head.startswith(signature):
-            raise InputError(f"{shown} is not an image but {what}: name a JPEG or PNG file")
-    if not is_image(head) and _is_text(head):
-        raise InputError(f"{shown} is not an image but text: name a JPEG or PNG file")
-    return data
+    return _from_base64(text.lstrip(), name) or data
 
 
 def _is_text(head: bytes) -> bool:
+    if head.startswith((b"\xff\xfe", b"\xfe\xff")):
+        return all(char.isprintable() or char.isspace() for char in head[: len(head) & ~1].decode("utf-16", "replace"))
+    if _CONTROLS.search(head):
+        return False
     try:
-        text = head.decode("utf-8")
-    except UnicodeDecodeError as exc:
-        # A character cut in two by the end of the head is still text.
-        if exc.start < len(head) - 3 or len(head) < _HEAD:
-            return False
-        text = head[: exc.start].decode("utf-8")
-    return all(char.isprintable() or char in "\t\r\n\f\ufeff" for char in text)
+        head.decode("utf-8")
+    except UnicodeDecodeError:
+        # Of another encoding, or cut within a character. 512 bytes of anything else have control characters.
+        return len(head) == _HEAD
+    return True
 
 
 def _from_file(file: IO[Any], name: str, max_bytes: int) -> bytes:
@@ -218,7 +316,7 @@ def _from_file(file: IO[Any], name: str, max_bytes: int) -> bytes:
             raise InputError(f"{what} is at its end: it is empty, or was read before; seek(0) or pass bytes")
         if len(data) > max_bytes:
             raise InputError(_too_large(what, None, max_bytes))
-        return _unwrapped(bytes(data))
+        return _checked(_unwrapped(bytes(data), what), what, max_bytes)
     raise InputError(f"{what} cannot be read ({problem})")
 
 

@@ -123,8 +123,8 @@ class Stored:
 class Held:
     """The question is held: no answer came of an attempt that may have been charged, or was. Nothing may be sent.
 
-    `attempts` is how many such attempts there are, and `attempt` the last of them. `reply` is the message of an OK that
-    did not fit the contract, as JSON, if that is what came of it.
+    `attempts` is how many such attempts there are, and `attempt` the last of them. `reply` is what came of it and did
+    not fit the contract, as JSON: the message, or the body as a text.
     """
 
     attempt: Attempt
@@ -357,14 +357,14 @@ class Store(ABC):
     def held(self) -> Iterator[Record]:
         """The attempts that hold their question, oldest first: UNKNOWN, or settled as CHARGED.
 
-        With the message of an OK that did not fit the contract, where that is what came.
+        With what came and did not fit the contract: the message, or the body as a text.
         """
 
     @abstractmethod
     def answers(self) -> Iterator[Record]:
         """Every attempt that brought an answer, with its reply, oldest first.
 
-        Also those of an OK that did not fit the contract, which was probably paid for: UNKNOWN, with its message.
+        Also what did not fit the contract and may have been paid for: UNKNOWN, with its message, or its body as text.
         """
 
     async def __aenter__(self) -> Self:

@@ -3,8 +3,8 @@
 The charge table of the whole project is here and in `api.py`, row by row:
 
 - an envelope (a JSON object with a `status` string, whatever the HTTP code) costs what the endpoint documents
-  for the status; an undocumented status is UNKNOWN (FREE where the endpoint never charges); an OK whose
-  message does not fit the contract is UNKNOWN;
+  for the status; an undocumented status, or one that says two things, is UNKNOWN (FREE where the endpoint never
+  charges); an OK whose message does not fit the contract is UNKNOWN;
 - no envelope and HTTP 4xx, or 503: FREE; 429 and 503 may be tried again;
 - no envelope and anything else: UNKNOWN.
 """
@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -38,6 +39,12 @@ from aisolution_async.errors import (
 
 ChargeRules = Mapping[str, Mapping[str, Charge]]
 """The charge by endpoint name and status: what `Endpoint.charges` says, and what a user lays over it."""
+
+LONGEST_KEPT = 64 * 1024
+"""Characters that are kept, in the error's message and in a ledger, of an answer that cannot be read."""
+
+_GROUP_ID = re.compile(r"""(group_?id\W{0,9})[^\s"',&}<]+""", re.IGNORECASE)
+_ESCAPE = re.compile(r"\\(?:u([0-9a-fA-F]{4})|(.))", re.DOTALL)
 
 _HINTS = {
     "INVALID_REQUEST": "check that every image is a readable photo",
@@ -88,7 +95,7 @@ class Answer(Generic[R]):
         return self.kind(f"{endpoint}: {self.text}", **details)
 
 
-def read(
+def read(  # noqa: PLR0912  # the whole table, row by row
     endpoint: Endpoint[R],
     http_status: int,
     body: bytes,
@@ -103,11 +110,24 @@ def read(
     it differs from what the endpoint documents, `redact` takes secrets out of what is quoted.
     """
     charges = endpoint.charges if rules is None else rules
-    envelope = _json(body)
+    try:
+        envelope = from_json(body, allow_inf_nan=False)
+    except ValueError:
+        envelope = _mended(body)
     status = envelope.get("status") if isinstance(envelope, dict) else None
     if not isinstance(status, str):
-        return _without_envelope(http_status, body, seconds(retry_after))
+        if isinstance(envelope, dict) and _says_two_things(body):
+            return _contradiction(endpoint, http_status, body, redact)
+        return _without_envelope(http_status, body, seconds(retry_after), redact)
     message = envelope.get("message")
+    # Each pair of name and value has a colon: where there are no more colons than pairs, no name stands there twice.
+    pairs = len(envelope)
+    if isinstance(message, dict):
+        pairs += len(message)
+    elif isinstance(message, list):
+        pairs += sum([len(each) for each in message if isinstance(each, dict)])
+    if body.count(b":") > pairs and _says_two_things(body):
+        return _contradiction(endpoint, http_status, body, redact)
     if status == "OK":
         return _ok(endpoint, http_status, message, charges)
 
@@ -141,18 +161,41 @@ def read(
     )
 
 
-def _json(body: bytes) -> Any:
-    """The JSON value of `body`, None if it is none."""
-    try:
-        return from_json(body, allow_inf_nan=False)
-    except ValueError:
-        pass
-    # Half a surrogate pair or a stray byte in a stranger's signature must not cost the whole paid answer.
+def _mended(body: bytes) -> Any:
+    """The JSON value of `body`, None if it is none.
+
+    Half a surrogate pair or a stray byte in a stranger's signature must not cost the whole paid answer.
+    """
     try:
         value = json.loads(body.decode("utf-8-sig", "replace"))
         return from_json(json.dumps(value, ensure_ascii=False).encode("utf-8", "replace"), allow_inf_nan=False)
     except (ValueError, RecursionError):
         return None
+
+
+def _says_two_things(body: bytes) -> bool:
+    """Whether a name stands twice in one object, however it is spelt, with two values."""
+    twice: list[set[str]] = []  # by object; the outermost comes last
+
+    def note(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found = dict(pairs)
+        twice.append({name for name, value in pairs if value != found[name]} if len(found) < len(pairs) else set())
+        return found
+
+    json.loads(body.decode("utf-8-sig", "replace"), object_pairs_hook=note)
+    return not {"status", "message"}.isdisjoint(twice.pop()) or any(twice)
+
+
+def _contradiction(endpoint: Endpoint[Any], http_status: int, body: bytes, redact: Callable[[str], str]) -> Answer[Any]:
+    return Answer(
+        Charge.FREE if endpoint.never_charges else Charge.UNKNOWN,
+        http_status,
+        message=_kept(body, redact),
+        body=body,
+        kind=OutcomeUnknownError,
+        text="the answer contradicts itself: it has a field twice, with two values"
+        + ("" if endpoint.never_charges else "; it may have been charged"),
+    )
 
 
 def _ok(endpoint: Endpoint[R], http_status: int, message: Any, charges: Mapping[str, Charge]) -> Answer[R]:
@@ -170,9 +213,9 @@ def _ok(endpoint: Endpoint[R], http_status: int, message: Any, charges: Mapping[
             text="answered OK, but the message does not fit the contract "
             f"({', '.join(sorted(filter(None, map(_place, places))))}); it was probably charged, see .message",
         )
-    charge = charges.get("OK", Charge.UNKNOWN)
+    charge = charges["OK"] if "OK" in charges else Charge.UNKNOWN  # noqa: SIM401  # a member of an enum costs 80 ns
     if endpoint.refined_by is not None:
-        charge = charges.get(f"OK:{getattr(reply, endpoint.refined_by)}", charge)
+        charge = charges.get("OK:" + getattr(reply, endpoint.refined_by), charge)
     return Answer(charge, http_status, "OK", message, reply=reply)
 
 
@@ -180,7 +223,7 @@ def _place(place: str) -> str:
     return quotable(place.replace("_", " "))
 
 
-def _without_envelope(http_status: int, body: bytes, wait: float | None) -> Answer[Any]:
+def _without_envelope(http_status: int, body: bytes, wait: float | None, redact: Callable[[str], str]) -> Answer[Any]:
     if http_status in (429, 503):
         said = "too many requests" if http_status == 429 else "the service is not available"
         return Answer(
@@ -197,10 +240,22 @@ def _without_envelope(http_status: int, body: bytes, wait: float | None) -> Answ
     return Answer(
         Charge.UNKNOWN,
         http_status,
+        message=_kept(body, redact),
         body=body,
         kind=OutcomeUnknownError,
         text=f"HTTP {http_status} with no answer in it that can be read; it may have been charged",
     )
+
+
+def _kept(body: bytes, redact: Callable[[str], str]) -> str | None:
+    """What is kept of an answer that cannot be read: its beginning, as text, without secrets."""
+    text = body[: 2 * LONGEST_KEPT].decode("utf-8", "replace")
+    # A secret may be spelt with JSON's escapes, in what is no JSON.
+    bare = _ESCAPE.sub(lambda found: chr(int(found[1], 16)) if found[1] else found[2], text)
+    clean = _GROUP_ID.sub(r"\1…", redact(bare))
+    if clean != bare:
+        text = clean.encode("utf-8", "replace").decode()
+    return text[:LONGEST_KEPT] or None
 
 
 def seconds(retry_after: str | None) -> float | None:
