@@ -95,6 +95,15 @@ def origin_of(path: Path) -> Origin | None:
     )
 
 
+def check_stdout() -> None:
+    """Raise ConfigurationError where standard output is closed, or open for reading only."""
+    problem = sys.stdout is None
+    with suppress(OSError, ValueError, AttributeError):  # of a stream that is no file, which will do
+        problem = fcntl is not None and fcntl.fcntl(sys.stdout.fileno(), fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDONLY
+    if problem:
+        raise ConfigurationError("standard output is closed, where results were to go: name a file, or open it")
+
+
 def _side(path: Path) -> Path:
     return path.parent / f"{path.name}.of"
 
@@ -132,7 +141,9 @@ class Output:
         self._form: _Form
         self._defuse = defuse
         self._like = like
-        if not self.streams:
+        if self.streams:
+            check_stdout()
+        else:
             self._check(source)
 
     @property

@@ -38,6 +38,7 @@ from aisolution_async.cli.running import (
     Access,
     Exit,
     Failed,
+    check_stdout,
     connected,
     disconnected,
     foreseen,
@@ -247,6 +248,8 @@ def _command(call: type[Call[Any]]) -> click.Command:
             raise Failed("say where the results go: -o results.csv", Exit.USAGE)
         if as_json and not dry_run and STDOUT in (str(output), str(problems)):
             raise Failed("--json prints on stdout, where the results go: leave one of them out", Exit.USAGE)
+        if as_json:
+            check_stdout()
         given = [
             (*name.split("_", 1), chosen.pop(name)) for name in [*chosen] if name.startswith(("column_", "value_"))
         ]
