@@ -20,6 +20,7 @@ from aisolution_async.bulk import BulkError, BulkRun, Forecast, Summary, forecas
 from aisolution_async.bulk.outputs import STDOUT, origin_of
 from aisolution_async.bulk.runner import CONCURRENCY, GIVE_UP, count_rows
 from aisolution_async.cli import show
+from aisolution_async.cli.config import check_price
 from aisolution_async.cli.options import (
     HELP,
     METAVARS,
@@ -250,6 +251,7 @@ def _command(call: type[Call[Any]]) -> click.Command:
             raise Failed("--json prints on stdout, where the results go: leave one of them out", Exit.USAGE)
         if as_json:
             check_stdout()
+        check_price(click.get_current_context())
         given = [
             (*name.split("_", 1), chosen.pop(name)) for name in [*chosen] if name.startswith(("column_", "value_"))
         ]
