@@ -85,6 +85,8 @@ class Reader:
     bom: bytes = b""
     errors: str = "strict"
     total: int | None = None
+    hidden: int | None = 0
+    hidden_columns: Sequence[str] = ()
 
     def __iter__(self) -> Iterator[Row]:
         raise NotImplementedError

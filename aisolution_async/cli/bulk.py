@@ -111,6 +111,7 @@ def _options(call: type[Call[Any]]) -> list[click.Parameter]:
         ),
         click.Option(["--images-root"], type=file, metavar="DIR", help="Read no image outside of this folder."),
         click.Option(["--sheet"], help="The sheet of a workbook.  [default: the first]"),
+        click.Option(["--skip-hidden"], is_flag=True, help="Leave out the rows of a workbook that are hidden."),
         click.Option(["--delimiter"], callback=delimiter, help="What stands between cells.  [default: found out]"),
         click.Option(["--encoding"], help="How INPUT's text is written, as in cp1252.  [default: found out]"),
         click.Option(
@@ -360,7 +361,7 @@ _OF_ONE_RUN = (
     *("source", "output", "problems", "ledger", "no_ledger", "dry_run", "overwrite", "quiet", "as_json"),
     *("retry_unknown", "reuse_for"),
 )
-_OF_THE_FILE = ("sheet", "delimiter", "encoding")
+_OF_THE_FILE = ("sheet", "skip_hidden", "delimiter", "encoding")
 
 
 def _command_to_mend(done: Summary, source: Path, output: Path, ledger: Path | None) -> str | None:
@@ -478,7 +479,7 @@ class _Job:
                 return
             running = self._running = asyncio.create_task(bulk.run())
             prices, each = self._options["prices"], len(self._calls)
-            reading = {name: self._options[name] for name in ("delimiter", "encoding", "sheet")}
+            reading = {name: self._options[name] for name in ("delimiter", "encoding", "sheet", "skip_hidden")}
             with _followed(bulk, self._source, reading, None if quiet else show.display(prices, each)):
                 try:
                     await asyncio.wait({running})
@@ -532,7 +533,7 @@ def _exit_code(done: Summary) -> Exit:
 
 @contextmanager
 def _followed(
-    bulk: BulkRun, source: Path, reading: Mapping[str, str | None], display: show.Display | None
+    bulk: BulkRun, source: Path, reading: Mapping[str, Any], display: show.Display | None
 ) -> Iterator[None]:
     """Show on `display` how far `bulk` is, as long as this is open."""
     if display is None:

@@ -327,6 +327,7 @@ def forecast_as_json(found: Forecast) -> dict[str, Any]:
         "from_ledger": found.from_ledger,
         "shared": found.shared,
         "held": found.held,
+        "hidden": found.hidden,
         "calls": dict(found.calls),
         "charges": dict(found.charges),
         "cost": None if found.cost is None else str(found.cost),
@@ -364,6 +365,7 @@ def as_json(done: Summary, ledger: Path | None, prices: Mapping[str, Decimal] | 
         "problems": None if done.problems is None else str(done.problems),
         "rescued": done.rescued,
         "gave_up": done.gave_up,
+        "hidden": done.hidden,
         "ledger": None if ledger is None else str(ledger),
     }
 
