@@ -129,7 +129,9 @@ class Calls:
             found.append("whether rows are hidden cannot be told of this workbook: save it as .xlsx to know")
         elif rows.hidden:
             count = f"{rows.hidden:,} hidden row{'s' * (rows.hidden > 1)} {'are' if rows.hidden > 1 else 'is'}"
-            remedy = "left out" if rows.skips_hidden else "included: say --skip-hidden (skip_hidden=True) to leave them out"
+            remedy = (
+                "left out" if rows.skips_hidden else "included: say --skip-hidden (skip_hidden=True) to leave them out"
+            )
             found.append(f"{count} {remedy}")
         used = [cell.column for recipe in self._recipes for cell in recipe.cells]
         used += [] if self._key is None else [rows.header[self._key]]

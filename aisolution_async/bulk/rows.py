@@ -110,7 +110,12 @@ class Rows:
             packed = self.path.suffix.lower() in (".gz", ".zip", ".zst", ".bz2", ".xz")
             what = "unpack it first" if packed else "the ending says the format"
             raise ConfigurationError(f"the input {str(self.path)!r} must end in {known}: {what}")
-        given = {"delimiter": delimiter, "encoding": encoding, "sheet": sheet, "skip_hidden": skip_hidden or None}
+        given: dict[str, Any] = {
+            "delimiter": delimiter,
+            "encoding": encoding,
+            "sheet": sheet,
+            "skip_hidden": skip_hidden or None,
+        }
         for name, value in given.items():
             if value is not None and found not in _OPTIONS[name]:
                 raise ConfigurationError(f"{name} does not go with {str(self.path)!r}: it is for {_used(name)}")

@@ -112,9 +112,9 @@ class BulkRun:
     """One file through one endpoint, or several; see `run_bulk` for the options.
 
     `run()` does it, once. Meanwhile `progress` says how far it is, in calls, and `stop()` ends it early. `summary` is
-    true at any time, also after `run()` was cancelled. `on_start` is called, before anything is sent, with each line for
-    people on the input and the columns that are used, `on_resume` with how many answers the ledger has, if it was
-    there before.
+    true at any time, also after `run()` was cancelled. `on_start` is called, before anything is sent, with each
+    line for people on the input and the columns that are used, `on_resume` with how many answers the ledger has, if it
+    was there before.
     """
 
     def __init__(
@@ -335,7 +335,7 @@ class BulkRun:
         if is_alike and rows.delimiter is not None and rows.encoding is not None:
             like = Dialect(rows.delimiter, rows.encoding, rows.errors, rows.bom)
         # What is to be mended and read again stays as it was; elsewhere it would be text that becomes a formula.
-        return Output(path, self._source, defuse=self._defuse and not is_alike, like=like)
+        return Output(path, self._source, private=True, defuse=self._defuse and not is_alike, like=like)
 
     def _check_ledger(self) -> bool:
         """Whether there is a ledger to go on from."""
@@ -663,12 +663,12 @@ async def run_bulk(
     `call` may be several, `[FaceCompare, WhatsAppDetail]`: each row is asked all of them, one bad cell stops none of
     the others, and the result columns' names begin with the endpoint's. `source` is CSV, TSV, JSONL, Parquet or a
     workbook by its ending (`rows.py` says what it may be like; `delimiter`, `encoding` and `sheet` say what cannot be
-    found out, and `skip_hidden` leaves out the rows of a workbook that nobody sees), or "-" for JSONL on standard input. `output` is CSV, TSV, JSONL or Parquet by its ending, or "-" for
-    JSONL on standard output. `columns` says which column holds a parameter, and `values` gives one value for all rows:
-    by the parameter's name or, where two endpoints differ, as `"id-holding.img"`. What neither names is found by the
-    usual names of such columns (`calls.py`). `key` names a column for the calls' keys, else found likewise. Image
-    cells are paths, relative to the folder of `source`, or base64; no image outside of `images_root` is read.
-    `results.py` lists the result columns.
+    found out, and `skip_hidden` leaves out the rows of a workbook that nobody sees), or "-" for JSONL on standard
+    input. `output` is CSV, TSV, JSONL or Parquet by its ending, or "-" for JSONL on standard output. `columns` says
+    which column holds a parameter, and `values` gives one value for all rows: by the parameter's name or, where two
+    endpoints differ, as `"id-holding.img"`. What neither names is found by the usual names of such columns
+    (`calls.py`). `key` names a column for the calls' keys, else found likewise. Image cells are paths, relative to the
+    folder of `source`, or base64; no image outside of `images_root` is read. `results.py` lists the result columns.
 
     A row that cannot be asked, or that fails, is a row of the output too, and if `problems` names a file (CSV, TSV,
     JSONL or Parquet), also of that: as it came, with a column that says what is wrong, to be mended and run.

@@ -5,10 +5,11 @@ rows of five, and a sheet of Excel's has no more rows. (What streams the rows of
 which is not much less, and takes ten times as long.)
 
 The first row that is not empty names the columns. Empty rows are no rows, except between others where there is one
-column: as in CSV. Hidden rows are rows, if they are not to be left out, and of merged cells the first has the value. Numbers are int where they are
-whole and below 2**53, of which a float holds all (Excel keeps 15 digits), else float; dates and times are what the
-cell's format says, a date if the time is midnight; a formula is what it came to when the workbook was saved, and where
-that is an error, its name as text, and UNCALCULATED where it came to nothing yet (in .xlsx); an empty text is None.
+column: as in CSV. Hidden rows are rows, if they are not to be left out, and of merged cells the first has the value.
+Numbers are int where they are whole and below 2**53, of which a float holds all (Excel keeps 15 digits), else float;
+dates and times are what the cell's format says, a date if the time is midnight; a formula is what it came to when the
+workbook was saved, and where that is an error, its name as text, and UNCALCULATED where it came to nothing yet (in
+.xlsx); an empty text is None.
 """
 
 from __future__ import annotations
@@ -102,7 +103,9 @@ class SheetReader(Reader):
         if skip_hidden and not hidden.known:
             raise ConfigurationError(f"which rows of {str(path)!r} are hidden cannot be told: save it as .xlsx")
         self.hidden_columns = [
-            column for place, column in enumerate(self.header, self._first + self._offset + 1) if place in hidden.columns
+            column
+            for place, column in enumerate(self.header, self._first + self._offset + 1)
+            if place in hidden.columns
         ]
         rows = [number in hidden.rows for number, _ in self._kept()]
         self.hidden = sum(rows) if hidden.known else None
@@ -229,7 +232,7 @@ def _explained(head: bytes) -> str:
 
 
 def _look_into(path: Path, sheet: str) -> tuple[dict[int, dict[int, str]], workbooks.Hidden]:
-    """What no other reader tells of a sheet of an .xlsx file: cells that have errors, by row and column; what is hidden.
+    """What no other reader tells of an .xlsx file's sheet: cells that have errors, by row and column; what is hidden.
 
     Raises ConfigurationError where a cell is so far from the others that the room between would take all memory.
     """
@@ -282,7 +285,9 @@ def _part(archive: zipfile.ZipFile, sheet: str) -> str | None:
         attributes = _attributes(tag)
         if attributes.get("name") == sheet:
             identity = next((value for name, value in attributes.items() if name.endswith(":id")), None)
-            for relation in map(_attributes, _RELATION.findall(_read(workbooks.unpacked(archive, "xl/_rels/workbook.xml.rels")))):
+            for relation in map(
+                _attributes, _RELATION.findall(_read(workbooks.unpacked(archive, "xl/_rels/workbook.xml.rels")))
+            ):
                 if relation.get("Id") == identity:
                     part = posixpath.normpath(posixpath.join("/xl", relation.get("Target", ""))).lstrip("/")
                     return part if part in names else None

@@ -122,12 +122,16 @@ def look_into_sheet(path: Path, archive: zipfile.ZipFile, part: str) -> Hidden:
 
 
 def chunks(path: Path, archive: zipfile.ZipFile, part: str) -> Iterator[bytes]:
-    """The XML of a sheet by pieces, none of which ends inside of a cell. Raises ConfigurationError for an endless one."""
+    """The XML of a sheet by pieces, none of which ends inside of a cell.
+
+    Raises ConfigurationError for a cell without end.
+    """
     with unpacked(archive, part) as file:
         rest = b""
         while piece := file.read(_CHUNK):
+            seen = max(0, len(rest) - 8)
             rest += piece
-            end = max(rest.rfind(b"<c "), rest.rfind(b":c "), rest.rfind(b"<c>"), rest.rfind(b"<row "))
+            end = max(rest.rfind(begin, seen) for begin in (b"<c ", b":c ", b"<c>", b"<row "))
             if end > 0:
                 yield rest[:end]
                 rest = rest[end:]

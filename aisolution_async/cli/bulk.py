@@ -532,9 +532,7 @@ def _exit_code(done: Summary) -> Exit:
 
 
 @contextmanager
-def _followed(
-    bulk: BulkRun, source: Path, reading: Mapping[str, Any], display: show.Display | None
-) -> Iterator[None]:
+def _followed(bulk: BulkRun, source: Path, reading: Mapping[str, Any], display: show.Display | None) -> Iterator[None]:
     """Show on `display` how far `bulk` is, as long as this is open."""
     if display is None:
         yield

@@ -63,31 +63,32 @@ def default_ssl_context() -> ssl.SSLContext:
     system store, which slim containers lack. Who needs the system's store passes a truststore context.
     Raises ConfigurationError for a file or folder of the environment's that has no certificates.
     """
-    for name, argument in (("SSL_CERT_FILE", "cafile"), ("SSL_CERT_DIR", "capath")):
+    for name in ("SSL_CERT_FILE", "SSL_CERT_DIR"):
         if path := os.environ.get(name):
-            return _trusting(name, argument, path)
+            return _trusting(name, path)
     return ssl.create_default_context(cafile=certifi.where())
 
 
-def _trusting(name: str, argument: str, path: str) -> ssl.SSLContext:
+def _trusting(name: str, path: str) -> ssl.SSLContext:
     """What trusts the certificates that the environment names. Raises ConfigurationError where there are none."""
     try:
-        if argument == "capath":  # one or several; OpenSSL says nothing of those that are not there
-            places = [Path(part) for part in path.split(os.pathsep) if part]
-            files = [file.name for place in places if place.is_dir() for file in place.iterdir()]
-            if not any(place.is_dir() for place in places):
-                raise FileNotFoundError(errno.ENOENT, "there is no such folder")
-            if not any(re.fullmatch(r"[0-9a-f]{8}\.[0-9]+", file) for file in files):
-                raise OSError(0, "no file in it has a certificate's hash for a name, as `openssl rehash` gives")
-        context = ssl.create_default_context(**{argument: path})
-        if argument == "cafile" and not context.cert_store_stats()["x509"]:
-            raise OSError(0, "there is no certificate in it")
+        if name == "SSL_CERT_FILE":
+            context = ssl.create_default_context(cafile=path)
+            if not context.cert_store_stats()["x509"]:
+                raise OSError(0, "there is no certificate in it")
+            return context
+        # One folder or several; OpenSSL says nothing of those that are not there.
+        places = [Path(part) for part in path.split(os.pathsep) if part]
+        if not any(place.is_dir() for place in places):
+            raise FileNotFoundError(errno.ENOENT, "there is no such folder")
+        files = [file.name for place in places if place.is_dir() for file in place.iterdir()]
+        if not any(re.fullmatch(r"[0-9a-f]{8}\.[0-9]+", file) for file in files):
+            raise OSError(0, "no file in it has a certificate's hash for a name, as `openssl rehash` gives")
+        return ssl.create_default_context(capath=path)
     except ssl.SSLError:
         problem = "there is no certificate in it that can be read, in PEM"
     except (OSError, ValueError) as exc:
         problem = getattr(exc, "strerror", None) or type(exc).__name__
-    else:
-        return context
     raise ConfigurationError(f"{name} is {path!r}, which cannot be used: {problem}; correct it or unset it")
 
 
