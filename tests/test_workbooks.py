@@ -310,6 +310,20 @@ def test_a_parquet_file_of_one_text_for_all_rows() -> None:
     assert cells == ["0" * 3_000_000, None] * 500
 
 
+@pytest.mark.parametrize("encoding", ["DELTA_BYTE_ARRAY", None])
+def test_a_parquet_file_whose_dictionary_is_not_small(encoding: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Then the batches are."""
+    monkeypatch.setattr(parquet, "_SMALL", 1 << 20)
+    monkeypatch.setattr(parquet, "_WORST", 16 << 20)
+    chosen = {"use_dictionary": False, "column_encoding": {"phone": encoding}} if encoding else {}
+    pq.write_table(pa.table({"phone": ["0" * 2_000_000] * 100}), "in.parquet", data_page_size=1 << 30, **chosen)
+    before = pa.total_allocated_bytes()
+    with Rows("in.parquet") as rows:
+        sizes = [pa.total_allocated_bytes() - before for _ in rows]
+    assert len(sizes) == 100
+    assert max(sizes) < 60e6
+
+
 def test_a_parquet_file_of_very_many_rows() -> None:
     many = pa.DictionaryArray.from_arrays(pa.array([0] * 20_000_000, pa.int32()), ["081387300008"])
     pq.write_table(pa.table({"phone": many}), "in.parquet", row_group_size=20_000_000, store_schema=False)

@@ -37,6 +37,8 @@ _SAVE_AS = "write the file anew as Parquet"
 _MUCH, _PACKED = 256 << 20, 100
 _MANY_VALUES = 10_000_000
 _LARGEST_ROW = 4 * MAX_CELL
+_SMALL = 16 << 20
+_WORST = 512 << 20  # bytes of a batch whose values may all be the largest one
 _PER_VALUE = 64  # bytes that a value takes in Python at least
 
 
@@ -48,6 +50,7 @@ class ParquetReader(Reader):
     def __init__(self, path: Path) -> None:
         arrow = _arrow()
         self._path = path
+        self._by_number: set[str] = set()
         with open_bytes(path) as file:
             head = file.read(16)
         problem = None
@@ -106,27 +109,41 @@ class ParquetReader(Reader):
         self._file.close(force=True)
 
     def _texts_by_number(self) -> list[str]:
-        """The columns of texts that have a dictionary, in which a text stands once for all rows that have it."""
+        """The columns of texts that have a dictionary, in which a text stands once for all rows that have it.
+
+        Those of small ones: of all texts that it reads, Arrow makes a dictionary of its own then.
+        """
         arrow, metadata = _arrow(), self._file.metadata
         kinds = (arrow.string(), arrow.large_string(), arrow.binary(), arrow.large_binary())
-        flat = {field.name for field in self.schema if field.type in kinds}
-        chunks = [
-            metadata.row_group(group).column(place)
-            for group in range(metadata.num_row_groups)
-            for place in range(metadata.num_columns)
-        ]
-        return sorted({chunk.path_in_schema for chunk in chunks if chunk.has_dictionary_page} & flat)
+        found = {field.name for field in self.schema if field.type in kinds}
+        named = set()
+        for chunk in _chunks(metadata):
+            if chunk.total_uncompressed_size > _SMALL:
+                found.discard(chunk.path_in_schema)
+            elif chunk.has_dictionary_page:
+                named.add(chunk.path_in_schema)
+        self._by_number = found & named
+        return sorted(self._by_number)
 
     def _batch_size(self, group: int) -> int:
         metadata = self._file.metadata.row_group(group)
-        weight = metadata.total_byte_size // max(1, metadata.num_rows)
+        rows = max(1, metadata.num_rows)
+        weight = metadata.total_byte_size // rows
+        most = _BATCH
         for place in range(metadata.num_columns):
             chunk = metadata.column(place)
-            each = max(_PER_VALUE, self._file.schema.column(place).length or 0)
-            weight += chunk.num_values * each // max(1, metadata.num_rows)
-            if "DELTA_BYTE_ARRAY" in chunk.encodings:  # a value may be as another is, and take no room at all
-                weight += chunk.total_uncompressed_size
-        return int(max(1, min(_BATCH, _BATCH_BYTES // max(1, weight))))
+            weight += chunk.num_values * max(_PER_VALUE, self._file.schema.column(place).length or 0) // rows
+            repeats = chunk.has_dictionary_page or "DELTA_BYTE_ARRAY" in chunk.encodings
+            if repeats and chunk.physical_type == "BYTE_ARRAY" and chunk.path_in_schema not in self._by_number:
+                # What takes no room in the file, as it stands there already, may be as large as all that does.
+                most = min(most, _WORST // max(1, chunk.total_uncompressed_size))
+        return int(max(1, min(most, _BATCH_BYTES // max(1, weight))))
+
+
+def _chunks(metadata: Any) -> Iterator[Any]:
+    """Each column of each row group."""
+    for group in map(metadata.row_group, range(metadata.num_row_groups)):
+        yield from map(group.column, range(group.num_columns))
 
 
 def _opened(path: Path, **options: Any) -> Any:
