@@ -175,15 +175,14 @@ def certificates(folder: Path) -> dict[str, str]:
     """Files and folders that SSL_CERT_FILE and SSL_CERT_DIR may name, and which of them are none."""
     trustme.CA().cert_pem.write_to_path(str(folder / "good.pem"))
     good = (folder / "good.pem").read_bytes()
-    for name in ("hashed", "unhashed", "empty"):
+    for name in ("hashed", "empty"):
         (folder / name).mkdir()
     (folder / "hashed" / "0a1b2c3d.0").write_bytes(good)
-    (folder / "unhashed" / "good.pem").write_bytes(good)
     (folder / "empty.pem").write_bytes(b"")
     (folder / "text.pem").write_text("no certificate")
     (folder / "der.pem").write_bytes(ssl.PEM_cert_to_DER_cert(good.decode()))
     (folder / "cut.pem").write_bytes(good[: len(good) // 2])
-    return {name: str(folder / name) for name in ("good.pem", "hashed", "unhashed", "empty", "gone")}
+    return {name: str(folder / name) for name in ("good.pem", "hashed", "empty", "gone")}
 
 
 @pytest.mark.parametrize("name", ["gone.pem", "empty.pem", "text.pem", "der.pem", "cut.pem", "empty", "x" * 300])
@@ -201,7 +200,7 @@ def test_a_certificate_file_that_cannot_be_used(
     AsyncClient(TOKEN, base_url="http://127.0.0.1:1")  # which needs none
 
 
-@pytest.mark.parametrize("names", [["gone"], ["empty"], ["unhashed"], ["good.pem"], ["gone", "empty"]])
+@pytest.mark.parametrize("names", [["gone"], ["empty"], ["good.pem"], ["gone", "empty"]])
 def test_a_certificate_folder_that_cannot_be_used(
     names: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

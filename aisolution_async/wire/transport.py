@@ -81,9 +81,8 @@ def _trusting(name: str, path: str) -> ssl.SSLContext:
         places = [Path(part) for part in path.split(os.pathsep) if part]
         if not any(place.is_dir() for place in places):
             raise FileNotFoundError(errno.ENOENT, "there is no such folder")
-        files = [file.name for place in places if place.is_dir() for file in place.iterdir()]
-        if not any(re.fullmatch(r"[0-9a-f]{8}\.[0-9]+", file) for file in files):
-            raise OSError(0, "no file in it has a certificate's hash for a name, as `openssl rehash` gives")
+        if not any(file for place in places if place.is_dir() for file in place.iterdir()):
+            raise OSError(0, "there is no file in it")
         return ssl.create_default_context(capath=path)
     except ssl.SSLError:
         problem = "there is no certificate in it that can be read, in PEM"
