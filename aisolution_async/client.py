@@ -43,8 +43,9 @@ from aisolution_async.ledger import Ledger, Store
 from aisolution_async.limits import Adaptive, Budget
 from aisolution_async.retry import Retry
 from aisolution_async.sender import Journal, Options, Sender, Work, call_hook
+from aisolution_async.wire.proxy import ProxyTransport
 from aisolution_async.wire.request import Requests, Secret
-from aisolution_async.wire.transport import PoolTransport
+from aisolution_async.wire.transport import PoolTransport, default_ssl_context
 
 BASE_URL = "https://api.aisolution.credit"
 TOKEN_VARIABLE = "AISOLUTION_TOKEN"  # noqa: S105  # the variable's name
@@ -149,7 +150,7 @@ class AsyncClient:
         places = max_connections if transport is None else None  # a transport of the user's has bounds of its own
         if transport is None:
             proxy = proxy or (_environment_proxy(requests.base) if trust_env else None)
-            transport = _proxied(proxy, max_connections) if proxy else PoolTransport(max_connections=max_connections)
+            transport = _transport(requests.base, proxy, max_connections)
         elif not isinstance(transport, httpx.AsyncBaseTransport):
             raise ConfigurationError(f"transport is a {type(transport).__name__}: pass an httpx.AsyncBaseTransport")
         elif proxy is not None:
@@ -481,16 +482,12 @@ def _environment_proxy(base: str) -> str | None:
     return proxies.get(parts.scheme) or proxies.get("all")
 
 
-def _proxied(proxy: str | httpx.URL | httpx.Proxy, max_connections: int) -> httpx.AsyncHTTPTransport:
-    try:
-        return httpx.AsyncHTTPTransport(
-            proxy=proxy,
-            trust_env=False,
-            limits=httpx.Limits(max_connections=max_connections, max_keepalive_connections=max_connections),
-        )
-    except (ValueError, httpx.InvalidURL, ImportError, TypeError):
-        pass
-    # Not its text: a proxy's URL may hold a password.
-    raise ConfigurationError(
-        "the proxy cannot be used: it is http://host:port, https:// or (with httpx[socks]) socks5://"
-    )
+def _transport(
+    base: str, proxy: str | httpx.URL | httpx.Proxy | None, max_connections: int
+) -> ProxyTransport | PoolTransport:
+    """The transport to the vendor. Raises ConfigurationError for a proxy or certificates that cannot be used."""
+    if proxy:
+        return ProxyTransport(proxy, max_connections=max_connections, ssl_context=default_ssl_context())
+    # certifi's list is read off the loop, once it is needed; what the user named, is looked at now.
+    named = base.startswith("https:") and (os.environ.get("SSL_CERT_FILE") or os.environ.get("SSL_CERT_DIR"))
+    return PoolTransport(max_connections=max_connections, ssl_context=default_ssl_context() if named else None)

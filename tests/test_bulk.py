@@ -179,6 +179,18 @@ async def test_input_columns_keep_their_names(tmp_path: Path) -> None:
         ("\t=1", "'\t=1"),
         ("\rx", "'\rx"),
         (" =1+1", "' =1+1"),
+        ("|calc", "'|calc"),
+        ("%1", "'%1"),
+        ("\ufe621", "'\ufe621"),
+        ("\ufe631", "'\ufe631"),
+        ("\ufe661+1", "'\ufe661+1"),
+        ("\ufe6bA1", "'\ufe6bA1"),
+        ("\uff5ccalc", "'\uff5ccalc"),
+        ("\u22121+1", "'\u22121+1"),
+        ("\u207a1+1", "'\u207a1+1"),
+        (" \u200b|calc", "' \u200b|calc"),
+        ("a|b", "a|b"),
+        ("50%", "50%"),
         ("\uff1d1+1", "'\uff1d1+1"),
         ("+6281387300008", "+6281387300008"),
         ("12", "12"),
@@ -206,6 +218,21 @@ async def test_formulas_are_defused(tmp_path: Path, said: str, written: str) -> 
     await bulk(source, tmp_path / "out.jsonl", vendor=Vendor(script))
     [typed] = jsonl(tmp_path / "out.jsonl")
     assert (typed["note"], typed["answer_signature"]) == ("=2+2", said)
+
+
+@pytest.mark.parametrize("mask", [0o000, 0o077, 0o177])
+async def test_who_may_read_the_files(tmp_path: Path, mask: int) -> None:
+    """What has problems, and what was recorded: its owner alone, whatever the umask; the results: as the umask says."""
+    source = write(tmp_path / "in.csv", "number\n+6281387300001\nx\n")
+    before = os.umask(mask)
+    try:
+        await bulk(source, tmp_path / "out.csv", problems=tmp_path / "mend.csv", ledger=tmp_path / "the.ledger")
+    finally:
+        os.umask(before)
+    modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in tmp_path.iterdir() if path != source}
+    assert modes.pop("out.csv") == 0o666 & ~mask
+    assert modes.keys() >= {"mend.csv", "mend.csv.of", "the.ledger"}
+    assert set(modes.values()) == {0o600}
 
 
 async def test_result_cells_are_not_cut_at_other_separators(tmp_path: Path) -> None:

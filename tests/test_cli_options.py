@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from aisolution_async.api import CALLS
+from aisolution_async.cli import config as config_file
 from aisolution_async.cli.commands import aisolution
 
 from .support import picture
@@ -91,6 +93,143 @@ def test_files_that_cannot_be_used(text: str, problem: str) -> None:
     assert the_error(result).startswith(f"the configuration 'aisolution.toml'{problem}")
     assert not Path("out.jsonl").exists()
     assert run("--version").exit_code == 0
+
+
+REFUSED = {
+    "base-url": '"http://127.0.0.1:8080"',  # another user of this machine may listen there
+    "by-id": "true",
+    "callback": '"http://localhost/"',
+    "callbacks-anywhere": "true",
+    "defuse": "false",
+    "endpoint": '["whatsapp-detail"]',
+    "fit": "false",
+    "give-up": '"1d"',
+    "invoice": '"invoice.csv"',
+    "no-ledger": "true",
+    "older-than": '"0d"',
+    "output": '"out.csv"',
+    "overwrite": "true",
+    "recheck": "true",
+    "recheck-for": '"1d"',
+    "retry-unknown": "1",
+    "reuse-for": '"0s"',
+    "sandbox": "true",
+    "show-group-id": "true",
+    "token-file": '"token"',
+}
+
+
+def test_every_option_is_decided() -> None:
+    """An option that is added later needs a file that is named, until somebody says otherwise here and there."""
+    known = {name for command in config_file._leaves(aisolution) for name in config_file._options(command)}
+    lists = [*config_file.HARMLESS, *config_file.INSIDE, *config_file.BY_KIND]
+    assert sorted([*lists, *(name.replace("-", "_") for name in REFUSED), "token"]) == sorted(known)
+
+
+@pytest.mark.parametrize("option", REFUSED)
+@pytest.mark.parametrize("table", ["top", "own"])
+def test_what_a_file_that_nobody_named_may_not_say(option: str, table: str) -> None:
+    numbers(1)
+    name = option.replace("-", "_")
+    paths = [path for path, command in config_file._commands(aisolution, ()) if name in config_file._options(command)]
+    head = "" if table == "top" else f"[{'.'.join(paths[-1])}]\n"
+    path = config(f"{head}{option} = {REFUSED[option]}\n")
+    result = run(*BULK)
+    assert result.exit_code == 2
+    assert f"{option!r} " in the_error(result)
+    assert the_error(result).endswith(
+        ": name the file with --config or AISOLUTION_CONFIG, or say it on the command line"
+    )
+    assert not Path("out.jsonl").exists()
+    # The remedy that it names is one, wherever it is said: then the file is read, and another error is another thing.
+    for words in (["--config", path, *BULK], [*BULK, "--config", path]):
+        result = run(*words, "--sheet", "x")
+        assert "name the file" not in result.stderr
+
+
+@pytest.mark.parametrize("said", ["defuse = true", "fit = true", "overwrite = false", "recheck = false"])
+def test_what_is_so_anyhow_may_be_said(said: str) -> None:
+    numbers(1)
+    config(f"[bulk]\n{said}\n")
+    assert run(*BULK).exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("said", "problem"),
+    [
+        ('value = ["callback=https://evil.example"]', "'value' gives 'callback'"),
+        ('value = "whatsapp-detail.callback=https://evil.example"', "'value' gives 'callback'"),
+        ('value = ["country=ID", " whatsapp-detail.callback =http://127.0.0.1"]', "'value' gives 'callback'"),
+        ('[bulk.value]\n"gliswadetail.callback" = "https://evil.example"', "'value' gives 'callback'"),
+        ('value = ["img1=/etc/passwd"]', "'value' gives 'img1'"),
+        ('value = ["number=+6281387300008"]', "'value' gives 'number'"),
+        ('value = ["new=1"]', "'value' gives 'new'"),
+        ('column = ["callback=c"]', "'column' gives 'callback'"),
+        ('[bulk.whatsapp-detail.column]\nwhatsapp-detail.callback = "c"', "'column' gives 'whatsapp-detail'"),
+        ('ledger = "../other.ledger"', "'ledger' leads out of this folder"),
+        ('ledger = "/tmp/other.ledger"', "'ledger' leads out of this folder"),
+        ('ledger = "~/other.ledger"', "'ledger' leads out of this folder"),
+        ('ledger = "~nobody-of-this-name/x.ledger"', "'ledger' leads out of this folder"),
+        ('errors = "out/mend.csv"', "'errors' leads out of this folder"),
+        ('errors = "link.csv"', "'errors' leads out of this folder"),
+        ('errors = "dangling.csv"', "'errors' leads out of this folder"),
+        ('errors = "beside.csv"', "'errors' leads out of this folder"),
+        ('errors = "gone/mend.csv"', "'errors' leads out of this folder"),
+        ('errors = "a\\u0000b.csv"', "'errors' leads out of this folder"),
+    ],
+)
+def test_values_that_a_file_that_nobody_named_may_not_say(said: str, problem: str) -> None:
+    Path("work").mkdir()
+    os.chdir("work")
+    numbers(1)
+    Path("../other.csv").write_text("theirs")
+    Path("out").symlink_to("..")
+    Path("link.csv").symlink_to("../other.csv")
+    Path("dangling.csv").symlink_to("../nowhere.csv")
+    Path("beside.csv.of").symlink_to("../other.csv")
+    path = config(said if said.startswith("[") else f"[bulk]\n{said}\n")
+    result = run(*BULK)
+    assert result.exit_code == 2
+    assert problem in the_error(result)
+    assert Path("../other.csv").read_text() == "theirs"
+    if "\\u" not in said:
+        assert "name the file" not in run(*BULK, "--dry-run", "--config", path).stderr
+
+
+def test_files_in_the_folder_may_be_named_by_any_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    Path("in.csv").write_text("number\n+6281387300001\nx\n")
+    Path("sub").mkdir()
+    here = Path.cwd()
+    config(f'[bulk]\nledger = "sub/mine.sandbox.ledger"\nerrors = "{here}/mend.csv"\nvalue = ["country=ID"]\n')
+    for _ in range(2):
+        assert run(*BULK).exit_code == 1
+    assert Path("mend.csv").exists()
+    assert Path("sub/mine.sandbox.ledger").exists()
+    monkeypatch.setenv("AISOLUTION_BULK_RETRY_UNKNOWN", "1")  # the environment is set by whoever runs it
+    assert run(*BULK).exit_code == 1
+
+
+def test_a_limit_is_not_counted_by_the_prices_of_a_file_that_nobody_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    numbers(3)
+    path = config("[bulk.price]\nwhatsapp-detail = 0.0001\n")
+    refused = run(*BULK, "--max-cost", "1")
+    assert refused.exit_code == 2
+    assert the_error(refused).startswith("--max-cost is counted by the prices of 'aisolution.toml', which nobody named")
+    assert run(*BULK, "--max-cost", "1", "--price", "whatsapp-detail=0.02").exit_code == 0
+    assert run(*BULK, "--max-cost", "1", "--config", path).exit_code == 0
+    monkeypatch.setenv("AISOLUTION_BULK_MAX_COST", "1")
+    assert run(*BULK).exit_code == 2
+    monkeypatch.setenv("AISOLUTION_CONFIG", str(path))
+    assert run(*BULK).exit_code == 0
+
+
+def test_a_file_that_is_named_goes_before_the_environments(monkeypatch: pytest.MonkeyPatch) -> None:
+    numbers(1)
+    monkeypatch.setenv("AISOLUTION_CONFIG", "nowhere.toml")
+    assert run(*BULK).exit_code == 2
+    path = config("[bulk]\nquiet = true\n", "mine.toml")
+    result = run("--config", path, *BULK)
+    assert (result.exit_code, result.stderr) == (0, "")
 
 
 def test_a_file_that_is_not_there() -> None:

@@ -540,6 +540,25 @@ def test_good_base_urls(base_url: str) -> None:
     AsyncClient(TOKEN, base_url=base_url)
 
 
+@virtual
+async def test_a_wait_with_a_unit_is_waited_for() -> None:
+    """As some vendors say it, beside an envelope and HTTP 200."""
+    vendor = in_turn(says("RETRY_LATER", "busy", headers={"Retry-After": "10s"}), ok_whatsapp())
+    async with client_of(vendor) as client:
+        began = asyncio.get_running_loop().time()
+        assert (await client.whatsapp_detail("+6281387300008")).whatsapp == "yes"
+        assert asyncio.get_running_loop().time() - began >= 10
+
+
+@pytest.mark.parametrize("port", [0, 65536, 99999])
+async def test_a_callback_to_a_port_that_cannot_be(port: int) -> None:
+    vendor = in_turn(ok_whatsapp())
+    async with client_of(vendor) as client:
+        with pytest.raises(InputError, match="callback is no http"):
+            await client.whatsapp_detail("+6281387300008", callback=f"https://x.example:{port}/")
+    assert vendor.requests == []
+
+
 def test_virtual_time_is_virtual() -> None:
     loop = support.VirtualLoop()
     start = loop.time()

@@ -118,6 +118,25 @@ class Calls:
         parts.append("no key" if self._key is None else f"key from {self._rows.header[self._key]!r}")
         return ", ".join(parts)
 
+    def lines(self) -> list[str]:
+        """What the input is, what of it is used, and what of that nobody sees, in lines for people."""
+        rows = self._rows
+        found = [f"{rows.about}: {self.chosen}"]
+        if rows.hidden is None:
+            found.append("whether rows are hidden cannot be told of this workbook: save it as .xlsx to know")
+        elif rows.hidden:
+            count = f"{rows.hidden:,} hidden row{'s' * (rows.hidden > 1)} {'are' if rows.hidden > 1 else 'is'}"
+            remedy = (
+                "left out" if rows.skips_hidden else "included: say --skip-hidden (skip_hidden=True) to leave them out"
+            )
+            found.append(f"{count} {remedy}")
+        used = [cell.column for recipe in self._recipes for cell in recipe.cells]
+        used += [] if self._key is None else [rows.header[self._key]]
+        unseen = [repr(name) for name in dict.fromkeys(used) if name in rows.hidden_columns]
+        if unseen:
+            found.append(f"hidden columns are used: {', '.join(unseen)}")
+        return found
+
     def make(self, row: Row) -> list[Call[Any] | InputError]:
         """The calls of `row`; where one cannot be made, why."""
         key = (text(row.cells[self._key]) or None) if self._key is not None else None

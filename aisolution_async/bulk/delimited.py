@@ -76,6 +76,7 @@ class DelimitedReader(Reader):
         self._lines_before = 0
         self._ended = False
         self._keeps_blank = self._is_last = False
+        self._taken = self._cells = 0  # characters and, of a large one, cells of the row that is being read
         try:
             sep = _SEP.match(sample.text)
             if sep is not None:
@@ -116,15 +117,27 @@ class DelimitedReader(Reader):
             # Only behind a blank line: a row is not to wait for the next one, which may be unreadable.
             ahead = self._file.readline(source.MAX_LINE) if not line.strip("\r\n") else None
             self._is_last = ahead == ""
+            self._weigh(line)
             yield line
             line = self._file.readline(source.MAX_LINE) if ahead is None else ahead
         # The csv module only asks for a line after the last one while a quote is open.
         self._ended = True
 
+    def _weigh(self, line: str) -> None:
+        """Raise csv.Error for a row of so many lines or cells that it would take all memory."""
+        self._taken += len(line)
+        if self._taken > source.MAX_VALUES:
+            self._cells += line.count(self.delimiter or ",")
+            if self._cells > source.MAX_VALUES:
+                raise csv.Error(f"a row of more than {source.MAX_VALUES} cells")
+            if self._taken > source.MAX_LINE:
+                raise csv.Error(f"a row of more than {source.MAX_LINE} characters")
+
     def _next(self) -> tuple[int, list[str]] | None:
         """The next row, and the line it begins on."""
         while True:
             line = self._reader.line_num + 1 + self._lines_before
+            self._taken = self._cells = 0
             try:
                 cells = next(self._reader, None)
             except csv.Error as exc:

@@ -43,7 +43,7 @@ class Forecast:
     the first of these. Of the calls, `from_ledger` would be answered by earlier ones, `shared` by others that ask the
     same, `held` would not be sent because they may have been charged before, and `calls` would be sent, by endpoint.
     `charges` is how many charges that makes at most, by endpoint, and `cost` what those cost by the prices known: None
-    if one is not.
+    if one is not. `hidden` is how many rows of a workbook nobody sees, as in `Summary`.
     """
 
     rows: int = 0
@@ -56,6 +56,7 @@ class Forecast:
     errors: Counter[str] = field(default_factory=Counter)
     problems: list[str] = field(default_factory=list)
     cost: Decimal | None = None
+    hidden: int | None = 0
 
 
 async def forecast_bulk(
@@ -71,6 +72,7 @@ async def forecast_bulk(
     delimiter: str | None = None,
     encoding: str | None = None,
     sheet: str | None = None,
+    skip_hidden: bool = False,
     overwrite: bool = False,
     ledger: str | os.PathLike[str] | None = None,
     reuse_for: float | None = None,
@@ -88,7 +90,8 @@ async def forecast_bulk(
     repeats = 1 + view._options.retry.unknown  # noqa: SLF001  # the client has no public way to its options
     look = _Look(None if ledger is None else Path(ledger))
     calls = calls_of(call)
-    with Rows(source, delimiter=delimiter, encoding=encoding, sheet=sheet) as rows:
+    with Rows(source, delimiter=delimiter, encoding=encoding, sheet=sheet, skip_hidden=skip_hidden) as rows:
+        found.hidden = rows.hidden
         maker = Calls(
             calls,
             rows,
@@ -102,7 +105,8 @@ async def forecast_bulk(
             if not overwrite and not look.exists:
                 target.check_free()
         if on_start is not None:
-            on_start(f"{rows.about}: {maker.chosen}")
+            for line in maker.lines():
+                on_start(line)
         async with look:
             journal = Journal(look, owned=False, reuse_for=reuse_for)
             check = _Check(view, journal, look, maker, found, limit=None if ledger is not None else REMEMBERED)

@@ -82,11 +82,7 @@ class ObjectReader(Reader):
                 objects += 1
                 if not value.keys() <= keys.keys():
                     keys.update((key, None) for key in value if is_text(key))
-                    if len(keys) > source.MAX_COLUMNS:
-                        raise ConfigurationError(
-                            f"{self._name} has more than {source.MAX_COLUMNS} different keys by line {number}: "
-                            "an object a line must have the columns for its keys, and no data"
-                        )
+                    self._check_keys(keys, number)
         except UnreadableInputError as exc:
             problem = str(exc)
         else:
@@ -102,6 +98,18 @@ class ObjectReader(Reader):
             else:
                 problem = f"{self._name} is no JSONL, which has one object a line (`jq -c .` writes it)"
         raise ConfigurationError(problem)
+
+    def _check_keys(self, keys: dict[str, None], number: int) -> None:
+        problem = None
+        if len(keys) > source.MAX_COLUMNS:
+            problem = f"has more than {source.MAX_COLUMNS} different keys"
+        elif sum(map(len, keys)) > source.MAX_NAMES:
+            problem = f"has keys of more than {source.MAX_NAMES} characters"
+        if problem is not None:
+            raise ConfigurationError(
+                f"{self._name} {problem} by line {number}: an object a line must have the columns for its keys, "
+                "and no data"
+            )
 
     def _lines(self) -> Iterator[tuple[int, str]]:
         number = 0
@@ -126,6 +134,8 @@ class ObjectReader(Reader):
     def _parse(self, line: str) -> tuple[dict[str, Any] | None, str | None]:
         """The object, and what is wrong with it; without the former, it is none."""
         self._doubled.clear()
+        if len(line) > source.MAX_VALUES and sum(map(line.count, "[{,")) > source.MAX_VALUES:
+            return None, f"this has more than {source.MAX_VALUES} values: leave out what is not needed"
         try:
             value = self._decoder.decode(line)
         except json.JSONDecodeError as exc:

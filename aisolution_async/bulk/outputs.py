@@ -95,6 +95,15 @@ def origin_of(path: Path) -> Origin | None:
     )
 
 
+def check_stdout() -> None:
+    """Raise ConfigurationError where standard output is closed, or open for reading only."""
+    problem = sys.stdout is None
+    with suppress(OSError, ValueError, AttributeError):  # of a stream that is no file, which will do
+        problem = fcntl is not None and fcntl.fcntl(sys.stdout.fileno(), fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDONLY
+    if problem:
+        raise ConfigurationError("standard output is closed, where results were to go: name a file, or open it")
+
+
 def _side(path: Path) -> Path:
     return path.parent / f"{path.name}.of"
 
@@ -115,14 +124,24 @@ class Output:
     """The output file of one run.
 
     It is CSV, TSV, JSONL or Parquet by its ending; "-" is standard output. `source` is the file that it must not be,
-    None where there is none. `defuse`: put an apostrophe in front of cells that a spreadsheet would take for a formula,
-    in CSV and TSV. `like`: how cells are written, where it is not as usual.
+    None where there is none. `private`: nobody else may read it, whatever the umask. `defuse`: put an apostrophe in
+    front of cells that a spreadsheet would take for a formula, in CSV and TSV. `like`: how cells are written, where it
+    is not as usual.
 
     Raises ConfigurationError where it cannot be written; nothing is touched then.
     """
 
-    def __init__(self, path: Path, source: Path | None, *, defuse: bool = True, like: Dialect | None = None) -> None:
+    def __init__(
+        self,
+        path: Path,
+        source: Path | None,
+        *,
+        private: bool = False,
+        defuse: bool = True,
+        like: Dialect | None = None,
+    ) -> None:
         self.path = path
+        self._private = private
         self.part = path.with_name(path.name + ".part")
         self.rows = 0
         self.streams = str(path) == STDOUT
@@ -132,7 +151,9 @@ class Output:
         self._form: _Form
         self._defuse = defuse
         self._like = like
-        if not self.streams:
+        if self.streams:
+            check_stdout()
+        else:
             self._check(source)
 
     @property
@@ -172,7 +193,9 @@ class Output:
                 return
             folder = self.path.parent
             said = {"ledger": _from(folder, ledger), "output": _from(folder, output), "digest": _digest(self.path)}
-            side.write_text(f"{json.dumps(said)}\n", encoding="utf-8")
+            with side.open("w", encoding="utf-8") as file:
+                _make_private(file.fileno())
+                file.write(f"{json.dumps(said)}\n")
         except OSError as exc:
             raise UnwrittenError(_reason(exc), []) from None
 
@@ -192,7 +215,10 @@ class Output:
             if replace:
                 claimed = _claim(self.part)
                 self.part.unlink(missing_ok=True)
-            number = os.open(self.part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _BINARY, 0o666)
+            mode = 0o600 if self._private else 0o666
+            number = os.open(self.part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _BINARY, mode)
+            if self._private:
+                _make_private(number)
             _lock(number)
             self._file = _Appender(number)
             self._file.append(self._form.start())
@@ -538,6 +564,7 @@ class Rescue:
             prefix = "aisolution-rescued-" if folder is None or output is None else f"{output.name}.rescued-"
             with suppress(OSError):
                 number, name = tempfile.mkstemp(prefix=prefix, suffix=".jsonl", dir=folder)
+                _make_private(number)
                 self._files.append((name, _Appender(number)))
 
     def write(self, line: bytes) -> None:
@@ -618,6 +645,12 @@ def _claim(part: Path) -> int | None:
         return None
     _lock(number)
     return number
+
+
+def _make_private(number: int) -> None:
+    """Let only its owner read and write the open file, whatever the umask gives or takes."""
+    with suppress(OSError, AttributeError):  # a file system, or a system, without such modes
+        os.fchmod(number, 0o600)
 
 
 def _lock(number: int) -> None:

@@ -35,10 +35,16 @@ from aisolution_async.errors import OutcomeUnknownError, UnknownStatusError
 SECRET_FIELDS = frozenset({"group_id"})
 """Fields of replies that are never written or shown unasked."""
 
-# What a spreadsheet would take for a formula: full-width forms included, and what it may not see before them. A number
-# is harmless: +6281… or -12.5.
+# What a spreadsheet would take for a formula: = + - @, | and % (DDE), their other forms included, and what it may not
+# see before them. A number is harmless: +6281… or -12.5.
 _UNSEEN = r"[\s\x00-\x20\x7f\xad\u200b-\u200f\u202a-\u202e\u2060-\u2064\ufeff]*"
-_FORMULA = re.compile(_UNSEEN + r"[=+\-@\uff1d\uff0b\uff0d\uff20]|[\t\r\n]")
+_SIGNS = (
+    r"=+\-@|%"
+    r"\uff1d\uff0b\uff0d\uff20\uff5c\uff05"  # full-width
+    r"\ufe66\ufe62\ufe63\ufe6b\ufe6a"  # small
+    r"\u2212\u207a\u207b\u207c\u208a\u208b\u208c\u2a75\u2a76\ufb29"  # what else is the same for who compares so
+)
+_FORMULA = re.compile(_UNSEEN + rf"[{_SIGNS}]|[\t\r\n]")
 _NUMBER = re.compile(r"[+-]?[0-9]+([.,][0-9]+)?([eE][+-]?[0-9]{1,3})?")
 _BUY_AGAIN = "say --retry-unknown {} to buy it again"
 _ADVICE = "it may have been charged: settle it in the ledger, or say --retry-unknown {} to send it again"

@@ -70,6 +70,7 @@ _OPTIONS = {
     "delimiter": ("csv", "tsv"),
     "encoding": ("csv", "tsv", "jsonl"),
     "sheet": ("xlsx",),
+    "skip_hidden": ("xlsx",),
 }
 
 
@@ -77,13 +78,16 @@ class Rows:
     """An input file, open: its `header`, and its rows, which can be iterated once.
 
     `path` "-" is standard input, as JSONL. `delimiter` (one character) and `encoding` (a codec of Python's) are
-    found out where they are not given, `sheet` is the first that is visible.
+    found out where they are not given, `sheet` is the first that is visible. `skip_hidden` leaves out the rows of a
+    workbook that nobody sees.
 
     `format` is "csv", "tsv", "jsonl", "parquet" or "xlsx" (any workbook) and `about` one line for a person on what was
     found out. `schema` has the types of a Parquet file's columns, and is None for all others. For files of text,
     `encoding` is a codec's name without a byte order mark, `errors` its error handler under which bytes that are no
     text go out as they came in, and `bom` what stands at the beginning of the file; `delimiter` is for CSV and TSV.
-    `total` is how many rows there are, and None for CSV and TSV: `count()` finds it out.
+    `total` is how many rows there are, and None for CSV and TSV: `count()` finds it out. `hidden` is how many rows of a
+    workbook are hidden, be they left out or not, and None where that cannot be told; `skips_hidden` says which, and
+    `hidden_columns` has the names of columns.
 
     Raises ConfigurationError for a file that cannot be used as a whole; while iterating,
     UnreadableInputError where the rest of the file cannot be read.
@@ -96,6 +100,7 @@ class Rows:
         delimiter: str | None = None,
         encoding: str | None = None,
         sheet: str | None = None,
+        skip_hidden: bool = False,
     ) -> None:
         self.path = Path(path)
         is_stdin = os.fspath(path) == "-"
@@ -105,10 +110,16 @@ class Rows:
             packed = self.path.suffix.lower() in (".gz", ".zip", ".zst", ".bz2", ".xz")
             what = "unpack it first" if packed else "the ending says the format"
             raise ConfigurationError(f"the input {str(self.path)!r} must end in {known}: {what}")
-        for name, value in (("delimiter", delimiter), ("encoding", encoding), ("sheet", sheet)):
+        given: dict[str, Any] = {
+            "delimiter": delimiter,
+            "encoding": encoding,
+            "sheet": sheet,
+            "skip_hidden": skip_hidden or None,
+        }
+        for name, value in given.items():
             if value is not None and found not in _OPTIONS[name]:
                 raise ConfigurationError(f"{name} does not go with {str(self.path)!r}: it is for {_used(name)}")
-        self._reader = self._open(found, is_stdin, delimiter=delimiter, encoding=encoding, sheet=sheet)
+        self._reader = self._open(found, is_stdin, **given)
         self.header = self._reader.header
         self.schema = self._reader.schema
         self.format = self._reader.format
@@ -118,6 +129,9 @@ class Rows:
         self.errors = self._reader.errors
         self.bom = self._reader.bom
         self.total = self._reader.total
+        self.hidden = self._reader.hidden
+        self.skips_hidden = skip_hidden
+        self.hidden_columns = self._reader.hidden_columns
 
     def __iter__(self) -> Iterator[Row]:
         return iter(self._reader)
@@ -148,7 +162,14 @@ class Rows:
         return ConfigurationError(problem)
 
     def _open(
-        self, found: str, is_stdin: bool, *, delimiter: str | None, encoding: str | None, sheet: str | None
+        self,
+        found: str,
+        is_stdin: bool,
+        *,
+        delimiter: str | None,
+        encoding: str | None,
+        sheet: str | None,
+        skip_hidden: bool | None,
     ) -> Reader:
         # Each reader is imported where it is needed: two of them need packages that others do without.
         if found == "parquet":
@@ -158,7 +179,7 @@ class Rows:
         if found == "xlsx":
             from aisolution_async.bulk.sheets import SheetReader  # noqa: PLC0415
 
-            return SheetReader(self.path, sheet)
+            return SheetReader(self.path, sheet, skip_hidden=bool(skip_hidden))
         if found == "jsonl":
             from aisolution_async.bulk.objects import ObjectReader  # noqa: PLC0415
 

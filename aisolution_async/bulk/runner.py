@@ -53,6 +53,7 @@ class Summary:
     rows so far, None if there are none. `problems` is the file of the rows with problems, if there is to be one.
     `rescued` says where rows went that could not be written to the output, or whose answer the ledger could not take.
     `gave_up` is why the vendor was not tried any longer, None where it was not given up. `seconds` is how long it took.
+    `hidden` is how many rows of a workbook nobody sees, asked or left out, and None where that cannot be told.
     """
 
     rows: int = 0
@@ -71,6 +72,7 @@ class Summary:
     problems: Path | None = None
     rescued: list[str] = field(default_factory=list)
     gave_up: str | None = None
+    hidden: int | None = 0
 
     @property
     def complete(self) -> bool:
@@ -110,9 +112,9 @@ class BulkRun:
     """One file through one endpoint, or several; see `run_bulk` for the options.
 
     `run()` does it, once. Meanwhile `progress` says how far it is, in calls, and `stop()` ends it early. `summary` is
-    true at any time, also after `run()` was cancelled. `on_start` is called, before anything is sent, with a line for
-    people on the input and the columns that are used, `on_resume` with how many answers the ledger has, if it was
-    there before.
+    true at any time, also after `run()` was cancelled. `on_start` is called, before anything is sent, with each
+    line for people on the input and the columns that are used, `on_resume` with how many answers the ledger has, if it
+    was there before.
     """
 
     def __init__(
@@ -129,6 +131,7 @@ class BulkRun:
         delimiter: str | None = None,
         encoding: str | None = None,
         sheet: str | None = None,
+        skip_hidden: bool = False,
         ordered: bool = True,
         defuse: bool = True,
         problems: str | os.PathLike[str] | None = None,
@@ -157,7 +160,12 @@ class BulkRun:
         self._values = values or {}
         self._key = key
         self._images_root = None if images_root is None else Path(images_root)
-        self._reading = {"delimiter": delimiter, "encoding": encoding, "sheet": sheet}
+        self._reading: dict[str, Any] = {
+            "delimiter": delimiter,
+            "encoding": encoding,
+            "sheet": sheet,
+            "skip_hidden": skip_hidden,
+        }
         self._ordered = ordered
         self._defuse = defuse
         self._problems_path = None if problems is None else Path(problems)
@@ -197,6 +205,7 @@ class BulkRun:
         started = clock.now()
         with Rows(self._source, **self._reading) as rows:
             self.total = rows.total
+            self.summary.hidden = rows.hidden
             self._calls = Calls(
                 self._kinds,
                 rows,
@@ -213,7 +222,8 @@ class BulkRun:
             self._problems = self._problems_output(rows)
             replaces = self._may_replace(resumes=resumes)
             if self._on_start is not None:
-                self._on_start(f"{rows.about}: {self._calls.chosen}")
+                for line in self._calls.lines():
+                    self._on_start(line)
             types = await self._types_of(rows)
             ledger = None if self._ledger is None else Ledger(self._ledger, **self._budget)
             batch = self._client.batch(
@@ -325,7 +335,7 @@ class BulkRun:
         if is_alike and rows.delimiter is not None and rows.encoding is not None:
             like = Dialect(rows.delimiter, rows.encoding, rows.errors, rows.bom)
         # What is to be mended and read again stays as it was; elsewhere it would be text that becomes a formula.
-        return Output(path, self._source, defuse=self._defuse and not is_alike, like=like)
+        return Output(path, self._source, private=True, defuse=self._defuse and not is_alike, like=like)
 
     def _check_ledger(self) -> bool:
         """Whether there is a ledger to go on from."""
@@ -628,6 +638,7 @@ async def run_bulk(
     delimiter: str | None = None,
     encoding: str | None = None,
     sheet: str | None = None,
+    skip_hidden: bool = False,
     ordered: bool = True,
     defuse: bool = True,
     problems: str | os.PathLike[str] | None = None,
@@ -652,12 +663,12 @@ async def run_bulk(
     `call` may be several, `[FaceCompare, WhatsAppDetail]`: each row is asked all of them, one bad cell stops none of
     the others, and the result columns' names begin with the endpoint's. `source` is CSV, TSV, JSONL, Parquet or a
     workbook by its ending (`rows.py` says what it may be like; `delimiter`, `encoding` and `sheet` say what cannot be
-    found out), or "-" for JSONL on standard input. `output` is CSV, TSV, JSONL or Parquet by its ending, or "-" for
-    JSONL on standard output. `columns` says which column holds a parameter, and `values` gives one value for all rows:
-    by the parameter's name or, where two endpoints differ, as `"id-holding.img"`. What neither names is found by the
-    usual names of such columns (`calls.py`). `key` names a column for the calls' keys, else found likewise. Image
-    cells are paths, relative to the folder of `source`, or base64; no image outside of `images_root` is read.
-    `results.py` lists the result columns.
+    found out, and `skip_hidden` leaves out the rows of a workbook that nobody sees), or "-" for JSONL on standard
+    input. `output` is CSV, TSV, JSONL or Parquet by its ending, or "-" for JSONL on standard output. `columns` says
+    which column holds a parameter, and `values` gives one value for all rows: by the parameter's name or, where two
+    endpoints differ, as `"id-holding.img"`. What neither names is found by the usual names of such columns
+    (`calls.py`). `key` names a column for the calls' keys, else found likewise. Image cells are paths, relative to the
+    folder of `source`, or base64; no image outside of `images_root` is read. `results.py` lists the result columns.
 
     A row that cannot be asked, or that fails, is a row of the output too, and if `problems` names a file (CSV, TSV,
     JSONL or Parquet), also of that: as it came, with a column that says what is wrong, to be mended and run.
@@ -691,6 +702,7 @@ async def run_bulk(
         delimiter=delimiter,
         encoding=encoding,
         sheet=sheet,
+        skip_hidden=skip_hidden,
         ordered=ordered,
         defuse=defuse,
         problems=problems,
@@ -719,7 +731,7 @@ def calls_of(call: type[Call[Any]] | Sequence[type[Call[Any]]]) -> tuple[type[Ca
     return calls
 
 
-def count_rows(source: Path, given_up: threading.Event, **reading: str | None) -> int | None:
+def count_rows(source: Path, given_up: threading.Event, **reading: Any) -> int | None:
     """How many rows the file has, None if it cannot be told or `given_up` was set. Blocks."""
     if str(source) == STDOUT:
         return None  # standard input can be read once

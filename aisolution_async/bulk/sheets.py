@@ -5,10 +5,11 @@ rows of five, and a sheet of Excel's has no more rows. (What streams the rows of
 which is not much less, and takes ten times as long.)
 
 The first row that is not empty names the columns. Empty rows are no rows, except between others where there is one
-column: as in CSV. Hidden rows are rows, and of merged cells the first has the value. Numbers are int where they are
-whole and below 2**53, of which a float holds all (Excel keeps 15 digits), else float; dates and times are what the
-cell's format says, a date if the time is midnight; a formula is what it came to when the workbook was saved, and where
-that is an error, its name as text, and UNCALCULATED where it came to nothing yet (in .xlsx); an empty text is None.
+column: as in CSV. Hidden rows are rows, if they are not to be left out, and of merged cells the first has the value.
+Numbers are int where they are whole and below 2**53, of which a float holds all (Excel keeps 15 digits), else float;
+dates and times are what the cell's format says, a date if the time is midnight; a formula is what it came to when the
+workbook was saved, and where that is an error, its name as text, and UNCALCULATED where it came to nothing yet (in
+.xlsx); an empty text is None.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any, Final
 
+from aisolution_async.bulk import workbooks
 from aisolution_async.bulk.cells import EXACT, text
 from aisolution_async.bulk.source import Reader, Row, check_names, open_bytes, remedy, surplus, what_it_is
 from aisolution_async.errors import ConfigurationError
@@ -31,7 +33,6 @@ _SAVE_AS = "open it in Excel and save it as .xlsx, without a password"
 # A sheet takes room for all cells between its first and its last, whatever is in them. So many may be, or ten for
 # each that has something in it. Sheets of one letter's columns never have more.
 _MOST_ROOM = 26 * 1_048_576
-_CHUNK = 1 << 20
 
 _SHEET = re.compile(rb"<(?:\w+:)?sheet\s[^>]*>")
 _RELATION = re.compile(rb"<(?:\w+:)?Relationship\s[^>]*>")
@@ -56,11 +57,11 @@ UNCALCULATED: Final = "#UNCALCULATED"
 
 
 class SheetReader(Reader):
-    """The rows of one sheet of a workbook: of `sheet`, else of the first that is visible."""
+    """The rows of one sheet of a workbook: of `sheet`, else of the first that is visible; hidden ones too, or not."""
 
     format = "xlsx"
 
-    def __init__(self, path: Path, sheet: str | None) -> None:
+    def __init__(self, path: Path, sheet: str | None, *, skip_hidden: bool = False) -> None:
         try:
             import python_calamine as calamine  # noqa: PLC0415
         except ImportError:
@@ -69,6 +70,7 @@ class SheetReader(Reader):
         with open_bytes(path) as file:
             head = file.read(512)
         problem = ""
+        documents = workbooks.check(path) if head.startswith(b"PK") else {}
         try:
             with calamine.load_workbook(str(path)) as book:
                 names = [other.name for other in book.sheets_metadata if other.typ == calamine.SheetTypeEnum.WorkSheet]
@@ -78,7 +80,7 @@ class SheetReader(Reader):
                     if other.name in names and other.visible == calamine.SheetVisibleEnum.Visible
                 ]
                 name = self._chosen(sheet, names, visible)
-                self._errors = _look_into(path, name)
+                self._errors, hidden = _look_into(path, name)
                 self._sheet = book.get_sheet_by_name(name)
         except ConfigurationError:
             raise
@@ -97,11 +99,24 @@ class SheetReader(Reader):
         self._header_row = 0
         self._first = self._last = 0
         self.header = self._header(name, names)
-        self.total = sum(1 for _ in self._kept())
+        self._hidden = hidden = documents.get(name, hidden)
+        if skip_hidden and not hidden.known:
+            raise ConfigurationError(f"which rows of {str(path)!r} are hidden cannot be told: save it as .xlsx")
+        self.hidden_columns = [
+            column
+            for place, column in enumerate(self.header, self._first + self._offset + 1)
+            if place in hidden.columns
+        ]
+        rows = [number in hidden.rows for number, _ in self._kept()]
+        self.hidden = sum(rows) if hidden.known else None
+        self._skips = skip_hidden and any(rows)
+        self.total = len(rows) - sum(rows) * skip_hidden
 
     def __iter__(self) -> Iterator[Row]:
         first, last = self._first, self._last
         for number, values in self._kept():
+            if self._skips and number in self._hidden.rows:
+                continue
             problem = None
             if len(values) > last - first and (outside := self._outside(number, values)):
                 problem = (
@@ -216,8 +231,8 @@ def _explained(head: bytes) -> str:
     return f"is {what or 'no workbook'}: {remedy(what or '', _SAVE_AS)}"
 
 
-def _look_into(path: Path, sheet: str) -> dict[int, dict[int, str]]:
-    """The cells of a sheet of an .xlsx file that have errors, by row and column, which no other reader tells.
+def _look_into(path: Path, sheet: str) -> tuple[dict[int, dict[int, str]], workbooks.Hidden]:
+    """What no other reader tells of an .xlsx file's sheet: cells that have errors, by row and column; what is hidden.
 
     Raises ConfigurationError where a cell is so far from the others that the room between would take all memory.
     """
@@ -228,8 +243,9 @@ def _look_into(path: Path, sheet: str) -> dict[int, dict[int, str]]:
         with zipfile.ZipFile(path) as archive:
             part = _part(archive, sheet)
             if part is None:
-                return {}
-            for chunk in _chunks(archive, part):
+                return {}, workbooks.Hidden()
+            hidden = workbooks.look_into_sheet(path, archive, part)
+            for chunk in workbooks.chunks(path, archive, part):
                 columns.update(_FAR_COLUMN.findall(chunk))
                 if (number := _ROW_NUMBER.search(chunk, chunk.rfind(b"row "))) is not None:
                     last_row = max(last_row, int(number[1]))
@@ -241,15 +257,15 @@ def _look_into(path: Path, sheet: str) -> dict[int, dict[int, str]]:
                         errors[int(row)][_place(name)] = UNCALCULATED
             if max(map(_place, columns)) * last_row > _MOST_ROOM:
                 _check_room(path, sheet, archive, part)
-    except (zipfile.BadZipFile, zipfile.LargeZipFile, OSError, ValueError, EOFError, NotImplementedError, RuntimeError):
-        return {}  # what is wrong with it is said by who reads it
-    return dict(errors)
+    except workbooks.DAMAGED:
+        return {}, workbooks.Hidden()  # what is wrong with it is said by who reads it
+    return dict(errors), hidden
 
 
 def _check_room(path: Path, sheet: str, archive: zipfile.ZipFile, part: str) -> None:
     """As cells that are only coloured need no room, look for the last of the others."""
     cells = last_row = last_column = 0
-    for chunk in _chunks(archive, part):
+    for chunk in workbooks.chunks(path, archive, part):
         for name, row in _FULL_CELL.findall(chunk):
             cells += 1
             last_column, last_row = max(last_column, _place(name)), max(last_row, int(row))
@@ -260,29 +276,18 @@ def _check_room(path: Path, sheet: str, archive: zipfile.ZipFile, part: str) -> 
         )
 
 
-def _chunks(archive: zipfile.ZipFile, part: str) -> Iterator[bytes]:
-    """The sheet's XML by pieces, none of which ends inside of a cell."""
-    with archive.open(part) as file:
-        rest = b""
-        while piece := file.read(_CHUNK):
-            rest += piece
-            end = max(rest.rfind(b"<c "), rest.rfind(b":c "), rest.rfind(b"<row "))
-            if end > 0:
-                yield rest[:end]
-                rest = rest[end:]
-        yield rest
-
-
 def _part(archive: zipfile.ZipFile, sheet: str) -> str | None:
     """The name of the sheet's part in the archive."""
     names = set(archive.namelist())
     if not {"xl/workbook.xml", "xl/_rels/workbook.xml.rels"} <= names:
         return None
-    for tag in _SHEET.findall(_read(archive.open("xl/workbook.xml"))):
+    for tag in _SHEET.findall(_read(workbooks.unpacked(archive, "xl/workbook.xml"))):
         attributes = _attributes(tag)
         if attributes.get("name") == sheet:
             identity = next((value for name, value in attributes.items() if name.endswith(":id")), None)
-            for relation in map(_attributes, _RELATION.findall(_read(archive.open("xl/_rels/workbook.xml.rels")))):
+            for relation in map(
+                _attributes, _RELATION.findall(_read(workbooks.unpacked(archive, "xl/_rels/workbook.xml.rels")))
+            ):
                 if relation.get("Id") == identity:
                     part = posixpath.normpath(posixpath.join("/xl", relation.get("Target", ""))).lstrip("/")
                     return part if part in names else None

@@ -14,6 +14,10 @@ from aisolution_async.errors import AISolutionError, ConfigurationError
 MAX_CELL = 64 * 1024 * 1024
 """Characters of one cell: a cell may hold an image as base64."""
 MAX_LINE = 4 * MAX_CELL
+MAX_VALUES = 1_000_000
+"""Values of one line, in lists or between delimiters: each takes many times its room in the file."""
+MAX_NAMES = 16 * 1024 * 1024
+"""Characters of all names of columns."""
 MAX_COLUMNS = 16_384
 """As many as a worksheet can have."""
 
@@ -85,6 +89,8 @@ class Reader:
     bom: bytes = b""
     errors: str = "strict"
     total: int | None = None
+    hidden: int | None = 0
+    hidden_columns: Sequence[str] = ()
 
     def __iter__(self) -> Iterator[Row]:
         raise NotImplementedError

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import io
 import sys
+
+from aisolution_async.cli import streams
 
 
 def main() -> None:
     """Run the command line on `sys.argv`, and exit."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")  # a terminal that knows no "·" is no reason to fail
+    streams.mend()
     try:
         from aisolution_async.cli.commands import aisolution  # noqa: PLC0415  # these are an extra
     except ModuleNotFoundError as exc:

@@ -20,6 +20,7 @@ from aisolution_async.bulk import BulkError, BulkRun, Forecast, Summary, forecas
 from aisolution_async.bulk.outputs import STDOUT, origin_of
 from aisolution_async.bulk.runner import CONCURRENCY, GIVE_UP, count_rows
 from aisolution_async.cli import show
+from aisolution_async.cli.config import check_price
 from aisolution_async.cli.options import (
     HELP,
     METAVARS,
@@ -38,6 +39,7 @@ from aisolution_async.cli.running import (
     Access,
     Exit,
     Failed,
+    check_stdout,
     connected,
     disconnected,
     foreseen,
@@ -109,6 +111,7 @@ def _options(call: type[Call[Any]]) -> list[click.Parameter]:
         ),
         click.Option(["--images-root"], type=file, metavar="DIR", help="Read no image outside of this folder."),
         click.Option(["--sheet"], help="The sheet of a workbook.  [default: the first]"),
+        click.Option(["--skip-hidden"], is_flag=True, help="Leave out the rows of a workbook that are hidden."),
         click.Option(["--delimiter"], callback=delimiter, help="What stands between cells.  [default: found out]"),
         click.Option(["--encoding"], help="How INPUT's text is written, as in cp1252.  [default: found out]"),
         click.Option(
@@ -247,6 +250,9 @@ def _command(call: type[Call[Any]]) -> click.Command:
             raise Failed("say where the results go: -o results.csv", Exit.USAGE)
         if as_json and not dry_run and STDOUT in (str(output), str(problems)):
             raise Failed("--json prints on stdout, where the results go: leave one of them out", Exit.USAGE)
+        if as_json:
+            check_stdout()
+        check_price(click.get_current_context())
         given = [
             (*name.split("_", 1), chosen.pop(name)) for name in [*chosen] if name.startswith(("column_", "value_"))
         ]
@@ -355,7 +361,7 @@ _OF_ONE_RUN = (
     *("source", "output", "problems", "ledger", "no_ledger", "dry_run", "overwrite", "quiet", "as_json"),
     *("retry_unknown", "reuse_for"),
 )
-_OF_THE_FILE = ("sheet", "delimiter", "encoding")
+_OF_THE_FILE = ("sheet", "skip_hidden", "delimiter", "encoding")
 
 
 def _command_to_mend(done: Summary, source: Path, output: Path, ledger: Path | None) -> str | None:
@@ -473,7 +479,7 @@ class _Job:
                 return
             running = self._running = asyncio.create_task(bulk.run())
             prices, each = self._options["prices"], len(self._calls)
-            reading = {name: self._options[name] for name in ("delimiter", "encoding", "sheet")}
+            reading = {name: self._options[name] for name in ("delimiter", "encoding", "sheet", "skip_hidden")}
             with _followed(bulk, self._source, reading, None if quiet else show.display(prices, each)):
                 try:
                     await asyncio.wait({running})
@@ -526,9 +532,7 @@ def _exit_code(done: Summary) -> Exit:
 
 
 @contextmanager
-def _followed(
-    bulk: BulkRun, source: Path, reading: Mapping[str, str | None], display: show.Display | None
-) -> Iterator[None]:
+def _followed(bulk: BulkRun, source: Path, reading: Mapping[str, Any], display: show.Display | None) -> Iterator[None]:
     """Show on `display` how far `bulk` is, as long as this is open."""
     if display is None:
         yield

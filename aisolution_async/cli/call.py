@@ -16,7 +16,7 @@ from aisolution_async.bulk.results import answered, redacted
 from aisolution_async.charges import Attempt
 from aisolution_async.cli import show
 from aisolution_async.cli.options import HELP, METAVARS, access_options, fit_options, option
-from aisolution_async.cli.running import EXIT_CODES, Access, Exit, Failed, connected, run, unwritable
+from aisolution_async.cli.running import EXIT_CODES, Access, Exit, Failed, check_stdout, connected, run, unwritable
 from aisolution_async.errors import AISolutionError, NotSentError
 
 _EXAMPLES = {
@@ -68,6 +68,7 @@ def _command(call: type[Call[Any]]) -> click.Command:
         show_group_id: bool = False,
         **values: Any,
     ) -> None:
+        check_stdout()
         access = Access(sandbox, token_file, base_url)
         options = {"fit": fit, "strict_numbers": strict_numbers}
         result, redact = run(_send(access, call(**values), options))

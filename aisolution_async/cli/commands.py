@@ -35,9 +35,10 @@ def aisolution() -> None:
     What a list would cost:             aisolution bulk whatsapp-detail list.csv --dry-run
 
     The token is taken from the environment variable AISOLUTION_TOKEN or from a file (--token-file), never from
-    the command line itself. All other options can be in aisolution.toml (in this folder, or --config FILE): their
-    long names, under [bulk] or [bulk.whatsapp-detail] and so on; or in the environment, as in
-    AISOLUTION_BULK_CONCURRENCY=100 or AISOLUTION_BULK_WHATSAPP_DETAIL_COUNTRY=ID.
+    the command line itself. All other options can be in a file, --config FILE: their long names, under [bulk] or
+    [bulk.whatsapp-detail] and so on; or in the environment, as in AISOLUTION_BULK_CONCURRENCY=100 or
+    AISOLUTION_BULK_WHATSAPP_DETAIL_COUNTRY=ID. An aisolution.toml in this folder that nobody named may say how INPUT
+    is read and what limits a run, and nothing that spends, replaces files, or sends data elsewhere.
     """
 
 
@@ -69,7 +70,7 @@ def completion_command(shell: str) -> None:
     click.echo(ShellComplete.source(found(aisolution, {}, _PROGRAM, f"_{_PROGRAM.upper()}_COMPLETE")))
 
 
-aisolution.params.append(config_option())
+aisolution.params.append(config_option(of_root=True))
 aisolution.add_command(call_group)
 aisolution.add_command(bulk_group)
 aisolution.add_command(ledger_group)

@@ -2,7 +2,12 @@
 
 A key is the long name of an option. Keys at the top, or of a group ([bulk]), are for every command below that has the
 option; those of a command ([bulk.whatsapp-detail]) are for that one. What is said on the command line, or by the
-environment, goes before. A file that merely lies in the current folder may not say where answers and the token go.
+environment, goes before.
+
+A file that is named, by --config or AISOLUTION_CONFIG, may say all of them but the token. One that merely lies in the
+current folder may be anybody's: it may say how the input is read, how many calls are made at once, what is shown, and
+what limits a run further, and nothing that spends, replaces files, sends data elsewhere or turns a safety off. The
+lists below have what it may say; what is on none of them, as an option that is added later, needs a file that is named.
 """
 
 from __future__ import annotations
@@ -12,28 +17,49 @@ import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import click
 
+from aisolution_async.api import CALLS, Kind
 from aisolution_async.cli.running import Exit, Failed
 
 FILE = "aisolution.toml"
 """The file that is looked for in the current folder."""
 
-# Where the token, and what is known of people, would go.
-_ONLY_BY_NAME = ("base_url", "callback")
-_LOCAL = ("127.0.0.1", "localhost", "::1")
 _NOT_HERE = ("help", "version", "config")
+_NAMED = "aisolution_async.config.named"
+
+# What a file that nobody named may say, whatever it says.
+HARMLESS = frozenset(
+    (
+        *("key", "img", "img1", "img2", "number", "person_id", "country", "country_column"),  # what stands where
+        *("sheet", "skip_hidden", "delimiter", "encoding", "images_root"),  # how it is read; the last only ever forbids
+        *("concurrency", "any_order", "strict_numbers", "servstatus"),  # how it is asked
+        *("max_charges", "max_cost", "price", "dry_run"),  # what limits a run; see `check_price`
+        *("quiet", "json", "unknown", "day", "count"),  # what is shown
+        # The vendor, pretended.
+        *("port", "latency", "latency_spread", "capacity", "fault", "seed", "callback_delay", "whatsapp_down"),
+    )
+)
+# Files that it may name in the current folder, and below.
+INSIDE = frozenset(("errors", "ledger"))
+# Of what is given as NAME=…, the kinds of parameters that it may give: no address, and no file to be sent.
+BY_KIND = {
+    "column": frozenset((Kind.IMAGE, Kind.NUMBER, Kind.COUNTRY, Kind.TEXT)),
+    "value": frozenset((Kind.COUNTRY, Kind.FLAG)),
+}
+_WHERETO = ("base_url", "callback", "output", "token_file")
+_KINDS = {parameter.name: parameter.kind for call in CALLS for parameter in call.endpoint.parameters}
 
 
-def config_option() -> click.Option:
+def config_option(*, of_root: bool = False, hidden: bool = False) -> click.Option:
     """`--config FILE`, which takes effect as it is read: before all other options."""
     return click.Option(
         ["--config"],
         type=click.Path(path_type=Path, dir_okay=False),
-        envvar="AISOLUTION_CONFIG",
+        envvar="AISOLUTION_CONFIG" if of_root else None,
         is_eager=True,
+        hidden=hidden,
         expose_value=False,
         callback=_configure,
         help=f"A file of options, TOML.  [default: ./{FILE}, if it is there]",
@@ -43,16 +69,32 @@ def config_option() -> click.Option:
 def name_variables(root: click.Group) -> None:
     """Let the environment say what the file may say: AISOLUTION_BULK_CONCURRENCY, AISOLUTION_BULK_ADD_FACE_KEY."""
     for path, command in _commands(root, ()):
+        if not any("--config" in param.opts for param in command.params):
+            command.params.append(config_option(hidden=True))  # the file of the folder is read for it too
         prefixes = ["_".join(("AISOLUTION", *path[:length])) for length in range(len(path), 0, -1)]
         for name, param in _options(command).items():
             param.envvar = [f"{prefix}_{name}".upper().replace("-", "_") for prefix in prefixes]
 
 
+def check_price(ctx: click.Context) -> None:
+    """Raise Failed where a limit that somebody gave would be counted by the prices of a file that nobody named."""
+    given = (click.core.ParameterSource.COMMANDLINE, click.core.ParameterSource.ENVIRONMENT)
+    theirs = ctx.get_parameter_source("prices") is click.core.ParameterSource.DEFAULT_MAP
+    if theirs and ctx.get_parameter_source("max_cost") in given and not ctx.meta.get(_NAMED):
+        raise Failed(
+            f"--max-cost is counted by the prices of {FILE!r}, which nobody named: say --price, or --config {FILE}",
+            Exit.USAGE,
+        )
+
+
 def _configure(ctx: click.Context, param: click.Parameter, path: Path | None) -> None:  # noqa: ARG001  # click's
     root = ctx.find_root()
-    if ctx.resilient_parsing or (path is None and ctx is not root):
+    if ctx.resilient_parsing:
         return
-    if path is None and not Path(FILE).is_file():
+    if path is not None:
+        ctx.meta[_NAMED] = True
+    # The file of the folder is read last, by the command itself: it may be given the name of another.
+    elif ctx is root or ctx.meta.get(_NAMED) or not Path(FILE).is_file():
         return
     assert isinstance(root.command, click.Group)
     found = _read(path or Path(FILE), root.command, is_named=path is not None)
@@ -105,7 +147,7 @@ class _Map:
                 near = difflib.get_close_matches(key, [*(n.replace("_", "-") for n in known), *below], 1, 0.5)
                 hint = f": did you mean {near[0]!r}?" if near else f": there are {', '.join(sorted(known))}"
                 raise self._failed(f"there is no option {key!r}{hint}", where)
-            self._check(name, value, where)
+            self._check(known[name], name, value, where)
             own[name] = self._value(known[name], key, value, where)
         if isinstance(command, click.Group):
             return {
@@ -118,17 +160,23 @@ class _Map:
         found = said.get(name, {})
         return found if isinstance(found, dict) else {}
 
-    def _check(self, name: str, value: Any, where: str) -> None:
-        if self._is_named or name not in _ONLY_BY_NAME:
+    def _check(self, param: click.Option, name: str, value: Any, where: str) -> None:
+        """Raise Failed for what a file that nobody named may not say."""
+        if self._is_named or name in HARMLESS or (param.is_flag and value is (param.default is True)):
             return
-        try:
-            if urlsplit(str(value)).hostname in _LOCAL:
+        why = "says where data goes" if name in _WHERETO else "may spend money, replace files, or turn a safety off"
+        if name in INSIDE:
+            if _is_inside(value):
                 return
-        except ValueError:
-            pass
+            why = "leads out of this folder"
+        elif name in BY_KIND:
+            foreign = [said for said in _names(value) if _KINDS.get(said) not in BY_KIND[name]]
+            if not foreign:
+                return
+            why = f"gives {foreign[0]!r}, which may say where data goes"
         raise self._failed(
-            f"{name.replace('_', '-')!r} says where data goes: name the file with --config or AISOLUTION_CONFIG, so "
-            "that no file that somebody left in a folder says it",
+            f"{name.replace('_', '-')!r} {why}: name the file with --config or AISOLUTION_CONFIG, or say it on the "
+            "command line",
             where,
         )
 
@@ -146,6 +194,23 @@ class _Map:
     def _failed(self, text: str, where: str) -> Failed:
         table = f", [{where.rstrip('.')}]" if where else ""
         return Failed(f"the configuration {str(self._path)!r}{table}: {text}", Exit.USAGE)
+
+
+def _is_inside(value: Any) -> bool:
+    """Whether the path stays in the current folder, and so does all that is beside it under its name: FILE.part."""
+    try:
+        here = Path.cwd().resolve()
+        path = here / Path(str(value)).expanduser()
+        beside = [other for other in path.parent.iterdir() if other.name.startswith(path.name)]
+        return all(other.resolve().is_relative_to(here) for other in (path.parent, path, *beside))
+    except (OSError, RuntimeError, ValueError):
+        return False
+
+
+def _names(value: Any) -> list[str]:
+    """The parameters that are spoken of: of "id-holding.img=selfie", "img"."""
+    texts = value if isinstance(value, list | dict) else [value]
+    return [str(text).partition("=")[0].strip().rpartition(".")[2] for text in texts]
 
 
 def _path(ctx: click.Context) -> list[str]:

@@ -20,6 +20,7 @@ from typing import IO, Any, TypeVar
 import click
 import httpx
 
+from aisolution_async.bulk import outputs
 from aisolution_async.cli import show
 from aisolution_async.client import TOKEN_VARIABLE, AsyncClient
 from aisolution_async.errors import AISolutionError, ConfigurationError
@@ -107,6 +108,12 @@ class Commands(click.Group):
         with suppress(OSError):
             failed.show()
         sys.exit(failed.exit_code)
+
+
+def check_stdout() -> None:
+    """Raise Failed where stdout is closed, before anything is paid for that was to go there."""
+    with foreseen():
+        outputs.check_stdout()
 
 
 def keep_stdin() -> None:
@@ -212,15 +219,28 @@ async def started_sandbox(port: int = 0, *, callbacks_anywhere: bool = False) ->
 
 @contextmanager
 def on_interrupt(pressed: Callable[[], None]) -> Iterator[None]:
-    """Call `pressed` on the loop for each Ctrl-C (or SIGTERM), instead of what would happen."""
+    """Call `pressed` on the loop for each Ctrl-C (or SIGTERM), or when the terminal is closed, instead of being ended.
+
+    A signal that is ignored stays so: nohup means SIGHUP, and a shell's script means Ctrl-C, for others.
+    """
     loop = asyncio.get_running_loop()
-    signals = (signal.SIGINT, signal.SIGTERM)
-    taken = []
+    hangup = getattr(signal, "SIGHUP", None)
+    taken: list[int] = []
+    told = False
+
+    def tell(number: int) -> None:
+        nonlocal told
+        # Shell and system both tell of a terminal's end, and some send it after SIGTERM: it is nobody's second Ctrl-C.
+        if number != hangup or not told:
+            told = True
+            pressed()
+
     # Not possible on Windows, nor outside of the main thread: the run is cancelled at once there.
     with suppress(NotImplementedError, RuntimeError, ValueError):
-        for number in signals:
-            loop.add_signal_handler(number, pressed)
-            taken.append(number)
+        for number in (signal.SIGINT, signal.SIGTERM, hangup):
+            if number is not None and signal.getsignal(number) is not signal.SIG_IGN:
+                loop.add_signal_handler(number, tell, number)
+                taken.append(number)
     try:
         yield
     finally:

@@ -327,6 +327,7 @@ def forecast_as_json(found: Forecast) -> dict[str, Any]:
         "from_ledger": found.from_ledger,
         "shared": found.shared,
         "held": found.held,
+        **_hidden(found),
         "calls": dict(found.calls),
         "charges": dict(found.charges),
         "cost": None if found.cost is None else str(found.cost),
@@ -364,8 +365,14 @@ def as_json(done: Summary, ledger: Path | None, prices: Mapping[str, Decimal] | 
         "problems": None if done.problems is None else str(done.problems),
         "rescued": done.rescued,
         "gave_up": done.gave_up,
+        **_hidden(done),
         "ledger": None if ledger is None else str(ledger),
     }
+
+
+def _hidden(of: Summary | Forecast) -> dict[str, int | None]:
+    """Only workbooks have such rows, and few of them."""
+    return {} if of.hidden == 0 else {"hidden": of.hidden}
 
 
 def _sources(done: Summary) -> str:

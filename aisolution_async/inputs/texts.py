@@ -39,7 +39,7 @@ def url(value: object, *, name: str) -> str | None:
     address = text(value, name=name)
     try:
         parts = urlsplit(address)
-        good = parts.scheme in ("http", "https") and bool(parts.hostname)
+        good = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0  # over 65535 it raises
     except ValueError:
         good = False
     if not good:

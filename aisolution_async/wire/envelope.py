@@ -12,7 +12,6 @@ The charge table of the whole project is here and in `api.py`, row by row:
 from __future__ import annotations
 
 import json
-import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -258,17 +257,35 @@ def _kept(body: bytes, redact: Callable[[str], str]) -> str | None:
     return text[:LONGEST_KEPT] or None
 
 
+_UNITS = {
+    "ms": 0.001,
+    "": 1.0,
+    "s": 1.0,
+    "sec": 1.0,
+    "second": 1.0,
+    "m": 60.0,
+    "min": 60.0,
+    "minute": 60.0,
+    "h": 3600.0,
+}
+_WAIT = re.compile(r"([+-]?[0-9]{1,12}(?:\.[0-9]{1,9})?)\s*([a-z]*)\.?", re.IGNORECASE | re.ASCII)
+
+
 def seconds(retry_after: str | None) -> float | None:
-    """A Retry-After header as seconds from now: a number, or an HTTP date. None if it says nothing."""
+    """A Retry-After header as seconds from now: a number, one with a unit ("10s"), or an HTTP date.
+
+    None if it says nothing.
+    """
     if retry_after is None:
         return None
     text = retry_after.strip()
+    if found := _WAIT.fullmatch(text):
+        unit = found[2].lower()
+        factor = _UNITS.get(unit) or _UNITS.get(unit.removesuffix("s"))
+        return None if factor is None else max(0.0, float(found[1])) * factor
     try:
-        wait = float(text)
-    except ValueError:
-        try:
-            date = parsedate_to_datetime(text)
-            wait = (date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp() - datetime.now(UTC).timestamp()
-        except (ValueError, OverflowError, TypeError):
-            return None
-    return None if math.isnan(wait) else max(0.0, wait)
+        date = parsedate_to_datetime(text)
+        wait = (date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp() - datetime.now(UTC).timestamp()
+    except (ValueError, OverflowError, TypeError):
+        return None
+    return max(0.0, wait)

@@ -110,6 +110,8 @@ def _base(text: Secret) -> httpx.URL:
         url = httpx.URL("")
     if not url.host or url.scheme not in ("http", "https"):
         raise ConfigurationError("base_url is no http(s) URL: it looks like https://api.aisolution.credit")
+    if url.port is not None and not 0 < url.port < 65536:
+        raise ConfigurationError(f"base_url has the port {url.port}: a port is 1 to 65535")
     if url.userinfo or url.query or url.fragment:
         raise ConfigurationError("base_url may have a host, a port and a path, and no user, query or fragment")
     if url.scheme == "http" and not _is_loopback(url.host):

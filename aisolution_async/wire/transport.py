@@ -16,6 +16,7 @@ nobody knows. So a request is handed to a socket once, and never again.
 from __future__ import annotations
 
 import asyncio
+import errno
 import math
 import os
 import re
@@ -23,11 +24,13 @@ import socket
 import ssl
 from collections import OrderedDict
 from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import certifi
 import httpx
 
+from aisolution_async.errors import ConfigurationError
 from aisolution_async.wire.connection import Connection, decode_body, frame_head
 from aisolution_async.wire.dial import AddressInfo, dial
 
@@ -58,12 +61,34 @@ def default_ssl_context() -> ssl.SSLContext:
 
     Otherwise trust is certifi's list: httpx brings it anyhow, it is the same list on every machine, and it needs no
     system store, which slim containers lack. Who needs the system's store passes a truststore context.
+    Raises ConfigurationError for a file or folder of the environment's that has no certificates.
     """
-    if cafile := os.environ.get("SSL_CERT_FILE"):
-        return ssl.create_default_context(cafile=cafile)
-    if capath := os.environ.get("SSL_CERT_DIR"):
-        return ssl.create_default_context(capath=capath)
+    for name in ("SSL_CERT_FILE", "SSL_CERT_DIR"):
+        if path := os.environ.get(name):
+            return _trusting(name, path)
     return ssl.create_default_context(cafile=certifi.where())
+
+
+def _trusting(name: str, path: str) -> ssl.SSLContext:
+    """What trusts the certificates that the environment names. Raises ConfigurationError where there are none."""
+    try:
+        if name == "SSL_CERT_FILE":
+            context = ssl.create_default_context(cafile=path)
+            if not context.cert_store_stats()["x509"]:
+                raise OSError(0, "there is no certificate in it")
+            return context
+        # One folder or several; OpenSSL says nothing of those that are not there.
+        places = [Path(part) for part in path.split(os.pathsep) if part]
+        if not any(place.is_dir() for place in places):
+            raise FileNotFoundError(errno.ENOENT, "there is no such folder")
+        if not any(file for place in places if place.is_dir() for file in place.iterdir()):
+            raise OSError(0, "there is no file in it")
+        return ssl.create_default_context(capath=path)
+    except ssl.SSLError:
+        problem = "there is no certificate in it that can be read, in PEM"
+    except (OSError, ValueError) as exc:
+        problem = getattr(exc, "strerror", None) or type(exc).__name__
+    raise ConfigurationError(f"{name} is {path!r}, which cannot be used: {problem}; correct it or unset it")
 
 
 class PoolTransport(httpx.AsyncBaseTransport):
