@@ -46,10 +46,13 @@ def rank(e164: str | None) -> int:
     return 2 if kind == PhoneNumberType.UNKNOWN else 1
 
 
-def lengths(code: int) -> set[int]:
+def lengths(code: int | None) -> set[int]:
     """How long numbers of mobile and fixed lines are."""
+    assert code is not None
     region = phonenumbers.region_code_for_country_code(code)
     found = phonenumbers.PhoneMetadata.metadata_for_region_or_calling_code(code, region)
+    assert found is not None
+    assert found.general_desc is not None
     every = set(found.general_desc.possible_length)
     kinds = [kind for kind in (found.mobile, found.fixed_line) if kind is not None]
     some = {length for kind in kinds for length in kind.possible_length or every if length > 0}
@@ -442,8 +445,6 @@ def test_numbers_that_are_sent_and_told() -> None:
         assert remark(usual) is None
 
 
-@pytest.mark.parametrize("first", range(4))
-def test_no_number_of_the_world_is_refused_however_it_is_written(first: int) -> None:
-    """One in twelve; `python -m tests.phones` takes all of them."""
-    read = phones.EXAMPLES[first * 3 :: 12]
-    assert [found for region, number in read for found in phones.misread(number, region)] == []
+def test_no_number_of_the_world_is_refused_however_it_is_written() -> None:
+    """One in ten; `python -m tests.phones` takes all of them."""
+    assert [found for region, number in phones.EXAMPLES[::10] for found in phones.misread(number, region)] == []

@@ -137,16 +137,8 @@ _FIXED = frozenset({0, 3, 4, 5, 8, 9})  # fixed lines, toll-free, premium rate, 
 
 def _text(number: object, name: str) -> str:
     """`number` as one line of ASCII, without what surrounds it in a cell."""
-    if isinstance(number, float):
-        if not (number.is_integer() and 0 < number < _EXACT):
-            raise InputError(f"{name} is a fraction, or too large to be exact: {_AS_TEXT}")
-        number = int(number)
-    if isinstance(number, Integral) and not isinstance(number, bool):  # numpy's too
-        if not 0 < int(number) < 10**17:
-            raise InputError(_NO_NUMBER.format(name))
-        return str(int(number))
     if not isinstance(number, str):
-        raise InputError(f"{name} is a {type(number).__name__}: pass the phone number as text")
+        return _digits(number, name)
     if len(number) > _LONGEST * 4:
         raise InputError(f"{name} is too long to be one phone number")
     text = "".join(_ascii(number)).strip()
@@ -166,6 +158,18 @@ def _text(number: object, name: str) -> str:
     if len(text.splitlines()) > 1 or ("/" in text and _DATE.fullmatch(text) is None and _is_two(text.split("/"))):
         raise InputError(f"{name} is more than one phone number: give each a row of its own")
     return text
+
+
+def _digits(number: object, name: str) -> str:
+    if isinstance(number, float):
+        if not (number.is_integer() and 0 < number < _EXACT):
+            raise InputError(f"{name} is a fraction, or too large to be exact: {_AS_TEXT}")
+        number = int(number)
+    if isinstance(number, Integral) and not isinstance(number, bool):  # numpy's too
+        if not 0 < int(number) < 10**17:
+            raise InputError(_NO_NUMBER.format(name))
+        return str(int(number))
+    raise InputError(f"{name} is a {type(number).__name__}: pass the phone number as text")
 
 
 def _of_link(held: str) -> str:
