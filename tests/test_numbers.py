@@ -59,6 +59,15 @@ def lengths(code: int | None) -> set[int]:
     return (some or every) - set(found.general_desc.possible_length_local_only)
 
 
+def trunk(code: int | None) -> str | None:
+    """What is dialled before national numbers."""
+    assert code is not None
+    region = phonenumbers.region_code_for_country_code(code)
+    found = phonenumbers.PhoneMetadata.metadata_for_region_or_calling_code(code, region)
+    assert found is not None
+    return found.national_prefix_for_parsing
+
+
 def verdict(text: str, region: str | None) -> str | None:
     """What phonenumbers itself makes of it: E.164 if it is valid, or as long as a phone number is, else None."""
     try:
@@ -72,6 +81,7 @@ def verdict(text: str, region: str | None) -> str | None:
     if rank(e164) == 2 and (
         len(national) not in lengths(parsed.country_code)
         or len(set(national)) == 1
+        or (national[0] == "0" and trunk(parsed.country_code))
         or re.fullmatch(r"\+841[2-9]\d{8}", e164)
     ):
         return None
@@ -285,6 +295,7 @@ def test_national_numbers_are_as_phonenumbers_says(region: str, data: st.DataObj
 
 
 @given(st.one_of(st.text(), st.text("0123456789+-(). /'=\"\u0660\u200b", max_size=20), st.floats(), st.integers()))
+@example(")-12")
 def test_anything_is_one_of_both(value: Any) -> None:
     for options in ({}, {"country": "ID"}, {"country": "IN", "strict": True}):
         try:
@@ -326,6 +337,7 @@ def test_anything_is_one_of_both(value: Any) -> None:
         ("009123456789", "IN", "+919123456789"),
         ("000812345678", "ID", "+62812345678"),
         ("00919123456789", "IN", "+919123456789"),
+        ("0001258778", "DE", "+491258778"),
         ("0031612345678", "ID", "+31612345678"),
         ("0622812345", "ID", "+62622812345"),
         # As WhatsApp writes it.

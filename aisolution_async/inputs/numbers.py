@@ -291,7 +291,7 @@ def _tail(text: str) -> _Tail | None:
 
 def _is_next_group(before: str, size: int) -> bool:
     """Whether `size` digits behind a dash look like one more group of the digits `before` it."""
-    groups = _GROUPS.findall(before)
+    groups = _GROUPS.findall(before) or [("", "")]
     sign, last = groups[-1]
     if len(last) == size:
         return True
@@ -457,6 +457,8 @@ def _parsed(text: str, region: str | None) -> _Found:
         return _Found(_NONE, None, _TOO_LONG if len(rest) > max(plan.lengths) else _NO_SUCH_LENGTH)
     if _is_one_digit(rest):
         return _Found(_NONE, None, f"!is {_FILLER}")
+    if rest[0] == "0" and plan.trunk is not None:
+        return _Found(_NONE, None, "it has a zero too many in front")
     if plan.ended.match(rest):
         return _Found(_NONE, None, f"!is no phone number: {_WHAT_ENDED}")
     return _Found(_POSSIBLE, e164)
@@ -558,6 +560,8 @@ def _plan_of(found: PhoneMetadata, region: str, *, is_main: bool) -> _Plan:
     lengths = {length for desc in lines for length in desc.possible_length or every} - {-1} or every
     local = set(general.possible_length_local_only)
     ended = f"(?:{_ENDED[code]})$" if code in _ENDED else ""
+    # Where there is a trunk prefix, a zero in front is one, or one too many.
+    zero = "0" if trunk and not re.match(trunk, "0") else ""
     pattern = general.national_number_pattern or "(?!)"
     return _Plan(
         region=region,
@@ -566,8 +570,8 @@ def _plan_of(found: PhoneMetadata, region: str, *, is_main: bool) -> _Plan:
         general=re.compile(f"(?!{ended})(?:{pattern})" if ended else pattern),
         mobile=re.compile((found.mobile.national_number_pattern if found.mobile else None) or "(?!)"),
         trunk=re.compile(trunk) if trunk else None,
-        elsewhere=re.compile(_either("00", abroad, ended) if is_main else ""),
-        slow=re.compile(_either(trunk, ended)),
+        elsewhere=re.compile(_either("00", abroad, ended, zero) if is_main else ""),
+        slow=re.compile(_either(trunk, ended, zero)),
         ended=re.compile(_either(ended)),
         transforms=bool(found.national_prefix_transform_rule),
     )
