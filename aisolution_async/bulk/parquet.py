@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from aisolution_async.bulk.source import (
+    Narrow,
     Reader,
     Row,
     UnreadableInputError,
@@ -28,6 +29,7 @@ from aisolution_async.errors import ConfigurationError
 _BATCH = 1024
 _BATCH_BYTES = 8 << 20
 _SAVE_AS = "write the file anew as Parquet"
+_HALF, _SINGLE = 2.0**11, 2.0**24  # up to which floats of 16 and 32 bits hold every whole number
 
 
 class ParquetReader(Reader):
@@ -121,8 +123,12 @@ def _values(column: Any) -> tuple[list[Any], bool]:
             column = column.cast(arrow.timestamp("us", kind.tz))
         except arrow.ArrowInvalid:
             return column.cast(arrow.string()).to_pylist(), False
+    exact = _HALF if arrow.types.is_float16(kind) else _SINGLE if arrow.types.is_float32(kind) else None
     try:
-        return column.to_pylist(), False
+        values = column.to_pylist()
+        if exact is not None:
+            values = [Narrow(v) if v is not None and abs(v) > exact else v for v in values]
+        return values, False
     except UnicodeDecodeError:
         binary = column.cast(arrow.large_binary())
         return [None if v is None else v.decode("utf-8", "surrogateescape") for v in binary.to_pylist()], True

@@ -205,13 +205,15 @@ def _date(text: str, name: str) -> str | None:
     if ("-" in text or "/" in text) and (found := _DATE.fullmatch(text)) is not None:
         month, day = (int(value) for value in found.groups() if value is not None)
         if 1 <= min(month, day) <= 12 and max(month, day) <= 31:
-            why = f"{name} is a date, and no phone number: give the number, without dashes and slashes"
+            why = f"{name} is a date, and no phone number: give the number, in a column formatted as text"
             # Numbers are written in groups of two, two and four as well.
             if found["d4"] is not None and found.end("m4") + 5 == len(text):
                 return why
             raise InputError(why)
     elif ":" in text and _TIME.fullmatch(text) is not None:
-        raise InputError(f"{name} is a time of day, and no phone number: give the number")
+        raise InputError(
+            f"{name} is a time of day, and no phone number: give the number, in a column formatted as text"
+        )
     return None
 
 
