@@ -52,7 +52,7 @@ async def test_cells_of_a_workbook(tmp_path: Path) -> None:
         date, clock = book.add_format({"num_format": "yyyy-mm-dd"}), book.add_format({"num_format": "hh:mm"})
         sheet.write(0, 0, "phone")
         sheet.write_datetime(1, 0, datetime.date(2024, 1, 15), date)
-        sheet.write_datetime(2, 0, datetime.datetime(2024, 1, 15, 12), date)
+        sheet.write_datetime(2, 0, datetime.datetime.fromisoformat("2024-01-15T12:00:00"), date)
         sheet.write_datetime(3, 0, datetime.time(12), clock)
         sheet.write_number(4, 0, 81387300008.5)
         sheet.write_number(5, 0, 3273010101900001)
@@ -74,7 +74,7 @@ async def test_cells_of_a_workbook(tmp_path: Path) -> None:
         (pa.float16(), [], [2050.0], "is a float of 32 bits or fewer"),
         (pa.float64(), [81387300008.0], [81387300008.5], "is a fraction"),
         (pa.date32(), [], [datetime.date(2024, 1, 15)], "is a date"),
-        (pa.timestamp("ns"), [], [datetime.datetime(2024, 1, 15, 12)], "is a date"),
+        (pa.timestamp("ns"), [], [datetime.datetime.fromisoformat("2024-01-15T12:00:00")], "is a date"),
         (pa.time32("s"), [], [datetime.time(12)], "is a time of day"),
         (pa.decimal128(13, 2), [Decimal("81387300008.00")], [Decimal("81387300008.50")], "is a fraction"),
         (pa.int64(), [81387300008], [3273010101900001], "16 digits"),
