@@ -142,8 +142,9 @@ class OutcomeUnknownError(AISolutionError):
 
     Whatever did come is kept: `status` and `message` of an OK whose message does not fit the contract, `http_status`,
     `body` (bytes) and, as text, the beginning of it as `message` of an answer that cannot be read, or that says two
-    things. `recorded` is the attempt of another call for which nothing was sent; None where the call's own attempt is the unknown one. `holds` is how many attempts hold
-    the question as far as the call knows: `retry_unknown` has to allow as many.
+    things. `recorded` is the attempt of another call for which nothing was sent; None where the call's own attempt is
+    the unknown one. `holds` is how many attempts hold the question as far as the call knows: `retry_unknown` has to
+    allow as many.
     """
 
     def __init__(

@@ -475,6 +475,7 @@ def test_bulk() -> None:
         "part": None,
         "problems": None,
         "rescued": [],
+        "warnings": [],
         "gave_up": None,
         "ledger": "out.jsonl.sandbox.ledger",
     }

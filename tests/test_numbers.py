@@ -12,7 +12,9 @@ from hypothesis import strategies as st
 from phonenumbers import PhoneNumberFormat, PhoneNumberType
 
 from aisolution_async import InputError
-from aisolution_async.inputs.numbers import canonical, normalise
+from aisolution_async.inputs.numbers import canonical, normalise, remark
+
+from . import phones
 
 REGIONS = sorted(phonenumbers.SUPPORTED_REGIONS)
 CODES = sorted(phonenumbers.COUNTRY_CODE_TO_REGION_CODE)
@@ -34,14 +36,56 @@ def refused(number: Any, **options: Any) -> str:
     return line
 
 
+def rank(e164: str | None) -> int:
+    """0 for what can be a mobile number, 1 for another valid one, 2 for a possible one, 3 for none."""
+    if e164 is None:
+        return 3
+    kind = phonenumbers.number_type(phonenumbers.parse(e164))
+    if kind in (PhoneNumberType.MOBILE, PhoneNumberType.FIXED_LINE_OR_MOBILE):
+        return 0
+    return 2 if kind == PhoneNumberType.UNKNOWN else 1
+
+
+def lengths(code: int | None) -> set[int]:
+    """How long numbers of mobile and fixed lines are."""
+    assert code is not None
+    region = phonenumbers.region_code_for_country_code(code)
+    found = phonenumbers.PhoneMetadata.metadata_for_region_or_calling_code(code, region)
+    assert found is not None
+    assert found.general_desc is not None
+    every = set(found.general_desc.possible_length)
+    kinds = [kind for kind in (found.mobile, found.fixed_line) if kind is not None]
+    some = {length for kind in kinds for length in kind.possible_length or every if length > 0}
+    return (some or every) - set(found.general_desc.possible_length_local_only)
+
+
+def trunk(code: int | None) -> str | None:
+    """What is dialled before national numbers."""
+    assert code is not None
+    region = phonenumbers.region_code_for_country_code(code)
+    found = phonenumbers.PhoneMetadata.metadata_for_region_or_calling_code(code, region)
+    assert found is not None
+    return found.national_prefix_for_parsing
+
+
 def verdict(text: str, region: str | None) -> str | None:
-    """What phonenumbers itself makes of it: E.164 if it is possible, else None."""
+    """What phonenumbers itself makes of it: E.164 if it is valid, or as long as a phone number is, else None."""
     try:
         parsed = phonenumbers.parse(text, region)
     except phonenumbers.NumberParseException:
         return None
-    possible = phonenumbers.is_possible_number_with_reason(parsed) == phonenumbers.ValidationResult.IS_POSSIBLE
-    return phonenumbers.format_number(parsed, E164) if possible else None
+    if phonenumbers.is_possible_number_with_reason(parsed) != phonenumbers.ValidationResult.IS_POSSIBLE:
+        return None
+    e164 = phonenumbers.format_number(parsed, E164)
+    national = phonenumbers.national_significant_number(parsed)
+    if rank(e164) == 2 and (
+        len(national) not in lengths(parsed.country_code)
+        or len(set(national)) == 1
+        or (national[0] == "0" and trunk(parsed.country_code))
+        or re.fullmatch(r"\+841[2-9]\d{8}", e164)
+    ):
+        return None
+    return e164 if len(e164) <= 16 else None
 
 
 @pytest.mark.parametrize(
@@ -135,8 +179,8 @@ def test_bare_digits_without_a_country_stay_as_they_are(typed: str) -> None:
         ("0812345678/79", "more than one"),
         ("081234567890 / +6281345678901", "more than one"),
         ("081234567\n081345678", "more than one"),
-        ("081234567890, 081345678901", "no phone number"),
-        ("081234567890 081345678901", "no phone number"),
+        ("081234567890, 081345678901", "more than one"),
+        ("081234567890 081345678901", "more than one"),
         ("+6281387300008 ext 5", "no phone number"),
         ("+6281387300008x5", "no phone number"),
         ("+6281387300008;ext=5", "no phone number"),
@@ -231,13 +275,13 @@ def expected(text: str, region: str) -> str | None:
     """The rule as it is documented, in so many words."""
     code = str(phonenumbers.country_code_for_region(region))
     readings = [(text, region)] + ([(f"+{text}", None)] if text.startswith(code) else [])
-    found = [verdict(*reading) for reading in readings]
-    kinds = [phonenumbers.number_type(phonenumbers.parse(e164)) if e164 else -9 for e164 in found]
-    for wanted in ({PhoneNumberType.MOBILE, PhoneNumberType.FIXED_LINE_OR_MOBILE}, {*range(30)}):
-        for e164, kind in zip(found, kinds, strict=True):
-            if kind in wanted and kind != PhoneNumberType.UNKNOWN:
-                return e164
-    return next((e164 for e164 in found if e164 is not None), None)
+    best = min((verdict(*reading) for reading in readings), key=rank)
+    slip = verdict(f"+{text[1:]}", None) if text.startswith(f"0{code}") else None
+    if slip == best or rank(slip) > 1 or rank(best) == 0:
+        return best
+    if rank(best) == 1:
+        return None if rank(slip) == 0 else best
+    return slip
 
 
 @given(st.sampled_from(["ID", "PH", "VN", "IN", "US", "GB", "IT", "BR", "AR", "MX", *REGIONS]), st.data())
@@ -251,6 +295,7 @@ def test_national_numbers_are_as_phonenumbers_says(region: str, data: st.DataObj
 
 
 @given(st.one_of(st.text(), st.text("0123456789+-(). /'=\"\u0660\u200b", max_size=20), st.floats(), st.integers()))
+@example(")-12")
 def test_anything_is_one_of_both(value: Any) -> None:
     for options in ({}, {"country": "ID"}, {"country": "IN", "strict": True}):
         try:
@@ -261,3 +306,156 @@ def test_anything_is_one_of_both(value: Any) -> None:
         assert re.fullmatch(r"\+[1-9]\d{4,19}" if options or sent[0] == "+" else r"\d{5,17}", sent)
         # What was mended once needs no mending.
         assert normalise(sent, **options) == sent == canonical(sent)
+
+
+# ------------------------------------------------------------------------------------- what is not surely one number
+
+
+@pytest.mark.parametrize(
+    ("typed", "country", "sent"),
+    [
+        # Any zeros behind a decimal point, and the signs that spreadsheets put between thousands.
+        ("81234567890.000", "ID", "+6281234567890"),
+        ("81234567890.000000", "ID", "+6281234567890"),
+        ("9171234567.000", "PH", "+639171234567"),
+        ("81,234,567,890", "ID", "+6281234567890"),
+        ("81,234,567,890.00", "ID", "+6281234567890"),
+        ("81.234.567.890,00", "ID", "+6281234567890"),
+        ("81'234'567'890", "ID", "+6281234567890"),
+        ("9,12,34,56,789", "IN", "+919123456789"),
+        ("81,234,567,890", None, "81234567890"),
+        ("0912345.000", "VN", "+84912345000"),
+        ("0812 3456 7890,", "ID", "+6281234567890"),
+        ("; 0812 3456 7890 ;", "ID", "+6281234567890"),
+        # A zero before the calling code, and two before a national number.
+        ("06281234567890", "ID", "+6281234567890"),
+        ("0639171234567", "PH", "+639171234567"),
+        ("0919123456789", "IN", "+919123456789"),
+        ("084912345678", "VN", "+84912345678"),
+        ("062-81234567890", "ID", "+6281234567890"),
+        ("009171234567", "PH", "+639171234567"),
+        ("009123456789", "IN", "+919123456789"),
+        ("000812345678", "ID", "+62812345678"),
+        ("00919123456789", "IN", "+919123456789"),
+        ("0031612345678", "ID", "+31612345678"),
+        ("0622812345", "ID", "+62622812345"),
+        # As WhatsApp writes it.
+        ("https://wa.me/6281234567890", "ID", "+6281234567890"),
+        ("https://wa.me/6281234567890", None, "+6281234567890"),
+        ("wa.me/+62-812-3456-7890/?text=hello", None, "+6281234567890"),
+        ("HTTPS://API.WHATSAPP.COM/send?text=a&phone=%2B6281234567890&x=1", "ID", "+6281234567890"),
+        ("whatsapp://send?phone=6281234567890", "ID", "+6281234567890"),
+        ("6281234567890@s.whatsapp.net", "ID", "+6281234567890"),
+        ("6281234567890:12@s.whatsapp.net", None, "+6281234567890"),
+        ("6281234567890@c.us", "PH", "+6281234567890"),
+        ("wa.me/081234567890", "ID", "+6281234567890"),
+        # The last group of a number is no second one.
+        ("8 (912) 345-67-89", "RU", "+79123456789"),
+        ("0812-3456-78", "ID", "+62812345678"),
+        ("0812-3456-789", "ID", "+628123456789"),
+        ("0812-345-678-90", "ID", "+6281234567890"),
+        ("01-23-45-67-89", "FR", "+33123456789"),
+        ("08-12 34 56 78", "SE", "+46812345678"),
+        ("08-12-34-56-78", "SE", "+46812345678"),
+        ("812.345.6789", "ID", "+628123456789"),
+        ("8123456.789", "ID", "+628123456789"),
+        # Dots and spaces are between the groups of a number, whatever it would be as a date.
+        ("20.12.2034", None, "20122034"),
+        ("22-12-2034", "NO", "+4722122034"),
+        # One digit over and over, where it is in a range.
+        ("08888888888", "ID", "+628888888888"),
+        ("+628888888888", None, "+628888888888"),
+    ],
+)
+def test_what_people_mean(typed: str, country: str | None, sent: str) -> None:
+    assert normalise(typed, country=country) == sent
+
+
+@pytest.mark.parametrize(
+    ("typed", "country", "words"),
+    [
+        ("3201234567890001", "ID", "16 digits: an ID-card or card number"),
+        ("3201 2345 6789 0001", None, "16 digits: an ID-card or card number"),
+        ("4111-1111-1111-1111", "IN", "16 digits: an ID-card or card number"),
+        (3273010101900001, None, "16 digits: an ID-card or card number"),
+        (4111111111111111.0, "ID", "16 digits: an ID-card or card number"),
+        ("12345678901234567", None, "17 digits, and a phone number has 15 at most"),
+        ("123456789012345678", "ID", "18 digits, and a phone number has 15 at most"),
+        ("012345678901000", "ID", "15 digits, which no phone number of its country has: it may be an ID-card"),
+        ("0016281234567890", "ID", "16 digits"),
+        ("+6281234567890123", None, "16 digits"),
+        ("234123412346", "IN", "12 digits, which no phone number of its country has: it may be an ID-card number"),
+        ("2341 2341 2346", "IN", "ID-card"),
+        ("1234-5678901-2", "PH", "ID-card"),
+        ("123456789012", "PH", "ID-card"),
+        ("079099012345", "VN", "ID-card"),
+        ("001099012345", "VN", "no phone number"),
+        ("2024-01-15", "ID", "is a date"),
+        ("2024-01-15", None, "is a date"),
+        ("2024-1-5", "ID", "is a date"),
+        ("2024-01-15 12:00:00", "ID", "is a date"),
+        ("2024-01-15T12:00:00+07:00", "ID", "is a date"),
+        ("15/01/2024", "ID", "is a date"),
+        ("1/15/24", None, "is a date"),
+        ("2024/01/15", "ID", "is a date"),
+        ("15 / 01 / 2024", "ID", "is a date"),
+        ("15-01-2024", "ID", "is a date"),
+        ("15-01-2024", None, "is a date"),
+        ("12:00:00", "ID", "is a time of day"),
+        ("81234567890.5", "ID", "is a fraction"),
+        ("81234567890.5", None, "is a fraction"),
+        ("81234567890,5", "ID", "is a fraction"),
+        ("81234567890.00002", "ID", "is a fraction"),
+        ("+6281234567890.5", None, "is a fraction"),
+        ("81,234,567,890.5", "ID", "is a fraction"),
+        ("00812 3456 7890", "ID", "two zeros"),
+        ("wa.me/81234567890", "ID", "two countries"),
+        ("062812345678", "ID", "write it with a plus"),
+        ("000000000", "ID", "one digit over and over"),
+        ("000000000", None, "one digit over and over"),
+        ("9999999999", None, "one digit over and over"),
+        ("1111111111", "IN", "one digit over and over"),
+        ("+911111111111", None, "one digit over and over"),
+        ("(021) 5551234-5", "ID", "second number or an extension"),
+        ("(021) 5551234-5", None, "second number or an extension"),
+        ("0812345678-79", "ID", "second number or an extension"),
+        ("0812345678\u201379", "ID", "second number or an extension"),
+        ("0812345678-79", None, "second number or an extension"),
+        ("0812345678 (2)", "ID", "second number or an extension"),
+        ("0812345678 - 12", "ID", "second number or an extension"),
+        ("+62 812345678-12", None, "second number or an extension"),
+        ("021-5551234-105", "ID", "second number or an extension"),
+        ("0812-3456-7890-12", "ID", "second number or an extension"),
+        ("021-555-1234-5", "ID", "second number or an extension"),
+        ("021 5551234 5551235", "ID", "more than one phone number"),
+        ("0168 123 4567", "VN", "11 digits ended"),
+        ("+84 168 123 4567", None, "11 digits ended"),
+        ("841681234567", "VN", "11 digits ended"),
+        ("https://wa.me/message/ABCDEF1", "ID", "link"),
+        ("https://chat.whatsapp.com/AbCd1234567", "ID", "link"),
+        ("https://wa.me/qr/ABC", "ID", "link"),
+        ("6281234567890-1600000000@g.us", "ID", "link"),
+        ("budi@example.com", "ID", "link or an address"),
+        ("0812 1100 2209 (istri)", "ID", "keep the number alone"),
+        ("0812l1002213", "ID", "keep the number alone"),
+    ],
+)
+def test_what_is_not_surely_one_number(typed: Any, country: str | None, words: str) -> None:
+    line = refused(typed, country=country)
+    assert words in line
+    digits = re.sub(r"\D", "", str(typed))
+    assert not [run for run in re.findall(r"\d{4,}", line) if run in digits]
+
+
+def test_numbers_that_are_sent_and_told() -> None:
+    assert "landlines" in (remark("+62215551234") or "")
+    assert "landlines" in (remark("+442079460018") or "")
+    assert "landlines" in (remark("+18002345678") or "")
+    assert "one digit" in (remark("+628888888888") or "")
+    for usual in ("+6281387300008", "+639171234567", "+919123456789", "+84912345678", "+12015550123", "81387300008"):
+        assert remark(usual) is None
+
+
+def test_no_number_of_the_world_is_refused_however_it_is_written() -> None:
+    """One in ten; `python -m tests.phones` takes all of them."""
+    assert [found for region, number in phones.EXAMPLES[::10] for found in phones.misread(number, region)] == []

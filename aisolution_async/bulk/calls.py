@@ -11,10 +11,12 @@ from typing import Any
 
 from aisolution_async.api import Call, ImageSource, Kind, Parameter
 from aisolution_async.bulk.rows import Row, Rows, text
+from aisolution_async.bulk.source import Narrow
 from aisolution_async.errors import ConfigurationError, InputError
 from aisolution_async.inputs import images, numbers, texts
 
 _LONGEST_PATH = 4096
+_AS_TEXT = "write the column as text"
 
 # A value that is the same for all rows is checked once, before any row is read.
 _CHECKS: Mapping[Kind, Callable[..., object]] = {
@@ -70,6 +72,14 @@ class _Recipe:
     cells: Sequence[_Cell]
 
 
+@dataclass(slots=True)
+class _Told:
+    """What is to be told of some numbers: how many there are, and in which row the first one is."""
+
+    first: str
+    calls: int = 0
+
+
 class Calls:
     """What makes the calls of a row, one for each of `calls`.
 
@@ -100,6 +110,7 @@ class Calls:
         self._recipes = [self._recipe(call, columns, values, several=len(calls) > 1) for call in calls]
         used = {cell.place for recipe in self._recipes for cell in recipe.cells}
         self._key = self._find_key(used) if key is None else _place(rows, key, "the key")
+        self._told: dict[str, _Told] = {}
 
     @property
     def keyed(self) -> bool:
@@ -136,6 +147,15 @@ class Calls:
         if unseen:
             found.append(f"hidden columns are used: {', '.join(unseen)}")
         return found
+
+    @property
+    def warnings(self) -> list[str]:
+        """What a person should be told of the calls made so far that is no error: each once, with an example."""
+        return [
+            f"{told.calls:,} number{'s are' if told.calls > 1 else ' is'} {remark}: {told.first}"
+            + (" is the first" if told.calls > 1 else "")
+            for remark, told in self._told.items()
+        ]
 
     def make(self, row: Row) -> list[Call[Any] | InputError]:
         """The calls of `row`; where one cannot be made, why."""
@@ -202,7 +222,7 @@ class Calls:
     # --------------------------------------------------------------------------------------------------- the calls
 
     def _make(self, recipe: _Recipe, row: Row, key: str | None) -> Call[Any] | InputError:
-        problem = row.problem
+        problem, number = row.problem, None
         values = dict(recipe.values)
         for cell in recipe.cells:
             if problem is not None:
@@ -217,8 +237,12 @@ class Calls:
                     f"{self._at(row, cell)} is a formula that was never calculated: open and save the file in Excel"
                 )
                 continue
+            if cell.kind is Kind.NUMBER and isinstance(row.cells[cell.place], Narrow):
+                problem = f"{self._at(row, cell)} is a float of 32 bits or fewer, and has lost digits: {_AS_TEXT}"
+                continue
             if cell.kind is not Kind.IMAGE:
                 values[cell.parameter] = found
+                number = number or (cell if cell.kind is Kind.NUMBER else None)
                 continue
             image = self._image(found.strip())
             if isinstance(image, _Refused):
@@ -227,7 +251,23 @@ class Calls:
                 values[cell.parameter] = image
         if problem is not None:
             return InputError(problem, endpoint=recipe.call.endpoint.name, key=key)
+        if number is not None:
+            self._tell(row, number, values)
         return recipe.call(**values, key=key)
+
+    def _tell(self, row: Row, cell: _Cell, values: dict[str, Any]) -> None:
+        """Count a number of which something is to be told. It is read here, and found as it is sent when it is sent."""
+        country = values.get("country")
+        try:
+            number = numbers.normalise(
+                values[cell.parameter], country=None if country is None else texts.country(country, name="country")
+            )
+        except InputError:
+            return  # whoever sends it says so
+        values[cell.parameter] = number
+        if (remark := numbers.remark(number)) is not None:
+            told = self._told.setdefault(remark, _Told(self._at(row, cell)))
+            told.calls += 1
 
     def _at(self, row: Row, cell: _Cell) -> str:
         return f"{self._unit} {row.line}: column {cell.column!r}"

@@ -40,7 +40,8 @@ class Forecast:
     """What a run would do.
 
     `rows` of the input, `failed` of them with problems, counted in `errors` by class for each call; `problems` are
-    the first of these. Of the calls, `from_ledger` would be answered by earlier ones, `shared` by others that ask the
+    the first of these. `warnings` are lines on what would be sent all the same, as landlines.
+    Of the calls, `from_ledger` would be answered by earlier ones, `shared` by others that ask the
     same, `held` would not be sent because they may have been charged before, and `calls` would be sent, by endpoint.
     `charges` is how many charges that makes at most, by endpoint, and `cost` what those cost by the prices known: None
     if one is not. `hidden` is how many rows of a workbook nobody sees, as in `Summary`.
@@ -55,6 +56,7 @@ class Forecast:
     charges: Counter[str] = field(default_factory=Counter)
     errors: Counter[str] = field(default_factory=Counter)
     problems: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
     cost: Decimal | None = None
     hidden: int | None = 0
 
@@ -113,6 +115,7 @@ async def forecast_bulk(
             left = _each(rows, maker, found)
             while chunk := list(islice(left, _AT_ONCE)):
                 await check.see(chunk)
+    found.warnings = maker.warnings
     found.charges = Counter({name: found.charges[name] * repeats for name in found.charges})
     if all(name in (prices or {}) for name in found.charges):
         found.cost = sum(((prices or {})[name] * count for name, count in found.charges.items()), Decimal(0))

@@ -16,6 +16,7 @@ from typing import Any
 
 from aisolution_async.bulk.source import (
     MAX_CELL,
+    Narrow,
     Reader,
     Row,
     UnreadableInputError,
@@ -40,6 +41,7 @@ _LARGEST_ROW = 4 * MAX_CELL
 _SMALL = 16 << 20
 _WORST = 512 << 20  # bytes of a batch whose values may all be the largest one
 _PER_VALUE = 64  # bytes that a value takes in Python at least
+_HALF, _SINGLE = 2.0**11, 2.0**24  # up to which floats of 16 and 32 bits hold every whole number
 
 
 class ParquetReader(Reader):
@@ -198,8 +200,12 @@ def _values(column: Any) -> tuple[list[Any], bool]:
             column = column.cast(arrow.timestamp("us", kind.tz))
         except arrow.ArrowInvalid:
             return column.cast(arrow.string()).to_pylist(), False
+    exact = _HALF if arrow.types.is_float16(kind) else _SINGLE if arrow.types.is_float32(kind) else None
     try:
-        return column.to_pylist(), False
+        values = column.to_pylist()
+        if exact is not None:
+            values = [Narrow(v) if v is not None and abs(v) > exact else v for v in values]
+        return values, False
     except UnicodeDecodeError:
         binary = column.cast(arrow.large_binary())
         return [None if v is None else v.decode("utf-8", "surrogateescape") for v in binary.to_pylist()], True

@@ -52,6 +52,7 @@ class Summary:
     finished file ("-" for standard output); where the run did not come to its end, `part` is the file that has the
     rows so far, None if there are none. `problems` is the file of the rows with problems, if there is to be one.
     `rescued` says where rows went that could not be written to the output, or whose answer the ledger could not take.
+    `warnings` are lines on what was sent all the same, as landlines: each once, with a count and the first row.
     `gave_up` is why the vendor was not tried any longer, None where it was not given up. `seconds` is how long it took.
     `hidden` is how many rows of a workbook nobody sees, asked or left out, and None where that cannot be told.
     """
@@ -71,6 +72,7 @@ class Summary:
     part: Path | None = None
     problems: Path | None = None
     rescued: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
     gave_up: str | None = None
     hidden: int | None = 0
 
@@ -614,6 +616,7 @@ class BulkRun:
             summary.problems = place if place.exists() else None
         if summary.output is None and output.rows and not output.streams:
             summary.part = output.part
+        summary.warnings = self._calls.warnings
         self._settle_rescue()
 
     def _settle_rescue(self) -> None:

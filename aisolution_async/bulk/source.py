@@ -57,6 +57,12 @@ class Missing(Enum):
         return "MISSING"
 
 
+class Narrow(float):
+    """A float that its file holds in so few bits that it may have lost digits."""
+
+    __slots__ = ()
+
+
 MISSING: Final = Missing.MISSING
 """The cell of a JSONL row that lacks the key; one whose value is null is None."""
 

@@ -272,6 +272,7 @@ def summary(done: Summary, ledger: Path | None, prices: Mapping[str, Decimal] | 
     if len(done.tally.by_endpoint) > 1:
         rows += [(f"  {name}", _counts(counts)) for name, counts in done.tally.by_endpoint.items()]
     rows.append(("time", clock(done.seconds) + rate))
+    rows += [("note", warning) for warning in done.warnings]
     if done.checking:
         rows.append(("still checking", f"{done.checking:,}: still being checked, or not available: run it again"))
     if done.held:
@@ -299,6 +300,7 @@ def forecast(found: Forecast, prices: Mapping[str, Decimal]) -> None:
         ("rows", f"{found.rows:,}"),
         ("with problems", Text(f"{found.failed:,}", style="red" if found.failed else "")),
         *(("", problem) for problem in found.problems),
+        *(("note", warning) for warning in found.warnings),
         ("from the ledger", f"{found.from_ledger:,}"),
         ("asked already", f"{found.shared:,}: the same as another call"),
         ("to be sent", f"{calls:,} calls"),
@@ -324,6 +326,7 @@ def forecast_as_json(found: Forecast) -> dict[str, Any]:
         "failed": found.failed,
         "errors": dict(found.errors),
         "problems": found.problems,
+        "warnings": found.warnings,
         "from_ledger": found.from_ledger,
         "shared": found.shared,
         "held": found.held,
@@ -364,6 +367,7 @@ def as_json(done: Summary, ledger: Path | None, prices: Mapping[str, Decimal] | 
         "part": None if done.part is None else str(done.part),
         "problems": None if done.problems is None else str(done.problems),
         "rescued": done.rescued,
+        "warnings": done.warnings,
         "gave_up": done.gave_up,
         **_hidden(done),
         "ledger": None if ledger is None else str(ledger),

@@ -11,10 +11,15 @@ with the country's calling code, as an international one that lost its plus. The
 3. any possible number, in the same order, except that digits which are in no range of the country count as
    international where what is behind the calling code is in one.
 So in India 9123456789 is national and 919123456789 is not. `00` is a plus, unless only dialling abroad in the country's
-own way makes a valid number of it.
+own way makes a valid number of it. A zero before the calling code, and two zeros before a national number, are slips:
+they are read so where that makes a valid number, and nothing else does.
 
-"Possible" is a length that the country has; "valid" is within a range that it has handed out, as far as the metadata of
-the `phonenumbers` package know. They are behind the networks by months: that is why possible is enough by default.
+"Possible" is a length that mobile or fixed lines of the country have; "valid" is within a range that it has handed out,
+as far as the metadata of the `phonenumbers` package know. They are behind the networks by months: that is why possible
+is enough by default.
+
+What is not surely one number is refused, since each question costs money: dates, fractions, ID-card numbers, one digit
+over and over that is in no range, and digits behind a number that look like a second one or an extension.
 """
 
 from __future__ import annotations
@@ -31,48 +36,74 @@ from aisolution_async.errors import InputError
 from aisolution_async.inputs import texts
 
 if TYPE_CHECKING:
-    from phonenumbers import PhoneMetadata, PhoneNumber
+    from phonenumbers import PhoneMetadata
 
-_SEPARATORS = re.compile(r"[\s().\-\u2010-\u2015\u2212/]+")
-_AS_FRACTION = re.compile(r"(\+?[0-9]{5,17})[.,]0{1,2}")
+_DASHES = dict.fromkeys([*range(0x2010, 0x2016), 0x2212], "-")
+_SEPARATORS = re.compile(r"[\s().\-/]+")
 _TRUNK_ZERO = re.compile(r"^((?:\+|00)[\s0-9.\-]{1,6})\(0\)")
-_NUMBER = re.compile(r"\+?[0-9]{5,17}")
+_NUMBER = re.compile(r"\+?[0-9]{4,17}")
 _SCIENTIFIC = re.compile(r"[+-]?[0-9]+(?:[.,][0-9]*)?[eE][+-]?[0-9]+")
 _FORMULA = re.compile(r'=?"(.*)"|=(.*)', re.DOTALL)
-_SCHEME = re.compile(r"(?:tel|whatsapp):\s*", re.IGNORECASE)
+_SCHEME = re.compile(r"(?:tel|whatsapp):(?!//)\s*", re.IGNORECASE)
 _APOSTROPHES = "'\u2018\u2019`\u00b4\u02bc"
 _LONGEST = 64
+_DOUBLED = frozenset(digit * 2 for digit in "0123456789")
+_FEWEST_DIGITS, _MOST_DIGITS = 5, 15  # of E.164, the calling code among them
 _EXACT = 2**53
 
+# WhatsApp's own ways to name an account: links to a chat, and the ids that its clients show.
+_LINK = re.compile(
+    r"(?:https?://)?(?:www\.)?wa\.me/([^/?#]+)/?(?:[?#].*)?"
+    r"|(?:(?:https?://)?(?:api|web|www)\.whatsapp\.com/send/?|whatsapp://send/?)\?(?:.*&)?phone=([^&#]+)(?:[&#].*)?"
+    r"|([0-9+]+)(?:[.:_][0-9]+)*@(?:s\.whatsapp\.net|c\.us)",
+    re.IGNORECASE,
+)
+_LIKE_A_LINK = re.compile(r"://|www\.|wa\.me|whatsapp\.|@")
+
+# As spreadsheets write large numbers: by thousands, or by hundreds as in India, and with decimals.
+_GROUPED = re.compile(
+    r"([1-9][0-9]{0,2}(?=([,']))(?:\2[0-9]{2,3})*\2[0-9]{3})(?:\.([0-9]*))?"
+    r"|([1-9][0-9]{0,2}(?:\.[0-9]{3})+),([0-9]+)"
+)
+_DECIMAL = re.compile(r"(\+?[0-9]{5,17})([.,])([0-9]+)")
+_TAIL = re.compile(r"(.*[0-9)])\s*([-.(])\s*([0-9]{1,3})\s*\)?", re.DOTALL)
+_GROUPS = re.compile(r"([^0-9]*)([0-9]+)")
+_TWO = re.compile(r"[0-9]{5,}[^0-9+]+[0-9]{5,}")
+
+_DATE = re.compile(
+    r"(?:(?:19|20)[0-9]{2}-(?P<m1>[0-9]{1,2})-(?P<d1>[0-9]{1,2})"
+    r"|(?:1[89]|2[0-6])[0-9]{2}\s*/\s*(?P<m2>[0-9]{1,2})\s*/\s*(?P<d2>[0-9]{1,2})"
+    r"|(?P<d3>[0-9]{1,2})\s*/\s*(?P<m3>[0-9]{1,2})\s*/\s*(?:(?:1[89]|2[0-6])?[0-9]{2})"
+    r"|(?P<d4>[0-9]{1,2})-(?P<m4>[0-9]{1,2})-(?:19|20)[0-9]{2})"
+    r"(?:(?:T|[\s,]+)[0-9]{1,2}[:.][0-9]{2}.*)?",
+    re.DOTALL,
+)
+_TIME = re.compile(r"[0-9]{1,2}:[0-9]{2}(?::[0-9.]+)?(?:\s*[AaPp][Mm])?")
+
+# Ranges that ended, and are possible by their length only: for each calling code, with what stands now instead.
+_ENDED = {"84": r"1[2-9][0-9]{8}"}
+_WHAT_ENDED = "Viet Nam's mobile numbers of 11 digits ended: write the one of 10 digits that replaced it"
+
 _AS_TEXT = "format the column as text"
-_NO_NUMBER = "{} is no phone number: 5 to 17 digits, with or without a leading plus"
+_NO_NUMBER = "{} is no phone number: 5 to 15 digits, with or without a leading plus"
 
 
 def normalise(number: object, *, name: str = "number", country: str | None = None, strict: bool = False) -> str:
     """`number` as E.164, or as bare digits where it has neither a plus, 00 nor a `country` (two letters, ISO 3166).
 
-    Mended: separators, characters without width, digits of other scripts, a leading apostrophe, `tel:`, `="…"`, and
-    whole numbers (int, float, "6281387300008.0"). `strict` asks for a valid number, not only a possible one.
+    Mended: separators, characters without width, digits of other scripts, a leading apostrophe, a trailing comma,
+    `tel:`, `="…"`, links to a chat (`wa.me/…`), and whole numbers (int, float, "6281387300008.0", "81,387,300,008").
+    `strict` asks for a valid number, not only a possible one.
 
     Raises InputError for what cannot be a phone number, or is more than one. The text of the error never holds it.
     """
     plan = _plan(country) if country is not None else None
     if not strict and type(number) is str and number.isascii():
-        if plan is None and number.isdigit() and 5 <= len(number) <= 17 and number[:2] != "00":
+        if plan is None and number.isdigit() and 5 <= len(number) <= 15 and number[:2] not in _DOUBLED:
             return number
         if (quick := _quick(number, plan)) is not None:
             return quick
-    text = _text(number, name)
-    with_zero, without_zero = _SEPARATORS.sub("", text), _SEPARATORS.sub("", _TRUNK_ZERO.sub(r"\1", text))
-    if not _NUMBER.fullmatch(without_zero):
-        raise InputError(_NO_NUMBER.format(name))
-    if without_zero[0] != "+" and without_zero[:2] != "00" and plan is None:
-        if strict:
-            raise InputError(f"{name} cannot be told valid or not: give its country, or write it with a plus")
-        return without_zero
-    if not strict and with_zero == without_zero and (quick := _quick(with_zero, plan)) is not None:
-        return quick
-    return _best(dict.fromkeys((with_zero, without_zero)), plan, name, strict=strict)
+    return _read(_text(number, name), plan, name, strict=strict)
 
 
 def canonical(number: str) -> str:
@@ -80,11 +111,56 @@ def canonical(number: str) -> str:
     return number
 
 
+def remark(sent: str) -> str | None:
+    """What a person should be told of a normalised number that is sent all the same; None for nearly all."""
+    if sent[:1] != "+":
+        return None
+    plan, rest = _split(sent[1:])
+    is_one_digit = _is_one_digit(rest)
+    if plan is None or (not is_one_digit and plan.mobile.fullmatch(rest)):
+        return None
+    import phonenumbers  # noqa: PLC0415  # takes 15 ms, and most programs do without
+
+    kind = phonenumbers.number_type(phonenumbers.parse(sent))
+    if is_one_digit:
+        return _ONE_DIGIT
+    return _NOT_MOBILE if kind in _FIXED else None
+
+
+_ONE_DIGIT = "one digit over and over, as in a filler, but in a range of their country"
+_NOT_MOBILE = "in a range of landlines or service numbers, which are seldom on WhatsApp"
+_FIXED = frozenset({0, 3, 4, 5, 8, 9})  # fixed lines, toll-free, premium rate, shared cost, UAN, voicemail
+
+
 # ----------------------------------------------------------------------------------------------------------- cleaning
 
 
 def _text(number: object, name: str) -> str:
     """`number` as one line of ASCII, without what surrounds it in a cell."""
+    if not isinstance(number, str):
+        return _digits(number, name)
+    if len(number) > _LONGEST * 4:
+        raise InputError(f"{name} is too long to be one phone number")
+    text = "".join(_ascii(number)).strip()
+    if (formula := _FORMULA.fullmatch(text)) is not None:
+        text = formula[1] if formula[1] is not None else formula[2]
+    text = _SCHEME.sub("", text.strip().lstrip(_APOSTROPHES), count=1).strip(",; \t\r\n")
+    if not text:
+        raise InputError(f"{name} is empty: there is no phone number to ask for")
+    if "/" in text or "@" in text:
+        if (link := _LINK.fullmatch(text)) is not None:
+            text = _of_link(link[1] or link[2] or link[3])
+        elif _LIKE_A_LINK.search(text) is not None:
+            raise InputError(f"{name} is a link or an address: keep the phone number alone, with a plus")
+    if _SCIENTIFIC.fullmatch(text):
+        raise InputError(f"{name} was shortened by a spreadsheet (like 6.28E+12), and digits are lost: {_AS_TEXT}")
+    text = _as_digits(text, name)
+    if len(text.splitlines()) > 1 or ("/" in text and _DATE.fullmatch(text) is None and _is_two(text.split("/"))):
+        raise InputError(f"{name} is more than one phone number: give each a row of its own")
+    return text
+
+
+def _digits(number: object, name: str) -> str:
     if isinstance(number, float):
         if not (number.is_integer() and 0 < number < _EXACT):
             raise InputError(f"{name} is a fraction, or too large to be exact: {_AS_TEXT}")
@@ -93,23 +169,79 @@ def _text(number: object, name: str) -> str:
         if not 0 < int(number) < 10**17:
             raise InputError(_NO_NUMBER.format(name))
         return str(int(number))
-    if not isinstance(number, str):
-        raise InputError(f"{name} is a {type(number).__name__}: pass the phone number as text")
-    if len(number) > _LONGEST * 4:
-        raise InputError(f"{name} is too long to be one phone number")
-    text = "".join(_ascii(number)).strip()
-    if (formula := _FORMULA.fullmatch(text)) is not None:
-        text = formula[1] if formula[1] is not None else formula[2]
-    text = _SCHEME.sub("", text.strip().lstrip(_APOSTROPHES), count=1).strip()
-    if not text:
-        raise InputError(f"{name} is empty: there is no phone number to ask for")
-    if _SCIENTIFIC.fullmatch(text):
-        raise InputError(f"{name} was shortened by a spreadsheet (like 6.28E+12), and digits are lost: {_AS_TEXT}")
-    if (fraction := _AS_FRACTION.fullmatch(text)) is not None:  # a spreadsheet took it for a number
-        return fraction[1]
-    if len(text.splitlines()) > 1 or ("/" in text and _is_two(text.split("/"))):
-        raise InputError(f"{name} is more than one phone number: give each a row of its own")
+    raise InputError(f"{name} is a {type(number).__name__}: pass the phone number as text")
+
+
+def _of_link(held: str) -> str:
+    """The number that a link holds, which is in full and without a plus: with 00 in its place."""
+    digits = _SEPARATORS.sub("", re.sub("%2B|%20|\\+", "", held, flags=re.IGNORECASE))
+    return f"00{digits}" if digits[:1] in "123456789" else digits
+
+
+def _as_digits(text: str, name: str) -> str:
+    """`text`, or its digits where a spreadsheet took them for a number and wrote it with decimals or by thousands."""
+    if "." not in text and "," not in text and "'" not in text:
+        return text
+    if (grouped := _GROUPED.fullmatch(text)) is not None:
+        if (grouped[3] or grouped[5] or "").strip("0"):
+            raise InputError(_FRACTION.format(name))
+        return re.sub("[^0-9]", "", grouped[1] or grouped[4])
+    if (decimal := _DECIMAL.fullmatch(text)) is not None:
+        digits, point, behind = decimal.groups()
+        if not behind.strip("0"):
+            # What has a plus or a leading zero never was a spreadsheet's number: three zeros may be a group of it.
+            if digits[0] not in "+0" or len(behind) <= 2:
+                return digits
+        elif point == "," and digits[0] != "+":
+            raise InputError(_FRACTION.format(name))
     return text
+
+
+_FRACTION = f"{{}} is a fraction, and no phone number: {_AS_TEXT}, or keep what stands before the decimal point"
+
+
+def _date(text: str, name: str) -> str | None:
+    """Why `text` may be a date, None if it is none. Raises InputError where it is surely one."""
+    if ("-" in text or "/" in text) and (found := _DATE.fullmatch(text)) is not None:
+        month, day = (int(value) for value in found.groups() if value is not None)
+        if 1 <= min(month, day) <= 12 and max(month, day) <= 31:
+            why = f"{name} is a date, and no phone number: give the number, in a column formatted as text"
+            # Numbers are written in groups of two, two and four as well.
+            if found["d4"] is not None and found.end("m4") + 5 == len(text):
+                return why
+            raise InputError(why)
+    elif ":" in text and _TIME.fullmatch(text) is not None:
+        raise InputError(
+            f"{name} is a time of day, and no phone number: give the number, in a column formatted as text"
+        )
+    return None
+
+
+def _what_it_is(text: str, compact: str, name: str) -> str:
+    """What `text` looks like, which is not even 5 to 17 digits."""
+    if compact.lstrip("+").isdigit() and len(compact) > _MOST_DIGITS:
+        return _too_many(text, compact, name)
+    if _TWO.search(text):
+        return f"{name} is more than one phone number: give each a row of its own"
+    if any(char.isalpha() for char in text) and any(char.isdigit() for char in text):
+        return f"{_NO_NUMBER.format(name)}, and no letters: keep the number alone"
+    return _NO_NUMBER.format(name)
+
+
+def _too_many(text: str, compact: str, name: str) -> str:
+    digits = len(compact.lstrip("+"))
+    if _TWO.search(text):
+        return f"{name} has {digits} digits, and is more than one phone number: give each a row of its own"
+    if digits == 16:
+        return f"{name} has 16 digits: an ID-card or card number, and no phone number; give the phone number"
+    return (
+        f"{name} has {digits} digits, and a phone number has {_MOST_DIGITS} at most with its country code: "
+        "is it an ID-card number, or two numbers?"
+    )
+
+
+def _is_one_digit(digits: str) -> bool:
+    return digits[1:] == digits[:-1]
 
 
 def _ascii(text: str) -> Iterator[str]:
@@ -123,7 +255,7 @@ def _ascii(text: str) -> Iterator[str]:
         elif category == "No":
             yield "?"  # a footnote's ² is not a digit of the number
         elif category != "Cf":  # of no width, or a direction
-            yield unicodedata.normalize("NFKC", char)
+            yield unicodedata.normalize("NFKC", char).translate(_DASHES)
 
 
 def _is_two(pieces: list[str]) -> bool:
@@ -134,46 +266,219 @@ def _is_two(pieces: list[str]) -> bool:
     )
 
 
+# ---------------------------------------------------------------------------------------- behind the number: its tail
+
+
+@dataclass(frozen=True, slots=True)
+class _Tail:
+    """Digits at the end that may be no part of the number: what stands `before` them, and what they may be."""
+
+    before: str
+    is_fraction: bool
+    is_grouped: bool
+    """Whether they look like one more group of the digits before them."""
+
+
+def _tail(text: str) -> _Tail | None:
+    decimal = _DECIMAL.fullmatch(text) if "." in text else None
+    if decimal is not None and decimal[1][0] not in "+0":
+        return _Tail(decimal[1], is_fraction=True, is_grouped=False)
+    found = None if text[-4:].isdigit() else _TAIL.fullmatch(text)
+    if found is None or (found[2] == "." and text.count(".") > 1):
+        return None
+    before, sign, digits = found.groups()
+    is_grouped = sign == "-" and len(digits) > 1 and _is_next_group(before, len(digits))
+    return _Tail(before, is_fraction=sign == "." and decimal is not None, is_grouped=is_grouped)
+
+
+def _is_next_group(before: str, size: int) -> bool:
+    """Whether `size` digits behind a dash look like one more group of the digits `before` it."""
+    groups = _GROUPS.findall(before) or [("", "")]
+    sign, last = groups[-1]
+    if len(last) == size:
+        return True
+    if "-" not in sign or len(last) > _LONGEST_GROUP:
+        return False
+    is_even = len(groups) > 1 and len(groups[-2][1]) == len(last)
+    return is_even or len(last) < _LONGEST_GROUP or size == _LONGEST_GROUP - 1
+
+
+_LONGEST_GROUP = 4
+
+
+def _check_tail(tail: _Tail, whole: _Found, plan: _Plan | None, name: str) -> None:
+    """Raise InputError where a number ends before its tail, and the whole is no better one."""
+    before = _SEPARATORS.sub("", _TRUNK_ZERO.sub(r"\1", tail.before))
+    if not _NUMBER.fullmatch(before):
+        return
+    found = _best({before: None}, plan)
+    if found.e164 is None or whole.rank < found.rank:
+        return
+    if tail.is_grouped and (whole.rank <= _VALID or found.rank == _POSSIBLE):
+        return
+    raise InputError(_of_tail(tail, name))
+
+
+def _of_tail(tail: _Tail, name: str) -> str:
+    if tail.is_fraction:
+        return _FRACTION.format(name)
+    return (
+        f"{name} has digits behind it, like a second number or an extension: keep one number, or leave out the sign "
+        "before its last digits"
+    )
+
+
+def _check_bare(digits: str, text: str, date: str | None, tail: _Tail | None, name: str) -> None:
+    """Raise InputError for bare digits without a country, of which nobody knows what is possible."""
+    if date is not None:
+        raise InputError(date)
+    if len(digits) < _FEWEST_DIGITS:
+        raise InputError(_NO_NUMBER.format(name))
+    if len(digits) > _MOST_DIGITS:
+        raise InputError(_too_many(text, digits, name))
+    if _is_one_digit(digits):
+        raise InputError(f"{name} is {_FILLER}, or its country")
+    if tail is not None and not tail.is_grouped:
+        before = len(_SEPARATORS.sub("", tail.before))
+        if before >= (_SURELY_WHOLE - 2 if tail.is_fraction else _SURELY_WHOLE):
+            raise InputError(_of_tail(tail, name))
+
+
+_SURELY_WHOLE = 9  # digits that are a number by themselves, in most countries
+_FILLER = "one digit over and over, and no phone number: give the number"
+
+
 # ------------------------------------------------------------------------------------------------------------ reading
 
+_MOBILE, _VALID, _POSSIBLE, _NONE = range(4)
 
-def _best(written: dict[str, None], plan: _Plan | None, name: str, *, strict: bool) -> str:
-    """E.164 of the best reading: one that can be a mobile number, else a valid one, else a possible one."""
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """The best reading: how good it is, and E.164, None with the reason where there is none."""
+
+    rank: int
+    e164: str | None
+    reason: str = ""
+
+    def problem(self, name: str, text: str, compact: str) -> str:
+        """Why it is no number."""
+        if _is_one_digit(compact.lstrip("+")):
+            return f"{name} is {_FILLER}"
+        if self.reason and self.reason[0] == "!":
+            return f"{name} {self.reason[1:]}"
+        if len(compact.lstrip("+0")) > _MOST_DIGITS:
+            return _too_many(text, compact, name)
+        if self.reason == _TOO_LONG and len(compact) >= _ID_DIGITS and compact[0] != "+":
+            return f"{name} has {len(compact)} digits, which no phone number of its country has: {_ID_CARD}"
+        return f"{name} is no phone number: {self.reason or _NO_SUCH_LENGTH}; check its digits and its country"
+
+
+def _read(text: str, plan: _Plan | None, name: str, *, strict: bool) -> str:
+    """What to send for `text`, which is clean. Raises InputError."""
+    date, tail = (None, None) if text.isdigit() else (_date(text, name), _tail(text))
+    with_zero, without_zero = _SEPARATORS.sub("", text), _SEPARATORS.sub("", _TRUNK_ZERO.sub(r"\1", text))
+    if not _NUMBER.fullmatch(without_zero):
+        raise InputError(_what_it_is(text, without_zero, name))
+    if without_zero[0] != "+" and without_zero[:2] != "00" and plan is None:
+        if strict:
+            raise InputError(f"{name} cannot be told valid or not: give its country, or write it with a plus")
+        _check_bare(without_zero, text, date, tail, name)
+        return without_zero
+    is_simple = not strict and date is None and tail is None and with_zero == without_zero
+    if is_simple and (quick := _quick(with_zero, plan)) is not None:
+        return quick
+    found = _best(dict.fromkeys((with_zero, without_zero)), plan)
+    if tail is not None:
+        _check_tail(tail, found, plan, name)
+    if date is not None and found.rank > _VALID:
+        raise InputError(date)
+    if found.e164 is None:
+        raise InputError(found.problem(name, text, without_zero))
+    if strict and found.rank == _POSSIBLE:
+        raise InputError(f"{name} is no valid phone number: its country has handed out no such number")
+    return found.e164
+
+
+def _best(written: dict[str, None], plan: _Plan | None) -> _Found:
+    """The best reading: one that can be a mobile number, else a valid one, else a possible one."""
+    best, reason = _Found(_NONE, None), ""
+    for text, region in _readings(written, plan):
+        found = _parsed(text, region)
+        reason = reason or found.reason
+        if found.rank < best.rank:
+            best = found
+    if plan is not None:
+        for text in written:
+            if text[0] == "0" and (slip := _slip(text, plan, best)) is not None:
+                return slip
+    return best if best.e164 is not None else _Found(_NONE, None, reason)
+
+
+def _slip(text: str, plan: _Plan, best: _Found) -> _Found | None:
+    """What a zero before the calling code, or two before a national number, must be read as, if anything else."""
+    if text[:2] != "00":
+        if not text.startswith(plan.code, 1) or best.rank == _MOBILE:
+            return None
+        meant = _parsed(f"+{text[1:]}", None)
+        if meant.rank == _MOBILE and best.rank == _VALID:
+            return None if meant.e164 == best.e164 else _Found(_NONE, None, _ZERO_BEFORE_CODE)
+        return meant if meant.rank < min(best.rank, _POSSIBLE) else None
+    meant = _parsed(text.lstrip("0"), plan.region)
+    if best.e164 is None:
+        return meant if meant.rank <= _VALID else None
+    if meant.e164 is None or meant.e164 == best.e164:
+        return None
+    if best.rank == _POSSIBLE and meant.rank < _POSSIBLE:
+        return meant
+    is_clear = best.e164.startswith(plan.code, 1) or best.rank < meant.rank
+    return None if is_clear else _Found(_NONE, None, _TWO_ZEROS)
+
+
+def _parsed(text: str, region: str | None) -> _Found:
     import phonenumbers  # noqa: PLC0415  # takes 15 ms, and most programs do without
 
-    best: PhoneNumber | None = None
-    rank, reason = _POSSIBLE + 1, ""
-    for text, region in _readings(written, plan):
-        try:
-            parsed = phonenumbers.parse(text, region)
-        except phonenumbers.NumberParseException as exc:
-            reason = reason or _WHY_NOT_PARSED.get(exc.error_type, "")
-            continue
-        length = phonenumbers.is_possible_number_with_reason(parsed)
-        if length != phonenumbers.ValidationResult.IS_POSSIBLE:
-            reason = reason or _WHY_IMPOSSIBLE.get(length, "")
-            continue
-        kind = phonenumbers.number_type(parsed)
-        can_be_mobile = kind in (phonenumbers.PhoneNumberType.MOBILE, phonenumbers.PhoneNumberType.FIXED_LINE_OR_MOBILE)
-        unknown = kind == phonenumbers.PhoneNumberType.UNKNOWN
-        found = _MOBILE if can_be_mobile else _POSSIBLE if unknown else _VALID
-        if found < rank:
-            best, rank = parsed, found
-    if best is None:
-        raise InputError(f"{name} is no phone number: {reason or 'no number of its country has that many digits'}")
-    if strict and rank == _POSSIBLE:
-        raise InputError(f"{name} is no valid phone number: its country has handed out no such number")
-    return phonenumbers.format_number(best, phonenumbers.PhoneNumberFormat.E164)
+    try:
+        parsed = phonenumbers.parse(text, region)
+    except phonenumbers.NumberParseException as exc:
+        return _Found(_NONE, None, _WHY_NOT_PARSED.get(exc.error_type, ""))
+    length = phonenumbers.is_possible_number_with_reason(parsed)
+    if length != phonenumbers.ValidationResult.IS_POSSIBLE:
+        return _Found(_NONE, None, _WHY_IMPOSSIBLE.get(length, ""))
+    e164 = phonenumbers.format_number(parsed, phonenumbers.PhoneNumberFormat.E164)
+    if len(e164) > _MOST_DIGITS + 1:
+        return _Found(_NONE, None, _TOO_LONG)
+    kind = phonenumbers.number_type(parsed)
+    if kind in (phonenumbers.PhoneNumberType.MOBILE, phonenumbers.PhoneNumberType.FIXED_LINE_OR_MOBILE):
+        return _Found(_MOBILE, e164)
+    if kind != phonenumbers.PhoneNumberType.UNKNOWN:
+        return _Found(_VALID, e164)
+    plan, rest = _split(e164[1:])
+    assert plan is not None, "a parsed number without a calling code"
+    if len(rest) not in plan.lengths:
+        return _Found(_NONE, None, _TOO_LONG if len(rest) > max(plan.lengths) else _NO_SUCH_LENGTH)
+    if _is_one_digit(rest):
+        return _Found(_NONE, None, f"!is {_FILLER}")
+    if rest[0] == "0" and plan.trunk is not None:
+        return _Found(_NONE, None, "it has a zero too many in front")
+    if plan.ended.match(rest):
+        return _Found(_NONE, None, f"!is no phone number: {_WHAT_ENDED}")
+    return _Found(_POSSIBLE, e164)
 
 
-_MOBILE, _VALID, _POSSIBLE = range(3)
+_TOO_LONG = "it is too long"
 _WHY_NOT_PARSED = {
     0: "no country has its calling code",
     2: "it is too short",
     3: "it is too short",
-    4: "it is too long",
+    4: _TOO_LONG,
 }
-_WHY_IMPOSSIBLE = {2: "it is too short", 3: "it is too long", 4: "it lacks its area code"}
+_WHY_IMPOSSIBLE = {2: "it is too short", 3: _TOO_LONG, 4: "it lacks its area code"}
+_ID_DIGITS = 12  # of an Aadhaar, and of the ids of Viet Nam and the Philippines
+_NO_SUCH_LENGTH = "no phone of its country has that many digits"
+_ID_CARD = "it may be an ID-card number; give the phone number, with a plus if it is another country's"
+_ZERO_BEFORE_CODE = "!can be a landline, or a number with its calling code: write it with a plus"
+_TWO_ZEROS = "!begins with two zeros, and can be a number of two countries: write it with a plus, or with one zero"
 
 
 def _readings(written: dict[str, None], plan: _Plan | None) -> Iterator[tuple[str, str | None]]:
@@ -201,10 +506,14 @@ class _Plan:
     code: str
     lengths: frozenset[int]
     general: re.Pattern[str]
-    abroad: re.Pattern[str] | None
+    mobile: re.Pattern[str]
     trunk: re.Pattern[str] | None
+    elsewhere: re.Pattern[str]
+    """What digits begin with that are not surely of this country: dialling abroad, and what ended."""
+    slow: re.Pattern[str]
+    """What the digits behind the calling code begin with, where they are not E.164 as they stand."""
+    ended: re.Pattern[str]
     transforms: bool
-    is_main: bool
 
 
 @functools.lru_cache(maxsize=1024)
@@ -224,53 +533,71 @@ def _plan(country: str) -> _Plan | None:
     return _plan_of(found, region, is_main=is_main)
 
 
-@functools.cache
-def _plan_by_code() -> dict[str, int]:
-    from phonenumbers import COUNTRY_CODE_TO_REGION_CODE  # noqa: PLC0415  # as above
+class _Abroad(dict[str, "_Plan | None"]):
+    """By calling code, the plan that numbers with it are looked up in; None for what is no calling code."""
 
-    return {str(code): code for code in COUNTRY_CODE_TO_REGION_CODE}
+    def __missing__(self, code: str) -> _Plan | None:
+        from phonenumbers import COUNTRY_CODE_TO_REGION_CODE, PhoneMetadata  # noqa: PLC0415  # as above
+
+        plan = None
+        if (regions := COUNTRY_CODE_TO_REGION_CODE.get(int(code))) is not None:
+            found = PhoneMetadata.metadata_for_region_or_calling_code(int(code), regions[0])
+            assert found is not None, "a calling code without metadata"
+            plan = _plan_of(found, regions[0], is_main=True)
+        self[code] = plan
+        return plan
 
 
-@functools.cache
-def _plan_abroad(code: int) -> _Plan:
-    """The plan that numbers with this calling code are looked up in."""
-    from phonenumbers import COUNTRY_CODE_TO_REGION_CODE, PhoneMetadata  # noqa: PLC0415  # as above
-
-    region = COUNTRY_CODE_TO_REGION_CODE[code][0]
-    found = PhoneMetadata.metadata_for_region_or_calling_code(code, region)
-    assert found is not None, "a calling code without metadata"
-    return _plan_of(found, region, is_main=True)
+_ABROAD = _Abroad()
 
 
 def _plan_of(found: PhoneMetadata, region: str, *, is_main: bool) -> _Plan:
     general = found.general_desc
     assert general is not None
-    pattern, trunk, abroad = (
-        general.national_number_pattern,
-        found.national_prefix_for_parsing,
-        found.international_prefix,
-    )
+    trunk, abroad = found.national_prefix_for_parsing, found.international_prefix
+    code = str(found.country_code)
+    every = set(general.possible_length)
+    lines = [desc for desc in (found.mobile, found.fixed_line) if desc is not None]
+    # A description without lengths has those of all; one that there is no such number of has -1.
+    lengths = {length for desc in lines for length in desc.possible_length or every} - {-1} or every
+    local = set(general.possible_length_local_only)
+    ended = f"(?:{_ENDED[code]})$" if code in _ENDED else ""
+    # Where there is a trunk prefix, a zero in front is one, or one too many.
+    zero = "0" if trunk and not re.match(trunk, "0") else ""
+    pattern = general.national_number_pattern or "(?!)"
     return _Plan(
         region=region,
-        code=str(found.country_code),
-        lengths=frozenset(general.possible_length) - frozenset(general.possible_length_local_only),
-        general=re.compile(pattern or "(?!)"),
-        abroad=re.compile(abroad) if abroad else None,
+        code=code,
+        lengths=frozenset(length for length in lengths - local if len(code) + length <= _MOST_DIGITS),
+        general=re.compile(f"(?!{ended})(?:{pattern})" if ended else pattern),
+        mobile=re.compile((found.mobile.national_number_pattern if found.mobile else None) or "(?!)"),
         trunk=re.compile(trunk) if trunk else None,
+        elsewhere=re.compile(_either("00", abroad, ended, zero) if is_main else ""),
+        slow=re.compile(_either(trunk, ended, zero)),
+        ended=re.compile(_either(ended)),
         transforms=bool(found.national_prefix_transform_rule),
-        is_main=is_main,
     )
+
+
+def _either(*patterns: str | None) -> str:
+    return "|".join(f"(?:{pattern})" for pattern in patterns if pattern) or "(?!)"
+
+
+def _split(digits: str) -> tuple[_Plan | None, str]:
+    """The plan of E.164 without its plus, and what is behind its calling code; None if no country has such a code."""
+    for end in (1, 2, 3):
+        plan = _ABROAD[digits[:end]]
+        if plan is not None:
+            return plan, digits[end:]
+    return None, digits
 
 
 def _is_plain(digits: str) -> bool:
     """Whether a plus and these digits are E.164 as they stand: a known code, a possible length, no trunk prefix."""
-    codes = _plan_by_code()
-    for end in (1, 2, 3):
-        code = codes.get(digits[:end])
-        if code is not None:
-            plan, rest = _plan_abroad(code), digits[end:]
-            return len(rest) in plan.lengths and (plan.trunk is None or plan.trunk.match(rest) is None)
-    return False
+    plan, rest = _split(digits)
+    if plan is None or len(rest) not in plan.lengths or plan.slow.match(rest) is not None:
+        return False
+    return rest[0] != rest[1] or not _is_one_digit(rest)
 
 
 def _quick(text: str, plan: _Plan | None) -> str | None:
@@ -281,9 +608,7 @@ def _quick(text: str, plan: _Plan | None) -> str | None:
 
 
 def _quick_national(digits: str, plan: _Plan | None) -> str | None:
-    if plan is None or not plan.is_main or digits[:2] == "00":
-        return None
-    if plan.abroad is not None and plan.abroad.match(digits):
+    if plan is None or plan.elsewhere.match(digits) is not None:
         return None
     trunk, general = plan.trunk, plan.general
     if digits.startswith(plan.code):
@@ -293,11 +618,14 @@ def _quick_national(digits: str, plan: _Plan | None) -> str | None:
             or not general.fullmatch(rest)
             or len(rest) not in plan.lengths
             or (trunk is not None and trunk.match(rest))
+            or _is_one_digit(rest)
         ):
             return None
         return f"+{digits}"
     if trunk is not None and (prefix := trunk.match(digits)) is not None:
         digits = digits[prefix.end() :]
-        if plan.transforms or prefix.end() == 0 or not general.fullmatch(digits):
+        if plan.transforms or prefix.end() == 0 or not general.fullmatch(digits) or digits.startswith(plan.code):
             return None
-    return f"+{plan.code}{digits}" if len(digits) in plan.lengths else None
+    if len(digits) not in plan.lengths or (digits[0] == digits[1] and _is_one_digit(digits)):
+        return None
+    return f"+{plan.code}{digits}"
