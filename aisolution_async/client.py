@@ -43,6 +43,7 @@ from aisolution_async.ledger import Ledger, Store
 from aisolution_async.limits import Adaptive, Budget
 from aisolution_async.retry import Retry
 from aisolution_async.sender import Journal, Options, Sender, Work, call_hook
+from aisolution_async.wire import reach
 from aisolution_async.wire.request import Requests, Secret
 from aisolution_async.wire.transport import PoolTransport
 
@@ -149,7 +150,11 @@ class AsyncClient:
         places = max_connections if transport is None else None  # a transport of the user's has bounds of its own
         if transport is None:
             proxy = proxy or (_environment_proxy(requests.base) if trust_env else None)
-            transport = _proxied(proxy, max_connections) if proxy else PoolTransport(max_connections=max_connections)
+            transport = (
+                _proxied(proxy, max_connections)
+                if proxy
+                else PoolTransport(max_connections=max_connections, may_dial=reach.check)
+            )
         elif not isinstance(transport, httpx.AsyncBaseTransport):
             raise ConfigurationError(f"transport is a {type(transport).__name__}: pass an httpx.AsyncBaseTransport")
         elif proxy is not None:
@@ -481,9 +486,9 @@ def _environment_proxy(base: str) -> str | None:
     return proxies.get(parts.scheme) or proxies.get("all")
 
 
-def _proxied(proxy: str | httpx.URL | httpx.Proxy, max_connections: int) -> httpx.AsyncHTTPTransport:
+def _proxied(proxy: str | httpx.URL | httpx.Proxy, max_connections: int) -> _Proxied:
     try:
-        return httpx.AsyncHTTPTransport(
+        return _Proxied(
             proxy=proxy,
             trust_env=False,
             limits=httpx.Limits(max_connections=max_connections, max_keepalive_connections=max_connections),
@@ -494,3 +499,11 @@ def _proxied(proxy: str | httpx.URL | httpx.Proxy, max_connections: int) -> http
     raise ConfigurationError(
         "the proxy cannot be used: it is http://host:port, https:// or (with httpx[socks]) socks5://"
     )
+
+
+class _Proxied(httpx.AsyncHTTPTransport):
+    """httpx's own transport, for what is to go through a proxy. It reaches no host that the pool would not dial."""
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        reach.check(request.url.host, by_httpx=True)
+        return await super().handle_async_request(request)

@@ -1,4 +1,4 @@
-"""pytest: a pretended vendor for each test that asks for one. Nothing is set up, or even imported, for the others.
+"""pytest: a pretended vendor for each test that asks for one, and none that costs money for the others.
 
 | fixture | what |
 | --- | --- |
@@ -13,19 +13,24 @@ async def test_an_applicant_is_checked(aisolution_sandbox, aisolution_instant):
     assert aisolution_sandbox.bill.charged == 1
 ```
 
-They work in tests of pytest-asyncio, in either mode, and of anyio's plugin, where the sandbox is on the test's own
-event loop. In other tests, those with a `TestClient` say, the sandbox is in a thread of its own; `reset()` and
+While tests run, clients dial no host but this machine: a test whose mock is walked past fails, and does not pay. Tests
+marked `aisolution_network` may dial any.
+
+The fixtures work in tests of pytest-asyncio, in either mode, and of anyio's plugin, where the sandbox is on the test's
+own event loop. In other tests, those with a `TestClient` say, the sandbox is in a thread of its own; `reset()` and
 `clock.advance()` may be called from the test there too.
 """
 
 from __future__ import annotations
 
 import types
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Generator, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import pytest
+
+from aisolution_async.wire import reach  # light, as all that is imported here: most tests use nothing of it
 
 if TYPE_CHECKING:
     import asyncio
@@ -72,7 +77,9 @@ def aisolution_instant(request: pytest.FixtureRequest) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Make the fixtures behind those above known to the plugin that runs asyncio tests here."""
+    """Keep clients to this machine, and make the fixtures above known to the plugin that runs asyncio tests here."""
+    config.addinivalue_line("markers", "aisolution_network: the test may reach the vendor, who may charge for it.")
+    config.add_cleanup(_keep_to_loopback(True))
     pluginmanager = config.pluginmanager
     if pluginmanager.hasplugin("asyncio"):
         import pytest_asyncio  # noqa: PLC0415  # loaded already
@@ -81,6 +88,26 @@ def pytest_configure(config: pytest.Config) -> None:
             pluginmanager.register(_behind(scope, pytest_asyncio.fixture, loop_scope=scope))
     if pluginmanager.hasplugin("anyio"):
         pluginmanager.register(_behind("anyio", pytest.fixture))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """Let the test reach the vendor where it is marked so."""
+    back = _keep_to_loopback(item.get_closest_marker("aisolution_network") is None)
+    try:
+        return (yield)
+    finally:
+        back()
+
+
+def _keep_to_loopback(on: bool) -> Callable[[], None]:
+    """What puts it back, as pytest may run within pytest."""
+    before, reach.loopback_only = reach.loopback_only, on
+
+    def back() -> None:
+        reach.loopback_only = before
+
+    return back
 
 
 def _behind(place: str, fixture: Callable[..., Any], **options: Any) -> Any:
