@@ -34,6 +34,7 @@ import uvloop
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from aisolution_async.integrations.instant import Elsewhere
 from aisolution_async.wire import connection as connection_module
 from aisolution_async.wire import dial as dial_module
 from aisolution_async.wire import transport as transport_module
@@ -49,15 +50,17 @@ NO_FUTURE = b"HTTP/1.1 200 OK\r\nKeep-Alive: timeout=0\r\nContent-Length: 2\r\n\
 
 
 class _PatientSelector(selectors.DefaultSelector):
-    """Instead of waiting for a timer, moves the clock on to it, once the sockets have nothing more to say."""
+    """Instead of waiting for a timer, moves the clock on to it, once sockets and threads have nothing more to say."""
 
     skipped = 0.0
+    elsewhere: Elsewhere
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
         if timeout is None or timeout <= 0:
             return super().select(timeout)
         events = super().select(0.002)
-        if not events:
+        self.elsewhere.hear(events)
+        if not events and not self.elsewhere.is_at_work():
             self.skipped += timeout
         return events
 
@@ -68,9 +71,15 @@ class VirtualLoop(asyncio.SelectorEventLoop):
     def __init__(self) -> None:
         self._patient = _PatientSelector()
         super().__init__(self._patient)
+        self._patient.elsewhere = Elsewhere(self, self._patient).__enter__()
 
     def time(self) -> float:
         return 1000.0 + self._patient.skipped
+
+    def close(self) -> None:
+        if not self.is_closed():
+            self._patient.elsewhere.__exit__()
+        super().close()
 
 
 @pytest.fixture(scope="module", autouse=True)

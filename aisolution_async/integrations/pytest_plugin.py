@@ -25,7 +25,7 @@ from __future__ import annotations
 
 import types
 from collections.abc import AsyncIterator, Callable, Generator, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -39,11 +39,6 @@ if TYPE_CHECKING:
     from aisolution_async.sandbox import Sandbox
 
 _LOOP_SCOPES = ("function", "class", "module", "package", "session")
-
-# The loop must have had nothing to do for so long, in seconds, before time is skipped: answers under way come sooner.
-_QUIET = 0.02
-# What is skipped first. Twice as much each time that nothing comes, so that who still works elsewhere is not timed out.
-_FIRST_SKIP = 1.0
 
 
 @pytest.fixture
@@ -199,78 +194,12 @@ def _thread_id() -> int:
     return get_ident()
 
 
-# ---------------------------------------------------------------------------------------------------- skipping time
-
-
-@contextmanager
-def skipping(loop: asyncio.AbstractEventLoop) -> Iterator[None]:
+def skipping(loop: asyncio.AbstractEventLoop) -> AbstractContextManager[None]:
     """Let `loop` skip the time in which it would only wait. Its clock goes on from there afterwards.
 
-    Raises RuntimeError for a loop that does not wait by a selector: uvloop's, or the proactor of Windows.
+    What works outside the loop takes the time that it takes: see `instant`. Raises RuntimeError, when entered, for a
+    loop that does not wait by a selector: uvloop's, or the proactor of Windows.
     """
-    from selectors import BaseSelector  # noqa: PLC0415
+    from aisolution_async.integrations import instant  # noqa: PLC0415  # heavy
 
-    inside: Any = loop  # whose selector is nobody's business, strictly speaking
-    selector = getattr(inside, "_selector", None)
-    if not isinstance(selector, BaseSelector):
-        raise RuntimeError(
-            f"time cannot be skipped on a {type(loop).__module__}.{type(loop).__name__}: run this test on asyncio's "
-            "SelectorEventLoop"
-        )
-    skipper = getattr(inside.time, "__self__", None)
-    if not isinstance(skipper, _Skipper):
-        skipper = _Skipper(inside)
-        inside.time = skipper.time
-    run_in_executor = inside.run_in_executor
-    inside.run_in_executor = skipper.counting(run_in_executor)
-    inside._selector = skipper.over(selector)  # noqa: SLF001  # there is no other way to a loop that runs already
-    try:
-        yield
-    finally:
-        inside._selector = selector  # noqa: SLF001
-        inside.run_in_executor = run_in_executor
-
-
-class _Skipper:
-    """A loop's clock, and its selector, which moves the clock on instead of waiting."""
-
-    def __init__(self, loop: Any) -> None:
-        self._time = loop.time
-        self._skipped = 0.0
-        self._next = _FIRST_SKIP
-        self._in_threads = 0
-        self._selector: Any = None
-
-    def time(self) -> float:
-        now: float = self._time()
-        return now + self._skipped
-
-    def over(self, selector: Any) -> _Skipper:
-        self._selector = selector
-        return self
-
-    def select(self, timeout: float | None = None) -> Any:
-        if timeout is None or timeout <= 0:
-            return self._selector.select(timeout)
-        events = self._selector.select(min(timeout, _QUIET))
-        if events or timeout <= _QUIET or self._in_threads:
-            self._next = _FIRST_SKIP
-        else:
-            self._skipped += min(timeout - _QUIET, self._next)
-            self._next *= 2
-        return events
-
-    def counting(self, run_in_executor: Callable[..., Any]) -> Callable[..., Any]:
-        def run(*arguments: Any) -> Any:
-            future = run_in_executor(*arguments)
-            self._in_threads += 1
-            future.add_done_callback(self._returned)
-            return future
-
-        return run
-
-    def _returned(self, _: object) -> None:
-        self._in_threads -= 1
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._selector, name)
+    return instant.skipping(loop)
