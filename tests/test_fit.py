@@ -249,7 +249,7 @@ def sample(form: str) -> bytes:
     return saved(opened(picture(7, (90, 70))), form, **options)
 
 
-@settings(max_examples=300, deadline=5000)
+@settings(max_examples=300)
 @given(st.sampled_from(FORMS), st.data())
 def test_no_file_does_anything_else(form: str, data: st.DataObject) -> None:
     photo = bytearray(sample(form))

@@ -444,7 +444,9 @@ def test_budgets_are_checked(options: dict[str, Any]) -> None:
         client_of(in_turn(ok_whatsapp()), **options)
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 @given(st.integers(0, 12), st.integers(1, 8), st.integers(0, 2**32))
 async def test_a_budget_holds_at_every_instant(limit: int, concurrency: int, seed: int) -> None:
     rng = random.Random(seed)
