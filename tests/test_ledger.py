@@ -42,7 +42,7 @@ from aisolution_async.ledger import State
 from aisolution_async.sandbox import Sandbox
 
 from .crash import CHILD, CountingSandbox, one_round
-from .support import TOKEN, Vendor, client_of, in_turn, ok_whatsapp, picture, says
+from .support import TOKEN, Vendor, client_of, in_turn, ok_whatsapp, picture, says, virtual
 
 CHARGED, FREE, UNKNOWN = Charge.CHARGED, Charge.FREE, Charge.UNKNOWN
 NUMBER = "6281387300008"
@@ -142,6 +142,7 @@ async def test_a_batch_sends_what_the_ledger_lacks_and_shares_what_it_has(file: 
     assert vendor.requests == []
 
 
+@virtual
 async def test_a_ledger_that_is_not_open_ends_no_batch_in_silence(file: Path) -> None:
     async with client_of(in_turn(ok_whatsapp()), ledger=Ledger(file)) as client:
         async with asyncio.timeout(5):

@@ -68,9 +68,10 @@ async def test_each_test_has_its_own(aisolution_sandbox, aisolution_client):
     assert aisolution_sandbox.bill == aisolution_client.tally
 
 async def test_waits_take_no_time(aisolution_instant, aisolution_sandbox):
-    start = time.monotonic()
+    loop = asyncio.get_running_loop()
+    before = loop.time() - time.monotonic()
     assert await check(aisolution_sandbox.number("checking-twice")) == "yes"
-    assert time.monotonic() - start < 20
+    assert loop.time() - time.monotonic() - before > 250  # of the 300 that it waits, at least
     assert aisolution_sandbox.requests["gliswadetail"] == 3
 
 class TestInAClass:
@@ -138,7 +139,7 @@ def run(project: Path, installed: Path, *options: str) -> str:
         env=env | {"PYTHONPATH": str(installed)},
         capture_output=True,
         text=True,
-        timeout=100,
+        timeout=600,  # not for ever, whatever is wrong; a busy machine is not
         check=False,
     )
     return done.stdout + done.stderr
@@ -181,7 +182,6 @@ def test_it_costs_nothing_where_it_is_not_used(installed: Path, tmp_path: Path) 
 
 
 async def test_hours_pass_in_no_time_and_answers_are_waited_for() -> None:
-    start = time.monotonic()
     with skipping(asyncio.get_running_loop()):
         async with Sandbox(faults=[Fault("status", status="RETRY_LATER", times=3)]) as sandbox:
             async with AsyncClient(sandbox.token, base_url=sandbox.url, deadline=None) as client:
@@ -193,8 +193,8 @@ async def test_hours_pass_in_no_time_and_answers_are_waited_for() -> None:
                 assert outcome.reply is not None
                 assert outcome.reply.is_answer
                 assert clock.now() - began >= 1200
-                await asyncio.sleep(86_400)
-    assert time.monotonic() - start < 20
+                async with time_is_skipped(86_000):
+                    await asyncio.sleep(86_400)
 
 
 @pytest.fixture
@@ -366,7 +366,7 @@ async def test_the_loop_is_left_as_it_was_but_for_its_time() -> None:
         with skipping(loop):
             pass
     assert isinstance(vars(loop)["_selector"], selectors.BaseSelector)
-    began, now = loop.time(), time.monotonic()
+    now, began = time.monotonic(), loop.time()
     await asyncio.sleep(0.05)
     assert loop.time() - began < time.monotonic() - now + 0.01
 
