@@ -43,6 +43,7 @@ from aisolution_async.ledger import Ledger, Store
 from aisolution_async.limits import Adaptive, Budget
 from aisolution_async.retry import Retry
 from aisolution_async.sender import Journal, Options, Sender, Work, call_hook
+from aisolution_async.wire import reach
 from aisolution_async.wire.proxy import ProxyTransport
 from aisolution_async.wire.request import Requests, Secret
 from aisolution_async.wire.transport import PoolTransport, default_ssl_context
@@ -490,4 +491,5 @@ def _transport(
         return ProxyTransport(proxy, max_connections=max_connections, ssl_context=default_ssl_context())
     # certifi's list is read off the loop, once it is needed; what the user named, is looked at now.
     named = base.startswith("https:") and (os.environ.get("SSL_CERT_FILE") or os.environ.get("SSL_CERT_DIR"))
-    return PoolTransport(max_connections=max_connections, ssl_context=default_ssl_context() if named else None)
+    context = default_ssl_context() if named else None
+    return PoolTransport(max_connections=max_connections, ssl_context=context, may_dial=reach.check)

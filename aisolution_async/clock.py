@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import asyncio
 from datetime import UTC, datetime
+from typing import Protocol
+from weakref import WeakSet
 
 
 def now() -> float:
@@ -22,3 +24,14 @@ def today() -> datetime:
 async def sleep(seconds: float) -> None:
     """Wait `seconds` on the running loop's clock."""
     await asyncio.sleep(seconds)
+
+
+class Worker(Protocol):
+    """Something that works for an event loop in a thread or a process of its own."""
+
+    def is_awaited(self, loop: asyncio.AbstractEventLoop) -> bool:
+        """Whether `loop` waits for it now."""
+
+
+elsewhere: WeakSet[Worker] = WeakSet()
+"""All such workers: a clock that skips waits stands while one of them is awaited. Executors need not be here."""

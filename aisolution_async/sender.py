@@ -54,6 +54,7 @@ from aisolution_async.limits import Budget, Gate, Rate, Signal
 from aisolution_async.retry import Retry
 from aisolution_async.wire import envelope
 from aisolution_async.wire.form import Form
+from aisolution_async.wire.reach import Refused
 from aisolution_async.wire.request import Requests
 from aisolution_async.wire.transport import Flight, Headers, PoolTransport
 
@@ -671,7 +672,7 @@ class Work(Generic[R]):
         elif answer is not None:
             wait = self._again(answer.retry_after, ends, repeatable=answer.repeatable)
         elif isinstance(result, _Failure):
-            wait = self._again(None, ends, repeatable=not self._sender.closed)
+            wait = self._again(None, ends, repeatable=not self._sender.closed and result.refusal is None)
         if wait is None:
             self.conclude("")
         return wait
@@ -911,14 +912,15 @@ class Work(Generic[R]):
         if isinstance(last, envelope.Answer):
             self.error = last.error(name, key, self.attempts)
             return
-        if last is not None:
-            text = last.text
         if last is not None and last.left:
-            text = f"{name}: sent, but no usable answer came, and it may have been charged: {text}"
+            text = f"{name}: sent, but no usable answer came, and it may have been charged: {last.text}"
             holds = sum(attempt.charge is Charge.UNKNOWN for attempt in self.attempts)
             self.error = OutcomeUnknownError(text, endpoint=name, key=key, attempts=self.attempts, holds=holds)
-        else:
-            self.error = NotSentError(f"{name}: not sent: {text}", endpoint=name, key=key, attempts=self.attempts)
+            return
+        kind: type[AISolutionError] = NotSentError
+        if last is not None:
+            text, kind = last.text, last.refusal or kind
+        self.error = kind(f"{name}: not sent: {text}", endpoint=name, key=key, attempts=self.attempts)
 
     def _read(self, response: _Response, began: datetime, elapsed: float) -> envelope.Answer[R]:
         """What was answered, counted; `reply` is set if it is one."""
@@ -1039,6 +1041,8 @@ class Work(Generic[R]):
                 extensions["trace"] = _watch(flight)
             async with asyncio.timeout_at(flight.deadline):
                 return await _respond(transport, requests.make(name, form, extensions))
+        except Refused as exc:
+            return _Failure(False, str(exc), refusal=exc.error)
         except Exception as exc:  # whatever a transport raises, the money question is the same
             left = not isinstance(exc, _NEVER_LEFT) if flight.left is None else flight.left
             text = _explain(exc, timeout, requests.redact, over=_is_over(flight.deadline))
@@ -1118,6 +1122,8 @@ class _Failure:
     left: bool
     text: str
     signal: Signal | None = None
+    refusal: type[AISolutionError] | None = None
+    """The error to end in at once; None if another attempt may fare better."""
 
 
 # How the answer is to come does not make it another question.

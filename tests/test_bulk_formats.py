@@ -694,7 +694,9 @@ VALUE = st.one_of(
 )
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 @given(
     rows=st.lists(st.dictionaries(st.sampled_from(["phone", "a", "=b"]), VALUE, min_size=1), min_size=1, max_size=8),
     said=TEXT,

@@ -215,6 +215,7 @@ async def test_a_callback_that_comes_before_the_answer_to_the_request() -> None:
             await client.whatsapp_detail("+6281387300009", wait=inbox)
 
 
+@virtual
 async def test_what_comes_both_ways_is_charged_once(tmp_path: Path) -> None:
     async with Ledger(tmp_path / "a.ledger") as ledger:
         inbox = Inbox(ADDRESS, ledger=ledger)
@@ -334,6 +335,7 @@ def in_ledger(path: Path) -> list[tuple[State, str | None, int | None]]:
     return [(record.state, record.status, record.http_status) for record in Ledger(path).attempts()]
 
 
+@virtual
 async def test_the_answer_is_in_the_ledger_before_it_is_taken(tmp_path: Path) -> None:
     path = tmp_path / "a.ledger"
     async with Ledger(path, max_charges=1) as ledger:
@@ -351,6 +353,7 @@ async def test_the_answer_is_in_the_ledger_before_it_is_taken(tmp_path: Path) ->
     assert NUMBER[1:].encode() not in inbox.url.encode()
 
 
+@virtual
 async def test_what_is_outstanding_survives_a_restart(tmp_path: Path) -> None:
     path = tmp_path / "a.ledger"
     async with Ledger(path, max_charges=2) as ledger:
@@ -391,6 +394,7 @@ def Counter_of(records: list[tuple[State, str | None, int | None]]) -> dict[Stat
     return found
 
 
+@virtual
 async def test_a_late_one_is_asked_for_again_after_a_restart_and_the_callback_is_known(tmp_path: Path) -> None:
     path = tmp_path / "a.ledger"
     async with Ledger(path, max_charges=1) as ledger:
@@ -411,6 +415,7 @@ async def test_a_late_one_is_asked_for_again_after_a_restart_and_the_callback_is
     assert in_ledger(path)[-1] == (State.CHARGED, "OK", None)
 
 
+@virtual
 async def test_a_lost_request_waits_in_the_ledger_for_its_callback(tmp_path: Path) -> None:
     path = tmp_path / "a.ledger"
     async with Ledger(path, max_charges=1) as ledger:
@@ -434,6 +439,7 @@ async def test_a_lost_request_waits_in_the_ledger_for_its_callback(tmp_path: Pat
     assert in_ledger(path) == [(State.CHARGED, "OK", None)]  # one charge for one question
 
 
+@virtual
 async def test_a_callback_that_cannot_be_recorded_is_not_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async with Ledger(tmp_path / "a.ledger") as ledger:
         inbox = Inbox(ADDRESS, ledger=ledger)
@@ -483,6 +489,7 @@ def test_the_address() -> None:
     assert (first.path, second.path, second.url) == ("/whatsapp", "/", f"http://127.0.0.1:8000/{'s' * 20}")
 
 
+@virtual
 async def test_an_inbox_is_given_to_a_batch() -> None:
     async with client_of(CallingVendor(Inbox(ADDRESS)).transport) as client:
         with pytest.raises(ConfigurationError, match="inbox is a str"):
@@ -538,6 +545,7 @@ def test_nothing_that_comes_breaks_it(said: dict[str, str], raw: bytes) -> None:
 # ------------------------------------------------------------------------------------- what could go wrong, and did
 
 
+@virtual
 async def test_two_processes_ask_once_for_a_number_that_is_outstanding(tmp_path: Path) -> None:
     path = tmp_path / "a.ledger"
     async with Ledger(path) as one, Ledger(path) as two:
@@ -569,6 +577,7 @@ async def test_a_request_that_is_answered_by_garbage_waits_for_its_callback_too(
 
 
 @pytest.mark.parametrize("with_ledger", [False, True])
+@virtual
 async def test_a_second_request_that_is_lost_stays_unknown_when_the_callback_comes(
     tmp_path: Path, with_ledger: bool
 ) -> None:
@@ -596,6 +605,7 @@ async def test_a_budget_counts_a_callback_that_comes_after_it_was_asked_again() 
             await client.whatsapp_detail("+6281387300009", wait=inbox)
 
 
+@virtual
 async def test_a_callback_to_a_request_that_was_told_to_come_later_is_kept(tmp_path: Path) -> None:
     async with Ledger(tmp_path / "a.ledger") as ledger:
         inbox = Inbox(ADDRESS, ledger=ledger)
@@ -606,6 +616,7 @@ async def test_a_callback_to_a_request_that_was_told_to_come_later_is_kept(tmp_p
         assert len(list(ledger.answers())) == 1
 
 
+@virtual
 async def test_an_answer_asked_for_again_is_taken_again(tmp_path: Path) -> None:
     async with Ledger(tmp_path / "a.ledger") as ledger:
         inbox = Inbox(ADDRESS, ledger=ledger)
@@ -621,6 +632,7 @@ async def test_an_answer_asked_for_again_is_taken_again(tmp_path: Path) -> None:
         assert len(list(ledger.answers())) == 2
 
 
+@virtual
 async def test_recording_goes_on_when_the_vendor_hangs_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async with Ledger(tmp_path / "a.ledger") as ledger:
         inbox = Inbox(ADDRESS, ledger=ledger)
@@ -648,6 +660,7 @@ async def test_recording_goes_on_when_the_vendor_hangs_up(tmp_path: Path, monkey
         assert counts(inbox) == (1, 1, 0, 0)
 
 
+@virtual
 async def test_what_waits_for_a_callback_can_be_settled_and_purged(tmp_path: Path) -> None:
     async with Ledger(tmp_path / "a.ledger", max_charges=3) as ledger:
         inbox = Inbox(ADDRESS, ledger=ledger)
@@ -666,6 +679,7 @@ async def test_what_waits_for_a_callback_can_be_settled_and_purged(tmp_path: Pat
             assert ledger.summary().by()[()].charged == 1
 
 
+@virtual
 async def test_a_number_without_its_country_is_known_after_a_restart(tmp_path: Path) -> None:
     path = tmp_path / "a.ledger"
     for number in ("081387300008", "6281387300009"):
@@ -720,6 +734,7 @@ async def test_a_hook_may_stop_the_batch(tmp_path: Path) -> None:
         assert len(batch.unread) == 3
 
 
+@virtual
 async def test_the_vendor_that_repeats_the_address_does_not_put_it_into_the_ledger(tmp_path: Path) -> None:
     async with Ledger(tmp_path / "a.ledger") as ledger:
         inbox = Inbox(ADDRESS, ledger=ledger)

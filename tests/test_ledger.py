@@ -43,7 +43,7 @@ from aisolution_async.ledger import State
 from aisolution_async.sandbox import Sandbox
 
 from .crash import CHILD, CountingSandbox, one_round
-from .support import TOKEN, Vendor, client_of, in_turn, ok_whatsapp, picture, says
+from .support import TOKEN, Vendor, client_of, in_turn, ok_whatsapp, picture, says, virtual
 
 CHARGED, FREE, UNKNOWN = Charge.CHARGED, Charge.FREE, Charge.UNKNOWN
 NUMBER = "6281387300008"
@@ -143,6 +143,7 @@ async def test_a_batch_sends_what_the_ledger_lacks_and_shares_what_it_has(file: 
     assert vendor.requests == []
 
 
+@virtual
 async def test_a_ledger_that_is_not_open_ends_no_batch_in_silence(file: Path) -> None:
     async with client_of(in_turn(ok_whatsapp()), ledger=Ledger(file)) as client:
         async with asyncio.timeout(5):
@@ -483,7 +484,9 @@ def test_budgets_are_checked(options: dict[str, Any]) -> None:
         client_of(in_turn(ok_whatsapp()), **options)
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 @given(st.integers(0, 12), st.integers(1, 8), st.integers(0, 2**32))
 async def test_a_budget_holds_at_every_instant(limit: int, concurrency: int, seed: int) -> None:
     rng = random.Random(seed)

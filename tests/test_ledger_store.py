@@ -358,8 +358,13 @@ async def test_any_key(ledger: Ledger, key: Any) -> None:
 # --------------------------------------------------------------------------------------------- many at a time
 
 
-async def test_the_second_of_two_alike_waits_for_the_first(ledger: Ledger) -> None:
+async def test_the_second_of_two_alike_waits_for_the_first(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
     sent = 0
+
+    async def sleep(seconds: float) -> None:
+        raise AssertionError("somebody polls")
+
+    monkeypatch.setattr(clock, "sleep", sleep)
 
     async def call() -> bytes:
         nonlocal sent
@@ -373,10 +378,8 @@ async def test_the_second_of_two_alike_waits_for_the_first(ledger: Ledger) -> No
         assert isinstance(answer, Stored)
         return answer.reply
 
-    started = time.monotonic()
     assert set(await asyncio.gather(*(call() for _ in range(50)))) == {REPLY}
     assert sent == 1
-    assert time.monotonic() - started < 0.15  # nobody polled
 
 
 async def test_who_waits_for_another_ledger_of_the_file_looks_now_and_then(
@@ -973,7 +976,9 @@ async def test_copies_of_the_files_taken_at_any_moment_obey(path: Path, tmp_path
             target = bill.stat().st_size + rng.randrange(1, 1500)
             while process.poll() is None and bill.stat().st_size < target:
                 time.sleep(0.001)
-            assert process.poll() is None
+            if process.poll() is not None:
+                assert copy > 2
+                break
             folder = tmp_path / f"copy{copy}"
             folder.mkdir()
             process.send_signal(signal.SIGSTOP)
@@ -1110,18 +1115,27 @@ async def test_an_older_ledger_is_brought_up(path: Path, monkeypatch: pytest.Mon
     assert rows(path, "SELECT name FROM sqlite_master WHERE name = 'half'") == []
 
 
-async def test_locked_by_another_program(path: Path) -> None:
+async def test_locked_by_another_program(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    waited = 0
+    transaction = Book.transaction
+
+    def counted(book: Book) -> contextlib.AbstractContextManager[None]:
+        nonlocal waited
+        waited += 1
+        return transaction(book)
+
     async with Ledger(path, busy_timeout=0.02) as ledger:
         started = await start(ledger)
         with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as db:
             db.execute("BEGIN IMMEDIATE")
-            began = time.monotonic()
-            answers = await asyncio.gather(
-                *(ledger.begin(ask(ledger, n)) for n in range(50)),
-                ledger.end(started, answered()),
-                return_exceptions=True,
-            )
-            assert time.monotonic() - began < 0.5  # waited for once, not 51 times
+            with monkeypatch.context() as patch:
+                patch.setattr(Book, "transaction", counted)
+                answers = await asyncio.gather(
+                    *(ledger.begin(ask(ledger, n)) for n in range(50)),
+                    ledger.end(started, answered()),
+                    return_exceptions=True,
+                )
+            assert waited == 1  # not 51 times
             assert {type(answer) for answer in answers} == {LedgerError}
             assert "locked by another program: end it, or wait" in str(answers[0])
             await refused_to_open_locked(path)

@@ -33,7 +33,9 @@ from aisolution_async.bulk.parquet import column
 from aisolution_async.bulk.rows import MISSING, Row, Rows, UnreadableInputError, text
 from aisolution_async.errors import ConfigurationError
 
-wide = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+wide = settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 
 
 NAIVE = datetime.datetime.fromisoformat("2026-01-02 03:04:05")

@@ -84,9 +84,8 @@ def read(said: bytes) -> tuple[int, dict[str, str], bytes]:
 
 
 async def until(condition: Any) -> None:
-    async with asyncio.timeout(5):
-        while not condition():
-            await asyncio.sleep(0.001)
+    while not condition():
+        await asyncio.sleep(0.001)
 
 
 def accounted(sandbox: Sandbox) -> tuple[int, int, int, int]:

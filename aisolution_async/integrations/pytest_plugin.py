@@ -1,4 +1,4 @@
-"""pytest: a pretended vendor for each test that asks for one. Nothing is set up, or even imported, for the others.
+"""pytest: a pretended vendor for each test that asks for one, and none that costs money for the others.
 
 | fixture | what |
 | --- | --- |
@@ -13,19 +13,24 @@ async def test_an_applicant_is_checked(aisolution_sandbox, aisolution_instant):
     assert aisolution_sandbox.bill.charged == 1
 ```
 
-They work in tests of pytest-asyncio, in either mode, and of anyio's plugin, where the sandbox is on the test's own
-event loop. In other tests, those with a `TestClient` say, the sandbox is in a thread of its own; `reset()` and
+While tests run, clients dial no host but this machine: a test whose mock is walked past fails, and does not pay. Tests
+marked `aisolution_network` may dial any.
+
+The fixtures work in tests of pytest-asyncio, in either mode, and of anyio's plugin, where the sandbox is on the test's
+own event loop. In other tests, those with a `TestClient` say, the sandbox is in a thread of its own; `reset()` and
 `clock.advance()` may be called from the test there too.
 """
 
 from __future__ import annotations
 
 import types
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable, Generator, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, Any
 
 import pytest
+
+from aisolution_async.wire import reach  # light, as all that is imported here: most tests use nothing of it
 
 if TYPE_CHECKING:
     import asyncio
@@ -34,11 +39,6 @@ if TYPE_CHECKING:
     from aisolution_async.sandbox import Sandbox
 
 _LOOP_SCOPES = ("function", "class", "module", "package", "session")
-
-# The loop must have had nothing to do for so long, in seconds, before time is skipped: answers under way come sooner.
-_QUIET = 0.02
-# What is skipped first. Twice as much each time that nothing comes, so that who still works elsewhere is not timed out.
-_FIRST_SKIP = 1.0
 
 
 @pytest.fixture
@@ -72,7 +72,9 @@ def aisolution_instant(request: pytest.FixtureRequest) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Make the fixtures behind those above known to the plugin that runs asyncio tests here."""
+    """Keep clients to this machine, and make the fixtures above known to the plugin that runs asyncio tests here."""
+    config.addinivalue_line("markers", "aisolution_network: the test may reach the vendor, who may charge for it.")
+    config.add_cleanup(_keep_to_loopback(True))
     pluginmanager = config.pluginmanager
     if pluginmanager.hasplugin("asyncio"):
         import pytest_asyncio  # noqa: PLC0415  # loaded already
@@ -81,6 +83,26 @@ def pytest_configure(config: pytest.Config) -> None:
             pluginmanager.register(_behind(scope, pytest_asyncio.fixture, loop_scope=scope))
     if pluginmanager.hasplugin("anyio"):
         pluginmanager.register(_behind("anyio", pytest.fixture))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """Let the test reach the vendor where it is marked so."""
+    back = _keep_to_loopback(item.get_closest_marker("aisolution_network") is None)
+    try:
+        return (yield)
+    finally:
+        back()
+
+
+def _keep_to_loopback(on: bool) -> Callable[[], None]:
+    """What puts it back, as pytest may run within pytest."""
+    before, reach.loopback_only = reach.loopback_only, on
+
+    def back() -> None:
+        reach.loopback_only = before
+
+    return back
 
 
 def _behind(place: str, fixture: Callable[..., Any], **options: Any) -> Any:
@@ -172,78 +194,12 @@ def _thread_id() -> int:
     return get_ident()
 
 
-# ---------------------------------------------------------------------------------------------------- skipping time
-
-
-@contextmanager
-def skipping(loop: asyncio.AbstractEventLoop) -> Iterator[None]:
+def skipping(loop: asyncio.AbstractEventLoop) -> AbstractContextManager[None]:
     """Let `loop` skip the time in which it would only wait. Its clock goes on from there afterwards.
 
-    Raises RuntimeError for a loop that does not wait by a selector: uvloop's, or the proactor of Windows.
+    What works outside the loop takes the time that it takes: see `instant`. Raises RuntimeError, when entered, for a
+    loop that does not wait by a selector: uvloop's, or the proactor of Windows.
     """
-    from selectors import BaseSelector  # noqa: PLC0415
+    from aisolution_async.integrations import instant  # noqa: PLC0415  # heavy
 
-    inside: Any = loop  # whose selector is nobody's business, strictly speaking
-    selector = getattr(inside, "_selector", None)
-    if not isinstance(selector, BaseSelector):
-        raise RuntimeError(
-            f"time cannot be skipped on a {type(loop).__module__}.{type(loop).__name__}: run this test on asyncio's "
-            "SelectorEventLoop"
-        )
-    skipper = getattr(inside.time, "__self__", None)
-    if not isinstance(skipper, _Skipper):
-        skipper = _Skipper(inside)
-        inside.time = skipper.time
-    run_in_executor = inside.run_in_executor
-    inside.run_in_executor = skipper.counting(run_in_executor)
-    inside._selector = skipper.over(selector)  # noqa: SLF001  # there is no other way to a loop that runs already
-    try:
-        yield
-    finally:
-        inside._selector = selector  # noqa: SLF001
-        inside.run_in_executor = run_in_executor
-
-
-class _Skipper:
-    """A loop's clock, and its selector, which moves the clock on instead of waiting."""
-
-    def __init__(self, loop: Any) -> None:
-        self._time = loop.time
-        self._skipped = 0.0
-        self._next = _FIRST_SKIP
-        self._in_threads = 0
-        self._selector: Any = None
-
-    def time(self) -> float:
-        now: float = self._time()
-        return now + self._skipped
-
-    def over(self, selector: Any) -> _Skipper:
-        self._selector = selector
-        return self
-
-    def select(self, timeout: float | None = None) -> Any:
-        if timeout is None or timeout <= 0:
-            return self._selector.select(timeout)
-        events = self._selector.select(min(timeout, _QUIET))
-        if events or timeout <= _QUIET or self._in_threads:
-            self._next = _FIRST_SKIP
-        else:
-            self._skipped += min(timeout - _QUIET, self._next)
-            self._next *= 2
-        return events
-
-    def counting(self, run_in_executor: Callable[..., Any]) -> Callable[..., Any]:
-        def run(*arguments: Any) -> Any:
-            future = run_in_executor(*arguments)
-            self._in_threads += 1
-            future.add_done_callback(self._returned)
-            return future
-
-        return run
-
-    def _returned(self, _: object) -> None:
-        self._in_threads -= 1
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._selector, name)
+    return instant.skipping(loop)

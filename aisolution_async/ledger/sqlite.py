@@ -104,6 +104,7 @@ class Ledger(Store):
         self._queue: queue.SimpleQueue[list[_Job]] = queue.SimpleQueue()
         self._unrecorded: dict[int, _Work] = {}  # ends that the file would not take, by attempt
         self._under_way: dict[bytes, asyncio.Event | None] = {}  # this object's, with who waits for their end
+        self._handed_over = 0  # jobs that the writing thread has
 
     # ------------------------------------------------------------------------------------------- open and close
 
@@ -114,13 +115,17 @@ class Ledger(Store):
         self._loop = asyncio.get_running_loop()
         self._pid = os.getpid()
         opened: asyncio.Future[Book] = self._loop.create_future()
+        clock.elsewhere.add(self)
         self._thread = threading.Thread(target=self._write, args=(opened,), name="aisolution-ledger", daemon=True)
         self._thread.start()
+        self._handed_over += 1
         try:
             book = await opened
         except asyncio.CancelledError:
             self._queue.put([_Job(self._leave, self._loop.create_future())])
             raise
+        finally:
+            self._handed_over -= 1
         self._hash = hashlib.blake2b(digest_size=16, key=book.hash_key)
         self._usable = True
 
@@ -222,6 +227,10 @@ class Ledger(Store):
 
     # -------------------------------------------------------------------------------------- on the event loop
 
+    def is_awaited(self, loop: asyncio.AbstractEventLoop) -> bool:
+        """See `clock.Worker`."""
+        return self._handed_over > 0 and loop is self._loop
+
     def _check(self) -> None:
         if not self._usable:
             raise ConfigurationError("the ledger is not open: async with Ledger(path) as ledger: …")
@@ -239,10 +248,12 @@ class Ledger(Store):
         return future
 
     def _hand_over(self) -> None:
+        self._handed_over += len(self._jobs)
         self._queue.put(self._jobs)
         self._jobs = []
 
     def _deliver(self, done: list[tuple[_Job, object]]) -> None:
+        self._handed_over -= len(done)
         for job, answer in done:
             work, future = job.work, job.future
             if isinstance(work, tuple):

@@ -252,7 +252,8 @@ class Store(ABC):
     """A ledger.
 
     States: new, open, closed for good. It belongs to the event loop that opened it. Every operation raises
-    LedgerError where the store fails, and ConfigurationError where it is misused.
+    LedgerError where the store fails, and ConfigurationError where it is misused. A store with a thread of its own is a
+    `clock.Worker`: tests that skip time then wait for it.
     """
 
     @abstractmethod

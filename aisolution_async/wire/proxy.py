@@ -10,6 +10,7 @@ from typing import Any
 import httpx
 
 from aisolution_async.errors import ConfigurationError
+from aisolution_async.wire import reach
 
 _REMEDIES = {
     "407": "it wants a user and a password: http://USER:PASSWORD@HOST:PORT in HTTPS_PROXY or proxy=",
@@ -56,7 +57,8 @@ class ProxyTransport(httpx.AsyncHTTPTransport):
         )
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        """See httpx."""
+        """See httpx. It reaches no host that the client's own pool would not dial."""
+        reach.check(request.url.host, by_httpx=True)
         known = request.extensions.get("trace")
         last, left = "", False
 

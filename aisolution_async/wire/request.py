@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import Mapping
 from typing import Any
 from urllib.parse import quote
@@ -12,6 +11,7 @@ import httpx
 from aisolution_async.api import ENDPOINTS
 from aisolution_async.errors import ConfigurationError
 from aisolution_async.wire.form import CONTENT_TYPE, Form
+from aisolution_async.wire.reach import is_loopback
 from aisolution_async.wire.transport import origin_of
 
 USER_AGENT = "aisolution-async"
@@ -51,7 +51,7 @@ class Requests:
         self._secrets = Secret(sorted({token.value, secret.value}, key=len, reverse=True))
         self.base = f"{base.scheme}://{base.netloc.decode('ascii')}{base.path.rstrip('/')}"
         """The base URL, without anything secret."""
-        self.vendor = "loopback" if _is_loopback(base.host) else base.host
+        self.vendor = "loopback" if is_loopback(base.host) else base.host
         """Who is asked: a host, or whatever is on this machine."""
         self._urls = {
             name: _SecretURL(f"{self.base}{endpoint.path}?token={secret.value}") for name, endpoint in ENDPOINTS.items()
@@ -114,18 +114,9 @@ def _base(text: Secret) -> httpx.URL:
         raise ConfigurationError(f"base_url has the port {url.port}: a port is 1 to 65535")
     if url.userinfo or url.query or url.fragment:
         raise ConfigurationError("base_url may have a host, a port and a path, and no user, query or fragment")
-    if url.scheme == "http" and not _is_loopback(url.host):
+    if url.scheme == "http" and not is_loopback(url.host):
         raise ConfigurationError(
             f"base_url is plain http to {url.host}: the token would travel in the clear; use https "
             "(plain http is for loopback only)"
         )
     return url.copy_with(path=url.path.rstrip("/").removesuffix("/v1") or "/")
-
-
-def _is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False

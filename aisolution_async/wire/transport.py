@@ -99,6 +99,7 @@ class PoolTransport(httpx.AsyncBaseTransport):
     closing is an unknown charge. A server's `Keep-Alive: timeout=` shortens it further.
     `max_body`: most bytes of an answer's body, as received and as decoded.
     `ssl_context`: instead of `default_ssl_context()`; it must check certificates and host names. Its ALPN is set.
+    `may_dial`: called with a host before it is looked up; what it raises ends the request, of which nothing has left.
     """
 
     def __init__(
@@ -108,6 +109,7 @@ class PoolTransport(httpx.AsyncBaseTransport):
         idle_expiry: float = 4.0,
         max_body: int = 1024 * 1024,
         ssl_context: ssl.SSLContext | None = None,
+        may_dial: Callable[[str], None] | None = None,
     ) -> None:
         if max_connections < 1 or idle_expiry < 0 or max_body < 0:
             raise ValueError("max_connections must be at least 1, idle_expiry and max_body not negative")
@@ -119,6 +121,7 @@ class PoolTransport(httpx.AsyncBaseTransport):
         self._idle_expiry = idle_expiry
         self._max_body = max_body
         self._ssl_context = ssl_context
+        self._may_dial = may_dial
         self._loop: asyncio.AbstractEventLoop | None = None
         self._closed = False
         self._emptied = asyncio.Event()
@@ -442,6 +445,8 @@ class PoolTransport(httpx.AsyncBaseTransport):
     async def _open(self, conn: Connection) -> None:
         loop = asyncio.get_running_loop()
         scheme, host, port = conn.origin
+        if self._may_dial is not None:
+            self._may_dial(host)
         context = None
         if scheme == "https":
             if self._ssl_context is None:
