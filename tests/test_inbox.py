@@ -398,7 +398,7 @@ def Counter_of(records: list[tuple[State, str | None, int | None]]) -> dict[Stat
 async def test_a_late_one_is_asked_for_again_after_a_restart_and_the_callback_is_known(tmp_path: Path) -> None:
     path = tmp_path / "a.ledger"
     async with Ledger(path, max_charges=1) as ledger:
-        inbox = Inbox(ADDRESS, ledger=ledger, patience=0.01)
+        inbox = Inbox(ADDRESS, ledger=ledger, patience=1e-6)
         vendor = CallingVendor(inbox, delay=None)
         async with client_of(vendor.transport, ledger=ledger) as client:
             with pytest.raises(TimeoutError):

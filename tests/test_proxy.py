@@ -18,6 +18,7 @@ from aisolution_async.wire.transport import default_ssl_context
 
 from .support import TOKEN
 
+pytestmark = pytest.mark.aisolution_network  # the proxies are on this machine, and the vendor is nowhere
 NUMBER = "+6281387300008"
 ANSWER = b'{"status": "OK", "message": {"number": "+6281387300008", "whatsapp": "yes"}}'
 PASSWORD = "hunter2"

@@ -403,8 +403,8 @@ def _read(text: str, plan: _Plan | None, name: str, *, strict: bool) -> str:
 def _best(written: dict[str, None], plan: _Plan | None) -> _Found:
     """The best reading: one that can be a mobile number, else a valid one, else a possible one."""
     best, reason = _Found(_NONE, None), ""
-    for text, region in _readings(written, plan):
-        found = _parsed(text, region)
+    for text, region, in_full in _readings(written, plan):
+        found = _parsed(text, region, in_full=in_full)
         reason = reason or found.reason
         if found.rank < best.rank:
             best = found
@@ -435,7 +435,8 @@ def _slip(text: str, plan: _Plan, best: _Found) -> _Found | None:
     return None if is_clear else _Found(_NONE, None, _TWO_ZEROS)
 
 
-def _parsed(text: str, region: str | None) -> _Found:
+def _parsed(text: str, region: str | None, *, in_full: bool = False) -> _Found:
+    """`in_full`: somebody wrote a plus or 00, so that it is no ID-card number whatever its length."""
     import phonenumbers  # noqa: PLC0415  # takes 15 ms, and most programs do without
 
     try:
@@ -455,7 +456,7 @@ def _parsed(text: str, region: str | None) -> _Found:
         return _Found(_VALID, e164)
     plan, rest = _split(e164[1:])
     assert plan is not None, "a parsed number without a calling code"
-    if len(rest) not in plan.lengths:
+    if not in_full and len(rest) not in plan.lengths:
         return _Found(_NONE, None, _TOO_LONG if len(rest) > max(plan.lengths) else _NO_SUCH_LENGTH)
     if _is_one_digit(rest):
         return _Found(_NONE, None, f"!is {_FILLER}")
@@ -481,17 +482,18 @@ _ZERO_BEFORE_CODE = "!can be a landline, or a number with its calling code: writ
 _TWO_ZEROS = "!begins with two zeros, and can be a number of two countries: write it with a plus, or with one zero"
 
 
-def _readings(written: dict[str, None], plan: _Plan | None) -> Iterator[tuple[str, str | None]]:
+def _readings(written: dict[str, None], plan: _Plan | None) -> Iterator[tuple[str, str | None, bool]]:
+    """What it can mean: text and region for the parser, and whether it says by itself that it is in full."""
     for text in written:
         if text[0] == "+":
-            yield text, None
+            yield text, None, True
             continue
         if text[:2] == "00":
-            yield f"+{text[2:]}", None
+            yield f"+{text[2:]}", None, True
         if plan is not None:
-            yield text, plan.region
+            yield text, plan.region, False
             if text.startswith(plan.code):
-                yield f"+{text}", None
+                yield f"+{text}", None, False
 
 
 # ------------------------------------------------------------------------------------------------- the common shapes
@@ -505,6 +507,9 @@ class _Plan:
     region: str
     code: str
     lengths: frozenset[int]
+    """Of mobile and fixed lines: other digits may be somebody's ID-card number."""
+    possible: frozenset[int]
+    """Of all its numbers."""
     general: re.Pattern[str]
     mobile: re.Pattern[str]
     trunk: re.Pattern[str] | None
@@ -569,6 +574,7 @@ def _plan_of(found: PhoneMetadata, region: str, *, is_main: bool) -> _Plan:
         region=region,
         code=code,
         lengths=frozenset(length for length in lengths - local if len(code) + length <= _MOST_DIGITS),
+        possible=frozenset(length for length in every - local if len(code) + length <= _MOST_DIGITS),
         general=re.compile(f"(?!{ended})(?:{pattern})" if ended else pattern),
         mobile=re.compile((found.mobile.national_number_pattern if found.mobile else None) or "(?!)"),
         trunk=re.compile(trunk) if trunk else None,
@@ -595,7 +601,7 @@ def _split(digits: str) -> tuple[_Plan | None, str]:
 def _is_plain(digits: str) -> bool:
     """Whether a plus and these digits are E.164 as they stand: a known code, a possible length, no trunk prefix."""
     plan, rest = _split(digits)
-    if plan is None or len(rest) not in plan.lengths or plan.slow.match(rest) is not None:
+    if plan is None or len(rest) not in plan.possible or plan.slow.match(rest) is not None:
         return False
     return rest[0] != rest[1] or not _is_one_digit(rest)
 
