@@ -7,6 +7,7 @@ import base64
 import csv
 import errno
 import io
+import itertools
 import json
 import os
 import sqlite3
@@ -1360,8 +1361,15 @@ CELL = st.one_of(ANY_TEXT, ANY_BYTES, HARD, st.lists(HARD, max_size=4).map("".jo
     said=ANY_TEXT,
 )
 @example(table=[("\r", "bad", "\n")], quoting=csv.QUOTE_ALL, delimiter=",", said="\r=")
+@example(table=[("", "", "")], quoting=csv.QUOTE_ALL, delimiter=",", said="")
+@example(
+    table=[("", "", ""), ("", "bad", ""), ("", "", ""), ("", "", "")],
+    quoting=csv.QUOTE_MINIMAL,
+    delimiter="\t",
+    said="",
+)
 def test_any_cells(tmp_path: Path, table: list[tuple[str, str, str]], quoting: Any, delimiter: str, said: str) -> None:
-    """Rows in are rows out, and every cell of theirs is what it was."""
+    """Rows in are rows out, but for empty ones at the very end, and every cell of theirs is what it was."""
     text = io.StringIO()
     # "\r\n" makes the csv module quote both; what it leaves bare is the same in every dialect.
     writer = csv.writer(text, quoting=quoting, delimiter=delimiter, lineterminator="\r\n")
@@ -1375,7 +1383,10 @@ def test_any_cells(tmp_path: Path, table: list[tuple[str, str, str]], quoting: A
     cells, lines = tmp_path / f"out{ending}", tmp_path / "out.jsonl"
     # With its delimiter: what is found out of so few cells may be another.
     for output in (cells, lines):
-        asyncio.run(bulk(source, output, vendor=Vendor(script), overwrite=True, delimiter=delimiter, encoding="utf-8"))
+        options: dict[str, Any] = {"overwrite": True, "delimiter": delimiter, "encoding": "utf-8"}
+        summary = asyncio.run(bulk(source, output, vendor=Vendor(script), **options))
+        assert summary.left_out == sum(1 for _ in itertools.takewhile(lambda row: not any(row), reversed(table)))
+    table = table[: len(table) - summary.left_out]
     found = read(cells, delimiter)
     for row, came in zip(found, table, strict=True):
         for written, cell in zip((row["a"], row["number"], row["b"]), came, strict=True):

@@ -26,7 +26,7 @@ from aisolution_async.bulk.rows import Row, Rows, UnreadableInputError
 from aisolution_async.charges import Attempt, Charge, Tally
 from aisolution_async.client import AsyncClient
 from aisolution_async.errors import AISolutionError, ConfigurationError, InputError, NotSentError
-from aisolution_async.ledger import Ledger, LedgerError, State, schema
+from aisolution_async.ledger import Ledger, LedgerError, schema
 from aisolution_async.sender import call_hook
 
 CONCURRENCY = 50
@@ -48,8 +48,8 @@ class Summary:
     earlier calls, `shared` of them by other rows that ask the same) and `failed` the others; `errors` counts the calls
     that failed, by the error's class. `held` of the failed were not sent because an attempt at the same may have been
     charged. `checking` of the ok are not settled: the vendor is still checking them, or was not available. `unsent`
-    rows were read when the run was stopped, and were neither asked nor written. `output` is the
-    finished file ("-" for standard output); where the run did not come to its end, `part` is the file that has the
+    rows were read when the run was stopped, and were neither asked nor written. `left_out` rows of empty cells stood at
+    the very end of the input, where spreadsheets leave such, and have no row in the output. `output` is the finished file ("-" for standard output); where the run did not come to its end, `part` is the file that has the
     rows so far, None if there are none. `problems` is the file of the rows with problems, if there is to be one.
     `rescued` says where rows went that could not be written to the output, or whose answer the ledger could not take.
     `gave_up` is why the vendor was not tried any longer, None where it was not given up. `seconds` is how long it took.
@@ -63,6 +63,7 @@ class Summary:
     held: int = 0
     checking: int = 0
     unsent: int = 0
+    left_out: int = 0
     errors: Counter[str] = field(default_factory=Counter)
     tally: Tally = field(default_factory=Tally)
     seconds: float = 0.0
@@ -253,6 +254,7 @@ class BulkRun:
                 finally:
                     self._write_the_rest()
                     self._settle(finished=finished)
+                    self.summary.left_out = rows.left_out
                     self.summary.seconds = clock.now() - started
         if self._problem is not None:
             raise BulkError(self._problem, self.summary)
@@ -752,8 +754,9 @@ def _check_is_ledger(path: Path) -> None:
 
 
 def _count_answers(ledger: Ledger) -> tuple[int, int]:
-    """How many answers there are to be had, and how many charged ones that there were are not."""
-    here: Counter[State] = Counter(record.state for record in ledger.answers())
-    lines = ledger.summary().lines
-    bought = sum(line.attempts for line in lines if line.state is State.CHARGED and line.status == "OK")
-    return here.total(), max(0, bought - here[State.CHARGED])
+    """How many answers there are to be had, and how many charged ones that there were are not.
+
+    By one look: another run may be writing, and what it adds between two of them would seem to be lost.
+    """
+    summary = ledger.summary()
+    return summary.answers, summary.lost

@@ -85,6 +85,8 @@ class Reader:
     bom: bytes = b""
     errors: str = "strict"
     total: int | None = None
+    left_out = 0
+    """How many rows of empty cells stood behind the last row, once it was read: those are none."""
 
     def __iter__(self) -> Iterator[Row]:
         raise NotImplementedError

@@ -272,6 +272,8 @@ def summary(done: Summary, ledger: Path | None, prices: Mapping[str, Decimal] | 
     if len(done.tally.by_endpoint) > 1:
         rows += [(f"  {name}", _counts(counts)) for name, counts in done.tally.by_endpoint.items()]
     rows.append(("time", clock(done.seconds) + rate))
+    if done.left_out:
+        rows.append(("left out", f"{done.left_out:,} empty rows at the end of the input"))
     if done.checking:
         rows.append(("still checking", f"{done.checking:,}: still being checked, or not available: run it again"))
     if done.held:
@@ -349,6 +351,7 @@ def as_json(done: Summary, ledger: Path | None, prices: Mapping[str, Decimal] | 
         "checking": done.checking,
         "over_budget": done.over_budget,
         "unsent": done.unsent,
+        "left_out": done.left_out,
         "errors": dict(done.errors),
         "charged": tally.charged,
         "free": tally.free,

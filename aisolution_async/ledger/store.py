@@ -219,12 +219,14 @@ class Sum:
 class Summary:
     """A ledger in numbers: `lines`, by endpoint, day, state and status.
 
-    `held` is how many calls are held, `answers` how many attempts brought an answer that is still there.
+    `held` is how many calls are held, `answers` how many attempts brought an answer that is still there. `lost` is how
+    many charged attempts whose status was OK have no answer any more and were not settled by hand: purged or damaged.
     """
 
     lines: tuple[Line, ...]
     held: int
     answers: int
+    lost: int = 0
 
     def by(self, *names: str) -> dict[tuple[object, ...], Sum]:
         """The sums for each combination of the named fields of `Line`: `by("day", "endpoint")`; `by()` for all."""
