@@ -1280,7 +1280,7 @@ async def test_a_ledger_that_fails_in_the_middle(tmp_path: Path, monkeypatch: py
 async def test_answers_that_the_ledger_cannot_take(
     source: Path, tmp_path: Path, rescues: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Another run begins the output anew: so they are kept elsewhere."""
+    """They are kept elsewhere too, and another run, which begins the output anew, takes them from there."""
     end = Ledger.end
 
     async def failing(self: Ledger, started: Any, result: Any) -> None:
@@ -1296,7 +1296,10 @@ async def test_answers_that_the_ledger_cannot_take(
     assert summary.rescued == [str(rescued)]
     assert [(row["ref"], row["answer_whatsapp"]) for row in jsonl(rescued)] == [("B", "yes")]
     monkeypatch.setattr(Ledger, "end", end)
-    assert (await bulk(source, tmp_path / "out.csv", ledger=tmp_path / "ledger", key="ref")).held == 1
+    written = (tmp_path / "out.csv").read_bytes()
+    again = await bulk(source, tmp_path / "out.csv", ledger=tmp_path / "ledger", key="ref")
+    assert (again.held, again.ok, again.from_ledger, again.taken_back, again.tally.total) == (0, 3, 2, 1, 0)
+    assert (tmp_path / "out.csv").read_bytes() == written
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")

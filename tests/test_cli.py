@@ -469,6 +469,7 @@ def test_bulk() -> None:
         "over_budget": 0,
         "unsent": 0,
         "left_out": 0,
+        "taken_back": 0,
         "errors": {"InputError": 1},
         "by_endpoint": {"gliswadetail": counts},
         "output": "out.jsonl",

@@ -352,6 +352,7 @@ def as_json(done: Summary, ledger: Path | None, prices: Mapping[str, Decimal] | 
         "over_budget": done.over_budget,
         "unsent": done.unsent,
         "left_out": done.left_out,
+        "taken_back": done.taken_back,
         "errors": dict(done.errors),
         "charged": tally.charged,
         "free": tally.free,
@@ -372,13 +373,9 @@ def as_json(done: Summary, ledger: Path | None, prices: Mapping[str, Decimal] | 
 
 
 def _sources(done: Summary) -> str:
-    counts = {"from the ledger": done.from_ledger, "like another row": done.shared}
+    counts = {"from the ledger": done.from_ledger, "like another row": done.shared, "taken back": done.taken_back}
     others = [f"{count:,} {name}" for name, count in counts.items() if count]
-    return (
-        f": {', '.join([f'{done.ok - done.checking - done.from_ledger - done.shared:,} now', *others])}"
-        if others
-        else ""
-    )
+    return f": {', '.join([f'{done.ok - done.checking - sum(counts.values()):,} now', *others])}" if others else ""
 
 
 def _counted(done: Summary) -> Text:
