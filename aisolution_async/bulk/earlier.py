@@ -51,6 +51,7 @@ from aisolution_async.sender import Journal, Options, Work
 _AT_ONCE = 32
 _YIELD_EVERY = 1000
 _PAID = (Charge.CHARGED.value, Charge.UNKNOWN.value)
+_OK = re.compile(r"(\w+_)?ok(_\d+)?")
 _CHARGE = re.compile(r"(\w+_)?charge(_\d+)?")
 
 
@@ -138,11 +139,7 @@ def is_idle(part: Path, ending: str, names: Sequence[str]) -> bool:
         known = {*names, *map(defused, names)}
         header: list[str] = []
         for record in _records(Source(part, ending), header):
-            if (
-                not known.issuperset(record)
-                or _is_paid(record)
-                or any(value in (True, "true") for value in _oks(record))
-            ):
+            if not record or not known.issuperset(record) or _is_paid(record) or _is_ok(record):
                 return False
     except (ConfigurationError, UnreadableInputError, OSError):
         return False
@@ -153,8 +150,8 @@ def _is_paid(record: Mapping[str, Any]) -> bool:
     return any(value in _PAID and _CHARGE.fullmatch(name) for name, value in record.items())
 
 
-def _oks(record: Mapping[str, Any]) -> Iterator[Any]:
-    return (value for name, value in record.items() if re.fullmatch(r"(\w+_)?ok(_\d+)?", name))
+def _is_ok(record: Mapping[str, Any]) -> bool:
+    return any(_OK.fullmatch(name) and (value is True or value == "true") for name, value in record.items())
 
 
 def _records(source: Source, header: list[str] | None = None) -> Iterator[Mapping[str, Any]]:
@@ -461,10 +458,10 @@ class Earlier:
         marks = self._marks(row)
         # Of rows that are alike in all cells, the first has the first answer, which says what it cost.
         nth = self._times[marks[0]]
-        for mark in marks:
-            query = "SELECT kind, said FROM left WHERE mark = ? AND state = 'taken' ORDER BY nth != ?, source, nth DESC"
-            for kind, said in self._db.execute(query, (mark, nth)):
-                taken.setdefault(kind, Said(json.loads(said)))
+        query = """SELECT kind, said FROM left WHERE mark IN (?, ?) AND state = 'taken'
+            ORDER BY nth != ?, source, nth DESC"""
+        for kind, said in self._db.execute(query, (marks[0], marks[-1], nth)):
+            taken.setdefault(kind, Said(json.loads(said)))
         if taken:
             self._times[marks[0]] += 1
         return taken

@@ -48,8 +48,8 @@ class Summary:
 
     `rows` counts the rows that have a result, `ok` those of which every call was answered (`from_ledger` of them by
     earlier calls, `shared` by other rows that ask the same, `taken_back` by what an earlier run wrote or rescued and
-    the ledger lacks) and `failed` the others; `errors` counts the calls that failed, by the error's class. `held` of the
-    failed were not sent because an attempt at the same may have been charged. `checking` of the ok are not settled: the
+    the ledger lacks) and `failed` the others; `errors` counts the calls that failed, by the error's class. `held` of
+    the failed were not sent because an attempt at the same may have been charged. `checking` of the ok are not settled: the
     vendor is still checking them, or was not available. `unsent` rows were read when the run was stopped, and were
     neither asked nor written. `left_out` rows of empty cells stood at the very end of the input, where spreadsheets
     leave such, and have no row in the output. `output` is the finished file ("-" for standard output); where the run
