@@ -12,7 +12,7 @@ import httpx
 import pytest
 
 from aisolution_async import Call, ConfigurationError, FaceCompare, WhatsAppDetail
-from aisolution_async.bulk import BulkError, Summary, run_bulk
+from aisolution_async.bulk import BulkError, Summary, forecast_bulk, run_bulk
 from aisolution_async.ledger import Ledger, LedgerError
 
 from .support import Vendor, client_of, picture, says
@@ -339,6 +339,8 @@ async def test_part_files_of_a_run_that_had_asked_nothing(tmp_path: Path, ending
     for begun in (b"", begins.get(ending, b"PAR1" if ending == "parquet" else b"")):
         part.write_bytes(begun)
         mend.write_bytes(b"n,number,note,problem\n" if begun else b"")
+        async with client_of(vendor) as client:
+            assert (await forecast_bulk(client, WhatsAppDetail, source, output, ledger=tmp_path / "ledger")).rows == 2
         assert (await bulk(source, output, vendor, **options)).ok == 2
         for file in (output, tmp_path / "mend.csv", tmp_path / "mend.csv.of", tmp_path / "ledger"):
             file.unlink()

@@ -662,6 +662,28 @@ def test_killed_and_run_again(ending: str) -> None:
     assert left() == {"in.csv", output, f"{output}.ledger", f"whole.{ending}"}
 
 
+def test_a_ledger_that_lost_its_memory() -> None:
+    """Nothing is sent, and the results can be taken back with one option."""
+    Path("in.csv").write_text("ref,number\n" + "".join(f"A-{n},{number}\n" for n, number in enumerate(settled(20))))
+    bulk = ["bulk", "whatsapp-detail", "in.csv", "--key", "ref", "-o", "out.csv"]
+    with SandboxThread() as sandbox:
+        env = {"AISOLUTION_TOKEN": "sandbox-token", "AISOLUTION_BASE_URL": sandbox.url}
+        assert CliRunner().invoke(aisolution, bulk, env=env).exit_code == 0
+        paid_for, billed = Path("out.csv").read_bytes(), sandbox.bill.charged
+        Path("out.csv.ledger").write_bytes(b"")
+        refused = CliRunner().invoke(aisolution, bulk, env=env)
+        assert refused.exit_code == 2
+        assert "20 of the answers paid for are not in its ledger any more" in refused.stderr
+        assert Path("out.csv").read_bytes() == paid_for
+        back = CliRunner().invoke(aisolution, [*bulk, "--rescued", "out.csv"], env=env)
+        assert back.exit_code == 0
+        assert re.search(r"^answered +20: 0 now, 20 taken back$", back.stderr, re.MULTILINE)
+        assert Path("out.csv").read_bytes() == paid_for
+        assert sandbox.bill.charged == billed
+        missing = CliRunner().invoke(aisolution, [*bulk, "--rescued", "missing.jsonl"], env=env)
+        assert (missing.exit_code, "cannot be read: No such file" in missing.stderr) == (2, True)
+
+
 def attempts_of(file: str, *options: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in run("ledger", "attempts", file, "--json", *options).stdout.splitlines()]
 

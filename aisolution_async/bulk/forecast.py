@@ -16,8 +16,10 @@ from typing import Any
 from aisolution_async.api import Call
 from aisolution_async.batch import REMEMBERED
 from aisolution_async.bulk.calls import Calls
+from aisolution_async.bulk.earlier import is_idle
 from aisolution_async.bulk.look import Look
 from aisolution_async.bulk.outputs import Output
+from aisolution_async.bulk.results import columns_of
 from aisolution_async.bulk.rows import Row, Rows
 from aisolution_async.bulk.runner import calls_of
 from aisolution_async.charges import Charge
@@ -96,6 +98,10 @@ async def forecast_bulk(
         if output is not None:
             target = Output(Path(output), Path(source))
             if not overwrite and not look.exists:
+                redact = client._sender.requests.redact  # noqa: SLF001  # the names are those of the run's columns
+                if not target.streams:
+                    names, _ = columns_of(calls, rows.header, redact)
+                    target.part_is_idle = is_idle(target.part, target.path.suffix.lower(), names)
                 target.check_free()
         if on_start is not None:
             on_start(f"{rows.about}: {maker.chosen}")

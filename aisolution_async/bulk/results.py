@@ -132,6 +132,18 @@ class Results:
         return None
 
 
+def columns_of(
+    kinds: Sequence[type[Call[Any]]], header: Sequence[str], redact: Callable[[str], str]
+) -> tuple[list[str], list[Results]]:
+    """The columns of an output of rows with the columns `header`, and those of each of `kinds` among them."""
+    names, found = [*header], []
+    for call in kinds:
+        results = Results(call, names, redact, several=len(kinds) > 1)
+        found.append(results)
+        names += results.names
+    return names, found
+
+
 def exchanged(first: Outcome, asked: Outcome) -> tuple[Outcome, Outcome]:
     """The two outcomes with the attempts on the other one: `first` had its answer from `asked`, which stands later.
 

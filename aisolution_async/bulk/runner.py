@@ -23,7 +23,7 @@ from aisolution_async.bulk.calls import Calls
 from aisolution_async.bulk.earlier import Earlier, Said, is_idle, sources_of
 from aisolution_async.bulk.kinds import kinds_of
 from aisolution_async.bulk.outputs import STDOUT, Dialect, Output, Rescue, UnwrittenError, as_json, origin_of
-from aisolution_async.bulk.results import Results, exchanged, free_name, is_held, problem_of
+from aisolution_async.bulk.results import Results, columns_of, exchanged, free_name, is_held, problem_of
 from aisolution_async.bulk.rows import Row, Rows, UnreadableInputError
 from aisolution_async.charges import Attempt, Charge, Tally
 from aisolution_async.client import AsyncClient
@@ -49,8 +49,8 @@ class Summary:
     `rows` counts the rows that have a result, `ok` those of which every call was answered (`from_ledger` of them by
     earlier calls, `shared` by other rows that ask the same, `taken_back` by what an earlier run wrote or rescued and
     the ledger lacks) and `failed` the others; `errors` counts the calls that failed, by the error's class. `held` of
-    the failed were not sent because an attempt at the same may have been charged. `checking` of the ok are not settled: the
-    vendor is still checking them, or was not available. `unsent` rows were read when the run was stopped, and were
+    the failed were not sent because an attempt at the same may have been charged. `checking` of the ok are not settled:
+    the vendor is still checking them, or was not available. `unsent` rows were read when the run was stopped, and were
     neither asked nor written. `left_out` rows of empty cells stood at the very end of the input, where spreadsheets
     leave such, and have no row in the output. `output` is the finished file ("-" for standard output); where the run
     did not come to its end, `part` is the file that has the rows so far, None if there are none. `problems` is the file
@@ -298,12 +298,7 @@ class BulkRun:
         redact = self._client._sender.requests.redact  # noqa: SLF001
         if str(self._source) != STDOUT and "problem" in rows.header and origin_of(self._source) is not None:
             self._stale = rows.header.index("problem")
-        self._names = self._without_stale(rows.header)
-        self._results = []
-        for call in self._kinds:
-            results = Results(call, self._names, redact, several=len(self._kinds) > 1)
-            self._results.append(results)
-            self._names += results.names
+        self._names, self._results = columns_of(self._kinds, self._without_stale(rows.header), redact)
 
     def _without_stale(self, cells: Sequence[_T]) -> list[_T]:
         """`cells`, or what else there is for each column, without the old problem of a row that was mended."""
