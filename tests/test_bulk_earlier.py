@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import io
+import json
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from random import Random
+from types import SimpleNamespace
 from typing import Any
 from urllib.parse import parse_qs
 
@@ -12,7 +16,9 @@ import httpx
 import pytest
 
 from aisolution_async import Call, ConfigurationError, FaceCompare, WhatsAppDetail
-from aisolution_async.bulk import BulkError, Summary, forecast_bulk, run_bulk
+from aisolution_async.bulk import BulkError, BulkRun, Summary, forecast_bulk, run_bulk
+from aisolution_async.bulk.earlier import sources_of
+from aisolution_async.bulk.outputs import Output, UnwrittenError, origin_of
 from aisolution_async.ledger import Ledger, LedgerError
 
 from .support import Vendor, client_of, picture, says
@@ -349,3 +355,164 @@ async def test_part_files_of_a_run_that_had_asked_nothing(tmp_path: Path, ending
         with pytest.raises(ConfigurationError, match="and its ledger .* is not there: move it away"):
             await bulk(source, output, vendor, **options)
         assert part.read_bytes() == lines
+
+
+# ------------------------------------------------------------------------------------------------- and further
+
+
+@pytest.mark.parametrize("damage", ["gone", "cut in the middle", "random bytes", "all of it random"])
+async def test_what_is_beside_the_ledger_belongs_to_it(tmp_path: Path, damage: str) -> None:
+    """A run that was killed leaves most of its ledger in FILE-wal."""
+    source, output, path = numbers(tmp_path, 60), tmp_path / "out.csv", tmp_path / "ledger"
+    wal = Path(f"{path}-wal")
+    snapshot: dict[Path, bytes] = {}
+    vendor = Echo()
+    script = vendor._answer
+
+    def copied(request: httpx.Request, number: int) -> httpx.Response:
+        if number == 59:  # the files as a kill would leave them
+            snapshot.update({file: file.read_bytes() for file in (path, wal)})
+        return script(request, number)
+
+    vendor._script = copied
+    await bulk(source, output, vendor, ledger=path, concurrency=1)
+    lines = output.read_bytes().splitlines(keepends=True)
+    output.unlink()
+    part = tmp_path / "out.csv.part"
+    part.write_bytes(b"".join(lines[:60]))  # of 59 rows
+    log = snapshot[wal]
+    random = Random(1)
+    log = {
+        "gone": b"",
+        "cut in the middle": log[: len(log) // 2],
+        "random bytes": log[: len(log) // 2] + random.randbytes(100) + log[len(log) // 2 + 100 :],
+        "all of it random": random.randbytes(len(log)),
+    }[damage]
+    path.write_bytes(snapshot[path])
+    wal.write_bytes(log)
+    before = part.read_bytes()
+    with pytest.raises(ConfigurationError, match=GONE):
+        await bulk(source, output, vendor, ledger=path)
+    assert part.read_bytes() == before
+    assert len(vendor.requests) == 60
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+async def test_another_picture_under_the_same_name(tmp_path: Path, disk: Any) -> None:
+    """The answer of the one is not the other's."""
+    for name in "ab":
+        (tmp_path / f"{name}.jpg").write_bytes(picture(ord(name)))
+    source, output, vendor = tmp_path / "in.csv", tmp_path / "out.csv", Echo()
+    source.write_text("img1,img2\na.jpg,b.jpg\n")
+    disk(0)
+    await bulk(source, output, vendor, FaceCompare, ledger=tmp_path / "ledger")
+    disk(None)
+    (tmp_path / "b.jpg").write_bytes(picture(1))
+    with pytest.raises(ConfigurationError, match=f"1 {GONE}"):
+        await bulk(source, output, vendor, FaceCompare, ledger=tmp_path / "ledger")
+    again = await bulk(source, output, vendor, FaceCompare, ledger=tmp_path / "ledger", overwrite=True)
+    assert (again.taken_back, again.tally.charged) == (0, 1)
+    assert (await bulk(source, output, vendor, FaceCompare, ledger=tmp_path / "ledger")).from_ledger == 1
+
+
+async def test_stopped_while_it_looks_back(tmp_path: Path) -> None:
+    """Nothing is touched."""
+    source, output, vendor, path = numbers(tmp_path), tmp_path / "out.csv", Echo(), tmp_path / "ledger"
+    await bulk(source, output, vendor, ledger=path)
+    lose(path, "emptied", b"")
+    part = output.rename(tmp_path / "out.csv.part")
+    before = part.read_bytes()
+    async with client_of(vendor) as client:
+        run = BulkRun(client, WhatsAppDetail, source, output, ledger=path, on_resume=lambda answers: run.stop())
+        summary = await run.run()
+    assert (summary.rows, summary.part, part.read_bytes() == before) == (0, None, True)
+    assert len(vendor.requests) == 12
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+async def test_an_input_that_can_be_read_once(tmp_path: Path, disk: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody can tell what the ledger knows of its rows: answers come back from files that are named."""
+    output, vendor, path = tmp_path / "out.jsonl", Echo(), tmp_path / "ledger"
+    lines = "".join(f'{{"ref": "{n}", "number": "+62813{n:08}"}}\n' for n in range(6))
+
+    class Pipe(io.BytesIO):
+        def seek(self, *arguments: Any) -> int:
+            raise OSError("a pipe")
+
+    async def piped(**options: Any) -> Summary:
+        monkeypatch.setattr("sys.stdin", SimpleNamespace(buffer=Pipe(lines.encode())))
+        return await bulk(Path("-"), output, vendor, ledger=path, **options)
+
+    disk(2)
+    await piped(concurrency=1)
+    written = output.read_bytes()
+    disk(None)
+    with pytest.raises(ConfigurationError, match=f"4 {GONE}"):
+        await piped()
+    again = await piped(rescued=[output])
+    assert (again.ok, again.taken_back, again.from_ledger, len(vendor.requests)) == (6, 4, 2, 6)
+    assert output.read_bytes() == written
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+@pytest.mark.parametrize("moved", ["kept.csv", "out.csv.part.old", "rows.jsonl", "rows.parquet"])
+@pytest.mark.parametrize("ending", ENDINGS)
+async def test_rows_are_taken_from_any_format(tmp_path: Path, disk: Any, moved: str, ending: str) -> None:
+    source, vendor, path = numbers(tmp_path), Echo(), tmp_path / "ledger"
+    first = tmp_path / f"first.{next(e for e in ENDINGS if e in moved)}"
+    await bulk(source, first, vendor, ledger=path)
+    first.rename(tmp_path / moved)
+    whole = tmp_path / f"whole.{ending}"
+    await bulk(source, whole, vendor, ledger=path)
+    output = tmp_path / f"out.{ending}"
+    again = await bulk(source, output, vendor, ledger=tmp_path / "new", rescued=[tmp_path / moved])
+    assert (again.taken_back, again.rows, len(vendor.requests)) == (12, 12, 12)
+    if not (moved.endswith(("csv", "old")) and ending in ("jsonl", "parquet")):  # an apostrophe more
+        assert output.read_bytes() == whole.read_bytes()
+
+
+def test_files_to_take_rows_from(tmp_path: Path) -> None:
+    output = Output(tmp_path / "out.csv", None)
+    (tmp_path / "rows.txt").write_text("")
+    for name, problem in (
+        ("missing.jsonl", "No such file"),
+        (".", "it is no regular file"),
+        ("rows.txt", "must be named as"),
+    ):
+        with pytest.raises(ConfigurationError, match=problem):
+            sources_of(output, [tmp_path / name], resumes=True, has_ledger=True)
+    for name in ("out.csv", "out.csv.rescued-1.jsonl", "other.csv.rescued-2.jsonl", "out.csv.rescued-3.txt"):
+        (tmp_path / name).write_text("")
+    for has_ledger, found in ((True, {"out.csv", "out.csv.rescued-1.jsonl"}), (False, set())):
+        sources = sources_of(output, [], resumes=has_ledger, has_ledger=has_ledger)
+        assert {source.path.name for source in sources} == found
+
+
+# ------------------------------------------------------------------------------- the ledger of a file of problems
+
+
+@pytest.mark.parametrize("mended", [False, True])
+@pytest.mark.parametrize("same", [True, False])
+def test_which_of_two_files_of_problems_it_is(tmp_path: Path, same: bool, mended: bool) -> None:
+    """A run was killed between the note and the name: what stands there is still the file of the run before."""
+    mend = tmp_path / "mend.csv"
+    for ledger, text in (("a", "old"), ("a" if same else "b", "new")):
+        output = Output(mend, None)
+        output.open([text, "problem"], replace=True)
+        if text == "new":
+            output.part.unlink()  # as if it had never come to its name
+            with pytest.raises(UnwrittenError):
+                output.finish(tmp_path / f"{ledger}.ledger", tmp_path / "out.csv")
+            note = json.loads((tmp_path / "mend.csv.of").read_text())
+            note["before"], note["digest"] = dict(note), "of the file to come"
+            note["ledger"] = f"{ledger}.ledger"
+            (tmp_path / "mend.csv.of").write_text(json.dumps(note))
+        else:
+            output.finish(tmp_path / f"{ledger}.ledger", tmp_path / "out.csv")
+    if mended:
+        mend.write_text("old,problem\nby hand,\n")
+    origin = origin_of(mend)
+    assert origin is not None
+    known = "a" if same or not mended else "b"
+    assert origin.ledger == tmp_path / f"{known}.ledger"
+    assert origin.other == (None if same or not mended else tmp_path / "a.ledger")

@@ -9,7 +9,8 @@ the call is made of the row in the input, and the ledger is asked whether it kno
 - it knows the question, and lacks the answer (its disk was full): the answer is taken over;
 - it has never heard of the question: this is not the ledger, or no longer all of it. The row would be paid for again.
 
-Answers in the files of rescued rows are taken over too, wherever the ledger has no answer.
+So it is with the answers in files of rescued rows. Those of a file that somebody names are taken over even where the
+ledger has never heard of the question.
 
 A row is known by all of its cells: an answer never goes to a row that differs in one of them.
 
@@ -32,6 +33,7 @@ from enum import Enum
 from hashlib import blake2b
 from itertools import chain
 from pathlib import Path
+from stat import S_ISREG
 from typing import Any
 
 from aisolution_async.api import Call
@@ -104,9 +106,9 @@ def sources_of(output: Output, named: Sequence[Path], *, resumes: bool, has_ledg
     found = [source for source in found if source.path.is_file()]
     for path in named:
         try:
+            if not S_ISREG(path.stat().st_mode):
+                raise OSError(0, "it is no regular file")
             same = [source for source in found if source.path.samefile(path)]
-            if path.is_dir():
-                raise IsADirectoryError(0, "it is a folder")
         except (OSError, ValueError) as exc:
             problem = getattr(exc, "strerror", None) or type(exc).__name__
         else:
@@ -396,19 +398,18 @@ class Earlier:
             await self._judge(chunk, check)
         if rows is None:
             for number, source in enumerate(self._sources):
-                if source.named or not source.replaced:
+                if source.named:
                     self._db.execute("UPDATE left SET state = 'taken' WHERE answered AND source = ?", (number,))
         self._any = bool(self._db.execute("SELECT EXISTS (SELECT 1 FROM left WHERE state = 'taken')").fetchone()[0])
         lost = []
         for number, source in enumerate(self._sources):
-            if source.replaced:
-                query = """SELECT count(*) FROM left WHERE source = ? AND paid
-                    AND (state = 'lost' OR (state = 'unseen' AND (answered OR ?)))"""
-                (count,) = self._db.execute(query, (number, rows is None)).fetchone()
-                lost.append((count, source))
-        if lost:  # OUTPUT and its part have the same rows
-            count, source = max(lost, key=lambda each: each[0])
-            self._lose(source, count)
+            # What is in no row of the input any more, or cannot be compared, goes with the file.
+            query = """SELECT count(*) FROM left WHERE source = ? AND paid
+                AND (state = 'lost' OR (? AND state = 'unseen' AND (answered OR ?)))"""
+            (count,) = self._db.execute(query, (number, source.replaced, rows is None)).fetchone()
+            lost.append((count, source))
+        count, source = max(lost, key=lambda each: each[0])  # they have the same rows, more or less
+        self._lose(source, count)
 
     def _left_of(self, row: Row) -> list[_Left]:
         """What is left of this row, of all calls, and was not judged yet."""
@@ -423,19 +424,17 @@ class Earlier:
             self._decide(row, [each for each in left if each.kind == kind], knows)
 
     def _decide(self, row: Row, left: Sequence[_Left], knows: _Knows) -> None:
-        sources = self._sources
-        trusted = [
-            each for each in left if each.answered and (sources[each.source].named or not sources[each.source].replaced)
-        ]
+        answered = [self._sources[each.source] for each in left if each.answered]
         for each in left:
             state = "taken" if each.answered else "done"
             if knows is _Knows.THE_ANSWER:
                 state = "done"
-            elif knows is _Knows.NOTHING and not trusted and each.paid:
-                state = "lost"
+            elif knows is _Knows.NOTHING and not any(source.named for source in answered):
+                # It may have been another picture of the same name: no answer is given to a question unknown.
+                state = "lost" if each.paid else "done"
             self._db.execute("UPDATE left SET state = ? WHERE rowid = ?", (state, each.rowid))
-            source = sources[each.source]
-            if state == "taken" and source.is_part and all(sources[other.source].replaced for other in trusted):
+            goes = self._sources[each.source].is_part and all(source.replaced for source in answered)
+            if state == "taken" and goes:
                 values: list[Any] = []
                 for kind, results in enumerate(self._results):
                     values += json.loads(each.said) if kind == each.kind else [MISSING] * len(results.names)
