@@ -27,7 +27,7 @@ import sqlite3
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from enum import Enum
 from hashlib import blake2b
@@ -101,8 +101,9 @@ def sources_of(output: Output, named: Sequence[Path], *, resumes: bool, has_ledg
         if resumes:
             found += [Source(output.part, ending, replaced=True, is_part=True), Source(output.path, ending, True)]
         begins, ends = f"{output.path.name}.rescued-", ".jsonl"
-        beside = sorted(path for path in folder.iterdir() if path.name.startswith(begins) and path.suffix == ends)
-        found += [Source(path, ends) for path in beside]
+        with suppress(OSError):  # a folder that may be written and not be listed
+            beside = sorted(path for path in folder.iterdir() if path.name.startswith(begins) and path.suffix == ends)
+            found += [Source(path, ends) for path in beside]
     found = [source for source in found if source.path.is_file()]
     for path in named:
         try:
