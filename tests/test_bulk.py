@@ -7,6 +7,7 @@ import base64
 import csv
 import errno
 import io
+import itertools
 import json
 import os
 import sqlite3
@@ -1317,7 +1318,7 @@ async def test_a_ledger_that_fails_in_the_middle(tmp_path: Path, monkeypatch: py
 async def test_answers_that_the_ledger_cannot_take(
     source: Path, tmp_path: Path, rescues: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Another run begins the output anew: so they are kept elsewhere."""
+    """They are kept elsewhere too, and another run, which begins the output anew, takes them from there."""
     end = Ledger.end
 
     async def failing(self: Ledger, started: Any, result: Any) -> None:
@@ -1333,7 +1334,10 @@ async def test_answers_that_the_ledger_cannot_take(
     assert summary.rescued == [str(rescued)]
     assert [(row["ref"], row["answer_whatsapp"]) for row in jsonl(rescued)] == [("B", "yes")]
     monkeypatch.setattr(Ledger, "end", end)
-    assert (await bulk(source, tmp_path / "out.csv", ledger=tmp_path / "ledger", key="ref")).held == 1
+    written = (tmp_path / "out.csv").read_bytes()
+    again = await bulk(source, tmp_path / "out.csv", ledger=tmp_path / "ledger", key="ref")
+    assert (again.held, again.ok, again.from_ledger, again.taken_back, again.tally.total) == (0, 3, 2, 1, 0)
+    assert (tmp_path / "out.csv").read_bytes() == written
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
@@ -1398,8 +1402,15 @@ CELL = st.one_of(ANY_TEXT, ANY_BYTES, HARD, st.lists(HARD, max_size=4).map("".jo
     said=ANY_TEXT,
 )
 @example(table=[("\r", "bad", "\n")], quoting=csv.QUOTE_ALL, delimiter=",", said="\r=")
+@example(table=[("", "", "")], quoting=csv.QUOTE_ALL, delimiter=",", said="")
+@example(
+    table=[("", "", ""), ("", "bad", ""), ("", "", ""), ("", "", "")],
+    quoting=csv.QUOTE_MINIMAL,
+    delimiter="\t",
+    said="",
+)
 def test_any_cells(tmp_path: Path, table: list[tuple[str, str, str]], quoting: Any, delimiter: str, said: str) -> None:
-    """Rows in are rows out, and every cell of theirs is what it was."""
+    """Rows in are rows out, but for empty ones at the very end, and every cell of theirs is what it was."""
     text = io.StringIO()
     # "\r\n" makes the csv module quote both; what it leaves bare is the same in every dialect.
     writer = csv.writer(text, quoting=quoting, delimiter=delimiter, lineterminator="\r\n")
@@ -1413,7 +1424,10 @@ def test_any_cells(tmp_path: Path, table: list[tuple[str, str, str]], quoting: A
     cells, lines = tmp_path / f"out{ending}", tmp_path / "out.jsonl"
     # With its delimiter: what is found out of so few cells may be another.
     for output in (cells, lines):
-        asyncio.run(bulk(source, output, vendor=Vendor(script), overwrite=True, delimiter=delimiter, encoding="utf-8"))
+        options: dict[str, Any] = {"overwrite": True, "delimiter": delimiter, "encoding": "utf-8"}
+        summary = asyncio.run(bulk(source, output, vendor=Vendor(script), **options))
+        assert summary.left_out == sum(1 for _ in itertools.takewhile(lambda row: not any(row), reversed(table)))
+    table = table[: len(table) - summary.left_out]
     found = read(cells, delimiter)
     for row, came in zip(found, table, strict=True):
         for written, cell in zip((row["a"], row["number"], row["b"]), came, strict=True):

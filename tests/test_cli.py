@@ -468,6 +468,8 @@ def test_bulk() -> None:
         "checking": 0,
         "over_budget": 0,
         "unsent": 0,
+        "left_out": 0,
+        "taken_back": 0,
         "errors": {"InputError": 1},
         "by_endpoint": {"gliswadetail": counts},
         "output": "out.jsonl",
@@ -612,6 +614,14 @@ def settled(count: int) -> list[str]:
     return [*itertools.islice((n for n in found if sha256(b"slow" + n.encode()).digest()[0] % 10), count)]
 
 
+def lines_of(file: Path) -> int:
+    """How many lines it has; a run that begins its part file anew takes the old one away first."""
+    try:
+        return file.read_bytes().count(b"\n")
+    except FileNotFoundError:
+        return 0
+
+
 @pytest.mark.parametrize("ending", ["csv", "jsonl"])
 def test_killed_and_run_again(ending: str) -> None:
     """Killed twice in the middle: one full pass is paid for, and the file is that of an unbroken run."""
@@ -627,7 +637,7 @@ def test_killed_and_run_again(ending: str) -> None:
         for wanted in (700, 1800):
             with subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
                 part = Path(f"{output}.part")
-                while not part.exists() or part.read_bytes().count(b"\n") < wanted:
+                while lines_of(part) < wanted:
                     assert process.poll() is None
                     time.sleep(0.002)
                 process.kill()
@@ -651,6 +661,28 @@ def test_killed_and_run_again(ending: str) -> None:
         assert unbroken.exit_code == 0
     assert Path(output).read_bytes() == Path(f"whole.{ending}").read_bytes()
     assert left() == {"in.csv", output, f"{output}.ledger", f"whole.{ending}"}
+
+
+def test_a_ledger_that_lost_its_memory() -> None:
+    """Nothing is sent, and the results can be taken back with one option."""
+    Path("in.csv").write_text("ref,number\n" + "".join(f"A-{n},{number}\n" for n, number in enumerate(settled(20))))
+    bulk = ["bulk", "whatsapp-detail", "in.csv", "--key", "ref", "-o", "out.csv"]
+    with SandboxThread() as sandbox:
+        env = {"AISOLUTION_TOKEN": "sandbox-token", "AISOLUTION_BASE_URL": sandbox.url}
+        assert CliRunner().invoke(aisolution, bulk, env=env).exit_code == 0
+        paid_for, billed = Path("out.csv").read_bytes(), sandbox.bill.charged
+        Path("out.csv.ledger").write_bytes(b"")
+        refused = CliRunner().invoke(aisolution, bulk, env=env)
+        assert refused.exit_code == 2
+        assert "20 of the answers paid for are not in its ledger any more" in refused.stderr
+        assert Path("out.csv").read_bytes() == paid_for
+        back = CliRunner().invoke(aisolution, [*bulk, "--rescued", "out.csv"], env=env)
+        assert back.exit_code == 0
+        assert re.search(r"^answered +20: 0 now, 20 taken back$", back.stderr, re.MULTILINE)
+        assert Path("out.csv").read_bytes() == paid_for
+        assert sandbox.bill.charged == billed
+        missing = CliRunner().invoke(aisolution, [*bulk, "--rescued", "missing.jsonl"], env=env)
+        assert (missing.exit_code, "cannot be read: No such file" in missing.stderr) == (2, True)
 
 
 def attempts_of(file: str, *options: str) -> list[dict[str, Any]]:

@@ -118,6 +118,11 @@ class Calls:
         return self._key is not None
 
     @property
+    def key_column(self) -> str | None:
+        """The column of the keys, if there is one."""
+        return None if self._key is None else self._rows.header[self._key]
+
+    @property
     def chosen(self) -> str:
         """Which columns are used for what, in one line for people."""
         several = len(self._recipes) > 1

@@ -105,6 +105,7 @@ class DelimitedReader(Reader):
                 yield Row(number, [""] * len(self.header))
             del empty[:]
             yield self._row(line, cells)
+        self.left_out = len(empty)
 
     def close(self) -> None:
         self._file.close()

@@ -5,29 +5,27 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import os
-import secrets
-import sqlite3
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
-from hashlib import blake2b
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from aisolution_async import clock
 from aisolution_async.api import Call
 from aisolution_async.batch import REMEMBERED
 from aisolution_async.bulk.calls import Calls
+from aisolution_async.bulk.earlier import is_idle
+from aisolution_async.bulk.look import Look
 from aisolution_async.bulk.outputs import Output
+from aisolution_async.bulk.results import columns_of
 from aisolution_async.bulk.rows import Row, Rows
 from aisolution_async.bulk.runner import calls_of
 from aisolution_async.charges import Charge
 from aisolution_async.client import AsyncClient
 from aisolution_async.errors import InputError
-from aisolution_async.ledger import Ask, Held, Ledger, Stored, schema
-from aisolution_async.ledger.book import Book
+from aisolution_async.ledger import Held, Stored
 from aisolution_async.sender import Journal, Work
 
 _AT_ONCE = 32
@@ -90,7 +88,7 @@ async def forecast_bulk(
     found = Forecast()
     view = client if retry_unknown is None else client.with_options(retry_unknown=retry_unknown)
     repeats = 1 + view._options.retry.unknown  # noqa: SLF001  # the client has no public way to its options
-    look = _Look(None if ledger is None else Path(ledger))
+    look = Look(None if ledger is None else Path(ledger))
     calls = calls_of(call)
     with Rows(source, delimiter=delimiter, encoding=encoding, sheet=sheet, skip_hidden=skip_hidden) as rows:
         found.hidden = rows.hidden
@@ -105,6 +103,10 @@ async def forecast_bulk(
         if output is not None:
             target = Output(Path(output), Path(source))
             if not overwrite and not look.exists:
+                redact = client._sender.requests.redact  # noqa: SLF001  # the names are those of the run's columns
+                if not target.streams:
+                    names, _ = columns_of(calls, rows.header, redact)
+                    target.part_is_idle = is_idle(target.part, target.path.suffix.lower(), names)
                 target.check_free()
         if on_start is not None:
             for line in maker.lines():
@@ -142,7 +144,7 @@ class _Check:
     """What would become of each call."""
 
     def __init__(
-        self, client: AsyncClient, journal: Journal, look: _Look, maker: Calls, found: Forecast, *, limit: int | None
+        self, client: AsyncClient, journal: Journal, look: Look, maker: Calls, found: Forecast, *, limit: int | None
     ) -> None:
         self._sender = client._sender  # noqa: SLF001  # the checks are those of the sending
         self._options = dataclasses.replace(client._options, journal=journal)  # noqa: SLF001
@@ -212,55 +214,3 @@ class _Check:
             if self._limit is not None and len(self._seen) > self._limit:
                 self._seen.popitem(last=False)
         return False
-
-
-class _Look(Ledger):
-    """A ledger that is only looked into. One that is not there has no answers."""
-
-    def __init__(self, path: Path | None) -> None:
-        super().__init__(os.devnull if path is None else path)
-        self.exists = path is not None and path.exists()
-        self._page: _Page | None = None
-
-    async def open(self) -> None:
-        """See `Ledger.open`."""
-        key = secrets.token_bytes(32)
-        if self.exists:
-            try:
-                self._page = _Page(self.path)
-            except (sqlite3.Error, OSError) as exc:
-                raise schema.fault(self.path, exc) from None
-            key = self._page.hash_key
-        self._hash = blake2b(digest_size=16, key=key)
-        self._pid = os.getpid()
-        self._usable = True
-
-    async def aclose(self) -> None:
-        """See `Ledger.aclose`."""
-        self._usable = False
-        if self._page is not None:
-            self._page.close()
-
-    async def find(self, asks: Sequence[Ask]) -> list[Stored | None]:
-        """See `Store.find`."""
-        found = [self.look(ask) if ask.reusable else None for ask in asks]
-        return [stored if isinstance(stored, Stored) else None for stored in found]
-
-    def look(self, ask: Ask) -> Stored | Held | None:
-        """What earlier attempts of the call say."""
-        found = None if self._page is None else self._page.look(ask)
-        return None if isinstance(found, int) else found
-
-
-class _Page(Book):
-    """The rules of a ledger, over a file that is not written."""
-
-    def __init__(self, path: Path) -> None:
-        self._db = schema.connect_to_read(path, busy_timeout=10.0)
-        self._sql = self._db.cursor().execute
-        self._now = round(clock.today().timestamp() * 1e6)
-        self.hash_key = self._sql("SELECT hash_key FROM file").fetchone()[0]
-
-    def close(self) -> None:
-        """Let go of the file."""
-        self._db.close()

@@ -9,6 +9,7 @@ they came.
 from __future__ import annotations
 
 import csv
+import dataclasses
 import hashlib
 import io
 import json
@@ -41,9 +42,10 @@ GROUP_ROWS = 10_000
 GROUP_BYTES = 32 * 1024 * 1024
 """Size of the texts of a row group, more or less: a cell may hold an image."""
 
-_DELIMITERS: Mapping[str, str] = {".csv": ",", ".tsv": "\t"}
+DELIMITERS: Mapping[str, str] = {".csv": ",", ".tsv": "\t"}
+"""What stands between the cells, by the ending of a file of text."""
 _LINES = (".jsonl", ".ndjson")
-ENDINGS = (*_DELIMITERS, *_LINES, ".parquet")
+ENDINGS = (*DELIMITERS, *_LINES, ".parquet")
 """What an output file may end in."""
 
 _LONGEST_SIDE = 65_536
@@ -68,11 +70,16 @@ class Dialect:
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """Where a file of problems comes from: the run's `ledger` and `output`, and its `digest` as it was written."""
+    """Where a file of problems comes from: the run's `ledger` and `output`, and its `digest` as it was written.
+
+    `other` is the ledger of the file that stood there before, where a run was killed while it replaced that by its own,
+    and nobody can tell any more which of the two this is: it was changed since. Else None.
+    """
 
     ledger: Path
     output: Path
     digest: str
+    other: Path | None = None
 
 
 def origin_of(path: Path) -> Origin | None:
@@ -84,9 +91,7 @@ def origin_of(path: Path) -> Origin | None:
     if not os.path.lexists(side):
         return None
     try:
-        with side.open("rb") as file:
-            said = json.loads(file.read(_LONGEST_SIDE))
-        return Origin(path.parent / said["ledger"], path.parent / said["output"], str(said["digest"]))
+        return _origin(path)
     except (OSError, ValueError, TypeError, KeyError):
         pass
     raise ConfigurationError(
@@ -102,6 +107,49 @@ def check_stdout() -> None:
         problem = fcntl is not None and fcntl.fcntl(sys.stdout.fileno(), fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDONLY
     if problem:
         raise ConfigurationError("standard output is closed, where results were to go: name a file, or open it")
+
+
+def _origin(path: Path) -> Origin | None:
+    side = _side(path)
+    if not os.path.lexists(side):
+        return None
+    with side.open("rb") as file:
+        said = json.loads(file.read(_LONGEST_SIDE))
+    found, before = _read_origin(path.parent, said), said.get("before")
+    if before is None or not path.is_file():
+        return found
+    # A run was killed while it gave the file its name: it is the new one, or still the one before.
+    former, digest = _read_origin(path.parent, before), _digest(path)
+    if digest == former.digest:
+        return former
+    return (
+        found
+        if digest == found.digest or former.ledger == found.ledger
+        else dataclasses.replace(found, other=former.ledger)
+    )
+
+
+def _read_origin(folder: Path, said: Mapping[str, Any]) -> Origin:
+    return Origin(folder / said["ledger"], folder / said["output"], str(said["digest"]))
+
+
+def _note(path: Path, origin: Origin, before: Origin | None) -> None:
+    """Write PATH.of, at one stroke, and safe on the disk when this returns."""
+    side, folder = _side(path), path.parent
+
+    def said(origin: Origin) -> dict[str, Any]:
+        ledger, output = _from(folder, origin.ledger), _from(folder, origin.output)
+        return {"ledger": ledger, "output": output, "digest": origin.digest}
+
+    whole = said(origin) | ({} if before is None else {"before": said(before)})
+    new = side.with_name(f"{side.name}.part")
+    with new.open("w", encoding="utf-8") as file:
+        _make_private(file.fileno())
+        file.write(f"{json.dumps(whole)}\n")
+        file.flush()
+        os.fsync(file.fileno())
+    new.replace(side)
+    _sync(folder)
 
 
 def _side(path: Path) -> Path:
@@ -146,6 +194,8 @@ class Output:
         self.rows = 0
         self.streams = str(path) == STDOUT
         """Whether it is standard output: then there is no file, and nothing to go on from."""
+        self.part_is_idle = False
+        """Whether the part file that is there is known to hold nothing."""
         self._replaces = False
         self._file: _Appender | _Stdout | None = None
         self._form: _Form
@@ -164,7 +214,7 @@ class Output:
     def check_free(self, why: str = "") -> None:
         """Raise ConfigurationError if there is something that may have been paid for; `why` says more of it."""
         for file, what in ((self.path, "results of an earlier run"), (self.part, "what a stopped run had")):
-            if not self.streams and os.path.lexists(file):
+            if not self.streams and os.path.lexists(file) and not (file is self.part and self.part_is_idle):
                 raise ConfigurationError(
                     f"{str(file)!r} exists already and may hold {what}{why}: move it away, or say --overwrite"
                 )
@@ -182,23 +232,6 @@ class Output:
             "or say --overwrite"
         )
 
-    def remember(self, ledger: Path | None, output: Path) -> None:
-        """Note beside the finished file what run it comes from, if that has a ledger. Raises UnwrittenError."""
-        if self.streams:
-            return
-        side = _side(self.path)
-        try:
-            if ledger is None:
-                side.unlink(missing_ok=True)
-                return
-            folder = self.path.parent
-            said = {"ledger": _from(folder, ledger), "output": _from(folder, output), "digest": _digest(self.path)}
-            with side.open("w", encoding="utf-8") as file:
-                _make_private(file.fileno())
-                file.write(f"{json.dumps(said)}\n")
-        except OSError as exc:
-            raise UnwrittenError(_reason(exc), []) from None
-
     def open(self, names: Sequence[str], *, replace: bool, types: Sequence[Any] | None = None) -> None:
         """Make the file, with a header where its format has one; `replace` what is there, but no living run's.
 
@@ -212,7 +245,7 @@ class Output:
         self._replaces = replace
         claimed = None
         try:
-            if replace:
+            if replace or self.part_is_idle:
                 claimed = _claim(self.part)
                 self.part.unlink(missing_ok=True)
             mode = 0o600 if self._private else 0o666
@@ -239,8 +272,12 @@ class Output:
         self._put(lambda: self._form.add(cells, values))
         self.rows += 1
 
-    def finish(self) -> None:
-        """All rows are there: give the file its name. Raises UnwrittenError; what was written is in the part file."""
+    def finish(self, ledger: Path | None = None, of: Path | None = None) -> None:
+        """All rows are there: give the file its name. Raises UnwrittenError; what was written is in the part file.
+
+        A file of problems is `of` an output, and notes beside it what `ledger` its rows are in, if any: before it has
+        its name, so that nobody finds it there and asks its rows without their ledger.
+        """
         assert self._file is not None
         self._put(self._form.end)
         try:
@@ -249,7 +286,16 @@ class Output:
             if not self.streams:
                 if not self._replaces and os.path.lexists(self.path):
                     raise FileExistsError(0, "a file of that name has appeared meanwhile")
+                note = None
+                if of is not None and ledger is not None:
+                    note = Origin(ledger, of, _digest(self.part))
+                    _note(self.path, note, _origin(self.path) if self.path.is_file() else None)
                 self.part.replace(self.path)
+                _sync(self.path.parent)
+                if note is not None:
+                    _note(self.path, note, None)
+                elif of is not None:
+                    _side(self.path).unlink(missing_ok=True)
         except OSError as exc:
             raise UnwrittenError(_reason(exc), []) from None
 
@@ -283,7 +329,7 @@ class Output:
             return _Lines(names)
         if ending == ".parquet":
             return _Table(names, types or [str] * len(names))
-        return _Cells(names, self._like or Dialect(_DELIMITERS[ending]), defuse=self._defuse)
+        return _Cells(names, self._like or Dialect(DELIMITERS[ending]), defuse=self._defuse)
 
     def _check(self, source: Path | None) -> None:
         path, shown = self.path, repr(str(self.path))
@@ -544,6 +590,11 @@ def _plain(value: Any) -> Any:
     return value if value is None or isinstance(value, str | int | float) else text(value)
 
 
+def plain_text(value: Any) -> str:
+    """The text of a cell, the same before it was written as JSON and after."""
+    return value if isinstance(value, str) else text(None if value is MISSING else _plain(value))
+
+
 def _unicode(found: str) -> str:
     """`found`, with what is no Unicode text written out: Parquet takes nothing else."""
     return found if found.isascii() else found.encode("utf-8", "backslashreplace").decode()
@@ -561,7 +612,7 @@ class Rescue:
         """Where rows were put."""
         self._files: list[tuple[str, _Appender]] = []
         for folder in (*(() if output is None else (output.absolute().parent,)), None):
-            prefix = "aisolution-rescued-" if folder is None or output is None else f"{output.name}.rescued-"
+            prefix = "aisolution-rescued-" if folder is None or output is None else _rescued(output)
             with suppress(OSError):
                 number, name = tempfile.mkstemp(prefix=prefix, suffix=".jsonl", dir=folder)
                 _make_private(number)
@@ -579,8 +630,10 @@ class Rescue:
         self._note("stderr")
 
     def close(self) -> None:
-        """Close the files; no empty one stays."""
+        """Close the files, safe on the disk; no empty one stays."""
         for name, file in self._files:
+            with suppress(OSError):
+                file.sync()
             file.close()
             if name not in self.places:
                 Path(name).unlink(missing_ok=True)
@@ -588,6 +641,45 @@ class Rescue:
     def _note(self, place: str) -> None:
         if place not in self.places:
             self.places.append(place)
+
+
+def keep(output: Path, lines: Iterable[bytes]) -> Path:
+    """Put rows, as lines of JSONL, into a new file of rescued rows beside `output`. Raises ConfigurationError.
+
+    They are safe on the disk when this returns.
+    """
+    try:
+        folder = output.absolute().parent
+        number, name = tempfile.mkstemp(prefix=_rescued(output), suffix=".jsonl", dir=folder)
+        file = _Appender(number)
+        try:
+            for line in lines:
+                file.append(line)
+            file.sync()
+        finally:
+            file.close()
+        _sync(folder)
+    except OSError as exc:
+        problem = _reason(exc)
+    else:
+        return Path(name)
+    raise ConfigurationError(
+        f"answers that only {str(output)!r}.part has cannot be kept beside it: {problem}; make room there"
+    )
+
+
+def _rescued(output: Path) -> str:
+    return f"{output.name}.rescued-"
+
+
+def _sync(folder: Path) -> None:
+    """Make the names in a folder safe on the disk, where the system can do that."""
+    with suppress(OSError):
+        number = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(number)
+        finally:
+            os.close(number)
 
 
 class _Appender:

@@ -21,7 +21,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping, Sequence
 from enum import Enum
 from typing import Annotated, Any, get_args, get_origin
 
@@ -62,6 +62,7 @@ class Results:
     ) -> None:
         endpoint = call.endpoint
         self._redact = redact
+        self._reply = endpoint.reply
         self._fields = [name for name in endpoint.reply.model_fields if name not in SECRET_FIELDS]
         self._keeps_raw = not endpoint.never_charges
         types: dict[str, Any] = {"ok": bool}
@@ -94,6 +95,41 @@ class Results:
         values += [_error_name(outcome), problem and " ".join(problem.split())]
         return [redacted(value, self._redact) for value in values]
 
+    def fields_of(self, reply: Reply) -> list[Any]:
+        """What goes into the columns of its fields."""
+        said = answered(reply)
+        return [redacted(said.get(name), self._redact) for name in self._fields]
+
+    # ------------------------------------------------------------------------------------- from a file to be read
+
+    def read(self, record: Mapping[str, Any]) -> list[Any] | None:
+        """The values of a row of an earlier output, each of its type; None if it has not all of these columns."""
+        if not all(name in record for name in self.names):
+            return None
+        return [_typed(record[name], kind) for name, kind in zip(self.names, self.types, strict=True)]
+
+    def answer(self, values: Sequence[Any]) -> Sequence[Any]:
+        """Of the values, those of the reply's fields."""
+        return values[1 : 1 + len(self._fields)]
+
+    def is_answer(self, values: Sequence[Any]) -> bool:
+        """Whether a reply settles its question."""
+        try:
+            reply: Reply = self._reply.model_validate(dict(zip(self._fields, self.answer(values), strict=True)))
+        except ValueError:  # whatever stands there, it was taken for a reply
+            return True
+        return reply.is_answer
+
+    def raw(self, values: Sequence[Any]) -> Any:
+        """Of the values, the vendor's own words of an OK that did not fit; None if there are none."""
+        return values[1 + len(self._fields)] if self._keeps_raw else None
+
+    def charge(self, values: Sequence[Any]) -> Any:
+        """Of the values, the charge."""
+        return values[-5]
+
+    # ----------------------------------------------------------------------------------------------- and from a call
+
     def _raw(self, outcome: Outcome) -> str | None:
         error = outcome.error
         if isinstance(error, OutcomeUnknownError | UnknownStatusError) and (
@@ -102,6 +138,18 @@ class Results:
             # Before it is JSON, in which a token may be spelt otherwise.
             return json.dumps(redacted(plain(error.message), self._redact), ensure_ascii=False)
         return None
+
+
+def columns_of(
+    kinds: Sequence[type[Call[Any]]], header: Sequence[str], redact: Callable[[str], str]
+) -> tuple[list[str], list[Results]]:
+    """The columns of an output of rows with the columns `header`, and those of each of `kinds` among them."""
+    names, found = [*header], []
+    for call in kinds:
+        results = Results(call, names, redact, several=len(kinds) > 1)
+        found.append(results)
+        names += results.names
+    return names, found
 
 
 def exchanged(first: Outcome, asked: Outcome) -> tuple[Outcome, Outcome]:
@@ -206,6 +254,16 @@ def redacted(value: Any, redact: Callable[[str], str]) -> Any:
     if isinstance(value, list):
         return [redacted(held, redact) for held in value]
     return value
+
+
+def _typed(value: Any, kind: Any) -> Any:
+    """A value as its column has it, also where it stands in a file of text."""
+    if not isinstance(value, str) or kind is str:
+        return None if value == "" else value
+    try:
+        return None if value == "" else json.loads(value)
+    except ValueError:
+        return None
 
 
 def _type_of(annotation: Any) -> Any:

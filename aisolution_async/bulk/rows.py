@@ -87,7 +87,8 @@ class Rows:
     text go out as they came in, and `bom` what stands at the beginning of the file; `delimiter` is for CSV and TSV.
     `total` is how many rows there are, and None for CSV and TSV: `count()` finds it out. `hidden` is how many rows of a
     workbook are hidden, be they left out or not, and None where that cannot be told; `skips_hidden` says which, and
-    `hidden_columns` has the names of columns.
+    `hidden_columns` has the names of columns. `left_out` is how many rows of empty cells at the very end were taken for
+    none, once all others were read.
 
     Raises ConfigurationError for a file that cannot be used as a whole; while iterating,
     UnreadableInputError where the rest of the file cannot be read.
@@ -135,6 +136,10 @@ class Rows:
 
     def __iter__(self) -> Iterator[Row]:
         return iter(self._reader)
+
+    @property
+    def left_out(self) -> int:
+        return self._reader.left_out
 
     def count(self, given_up: Callable[[], bool]) -> int | None:
         """How many rows there are, or None if `given_up()` became true meanwhile. Uses the rows up."""

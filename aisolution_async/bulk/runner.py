@@ -6,10 +6,11 @@ import asyncio
 import os
 import sqlite3
 import sys
+import tempfile
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AsyncExitStack, closing, contextmanager, suppress
+from contextlib import AsyncExitStack, ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from decimal import Decimal
 from pathlib import Path
@@ -19,14 +20,15 @@ from aisolution_async import clock
 from aisolution_async.api import Call
 from aisolution_async.batch import Batch, Outcome, Progress, Recheck
 from aisolution_async.bulk.calls import Calls
+from aisolution_async.bulk.earlier import Earlier, Said, is_idle, sources_of
 from aisolution_async.bulk.kinds import kinds_of
 from aisolution_async.bulk.outputs import STDOUT, Dialect, Output, Rescue, UnwrittenError, as_json, origin_of
-from aisolution_async.bulk.results import Results, exchanged, free_name, is_held, problem_of
+from aisolution_async.bulk.results import Results, columns_of, exchanged, free_name, is_held, problem_of
 from aisolution_async.bulk.rows import Row, Rows, UnreadableInputError
 from aisolution_async.charges import Attempt, Charge, Tally
 from aisolution_async.client import AsyncClient
 from aisolution_async.errors import AISolutionError, ConfigurationError, InputError, NotSentError
-from aisolution_async.ledger import Ledger, LedgerError, State, schema
+from aisolution_async.ledger import Ledger, LedgerError, schema
 from aisolution_async.sender import call_hook
 
 CONCURRENCY = 50
@@ -45,16 +47,18 @@ class Summary:
     """What a run has done so far, or did.
 
     `rows` counts the rows that have a result, `ok` those of which every call was answered (`from_ledger` of them by
-    earlier calls, `shared` of them by other rows that ask the same) and `failed` the others; `errors` counts the calls
-    that failed, by the error's class. `held` of the failed were not sent because an attempt at the same may have been
-    charged. `checking` of the ok are not settled: the vendor is still checking them, or was not available. `unsent`
-    rows were read when the run was stopped, and were neither asked nor written. `output` is the
-    finished file ("-" for standard output); where the run did not come to its end, `part` is the file that has the
-    rows so far, None if there are none. `problems` is the file of the rows with problems, if there is to be one.
-    `rescued` says where rows went that could not be written to the output, or whose answer the ledger could not take.
-    `warnings` are lines on what was sent all the same, as landlines: each once, with a count and the first row.
-    `gave_up` is why the vendor was not tried any longer, None where it was not given up. `seconds` is how long it took.
-    `hidden` is how many rows of a workbook nobody sees, asked or left out, and None where that cannot be told.
+    earlier calls, `shared` by other rows that ask the same, `taken_back` by what an earlier run wrote or rescued and
+    the ledger lacks) and `failed` the others; `errors` counts the calls that failed, by the error's class. `held` of
+    the failed were not sent because an attempt at the same may have been charged. `checking` of the ok are not settled:
+    the vendor is still checking them, or was not available. `unsent` rows were read when the run was stopped, and were
+    neither asked nor written. `left_out` rows of empty cells stood at the very end of the input, where spreadsheets
+    leave such, and have no row in the output. `output` is the finished file ("-" for standard output); where the run
+    did not come to its end, `part` is the file that has the rows so far, None if there are none. `problems` is the file
+    of the rows with problems, if there is to be one. `rescued` says where rows went that could not be written to the
+    output, or whose answer the ledger could not take. `warnings` are lines on what was sent all the same, as landlines:
+    each once, with a count and the first row. `gave_up` is why the vendor was not tried any longer, None where it was
+    not given up. `hidden` is how many rows of a workbook nobody sees, asked or left out, and None where that cannot be
+    told. `seconds` is how long it took.
     """
 
     rows: int = 0
@@ -65,6 +69,8 @@ class Summary:
     held: int = 0
     checking: int = 0
     unsent: int = 0
+    left_out: int = 0
+    taken_back: int = 0
     errors: Counter[str] = field(default_factory=Counter)
     tally: Tally = field(default_factory=Tally)
     seconds: float = 0.0
@@ -108,6 +114,11 @@ class _Entry:
     row: Row
     outcomes: list[Outcome | None]
     left: int
+    taken: Mapping[int, Said]  # what earlier runs wrote of its calls, which are not asked
+
+
+class _TakenBackError(AISolutionError):
+    """In the place of a call whose answer is taken over: nothing is asked."""
 
 
 class BulkRun:
@@ -139,6 +150,7 @@ class BulkRun:
         problems: str | os.PathLike[str] | None = None,
         concurrency: int = CONCURRENCY,
         overwrite: bool = False,
+        rescued: Sequence[str | os.PathLike[str]] = (),
         ledger: str | os.PathLike[str] | None = None,
         reuse_for: float | None = None,
         retry_unknown: int | None = None,
@@ -173,6 +185,7 @@ class BulkRun:
         self._problems_path = None if problems is None else Path(problems)
         self._concurrency = concurrency
         self._overwrite = overwrite
+        self._named = [*map(Path, rescued)]
         self._ledger = None if ledger is None else Path(ledger)
         self._reuse_for = reuse_for
         self._retry_unknown = retry_unknown
@@ -197,6 +210,7 @@ class BulkRun:
         self._stale: int | None = None  # the column of the problems that were mended
         self._kept_apart: Counter[bytes] = Counter()  # rows that the ledger could not take
         self._rescue: Rescue | None = None
+        self._earlier: Earlier | None = None
         self._calls: Calls
         self._results: list[Results]
         self._output: Output
@@ -222,6 +236,7 @@ class BulkRun:
                 await asyncio.to_thread(_check_is_ledger, self._ledger)
             output = self._output = Output(self._target, self._source, defuse=self._defuse)
             self._problems = self._problems_output(rows)
+            self._look_for_idle_parts(rows)
             replaces = self._may_replace(resumes=resumes)
             if self._on_start is not None:
                 for line in self._calls.lines():
@@ -246,6 +261,8 @@ class BulkRun:
                 if ledger is not None and resumes:
                     await stack.enter_async_context(ledger)
                     await self._look_into(ledger)
+                if not await self._look_back(stack, ledger if resumes else None):
+                    return self.summary
                 output.open(
                     self._names,
                     replace=replaces,
@@ -253,9 +270,7 @@ class BulkRun:
                 )
                 stack.callback(output.close)
                 if self._problems is not None:
-                    header = self._without_stale(rows.header)
-                    names = [*header, free_name("problem", header)]
-                    self._problems.open(names, replace=replaces, types=[*types, str])
+                    self._problems.open(self._names_of_problems(rows), replace=replaces, types=[*types, str])
                     stack.callback(self._problems.close)
                 if ledger is not None and not resumes:
                     await stack.enter_async_context(ledger)
@@ -265,6 +280,7 @@ class BulkRun:
                 finally:
                     self._write_the_rest()
                     self._settle(finished=finished)
+                    self.summary.left_out = rows.left_out
                     self.summary.seconds = clock.now() - started
         if self._problem is not None:
             raise BulkError(self._problem, self.summary)
@@ -294,12 +310,7 @@ class BulkRun:
         redact = self._client._sender.requests.redact  # noqa: SLF001
         if str(self._source) != STDOUT and "problem" in rows.header and origin_of(self._source) is not None:
             self._stale = rows.header.index("problem")
-        self._names = self._without_stale(rows.header)
-        self._results = []
-        for call in self._kinds:
-            results = Results(call, self._names, redact, several=len(self._kinds) > 1)
-            self._results.append(results)
-            self._names += results.names
+        self._names, self._results = columns_of(self._kinds, self._without_stale(rows.header), redact)
 
     def _without_stale(self, cells: Sequence[_T]) -> list[_T]:
         """`cells`, or what else there is for each column, without the old problem of a row that was mended."""
@@ -338,6 +349,17 @@ class BulkRun:
             like = Dialect(rows.delimiter, rows.encoding, rows.errors, rows.bom)
         # What is to be mended and read again stays as it was; elsewhere it would be text that becomes a formula.
         return Output(path, self._source, private=True, defuse=self._defuse and not is_alike, like=like)
+
+    def _names_of_problems(self, rows: Rows) -> list[str]:
+        header = self._without_stale(rows.header)
+        return [*header, free_name("problem", header)]
+
+    def _look_for_idle_parts(self, rows: Rows) -> None:
+        """A run that was killed before it had asked anything leaves files that nobody needs."""
+        for output in (self._output, self._problems):
+            if output is not None and not output.streams:
+                names = self._names if output is self._output else self._names_of_problems(rows)
+                output.part_is_idle = is_idle(output.part, output.path.suffix.lower(), names)
 
     def _check_ledger(self) -> bool:
         """Whether there is a ledger to go on from."""
@@ -398,13 +420,60 @@ class BulkRun:
         if self._on_resume is not None:
             self._on_resume(answers)
 
+    async def _look_back(self, stack: AsyncExitStack, ledger: Ledger | None) -> bool:
+        """Look after the answers that earlier runs wrote. False if the run was stopped meanwhile.
+
+        Raises ConfigurationError where answers that were paid for would go, and be paid for again.
+        """
+        sources = sources_of(self._output, self._named, resumes=ledger is not None, has_ledger=self._ledger is not None)
+        if not sources or self._given_up.is_set():
+            return not self._given_up.is_set()
+        earlier = Earlier(
+            sources,
+            self._kinds,
+            self._results,
+            self._names,
+            cells_of=lambda row: self._without_stale(row.cells),
+            key=self._calls.key_column,
+        )
+        stack.callback(earlier.close)
+        path = None if ledger is None else self._ledger
+        try:
+            if await asyncio.to_thread(earlier.gather, ledger, self._given_up):
+                with ExitStack() as again:
+                    whole = None
+                    if str(self._source) != STDOUT or _rewind_stdin():
+                        whole = again.enter_context(Rows(self._source, **self._reading))
+                    await earlier.compare(whole, self._calls, self._client, path, self._given_up)
+            if self._given_up.is_set():
+                return False
+            if earlier.lost and not self._overwrite:
+                where, ledger_path = repr(str(earlier.where)), repr(str(self._ledger))
+                raise ConfigurationError(
+                    f"{where} has results of an earlier run, and {earlier.lost} of the answers paid for are not in its "
+                    f"ledger any more, and would be paid for again: bring back the ledger {ledger_path} as it was, "
+                    f"together with its '-wal' file; or say --rescued {where} to take the answers from there, or "
+                    "--overwrite to pay again"
+                )
+            await asyncio.to_thread(earlier.keep, self._target)
+        except sqlite3.Error as exc:
+            problem = str(exc)
+        else:
+            self._earlier = earlier
+            return True
+        raise ConfigurationError(
+            f"the temporary folder {tempfile.gettempdir()!r} cannot be used: {problem}; set TMPDIR"
+        )
+
     # ------------------------------------------------------------------------------------------------- while it runs
 
     def _read(self, rows: Rows) -> Iterator[Call[Any] | AISolutionError]:
         each = len(self._kinds)
         for place, row in enumerate(rows):
-            self._entries[place] = _Entry(row, [None] * each, each)
-            yield from self._calls.make(row)
+            taken = {} if self._earlier is None else self._earlier.take(row)
+            self._entries[place] = _Entry(row, [None] * each, each, taken)
+            for number, call in enumerate(self._calls.make(row)):
+                yield _TakenBackError("taken from an earlier run") if number in taken else call
 
     async def _ask(self, batch: Batch) -> None:
         if self._stopping:
@@ -501,32 +570,38 @@ class BulkRun:
             self._unasked(number) if outcome is None else outcome for number, outcome in enumerate(entry.outcomes)
         ]
         unsent = [o for o in outcomes if isinstance(o.error, NotSentError | LedgerError) and not o.attempts]
-        if self._stopping and unsent and not any(o.ok or o.attempts for o in outcomes):
+        if self._stopping and unsent and not any(o.ok or o.attempts for o in outcomes) and not entry.taken:
             summary.unsent += 1
             return
-        failed = [outcome for outcome in outcomes if not outcome.ok]
+        asked = [outcome for number, outcome in enumerate(outcomes) if number not in entry.taken]
+        failed = [outcome for outcome in asked if not outcome.ok]
+        errors = [type(outcome.error).__name__ for outcome in failed]
+        errors += [said.error for said in entry.taken.values() if not said.ok]
         summary.rows += 1
-        summary.failed += bool(failed)
-        summary.ok += not failed
+        summary.failed += bool(errors)
+        summary.ok += not errors
         summary.held += any(map(is_held, failed))
-        summary.errors.update(type(outcome.error).__name__ for outcome in failed)
-        checking = not failed and not all(o.reply is None or o.reply.is_answer for o in outcomes)
+        summary.errors.update(errors)
+        checking = not errors and not all(o.reply is None or o.reply.is_answer for o in asked)
         summary.checking += checking
-        if not failed and not checking:
+        if not errors and not checking and entry.taken:
+            summary.taken_back += 1
+        elif not errors and not checking:
             bought = [outcome for outcome in outcomes if outcome.answered_by is None]
             summary.shared += not bought
             summary.from_ledger += bool(bought) and all(outcome.from_ledger for outcome in bought)
-        problems = [self._problem_of(row, number, outcome) for number, outcome in enumerate(outcomes)]
-        values = []
-        for results, outcome, problem in zip(self._results, outcomes, problems, strict=True):
-            values += results.values(outcome, problem)
+        problems, values = [], []
+        for number, (results, outcome) in enumerate(zip(self._results, outcomes, strict=True)):
+            said = entry.taken.get(number)
+            problems.append(self._problem_of(row, number, outcome) if said is None else said.problem)
+            values += results.values(outcome, problems[-1]) if said is None else said.values
         # What is in the output and not in the ledger would be lost when another run begins the output anew.
         if any(attempt.recorded is False for outcome in outcomes for attempt in outcome.attempts):
             line = as_json(self._names, self._without_stale(row.cells), values)
             self._keep_apart([line])
             self._kept_apart[line] += 1
         self._write(row, values)
-        if failed and self._problems is not None and not self._is_full:
+        if errors and self._problems is not None and not self._is_full:
             self._write_problem(self._problems, row, problems)
 
     def _unasked(self, number: int) -> Outcome:
@@ -598,9 +673,10 @@ class BulkRun:
             if file is None:
                 continue
             try:
-                file.finish()
                 if file is problems:
-                    file.remember(self._ledger, output.path)
+                    file.finish(self._ledger, output.path)
+                else:
+                    file.finish()
             except UnwrittenError as exc:
                 self._problem = f"the output {str(file.path)!r} cannot be finished: {exc.strerror}"
                 if file is output and exc.rows:
@@ -647,6 +723,7 @@ async def run_bulk(
     problems: str | os.PathLike[str] | None = None,
     concurrency: int = CONCURRENCY,
     overwrite: bool = False,
+    rescued: Sequence[str | os.PathLike[str]] = (),
     ledger: str | os.PathLike[str] | None = None,
     reuse_for: float | None = None,
     retry_unknown: int | None = None,
@@ -680,7 +757,10 @@ async def run_bulk(
     alone unless `overwrite`.
 
     `ledger` is the path of a ledger for this run. Where it is there already, the run goes on from it: what it
-    answers is not asked again, and the output is begun anew, whatever there is of it. `reuse_for`, `retry_unknown`,
+    answers is not asked again, and the output is begun anew. An answer that the output, its part file or a file of
+    rescued rows beside it has, and the ledger has not, is taken over: a row that has one is not asked. `rescued` names
+    more files to take answers from. Where the ledger does not even know the question, it has lost its memory, and the
+    run refuses unless `overwrite`. `reuse_for`, `retry_unknown`,
     `max_charges`, `prices` and `max_cost` are as for `client.batch`, the limits over all runs with the ledger.
     Without a ledger, a Parquet file that was killed in the middle cannot be read. The file `problems` remembers its
     ledger in a small file beside it, `problems` + ".of", and is not replaced unless `overwrite` once somebody
@@ -711,6 +791,7 @@ async def run_bulk(
         problems=problems,
         concurrency=concurrency,
         overwrite=overwrite,
+        rescued=rescued,
         ledger=ledger,
         reuse_for=reuse_for,
         retry_unknown=retry_unknown,
@@ -767,8 +848,9 @@ def _check_is_ledger(path: Path) -> None:
 
 
 def _count_answers(ledger: Ledger) -> tuple[int, int]:
-    """How many answers there are to be had, and how many charged ones that there were are not."""
-    here: Counter[State] = Counter(record.state for record in ledger.answers())
-    lines = ledger.summary().lines
-    bought = sum(line.attempts for line in lines if line.state is State.CHARGED and line.status == "OK")
-    return here.total(), max(0, bought - here[State.CHARGED])
+    """How many answers there are to be had, and how many charged ones that there were are not.
+
+    By one look: another run may be writing, and what it adds between two of them would seem to be lost.
+    """
+    summary = ledger.summary()
+    return summary.answers, summary.lost

@@ -160,10 +160,13 @@ class SheetReader(Reader):
         """The rows that are rows, and the number of each."""
         keeps_blank = len(self.header) == 1
         blank: list[tuple[int, list[Any]]] = []
+        self.left_out = 0
         for number, values in self._numbered():
             if number <= self._header_row:
                 continue
+            self.left_out += 1
             if values.count("") < len(values):
+                self.left_out = 0
                 if blank:
                     yield from blank
                     blank.clear()

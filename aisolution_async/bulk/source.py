@@ -97,6 +97,8 @@ class Reader:
     total: int | None = None
     hidden: int | None = 0
     hidden_columns: Sequence[str] = ()
+    left_out = 0
+    """How many rows of empty cells stood behind the last row, once it was read: those are none."""
 
     def __iter__(self) -> Iterator[Row]:
         raise NotImplementedError

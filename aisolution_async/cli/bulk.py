@@ -191,6 +191,13 @@ def _options(call: type[Call[Any]]) -> list[click.Parameter]:
             metavar="TIME",
             help="For how long to ask again, with --recheck.",
         ),
+        click.Option(
+            ["--rescued"],
+            type=file,
+            multiple=True,
+            metavar="FILE",
+            help="Take answers that the ledger has not from there; those beside OUTPUT are found. May be repeated.",
+        ),
         click.Option(["--overwrite"], is_flag=True, help="Replace results that exist already, even if paid for."),
         click.Option(["--quiet"], is_flag=True, help="Print nothing but errors."),
         click.Option(["--json", "as_json"], is_flag=True, help="Print the summary as one line of JSON on stdout."),
@@ -227,6 +234,7 @@ def _command(call: type[Call[Any]]) -> click.Command:
         no_ledger: bool,
         dry_run: bool,
         concurrency: int,
+        rescued: Sequence[Path],
         any_order: bool,
         defuse: bool,
         problems: Path | None,
@@ -275,6 +283,7 @@ def _command(call: type[Call[Any]]) -> click.Command:
             assert output is not None
             options |= {
                 "problems": problems,
+                "rescued": rescued,
                 "ordered": not any_order,
                 "defuse": defuse,
                 "concurrency": concurrency,
@@ -346,6 +355,9 @@ def _ledger_of(source: Path, output: Path | None, chosen: Path | None, *, sandbo
         origin = None if str(source) == STDOUT else origin_of(source)
     if origin is not None and origin.ledger.name.endswith(_MADE_UP) is sandbox:
         shown = f"{str(source)!r} has the rows with problems of {str(origin.output)!r}, whose ledger"
+        if origin.other is not None:
+            ledgers = f"{str(origin.ledger)!r} or {str(origin.other)!r}"
+            raise Failed(f"{str(source)!r} may belong to the ledger {ledgers}: name it with --ledger", Exit.USAGE)
         if not origin.ledger.exists():
             raise Failed(f"{shown} {str(origin.ledger)!r} is not there: name it with --ledger", Exit.USAGE)
         if not quiet:
@@ -359,7 +371,7 @@ def _ledger_of(source: Path, output: Path | None, chosen: Path | None, *, sandbo
 # What is of one run alone, and not of the one that goes on with the rows that were mended.
 _OF_ONE_RUN = (
     *("source", "output", "problems", "ledger", "no_ledger", "dry_run", "overwrite", "quiet", "as_json"),
-    *("retry_unknown", "reuse_for"),
+    *("retry_unknown", "reuse_for", "rescued"),
 )
 _OF_THE_FILE = ("sheet", "skip_hidden", "delimiter", "encoding")
 

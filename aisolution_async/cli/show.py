@@ -273,6 +273,8 @@ def summary(done: Summary, ledger: Path | None, prices: Mapping[str, Decimal] | 
         rows += [(f"  {name}", _counts(counts)) for name, counts in done.tally.by_endpoint.items()]
     rows.append(("time", clock(done.seconds) + rate))
     rows += [("note", warning) for warning in done.warnings]
+    if done.left_out:
+        rows.append(("left out", f"{done.left_out:,} empty rows at the end of the input"))
     if done.checking:
         rows.append(("still checking", f"{done.checking:,}: still being checked, or not available: run it again"))
     if done.held:
@@ -353,6 +355,8 @@ def as_json(done: Summary, ledger: Path | None, prices: Mapping[str, Decimal] | 
         "checking": done.checking,
         "over_budget": done.over_budget,
         "unsent": done.unsent,
+        "left_out": done.left_out,
+        "taken_back": done.taken_back,
         "errors": dict(done.errors),
         "charged": tally.charged,
         "free": tally.free,
@@ -380,13 +384,9 @@ def _hidden(of: Summary | Forecast) -> dict[str, int | None]:
 
 
 def _sources(done: Summary) -> str:
-    counts = {"from the ledger": done.from_ledger, "like another row": done.shared}
+    counts = {"from the ledger": done.from_ledger, "like another row": done.shared, "taken back": done.taken_back}
     others = [f"{count:,} {name}" for name, count in counts.items() if count]
-    return (
-        f": {', '.join([f'{done.ok - done.checking - done.from_ledger - done.shared:,} now', *others])}"
-        if others
-        else ""
-    )
+    return f": {', '.join([f'{done.ok - done.checking - sum(counts.values()):,} now', *others])}" if others else ""
 
 
 def _counted(done: Summary) -> Text:

@@ -1,0 +1,169 @@
+"""`bulk` killed at every operation on a file, of every kind of run, and run again: the bill, and what is kept."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import re
+import sys
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+if sys.platform == "win32":
+    pytest.skip("there is no fork", allow_module_level=True)
+
+ROWS = 9
+LOST = 7  # the vendor charges the row that ends in this, and its answer never arrives
+
+CHILD = """
+import asyncio, json, os, shutil, signal, sys
+from pathlib import Path
+from aisolution_async import AsyncClient, Ledger, WhatsAppDetail
+from aisolution_async.bulk import run_bulk
+from aisolution_async.bulk.outputs import origin_of
+from aisolution_async.ledger import LedgerError
+
+url, folder, kind, rows = sys.argv[1], Path(sys.argv[2]), sys.argv[3], int(sys.argv[4])
+
+async def bulk(source="in.csv", output="out.csv", ledger=Path("out.csv.ledger"), problems="mend.csv", hook=None):
+    async with AsyncClient("sandbox-token", base_url=url, on_attempt=hook) as client:
+        await run_bulk(
+            client, WhatsAppDetail, source, output, ledger=ledger, problems=problems, key="ref", concurrency=1
+        )
+
+def die(*_):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+def forked(work):
+    if pid := os.fork():
+        return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    code = 1
+    try:
+        work()
+        code = 0
+    finally:
+        sys.stdout.flush()
+        os._exit(code)
+
+def prepare():
+    end, ended = Ledger.end, 0
+    def count(call, attempt):
+        nonlocal ended
+        ended += 1
+        if ended == 5:
+            die()
+    async def fails(self, started, result):
+        if started.ask.key in ("R2", "R3"):
+            raise LedgerError("the disk is full")
+        await end(self, started, result)
+    if kind == "unrecorded":
+        Ledger.end = fails
+    asyncio.run(bulk(hook=count if kind == "killed" else None))
+
+def killed_at(number):
+    # Before each operation that gives, takes or replaces a name, and each that makes a file safe on the disk.
+    done, here, fsync = 0, os.getcwd(), os.fsync
+    def count():
+        nonlocal done
+        done += 1
+        if done == number:
+            die()
+    def hook(event, arguments):
+        if event in ("os.rename", "os.remove") or (event == "open" and isinstance(arguments[2], int)
+            and arguments[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)
+        ):
+            count()
+    def synced(file):
+        count()
+        fsync(file)
+    os.fsync = synced
+    sys.addaudithook(hook)
+    asyncio.run(bulk())
+
+def run_again():
+    # The file of problems first, as it is: what it names as its ledger binds it, even if nobody mended anything.
+    if Path("mend.csv").exists():
+        origin = origin_of(Path("mend.csv"))
+        asyncio.run(bulk("mend.csv", "mended.csv", origin.ledger if origin else None, None))
+        Path("mended.csv").unlink()
+    asyncio.run(bulk())
+
+number, code = 0, -9
+while code:
+    number += 1
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    os.chdir(folder)
+    lines = [f"R{row},+62813{number:04}{row:04}\\n" for row in range(rows)]
+    Path("in.csv").write_text("ref,number\\n" + "".join(lines) + "B,bad\\n")
+    if kind != "nothing":
+        assert forked(prepare) == (-9 if kind == "killed" else 0)
+        if kind == "unrecorded":  # the output and its part have the only copy
+            [rescued] = Path().glob("*.rescued-*")
+            rescued.unlink()
+            os.rename("out.csv", "out.csv.part")
+    code = forked(lambda: killed_at(number))
+    left = sorted(path.name for path in Path().iterdir())
+    texts = [Path(name).read_text() for name in ("out.csv", "out.csv.part") if Path(name).exists()]
+    again = forked(run_again)
+    whole = Path("out.csv").read_text() if Path("out.csv").exists() else ""
+    print(json.dumps([code, again, left, texts, whole]), flush=True)
+"""
+
+
+class Billing:
+    """A vendor on a socket that counts what it charged for each number."""
+
+    def __init__(self) -> None:
+        self.bill: Counter[str] = Counter()
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
+            while True:
+                head = await reader.readuntil(b"\r\n\r\n")
+                length = re.search(rb"(?i)content-length: (\d+)", head)
+                assert length is not None
+                asked = re.search(rb"number=%2B(\d+)", await reader.readexactly(int(length[1])))
+                assert asked is not None
+                number = asked[1].decode()
+                self.bill[number] += 1
+                if int(number[-1]) == LOST:
+                    break
+                message = {"number": f"+{number}", "whatsapp": "yes"}
+                body = json.dumps({"status": "OK", "message": message}).encode()
+                writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body))
+                await writer.drain()
+        writer.close()
+
+
+@pytest.mark.parametrize("kind", ["nothing", "finished", "killed", "unrecorded"])
+async def test_killed_at_every_operation(tmp_path: Path, kind: str) -> None:
+    """No row is bought twice, no answer that a file had is lost, and the same command comes to its end."""
+    vendor = Billing()
+    async with await asyncio.start_server(vendor.serve, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        child = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-c", CHILD, f"http://127.0.0.1:{port}/v1", tmp_path / "run", kind, str(ROWS)),
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+        )
+        printed, problems = await child.communicate()
+    assert child.returncode == 0, problems.decode()
+    rounds = [json.loads(line) for line in printed.splitlines()]
+    assert len(rounds) > 10
+    for number, (code, again, left, texts, whole) in enumerate(rounds, 1):
+        told = f"killed at operation {number} of {len(rounds) - 1}, which left {left}: {problems.decode()}"
+        assert code == (-9 if number < len(rounds) else 0), told
+        assert again == 0, told
+        bill = {asked: count for asked, count in vendor.bill.items() if asked.startswith(f"62813{number:04}")}
+        assert set(bill.values()) == {1}, told
+        assert len(bill) == ROWS, told
+        answered = {line for text in texts for line in text.splitlines() if ",yes," in line}
+        assert answered <= set(whole.splitlines()), told
+        # What was under way when it was killed is held: nobody knows whether it was charged.
+        in_flight = {"nothing": 1, "killed": 2}.get(kind, 0)
+        assert sum(",yes," in line for line in whole.splitlines()) >= ROWS - 1 - in_flight, told
+        assert "out.csv.part" not in left or "out.csv.ledger" in left or not answered, told
