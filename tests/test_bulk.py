@@ -95,7 +95,8 @@ def source(tmp_path: Path) -> Path:
 
 
 def left(folder: Path) -> set[str]:
-    return {path.name for path in folder.iterdir()}
+    """The files, without what a ledger was when it was last used."""
+    return {path.name for path in folder.iterdir() if not path.name.endswith("-mark")}
 
 
 # ------------------------------------------------------------------------------------------- columns of results

@@ -203,8 +203,8 @@ async def test_raw_answers_are_taken_back_too(tmp_path: Path, disk: Any) -> None
 
 
 def lose(path: Path, how: str, before: bytes) -> None:
-    """Make the ledger one that knows less than it did."""
-    for side in ("-wal", "-shm"):
+    """Make the ledger one that knows less than it did, and does not know that."""
+    for side in ("-wal", "-shm", "-mark"):
         Path(f"{path}{side}").unlink(missing_ok=True)
     path.write_bytes({"emptied": b"", "an older copy": before}[how])
 
@@ -390,6 +390,7 @@ async def test_what_is_beside_the_ledger_belongs_to_it(tmp_path: Path, damage: s
     }[damage]
     path.write_bytes(snapshot[path])
     wal.write_bytes(log)
+    Path(f"{path}-mark").unlink()  # else the ledger itself finds out
     before = part.read_bytes()
     with pytest.raises(ConfigurationError, match=GONE):
         await bulk(source, output, vendor, ledger=path)

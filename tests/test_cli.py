@@ -154,7 +154,8 @@ def numbers(count: int, name: str = "in.csv") -> Path:
 
 
 def left() -> set[str]:
-    return {path.name for path in Path().iterdir()}
+    """The files, without what a ledger was when it was last used."""
+    return {path.name for path in Path().iterdir() if not path.name.endswith("-mark")}
 
 
 # ------------------------------------------------------------------------------------------------------- as a whole
@@ -672,6 +673,10 @@ def test_a_ledger_that_lost_its_memory() -> None:
         assert CliRunner().invoke(aisolution, bulk, env=env).exit_code == 0
         paid_for, billed = Path("out.csv").read_bytes(), sandbox.bill.charged
         Path("out.csv.ledger").write_bytes(b"")
+        refused = CliRunner().invoke(aisolution, bulk, env=env)
+        assert refused.exit_code == 2
+        assert "is empty now, and it had 20 attempts" in refused.stderr
+        Path("out.csv.ledger-mark").unlink()
         refused = CliRunner().invoke(aisolution, bulk, env=env)
         assert refused.exit_code == 2
         assert "20 of the answers paid for are not in its ledger any more" in refused.stderr

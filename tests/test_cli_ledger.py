@@ -273,7 +273,7 @@ def test_export(file: str) -> None:
     typed = [json.loads(line) for line in Path("replies.jsonl").read_text().split("\n")[:-1]]
     assert list(typed[0]) == list(first)
     assert typed[0]["reply"]["signature"] == typed[0]["answer_signature"] == HOSTILE
-    assert left() == {"in.csv", "out.csv", "a.ledger", "a.ledger-mark", "replies.csv", "replies.jsonl"}
+    assert left() == {"in.csv", "out.csv", "a.ledger", "replies.csv", "replies.jsonl"}
 
 
 def test_export_of_several_endpoints_has_no_secret(

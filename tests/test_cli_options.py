@@ -108,6 +108,7 @@ REFUSED = {
     "no-ledger": "true",
     "older-than": '"0d"',
     "output": '"out.csv"',
+    "rescued": '["rescued.jsonl"]',
     "overwrite": "true",
     "recheck": "true",
     "recheck-for": '"1d"',

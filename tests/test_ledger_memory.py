@@ -150,7 +150,6 @@ DAMAGES: dict[str, tuple[Sequence[Callable[[Path], None]], str]] = {
     "emptied": ([empty], BESIDE),
     "emptied, no log": ([empty, remove_log], "is empty now"),
     "gone": ([Path.unlink], BESIDE),
-    "gone, and its log": ([Path.unlink, remove_log], "is not there any more"),
     "another": ([swap], "is another one than was here"),
     "another, no log": ([swap, remove_log], "is another one than was here"),
 }
@@ -185,6 +184,15 @@ async def test_a_killed_ledger_goes_on_where_nothing_is_lost(path: Path) -> None
         await do(ledger, answered(), "more")
     assert mark(path).read_bytes().endswith(b"%020d\n" % 32)
     check(path)
+
+
+async def test_who_takes_a_ledger_away_begins_a_new_one(path: Path) -> None:
+    await asyncio.to_thread(killed, path)
+    path.unlink()
+    wal(path).unlink()
+    async with Ledger(path) as ledger:
+        await do(ledger, answered(), 29)
+    assert mark(path).read_bytes().endswith(b"%020d\n" % 1)
 
 
 async def test_one_can_go_on_without_what_is_lost(path: Path) -> None:

@@ -49,7 +49,7 @@ from aisolution_async.ledger import (
     schema,
     sqlite,
 )
-from aisolution_async.ledger.book import AT_STAKE, DIED, LEFT, Book
+from aisolution_async.ledger.book import AT_STAKE, DIED, LEFT, TO_COME, Book
 
 CHARGED, FREE, UNKNOWN = Charge.CHARGED, Charge.FREE, Charge.UNKNOWN
 REPLY = b'{"whatsapp": "yes", "number": "+6281387300008"}'
@@ -1468,6 +1468,118 @@ async def test_an_ok_that_did_not_fit_is_kept_with_its_message(ledger: Ledger) -
     assert held.reply == b'{"similarity": "high"}'
     assert "high" not in repr(held)
     assert [record.reply for record in ledger.answers()] == [record.reply for record in ledger.held()] == [held.reply]
+
+
+# ------------------------------------------------------------------------------ answers to come, and what is at stake
+
+CHECKING = Result(attempt(FREE), reply=b'{"whatsapp": "checking"}', expected=True)
+
+
+def sums(ledger: Ledger) -> tuple[int, int, int, int]:
+    """Charged, free, unknown, under way: as the summary says, and as the budget counts them."""
+    found = ledger.summary().by().get((), None)
+    check(ledger.path)
+    return (0, 0, 0, 0) if found is None else (found.charged, found.free, found.unknown, found.intended)
+
+
+@pytest.mark.parametrize("settled", [CHARGED, FREE])
+async def test_a_callback_after_its_request_was_settled(ledger: Ledger, settled: Charge) -> None:
+    """Settled as charged, it is that charge; settled as free, the request never arrived, and nothing is waited for."""
+    options: dict[str, Any] = {"callback": b"place", "key": "A"}
+    await do(ledger, LOST, **options)
+    assert await ledger.resolve("A", settled) == 1
+    assert await ledger.deliver([b"place"], answered()) == (settled is CHARGED)
+    if settled is CHARGED:
+        assert sums(ledger) == (1, 0, 0, 0)
+        assert isinstance(await ledger.begin(ask(ledger)), Stored)
+    else:
+        assert sums(ledger) == (0, 1, 0, 0)
+        await do(ledger, CHECKING, **options)
+        assert await ledger.deliver([b"place"], answered())
+        assert sums(ledger) == (1, 2, 0, 0)
+
+
+async def test_a_number_written_in_two_ways_has_one_callback(ledger: Ledger) -> None:
+    """One callback answers both questions, and is charged once; nothing stays at stake."""
+    await do(ledger, CHECKING, "62813", callback=b"place")
+    await do(ledger, CHECKING, "+62813", callback=b"place")
+    assert sums(ledger) == (0, 2, 0, 2)
+    assert await ledger.deliver([b"place"], answered())
+    assert sums(ledger) == (1, 3, 0, 0)
+    for number in ("62813", "+62813"):
+        assert isinstance(await ledger.begin(ask(ledger, number)), Stored)
+    assert not await ledger.deliver([b"place"], answered())
+
+
+async def test_the_second_writing_was_lost(ledger: Ledger) -> None:
+    await do(ledger, CHECKING, "62813", callback=b"place")
+    await do(ledger, LOST, "+62813", callback=b"place")
+    assert await ledger.deliver([b"place"], answered())
+    assert sums(ledger) == (1, 1, 1, 0)  # whether the lost one was charged too, nobody knows
+    assert isinstance(await ledger.begin(ask(ledger, "+62813")), Stored)
+    assert list(ledger.held()) == []
+
+
+async def test_a_direct_answer_before_the_callback_is_late(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The request that asked for the callback may still be charged: until its patience is over."""
+    real, ahead = clock.today, datetime.timedelta()
+    monkeypatch.setattr(clock, "today", lambda: real() + ahead)
+    async with Ledger(path, max_charges=2, prices={WHATSAPP: Decimal(3)}) as ledger:
+        await do(ledger, CHECKING, callback=b"place", patience=60.0)
+        await do(ledger, answered())
+        assert sums(ledger) == (1, 1, 1, 0)
+        assert ledger.summary().by()[()].at_risk == 3
+        assert next(record.error for record in ledger.attempts()) == TO_COME
+        assert isinstance(await ledger.begin(ask(ledger, 2)), Exhausted)
+        ahead = datetime.timedelta(seconds=61)
+        assert isinstance(await ledger.begin(ask(ledger, 2)), Started)
+        assert sums(ledger) == (1, 1, 0, 1)
+
+
+async def test_a_callback_after_a_direct_answer_is_a_repeat(ledger: Ledger) -> None:
+    await do(ledger, CHECKING, callback=b"place", patience=60.0)
+    await do(ledger, answered())
+    assert not await ledger.deliver([b"place"], answered(reply=b'{"whatsapp": "no"}'))
+    assert sums(ledger) == (1, 1, 0, 0)
+    assert [record.reply for record in ledger.answers()] == [REPLY]
+
+
+async def test_a_reserve_is_lent_only_once_the_callback_is_late(path: Path) -> None:
+    async with Ledger(path, max_charges=1) as ledger:
+        await do(ledger, CHECKING, callback=b"place", patience=60.0)
+        assert isinstance(await ledger.begin(ask(ledger)), Exhausted)
+        await do(ledger, answered(), callback=b"place", overdue=True)
+        assert sums(ledger) == (1, 1, 0, 0)
+
+
+@pytest.mark.parametrize("result", [LOST, answered(), LATER])
+async def test_the_callback_came_first_and_the_request_ends_somehow(ledger: Ledger, result: Result) -> None:
+    started = await start(ledger, callback=b"place")
+    assert await ledger.deliver([b"place"], answered())
+    await ledger.end(started, result)
+    assert sums(ledger) == (1, 1, 0, 0)
+    assert list(ledger.attempts(unknown_only=True)) == []
+    assert isinstance(await ledger.begin(ask(ledger)), Stored)
+
+
+async def test_settling_what_is_reserved_after_the_answer_holds_nothing(ledger: Ledger) -> None:
+    await do(ledger, CHECKING, callback=b"place", key="A")
+    await do(ledger, answered(), key="A")
+    assert await ledger.resolve("A", CHARGED) == 1
+    assert sums(ledger) == (2, 1, 0, 0)
+    assert list(ledger.held()) == []
+
+
+async def test_the_summary_counts_the_answers_that_are_gone(ledger: Ledger) -> None:
+    await do(ledger, answered(ago=1000), 1)
+    await do(ledger, answered(), 2)
+    await do(ledger, Result(attempt(UNKNOWN), reply=b'"odd"'), 3, key="A")
+    await do(ledger, LOST, 4, key="B")
+    for key in ("A", "B"):  # what was settled has none, and never had
+        await ledger.resolve(key, CHARGED)
+    assert ledger.summary().lost == 0
+    await ledger.purge(500)
+    assert (ledger.summary().answers, ledger.summary().lost) == (1, 1)
 
 
 async def test_find_says_what_begin_would_and_records_nothing(ledger: Ledger) -> None:

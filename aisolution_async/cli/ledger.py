@@ -31,7 +31,7 @@ from aisolution_async.ledger import Ledger, Record, State, Sum
 T = TypeVar("T")
 
 _MOST_HELD = 20
-"""How many of the calls that are held `show` lists."""
+"""How many of the attempts that hold their call `show` lists."""
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
 
@@ -59,7 +59,9 @@ def show_command(file: Path, *, as_json: bool) -> None:
     with foreseen():
         ledger = Ledger(file)
         summary = ledger.summary()
-        held = list(islice(ledger.held(), _MOST_HELD))
+        holding = ledger.held()
+        held = list(islice(holding, _MOST_HELD))
+        more = sum(1 for _ in holding)
     total = summary.by().get((), Sum())
     days, statuses = summary.by("day", "endpoint"), summary.by("endpoint", "status")
     if as_json:
@@ -94,11 +96,16 @@ def show_command(file: Path, *, as_json: bool) -> None:
         click.echo("\nHeld: the last attempt may have been charged, or was, and its answer is not known")
         show.columns(
             ("id", "key", "endpoint", "started (UTC)", "problem"),
-            ((str(r.id), r.key, r.endpoint, f"{r.started_at:%Y-%m-%d %H:%M:%S}", r.error or r.status) for r in held),
+            (
+                (str(r.id), r.key, r.endpoint, f"{r.started_at:%Y-%m-%d %H:%M:%S}", r.error or r.status)
+                for r in held[:_MOST_HELD]
+            ),
         )
-        if summary.held > len(held):
-            click.echo(f"… and {summary.held - len(held):,} more: aisolution ledger attempts --unknown")
-        click.echo("Settle them (aisolution ledger resolve), or have them sent again (--retry-unknown 1)")
+        if len(held) > _MOST_HELD:
+            click.echo("… and more: aisolution ledger attempts shows them all")
+        click.echo(
+            "Settle them (aisolution ledger resolve), or have them sent again: --retry-unknown with their number"
+        )
 
 
 @ledger_group.command("attempts")
@@ -443,7 +450,8 @@ def resolve_command(file: Path, key: str, charge: str, *, by_id: bool, as_json: 
     """Settle the attempts of KEY that nobody knew the outcome of: the invoice says whether they were charged.
 
     What was free is no longer held: the next run sends it again. What was charged stays held, as its answer is lost
-    and another would be paid for again: a run with --retry-unknown 1 buys it.
+    and another would be paid for again: a run with --retry-unknown 1 buys it. A call that has more than one such
+    attempt is held until all are settled, or by --retry-unknown with their number.
     """
     if by_id and not re.fullmatch(r"[0-9]{1,18}", key):
         raise Failed(f"--by-id: {key!r} is no id of an attempt: aisolution ledger attempts shows them", Exit.USAGE)

@@ -182,10 +182,8 @@ def _check_memory(path: Path, busy_timeout: float) -> None:
         _check_links(path)
     _check_log(path)
     was = mark.seen(path)
-    if was is None:
-        return
-    if not path.exists():
-        raise mark.forgot(path, was, "is not there any more")
+    if was is None or not path.exists():
+        return  # who took the file away begins a new one
     if not path.stat().st_size:
         raise mark.forgot(path, was, "is empty now")
     # First the file alone: the log of another ledger beside it would be taken for its own.
