@@ -96,16 +96,11 @@ def show_command(file: Path, *, as_json: bool) -> None:
         click.echo("\nHeld: the last attempt may have been charged, or was, and its answer is not known")
         show.columns(
             ("id", "key", "endpoint", "started (UTC)", "problem"),
-            (
-                (str(r.id), r.key, r.endpoint, f"{r.started_at:%Y-%m-%d %H:%M:%S}", r.error or r.status)
-                for r in held[:_MOST_HELD]
-            ),
+            ((str(r.id), r.key, r.endpoint, f"{r.started_at:%Y-%m-%d %H:%M:%S}", r.error or r.status) for r in held),
         )
-        if len(held) > _MOST_HELD:
-            click.echo("… and more: aisolution ledger attempts shows them all")
-        click.echo(
-            "Settle them (aisolution ledger resolve), or have them sent again: --retry-unknown with their number"
-        )
+        if more:
+            click.echo(f"… and {more:,} more: aisolution ledger attempts --unknown")
+        click.echo("Settle them (aisolution ledger resolve), or have them sent again (--retry-unknown 1)")
 
 
 @ledger_group.command("attempts")
