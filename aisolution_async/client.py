@@ -37,13 +37,14 @@ from aisolution_async.api import (
 from aisolution_async.batch import DRAIN_TIMEOUT, Batch, Load, Outcome, Recheck
 from aisolution_async.charges import Attempt, Charge, Tally
 from aisolution_async.errors import AISolutionError, ConfigurationError, InputError, Key
+from aisolution_async.hiding import Secret
 from aisolution_async.inbox import Inbox
 from aisolution_async.inputs.images import MAX_IMAGE_BYTES
 from aisolution_async.ledger import Ledger, Store
 from aisolution_async.limits import Adaptive, Budget
 from aisolution_async.retry import Retry
 from aisolution_async.sender import Journal, Options, Sender, Work, call_hook
-from aisolution_async.wire.request import Requests, Secret
+from aisolution_async.wire.request import Requests
 from aisolution_async.wire.transport import PoolTransport
 
 BASE_URL = "https://api.aisolution.credit"
@@ -148,7 +149,7 @@ class AsyncClient:
         _positive("max_connections", max_connections)
         places = max_connections if transport is None else None  # a transport of the user's has bounds of its own
         if transport is None:
-            proxy = proxy or (_environment_proxy(requests.base) if trust_env else None)
+            proxy = proxy or (_environment_proxy(requests.address) if trust_env else None)
             transport = _proxied(proxy, max_connections) if proxy else PoolTransport(max_connections=max_connections)
         elif not isinstance(transport, httpx.AsyncBaseTransport):
             raise ConfigurationError(f"transport is a {type(transport).__name__}: pass an httpx.AsyncBaseTransport")
@@ -472,9 +473,9 @@ def _positive(name: str, value: int) -> int:
     return value
 
 
-def _environment_proxy(base: str) -> str | None:
+def _environment_proxy(base: Secret) -> str | None:
     """The proxy that the environment names for the base URL, by the usual variables."""
-    parts = urlsplit(base)
+    parts = urlsplit(base.value)
     if urllib.request.proxy_bypass(parts.netloc) or (parts.hostname or "") in ("localhost", "127.0.0.1", "::1"):
         return None
     proxies = urllib.request.getproxies()

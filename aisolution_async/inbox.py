@@ -21,9 +21,10 @@ from urllib.parse import parse_qsl, urlsplit
 from pydantic import ValidationError
 
 from aisolution_async import clock
-from aisolution_async.api import WhatsAppDetail, WhatsAppProfile, WhatsAppState
+from aisolution_async.api import WORDS, WhatsAppDetail, WhatsAppProfile, WhatsAppState
 from aisolution_async.charges import Attempt, Charge
 from aisolution_async.errors import AISolutionError, ConfigurationError
+from aisolution_async.hiding import Redactor, Secret
 from aisolution_async.ledger.store import Result, Store
 
 LONGEST_QUERY = 8 * 1024
@@ -94,6 +95,7 @@ class Inbox:
         self._address = address.rstrip("/")
         self._ledger = ledger
         self._secret = secret or (secrets.token_urlsafe(24) if ledger is None else None)
+        self._redactor: Redactor | None = None
         self._waiting: dict[str, list[Waiting]] = {}  # by number; the first of them asks
         self._taking: dict[str, asyncio.Task[bool]] = {}
         self._answered: OrderedDict[str, None] = OrderedDict()
@@ -105,7 +107,9 @@ class Inbox:
 
     def redact(self, text: str) -> str:
         """`text` without the part that nobody can guess."""
-        return text if self._secret is None else text.replace(self._secret, "…")
+        if self._redactor is None and self._secret is not None:
+            self._redactor = Redactor(Secret(self._secret), WORDS)
+        return text if self._redactor is None else self._redactor.text(text)
 
     @property
     def path(self) -> str:

@@ -32,6 +32,7 @@ from aisolution_async.errors import (
     RetryLaterError,
     quotable,
 )
+from aisolution_async.hiding import redacted, without_secret_fields
 from aisolution_async.inbox import Inbox, digits_of, place, result_of
 from aisolution_async.inputs import images, numbers, texts
 from aisolution_async.inputs.fit import LARGEST_FILE, TARGET, Fitter, fit
@@ -195,7 +196,9 @@ class Sender:
 
     def _censor(self, record: logging.LogRecord) -> bool:
         said = record.getMessage()
-        record.msg, record.args = self.requests.redact(said), ()
+        shown = self.requests.redact(said)
+        if shown != said:
+            record.msg, record.args = shown, ()
         return True
 
     async def aclose(self) -> None:
@@ -673,11 +676,6 @@ class Work(Generic[R]):
         """Put the newest request's attempt into the ledger, with what was answered."""
         journal = self._options.journal
         assert journal is not None
-        reply = None
-        if self.reply is not None:
-            reply = self.reply.to_record()
-        elif answer is not None and answer.status == "OK":  # it does not fit, and was probably paid for
-            reply = json.dumps(answer.message)
         final = self.reply is not None and self.reply.is_answer
         recorded = True
         try:
@@ -686,7 +684,7 @@ class Work(Generic[R]):
                 Result(
                     self.attempts[self._own - 1],
                     sent=sent,
-                    reply=None if reply is None else self._redact(reply).encode(errors="replace"),
+                    reply=self._to_record(answer),
                     answer=final,
                     expected=self._awaits,
                 ),
@@ -699,6 +697,18 @@ class Work(Generic[R]):
         attempts = list(self.attempts)
         attempts[self._own - 1] = dataclasses.replace(attempts[self._own - 1], recorded=recorded)
         self.attempts = tuple(attempts)
+
+    def _to_record(self, answer: envelope.Answer[R] | None) -> bytes | None:
+        """What the ledger keeps of the answer: JSON, without secrets."""
+        if self.reply is not None:
+            text = self.reply.to_record()
+        elif answer is not None and answer.status == "OK":  # it does not fit, and was probably paid for
+            text = json.dumps(without_secret_fields(answer.message))
+        else:
+            return None
+        if self._redact(text) != text:  # a secret is somewhere in it: what is text there is redacted, and nothing else
+            text = json.dumps(redacted(json.loads(text), self._redact), ensure_ascii=False)
+        return text.encode(errors="replace")
 
     def _redact(self, text: str) -> str:
         text = self._sender.requests.redact(text)
@@ -850,7 +860,7 @@ class Work(Generic[R]):
             problem = answer.text
             if status is not None and status not in endpoint.charges:
                 # It may be anything, even what the vendor was sent: the record keeps plain words.
-                status = quotable(self._redact(status))[:80]
+                status = quotable(status)[:80]
         charge = answer.charge
         if self._called is not None and charge is Charge.CHARGED:
             charge = Charge.FREE  # the callback came first, and said the same: that is charged once

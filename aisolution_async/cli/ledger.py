@@ -20,12 +20,13 @@ from rich.text import Text
 
 from aisolution_async.api import CALLS, ENDPOINTS
 from aisolution_async.bulk.outputs import Output
-from aisolution_async.bulk.results import SECRET_FIELDS, answered, plain
+from aisolution_async.bulk.results import answered, plain
 from aisolution_async.bulk.rows import Rows, text
 from aisolution_async.charges import Charge
 from aisolution_async.cli import show
 from aisolution_async.cli.running import Exit, Failed, foreseen, run
 from aisolution_async.errors import ConfigurationError
+from aisolution_async.hiding import SECRET_FIELDS
 from aisolution_async.ledger import Ledger, Record, State, Sum
 
 T = TypeVar("T")
