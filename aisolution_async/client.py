@@ -44,6 +44,7 @@ from aisolution_async.ledger import Ledger, Store
 from aisolution_async.limits import Adaptive, Budget
 from aisolution_async.retry import Retry
 from aisolution_async.sender import Journal, Options, Sender, Work, call_hook
+from aisolution_async.spending import Spending, by_endpoint, seconds_of
 from aisolution_async.wire.request import Requests
 from aisolution_async.wire.transport import PoolTransport
 
@@ -92,7 +93,8 @@ class AsyncClient:
     answered before is answered from it (`reuse_for` says how many seconds an answer is good for; None: for
     ever), and what may have been charged is not sent again. `max_charges` and `max_cost` (money, by
     `prices={"facecompare": Decimal("0.05"), …}`) limit what is spent: in a ledger given by path over all its
-    runs and processes, else by this client.
+    runs and processes, else by this client. In options, an endpoint may be named as the vendor, the command, the
+    method or the call names it: gliswadetail, whatsapp-detail, whatsapp_detail, WhatsAppDetail.
     `on_attempt(call, attempt)` is called after every attempt and `on_outcome(outcome)` once for every call, on the
     event loop and in the context of who asked: plain functions that return at once. Their errors are logged.
 
@@ -323,8 +325,8 @@ class AsyncClient:
         calls if you know it, for the progress. `recheck` asks again for numbers that WhatsApp is still
         checking. `retry_unknown` overrides the client's for this batch. `drain_timeout` is how long, in
         seconds, a batch that is left or stopped early waits for the answers under way. `ledger`, `reuse_for`,
-        `max_charges`, `prices` and `max_cost` are as for the client: the ledger in place of the client's, the
-        limits besides the client's. With `inbox`, look-ups that name no callback are answered there: a call whose
+        `max_charges`, `prices` and `max_cost` are as for the client: the first two in place of the client's, the limits
+        besides the client's. With `inbox`, look-ups that name no callback are answered there: a call whose
         answer is to come waits without a place, and is asked for again when the callback is late.
         """
         if inbox is not None and not isinstance(inbox, Inbox):
@@ -332,7 +334,7 @@ class AsyncClient:
         options = self._options
         if retry_unknown is not None:
             options = dataclasses.replace(options, retry=_retry(options.retry, retry_unknown))
-        journal, budgets = _journal(ledger, reuse_for, max_charges, prices, max_cost)
+        journal, budgets = _journal(ledger, reuse_for, max_charges, prices, max_cost, shared=options.journal)
         if journal is not None:
             options = dataclasses.replace(options, journal=journal)
         if budgets:
@@ -348,7 +350,7 @@ class AsyncClient:
             total=total,
             recheck=recheck,
             drain_timeout=drain_timeout,
-            journal=journal,
+            journal=None if ledger is None else journal,
             inbox=inbox,
         )
 
@@ -423,12 +425,8 @@ def _rules(given: Mapping[str, Mapping[str, Charge | str]] | None) -> Mapping[st
     """The charges of the endpoints that `given` says something of, each whole."""
     rules = {}
     shape = 'charge_rules look like {"facecompare": {"RETRY_LATER": Charge.CHARGED}}'
-    if given is not None and not isinstance(given, Mapping):
-        raise ConfigurationError(shape)
-    for name, charges in (given or {}).items():
-        endpoint = ENDPOINTS.get(name)
-        if endpoint is None:
-            raise ConfigurationError(f"charge_rules: no endpoint {name!r}; there are {', '.join(ENDPOINTS)}")
+    for name, charges in by_endpoint("charge_rules", given).items():
+        endpoint = ENDPOINTS[name]
         if not isinstance(charges, Mapping) or not all(
             isinstance(status, str) and re.fullmatch(r"[A-Z][A-Z0-9_]*(:.+)?", status) for status in charges
         ):
@@ -446,19 +444,22 @@ def _journal(
     max_charges: int | None,
     prices: Mapping[str, Decimal] | None,
     max_cost: Decimal | None,
+    *,
+    shared: Journal | None = None,
 ) -> tuple[Journal | None, tuple[Budget, ...]]:
     """The ledger as it is used, and the limits that are kept in memory."""
-    if reuse_for is not None and not (isinstance(reuse_for, int | float) and reuse_for >= 0):
-        raise ConfigurationError("reuse_for must be seconds, 0 or more, or None for ever")
+    spending, reuse_for = Spending.of(max_charges, prices, max_cost), seconds_of("reuse_for", reuse_for)
     if isinstance(ledger, str | os.PathLike):
-        store = Ledger(ledger, max_charges=max_charges, prices=prices, max_cost=max_cost)
+        store = Ledger(ledger, max_charges=max_charges, prices=spending.prices, max_cost=max_cost)
         return Journal(store, owned=True, reuse_for=reuse_for), ()
     if ledger is not None and not isinstance(ledger, Store):
         raise ConfigurationError(f"ledger is a {type(ledger).__name__}: pass a path or a Ledger")
-    journal = None if ledger is None else Journal(ledger, owned=False, reuse_for=reuse_for)
-    if max_charges is None and max_cost is None:
-        return journal, ()
-    return journal, (Budget(max_charges, prices, max_cost),)
+    budgets = (Budget(spending),) if spending.is_limited else ()
+    if ledger is not None:
+        return Journal(ledger, owned=False, reuse_for=reuse_for), budgets
+    if reuse_for is not None and shared is None:
+        raise ConfigurationError("reuse_for says how old an answer from the ledger may be: give ledger= too")
+    return None if reuse_for is None or shared is None else shared.reusing(reuse_for), budgets
 
 
 def _hook(name: str, hook: Any) -> Any:

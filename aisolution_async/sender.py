@@ -109,10 +109,19 @@ class Journal:
         self.reuse_for = reuse_for
         self._owned = owned
         self._opening: asyncio.Task[None] | None = None
+        self._opener: Journal | None = None  # who opens and closes it in this one's place
+
+    def reusing(self, reuse_for: float) -> Journal:
+        """The same ledger with another `reuse_for`. Whoever has this one closes it."""
+        view = Journal(self.store, owned=False, reuse_for=reuse_for)
+        view._opener = self._opener or self
+        return view
 
     async def open(self) -> None:
         """Make sure that it is open. Raises LedgerError."""
-        if self._owned:
+        if self._opener is not None:
+            await self._opener.open()
+        elif self._owned:
             if self._opening is None:
                 self._opening = asyncio.create_task(self.store.open())
             if not self._opening.done():
