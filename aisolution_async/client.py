@@ -37,7 +37,7 @@ from aisolution_async.api import (
 from aisolution_async.batch import DRAIN_TIMEOUT, Batch, Load, Outcome, Recheck
 from aisolution_async.charges import Attempt, Charge, Tally
 from aisolution_async.errors import AISolutionError, ConfigurationError, InputError, Key
-from aisolution_async.hiding import Secret
+from aisolution_async.hiding import NotPickled, Secret, forget_locals
 from aisolution_async.inbox import Inbox
 from aisolution_async.inputs.images import MAX_IMAGE_BYTES
 from aisolution_async.ledger import Ledger, Store
@@ -65,7 +65,7 @@ class _NotGiven:
 _NOT_GIVEN: Any = _NotGiven()
 
 
-class AsyncClient:
+class AsyncClient(NotPickled):
     """A client of the identity-verification API: one connection pool, shared by every call and batch on it.
 
     ```python
@@ -99,8 +99,13 @@ class AsyncClient:
     event loop and in the context of who asked: plain functions that return at once. Their errors are logged.
 
     Raises ConfigurationError for options that cannot work. Nothing is opened before the first call; the
-    client belongs to the event loop of that call, and is done for good once closed.
+    client belongs to the event loop of that call, and is done for good once closed. It is neither pickled nor copied.
     """
+
+    _instead = (
+        "it holds the token and open connections. Make a client in each process, AsyncClient() with the token in "
+        f"{TOKEN_VARIABLE}; calls, replies, outcomes and errors can be pickled. For other options, use with_options(…)"
+    )
 
     def __init__(
         self,
@@ -132,6 +137,8 @@ class AsyncClient:
         del token  # tracebacks show locals
         address = Secret(str(base_url or os.environ.get(BASE_URL_VARIABLE) or BASE_URL))
         del base_url
+        via = Secret(proxy)  # it may hold a password
+        del proxy
         _check_token(secret)
         requests = Requests(address, secret)
         journal, budgets = _journal(ledger, reuse_for, max_charges, prices, max_cost)
@@ -151,11 +158,12 @@ class AsyncClient:
         _positive("max_connections", max_connections)
         places = max_connections if transport is None else None  # a transport of the user's has bounds of its own
         if transport is None:
-            proxy = proxy or (_environment_proxy(requests.address) if trust_env else None)
-            transport = _proxied(proxy, max_connections) if proxy else PoolTransport(max_connections=max_connections)
+            if not via.value and trust_env:
+                via = _environment_proxy(requests.address)
+            transport = _proxied(via, max_connections) if via.value else PoolTransport(max_connections=max_connections)
         elif not isinstance(transport, httpx.AsyncBaseTransport):
             raise ConfigurationError(f"transport is a {type(transport).__name__}: pass an httpx.AsyncBaseTransport")
-        elif proxy is not None:
+        elif via.value is not None:
             raise ConfigurationError("give either transport= or proxy=: a transport of yours has its own proxy")
         self._sender = Sender(requests, transport, places=places, rate=rate, journal=journal)
         self._owner = True
@@ -223,26 +231,37 @@ class AsyncClient:
         )
 
     # ------------------------------------------------------------------------------------- the six endpoints
+    # What the vendor is asked leaves each frame with the call: error reporters show the locals of a traceback.
 
     async def face_compare(self, img1: ImageSource, img2: ImageSource, *, key: Key = None) -> FaceComparison:
         """Are these two faces one person? Charged if answered. Raises the errors of `send`."""
-        return await self.send(FaceCompare(img1, img2, key=key))
+        call = FaceCompare(img1, img2, key=key)
+        del img1, img2
+        return await self.send(call)
 
     async def id_holding(self, img: ImageSource, *, key: Key = None) -> FaceComparison:
         """Is the person holding the card the person on it? Charged if answered. Raises the errors of `send`."""
-        return await self.send(IdHolding(img, key=key))
+        call = IdHolding(img, key=key)
+        del img
+        return await self.send(call)
 
     async def add_face(self, img: ImageSource, *, key: Key = None) -> AddedFace:
         """Remember a face, to be searched for later. Free. Raises the errors of `send`."""
-        return await self.send(AddFace(img, key=key))
+        call = AddFace(img, key=key)
+        del img
+        return await self.send(call)
 
     async def search_face(self, img: ImageSource, *, key: Key = None) -> FaceMatches:
         """Was this face added before? Charged if answered. Raises the errors of `send`."""
-        return await self.send(SearchFace(img, key=key))
+        call = SearchFace(img, key=key)
+        del img
+        return await self.send(call)
 
     async def delete_face(self, person_id: str, *, key: Key = None) -> DeletedFace:
         """Forget a person. Free; repeated by itself where an answer was lost. Raises the errors of `send`."""
-        return await self.send(DeleteFace(person_id, key=key))
+        call = DeleteFace(person_id, key=key)
+        del person_id
+        return await self.send(call)
 
     async def whatsapp_detail(
         self,
@@ -260,10 +279,11 @@ class AsyncClient:
         for again because the callback is late; "checking" is then returned only after an hour. Raises the errors of
         `send`.
         """
-        call = WhatsAppDetail(number, country, callback, servstatus, key=key)
+        call, calls_back = WhatsAppDetail(number, country, callback, servstatus, key=key), callback is not None
+        del number, country, callback
         if wait is None:
             return await self.send(call)
-        if callback is not None:
+        if calls_back:
             raise InputError("give either callback= or wait=: the inbox is where the vendor calls back", key=key)
         async with self.batch([call], inbox=wait, drain_timeout=0) as batch:
             async for outcome in batch:
@@ -283,10 +303,15 @@ class AsyncClient:
         closed or belongs to another event loop.
         """
         if not isinstance(call, Call):
-            raise InputError(f"a {type(call).__name__} is no call: pass FaceCompare(…), WhatsAppDetail(…) or the like")
+            kind = type(call).__name__
+            del call
+            raise InputError(f"a {kind} is no call: pass FaceCompare(…), WhatsAppDetail(…) or the like")
         work = Work(self._sender, self._options, call)
         try:
             await work.finish()
+        except BaseException as exc:
+            forget_locals(exc)
+            raise
         finally:
             if self._options.on_outcome is not None and (work.reply is not None or work.error is not None):
                 outcome = Outcome(0, call.key, call, work.reply, work.error, work.attempts)
@@ -474,19 +499,19 @@ def _positive(name: str, value: int) -> int:
     return value
 
 
-def _environment_proxy(base: Secret) -> str | None:
-    """The proxy that the environment names for the base URL, by the usual variables."""
+def _environment_proxy(base: Secret) -> Secret:
+    """The proxy that the environment names for the base URL, by the usual variables; None in it for none."""
     parts = urlsplit(base.value)
     if urllib.request.proxy_bypass(parts.netloc) or (parts.hostname or "") in ("localhost", "127.0.0.1", "::1"):
-        return None
+        return Secret(None)
     proxies = urllib.request.getproxies()
-    return proxies.get(parts.scheme) or proxies.get("all")
+    return Secret(proxies.get(parts.scheme) or proxies.get("all"))
 
 
-def _proxied(proxy: str | httpx.URL | httpx.Proxy, max_connections: int) -> httpx.AsyncHTTPTransport:
+def _proxied(proxy: Secret, max_connections: int) -> httpx.AsyncHTTPTransport:
     try:
         return httpx.AsyncHTTPTransport(
-            proxy=proxy,
+            proxy=proxy.value,
             trust_env=False,
             limits=httpx.Limits(max_connections=max_connections, max_keepalive_connections=max_connections),
         )

@@ -19,8 +19,9 @@ SHORTEST = 8
 HIDDEN = "…"
 """What stands where a secret was."""
 
-# Whose frames may hold what a call was made of: ours, and those of the libraries that we call with it.
-_OURS = frozenset({"aisolution_async", "anyio", "httpcore", "httpx"})
+# Whose frames may hold what a call was made of.
+_OURS = "aisolution_async"
+_LIBRARIES = frozenset({"anyio", "httpcore", "httpx"})
 _GROUP_ID = re.compile(rb'("group_id"\s*:\s*")[^"]*')
 
 
@@ -173,15 +174,17 @@ def without_secret_fields(value: Any) -> Any:
 
 
 def forget_locals(exc: BaseException) -> None:
-    """Clear the frames that `exc` came through, ours and those we called: error reporters show their locals.
+    """Clear the frames that `exc` came through, ours and those of libraries below them: reporters show their locals.
 
     Numbers, images and ids are in them. Frames that still run, and the user's own, stay as they are.
     """
     for error in _chain(exc):
-        trace = error.__traceback__
+        trace, below = error.__traceback__, False
         while trace is not None:
             frame, trace = trace.tb_frame, trace.tb_next
-            if str(frame.f_globals.get("__name__")).partition(".")[0] in _OURS:
+            package = str(frame.f_globals.get("__name__")).partition(".")[0]
+            below = below or package == _OURS
+            if package == _OURS or (below and package in _LIBRARIES):
                 with contextlib.suppress(RuntimeError):  # of a frame that still runs, and has to see to its own
                     frame.clear()
 

@@ -24,7 +24,7 @@ from aisolution_async import clock
 from aisolution_async.api import WORDS, WhatsAppDetail, WhatsAppProfile, WhatsAppState
 from aisolution_async.charges import Attempt, Charge
 from aisolution_async.errors import AISolutionError, ConfigurationError
-from aisolution_async.hiding import Redactor, Secret
+from aisolution_async.hiding import NotPickled, Redactor, Secret, forget_locals
 from aisolution_async.ledger.store import Result, Store
 
 LONGEST_QUERY = 8 * 1024
@@ -63,7 +63,7 @@ class InboxCounts:
     strange: int = 0
 
 
-class Inbox:
+class Inbox(NotPickled):
     """Where the vendor's callbacks arrive.
 
     ```python
@@ -78,6 +78,8 @@ class Inbox:
 
     Raises ConfigurationError. It belongs to one event loop.
     """
+
+    _instead = "it holds the secret of its address. Make one in each process, with the same ledger, or with secret="
 
     def __init__(
         self, address: str, *, ledger: Store | None = None, secret: str | None = None, patience: float = 120.0
@@ -127,16 +129,19 @@ class Inbox:
         When this returns, an answer that was waited for is recorded. Raises LedgerError if it cannot be: say so to the
         vendor (HTTP 503), and it may call again.
         """
-        if not hmac.compare_digest(secret.encode(errors="replace"), self._known_secret().encode()):
-            self.counts.strange += 1
-            return
-        reply = read(query)
+        is_ours = hmac.compare_digest(secret.encode(errors="replace"), self._known_secret().encode())
+        reply = read(query) if is_ours else None
+        del secret, query  # error reporters show the locals of a traceback
         if reply is None:
             self.counts.strange += 1
         elif reply.whatsapp not in (WhatsAppState.YES, WhatsAppState.NO):
             self.counts.unfinished += 1  # of other words, only an answer to a request tells what they cost
         else:
-            await self._take(digits_of(reply.number or ""), reply)
+            try:
+                await self._take(digits_of(reply.number or ""), reply)
+            except BaseException as exc:
+                forget_locals(exc)
+                raise
 
     # ------------------------------------------------------------------------------------------- who waits
 

@@ -32,7 +32,7 @@ from aisolution_async.errors import (
     RetryLaterError,
     quotable,
 )
-from aisolution_async.hiding import redacted, without_secret_fields
+from aisolution_async.hiding import NotPickled, redacted, without_secret_fields
 from aisolution_async.inbox import Inbox, digits_of, place, result_of
 from aisolution_async.inputs import images, numbers, texts
 from aisolution_async.inputs.fit import LARGEST_FILE, TARGET, Fitter, fit
@@ -97,7 +97,7 @@ class Options:
         return self.rules.get(endpoint.name, endpoint.charges)
 
 
-class Journal:
+class Journal(NotPickled):
     """A ledger as a client or a batch uses it.
 
     One given by path is opened with the first use and closed by whoever was given the path; one given as an
@@ -136,7 +136,7 @@ class Journal:
             await self.store.aclose()
 
 
-class Sender:
+class Sender(NotPickled):
     """One pool and its account: what every call and batch on a client shares.
 
     States: open, then closed for good. It belongs to the event loop that first uses it. `places` bounds the
@@ -224,7 +224,7 @@ class Sender:
                 await self.journal.aclose()
 
 
-class Work(Generic[R]):
+class Work(NotPickled, Generic[R]):
     """One call on its way: `attempt()` until it returns None, then `reply` or `error` is there."""
 
     __slots__ = (

@@ -26,6 +26,7 @@ from aisolution_async.bulk.rows import Row, Rows, UnreadableInputError
 from aisolution_async.charges import Attempt, Charge, Tally
 from aisolution_async.client import AsyncClient
 from aisolution_async.errors import AISolutionError, ConfigurationError, InputError, NotSentError
+from aisolution_async.hiding import forget_locals
 from aisolution_async.ledger import Ledger, LedgerError, State, schema
 from aisolution_async.sender import call_hook
 from aisolution_async.spending import Spending
@@ -196,6 +197,13 @@ class BulkRun:
 
     async def run(self) -> Summary:
         """Run to the end, or until stopped. Raises as `run_bulk` does."""
+        try:
+            return await self._run()
+        except BaseException as exc:
+            forget_locals(exc)  # rows are in them
+            raise
+
+    async def _run(self) -> Summary:
         started = clock.now()
         with Rows(self._source, **self._reading) as rows:
             self.total = rows.total

@@ -28,6 +28,7 @@ from typing import Any
 import certifi
 import httpx
 
+from aisolution_async.hiding import NotPickled
 from aisolution_async.wire.connection import Connection, decode_body, frame_head
 from aisolution_async.wire.dial import AddressInfo, dial
 
@@ -66,7 +67,7 @@ def default_ssl_context() -> ssl.SSLContext:
     return ssl.create_default_context(cafile=certifi.where())
 
 
-class PoolTransport(httpx.AsyncBaseTransport):
+class PoolTransport(NotPickled, httpx.AsyncBaseTransport):
     """One pool of connections, for one event loop.
 
     `max_connections`: sockets open at once, over all origins; who comes later waits in line.
@@ -75,6 +76,8 @@ class PoolTransport(httpx.AsyncBaseTransport):
     `max_body`: most bytes of an answer's body, as received and as decoded.
     `ssl_context`: instead of `default_ssl_context()`; it must check certificates and host names. Its ALPN is set.
     """
+
+    _instead = "it has sockets open. Make one in each process"
 
     def __init__(
         self,
