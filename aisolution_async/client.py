@@ -450,6 +450,8 @@ def _rules(given: Mapping[str, Mapping[str, Charge | str]] | None) -> Mapping[st
     """The charges of the endpoints that `given` says something of, each whole."""
     rules = {}
     shape = 'charge_rules look like {"facecompare": {"RETRY_LATER": Charge.CHARGED}}'
+    if given is not None and not isinstance(given, Mapping):
+        raise ConfigurationError(shape)
     for name, charges in by_endpoint("charge_rules", given).items():
         endpoint = ENDPOINTS[name]
         if not isinstance(charges, Mapping) or not all(
