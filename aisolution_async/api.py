@@ -28,6 +28,7 @@ from aisolution_async.errors import (
     ServiceFailedError,
     StatusError,
 )
+from aisolution_async.hiding import SECRET_FIELDS, without_secret_fields
 
 ImageSource = str | PathLike[str] | bytes | bytearray | memoryview | BinaryIO
 """An image: a path, the file's bytes, a binary file object, or base64 text (bare or as a `data:` URL).
@@ -100,9 +101,30 @@ class Endpoint(Generic[R]):
 
 
 class _Said(BaseModel):
-    """What the vendor said: fields that the contract does not name are kept, and shown to nobody; frozen."""
+    """What the vendor said: fields that the contract does not name are kept, and shown to nobody; frozen.
+
+    What `hiding.SECRET_FIELDS` name is an attribute, and in no dump, JSON or pickle; within other fields that the
+    contract does not name it is left out.
+    """
 
     model_config = ConfigDict(extra="allow", frozen=True, hide_input_in_errors=True)
+
+    def model_post_init(self, context: Any, /) -> None:  # noqa: ARG002  # pydantic's signature
+        extra = self.__pydantic_extra__
+        if extra:
+            for name in [*extra]:
+                if name in SECRET_FIELDS:
+                    # As a cached property is kept: pydantic dumps fields and extras only.
+                    self.__dict__[name] = extra.pop(name)
+                else:
+                    extra[name] = without_secret_fields(extra[name])
+
+    def __getstate__(self) -> dict[Any, Any]:
+        state = super().__getstate__()
+        fields = without_secret_fields(state["__dict__"])
+        known = SECRET_FIELDS & type(self).model_fields.keys()
+        state["__dict__"] = {name: "" if name in known else fields[name] for name in (*fields, *known)}
+        return state
 
     def __repr_args__(self) -> Any:
         # Numbers, access keys and what nobody documented are for code that asks for them by name, not for logs.
@@ -111,7 +133,7 @@ class _Said(BaseModel):
             yield name, (value if shown else "…")
 
 
-_SECRET_FIELDS = frozenset({"group_id", "number", "signature"})
+_SECRET_FIELDS = SECRET_FIELDS | {"number", "signature"}
 
 
 class Reply(_Said):  # noqa: PLW1641  # pydantic gives frozen models their hash
@@ -272,11 +294,11 @@ class IdHolding(Call[FaceComparison]):
 class AddedFace(Reply):
     """`person_id` names the person, `person_count` is how often this face was added.
 
-    `group_id` is a secret: the vendor calls it the access key. It is empty in a reply from a ledger, which does
-    not keep it.
+    `group_id` is a secret: the vendor calls it the access key. Dumps do not show it, and it is empty in a reply from a
+    ledger or a pickle, which do not keep it.
     """
 
-    group_id: str
+    group_id: str = Field(exclude=True)
     person_id: str
     person_count: int
 
@@ -285,9 +307,6 @@ class AddedFace(Reply):
         reply = cls.model_validate({**from_json(text), "group_id": ""})
         reply._recorded = attempt  # noqa: SLF001  # its own class
         return reply
-
-    def to_record(self) -> str:
-        return self.model_dump_json(exclude={"group_id"})
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -438,6 +457,29 @@ CALLS: tuple[type[Call[Any]], ...] = (FaceCompare, IdHolding, AddFace, SearchFac
 ENDPOINTS: Mapping[str, Endpoint[Any]] = {call.endpoint.name: call.endpoint for call in CALLS}
 """The endpoints by the vendor's name."""
 
+_SPELLINGS: Mapping[str, Endpoint[Any]] = {
+    spelling.lower(): call.endpoint
+    for call in CALLS
+    for spelling in (
+        call.endpoint.name,
+        call.endpoint.command,
+        call.endpoint.command.replace("-", "_"),
+        call.__name__,
+        call.endpoint.path,
+    )
+}
+
+
+def endpoint_of(name: object) -> Endpoint[Any] | None:
+    """The endpoint that a user means: by the name of the vendor, the command, the method or the call, or by the call.
+
+    Capitals and small letters are one. None if there is no such endpoint.
+    """
+    if isinstance(name, str):
+        return _SPELLINGS.get(name.strip().lower())
+    return name.endpoint if isinstance(name, type) and name in CALLS else None
+
+
 ERRORS: Mapping[str, type[StatusError]] = {
     "INVALID_REQUEST": InvalidRequestError,
     "INVALID_INPUT": InvalidRequestError,
@@ -449,6 +491,19 @@ ERRORS: Mapping[str, type[StatusError]] = {
     "RETRY_LATER": RetryLaterError,
 }
 """The error that each documented status other than OK becomes."""
+
+WORDS: frozenset[str] = frozenset(
+    [
+        *_SPELLINGS,
+        *(parameter.name for call in CALLS for parameter in call.endpoint.parameters),
+        *(name for call in CALLS for name in call.endpoint.reply.model_fields),
+        *FaceMatch.model_fields,
+        *(word for call in CALLS for status in call.endpoint.charges for word in status.split(":")),
+        *(word.value for words in (Judgment, WhatsAppState, Charge) for word in words),
+        *("status", "message", "IMAGEA_FACE_DETECT_FAILED", "IMAGEB_FACE_DETECT_FAILED"),
+    ]
+)
+"""The contract's own words, which the vendor says to everybody: in them no secret is looked for."""
 
 for _call in CALLS:
     _names = {f.name for f in fields(_call)} - {"key"}

@@ -30,6 +30,7 @@ from aisolution_async import clock
 from aisolution_async.api import Call, Reply, WhatsAppProfile, WhatsAppState
 from aisolution_async.charges import Attempt, Charge, Tally, overall
 from aisolution_async.errors import AISolutionError, ConfigurationError, InputError, Key, OutcomeUnknownError
+from aisolution_async.hiding import NotPickled, forget_locals
 from aisolution_async.inbox import Inbox
 from aisolution_async.ledger.store import Ask, Busy, Stored
 from aisolution_async.limits import Adaptive, AdaptiveLimit, Brake, Rate, RetryBudget, Signal
@@ -168,7 +169,7 @@ class Load:
     batches: int
 
 
-class Batch:
+class Batch(NotPickled):
     """Many calls under way, and their outcomes as they finish.
 
     ```python
@@ -184,6 +185,8 @@ class Batch:
     which are then UNKNOWN if a byte had left. An item of the input that is an AISolutionError becomes that
     call's outcome; one that is no call at all becomes an outcome with an InputError.
     """
+
+    _instead = "it runs on its client's connections. Make it where it is read; calls and outcomes can be pickled"
 
     def __init__(
         self,
@@ -917,6 +920,7 @@ class Batch:
                     runner.cancel()
                     await asyncio.wait({runner})
         if not runner.cancelled() and (bug := runner.exception()) is not None:
+            forget_locals(bug)
             raise bug
 
 

@@ -37,15 +37,17 @@ from aisolution_async.api import (
 from aisolution_async.batch import DRAIN_TIMEOUT, Batch, Load, Outcome, Recheck
 from aisolution_async.charges import Attempt, Charge, Tally
 from aisolution_async.errors import AISolutionError, ConfigurationError, InputError, Key
+from aisolution_async.hiding import NotPickled, Secret, forget_locals
 from aisolution_async.inbox import Inbox
 from aisolution_async.inputs.images import MAX_IMAGE_BYTES
 from aisolution_async.ledger import Ledger, Store
 from aisolution_async.limits import Adaptive, Budget
 from aisolution_async.retry import Retry
 from aisolution_async.sender import Journal, Options, Sender, Work, call_hook
+from aisolution_async.spending import Spending, by_endpoint, seconds_of
 from aisolution_async.wire import reach
 from aisolution_async.wire.proxy import ProxyTransport
-from aisolution_async.wire.request import Requests, Secret
+from aisolution_async.wire.request import Requests
 from aisolution_async.wire.transport import PoolTransport, default_ssl_context
 
 BASE_URL = "https://api.aisolution.credit"
@@ -65,7 +67,7 @@ class _NotGiven:
 _NOT_GIVEN: Any = _NotGiven()
 
 
-class AsyncClient:
+class AsyncClient(NotPickled):
     """A client of the identity-verification API: one connection pool, shared by every call and batch on it.
 
     ```python
@@ -93,13 +95,19 @@ class AsyncClient:
     answered before is answered from it (`reuse_for` says how many seconds an answer is good for; None: for
     ever), and what may have been charged is not sent again. `max_charges` and `max_cost` (money, by
     `prices={"facecompare": Decimal("0.05"), …}`) limit what is spent: in a ledger given by path over all its
-    runs and processes, else by this client.
+    runs and processes, else by this client. In options, an endpoint may be named as the vendor, the command, the
+    method or the call names it: gliswadetail, whatsapp-detail, whatsapp_detail, WhatsAppDetail.
     `on_attempt(call, attempt)` is called after every attempt and `on_outcome(outcome)` once for every call, on the
     event loop and in the context of who asked: plain functions that return at once. Their errors are logged.
 
     Raises ConfigurationError for options that cannot work. Nothing is opened before the first call; the
-    client belongs to the event loop of that call, and is done for good once closed.
+    client belongs to the event loop of that call, and is done for good once closed. It is neither pickled nor copied.
     """
+
+    _instead = (
+        "it holds the token and open connections. Make a client in each process, AsyncClient() with the token in "
+        f"{TOKEN_VARIABLE}; calls, replies, outcomes and errors can be pickled. For other options, use with_options(…)"
+    )
 
     def __init__(
         self,
@@ -131,6 +139,8 @@ class AsyncClient:
         del token  # tracebacks show locals
         address = Secret(str(base_url or os.environ.get(BASE_URL_VARIABLE) or BASE_URL))
         del base_url
+        via = Secret(proxy)  # it may hold a password
+        del proxy
         _check_token(secret)
         requests = Requests(address, secret)
         journal, budgets = _journal(ledger, reuse_for, max_charges, prices, max_cost)
@@ -150,11 +160,12 @@ class AsyncClient:
         _positive("max_connections", max_connections)
         places = max_connections if transport is None else None  # a transport of the user's has bounds of its own
         if transport is None:
-            proxy = proxy or (_environment_proxy(requests.base) if trust_env else None)
-            transport = _transport(requests.base, proxy, max_connections)
+            if not via.value and trust_env:
+                via = _environment_proxy(requests.address)
+            transport = _transport(requests.base, via, max_connections)
         elif not isinstance(transport, httpx.AsyncBaseTransport):
             raise ConfigurationError(f"transport is a {type(transport).__name__}: pass an httpx.AsyncBaseTransport")
-        elif proxy is not None:
+        elif via.value is not None:
             raise ConfigurationError("give either transport= or proxy=: a transport of yours has its own proxy")
         self._sender = Sender(requests, transport, places=places, rate=rate, journal=journal)
         self._owner = True
@@ -222,26 +233,37 @@ class AsyncClient:
         )
 
     # ------------------------------------------------------------------------------------- the six endpoints
+    # What the vendor is asked leaves each frame with the call: error reporters show the locals of a traceback.
 
     async def face_compare(self, img1: ImageSource, img2: ImageSource, *, key: Key = None) -> FaceComparison:
         """Are these two faces one person? Charged if answered. Raises the errors of `send`."""
-        return await self.send(FaceCompare(img1, img2, key=key))
+        call = FaceCompare(img1, img2, key=key)
+        del img1, img2
+        return await self.send(call)
 
     async def id_holding(self, img: ImageSource, *, key: Key = None) -> FaceComparison:
         """Is the person holding the card the person on it? Charged if answered. Raises the errors of `send`."""
-        return await self.send(IdHolding(img, key=key))
+        call = IdHolding(img, key=key)
+        del img
+        return await self.send(call)
 
     async def add_face(self, img: ImageSource, *, key: Key = None) -> AddedFace:
         """Remember a face, to be searched for later. Free. Raises the errors of `send`."""
-        return await self.send(AddFace(img, key=key))
+        call = AddFace(img, key=key)
+        del img
+        return await self.send(call)
 
     async def search_face(self, img: ImageSource, *, key: Key = None) -> FaceMatches:
         """Was this face added before? Charged if answered. Raises the errors of `send`."""
-        return await self.send(SearchFace(img, key=key))
+        call = SearchFace(img, key=key)
+        del img
+        return await self.send(call)
 
     async def delete_face(self, person_id: str, *, key: Key = None) -> DeletedFace:
         """Forget a person. Free; repeated by itself where an answer was lost. Raises the errors of `send`."""
-        return await self.send(DeleteFace(person_id, key=key))
+        call = DeleteFace(person_id, key=key)
+        del person_id
+        return await self.send(call)
 
     async def whatsapp_detail(
         self,
@@ -259,10 +281,11 @@ class AsyncClient:
         for again because the callback is late; "checking" is then returned only after an hour. Raises the errors of
         `send`.
         """
-        call = WhatsAppDetail(number, country, callback, servstatus, key=key)
+        call, calls_back = WhatsAppDetail(number, country, callback, servstatus, key=key), callback is not None
+        del number, country, callback
         if wait is None:
             return await self.send(call)
-        if callback is not None:
+        if calls_back:
             raise InputError("give either callback= or wait=: the inbox is where the vendor calls back", key=key)
         async with self.batch([call], inbox=wait, drain_timeout=0) as batch:
             async for outcome in batch:
@@ -282,10 +305,15 @@ class AsyncClient:
         closed or belongs to another event loop.
         """
         if not isinstance(call, Call):
-            raise InputError(f"a {type(call).__name__} is no call: pass FaceCompare(…), WhatsAppDetail(…) or the like")
+            kind = type(call).__name__
+            del call
+            raise InputError(f"a {kind} is no call: pass FaceCompare(…), WhatsAppDetail(…) or the like")
         work = Work(self._sender, self._options, call)
         try:
             await work.finish()
+        except BaseException as exc:
+            forget_locals(exc)
+            raise
         finally:
             if self._options.on_outcome is not None and (work.reply is not None or work.error is not None):
                 outcome = Outcome(0, call.key, call, work.reply, work.error, work.attempts)
@@ -324,8 +352,8 @@ class AsyncClient:
         calls if you know it, for the progress. `recheck` asks again for numbers that WhatsApp is still
         checking. `retry_unknown` overrides the client's for this batch. `drain_timeout` is how long, in
         seconds, a batch that is left or stopped early waits for the answers under way. `ledger`, `reuse_for`,
-        `max_charges`, `prices` and `max_cost` are as for the client: the ledger in place of the client's, the
-        limits besides the client's. With `inbox`, look-ups that name no callback are answered there: a call whose
+        `max_charges`, `prices` and `max_cost` are as for the client: the first two in place of the client's, the limits
+        besides the client's. With `inbox`, look-ups that name no callback are answered there: a call whose
         answer is to come waits without a place, and is asked for again when the callback is late.
         """
         if inbox is not None and not isinstance(inbox, Inbox):
@@ -333,7 +361,7 @@ class AsyncClient:
         options = self._options
         if retry_unknown is not None:
             options = dataclasses.replace(options, retry=_retry(options.retry, retry_unknown))
-        journal, budgets = _journal(ledger, reuse_for, max_charges, prices, max_cost)
+        journal, budgets = _journal(ledger, reuse_for, max_charges, prices, max_cost, shared=options.journal)
         if journal is not None:
             options = dataclasses.replace(options, journal=journal)
         if budgets:
@@ -349,7 +377,7 @@ class AsyncClient:
             total=total,
             recheck=recheck,
             drain_timeout=drain_timeout,
-            journal=journal,
+            journal=None if ledger is None else journal,
             inbox=inbox,
         )
 
@@ -426,10 +454,8 @@ def _rules(given: Mapping[str, Mapping[str, Charge | str]] | None) -> Mapping[st
     shape = 'charge_rules look like {"facecompare": {"RETRY_LATER": Charge.CHARGED}}'
     if given is not None and not isinstance(given, Mapping):
         raise ConfigurationError(shape)
-    for name, charges in (given or {}).items():
-        endpoint = ENDPOINTS.get(name)
-        if endpoint is None:
-            raise ConfigurationError(f"charge_rules: no endpoint {name!r}; there are {', '.join(ENDPOINTS)}")
+    for name, charges in by_endpoint("charge_rules", given).items():
+        endpoint = ENDPOINTS[name]
         if not isinstance(charges, Mapping) or not all(
             isinstance(status, str) and re.fullmatch(r"[A-Z][A-Z0-9_]*(:.+)?", status) for status in charges
         ):
@@ -447,19 +473,22 @@ def _journal(
     max_charges: int | None,
     prices: Mapping[str, Decimal] | None,
     max_cost: Decimal | None,
+    *,
+    shared: Journal | None = None,
 ) -> tuple[Journal | None, tuple[Budget, ...]]:
     """The ledger as it is used, and the limits that are kept in memory."""
-    if reuse_for is not None and not (isinstance(reuse_for, int | float) and reuse_for >= 0):
-        raise ConfigurationError("reuse_for must be seconds, 0 or more, or None for ever")
+    spending, reuse_for = Spending.of(max_charges, prices, max_cost), seconds_of("reuse_for", reuse_for)
     if isinstance(ledger, str | os.PathLike):
-        store = Ledger(ledger, max_charges=max_charges, prices=prices, max_cost=max_cost)
+        store = Ledger(ledger, max_charges=max_charges, prices=spending.prices, max_cost=max_cost)
         return Journal(store, owned=True, reuse_for=reuse_for), ()
     if ledger is not None and not isinstance(ledger, Store):
         raise ConfigurationError(f"ledger is a {type(ledger).__name__}: pass a path or a Ledger")
-    journal = None if ledger is None else Journal(ledger, owned=False, reuse_for=reuse_for)
-    if max_charges is None and max_cost is None:
-        return journal, ()
-    return journal, (Budget(max_charges, prices, max_cost),)
+    budgets = (Budget(spending),) if spending.is_limited else ()
+    if ledger is not None:
+        return Journal(ledger, owned=False, reuse_for=reuse_for), budgets
+    if reuse_for is not None and shared is None:
+        raise ConfigurationError("reuse_for says how old an answer from the ledger may be: give ledger= too")
+    return None if reuse_for is None or shared is None else shared.reusing(reuse_for), budgets
 
 
 def _hook(name: str, hook: Any) -> Any:
@@ -474,20 +503,18 @@ def _positive(name: str, value: int) -> int:
     return value
 
 
-def _environment_proxy(base: str) -> str | None:
-    """The proxy that the environment names for the base URL, by the usual variables."""
-    parts = urlsplit(base)
+def _environment_proxy(base: Secret) -> Secret:
+    """The proxy that the environment names for the base URL, by the usual variables; None in it for none."""
+    parts = urlsplit(base.value)
     if urllib.request.proxy_bypass(parts.netloc) or (parts.hostname or "") in ("localhost", "127.0.0.1", "::1"):
-        return None
+        return Secret(None)
     proxies = urllib.request.getproxies()
-    return proxies.get(parts.scheme) or proxies.get("all")
+    return Secret(proxies.get(parts.scheme) or proxies.get("all"))
 
 
-def _transport(
-    base: str, proxy: str | httpx.URL | httpx.Proxy | None, max_connections: int
-) -> ProxyTransport | PoolTransport:
+def _transport(base: str, proxy: Secret, max_connections: int) -> ProxyTransport | PoolTransport:
     """The transport to the vendor. Raises ConfigurationError for a proxy or certificates that cannot be used."""
-    if proxy:
+    if proxy.value:
         return ProxyTransport(proxy, max_connections=max_connections, ssl_context=default_ssl_context())
     # certifi's list is read off the loop, once it is needed; what the user named, is looked at now.
     named = base.startswith("https:") and (os.environ.get("SSL_CERT_FILE") or os.environ.get("SSL_CERT_DIR"))

@@ -19,15 +19,20 @@
 Which StatusError it is goes by the status alone, whatever the endpoint; what it cost, by what that endpoint documents.
 
 The text of an error never holds the token, the group id, an image or a phone number; what the vendor said is
-on `.message`, raw, for code that asks for it.
+on `.message`, for code that asks for it, with … where it says the token. Errors can be pickled, to go from one process
+to another; the group id does not go along.
 """
 
 from __future__ import annotations
 
 import re
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, Self, TypeVar
 
 from aisolution_async.charges import Attempt, Charge, overall
+from aisolution_async.hiding import without_secret_fields
+
+E = TypeVar("E", bound="AISolutionError")
 
 Key = str | int | None
 """What a user calls a call by: an applicant's id, say."""
@@ -54,6 +59,25 @@ class AISolutionError(Exception):
         self.key = key
         self.attempts = attempts
         self.charge = overall(attempts) if charge is None else charge
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # As it is, and not by calling `__init__` again: each class has its own. What the vendor said goes along, but
+        # for the access key.
+        state = {**vars(self)}
+        for name in ("message", "body"):
+            if name in state:
+                state[name] = without_secret_fields(state[name])
+        return _remade, (type(self), self.args, state)
+
+    def __copy__(self) -> Self:
+        return _remade(type(self), self.args, vars(self))
+
+
+def _remade(kind: type[E], args: tuple[Any, ...], state: Mapping[str, Any]) -> E:
+    error = kind.__new__(kind, *args)
+    error.args = args
+    vars(error).update(state)
+    return error
 
 
 class ConfigurationError(AISolutionError):

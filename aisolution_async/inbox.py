@@ -21,9 +21,10 @@ from urllib.parse import parse_qsl, urlsplit
 from pydantic import ValidationError
 
 from aisolution_async import clock
-from aisolution_async.api import WhatsAppDetail, WhatsAppProfile, WhatsAppState
+from aisolution_async.api import WORDS, WhatsAppDetail, WhatsAppProfile, WhatsAppState
 from aisolution_async.charges import Attempt, Charge
 from aisolution_async.errors import AISolutionError, ConfigurationError
+from aisolution_async.hiding import NotPickled, Redactor, Secret, forget_locals
 from aisolution_async.ledger.store import Result, Store
 
 LONGEST_QUERY = 8 * 1024
@@ -62,7 +63,7 @@ class InboxCounts:
     strange: int = 0
 
 
-class Inbox:
+class Inbox(NotPickled):
     """Where the vendor's callbacks arrive.
 
     ```python
@@ -77,6 +78,8 @@ class Inbox:
 
     Raises ConfigurationError. It belongs to one event loop.
     """
+
+    _instead = "it holds the secret of its address. Make one in each process, with the same ledger, or with secret="
 
     def __init__(
         self, address: str, *, ledger: Store | None = None, secret: str | None = None, patience: float = 120.0
@@ -94,6 +97,7 @@ class Inbox:
         self._address = address.rstrip("/")
         self._ledger = ledger
         self._secret = secret or (secrets.token_urlsafe(24) if ledger is None else None)
+        self._redactor: Redactor | None = None
         self._waiting: dict[str, list[Waiting]] = {}  # by number; the first of them asks
         self._taking: dict[str, asyncio.Task[bool]] = {}
         self._answered: OrderedDict[str, None] = OrderedDict()
@@ -105,7 +109,9 @@ class Inbox:
 
     def redact(self, text: str) -> str:
         """`text` without the part that nobody can guess."""
-        return text if self._secret is None else text.replace(self._secret, "…")
+        if self._redactor is None and self._secret is not None:
+            self._redactor = Redactor(Secret(self._secret), WORDS)
+        return text if self._redactor is None else self._redactor.text(text)
 
     @property
     def path(self) -> str:
@@ -123,16 +129,19 @@ class Inbox:
         When this returns, an answer that was waited for is recorded. Raises LedgerError if it cannot be: say so to the
         vendor (HTTP 503), and it may call again.
         """
-        if not hmac.compare_digest(secret.encode(errors="replace"), self._known_secret().encode()):
-            self.counts.strange += 1
-            return
-        reply = read(query)
+        is_ours = hmac.compare_digest(secret.encode(errors="replace"), self._known_secret().encode())
+        reply = read(query) if is_ours else None
+        del secret, query  # error reporters show the locals of a traceback
         if reply is None:
             self.counts.strange += 1
         elif reply.whatsapp not in (WhatsAppState.YES, WhatsAppState.NO):
             self.counts.unfinished += 1  # of other words, only an answer to a request tells what they cost
         else:
-            await self._take(digits_of(reply.number or ""), reply)
+            try:
+                await self._take(digits_of(reply.number or ""), reply)
+            except BaseException as exc:
+                forget_locals(exc)
+                raise
 
     # ------------------------------------------------------------------------------------------- who waits
 

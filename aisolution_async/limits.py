@@ -15,13 +15,14 @@ import asyncio
 import contextlib
 import math
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from decimal import Decimal
 from enum import Enum
 
 from aisolution_async.charges import Charge
 from aisolution_async.errors import ConfigurationError
+from aisolution_async.spending import Spending
 
 
 class Signal(Enum):
@@ -356,24 +357,12 @@ class Gate:
 
 
 class Budget:
-    """A spend limit in memory: `charged + unknown + reserved` attempts never exceed it, nor does their cost.
+    """A spend limit in memory: `charged + unknown + reserved` attempts never exceed it, nor does their cost."""
 
-    `max_charges` counts attempts; `max_cost` is money by `prices`, the price of a charge for each endpoint.
-    """
-
-    def __init__(self, max_charges: int | None, prices: Mapping[str, Decimal] | None, max_cost: Decimal | None) -> None:
-        if max_charges is not None and (
-            isinstance(max_charges, bool) or not isinstance(max_charges, int) or max_charges < 0
-        ):
-            raise ConfigurationError("max_charges must be a whole number, 0 or more, or None for no limit")
-        for name, money in {**(prices or {}), "max_cost": max_cost}.items():
-            if money is not None and not (isinstance(money, Decimal) and money.is_finite() and money >= 0):
-                raise ConfigurationError(f"the money of {name} must be a Decimal, 0 or more")
-        if max_cost is not None and not prices:
-            raise ConfigurationError("max_cost needs prices={endpoint: Decimal(…)}")
-        self._max_charges = max_charges
-        self._max_cost = max_cost
-        self._prices = prices or {}
+    def __init__(self, spending: Spending) -> None:
+        self._max_charges = spending.max_charges
+        self._max_cost = spending.max_cost
+        self._prices = spending.prices
         self._charges = 0
         self._cost = Decimal(0)
 
@@ -384,7 +373,7 @@ class Budget:
         if self._max_cost is not None:
             price = self._prices.get(endpoint)
             if price is None:
-                return f"there is no price of {endpoint} in prices, and max_cost is set"
+                return f"there is no price of {endpoint} in prices, and max_cost is set: add it"
             if self._cost + price > self._max_cost:
                 return f"max_cost of {self._max_cost} is spent, unknown or under way"
             self._cost += price

@@ -33,6 +33,7 @@ from aisolution_async.errors import (
     RetryLaterError,
     quotable,
 )
+from aisolution_async.hiding import NotPickled, redacted, without_secret_fields
 from aisolution_async.inbox import Inbox, digits_of, result_of
 from aisolution_async.inputs import images, numbers, texts
 from aisolution_async.inputs.fit import LARGEST_FILE, TARGET, Fitter, fit
@@ -128,7 +129,7 @@ def _translated(method: Callable[P, Awaitable[T]]) -> Callable[P, Awaitable[T]]:
     return bounded
 
 
-class Journal:
+class Journal(NotPickled):
     """A ledger as a client or a batch uses it, and the boundary where whatever it raises becomes a LedgerError.
 
     One given by path is opened with the first use and closed by whoever was given the path; one given as an
@@ -140,10 +141,19 @@ class Journal:
         self._store = store
         self._owned = owned
         self._opening: asyncio.Task[None] | None = None
+        self._opener: Journal | None = None  # who opens and closes it in this one's place
+
+    def reusing(self, reuse_for: float) -> Journal:
+        """The same ledger with another `reuse_for`. Whoever has this one closes it."""
+        view = Journal(self._store, owned=False, reuse_for=reuse_for)
+        view._opener = self._opener or self
+        return view
 
     async def open(self) -> None:
         """Make sure that it is open. Raises LedgerError."""
-        if self._owned:
+        if self._opener is not None:
+            await self._opener.open()
+        elif self._owned:
             if self._opening is None:
                 self._opening = asyncio.create_task(self._store.open())
             if not self._opening.done():
@@ -197,7 +207,7 @@ class Journal:
         return found
 
 
-class Sender:
+class Sender(NotPickled):
     """One pool and its account: what every call and batch on a client shares.
 
     States: open, then closed for good. It belongs to the event loop that first uses it. `places` bounds the
@@ -266,7 +276,9 @@ class Sender:
 
     def _censor(self, record: logging.LogRecord) -> bool:
         said = record.getMessage()
-        record.msg, record.args = self.requests.redact(said), ()
+        shown = self.requests.redact(said)
+        if shown != said:
+            record.msg, record.args = shown, ()
         return True
 
     async def aclose(self) -> None:
@@ -283,7 +295,7 @@ class Sender:
                 await self.journal.aclose()
 
 
-class Work(Generic[R]):
+class Work(NotPickled, Generic[R]):
     """One call on its way: `attempt()` until it returns None, then `reply` or `error` is there."""
 
     __slots__ = (
@@ -762,15 +774,6 @@ class Work(Generic[R]):
         """Put the newest request's attempt into the ledger, with what was answered."""
         journal = self._options.journal
         assert journal is not None
-        reply = None
-        if self.reply is not None:
-            reply = self.reply.to_record()
-        elif answer is not None and (answer.status == "OK" or answer.charge is Charge.UNKNOWN):
-            # What does not fit, or cannot be read, was probably paid for.
-            said = answer.message
-            if isinstance(said, dict):
-                said = {name: value for name, value in said.items() if name != "group_id"}
-            reply = None if said is None and answer.status is None else json.dumps(said)
         final = self.reply is not None and self.reply.is_answer
         recorded = True
         try:
@@ -779,7 +782,7 @@ class Work(Generic[R]):
                 Result(
                     self.attempts[self._own - 1],
                     sent=sent,
-                    reply=None if reply is None else self._redact(reply).encode(errors="replace"),
+                    reply=self._to_record(answer),
                     answer=final,
                     expected=self._awaits,
                 ),
@@ -792,6 +795,21 @@ class Work(Generic[R]):
         attempts = list(self.attempts)
         attempts[self._own - 1] = dataclasses.replace(attempts[self._own - 1], recorded=recorded)
         self.attempts = tuple(attempts)
+
+    def _to_record(self, answer: envelope.Answer[R] | None) -> bytes | None:
+        """What the ledger keeps of the answer: JSON, without secrets."""
+        if self.reply is not None:
+            text = self.reply.to_record()
+        elif answer is not None and (answer.status == "OK" or answer.charge is Charge.UNKNOWN):
+            # What does not fit, or cannot be read, was probably paid for.
+            if answer.message is None and answer.status is None:
+                return None
+            text = json.dumps(without_secret_fields(answer.message))
+        else:
+            return None
+        if self._redact(text) != text:  # a secret is somewhere in it: what is text there is redacted, and nothing else
+            text = json.dumps(redacted(json.loads(text), self._redact), ensure_ascii=False)
+        return text.encode(errors="replace")
 
     def _redact(self, text: str) -> str:
         text = self._sender.requests.redact(text)
@@ -946,7 +964,7 @@ class Work(Generic[R]):
             problem = answer.text
             if status is not None and status not in endpoint.charges:
                 # It may be anything, even what the vendor was sent: the record keeps plain words.
-                status = quotable(self._redact(status))[:80]
+                status = quotable(status)[:80]
         charge = answer.charge
         if self._called is not None and charge is Charge.CHARGED:
             charge = Charge.FREE  # the callback came first, and said the same: that is charged once

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from aisolution_async.api import Call, ImageSource, Kind, Parameter
+from aisolution_async.api import Call, ImageSource, Kind, Parameter, endpoint_of
 from aisolution_async.bulk.rows import Row, Rows, text
 from aisolution_async.bulk.source import Narrow
 from aisolution_async.errors import ConfigurationError, InputError
@@ -319,23 +319,21 @@ class _Refused(str):
 
 def _of(given: Mapping[str, Any], call: type[Call[Any]], name: str) -> Any:
     """What is given for a parameter of `call`: by endpoint and name, or by name."""
-    for full in (f"{call.endpoint.command}.{name}", f"{call.endpoint.name}.{name}", name):
-        if full in given:
-            return given[full]
-    return None
+    for full, value in given.items():
+        prefix, _, own = full.rpartition(".")
+        if own == name and endpoint_of(prefix) is call.endpoint:
+            return value
+    return given.get(name)
 
 
 def _check_names(calls: Sequence[type[Call[Any]]], columns: Mapping[str, str], values: Mapping[str, Any]) -> None:
     """Raise ConfigurationError for a name that no endpoint has."""
-    known = {}
-    for call in calls:
-        for parameter in call.endpoint.parameters:
-            for prefix in ("", f"{call.endpoint.command}.", f"{call.endpoint.name}."):
-                known[prefix + parameter.name] = parameter
+    known = [(call.endpoint, parameter.name) for call in calls for parameter in call.endpoint.parameters]
     takes = ", ".join(dict.fromkeys(p.name for call in calls for p in call.endpoint.parameters))
     who = " and ".join(call.__name__ for call in calls)
     for name in (*columns, *values):
-        if name not in known:
+        prefix, dot, own = name.rpartition(".")
+        if not any(own == its and (not dot or endpoint_of(prefix) is endpoint) for endpoint, its in known):
             raise ConfigurationError(f"{who} has no {name!r}: it takes {takes}")
 
 

@@ -27,6 +27,7 @@ from aisolution_async.client import AsyncClient
 from aisolution_async.errors import InputError
 from aisolution_async.ledger import Held, Stored
 from aisolution_async.sender import Journal, Work
+from aisolution_async.spending import Spending
 
 _AT_ONCE = 32
 SHOWN = 20
@@ -86,6 +87,7 @@ async def forecast_bulk(
     it sends anything, and UnreadableInputError where the input cannot be read on.
     """
     found = Forecast()
+    known = Spending.of(prices=prices).prices
     view = client if retry_unknown is None else client.with_options(retry_unknown=retry_unknown)
     repeats = 1 + view._options.retry.unknown  # noqa: SLF001  # the client has no public way to its options
     look = Look(None if ledger is None else Path(ledger))
@@ -119,8 +121,8 @@ async def forecast_bulk(
                 await check.see(chunk)
     found.warnings = maker.warnings
     found.charges = Counter({name: found.charges[name] * repeats for name in found.charges})
-    if all(name in (prices or {}) for name in found.charges):
-        found.cost = sum(((prices or {})[name] * count for name, count in found.charges.items()), Decimal(0))
+    if all(name in known for name in found.charges):
+        found.cost = sum((known[name] * count for name, count in found.charges.items()), Decimal(0))
     return found
 
 

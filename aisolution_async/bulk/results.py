@@ -31,9 +31,7 @@ from aisolution_async.api import Call, Endpoint, Reply
 from aisolution_async.batch import Outcome
 from aisolution_async.charges import Charge, overall
 from aisolution_async.errors import OutcomeUnknownError, UnknownStatusError
-
-SECRET_FIELDS = frozenset({"group_id"})
-"""Fields of replies that are never written or shown unasked."""
+from aisolution_async.hiding import SECRET_FIELDS, redacted
 
 # What a spreadsheet would take for a formula: = + - @, | and % (DDE), their other forms included, and what it may not
 # see before them. A number is harmless: +6281… or -12.5.
@@ -81,7 +79,7 @@ class Results:
 
     def values(self, outcome: Outcome, problem: str | None) -> list[Any]:
         """What goes into the columns: text, numbers, truth values, lists and None."""
-        answer = {} if outcome.reply is None else answered(outcome.reply)
+        answer = {} if outcome.reply is None else redacted(answered(outcome.reply), self._redact)
         values = [outcome.ok, *(answer.get(name) for name in self._fields)]
         if self._keeps_raw:
             values.append(self._raw(outcome))
@@ -91,9 +89,9 @@ class Results:
         if recorded is not None:
             charge = overall((*outcome.attempts, recorded))
             status, attempts = recorded.status, attempts + recorded.number
-        values += [charge.value, status, attempts]
-        values += [_error_name(outcome), problem and " ".join(problem.split())]
-        return [redacted(value, self._redact) for value in values]
+        values += [charge.value, status and self._redact(status), attempts]
+        values += [_error_name(outcome), problem and self._redact(" ".join(problem.split()))]
+        return values
 
     def fields_of(self, reply: Reply) -> list[Any]:
         """What goes into the columns of its fields."""
@@ -242,17 +240,6 @@ def plain(value: Any) -> Any:
         value = value.value
     if isinstance(value, str) and not value.isascii():
         return value.encode("utf-8", "replace").decode()  # half a surrogate pair is no text that can be written
-    return value
-
-
-def redacted(value: Any, redact: Callable[[str], str]) -> Any:
-    """`value`, as `plain` makes it, with every text in it redacted."""
-    if isinstance(value, str):
-        return redact(value)
-    if isinstance(value, dict):
-        return {redact(name): redacted(held, redact) for name, held in value.items()}
-    if isinstance(value, list):
-        return [redacted(held, redact) for held in value]
     return value
 
 

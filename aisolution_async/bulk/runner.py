@@ -28,8 +28,10 @@ from aisolution_async.bulk.rows import Row, Rows, UnreadableInputError
 from aisolution_async.charges import Attempt, Charge, Tally
 from aisolution_async.client import AsyncClient
 from aisolution_async.errors import AISolutionError, ConfigurationError, InputError, NotSentError
+from aisolution_async.hiding import forget_locals
 from aisolution_async.ledger import Ledger, LedgerError, schema
 from aisolution_async.sender import call_hook
+from aisolution_async.spending import Spending
 
 CONCURRENCY = 50
 
@@ -189,6 +191,7 @@ class BulkRun:
         self._ledger = None if ledger is None else Path(ledger)
         self._reuse_for = reuse_for
         self._retry_unknown = retry_unknown
+        prices = Spending.of(max_charges, prices).prices
         self._budget: dict[str, Any] = {"max_charges": max_charges, "prices": prices, "max_cost": max_cost}
         if isinstance(give_up, bool) or not isinstance(give_up, int | float) or not give_up >= 0:
             raise ConfigurationError("give_up must be seconds, 0 or more: math.inf to try for ever")
@@ -218,6 +221,13 @@ class BulkRun:
 
     async def run(self) -> Summary:
         """Run to the end, or until stopped. Raises as `run_bulk` does."""
+        try:
+            return await self._run()
+        except BaseException as exc:
+            forget_locals(exc)  # rows are in them
+            raise
+
+    async def _run(self) -> Summary:
         started = clock.now()
         with Rows(self._source, **self._reading) as rows:
             self.total = rows.total
@@ -364,7 +374,7 @@ class BulkRun:
     def _check_ledger(self) -> bool:
         """Whether there is a ledger to go on from."""
         path = self._ledger
-        max_cost, prices = self._budget["max_cost"], self._budget["prices"] or {}
+        max_cost, prices = self._budget["max_cost"], self._budget["prices"]
         for call in self._kinds:
             if max_cost is not None and call.endpoint.name not in prices and not call.endpoint.never_charges:
                 raise ConfigurationError(f"a limit on the cost needs the price of {call.endpoint.name}")

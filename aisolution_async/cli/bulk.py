@@ -24,6 +24,8 @@ from aisolution_async.cli.config import check_price
 from aisolution_async.cli.options import (
     HELP,
     METAVARS,
+    EndpointName,
+    Endpoints,
     access_options,
     delimiter,
     duration,
@@ -56,7 +58,7 @@ _MADE_UP = ".sandbox.ledger"
 _CALLS = {call.endpoint.command: call for call in CALLS}
 
 
-@click.group("bulk", epilog=EXIT_CODES)
+@click.group("bulk", cls=Endpoints, epilog=EXIT_CODES)
 def bulk_group() -> None:
     """Ask the vendor for every row of a list: a workbook, CSV, JSONL or Parquet.
 
@@ -91,7 +93,7 @@ def _options(call: type[Call[Any]]) -> list[click.Parameter]:
         click.Option(
             ["--endpoint", "endpoints"],
             multiple=True,
-            type=click.Choice([name for name in _CALLS if name != endpoint.command]),
+            type=EndpointName([name for name in _CALLS if name != endpoint.command]),
             metavar="ENDPOINT",
             help="Ask this of each row too; its options can be given here. May be repeated.",
         ),

@@ -12,12 +12,13 @@ import click
 from rich.console import Console
 
 from aisolution_async.api import CALLS, Call, Endpoint, Kind, Reply
-from aisolution_async.bulk.results import answered, redacted
+from aisolution_async.bulk.results import answered
 from aisolution_async.charges import Attempt
 from aisolution_async.cli import show
-from aisolution_async.cli.options import HELP, METAVARS, access_options, fit_options, option
+from aisolution_async.cli.options import HELP, METAVARS, Endpoints, access_options, fit_options, option
 from aisolution_async.cli.running import EXIT_CODES, Access, Exit, Failed, check_stdout, connected, run, unwritable
 from aisolution_async.errors import AISolutionError, NotSentError
+from aisolution_async.hiding import redacted
 
 _EXAMPLES = {
     Kind.IMAGE: "photo.jpg",
@@ -26,7 +27,7 @@ _EXAMPLES = {
 }
 
 
-@click.group("call", epilog=EXIT_CODES)
+@click.group("call", cls=Endpoints, epilog=EXIT_CODES)
 def call_group() -> None:
     """Ask the vendor once.
 

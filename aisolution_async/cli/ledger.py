@@ -18,14 +18,15 @@ from pydantic_core import from_json
 from rich.console import Console
 from rich.text import Text
 
-from aisolution_async.api import CALLS, ENDPOINTS
+from aisolution_async.api import CALLS, ENDPOINTS, endpoint_of
 from aisolution_async.bulk.outputs import Output
-from aisolution_async.bulk.results import SECRET_FIELDS, answered, plain
+from aisolution_async.bulk.results import answered, plain
 from aisolution_async.bulk.rows import Rows, text
 from aisolution_async.charges import Charge
 from aisolution_async.cli import show
 from aisolution_async.cli.running import Exit, Failed, foreseen, run
 from aisolution_async.errors import ConfigurationError
+from aisolution_async.hiding import SECRET_FIELDS
 from aisolution_async.ledger import Ledger, Record, State, Sum
 
 T = TypeVar("T")
@@ -375,13 +376,6 @@ def _compared_numbers(line: _Compared) -> dict[str, Any]:
     }
 
 
-_NAMES = {
-    name: call.endpoint.name
-    for call in CALLS
-    for name in (call.endpoint.name, call.endpoint.command, call.endpoint.path)
-}
-
-
 def _read_invoice(path: Path, day: str | None, endpoint: str | None, count: str | None) -> Counter[tuple[date, str]]:
     """The charges by day and endpoint. Raises ConfigurationError for what cannot be understood."""
     theirs: Counter[tuple[date, str]] = Counter()
@@ -398,7 +392,8 @@ def _read_invoice(path: Path, day: str | None, endpoint: str | None, count: str 
             where = f"line {row.line} of {str(path)!r}"
             charges = _understood(_count, number, f"{where}: {number[:40]!r} is no count of charges")
             found = _understood(_day, when, f"{where}: {when[:40]!r} is no day like 2026-11-23")
-            theirs[found, _NAMES.get(name.lower(), name)] += charges
+            endpoint_meant = endpoint_of(name)
+            theirs[found, name if endpoint_meant is None else endpoint_meant.name] += charges
     if not theirs:
         raise ConfigurationError(f"{str(path)!r} has no rows")
     return theirs

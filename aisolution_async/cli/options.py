@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from aisolution_async.api import CALLS, ENDPOINTS, Kind, Parameter
+from aisolution_async.api import ENDPOINTS, Kind, Parameter, endpoint_of
 from aisolution_async.cli import config
 from aisolution_async.client import BASE_URL_VARIABLE, TOKEN_VARIABLE
 
@@ -25,9 +25,6 @@ HELP = {
 """What a parameter of each kind is."""
 METAVARS = {Kind.COUNTRY: "CC", Kind.URL: "URL"}
 """What stands for a value of each kind."""
-
-NAMES = {name: call.endpoint.name for call in CALLS for name in (call.endpoint.name, call.endpoint.command)}
-"""The vendor's names of the endpoints, by all their names."""
 
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
 
@@ -64,6 +61,26 @@ def fit_options(parameters: Sequence[Parameter]) -> list[click.Parameter]:
     return options
 
 
+class EndpointName(click.Choice):  # type: ignore[type-arg]  # it is generic from click 8.2 on only
+    """An endpoint in any of its spellings, as the command's name."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """See click."""
+        found = endpoint_of(value)
+        return super().convert(value if found is None else found.command, param, ctx)
+
+
+class Endpoints(click.Group):
+    """A command for each endpoint, which may be called by any of the endpoint's spellings."""
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """See click."""
+        found = endpoint_of(args[0])
+        return super().resolve_command(ctx, args if found is None else [found.command, *args[1:]])
+
+
 def money(ctx: click.Context, param: click.Parameter, text: str | None) -> Decimal | None:  # noqa: ARG001  # click's
     """An amount of money."""
     if text is None:
@@ -76,13 +93,14 @@ def money(ctx: click.Context, param: click.Parameter, text: str | None) -> Decim
 
 def prices(ctx: click.Context, param: click.Parameter, texts: Sequence[str]) -> dict[str, Decimal]:
     """Prices by the vendor's names of the endpoints."""
-    found = {}
+    found: dict[str, Decimal] = {}
     for text in texts:
         name, _, amount = text.partition("=")
-        price = money(ctx, param, amount.strip())
-        if price is None or name.strip() not in NAMES:
+        price, endpoint = money(ctx, param, amount.strip()), endpoint_of(name)
+        if price is None or endpoint is None:
             raise click.BadParameter(f"{name!r} is none of {', '.join(ENDPOINTS)}: it is like facecompare=0.05")
-        found[NAMES[name.strip()]] = price
+        if found.setdefault(endpoint.name, price) != price:
+            raise click.BadParameter(f"{endpoint.name} has two prices: say one of them")
     return found
 
 

@@ -27,7 +27,6 @@ from pathlib import Path
 from typing import Any
 
 from aisolution_async import clock
-from aisolution_async.api import ENDPOINTS
 from aisolution_async.charges import Attempt, Charge
 from aisolution_async.errors import ConfigurationError, Key
 from aisolution_async.ledger import schema
@@ -46,10 +45,9 @@ from aisolution_async.ledger.store import (
     Summary,
     Verdict,
 )
+from aisolution_async.spending import Spending
 
 _log = logging.getLogger(__name__)
-
-_MOST = 10**15  # millionths: below this, sums of money stay within 64 bits
 
 
 class Ledger(Store):
@@ -61,7 +59,7 @@ class Ledger(Store):
     ```
 
     `max_charges`: charges there may ever be in this file, those of unknown outcome and under way included;
-    `max_cost`: the same in money, by `prices`, the price of a charge for each endpoint by the vendor's name
+    `max_cost`: the same in money, by `prices`, the price of a charge for each endpoint
     ("facecompare"). Both count what every process did and does with the file. `synchronous`: "full" keeps
     every intent and outcome through a loss of power, "normal" and "off" through the end of the process only.
     `busy_timeout`: seconds to wait for another process that writes.
@@ -80,18 +78,14 @@ class Ledger(Store):
         synchronous: schema.Synchronous = "full",
         busy_timeout: float = 10.0,
     ) -> None:
-        if max_charges is not None and (type(max_charges) is not int or max_charges < 0):
-            raise ConfigurationError("max_charges must be a whole number, 0 or more, or None for no limit")
+        spending = Spending.of(max_charges, prices, max_cost)
         if synchronous not in ("full", "normal", "off"):
             raise ConfigurationError('synchronous must be "full", "normal" or "off"')
-        for name in prices or {}:
-            if name not in ENDPOINTS:
-                raise ConfigurationError(f"prices: no endpoint {name!r}; there are {', '.join(ENDPOINTS)}")
         self.path = Path(os.path.realpath(path))  # the files beside it stand beside the file itself
         self._budget = Budget(
-            max_charges,
-            None if max_cost is None else _millionths("max_cost", max_cost),
-            {name: _millionths(f"the price of {name}", price) for name, price in (prices or {}).items()},
+            spending.max_charges,
+            None if spending.max_cost is None else _millionths(spending.max_cost),
+            {name: _millionths(price) for name, price in spending.prices.items()},
         )
         self._synchronous: schema.Synchronous = synchronous
         self._busy_timeout = busy_timeout
@@ -460,9 +454,5 @@ def _call(loop: asyncio.AbstractEventLoop, function: Callable[..., object], *arg
     return True
 
 
-def _millionths(name: str, value: Decimal) -> int:
-    if isinstance(value, Decimal) and value.is_finite():
-        scaled = value.scaleb(6)
-        if 0 <= scaled < _MOST and scaled == int(scaled):
-            return int(scaled)
-    raise ConfigurationError(f"{name} must be a Decimal from 0 to a thousand million, with six decimals at most")
+def _millionths(value: Decimal) -> int:
+    return int(value.scaleb(6))

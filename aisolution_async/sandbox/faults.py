@@ -37,7 +37,7 @@ from hashlib import blake2b
 from math import cos, exp, inf, isfinite, log, pi, sqrt
 from typing import Any, Self
 
-from aisolution_async.api import ENDPOINTS
+from aisolution_async.api import ENDPOINTS, endpoint_of
 
 KINDS: Mapping[str, bool | None] = {
     "latency": None,
@@ -127,8 +127,11 @@ class Fault:
         needed = _NEEDS.get(self.kind)
         if needed is not None and needed not in given:
             raise ValueError(f"a fault of kind {self.kind} needs {needed}")
-        if self.endpoint is not None and self.endpoint not in ENDPOINTS:
-            raise ValueError(f"endpoint {self.endpoint!r} is none{_nearest(self.endpoint, ENDPOINTS)}")
+        if self.endpoint is not None:
+            endpoint = endpoint_of(self.endpoint)
+            if endpoint is None:
+                raise ValueError(f"endpoint {self.endpoint!r} is none{_nearest(self.endpoint, ENDPOINTS)}")
+            object.__setattr__(self, "endpoint", endpoint.name)  # of all its spellings, the one that requests have
         if self.billed is not None and self.kind in _ALWAYS_AS_THEY_ARE:
             raise ValueError(f"billed says nothing about a fault of kind {self.kind}")
         checks = (

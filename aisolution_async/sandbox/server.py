@@ -28,6 +28,7 @@ from httptools import (
 )
 
 from aisolution_async.charges import Charge
+from aisolution_async.hiding import NotPickled
 from aisolution_async.sandbox import control, images
 from aisolution_async.sandbox.bill import Bill, Entry
 from aisolution_async.sandbox.clock import Clock
@@ -78,7 +79,7 @@ class Outstanding:
     due: float | None
 
 
-class Sandbox:
+class Sandbox(NotPickled):
     """The vendor, pretended, on a socket of 127.0.0.1, in the running event loop.
 
     ::
@@ -100,6 +101,8 @@ class Sandbox:
     answered so, `sandbox.images.status("FAIL")` such a picture. `{url}/_sandbox/` shows and sets all of this to
     programs in any language on the same machine; see `aisolution_async.sandbox.control`.
     """
+
+    _instead = "it listens on a socket. Hand over its url and token"
 
     images = images
     """Pictures that say themselves what they are answered: `sandbox.images.person("alice")`."""

@@ -35,6 +35,7 @@ from aisolution_async.errors import (
     UnknownStatusError,
     quotable,
 )
+from aisolution_async.hiding import redacted, redacted_bytes
 
 ChargeRules = Mapping[str, Mapping[str, Charge]]
 """The charge by endpoint name and status: what `Endpoint.charges` says, and what a user lays over it."""
@@ -106,7 +107,7 @@ def read(  # noqa: PLR0912  # the whole table, row by row
     """What an answer of `endpoint` means and costs.
 
     `body` is the decoded body, `retry_after` the header's value as it came, `rules` the charge by status where
-    it differs from what the endpoint documents, `redact` takes secrets out of what is quoted.
+    it differs from what the endpoint documents, `redact` takes secrets out of text: of all that an error carries.
     """
     charges = endpoint.charges if rules is None else rules
     try:
@@ -128,9 +129,11 @@ def read(  # noqa: PLR0912  # the whole table, row by row
     if body.count(b":") > pairs and _says_two_things(body):
         return _contradiction(endpoint, http_status, body, redact)
     if status == "OK":
-        return _ok(endpoint, http_status, message, charges)
+        return _ok(endpoint, http_status, message, charges, redact)
 
     charge = charges.get(status)
+    if status not in ERRORS:
+        status = redact(status)
     kind: type[StatusError] = ERRORS.get(status, UnknownStatusError)
     repeatable = False
     if kind is RetryLaterError:
@@ -140,8 +143,9 @@ def read(  # noqa: PLR0912  # the whole table, row by row
             repeatable = charge is Charge.FREE
     if charge is None:
         charge = Charge.FREE if endpoint.never_charges else Charge.UNKNOWN
-    said = quotable(redact(message)) if isinstance(message, str) else ""
-    text = f"{quotable(redact(status)) or 'an empty status'}{f' ({said})' if said else ''}"
+    message = redacted(message, redact)
+    said = quotable(message)
+    text = f"{quotable(status) or 'an empty status'}{f' ({said})' if said else ''}"
     if kind is UnknownStatusError:
         text = f"the vendor answered with a status that its contract does not know: {text}"
     elif kind is FaceNotFoundError:
@@ -190,14 +194,20 @@ def _contradiction(endpoint: Endpoint[Any], http_status: int, body: bytes, redac
         Charge.FREE if endpoint.never_charges else Charge.UNKNOWN,
         http_status,
         message=_kept(body, redact),
-        body=body,
+        body=redacted_bytes(body, redact),
         kind=OutcomeUnknownError,
         text="the answer contradicts itself: it has a field twice, with two values"
         + ("" if endpoint.never_charges else "; it may have been charged"),
     )
 
 
-def _ok(endpoint: Endpoint[R], http_status: int, message: Any, charges: Mapping[str, Charge]) -> Answer[R]:
+def _ok(
+    endpoint: Endpoint[R],
+    http_status: int,
+    message: Any,
+    charges: Mapping[str, Charge],
+    redact: Callable[[str], str],
+) -> Answer[R]:
     try:
         reply = endpoint.reply.from_message(message)
     except ValidationError as exc:
@@ -207,7 +217,7 @@ def _ok(endpoint: Endpoint[R], http_status: int, message: Any, charges: Mapping[
             Charge.UNKNOWN,
             http_status,
             "OK",
-            message,
+            redacted(message, redact),
             kind=OutcomeUnknownError,
             text="answered OK, but the message does not fit the contract "
             f"({', '.join(sorted(filter(None, map(_place, places))))}); it was probably charged, see .message",
@@ -240,7 +250,7 @@ def _without_envelope(http_status: int, body: bytes, wait: float | None, redact:
         Charge.UNKNOWN,
         http_status,
         message=_kept(body, redact),
-        body=body,
+        body=redacted_bytes(body, redact),
         kind=OutcomeUnknownError,
         text=f"HTTP {http_status} with no answer in it that can be read; it may have been charged",
     )

@@ -10,6 +10,7 @@ from typing import Any
 import httpx
 
 from aisolution_async.errors import ConfigurationError
+from aisolution_async.hiding import Secret
 from aisolution_async.wire import reach
 
 _REMEDIES = {
@@ -24,16 +25,15 @@ _REMEDIES = {
 class ProxyTransport(httpx.AsyncHTTPTransport):
     """Every request through one proxy. What fails before a request has left is a ConnectError that says so.
 
-    `proxy` is a URL; without a scheme it is http://, as httpx takes it from the environment. Raises ConfigurationError.
+    `proxy` holds a URL, which may hold a password, or an `httpx.Proxy`. Without a scheme it is http://, as httpx takes it
+    from the environment. Raises ConfigurationError.
     """
 
-    def __init__(
-        self, proxy: str | httpx.URL | httpx.Proxy, *, max_connections: int, ssl_context: ssl.SSLContext
-    ) -> None:
+    def __init__(self, proxy: Secret, *, max_connections: int, ssl_context: ssl.SSLContext) -> None:
         try:
-            if isinstance(proxy, str):
-                proxy = proxy.strip() if "://" in proxy else f"http://{proxy.strip()}"
-            made = proxy if isinstance(proxy, httpx.Proxy) else httpx.Proxy(proxy)
+            if isinstance(proxy.value, str):
+                proxy = Secret(proxy.value.strip() if "://" in proxy.value else f"http://{proxy.value.strip()}")
+            made = proxy.value if isinstance(proxy.value, httpx.Proxy) else httpx.Proxy(proxy.value)
             url = made.url
             if not url.host or (url.port is not None and not 0 < url.port < 65536):
                 raise ValueError

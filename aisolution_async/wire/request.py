@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 import httpx
 
-from aisolution_async.api import ENDPOINTS
+from aisolution_async.api import ENDPOINTS, WORDS
 from aisolution_async.errors import ConfigurationError
+from aisolution_async.hiding import HIDDEN, SHORTEST, NotPickled, Redactor, Secret
 from aisolution_async.wire.form import CONTENT_TYPE, Form
 from aisolution_async.wire.reach import is_loopback
 from aisolution_async.wire.transport import origin_of
@@ -17,44 +19,38 @@ from aisolution_async.wire.transport import origin_of
 USER_AGENT = "aisolution-async"
 
 
-class Secret:
-    """A value that shows itself to nobody, not even in the locals of a traceback."""
-
-    __slots__ = ("value",)
-
-    def __init__(self, value: Any) -> None:
-        self.value = value
+class _SecretURL(NotPickled, httpx.URL):
+    """A URL with the token in it: its repr says the endpoint at most."""
 
     def __repr__(self) -> str:
-        return "…"
+        name = self.path.rpartition("/")[2]
+        return f"URL('{self.scheme}://…{f'/v1/{name}?token=…' if name in ENDPOINTS else ''}')"
 
 
-class _SecretURL(httpx.URL):
-    """A URL whose query is the token: its repr stops before it."""
-
-    def __repr__(self) -> str:
-        return f"URL('{self.scheme}://{self.host}{self.path}?token=…')"
-
-
-class _SecretRequest(httpx.Request):
+class _SecretRequest(NotPickled, httpx.Request):
     def __repr__(self) -> str:
         return f"<Request({self.method!r}, {self.url!r})>"
 
 
-class Requests:
+class Requests(NotPickled):
     """Makes the requests of one token and base URL; whatever is the same for every call is made once."""
 
     def __init__(self, base_url: Secret, token: Secret) -> None:
-        base = _base(base_url)
         secret = _quoted(token)
-        # The longer one first, lest a part of it is left over.
-        self._secrets = Secret(sorted({token.value, secret.value}, key=len, reverse=True))
-        self.base = f"{base.scheme}://{base.netloc.decode('ascii')}{base.path.rstrip('/')}"
+        self.redact = Redactor(token, WORDS).text
+        """Takes the token out of text, whoever put it there."""
+        base = _base(base_url, token)
+        self.address = Secret(
+            f"{base.scheme}://{base.netloc.decode('ascii')}{base.raw_path.decode('ascii').rstrip('/')}"
+        )
+        """The base URL, whose path may hold the token."""
+        self.base = _shown(self.address.value, token)
         """The base URL, without anything secret."""
         self.vendor = "loopback" if is_loopback(base.host) else base.host
         """Who is asked: a host, or whatever is on this machine."""
         self._urls = {
-            name: _SecretURL(f"{self.base}{endpoint.path}?token={secret.value}") for name, endpoint in ENDPOINTS.items()
+            name: _SecretURL(f"{self.address.value}{endpoint.path}?token={secret.value}")
+            for name, endpoint in ENDPOINTS.items()
         }
         self.origin = origin_of(base)
         """What the pool keeps connections by."""
@@ -69,12 +65,6 @@ class Requests:
             name: b"POST %s HTTP/1.1\r\n%sContent-Length: %%d\r\n" % (url.raw_path.replace(b"%", b"%%"), lines)
             for name, url in self._urls.items()
         }
-
-    def redact(self, text: str) -> str:
-        """`text` without the token, whoever put it there."""
-        for secret in self._secrets.value:
-            text = text.replace(secret, "…")
-        return text
 
     def head(self, endpoint: str, form: Form) -> bytes:
         """The request line and headers that ask `endpoint` with `form`: what `make` says, for the pool's short way."""
@@ -102,7 +92,17 @@ def _quoted(token: Secret) -> Secret:
     raise ConfigurationError("the token has bytes that are no text: copy it again from the vendor")
 
 
-def _base(text: Secret) -> httpx.URL:
+def _shown(address: str, token: Secret) -> str:
+    """`address` without the token: in its host, which is in small letters, or as a part of its path."""
+    shown = "/".join(HIDDEN if unquote(part) == token.value else part for part in address.split("/"))
+    if len(token.value) < SHORTEST:
+        return shown
+    for spelling in (token.value, quote(token.value, safe="")):
+        shown = re.sub(re.escape(spelling), HIDDEN, shown, flags=re.IGNORECASE)
+    return shown
+
+
+def _base(text: Secret, token: Secret) -> httpx.URL:
     """The base URL, checked. Its text is not in the errors: it may hold a password."""
     try:
         url: httpx.URL = _SecretURL(text.value.strip())
@@ -116,7 +116,8 @@ def _base(text: Secret) -> httpx.URL:
         raise ConfigurationError("base_url may have a host, a port and a path, and no user, query or fragment")
     if url.scheme == "http" and not is_loopback(url.host):
         raise ConfigurationError(
-            f"base_url is plain http to {url.host}: the token would travel in the clear; use https "
+            f"base_url is plain http to {_shown(url.host, token)}: the token would travel in the clear; use https "
             "(plain http is for loopback only)"
         )
-    return url.copy_with(path=url.path.rstrip("/").removesuffix("/v1") or "/")
+    path = url.raw_path.rstrip(b"/").removesuffix(b"/v1") or b"/"  # with its escapes as they are
+    return _SecretURL(url.copy_with(raw_path=path))

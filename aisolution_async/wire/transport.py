@@ -31,6 +31,7 @@ import certifi
 import httpx
 
 from aisolution_async.errors import ConfigurationError
+from aisolution_async.hiding import NotPickled
 from aisolution_async.wire.connection import Connection, decode_body, frame_head
 from aisolution_async.wire.dial import AddressInfo, dial
 
@@ -91,7 +92,7 @@ def _trusting(name: str, path: str) -> ssl.SSLContext:
     raise ConfigurationError(f"{name} is {path!r}, which cannot be used: {problem}; correct it or unset it")
 
 
-class PoolTransport(httpx.AsyncBaseTransport):
+class PoolTransport(NotPickled, httpx.AsyncBaseTransport):
     """One pool of connections, for one event loop.
 
     `max_connections`: sockets open at once, over all origins; who comes later waits in line.
@@ -101,6 +102,8 @@ class PoolTransport(httpx.AsyncBaseTransport):
     `ssl_context`: instead of `default_ssl_context()`; it must check certificates and host names. Its ALPN is set.
     `may_dial`: called with a host before it is looked up; what it raises ends the request, of which nothing has left.
     """
+
+    _instead = "it has sockets open. Make one in each process"
 
     def __init__(
         self,
