@@ -25,8 +25,8 @@ _REMEDIES = {
 class ProxyTransport(httpx.AsyncHTTPTransport):
     """Every request through one proxy. What fails before a request has left is a ConnectError that says so.
 
-    `proxy` holds a URL, which may hold a password, or an `httpx.Proxy`. Without a scheme it is http://, as httpx takes it
-    from the environment. Raises ConfigurationError.
+    `proxy` holds a URL, which may hold a password, or an `httpx.Proxy`. Without a scheme it is http://, as httpx takes
+    what the environment says. Raises ConfigurationError.
     """
 
     def __init__(self, proxy: Secret, *, max_connections: int, ssl_context: ssl.SSLContext) -> None:
