@@ -151,7 +151,9 @@ async def test_all_at_once(golden: Golden, dedupe: bool) -> None:
 def is_held(golden: Golden, asked: tuple[Question, ...], outcomes: list[Outcome]) -> None:
     """Assert that all of them are, for the reason that there was."""
     charge = Charge.CHARGED if asked is SETTLED else Charge.UNKNOWN
-    message = MISFIT if asked is BROKEN else None
+    message: object = MISFIT if asked is BROKEN else None
+    if asked is STRANGE and golden.version > 2:  # what cannot be read was not kept before
+        message = "no more"
     assert len(outcomes) >= len(golden.known(asked))
     for outcome in outcomes:
         error = outcome.error

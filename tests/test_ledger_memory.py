@@ -21,7 +21,7 @@ from aisolution_async.ledger import Busy, Started, Stored
 from aisolution_async.ledger.book import Book
 
 from .support import Vendor, client_of, says
-from .test_ledger_store import answered, ask, book_of, check, do, rows, start
+from .test_ledger_store import answered, ask, book_of, check, do, fail, rows, start
 
 
 @pytest.fixture
@@ -133,6 +133,10 @@ def remove_log(path: Path) -> None:
     wal(path).unlink()
 
 
+def remove_mark(path: Path) -> None:
+    mark(path).unlink()
+
+
 def empty_log(path: Path) -> None:
     wal(path).write_bytes(b"")
 
@@ -143,7 +147,8 @@ def empty(path: Path) -> None:
 
 BESIDE = "is empty or gone, and calls.ledger-wal beside it"
 DAMAGES: dict[str, tuple[Sequence[Callable[[Path], None]], str]] = {
-    "without its log": ([remove_log], "has 0 attempts now"),
+    "without its log": ([remove_log], "was in use when its process ended, and calls.ledger-wal.* is missing"),
+    "without its log and mark": ([remove_log, remove_mark], "was in use when its process ended"),
     "log cut": ([cut], r"has \d+ attempts now"),
     "log emptied": ([empty_log], "has 0 attempts now"),
     "log of random bytes": ([random_bytes], r"has \d+ attempts now"),
@@ -197,10 +202,50 @@ async def test_who_takes_a_ledger_away_begins_a_new_one(path: Path) -> None:
 
 async def test_one_can_go_on_without_what_is_lost(path: Path) -> None:
     await asyncio.to_thread(killed, path)
-    wal(path).unlink()
+    wal(path).write_bytes(b"")
     mark(path).unlink()
     async with Ledger(path) as ledger:
         assert isinstance(await ledger.begin(ask(ledger, 29)), Started)
+
+
+async def test_the_ledger_alone_knows_that_it_was_in_use(path: Path, tmp_path: Path) -> None:
+    """Whoever moves or copies it leaves its log behind."""
+    async with Ledger(path) as first, Ledger(path):
+        for n in range(3):
+            shutil.copy(path, tmp_path / f"copy{n}")
+            with pytest.raises(LedgerError, match=f"make an empty file copy{n}-wal"):
+                await Ledger(tmp_path / f"copy{n}").open()
+            assert Ledger(tmp_path / f"copy{n}").summary().held == 0  # it can be read
+            await do(first, answered(), n)
+    shutil.copy(path, tmp_path / "closed")
+    async with Ledger(tmp_path / "closed") as ledger:
+        assert isinstance(await ledger.begin(ask(ledger, 2)), Stored)
+
+
+async def test_who_looks_at_a_killed_ledger_leaves_its_log(path: Path) -> None:
+    await asyncio.to_thread(killed, path)
+    log = wal(path).read_bytes()
+    for _ in range(2):
+        assert Ledger(path).summary().answers == 30
+    assert wal(path).read_bytes() == log
+    async with Ledger(path) as ledger:
+        assert ledger.summary().answers == 30
+    assert not wal(path).exists()
+
+
+async def test_a_close_that_cannot_write_is_no_loss(path: Path) -> None:
+    """On a full disk, what is in the log is folded in all the same, and the next opening goes on."""
+    ledger = Ledger(path)
+    await ledger.open()
+    await do(ledger, answered())
+    await fail(ledger, "BEGIN", *[sqlite3.SQLITE_FULL] * 9)
+    book = await book_of(ledger)
+    await ledger._submit(partial(limit, book, 1))
+    book._db.execute("PRAGMA query_only = ON")  # so that not even the note can be taken away
+    await ledger.aclose()
+    async with Ledger(path) as ledger:
+        assert isinstance(await ledger.begin(ask(ledger)), Stored)
+    assert not wal(path).exists()
 
 
 async def test_the_file_alone_knows_its_key_from_the_first_opening(path: Path, tmp_path: Path) -> None:

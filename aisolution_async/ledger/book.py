@@ -161,6 +161,7 @@ class Book:
                 self._recover()
                 attempts = self._last_id
                 alive = [owner for (owner,) in self._sql("SELECT DISTINCT owner FROM intents").fetchall()]
+            schema.use(self._db)
             self._mark = mark.Mark(path, self.hash_key)
             self._mark.note(attempts)
             owners.sweep(path, alive)
@@ -177,7 +178,7 @@ class Book:
             with suppress(sqlite3.Error):
                 owned = "SELECT EXISTS (SELECT 1 FROM intents WHERE owner = ?)"
                 leaves = self._sql(owned, (self._owner.name,)).fetchone() != (0,)
-            self._db.close()
+            schema.close(self._db, self._path, others=owners.others(self._path, self._owner.name))
         finally:
             self._owner.let_go() if leaves else self._owner.release()
             if self._mark is not None:

@@ -76,6 +76,13 @@ def sweep(ledger: Path, spared: Collection[str]) -> None:
             _look(file, remove=True)
 
 
+def others(ledger: Path, name: str) -> bool:
+    """Whether another owner than this one is alive."""
+    start = _file(ledger, "").name
+    found = [file.name.removeprefix(start) for file in ledger.parent.iterdir() if file.name.startswith(start)]
+    return any(other != name and is_alive(ledger, other) for other in found)
+
+
 def _look(path: Path, *, remove: bool) -> bool | None:
     import fcntl  # noqa: PLC0415  # not there on Windows
 

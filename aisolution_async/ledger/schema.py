@@ -86,9 +86,11 @@ def _third(db: sqlite3.Connection) -> None:
     its question; 2 with one that is not settled and holds nothing: the question was answered since, or has no identity.
     `outstanding` has a row for each question that waits for a callback, more than one for a number that was written in
     two ways. `answered`: the question was answered otherwise; then the reservation is of a charge that may come all the
-    same, until `ends`. `totals` is counted anew: the version before it could leave a reservation in it.
+    same, until `ends`. `totals` is counted anew: the version before it could leave a reservation in it. `in_use` of the
+    file is 1 from the first opening on until the last close: meanwhile its log has what the file lacks.
     """
     for statement in (
+        "ALTER TABLE file ADD COLUMN in_use INTEGER NOT NULL DEFAULT 0",
         "ALTER TABLE intents ADD COLUMN ends INTEGER NOT NULL DEFAULT 0",
         """UPDATE attempts SET holds = 2 WHERE holds AND (identity IS NULL OR EXISTS (SELECT 1 FROM attempts AS other
             WHERE other.identity = attempts.identity AND other.answer AND other.id > attempts.id))""",
@@ -158,8 +160,10 @@ def connect_to_read(path: Path, *, busy_timeout: float) -> sqlite3.Connection:
         raise LedgerError(f"there is no ledger {path}: check the path")
     _check_links(path)
     _check_log(path)
-    # One that may write tidies up the files beside the ledger when it is the last to leave.
-    db = _open(path, "rw" if os.access(path, os.W_OK) and os.access(path.parent, os.W_OK) else "ro", busy_timeout)
+    # One that may write tidies up the files beside the ledger when it is the last to leave. The log of a killed process
+    # stays: without it the ledger would look like one that lost it.
+    may_tidy = os.access(path, os.W_OK) and os.access(path.parent, os.W_OK) and not _size(_log_of(path))
+    db = _open(path, "rw" if may_tidy else "ro", busy_timeout)
     try:
         db.execute("PRAGMA query_only = ON")
         version = _version(db, path)
@@ -181,9 +185,13 @@ def _check_memory(path: Path, busy_timeout: float) -> None:
     if path.exists():
         _check_links(path)
     _check_log(path)
-    was = mark.seen(path)
-    if was is None or not path.exists():
+    if not path.exists():
         return  # who took the file away begins a new one
+    if not _log_of(path).exists():
+        _check_closed(path, busy_timeout)
+    was = mark.seen(path)
+    if was is None:
+        return
     if not path.stat().st_size:
         raise mark.forgot(path, was, "is empty now")
     # First the file alone: the log of another ledger beside it would be taken for its own.
@@ -194,6 +202,20 @@ def _check_memory(path: Path, busy_timeout: float) -> None:
                     raise mark.forgot(path, was, "is another one than was here")
                 if how == "mode=ro" and attempts < was.attempts:
                     raise mark.forgot(path, was, f"has {attempts} attempts now")
+
+
+def _check_closed(path: Path, busy_timeout: float) -> None:
+    """Raise LedgerError for a file that was in use when its process ended, and whose log is gone."""
+    in_use = None
+    with suppress(sqlite3.Error), closing(_open_as(path, "mode=ro&immutable=1", busy_timeout)) as db:
+        in_use = db.execute("SELECT in_use FROM file").fetchone()
+    if in_use == (1,) and not _log_of(path).exists():
+        name = _log_of(path).name
+        raise LedgerError(
+            f"the ledger {path} was in use when its process ended, and {name}, which belongs to it, is missing: what "
+            "stands there would be paid for again. Put it back beside the ledger; or, to go on without it, make an "
+            f"empty file {name}"
+        )
 
 
 def _check_links(path: Path) -> None:
@@ -207,13 +229,47 @@ def _check_links(path: Path) -> None:
 
 def _check_log(path: Path) -> None:
     """Raise LedgerError where the ledger is gone and its log is there, which SQLite would delete."""
-    log = Path(f"{path}-wal")
-    with suppress(FileNotFoundError):
-        if log.stat().st_size and not (path.exists() and path.stat().st_size):
-            raise LedgerError(
-                f"the ledger {path} is empty or gone, and {log.name} beside it has what belongs to it: put the ledger "
-                f"back, or move {log.name} away to begin a new one"
-            )
+    log = _log_of(path)
+    if _size(log) and not _size(path):
+        raise LedgerError(
+            f"the ledger {path} is empty or gone, and {log.name} beside it has what belongs to it: put the ledger "
+            f"back, or move {log.name} away to begin a new one"
+        )
+
+
+def _log_of(path: Path) -> Path:
+    return Path(f"{path}-wal")
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0
+
+
+def use(db: sqlite3.Connection) -> None:
+    """Note in the file itself, and not in its log alone, that it is in use."""
+    if db.execute("SELECT in_use FROM file").fetchone() == (0,):
+        db.execute("UPDATE file SET in_use = 1")
+        db.execute("PRAGMA wal_checkpoint(FULL)").fetchall()
+
+
+def close(db: sqlite3.Connection, path: Path, *, others: bool) -> None:
+    """Close the connection: if it is the last, SQLite folds the log into the file. `others`: somebody else uses it."""
+    try:
+        if not others:
+            with suppress(sqlite3.Error):
+                db.execute("UPDATE file SET in_use = 0")
+    finally:
+        db.close()
+    if not others and not _log_of(path).exists():
+        with suppress(LedgerError, OSError):
+            _check_closed(path, 0.1)
+            return
+        # On a full disk, say, the note could not be taken away, but nothing is missing.
+        with suppress(OSError):
+            _log_of(path).touch(0o600)
 
 
 def _create(path: Path) -> None:

@@ -188,7 +188,8 @@ def rebuild(text: str, path: Path) -> None:
     with closing(sqlite3.connect(path)) as db:
         db.executescript(text)
         for (owner,) in db.execute("SELECT DISTINCT owner FROM intents"):
-            path.with_name(f"{path.name}-owner-{owner}").touch()  # which a killed process leaves
+            path.with_name(f"{path.name}-owner-{owner}").touch()
+    path.with_name(f"{path.name}-wal").touch()  # a killed process leaves both
 
 
 def main() -> None:
