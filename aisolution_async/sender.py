@@ -9,6 +9,7 @@ import functools
 import json
 import logging
 import math
+import re
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -935,9 +936,10 @@ class Work(Generic[R]):
             return _Failure(False, "the deadline passed before it could be sent")
         try:
             if isinstance(transport, PoolTransport):  # it keeps the deadline itself, at less cost
-                status, headers, body = await transport.exchange(
+                received = await transport.exchange(
                     requests.origin, requests.head(name, form), form, form.length, flight=flight, timeout=timeout
                 )
+                status, headers, body, _, _ = received
                 return _Response(status, _retry_after(headers), body)
             extensions: dict[str, Any] = {"timeout": timeout, "aisolution.flight": flight}
             if isinstance(transport, httpx.AsyncHTTPTransport):
@@ -1095,6 +1097,8 @@ def _explain(exc: Exception, timeout: Mapping[str, float | None], redact: Callab
     if isinstance(exc, httpx.ConnectError):
         lines = redact(str(exc)).splitlines()
         return f"no connection ({lines[0][:200] if lines else type(exc).__name__})"
+    if isinstance(exc, httpx.RemoteProtocolError):
+        return next((words for words, pattern in _FAULTS if pattern.search(str(exc))), _NO_ANSWER)
     return _WORDS.get(type(exc), type(exc).__name__)
 
 
@@ -1107,6 +1111,15 @@ _TIMEOUTS = (
 _WORDS: Mapping[type[Exception], str] = {
     httpx.ReadError: "the connection broke before the answer was whole",
     httpx.WriteError: "the connection broke while the request was written",
-    httpx.RemoteProtocolError: "the server closed the connection, or sent what is no HTTP answer or is over 1 MiB",
     httpx.DecodingError: "the answer's compression is damaged",
 }
+# By what our pool, and h11 and h2 below httpx's own, say of them. Their words may quote the server.
+_FAULTS = (
+    ("the server closed the connection without answering", re.compile("without answering|without sending a response")),
+    (
+        "the server closed the connection before the answer was whole",
+        re.compile("closed the connection within|without sending complete"),
+    ),
+    ("the answer is over 1 MiB, or its head over 64 KiB", re.compile("more than [0-9]+ bytes|over 1 MiB")),
+)
+_NO_ANSWER = "what the server sent is no HTTP answer"
