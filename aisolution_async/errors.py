@@ -140,9 +140,9 @@ class RefusedError(AISolutionError):
 class OutcomeUnknownError(AISolutionError):
     """Bytes left, and no answer came that can be used: it may have been charged.
 
-    Whatever did come is kept: `status` and `message` of an OK whose message does not fit the contract,
-    `http_status` and `body` (bytes) of an answer that was no envelope at all. `recorded` is the attempt, of an earlier
-    call, for which nothing was sent now; None where an attempt was made.
+    Whatever did come is kept: `status` and `message` of an OK whose message does not fit the contract, or is about
+    another number; `http_status` and `body` (bytes) of an answer that was no envelope, or not this call's. `recorded`
+    is the attempt, of an earlier call, for which nothing was sent now; None where an attempt was made.
     """
 
     def __init__(

@@ -23,6 +23,7 @@ from anyio import CapacityLimiter
 from aisolution_async import clock
 from aisolution_async.api import Call, Endpoint, Kind, R, WhatsAppDetail, WhatsAppProfile, WhatsAppState
 from aisolution_async.charges import Attempt, Charge, Tally, overall
+from aisolution_async.echo import STOPPED, Echo, Seen
 from aisolution_async.errors import (
     AISolutionError,
     BudgetExhaustedError,
@@ -145,6 +146,7 @@ class Sender:
     ) -> None:
         self.tally = Tally()
         self.journal = journal  # to be closed with the pool
+        self.echo = Echo()
         self.gate = Gate(places)
         self.rate = None if rate is None else Rate(rate)
         self.paused_until = -math.inf
@@ -475,6 +477,10 @@ class Work(Generic[R]):
         journal = self._options.journal
         if not await self.prepare(identify=journal is not None):
             return None
+        if self._is_stopped:
+            if not await self._is_stored():
+                self.conclude(STOPPED)
+            return None
         self._awaits = self._inbox is not None and not self._inbox.expect(self)
         if self._awaits:
             return None  # another call asks for the number, and this one is told
@@ -500,6 +506,11 @@ class Work(Generic[R]):
             if self._own != own:
                 self._tell(self._own)
             self._settle(budgets, overall(self.attempts[before:]))
+
+    @property
+    def _is_stopped(self) -> bool:
+        """Whether nothing more is sent, as its answers cannot be told from another call's."""
+        return not self._sender.echo.holds and isinstance(self.call, WhatsAppDetail)
 
     def _settle(self, budgets: tuple[Budget, ...], charge: Charge) -> None:
         """The attempt is over: its charge was used, goes back, or is set aside for the callback."""
@@ -678,20 +689,25 @@ class Work(Generic[R]):
         if self.reply is not None:
             reply = self.reply.to_record()
         elif answer is not None and answer.status == "OK":  # it does not fit, and was probably paid for
-            reply = json.dumps(answer.message)
+            message = answer.message
+            if isinstance(message, dict):  # whoever it is about, access keys are not kept
+                message = {name: value for name, value in message.items() if name != "group_id"}
+            reply = json.dumps(message)
         final = self.reply is not None and self.reply.is_answer
+        of_another, echo = answer is not None and answer.of_another, self._sender.echo
         recorded = True
+        result = Result(
+            self.attempts[self._own - 1],
+            sent=sent,
+            reply=None if reply is None else self._redact(reply).encode(errors="replace"),
+            answer=final,
+            expected=self._awaits,
+            holds=echo.holds or not of_another,
+        )
+        if of_another:
+            echo.keep(journal.store, started, result)
         try:
-            await journal.store.end(
-                started,
-                Result(
-                    self.attempts[self._own - 1],
-                    sent=sent,
-                    reply=None if reply is None else self._redact(reply).encode(errors="replace"),
-                    answer=final,
-                    expected=self._awaits,
-                ),
-            )
+            await journal.store.end(started, result)
         except LedgerError as exc:
             recorded = False
             name, attempt = self.call.endpoint.name, self.attempts[self._own - 1]
@@ -700,6 +716,12 @@ class Work(Generic[R]):
         attempts = list(self.attempts)
         attempts[self._own - 1] = dataclasses.replace(attempts[self._own - 1], recorded=recorded)
         self.attempts = tuple(attempts)
+        if of_another:
+            with anyio.CancelScope(shield=True):
+                for store, held, found in echo.let_go():
+                    # A ledger that is closed, or fails, keeps the hold: the safe way to be wrong.
+                    with contextlib.suppress(AISolutionError):
+                        await store.end(held, dataclasses.replace(found, holds=False))
 
     def _redact(self, text: str) -> str:
         text = self._sender.requests.redact(text)
@@ -838,6 +860,15 @@ class Work(Generic[R]):
             rules=self._options.rules.get(endpoint.name),
             redact=self._redact,
         )
+        if response.early and not answer.refuses:
+            why = "an answer came before the request was out, so that it is another request's"
+            answer = envelope.not_ours(answer, response.body, why)
+        elif isinstance(answer.reply, WhatsAppProfile) and self._sender.echo.is_another(
+            self._digits, answer.reply.number
+        ):
+            why = "answered OK, but for another number than was asked"
+            answer = envelope.not_ours(answer, response.body, why, of_another=True)
+            self._doubt(response)
         self._last = answer
         if answer.kind is RetryLaterError:
             self.signal, self.retry_after = Signal.OVERLOADED, answer.retry_after
@@ -860,6 +891,19 @@ class Work(Generic[R]):
         if answer.status in endpoint.done_already and any(a.charge is Charge.UNKNOWN for a in self.attempts):
             self.reply = endpoint.reply.from_message(None)
         return answer
+
+    def _doubt(self, response: _Response) -> None:
+        """An answer was about another number. On a connection that was used before, it may be the one to that use."""
+        sender = self._sender
+        if (
+            response.reused
+            and isinstance(sender.transport, PoolTransport)
+            and sender.transport.distrust(sender.requests.origin)
+            and sender.echo.state is Seen.ECHO
+        ):
+            name = self.call.endpoint.name
+            text = "%s: an answer is about another number than was asked: each request gets a connection of its own now"
+            _log.error(text, name, extra={"endpoint": name})
 
     def _load(self, identify: bool) -> list[tuple[str, str | bytes]] | InputError:
         """What the form is made of: files read, texts checked."""
@@ -939,8 +983,8 @@ class Work(Generic[R]):
                 received = await transport.exchange(
                     requests.origin, requests.head(name, form), form, form.length, flight=flight, timeout=timeout
                 )
-                status, headers, body, _, _ = received
-                return _Response(status, _retry_after(headers), body)
+                status, headers, body, early, reused = received
+                return _Response(status, _retry_after(headers), body, early, reused)
             extensions: dict[str, Any] = {"timeout": timeout, "aisolution.flight": flight}
             if isinstance(transport, httpx.AsyncHTTPTransport):
                 flight.left = False
@@ -983,6 +1027,8 @@ class Work(Generic[R]):
     def _again(self, retry_after: float | None, ends: float | None, *, repeatable: bool) -> float | None:
         """Seconds to wait before another attempt; None if there may be none, or no time for one."""
         retry = self._options.retry
+        if self._is_stopped:
+            return None
         forgiven = self.trial and repeatable and self.attempts[-1].charge is Charge.FREE
         if not forgiven and not retry.allows(self.call.endpoint, self.attempts[self._round :], repeatable=repeatable):
             return None
@@ -1012,6 +1058,10 @@ class _Response:
     http_status: int
     retry_after: str | None
     body: bytes = field(repr=False)
+    early: bool = False
+    """Whether it came before the request was out: as far as the transport says."""
+    reused: bool = False
+    """Whether the connection was used before: as far as the transport says."""
 
 
 @dataclass(slots=True)

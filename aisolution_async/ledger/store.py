@@ -74,7 +74,7 @@ class Result:
 
     `sent`: whether a byte of it may have left. `reply`: the vendor's reply as JSON, without its group id;
     `answer`: whether that reply answers the call, so that it need not be asked again. `expected`: whether the answer
-    may still come by callback.
+    may still come by callback. `holds`: an UNKNOWN attempt holds its call.
     """
 
     attempt: Attempt
@@ -82,6 +82,7 @@ class Result:
     reply: bytes | None = None
     answer: bool = False
     expected: bool = False
+    holds: bool = True
 
     @property
     def state(self) -> State:
@@ -285,8 +286,9 @@ class Store(ABC):
         """Record what came of an attempt: outcome, reply and the use of its reservation, in one atomic step.
 
         Durable when this returns. It is on its way from the first step of this coroutine: cancelling the wait
-        takes nothing back. Ending twice does no harm. When it raises, the attempt stays under way, with its
-        reservation; the store tries again by itself with the next operation, and when it is closed.
+        takes nothing back. Ending twice does no harm; a second time with `holds=False` lifts the hold. When it raises,
+        the attempt stays under way, with its reservation; the store tries again by itself with the next operation, and
+        when it is closed.
         """
 
     @abstractmethod

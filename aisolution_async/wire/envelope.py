@@ -4,7 +4,8 @@ The charge table of the whole project is here and in `api.py`, row by row:
 
 - an envelope (a JSON object with a `status` string, whatever the HTTP code) costs what the endpoint documents
   for the status; an undocumented status is UNKNOWN (FREE where the endpoint never charges); an OK whose
-  message does not fit the contract is UNKNOWN;
+  message does not fit the contract, or is about another number than was asked, is UNKNOWN;
+- an answer that came before its request was out is another request's: UNKNOWN, unless it refuses;
 - no envelope and HTTP 4xx, or 503: FREE; 429 and 503 may be tried again;
 - no envelope and anything else: UNKNOWN.
 """
@@ -69,6 +70,13 @@ class Answer(Generic[R]):
     repeatable: bool = False
     retry_after: float | None = None
     text: str = ""
+    of_another: bool = False
+    """Whether it is about another number than was asked."""
+
+    @property
+    def refuses(self) -> bool:
+        """Whether it says that nothing was done, and that this is free: by HTTP, or by a status of the contract."""
+        return self.charge is Charge.FREE and self.reply is None and self.kind is not UnknownStatusError
 
     def error(self, endpoint: str, key: Key, attempts: tuple[Attempt, ...]) -> AISolutionError:
         """The error that this answer is, on the last of `attempts`."""
@@ -141,10 +149,29 @@ def read(
     )
 
 
+def not_ours(answer: Answer[R], body: bytes, why: str, *, of_another: bool = False) -> Answer[R]:
+    """`answer` as one to another request: what this request's own is, nobody knows. What came is kept."""
+    return Answer(
+        Charge.UNKNOWN,
+        answer.http_status,
+        answer.status,
+        _message(body),
+        body=body,
+        kind=OutcomeUnknownError,
+        text=f"{why}; this call may have been charged, see .message",
+        of_another=of_another,
+    )
+
+
+def _message(body: bytes) -> Any:
+    envelope = _json(body)
+    return envelope.get("message") if isinstance(envelope, dict) else None
+
+
 def _json(body: bytes) -> Any:
     """The JSON value of `body`, None if it is none."""
     try:
-        return from_json(body, allow_inf_nan=False)
+        return from_json(body, allow_inf_nan=False, cache_strings="keys")  # no cache keeps what it says of people
     except ValueError:
         pass
     # Half a surrogate pair or a stray byte in a stranger's signature must not cost the whole paid answer.
