@@ -86,7 +86,9 @@ class AsyncClient(NotPickled):
     country has handed out, and not only of a possible length. `fit`: make photos that are too large, on their side or
     of another format into upright JPEGs that the vendor takes, off the event loop (needs Pillow, in the extra `cli`);
     what fits already is sent as it is.
-    `transport`: any `httpx.AsyncBaseTransport` in place of the library's own pool; the client closes it.
+    `transport`: any `httpx.AsyncBaseTransport` in place of the library's own pool; the client closes it. The pool looks
+    at a connection before it uses it again, and learns when a server closes them; httpx's own transports do not let us,
+    so that more attempts can end as unknown there.
     `proxy`: a proxy's URL; without it, and without `transport`, the environment's proxies are used unless
     `trust_env=False`. `charge_rules`: where your invoice differs from the vendor's page, as
     `{"facecompare": {"RETRY_LATER": Charge.CHARGED}}`; the charge of an OK that depends on what WhatsApp said

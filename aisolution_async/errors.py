@@ -164,11 +164,11 @@ class RefusedError(AISolutionError):
 class OutcomeUnknownError(AISolutionError):
     """Bytes left, and no answer came that can be used: it may have been charged.
 
-    Whatever did come is kept: `status` and `message` of an OK whose message does not fit the contract, `http_status`,
-    `body` (bytes) and, as text, the beginning of it as `message` of an answer that cannot be read, or that says two
-    things. `recorded` is the attempt of another call for which nothing was sent; None where the call's own attempt is
-    the unknown one. `holds` is how many attempts hold the question as far as the call knows: `retry_unknown` has to
-    allow as many.
+    Whatever did come is kept: `status` and `message` of an OK whose message does not fit the contract, or is about
+    another number; `http_status`, `body` (bytes) and, as text, the beginning of it as `message` of an answer that
+    cannot be read, or that says two things; `body` of one that is not this call's. `recorded` is the attempt of another
+    call for which nothing was sent; None where the call's own attempt is the unknown one. `holds` is how many attempts
+    hold the question as far as the call knows: `retry_unknown` has to allow as many.
     """
 
     def __init__(

@@ -9,6 +9,7 @@ import functools
 import json
 import logging
 import math
+import re
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -22,6 +23,7 @@ from anyio import CapacityLimiter
 from aisolution_async import clock
 from aisolution_async.api import Call, Endpoint, Kind, R, WhatsAppDetail, WhatsAppProfile, WhatsAppState
 from aisolution_async.charges import Attempt, Charge, Tally, overall
+from aisolution_async.echo import STOPPED, Echo, Seen
 from aisolution_async.errors import (
     AISolutionError,
     BudgetExhaustedError,
@@ -225,6 +227,7 @@ class Sender(NotPickled):
     ) -> None:
         self.tally = Tally()
         self.journal = journal  # to be closed with the pool
+        self.echo = Echo()
         self.gate = Gate(places)
         self.rate = None if rate is None else Rate(rate)
         self.paused_until = -math.inf
@@ -571,6 +574,10 @@ class Work(NotPickled, Generic[R]):
         journal = self._options.journal
         if not await self.prepare(identify=journal is not None):
             return None
+        if self._is_stopped:
+            if not await self._is_stored():
+                self.conclude(STOPPED)
+            return None
         self._awaits = self._inbox is not None and not self._inbox.expect(self)
         if self._awaits:
             return None  # another call asks for the number, and this one is told
@@ -596,6 +603,11 @@ class Work(NotPickled, Generic[R]):
             if self._own != own:
                 self._tell(self._own)
             self._settle(budgets, overall(self.attempts[before:]))
+
+    @property
+    def _is_stopped(self) -> bool:
+        """Whether nothing more is sent, as its answers cannot be told from another call's."""
+        return not self._sender.echo.holds and isinstance(self.call, WhatsAppDetail)
 
     def _settle(self, budgets: tuple[Budget, ...], charge: Charge) -> None:
         """The attempt is over: its charge was used, goes back, or is set aside for the callback."""
@@ -775,18 +787,20 @@ class Work(NotPickled, Generic[R]):
         journal = self._options.journal
         assert journal is not None
         final = self.reply is not None and self.reply.is_answer
+        of_another, echo = answer is not None and answer.of_another, self._sender.echo
         recorded = True
+        result = Result(
+            self.attempts[self._own - 1],
+            sent=sent,
+            reply=self._to_record(answer),
+            answer=final,
+            expected=self._awaits,
+            holds=echo.holds or not of_another,
+        )
+        if of_another:
+            echo.keep(journal, started, result)
         try:
-            await journal.end(
-                started,
-                Result(
-                    self.attempts[self._own - 1],
-                    sent=sent,
-                    reply=self._to_record(answer),
-                    answer=final,
-                    expected=self._awaits,
-                ),
-            )
+            await journal.end(started, result)
         except AISolutionError as exc:
             recorded = False
             name, attempt = self.call.endpoint.name, self.attempts[self._own - 1]
@@ -795,6 +809,12 @@ class Work(NotPickled, Generic[R]):
         attempts = list(self.attempts)
         attempts[self._own - 1] = dataclasses.replace(attempts[self._own - 1], recorded=recorded)
         self.attempts = tuple(attempts)
+        if of_another:
+            with anyio.CancelScope(shield=True):
+                for store, held, found in echo.let_go():
+                    # A ledger that is closed, or fails, keeps the hold: the safe way to be wrong.
+                    with contextlib.suppress(AISolutionError):
+                        await store.end(held, dataclasses.replace(found, holds=False))
 
     def _to_record(self, answer: envelope.Answer[R] | None) -> bytes | None:
         """What the ledger keeps of the answer: JSON, without secrets."""
@@ -951,6 +971,15 @@ class Work(NotPickled, Generic[R]):
             rules=self._options.rules.get(endpoint.name),
             redact=self._redact,
         )
+        if response.early and not answer.refuses:
+            why = "an answer came before the request was out, so that it is another request's"
+            answer = envelope.not_ours(answer, response.body, why, redact=self._redact)
+        elif isinstance(answer.reply, WhatsAppProfile) and self._sender.echo.is_another(
+            self._digits, answer.reply.number
+        ):
+            why = "answered OK, but for another number than was asked"
+            answer = envelope.not_ours(answer, response.body, why, redact=self._redact, of_another=True)
+            self._doubt(response)
         self._last = answer
         if answer.kind is RetryLaterError:
             self.signal, self.retry_after = Signal.OVERLOADED, answer.retry_after
@@ -973,6 +1002,19 @@ class Work(NotPickled, Generic[R]):
         if answer.status in endpoint.done_already and any(a.charge is Charge.UNKNOWN for a in self.attempts):
             self.reply = endpoint.reply.from_message(None)
         return answer
+
+    def _doubt(self, response: _Response) -> None:
+        """An answer was about another number. On a connection that was used before, it may be the one to that use."""
+        sender = self._sender
+        if (
+            response.reused
+            and isinstance(sender.transport, PoolTransport)
+            and sender.transport.distrust(sender.requests.origin)
+            and sender.echo.state is Seen.ECHO
+        ):
+            name = self.call.endpoint.name
+            text = "%s: an answer is about another number than was asked: each request gets a connection of its own now"
+            _log.error(text, name, extra={"endpoint": name})
 
     def _load(self, identify: bool) -> list[tuple[str, str | bytes]] | InputError:
         """What the form is made of: files read, texts checked."""
@@ -1049,10 +1091,11 @@ class Work(NotPickled, Generic[R]):
             return _Failure(False, "the deadline passed before it could be sent")
         try:
             if isinstance(transport, PoolTransport):  # it keeps the deadline itself, at less cost
-                status, headers, body = await transport.exchange(
+                received = await transport.exchange(
                     requests.origin, requests.head(name, form), form, form.length, flight=flight, timeout=timeout
                 )
-                return _Response(status, _retry_after(headers), body)
+                status, headers, body, early, reused = received
+                return _Response(status, _retry_after(headers), body, early, reused)
             extensions: dict[str, Any] = {"timeout": timeout, "aisolution.flight": flight}
             if isinstance(transport, httpx.AsyncHTTPTransport):
                 flight.left = False
@@ -1097,6 +1140,8 @@ class Work(NotPickled, Generic[R]):
     def _again(self, retry_after: float | None, ends: float | None, *, repeatable: bool) -> float | None:
         """Seconds to wait before another attempt; None if there may be none, or no time for one."""
         retry = self._options.retry
+        if self._is_stopped:
+            return None
         forgiven = self.trial and repeatable and self.attempts[-1].charge is Charge.FREE
         if not forgiven and not retry.allows(
             self.call.endpoint, self.attempts, since=self._round, repeatable=repeatable
@@ -1133,6 +1178,10 @@ class _Response:
     http_status: int
     retry_after: str | None
     body: bytes = field(repr=False)
+    early: bool = False
+    """Whether it came before the request was out: as far as the transport says."""
+    reused: bool = False
+    """Whether the connection was used before: as far as the transport says."""
 
 
 @dataclass(slots=True)
@@ -1220,6 +1269,8 @@ def _explain(exc: Exception, timeout: Mapping[str, float | None], redact: Callab
     if isinstance(exc, httpx.ConnectError):
         lines = redact(str(exc)).splitlines()
         return f"no connection ({lines[0][:200] if lines else type(exc).__name__})"
+    if isinstance(exc, httpx.RemoteProtocolError):
+        return next((words for words, pattern in _FAULTS if pattern.search(str(exc))), _NO_ANSWER)
     return _WORDS.get(type(exc), type(exc).__name__)
 
 
@@ -1232,6 +1283,15 @@ _TIMEOUTS = (
 _WORDS: Mapping[type[Exception], str] = {
     httpx.ReadError: "the connection broke before the answer was whole",
     httpx.WriteError: "the connection broke while the request was written",
-    httpx.RemoteProtocolError: "the server closed the connection, or sent what is no HTTP answer or is over 1 MiB",
     httpx.DecodingError: "the answer's compression is damaged",
 }
+# By what our pool, and h11 and h2 below httpx's own, say of them. Their words may quote the server.
+_FAULTS = (
+    ("the server closed the connection without answering", re.compile("without answering|without sending a response")),
+    (
+        "the server closed the connection before the answer was whole",
+        re.compile("closed the connection within|without sending complete"),
+    ),
+    ("the answer is over 1 MiB, or its head over 64 KiB", re.compile("more than [0-9]+ bytes|over 1 MiB")),
+)
+_NO_ANSWER = "what the server sent is no HTTP answer"

@@ -7,8 +7,9 @@ import functools
 import io
 import json
 import selectors
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from typing import Any, ParamSpec
+from urllib.parse import parse_qs
 
 import httpx
 
@@ -69,8 +70,14 @@ def virtual(test: Callable[P, Coroutine[Any, Any, None]]) -> Callable[P, None]:
 Script = Callable[[httpx.Request, int], httpx.Response | Awaitable[httpx.Response]]
 
 
+NUMBER = "+6281387300008"
+
+
 class Vendor(httpx.AsyncBaseTransport):
-    """A transport that answers by a script: `script(request, number of the request)`."""
+    """A transport that answers by a script: `script(request, number of the request)`.
+
+    `NUMBER` in an answer stands for the number that was asked, as the vendor names it in each answer.
+    """
 
     def __init__(self, script: Script) -> None:
         self.requests: list[httpx.Request] = []
@@ -85,12 +92,26 @@ class Vendor(httpx.AsyncBaseTransport):
         self.most_in_flight = max(self.most_in_flight, self.in_flight)
         try:
             answer = self._script(request, len(self.requests) - 1)
-            return answer if isinstance(answer, httpx.Response) else await answer
+            return _echoing(request, answer if isinstance(answer, httpx.Response) else await answer)
         finally:
             self.in_flight -= 1
 
     async def aclose(self) -> None:
         self.closed += 1
+
+
+def _echoing(request: httpx.Request, answer: httpx.Response) -> httpx.Response:
+    if not answer.is_stream_consumed or NUMBER.encode() not in answer.content:
+        return answer
+    headers = {name: value for name, value in answer.headers.items() if name != "content-length"}
+    content = echo_number(answer.content, parse_qs(request.content.decode()))
+    return httpx.Response(answer.status_code, content=content, headers=headers)
+
+
+def echo_number(answer: bytes, form: Mapping[str, list[str]]) -> bytes:
+    """The answer with the number that was asked in place of `NUMBER`."""
+    (asked,) = form.get("number", [NUMBER])
+    return answer.replace(json.dumps({"number": NUMBER})[1:-1].encode(), json.dumps({"number": asked})[1:-1].encode())
 
 
 def says(
@@ -101,7 +122,7 @@ def says(
 
 
 def ok_whatsapp(whatsapp: str = "yes") -> httpx.Response:
-    return says("OK", {"number": "+6281387300008", "whatsapp": whatsapp})
+    return says("OK", {"number": NUMBER, "whatsapp": whatsapp})
 
 
 def in_turn(*answers: httpx.Response | Exception) -> Vendor:

@@ -47,7 +47,7 @@ from aisolution_async.bulk.runner import count_rows
 from aisolution_async.ledger import Ledger, LedgerError
 from aisolution_async.sandbox import Sandbox
 
-from .support import TOKEN, Vendor, client_of, flat_picture, ok_whatsapp, picture, says, virtual
+from .support import NUMBER, TOKEN, Vendor, client_of, flat_picture, ok_whatsapp, picture, says, virtual
 
 AFTER = ["charge", "status", "attempts", "error", "problem"]
 WHATSAPP = [
@@ -60,7 +60,7 @@ MESSAGES: dict[str, Any] = {
     "addface": {"group_id": GROUP_ID, "person_id": "c5r7jedkujdbnasarhn0", "person_count": 3},
     "searchface": [{"confidence": 100, "person_id": "c5r7jedkujdbnasarhn0", "group_id": GROUP_ID}],
     "delface": None,
-    "gliswadetail": {"number": "+6284921089722", "whatsapp": "yes", "status_update": 20180825, "avatar": "no"},
+    "gliswadetail": {"number": NUMBER, "whatsapp": "yes", "status_update": 20180825, "avatar": "no"},
 }
 
 
@@ -124,7 +124,7 @@ def left(folder: Path) -> set[str]:
             WhatsAppDetail,
             {"number": "081387300008"},
             ["whatsapp", "number", "status_update", "signature", "business_user", "avatar", "raw"],
-            ["yes", "+6284921089722", "20180825", "", "", "no", ""],
+            ["yes", "081387300008", "20180825", "", "", "no", ""],
         ),
     ],
 )

@@ -42,16 +42,19 @@ from aisolution_async.cli.commands import aisolution
 from aisolution_async.errors import AISolutionError
 from aisolution_async.sandbox import Sandbox
 
-from .support import TOKEN, picture
+from .support import NUMBER, TOKEN, echo_number, picture
 from .test_bulk import fill_disk
 
 GROUP_ID = "LxiKPLIMGFpXzXas"
-PROFILE = {"number": "+6281387300008", "whatsapp": "yes"}
+PROFILE = {"number": NUMBER, "whatsapp": "yes"}
 COMMAND = [sys.executable, "-m", "aisolution_async.cli"]
 
 
 class Vendor:
-    """A vendor in a thread of its own: each request is answered by `answer`, which may block."""
+    """A vendor in a thread of its own: each request is answered by `answer`, which may block.
+
+    `NUMBER` in an answer stands for the number that was asked.
+    """
 
     def __init__(self, answer: Callable[[int], object]) -> None:
         self.requests: list[dict[str, list[str]]] = []
@@ -65,7 +68,7 @@ class Vendor:
                 form = parse_qs(self.rfile.read(int(self.headers["Content-Length"])).decode())
                 vendor.requests.append(form)
                 said = answer(len(vendor.requests) - 1)
-                body = said if isinstance(said, bytes) else json.dumps(said).encode()
+                body = said if isinstance(said, bytes) else echo_number(json.dumps(said).encode(), form)
                 self.send_response(401 if isinstance(said, bytes) else 200)
                 self.send_header("Content-Length", str(len(body)))
                 self.end_headers()

@@ -46,7 +46,7 @@ from .test_cli import (
 )
 
 DAY = datetime(2026, 11, 22, 13, 30, tzinfo=UTC)
-LOST = "the server closed the connection, or sent what is no HTTP answer or is over 1 MiB"
+LOST = "the server closed the connection without answering"
 HOSTILE = "=cmd|' /C calc'!A0 \x1b[31mred\x9b2J\u202e"
 
 

@@ -10,9 +10,11 @@ import gzip
 import inspect
 import itertools
 import math
+import os
 import pickle
 import random
 import re
+import select
 import selectors
 import socket
 import ssl
@@ -34,11 +36,13 @@ import uvloop
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from aisolution_async import AsyncClient, Charge, NotSentError
 from aisolution_async.integrations.instant import Elsewhere
 from aisolution_async.wire import connection as connection_module
 from aisolution_async.wire import dial as dial_module
 from aisolution_async.wire import transport as transport_module
 from aisolution_async.wire.connection import MAX_HEAD, Connection, decode_body
+from aisolution_async.wire.reuse import Reuse
 from aisolution_async.wire.transport import Flight, PoolTransport, default_ssl_context
 
 SECRET = "tok3nS3cret"
@@ -371,7 +375,9 @@ async def test_the_way_without_httpx_objects_is_the_same_way() -> None:
             origin, flight = transport_module.origin_of(httpx.URL(server.url())), Flight()
             call = transport.exchange(origin, head, Lazy(pieces), 600_000, flight=flight, timeout={"read": 5.0})
             if left:
-                status, headers, body = await call
+                status, headers, body, early, reused = await call
+                assert not early
+                assert not reused
                 assert (status, headers, body) == (200, [(b"Content-Length", b"20")], b"/x?token=" + SECRET.encode())
                 assert server.peers[0].head == head + b"\r\n"
                 assert server.peers[0].body == b"".join(pieces)
@@ -699,7 +705,9 @@ class _Wire(asyncio.Transport):
 
 
 def bare_connection(loop: asyncio.AbstractEventLoop, max_body: int = 1000) -> Connection:
-    conn = Connection(("http", "h", 80), loop=loop, max_body=max_body, gone=lambda _: None)
+    conn = Connection(
+        ("http", "h", 80), Reuse(4.0), loop=loop, max_body=max_body, gone=lambda _: None, strange=lambda _: None
+    )
     conn.connection_made(_Wire())
     conn.begin(headless=False, read_timeout=math.inf, deadline=math.inf)
     return conn
@@ -1642,7 +1650,7 @@ async def test_a_socket_is_closed_when_connecting_is_cancelled() -> None:
 @everywhere
 async def test_a_connection_made_after_it_was_given_up_is_closed() -> None:
     loop = asyncio.get_running_loop()
-    conn = Connection(("http", "h", 80), loop=loop, max_body=1, gone=lambda _: None)
+    conn = Connection(("http", "h", 80), Reuse(4.0), loop=loop, max_body=1, gone=lambda _: None, strange=lambda _: None)
     conn.drop()
     wire = _Wire()
     conn.connection_made(wire)
@@ -1966,6 +1974,487 @@ async def test_closing_while_a_body_is_awaited() -> None:
         with pytest.raises(httpx.ConnectError, match="closed"):
             await call
         assert flight.left is False
+
+
+# What the server has closed, or said unasked.
+
+
+class Taken:
+    """The server's end of plain connections, on blocking sockets: what it does, the client's loop has not seen yet."""
+
+    def __init__(self) -> None:
+        self.peers: list[socket.socket] = []
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._listener.setblocking(False)
+        self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}/"
+
+    async def request(self, peer: int) -> None:
+        """Waits for a request on the connection of that number, accepting it if it is new."""
+        loop = asyncio.get_running_loop()
+        if peer == len(self.peers):
+            sock, _ = await loop.sock_accept(self._listener)
+            sock.setblocking(False)
+            self.peers.append(sock)
+        data = b""
+        while not data.endswith(b"a=1"):
+            received = await loop.sock_recv(self.peers[peer], 4096)
+            assert received
+            data += received
+
+    def end(self, *, reset: bool) -> None:
+        """Accepts a connection, and ends it."""
+        sock, _ = self._listener.accept()
+        if reset:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        sock.close()
+
+    def __enter__(self) -> Taken:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for sock in (self._listener, *self.peers):
+            sock.close()
+
+
+@pytest.mark.parametrize("how", ["closed", "reset", "spoke"])
+@everywhere
+async def test_an_idle_connection_is_looked_at_before_it_is_used(how: str, caplog: pytest.LogCaptureFixture) -> None:
+    with Taken() as server:
+        async with PoolTransport() as transport:
+
+            async def end_it_and_ask() -> httpx.Response:
+                """Without a turn of the loop in between."""
+                for peer in server.peers[-1:]:
+                    if how == "spoke":
+                        peer.send(OK)
+                    elif how == "reset":
+                        peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                    if how != "spoke":
+                        peer.close()
+                return await ask(transport, server.url)
+
+            for number in range(3):
+                call = asyncio.ensure_future(end_it_and_ask())
+                await server.request(number)
+                server.peers[number].send(OK)
+                assert (await call).text == "ok"
+            server.peers[-1].close()
+            while transport._connections:
+                await asyncio.sleep(0.001)
+    assert len([r for r in caplog.records if "nobody asked for" in r.getMessage()]) == (how == "spoke")
+
+
+@pytest.mark.parametrize("spoke", [False, True], ids=["closed", "spoke"])
+@everywhere
+async def test_a_connection_handed_on_is_looked_at_when_it_is_taken(spoke: bool) -> None:
+    with Taken() as server:
+
+        class Pool(PoolTransport):
+            def _release(self, conn: Connection, keep: float | None = None) -> None:
+                super()._release(conn, keep)  # to the call in line, whose turn is the next
+                if spoke:
+                    server.peers[-1].send(OK)
+                else:
+                    server.peers[-1].close()
+
+        async with Pool(max_connections=1) as transport:
+            flights = [Flight() for _ in range(3)]
+            calls = [asyncio.ensure_future(ask(transport, server.url, flight=flight)) for flight in flights]
+            for number in range(3):
+                await server.request(number)
+                assert [flight.left for flight in flights].count(True) == number + 1
+                server.peers[number].send(OK)
+            assert [answer.text for answer in await asyncio.gather(*calls)] == ["ok"] * 3
+
+
+@everywhere
+async def test_tls_connections_are_looked_at_too_and_fresh_ones_are_not(served: Any, trusting: ssl.SSLContext) -> None:
+    """A fresh connection has the server's session tickets unread."""
+    async with (
+        Server(context=served("127.0.0.1")) as server,
+        PoolTransport(ssl_context=trusting, max_connections=2) as transport,
+    ):
+        await asyncio.gather(*[ask(transport, server) for _ in range(60)])
+        for _ in range(20):
+            await ask(transport, server)
+        assert len(server.peers) == 2
+        for peer in server.peers:
+            sock = peer.writer.get_extra_info("socket")
+            with socket.socket(fileno=os.dup(sock.fileno())) as same:
+                same.shutdown(socket.SHUT_WR)
+        assert (await ask(transport, server, "/x")).text == "/x"  # before the loop has seen the end
+        assert len(server.peers) == 3
+
+
+@pytest.mark.parametrize("handed_on", [False, True])
+@virtually
+async def test_a_connection_with_something_unread_that_says_nothing_is_closed(
+    handed_on: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As with a session ticket that comes late."""
+    async with Server() as server, PoolTransport(max_connections=1, idle_expiry=1000) as transport:
+        await ask(transport, server)
+        monkeypatch.setattr(Connection, "is_quiet", lambda conn: False)
+        if handed_on:
+            await asyncio.gather(*[ask(transport, server) for _ in range(2)])
+        else:
+            await ask(transport, server)
+        assert len(server.peers) == 2 + handed_on
+        assert transport._slots == 1
+
+
+@everywhere
+async def test_a_platform_without_poll_looks_with_select(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(select, "poll")
+    with Taken() as server:
+        async with PoolTransport() as transport:
+            for number in range(2):
+                call = asyncio.ensure_future(ask(transport, server.url))
+                await server.request(number)
+                server.peers[number].send(OK)
+                assert (await call).text == "ok"
+                server.peers[number].close()
+
+
+@pytest.mark.parametrize("tls", [False, True], ids=["plain", "tls"])
+@pytest.mark.parametrize("joined", [False, True], ids=["apart", "joined"])
+@everywhere
+async def test_an_origin_that_says_more_than_it_was_asked_is_not_trusted_again(
+    tls: bool, joined: bool, served: Any, trusting: ssl.SSLContext, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def script(peer: Peer) -> None:
+        while True:
+            await peer.request()
+            if joined and peer.number == 0:
+                await peer.send(OK + OK)
+            else:
+                await peer.send(OK)
+                if peer.number == 0:
+                    await turns(5)
+                    await peer.send(OK)
+
+    context = served("127.0.0.1") if tls else None
+    async with Server(script, context=context) as server, Server() as other:
+        async with PoolTransport(ssl_context=trusting) as transport:
+            await asyncio.gather(ask(transport, server), ask(transport, other))
+            await server.until(lambda: server.open == 0)
+            for _ in range(3):
+                assert (await ask(transport, server)).text == "ok"
+                assert (await ask(transport, other)).text
+            assert [len(server.peers), len(other.peers)] == [4, 1]  # for good, and only there
+            # Those in line have their turns.
+            await asyncio.gather(*[ask(transport, server) for _ in range(200)])
+            assert len(server.peers) == 204
+    said = [record for record in caplog.records if record.levelname == "ERROR"]
+    assert len(said) == 1
+    assert "nobody asked for" in said[0].getMessage()
+    assert SECRET not in said[0].getMessage()
+
+
+@everywhere
+async def test_no_idle_connection_outlives_the_trust_in_its_origin() -> None:
+    together = asyncio.Barrier(3)
+
+    async def script(peer: Peer) -> None:
+        await peer.request()
+        await together.wait()
+        if peer.number == 2:
+            await turns(20)  # the others are idle by then
+        await peer.send(OK + OK if peer.number == 2 else OK)
+        await peer.reader.read()
+
+    async with Server(script) as server, PoolTransport(idle_expiry=1000) as transport:
+        await asyncio.gather(*[ask(transport, server) for _ in range(3)])
+        await server.until(lambda: server.open == 0)
+        assert not transport._connections
+
+
+@everywhere
+async def test_extra_bytes_found_in_the_socket_after_a_failed_send_count_too() -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        ours.setblocking(False)
+        strange: list[object] = []
+        conn = bare_connection(asyncio.get_running_loop())
+        conn._strange = strange.append
+        conn.sock = ours
+        theirs.sendall(OK + OK)
+        conn.connection_lost(BrokenPipeError(32, "Broken pipe"))
+        assert conn.done
+        assert not conn.reusable
+        assert strange == [conn.origin]
+
+
+# What is learned from requests that were lost.
+
+
+@virtually
+async def test_a_server_that_closes_early_is_learned_and_forgotten() -> None:
+    hasty = True
+
+    async def script(peer: Peer) -> None:
+        await peer.request()
+        await peer.send(OK)
+        while True:
+            await peer.request()
+            if hasty:
+                return
+            await peer.send(OK)
+
+    async def lost(idle: float) -> bool:
+        await asyncio.sleep(idle)
+        try:
+            await ask(transport, server)
+        except httpx.RemoteProtocolError:
+            return True
+        return False
+
+    async with Server(script) as server, PoolTransport() as transport:
+        assert not await lost(0)
+        assert await lost(2.0)
+        assert not await lost(0)  # a connection of its own
+        assert await lost(0.8)  # half of two seconds is one
+        assert not await lost(0)
+        assert not await lost(0.5)  # longer than four tenths
+        assert await lost(0.0)  # then not at all
+        for _ in range(100):
+            assert not await lost(0.0)
+        assert len(server.peers) == 104
+        hasty = False
+        # It comes back, at any pace.
+        for _ in range(40):
+            assert not await lost(3.5)
+        made = len(server.peers)
+        for _ in range(20):
+            assert not await lost(3.5)
+            assert not await lost(0.0)
+        assert len(server.peers) == made
+
+
+@virtually
+async def test_a_server_that_never_keeps_connections_costs_a_request_a_trial() -> None:
+    async def script(peer: Peer) -> None:
+        await peer.request()
+        await peer.send(OK)
+        await peer.request()
+
+    failures = 0
+    async with Server(script) as server, PoolTransport(max_connections=5) as transport:
+        for _ in range(600):
+            for outcome in await asyncio.gather(*[ask(transport, server) for _ in range(10)], return_exceptions=True):
+                failures += isinstance(outcome, httpx.RemoteProtocolError)
+            await asyncio.sleep(1.0)
+        assert failures <= 5 + 6  # those under way at first, and a trial after each rest, which doubles
+
+
+@pytest.mark.parametrize("how", ["timeout", "partial", "fresh"])
+@virtually
+async def test_other_losses_teach_nothing(how: str) -> None:
+    async def script(peer: Peer) -> None:
+        await peer.request()
+        if how == "fresh" and peer.number == 1:
+            return
+        await peer.send(OK)
+        await peer.request()
+        if how == "partial" and peer.number == 0:
+            await peer.send(OK[:5])
+        elif how == "timeout" and peer.number == 0:
+            await peer.reader.read()
+        elif how == "fresh" and peer.number == 0:
+            await peer.send(NO_FUTURE)
+        else:
+            while True:
+                await peer.send(OK)
+                await peer.request()
+
+    async with Server(script) as server, PoolTransport() as transport:
+        await ask(transport, server)
+        if how == "fresh":
+            await ask(transport, server)
+        with pytest.raises((httpx.RemoteProtocolError, httpx.ReadTimeout)):
+            await ask(transport, server, read=3.0)
+        made = len(server.peers)
+        for _ in range(5):
+            await ask(transport, server)
+            await asyncio.sleep(0.1)
+        assert len(server.peers) == made + 1
+
+
+def test_how_reuse_comes_back() -> None:
+    reuse = Reuse(4.0)
+    assert reuse.longest(0.0) == math.inf
+    reuse.lost(1.0, 100.0, trial=False)
+    reuse.lost(3.0, 100.0, trial=False)
+    assert reuse.limit == reuse.longest(109.9) == 0.5
+    assert reuse.longest(110.0) == 1.0
+    assert reuse.longest(120.0) == 2.0
+    reuse.tried(110.0)
+    assert reuse.longest(110.1) == 0.5  # one at a time
+    reuse.lost(0.4, 110.2, trial=False)
+    reuse.answered(0.9, 110.5)  # it says nothing of what was lost since
+    assert reuse.limit == 0.2
+    reuse.tried(130.0)
+    reuse.answered(0.3, 130.1)
+    assert reuse.limit == 0.6
+    reuse.tried(130.2)
+    reuse.lost(0.7, 130.3, trial=True)
+    assert reuse.limit == 0.35
+    assert reuse.longest(150.2) == 0.35  # a trial that failed makes the rest longer
+    assert reuse.longest(150.4) > 0.6
+    reuse.tried(151.0)
+    reuse.answered(2.0, 151.0)
+    assert reuse.limit == math.inf
+    reuse.lost(0.001, 200.0, trial=False)
+    assert reuse.limit == 0.0
+    assert reuse.longest(10.0**9) < math.inf
+    reuse.distrust()
+    reuse.answered(0.0, 10.0**9)
+    reuse.lost(1.0, 10.0**9, trial=True)
+    assert reuse.longest(10.0**9) == 0.0
+
+
+# Answers that are not ours, and a server that refuses the handshake.
+
+
+@pytest.mark.parametrize("early", [False, True])
+@pytest.mark.parametrize("tls", [False, True], ids=["plain", "tls"])
+@everywhere
+async def test_an_answer_that_came_before_the_request_was_out_says_so(
+    early: bool, tls: bool, served: Any, trusting: ssl.SSLContext
+) -> None:
+    async def script(peer: Peer) -> None:
+        if early:
+            await peer.reader.readuntil(b"\r\n\r\n")
+            await peer.send(OK)
+            await peer.reader.read()
+        else:
+            await saying(OK)(peer)
+
+    context = served("127.0.0.1") if tls else None
+    length = 40 * PIECE
+    head = b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: %d\r\n" % length
+    async with Server(script, context=context) as server, PoolTransport(ssl_context=trusting) as transport:
+        origin = transport_module.origin_of(httpx.URL(server.url()))
+        for reused in (False, True):
+            answer = await transport.exchange(
+                origin, head, Lazy([b"x" * PIECE] * 40), length, flight=Flight(), timeout={"read": 5.0}
+            )
+            assert (answer.status, answer.body, answer.early) == (200, b"ok", early)
+            assert answer.reused is (reused and not early)
+
+
+@pytest.mark.parametrize("how", ["closed", "reset"])
+@everywhere
+async def test_a_connection_that_is_ended_before_the_request_costs_nothing(how: str) -> None:
+    with Taken() as server:
+
+        class Pool(PoolTransport):
+            async def _open(self, conn: Connection) -> None:
+                await super()._open(conn)
+                server.end(reset=how == "reset")
+
+        async with Pool() as transport:
+            await fails(httpx.ConnectError, False, transport, server.url)
+            assert transport._slots == 0
+
+
+class Guarded:
+    """A TLS server in a thread that wants a client certificate: asyncio's own would close without the alert."""
+
+    def __init__(self, context: ssl.SSLContext) -> None:
+        self._context = context
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.url = f"https://127.0.0.1:{self._listener.getsockname()[1]}/"
+        self._thread = threading.Thread(target=self._serve)
+
+    def _serve(self) -> None:
+        while True:
+            sock, _ = self._listener.accept()
+            with sock, contextlib.suppress(OSError):
+                if not sock.recv(1, socket.MSG_PEEK):
+                    return
+                # Its own descriptor, so that what follows a refused handshake is read, and the alert not reset away.
+                with socket.socket(fileno=os.dup(sock.fileno())) as raw:
+                    try:
+                        with self._context.wrap_socket(sock, server_side=True) as peer:
+                            while b"a=1" not in peer.recv(4096):
+                                pass
+                            peer.sendall(OK)
+                    except ssl.SSLError:
+                        raw.shutdown(socket.SHUT_WR)
+                        while raw.recv(65536):
+                            pass
+
+    def __enter__(self) -> Guarded:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        socket.create_connection(self._listener.getsockname()).close()
+        self._thread.join()
+        self._listener.close()
+
+
+@pytest.mark.parametrize("size", [3, 12 * PIECE], ids=["small", "large"])
+@pytest.mark.parametrize("version", ["TLSv1_2", "TLSv1_3"])
+@everywhere
+async def test_a_client_certificate_that_is_missing_costs_nothing(
+    version: str, size: int, authority: trustme.CA, served: Any, trusting: ssl.SSLContext
+) -> None:
+    context = served("127.0.0.1")
+    context.minimum_version = context.maximum_version = ssl.TLSVersion[version]
+    context.verify_mode = ssl.CERT_REQUIRED
+    authority.configure_trust(context)
+    alert = "certificate_required" if version == "TLSv1_3" else "handshake_failure"
+    with Guarded(context) as server:
+        async with PoolTransport(ssl_context=trusting) as transport:
+            for _ in range(5):
+                says = await fails(httpx.ConnectError, False, transport, server.url, content=b"x" * size, read=5.0)
+                assert alert in says.lower()
+        transport = PoolTransport(ssl_context=trusting)
+        async with AsyncClient(SECRET, base_url=server.url, transport=transport, retry=0) as client:
+            with pytest.raises(NotSentError, match=rf"(?i)no connection \(.*{alert}") as caught:
+                await client.delete_face("c5r7jedkujdbnasarhn0")
+            assert caught.value.charge is Charge.FREE
+        authority.issue_cert("client").configure_cert(trusting)
+        async with PoolTransport(ssl_context=trusting) as transport:
+            assert (await ask(transport, server.url)).text == "ok"
+
+
+def test_which_ends_of_a_connection_are_refusals() -> None:
+    def end(reason: str, *, requests: int = 1, received: bytes = b"") -> httpx.TransportError:
+        loop = asyncio.new_event_loop()
+        try:
+            conn = bare_connection(loop)
+            conn.requests = requests
+            if received:
+                conn.data_received(received)
+            error = ssl.SSLError(1, f"[SSL: {reason}] said")
+            error.reason = reason
+            conn.connection_lost(error)
+            assert conn.error is not None
+            assert conn.refused is (type(conn.error) is httpx.ConnectError)
+            return conn.error
+        finally:
+            loop.close()
+
+    for name, number in (
+        ("SSLV3_ALERT_HANDSHAKE_FAILURE", 40),
+        ("SSLV3_ALERT_BAD_CERTIFICATE", 42),
+        ("SSLV3_ALERT_UNSUPPORTED_CERTIFICATE", 43),
+        ("SSLV3_ALERT_CERTIFICATE_REVOKED", 44),
+        ("SSLV3_ALERT_CERTIFICATE_EXPIRED", 45),
+        ("SSLV3_ALERT_CERTIFICATE_UNKNOWN", 46),
+        ("SSLV3_ALERT_ILLEGAL_PARAMETER", 47),
+        ("TLSV1_ALERT_UNKNOWN_CA", 48),
+        ("TLSV1_ALERT_ACCESS_DENIED", 49),
+        ("TLSV13_ALERT_CERTIFICATE_REQUIRED", 116),
+    ):
+        assert f"alert {number}, {name.partition('ALERT_')[2].lower()}" in str(end(name))
+        assert type(end(name, requests=2)) is httpx.ReadError  # the server may have done its work
+        assert type(end(name, received=OK[:9])) is httpx.ReadError
+    for name in ("TLSV1_ALERT_INTERNAL_ERROR", "SSLV3_ALERT_BAD_RECORD_MAC", "DECRYPTION_FAILED_OR_BAD_RECORD_MAC", ""):
+        assert type(end(name)) is httpx.ReadError
 
 
 @everywhere

@@ -9,13 +9,17 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import math
+import select
 import socket
+import ssl
 import zlib
 from collections.abc import Callable, Iterable
 from typing import cast
 
 import httptools
 import httpx
+
+from aisolution_async.wire.reuse import Reuse
 
 MAX_HEAD = 64 * 1024
 """Most bytes between two bytes of body: a head with the 1xx answers before it, trailers, chunk extensions."""
@@ -25,6 +29,20 @@ MAX_INTERIM = 16
 
 _RECEIVE = 64 * 1024
 
+# RFC 8446, 6.2: how a server says no to a handshake. By what Python's `SSLError.reason` ends with.
+_REFUSALS = {
+    "HANDSHAKE_FAILURE": 40,
+    "BAD_CERTIFICATE": 42,
+    "UNSUPPORTED_CERTIFICATE": 43,
+    "CERTIFICATE_REVOKED": 44,
+    "CERTIFICATE_EXPIRED": 45,
+    "CERTIFICATE_UNKNOWN": 46,
+    "ILLEGAL_PARAMETER": 47,
+    "UNKNOWN_CA": 48,
+    "ACCESS_DENIED": 49,
+    "CERTIFICATE_REQUIRED": 116,
+}
+
 
 class _Stop(Exception):  # noqa: N818 - leaves the parser, never this module
     pass
@@ -33,32 +51,47 @@ class _Stop(Exception):  # noqa: N818 - leaves the parser, never this module
 class Connection(asyncio.Protocol):
     """One socket, and the answer being read from it.
 
-    `gone` is called once the socket is closed. Between `begin` and `end` one exchange owns the connection: it waits
-    with `wait` and then reads `done`, `error`, `status`, `headers`, `body` and `reusable`.
+    `gone` is called once the socket is closed, `strange` when the server sends what nobody asked for. Between `begin`
+    and `end` one exchange owns the connection: it waits with `wait` and then reads `done`, `error`, `status`,
+    `headers`, `body` and `reusable`.
+
+    `requests`: how many exchanges it had, this one included; `idled`: seconds that it idled before this one. `unheard`:
+    whether the server ended it with no byte of an answer. `refused`: whether the server refused the TLS handshake,
+    and `alert` by what.
     """
 
     def __init__(
         self,
         origin: tuple[str, str, int],
+        reuse: Reuse,
         *,
         loop: asyncio.AbstractEventLoop,
         max_body: int,
         gone: Callable[[Connection], None],
+        strange: Callable[[tuple[str, str, int]], object],
     ) -> None:
         self.origin = origin
+        self.reuse = reuse
         self.connecting: asyncio.Timeout | None = None
         self.sock: socket.socket | None = None
+        self.fd = -1
+        self.idle_since = self.idled = 0.0
         self.idle_until = math.inf
-        self.lost = self.busy = self.paused = self.writing = False
+        self.requests = 0
+        self.trial = False
+        self.alert = ""
+        self.lost = self.busy = self.paused = self.writing = self.unheard = self.refused = False
         self.done = True
         self.error: httpx.TransportError | None = None
         self.expires = math.inf
         self._gone = gone
+        self._strange = strange
         self._loop = loop
         self._max_body = max_body
         self._transport: asyncio.Transport | None = None
         self._parser: httptools.HttpResponseParser | None = None
         self._waiter: asyncio.Future[None] | None = None
+        self._look: Callable[[int], object] | None = None
 
     # What the pool and the exchange call.
 
@@ -67,9 +100,26 @@ class Connection(asyncio.Protocol):
         transport = self._transport
         return not self.lost and transport is not None and not transport.is_closing()
 
+    def is_quiet(self) -> bool:
+        """Whether nothing waits to be read: neither the server's end nor bytes that nobody asked for.
+
+        The loop may not have come to reading them yet. Not for a connection that was just made: under TLS the server's
+        session tickets wait to be read there. They come before the first answer, so that a connection which was used
+        has none.
+        """
+        if self._look is None:
+            self._look = _watch(self.fd)
+        return not self._look(0)
+
+    async def settle(self) -> None:
+        """For a connection just made: if the server has ended it already, returns when the loop has read why."""
+        if not self.lost and _is_ended(self.fd):
+            await self.wait()
+
     def begin(self, *, headless: bool, read_timeout: float, deadline: float) -> None:
         """Takes the connection for one exchange. `headless`: the answer has no body whatever its head says (HEAD)."""
         self.busy = True
+        self.requests += 1
         self.done = self.reusable = False
         self.error = None
         self.read_timeout = read_timeout
@@ -165,6 +215,8 @@ class Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         if not self.busy or self.done or self._parser is None:
             self.reusable = False
+            if not self.lost:
+                self._strange(self.origin)
             if not self.busy:
                 self.drop()
             return
@@ -177,7 +229,9 @@ class Connection(asyncio.Protocol):
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as exc:
             fault = str(exc) or "unreadable"
         if self.done:
-            self.reusable = self.reusable and not fault
+            if fault:  # bytes after the answer
+                self.reusable = False
+                self._strange(self.origin)
         elif fault:
             self._refuse(f"unreadable answer: {fault}")
         elif self._quiet > MAX_HEAD:
@@ -193,7 +247,9 @@ class Connection(asyncio.Protocol):
         self.lost = True
         if exc is not None and self.sock is not None:
             self._salvage(self.sock)
+        self.alert = _refusal(exc)
         self._finish(exc)
+        self._wake()
         self._parser = None  # which holds our methods
         self._gone(self)
 
@@ -213,7 +269,11 @@ class Connection(asyncio.Protocol):
         if not self.busy or self.done or self.error is not None:
             return
         where = f"{self.origin[1]}:{self.origin[2]}"
-        if exc is not None:
+        self.unheard = not (self.status or self._quiet)
+        if self.alert and self.unheard and self.requests == 1:
+            self.refused = True
+            self.fail(httpx.ConnectError(f"{where} refused the TLS handshake: {self.alert}"))
+        elif exc is not None:
             reason = (exc.strerror if isinstance(exc, OSError) else None) or type(exc).__name__
             kind = httpx.WriteError if self.writing else httpx.ReadError
             self.fail(kind(f"connection to {where} lost: {reason}"))
@@ -282,6 +342,39 @@ class Connection(asyncio.Protocol):
         if not self.done:
             self._refuse(f"the server sent {why}")
         raise _Stop
+
+
+def _watch(fd: int) -> Callable[[int], object]:
+    """A function of milliseconds that says what waits to be read from `fd`: false if nothing does."""
+    if hasattr(select, "poll"):
+        poll = select.poll()
+        poll.register(fd, select.POLLIN)
+        return poll.poll
+    return lambda milliseconds: select.select([fd], [], [], milliseconds / 1000)[0]
+
+
+def _is_ended(fd: int) -> bool:
+    """Whether the server has closed or reset. Only `select.poll` tells this from bytes that wait to be read."""
+    if not hasattr(select, "poll"):
+        return False
+    poll = select.poll()
+    poll.register(fd, getattr(select, "POLLRDHUP", 0))  # a reset is always told, a close only on Linux
+    return bool(poll.poll(0))
+
+
+def _refusal(exc: BaseException | None) -> str:
+    """The alert by which a server refused a TLS handshake; empty if it did not.
+
+    With TLS 1.3 a client's handshake is over before the server has looked at the client's certificate, so that the
+    alert follows the first request. A server that refused has not read the request.
+    """
+    if not isinstance(exc, ssl.SSLError):
+        return ""
+    _, _, name = (exc.reason or "").rpartition("ALERT_")
+    if name not in _REFUSALS:
+        return ""
+    hint = "; it wants a client certificate" if name == "CERTIFICATE_REQUIRED" else ""
+    return f"alert {_REFUSALS[name]}, {name.lower()}{hint}"
 
 
 def frame_head(request: httpx.Request) -> tuple[bytes, int | None, bool, str]:

@@ -4,7 +4,8 @@ The charge table of the whole project is here and in `api.py`, row by row:
 
 - an envelope (a JSON object with a `status` string, whatever the HTTP code) costs what the endpoint documents
   for the status; an undocumented status, or one that says two things, is UNKNOWN (FREE where the endpoint never
-  charges); an OK whose message does not fit the contract is UNKNOWN;
+  charges); an OK whose message does not fit the contract, or is about another number than was asked, is UNKNOWN;
+- an answer that came before its request was out is another request's: UNKNOWN, unless it refuses;
 - no envelope and HTTP 4xx, or 503: FREE; 429 and 503 may be tried again;
 - no envelope and anything else: UNKNOWN.
 """
@@ -76,6 +77,13 @@ class Answer(Generic[R]):
     repeatable: bool = False
     retry_after: float | None = None
     text: str = ""
+    of_another: bool = False
+    """Whether it is about another number than was asked."""
+
+    @property
+    def refuses(self) -> bool:
+        """Whether it says that nothing was done, and that this is free: by HTTP, or by a status of the contract."""
+        return self.charge is Charge.FREE and self.reply is None and self.kind is not UnknownStatusError
 
     def error(self, endpoint: str, key: Key, attempts: tuple[Attempt, ...]) -> AISolutionError:
         """The error that this answer is, on the last of `attempts`."""
@@ -110,10 +118,7 @@ def read(  # noqa: PLR0912  # the whole table, row by row
     it differs from what the endpoint documents, `redact` takes secrets out of text: of all that an error carries.
     """
     charges = endpoint.charges if rules is None else rules
-    try:
-        envelope = from_json(body, allow_inf_nan=False)
-    except ValueError:
-        envelope = _mended(body)
+    envelope = _json(body)
     status = envelope.get("status") if isinstance(envelope, dict) else None
     if not isinstance(status, str):
         if isinstance(envelope, dict) and _says_two_things(body):
@@ -162,6 +167,32 @@ def read(  # noqa: PLR0912  # the whole table, row by row
         retry_after=seconds(retry_after),
         text=text,
     )
+
+
+def not_ours(
+    answer: Answer[R], body: bytes, why: str, *, redact: Callable[[str], str], of_another: bool = False
+) -> Answer[R]:
+    """`answer` as one to another request: what this request's own is, nobody knows. What came is kept."""
+    envelope = _json(body)
+    message = envelope.get("message") if isinstance(envelope, dict) else None
+    return Answer(
+        Charge.UNKNOWN,
+        answer.http_status,
+        answer.status,
+        redacted(message, redact),
+        body=redacted_bytes(body, redact),
+        kind=OutcomeUnknownError,
+        text=f"{why}; this call may have been charged, see .message",
+        of_another=of_another,
+    )
+
+
+def _json(body: bytes) -> Any:
+    """The JSON value of `body`, None if it is none."""
+    try:
+        return from_json(body, allow_inf_nan=False, cache_strings="keys")  # no cache keeps what it says of people
+    except ValueError:
+        return _mended(body)
 
 
 def _mended(body: bytes) -> Any:

@@ -6,7 +6,8 @@ nobody knows. So a request is handed to a socket once, and never again.
     await transport.handle_async_request(request)
 
     no byte left       ConnectError, ConnectTimeout, PoolTimeout, UnsupportedProtocol, and LocalProtocolError for a head
-                       that cannot be sent
+                       that cannot be sent; also ConnectError where bytes left and the server refused the TLS
+                       handshake by an alert: with TLS 1.3 the first request leaves before the alert comes
     some byte left     WriteError, WriteTimeout, ReadError, ReadTimeout, RemoteProtocolError, and LocalProtocolError for
                        a body that is not as long as its Content-Length says
 
@@ -17,6 +18,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import logging
 import math
 import os
 import re
@@ -25,7 +27,7 @@ import ssl
 from collections import OrderedDict
 from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import certifi
 import httpx
@@ -34,9 +36,12 @@ from aisolution_async.errors import ConfigurationError
 from aisolution_async.hiding import NotPickled
 from aisolution_async.wire.connection import Connection, decode_body, frame_head
 from aisolution_async.wire.dial import AddressInfo, dial
+from aisolution_async.wire.reuse import Reuse
 
 Origin = tuple[str, str, int]
 Headers = list[tuple[bytes, bytes]]
+
+_log = logging.getLogger(__name__)
 
 _PORTS = {"https": 443, "http": 80}
 _TICK = 0.05  # seconds that the timer rests at least; what a timeout may come late by in a busy pool
@@ -55,6 +60,20 @@ class Flight:
     def __init__(self, deadline: float | None = None) -> None:
         self.left: bool | None = None
         self.deadline = deadline
+
+
+class Received(NamedTuple):
+    """An answer, its body whole and decoded.
+
+    `early`: the answer was complete before the request was out, so that it is another request's, or a refusal.
+    `reused`: another request was sent on the connection before this one.
+    """
+
+    status: int
+    headers: Headers
+    body: bytes
+    early: bool
+    reused: bool
 
 
 def default_ssl_context() -> ssl.SSLContext:
@@ -97,7 +116,9 @@ class PoolTransport(NotPickled, httpx.AsyncBaseTransport):
 
     `max_connections`: sockets open at once, over all origins; who comes later waits in line.
     `idle_expiry`: seconds that an idle connection is kept. Short on purpose: a request that meets the server's own
-    closing is an unknown charge. A server's `Keep-Alive: timeout=` shortens it further.
+    closing is an unknown charge. A server's `Keep-Alive: timeout=` shortens it further, and so does what was lost: see
+    `Reuse`. A connection is looked at before each reuse: one that the server has closed, or with something unread, is
+    not used again.
     `max_body`: most bytes of an answer's body, as received and as decoded.
     `ssl_context`: instead of `default_ssl_context()`; it must check certificates and host names. Its ALPN is set.
     `may_dial`: called with a host before it is looked up; what it raises ends the request, of which nothing has left.
@@ -133,6 +154,7 @@ class PoolTransport(NotPickled, httpx.AsyncBaseTransport):
         self._slots = 0
         self._connections: set[Connection] = set()
         self._idle: dict[Origin, dict[Connection, None]] = {}
+        self._reuse: dict[Origin, Reuse] = {}
         self._line: OrderedDict[asyncio.Future[Connection | Exception | None], tuple[Origin, float]] = OrderedDict()
         self._shared: dict[object, asyncio.Task[Any]] = {}
         self._timer: asyncio.TimerHandle | None = None
@@ -149,7 +171,7 @@ class PoolTransport(NotPickled, httpx.AsyncBaseTransport):
         body = _Body(*frame_head(request), request.stream)
         # Many tools log the locals of a traceback, and this one's repr shows the URL, token and all.
         del request
-        status, headers, content = await self._exchange(origin, body, flight, timeout, headless=headless)
+        status, headers, content, _, _ = await self._exchange(origin, body, flight, timeout, headless=headless)
         response = httpx.Response(status, headers=headers, stream=httpx.ByteStream(content))
         # As `Response.read` leaves it, without its 11 us for what is done already, a tenth of a whole call: looking up
         # the codings, undoing them once more, going through the stream.
@@ -166,11 +188,11 @@ class PoolTransport(NotPickled, httpx.AsyncBaseTransport):
         *,
         flight: Flight,
         timeout: Mapping[str, float | None],
-    ) -> tuple[int, Headers, bytes]:
+    ) -> Received:
         """The same for one who has no use for httpx's objects, which cost a third of a small call.
 
         `head` is the request line and the headers, Content-Length of `length` included, each line ended, without the
-        empty line. Returns the status, the headers, and the body, whole and decoded.
+        empty line.
         """
         body = _Body(head, length, False, "", stream)
         del head  # it holds the token, and tracebacks show locals
@@ -178,7 +200,7 @@ class PoolTransport(NotPickled, httpx.AsyncBaseTransport):
 
     async def _exchange(
         self, origin: Origin, body: _Body, flight: Flight, timeout: Mapping[str, float | None], *, headless: bool
-    ) -> tuple[int, Headers, bytes]:
+    ) -> Received:
         loop = asyncio.get_running_loop()
         flight.left = False
         deadline = math.inf if flight.deadline is None else flight.deadline
@@ -220,7 +242,20 @@ class PoolTransport(NotPickled, httpx.AsyncBaseTransport):
             else:
                 self._release(conn)
             raise
-        return self._finish(conn, whole=not (body.more or conn.paused))
+        return self._finish(conn, flight, whole=not (body.more or conn.paused))
+
+    def distrust(self, origin: Origin) -> bool:
+        """Uses no connection to `origin` for a second request any more: its answers may be those of other requests.
+
+        False if it is distrusted already.
+        """
+        reuse = self._reuse_of(origin)
+        if reuse.distrusted:
+            return False
+        reuse.distrust()
+        for conn in list(self._idle.get(origin, ())):
+            conn.drop()
+        return True
 
     async def aclose(self) -> None:
         """Closes every connection and returns once their sockets are closed. Calls under way end with an error."""
@@ -274,11 +309,19 @@ class PoolTransport(NotPickled, httpx.AsyncBaseTransport):
                 conn.write(body.take())
         conn.writing = False
 
-    def _finish(self, conn: Connection, *, whole: bool) -> tuple[int, Headers, bytes]:
+    def _finish(self, conn: Connection, flight: Flight, *, whole: bool) -> Received:
         """Parts from the connection, and gives what it read, or raises its error."""
+        assert self._loop is not None
+        reused = conn.requests > 1
         if conn.error is not None:
+            flight.left = not conn.refused
+            if conn.unheard and reused:
+                conn.reuse.lost(conn.idled, self._loop.time(), trial=conn.trial)
             conn.drop()
             raise conn.take_error() from None
+        conn.idle_since = now = self._loop.time()
+        if conn.trial:
+            conn.reuse.answered(conn.idled, now)
         status, headers, pieces = conn.status, conn.headers, conn.body
         codings = []
         keep = self._idle_expiry
@@ -295,7 +338,7 @@ class PoolTransport(NotPickled, httpx.AsyncBaseTransport):
         content = pieces[0] if len(pieces) == 1 else b"".join(pieces)
         if codings and content:
             content = decode_body(content, codings, self._max_body)
-        return status, headers, content
+        return Received(status, headers, content, not whole, reused)
 
     # The pool.
 
@@ -308,11 +351,37 @@ class PoolTransport(NotPickled, httpx.AsyncBaseTransport):
         idle = self._idle.get(origin)
         while idle:
             conn, _ = idle.popitem()
-            if conn.usable() and conn.idle_until > now:
-                conn.idle_until = math.inf
+            if conn.idle_until <= now:
+                conn.drop()
+            elif self._take_again(conn, now):
                 return conn
-            conn.drop()
         return None
+
+    def _take_again(self, conn: Connection, now: float) -> bool:
+        """Whether another request may be sent on `conn`. If not, it is closed, or about to be."""
+        idled = now - conn.idle_since
+        reuse = conn.reuse
+        conn.trial = idled >= reuse.limit
+        if not conn.usable() or (conn.trial and idled >= reuse.longest(now)):
+            conn.drop()
+            return False
+        if not conn.is_quiet():
+            # Only the loop can tell, with its next look at the socket, whether these are the server's end or bytes
+            # that nobody asked for. It gets the time to do so, and the connection nothing more to do.
+            conn.idle_until = now + _TICK
+            self._arm(conn.idle_until)
+            return False
+        if conn.trial:
+            reuse.tried(now)
+        conn.idled = idled
+        conn.idle_until = math.inf
+        return True
+
+    def _reuse_of(self, origin: Origin) -> Reuse:
+        reuse = self._reuse.get(origin)
+        if reuse is None:
+            reuse = self._reuse[origin] = Reuse(self._idle_expiry)
+        return reuse
 
     async def _acquire(self, origin: Origin, timeout: Mapping[str, float | None], deadline: float) -> Connection:
         assert self._loop is not None
@@ -342,7 +411,8 @@ class PoolTransport(NotPickled, httpx.AsyncBaseTransport):
                 raise
             if isinstance(served, Exception):
                 raise served from None
-            if served is not None and served.usable():
+            # Here, and not as it was handed over: the server may have closed it since.
+            if served is not None and self._take_again(served, self._loop.time()):
                 return served
             if served is None:
                 break
@@ -353,10 +423,12 @@ class PoolTransport(NotPickled, httpx.AsyncBaseTransport):
         assert self._loop is not None
         conn.end()
         keep = self._idle_expiry if keep is None else keep
+        if conn.reuse.limit != math.inf:
+            keep = min(keep, conn.reuse.longest(self._loop.time()))
         if keep <= 0 or not conn.usable():
             conn.drop()
         elif (waiter := self._first_in_line()) is None:
-            conn.idle_until = self._loop.time() + keep
+            conn.idle_until = conn.idle_since + keep
             self._idle.setdefault(conn.origin, {})[conn] = None
             self._arm(conn.idle_until)
         elif self._line[waiter][0] == conn.origin:
@@ -396,6 +468,12 @@ class PoolTransport(NotPickled, httpx.AsyncBaseTransport):
                 conn.drop()
                 return
 
+    def _on_strange(self, origin: Origin) -> None:
+        if self.distrust(origin):
+            where = f"{origin[1]}:{origin[2]}"
+            text = "%s sent bytes that nobody asked for: each request to it gets a connection of its own from now on"
+            _log.error(text, where, extra={"origin": where})
+
     def _gone(self, conn: Connection) -> None:
         if conn in self._connections:
             self._connections.discard(conn)
@@ -412,7 +490,14 @@ class PoolTransport(NotPickled, httpx.AsyncBaseTransport):
         if self._closed:
             self._slots -= 1
             raise httpx.ConnectError("the transport was closed")
-        conn = Connection(origin, loop=self._loop, max_body=self._max_body, gone=self._gone)
+        conn = Connection(
+            origin,
+            self._reuse_of(origin),
+            loop=self._loop,
+            max_body=self._max_body,
+            gone=self._gone,
+            strange=self._on_strange,
+        )
         self._connections.add(conn)
         self._emptied.clear()
         until = min(self._loop.time() + timeout, deadline)
@@ -421,6 +506,7 @@ class PoolTransport(NotPickled, httpx.AsyncBaseTransport):
         try:
             async with conn.connecting:
                 await self._open(conn)
+                await conn.settle()
         except (OSError, ValueError) as exc:  # ValueError: a host name that cannot be encoded
             if not conn.connecting.expired():
                 reason = str(exc) or type(exc).__name__
@@ -429,6 +515,7 @@ class PoolTransport(NotPickled, httpx.AsyncBaseTransport):
             raise
         if conn.usable() and not self._closed:
             conn.connecting = None
+            conn.idle_since = self._loop.time()
             return conn
         expired = conn.connecting.expired()
         self._give_up(conn)
@@ -437,6 +524,8 @@ class PoolTransport(NotPickled, httpx.AsyncBaseTransport):
             raise httpx.ConnectError("the transport was closed")
         if expired:
             raise httpx.ConnectTimeout(f"timed out connecting to {where}")
+        if conn.alert:
+            raise httpx.ConnectError(f"{where} refused the TLS handshake: {conn.alert}")
         raise httpx.ConnectError(f"cannot connect to {where}: {reason or 'closed at once'}")
 
     def _give_up(self, conn: Connection) -> None:
@@ -456,6 +545,7 @@ class PoolTransport(NotPickled, httpx.AsyncBaseTransport):
                 await self._share("ssl", self._load_ssl_context)
             context = self._ssl_context
         sock = await dial(loop, await self._addresses(host, port))
+        conn.fd = sock.fileno()
         if context is None:
             conn.sock = sock
         try:
