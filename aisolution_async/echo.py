@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+from collections.abc import Awaitable
 from enum import Enum
 from typing import Protocol
 
@@ -44,7 +45,7 @@ def differs(asked: str, said: str | None) -> bool | None:
 class Recorder(Protocol):
     """Where what came of an attempt is recorded: see `Store.end`."""
 
-    async def end(self, started: Started, result: Result) -> None:
+    def end(self, started: Started, result: Result) -> Awaitable[None]:
         """Record it."""
 
 

@@ -197,6 +197,38 @@ def test_the_bill_whatever_the_vendor_does_and_whoever_asks(data: st.DataObject,
     assert (0 if whole is None else whole.charged + whole.unknown) == billed.total()
 
 
+async def test_a_vendor_that_names_other_numbers_is_stopped_and_holds_nobody(file: Path) -> None:
+    """Its convention, or a test server's one fixed answer: whoever mends that can ask all of them again."""
+    vendor = in_turn(says("OK", {"number": "+6281299999999", "whatsapp": "yes"}))
+    async with client_of(vendor, ledger=file) as client:
+        calls = [WhatsAppDetail(f"+62813873000{n:02}", key=n) for n in range(40)]
+        async with client.batch(calls, concurrency=1) as batch:
+            outcomes = [outcome async for outcome in batch]
+    assert len(vendor.requests) == 3
+    assert [outcome.charge for outcome in outcomes].count(UNKNOWN) == 3
+    assert sum(isinstance(outcome.error, NotSentError) for outcome in outcomes) == 37
+    summary = Ledger(file).summary()
+    assert (summary.held, summary.by()[()].unknown) == (0, 3)
+    vendor = Vendor(lambda request, _: answer(request))
+    async with client_of(vendor, ledger=file) as client, client.batch(calls) as batch:
+        assert all([outcome.ok async for outcome in batch])
+    assert len(vendor.requests) == 40
+
+
+async def test_an_answer_for_another_number_is_held_once_the_vendor_is_known_to_echo(file: Path) -> None:
+    def script(request: httpx.Request, number: int) -> httpx.Response:
+        return says("OK", {"number": "+6281299999999", "whatsapp": "yes"}) if number == 1 else answer(request)
+
+    vendor = Vendor(script)
+    async with client_of(vendor, ledger=file) as client:
+        assert (await came_of(client, "+6281387300001")).charge is CHARGED
+        for _ in range(2):
+            assert isinstance(await came_of(client), OutcomeUnknownError)
+        assert (await came_of(client, "+6281387300002")).charge is CHARGED
+    assert len(vendor.requests) == 3
+    assert [record.reply is not None for record in Ledger(file).held()] == [True]
+
+
 # ------------------------------------------------------------------------------------- who waits for the same
 
 
