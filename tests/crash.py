@@ -349,8 +349,9 @@ def rows_of(file: Path) -> dict[str, dict[str, str]]:
     """The rows of an output, whole or not, by number."""
     if not file.exists():
         return {}
-    with file.open(newline="") as lines:
-        return {row["number"].removeprefix("'"): row for row in csv.DictReader(lines)}
+    with file.open(newline="") as found:
+        lines = [line for line in found if line.endswith("\n")]  # the last may have been written in part
+    return {row["number"].removeprefix("'"): row for row in csv.DictReader(lines)}
 
 
 def answers_of(file: Path) -> set[str]:

@@ -20,6 +20,7 @@ Memory stays flat: what is found is kept in a temporary database of SQLite's, wh
 from __future__ import annotations
 
 import asyncio
+import csv
 import dataclasses
 import json
 import re
@@ -52,6 +53,7 @@ from aisolution_async.sender import Journal, Options, Work
 
 _AT_ONCE = 32
 _YIELD_EVERY = 1000
+_LONGEST_HEADER = 1 << 20
 _PAID = (Charge.CHARGED.value, Charge.UNKNOWN.value)
 _OK = re.compile(r"(\w+_)?ok(_\d+)?")
 _CHARGE = re.compile(r"(\w+_)?charge(_\d+)?")
@@ -140,6 +142,8 @@ def is_idle(part: Path, ending: str, names: Sequence[str]) -> bool:
         if part.stat().st_size <= (len(b"PAR1") if ending == ".parquet" else 0):
             return True
         known = {*names, *map(defused, names)}
+        if ending in DELIMITERS and _is_begun_header(part, ending, known):
+            return True
         header: list[str] = []
         for record in _records(Source(part, ending), header):
             if not record or not known.issuperset(record) or _is_paid(record) or _is_ok(record):
@@ -147,6 +151,16 @@ def is_idle(part: Path, ending: str, names: Sequence[str]) -> bool:
     except (ConfigurationError, UnreadableInputError, OSError):
         return False
     return known.issuperset(header) and (bool(header) or ending not in DELIMITERS)
+
+
+def _is_begun_header(part: Path, ending: str, known: set[str]) -> bool:
+    """Whether there is less than one line in it, and that is the beginning of its header."""
+    with part.open("rb") as file:
+        begun = file.read(_LONGEST_HEADER + 1)
+    if b"\n" in begun or len(begun) > _LONGEST_HEADER:
+        return False
+    *whole, last = next(csv.reader([begun.decode("utf-8", "replace")], delimiter=DELIMITERS[ending]), [""])
+    return set(whole) <= known and any(name.startswith(last.rstrip("\ufffd")) for name in known)
 
 
 def _is_paid(record: Mapping[str, Any]) -> bool:
