@@ -25,7 +25,7 @@ from aisolution_async.api import WORDS, WhatsAppDetail, WhatsAppProfile, WhatsAp
 from aisolution_async.charges import Attempt, Charge
 from aisolution_async.errors import AISolutionError, ConfigurationError
 from aisolution_async.hiding import NotPickled, Redactor, Secret, forget_locals
-from aisolution_async.ledger.store import Result, Store
+from aisolution_async.ledger.store import LedgerError, Result, Store, problem_of
 
 LONGEST_QUERY = 8 * 1024
 """Bytes of a callback's query: more is none of the vendor's."""
@@ -198,7 +198,7 @@ class Inbox(NotPickled):
         elif self._ledger is not None:
             places = [place(self._ledger, text) for text in (digits, *_national(digits))]
             result = result_of(reply, clock.today(), WhatsAppDetail.endpoint.charges, number=2)
-            accepted = await self._ledger.deliver(places, result)
+            accepted = await _record(self._ledger, places, result)
             if accepted:
                 self._remember(digits)
         if accepted:
@@ -221,6 +221,15 @@ class Inbox(NotPickled):
         self._answered[digits] = None
         if len(self._answered) > _REMEMBERED:
             self._answered.popitem(last=False)
+
+
+async def _record(ledger: Store, places: Sequence[bytes], result: Result) -> bool:
+    try:
+        return await ledger.deliver(places, result)
+    except BaseException as exc:
+        if not (problem := problem_of(exc)):
+            raise
+    raise LedgerError(problem)
 
 
 def _national(digits: str) -> list[str]:

@@ -52,6 +52,7 @@ from aisolution_async.ledger.store import (
     Store,
     Stored,
     Verdict,
+    problem_of,
 )
 from aisolution_async.limits import Budget, Gate, Rate, Signal
 from aisolution_async.retry import Retry
@@ -105,17 +106,15 @@ class Options:
         return self.rules.get(endpoint.name, endpoint.charges)
 
 
-def _problem_of(exc: BaseException) -> str:
-    """What a store's exception is to a call: the text of a LedgerError, or nothing if it is to be raised as it is."""
-    if isinstance(exc, asyncio.CancelledError):
-        task = None
-        with contextlib.suppress(RuntimeError):  # on a thread that reads images
-            task = asyncio.current_task()
-        # Within the store something else was cancelled, and not this call.
-        return "" if task is not None and task.cancelling() else "the ledger failed: what it waited for was cancelled"
-    if isinstance(exc, AISolutionError) or not isinstance(exc, Exception):
-        return ""
-    return f"the ledger failed: {type(exc).__name__}"  # not its text, which may quote what the store was given
+async def _ended(busy: Busy) -> None:
+    try:
+        await busy.wait()
+    except BaseException as exc:
+        if not problem_of(exc):
+            raise
+    else:
+        return
+    await clock.sleep(POLL)  # the next look tells what is wrong
 
 
 def _translated(method: Callable[P, Awaitable[T]]) -> Callable[P, Awaitable[T]]:
@@ -124,7 +123,7 @@ def _translated(method: Callable[P, Awaitable[T]]) -> Callable[P, Awaitable[T]]:
         try:
             return await method(*args, **kwargs)
         except BaseException as exc:
-            if not (problem := _problem_of(exc)):
+            if not (problem := problem_of(exc)):
                 raise
         raise LedgerError(problem)  # here, so that what the store raised is not its context
 
@@ -174,7 +173,7 @@ class Journal(NotPickled):
         try:
             return self._store.identity(endpoint, payload, key)
         except BaseException as exc:
-            if not (problem := _problem_of(exc)):
+            if not (problem := problem_of(exc)):
                 raise
         raise LedgerError(problem)
 
@@ -204,8 +203,12 @@ class Journal(NotPickled):
     async def find(self, asks: Sequence[Ask]) -> list[Stored | None]:
         """See `Store.find`."""
         found = await self._store.find(asks)
-        if len(found) != len(asks):
-            raise LedgerError(f"the ledger failed: it answered {len(found)} of {len(asks)} questions")
+        if not (
+            isinstance(found, list)
+            and len(found) == len(asks)
+            and all(stored is None or isinstance(stored, Stored) for stored in found)
+        ):
+            raise LedgerError("the ledger failed: what it found is no answer, or none for each question")
         return found
 
 
@@ -401,12 +404,11 @@ class Work(NotPickled, Generic[R]):
         """Wait until the same call, under way elsewhere, is worth another look, or until the deadline."""
         start = clock.now()
         left = math.inf if self._options.deadline is None else self._options.deadline - self._spent
-        with anyio.move_on_after(left):
-            try:
-                await busy.wait()
-            except Exception:  # a store is anybody's code; the next look tells what is wrong
-                await clock.sleep(POLL)
-        self._spent += clock.now() - start
+        try:
+            with anyio.move_on_after(left):
+                await _ended(busy)
+        finally:
+            self._spent += clock.now() - start
 
     async def _enter(self) -> bool:
         """Take a place for an attempt; False if none comes free in time, with `error` set."""
@@ -683,6 +685,8 @@ class Work(NotPickled, Generic[R]):
         else:
             answer = self._understand(result, began, elapsed)
         self._awaits = self._asked_for_callback()
+        if self.reply is not None:
+            self.reply._made_by(self.attempts)  # noqa: SLF001  # the recording may be cut off
         if started is not None:
             await self._record(started, sent=left, answer=answer)
         if self._called is not None and not (self.reply is not None and self.reply.is_answer):

@@ -309,14 +309,22 @@ class Foreign(Ledger):
         self._fault("end")
         await super().end(started, result)
 
+    async def deliver(self, callbacks: Sequence[bytes], result: Result) -> bool:
+        self._fault("deliver")
+        return await super().deliver(callbacks, result)
+
     async def find(self, asks: Sequence[Ask]) -> list[Stored | None]:
         found = self._fault("find")
         return await super().find(asks) if found is None else found
 
 
 class Restless(Busy):
+    def __init__(self, fault: BaseException) -> None:
+        super().__init__()
+        self.fault = fault
+
     async def wait(self) -> None:
-        raise RuntimeError("secret")
+        raise self.fault
 
 
 FAULTS: list[BaseException] = [
@@ -351,7 +359,18 @@ async def test_a_batch_ends_every_call_with_its_own_outcome(file: Path, where: s
             assert single.__context__ is None
 
 
-@pytest.mark.parametrize(("where", "given"), [("begin", "Started"), ("find", [None]), ("begin", Restless())])
+JUNK = [
+    ("begin", "Started"),
+    ("begin", Restless(RuntimeError("secret"))),
+    ("begin", Restless(asyncio.CancelledError())),
+    ("find", [None]),
+    ("find", [object()] * 3),
+    ("find", dict.fromkeys(range(3))),
+    ("find", None.__class__),
+]
+
+
+@pytest.mark.parametrize(("where", "given"), JUNK)
 async def test_a_store_that_answers_what_no_store_should(file: Path, where: str, given: object) -> None:
     vendor = Vendor(lambda request, _: answer(request))
     calls = [WhatsAppDetail(f"+62813873000{n:02}", key=n) for n in range(3)]
@@ -361,6 +380,43 @@ async def test_a_store_that_answers_what_no_store_should(file: Path, where: str,
     assert len(outcomes) == 3
     assert all(outcome.ok == (where == "find") for outcome in outcomes)
     assert {outcome.charge for outcome in outcomes} == {CHARGED if where == "find" else FREE}
+
+
+async def test_an_inbox_whose_store_raises_anything(file: Path) -> None:
+    async with Foreign(file, deliver=RuntimeError("secret")) as store:
+        inbox = Inbox("https://app.example.com/whatsapp", ledger=store)
+        with pytest.raises(LedgerError, match="the ledger failed: RuntimeError") as caught:
+            await inbox.receive(inbox.url.rpartition("/")[2], "number=%2B6281387300008&whatsapp=yes")
+        assert caught.value.__context__ is None
+
+
+@virtual
+async def test_a_free_refusal_costs_no_patience(file: Path) -> None:
+    """With a ledger and an inbox, a request that was refused is made again, and asks for a callback again."""
+    inbox: Inbox
+    forms: list[dict[str, list[str]]] = []
+
+    async def script(request: httpx.Request, number: int) -> httpx.Response:
+        forms.append(parse_qs(request.content.decode()))
+        if number == 0:
+            raise httpx.ConnectError("refused")
+        if number == 1:
+            return says(*LATER)
+        asyncio.get_running_loop().call_later(5, lambda: calls.append(asyncio.ensure_future(call_back())))
+        return answer(request, "checking")
+
+    async def call_back() -> None:
+        await inbox.receive(inbox.url.rpartition("/")[2], f"number={NUMBER.replace('+', '%2B')}&whatsapp=yes")
+
+    calls: list[asyncio.Future[None]] = []
+    async with Ledger(file) as ledger:
+        inbox = Inbox("https://app.example.com/whatsapp", ledger=ledger)
+        async with client_of(Vendor(script), ledger=ledger) as client:
+            began = asyncio.get_running_loop().time()
+            profile = await client.whatsapp_detail(NUMBER, wait=inbox)
+            assert asyncio.get_running_loop().time() - began < 60
+    assert profile.charge is CHARGED
+    assert ["callback" in form for form in forms] == [True] * 3
 
 
 async def test_a_ledger_closed_under_a_call_takes_no_answer_away(file: Path) -> None:

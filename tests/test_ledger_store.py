@@ -38,6 +38,7 @@ from aisolution_async.ledger import (
     Ask,
     Busy,
     Exhausted,
+    Expected,
     Held,
     Ledger,
     LedgerError,
@@ -1560,6 +1561,92 @@ async def test_the_callback_came_first_and_the_request_ends_somehow(ledger: Ledg
     assert sums(ledger) == (1, 1, 0, 0)
     assert list(ledger.attempts(unknown_only=True)) == []
     assert isinstance(await ledger.begin(ask(ledger)), Stored)
+
+
+@pytest.mark.parametrize("end", ["closed", "taken for dead", "killed"])
+async def test_the_callback_came_first_and_then_the_process_ended(path: Path, end: str) -> None:
+    """One charge: the request is settled by its callback, whoever finds it under way, and whatever it still brings."""
+    ledger, other = Ledger(path), Ledger(path)
+    await ledger.open()
+    await other.open()
+    started = await start(ledger, callback=b"place", key="A")
+    assert await ledger.deliver([b"place"], answered())
+    if end == "taken for dead":
+        await other._submit(lambda book: within(book, lambda: book._abandon(started_owner(path), DIED)))
+        await ledger.end(started, answered())
+    await (crash(ledger) if end == "killed" else ledger.aclose())
+    await other.aclose()
+    async with Ledger(path) as ledger:
+        assert sums(ledger) == (1, 1, 0, 0)
+        assert ledger.summary().held == 0
+        assert await ledger.resolve("A", CHARGED) == 0
+
+
+def within(book: Book, what: Callable[[], object]) -> None:
+    with book.transaction():
+        what()
+
+
+def started_owner(path: Path) -> str:
+    ((owner,),) = rows(path, "SELECT DISTINCT owner FROM intents")
+    return str(owner)
+
+
+async def test_a_callback_is_charged_to_a_request_that_is_owed_one(ledger: Ledger) -> None:
+    """The first writing's request was refused; the callback is the second's."""
+    await do(ledger, LATER, "62813", callback=b"place")
+    second = await start(ledger, "+62813", callback=b"place")
+    assert await ledger.deliver([b"place"], answered())
+    await ledger.end(second, answered())
+    assert sums(ledger) == (1, 3, 0, 0)
+
+
+@pytest.mark.parametrize("result", [LATER, UNSENT])
+async def test_a_refused_request_is_owed_no_callback(ledger: Ledger, result: Result) -> None:
+    await do(ledger, result, callback=b"place")
+    started = await do(ledger, CHECKING, callback=b"place")
+    assert isinstance(await ledger.begin(ask(ledger, callback=b"place")), Expected)
+    assert rows(ledger.path, "SELECT reserved, attempt FROM outstanding") == [(1, None)]
+    assert started.id == 2
+    assert await ledger.deliver([b"place"], answered())
+    assert sums(ledger) == (1, 2 - (result is UNSENT), 0, 0)
+
+
+async def test_a_late_question_asks_for_no_callback_and_reserves_nothing(ledger: Ledger) -> None:
+    await do(ledger, CHECKING, callback=b"place", key="A")
+    assert await ledger.resolve("A", FREE) == 1
+    await do(ledger, LATER, callback=b"place", overdue=True)
+    assert sums(ledger) == (0, 2, 0, 0)
+    assert rows(ledger.path, "SELECT * FROM outstanding") == []
+
+
+async def test_an_impatient_inbox_takes_no_reserve_of_a_patient_one(ledger: Ledger) -> None:
+    await do(ledger, CHECKING, callback=b"place", patience=600.0)
+    await do(ledger, answered(), callback=b"place", patience=1.0, overdue=True)
+    assert sums(ledger) == (1, 1, 1, 0)
+
+
+async def test_a_hold_that_came_back_ends_by_the_answer_too(ledger: Ledger) -> None:
+    """A was taken for dead, and settled; B asks; A ends unknown after all; B is answered."""
+    async with Ledger(ledger.path) as other:
+        first = await start(other)
+        await ledger._submit(lambda book: within(book, lambda: book._abandon(started_owner(ledger.path), DIED)))
+        assert await ledger.resolve(ask(ledger).identity, FREE) == 1
+        second = await start(ledger)
+        await other.end(first, LOST)
+        assert ledger.summary().held == 1
+        await ledger.end(second, answered())
+        assert ledger.summary().held == 0
+    check(ledger.path)
+
+
+async def test_who_waits_when_the_ledger_is_closed_is_woken(ledger: Ledger) -> None:
+    await start(ledger)
+    busy = await ledger.begin(ask(ledger))
+    assert isinstance(busy, Busy)
+    waiting = asyncio.create_task(busy.wait())
+    await ledger.aclose()
+    await waiting
 
 
 async def test_settling_what_is_reserved_after_the_answer_holds_nothing(ledger: Ledger) -> None:

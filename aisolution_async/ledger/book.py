@@ -49,6 +49,7 @@ HOLDING = "holds AND holds = 1 AND identity IS NOT NULL"  # the first term is th
 """Which attempts hold their question, in SQL."""
 
 _SEEN = "state, started_at, elapsed, status, http_status, error, number, holds, answer, reply"
+_ANY = "SELECT EXISTS (SELECT 1 FROM outstanding), EXISTS (SELECT 1 FROM attempts WHERE holds AND holds = 1)"
 _EARLIER = f"SELECT {_SEEN} FROM attempts WHERE identity = ? AND (answer OR holds = 1) ORDER BY id DESC"
 # One row, and so one step: each step of SQLite gives up the interpreter's lock, which a busy event loop gives back
 # after 5 ms. The separators are in none of these texts: JSON escapes them, and a status is a word.
@@ -66,7 +67,10 @@ _FORGET = "DELETE FROM intents WHERE identity = ? AND id = ?"
 _FINISH = "INSERT INTO attempts VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 _AMEND = """UPDATE attempts SET identity = ?, started_at = ?, elapsed = ?, state = ?, status = ?, http_status = ?,
     error = ?, answer = ?, reply = ?, number = ?, holds = ? WHERE id = ?"""
+_MAY_CHARGE = "SELECT may_charge FROM intents WHERE id = ? UNION ALL SELECT may_charge FROM attempts WHERE id = ?"
 _LIFT = "UPDATE attempts SET holds = 2 WHERE identity = ? AND holds = 1"
+
+_ANSWERED_SINCE = "SELECT EXISTS (SELECT 1 FROM attempts WHERE identity = ? AND answer AND id > ?)"
 
 _WAITING = "SELECT * FROM outstanding WHERE"
 _UNSETTLED = """SELECT id, endpoint, may_charge, price FROM attempts
@@ -112,6 +116,11 @@ class Waiting:
         self.reserved, self.answered = bool(self.reserved), bool(self.answered)
 
     @property
+    def is_spent(self) -> bool:
+        """Whether no answer is owed: its request was refused, or never left. One that comes all the same is taken."""
+        return self.attempt is None and not self.reserved
+
+    @property
     def counts_as(self) -> State:
         """What its reservation counts as: a charge to come or, answered otherwise, one that may come all the same."""
         return State.UNKNOWN if self.answered else State.INTENDED
@@ -151,7 +160,7 @@ class Book:
         self._has_begun = False
         self._is_unseen = False  # its lock file is gone: others take this owner for dead sooner or later
         self._totals: dict[str, Total] = {}
-        self._last_id = self._now = self._any_outstanding = 0
+        self._last_id = self._now = self._any_outstanding = self._any_holding = 0
         try:
             found = path.stat()
             self._inode = (found.st_dev, found.st_ino)
@@ -160,11 +169,11 @@ class Book:
                 self._sql("UPDATE file SET last_id = last_id")  # a file that cannot be written is refused here
                 self._recover()
                 attempts = self._last_id
-                alive = [owner for (owner,) in self._sql("SELECT DISTINCT owner FROM intents").fetchall()]
             schema.use(self._db)
             self._mark = mark.Mark(path, self.hash_key)
             self._mark.note(attempts)
-            owners.sweep(path, alive)
+            with self.transaction():  # so that nobody begins anything meanwhile
+                owners.sweep(path, [owner for (owner,) in self._sql("SELECT DISTINCT owner FROM intents").fetchall()])
         except BaseException:
             self.close()
             raise
@@ -197,7 +206,7 @@ class Book:
             self._totals = {row[0]: Total(*row[1:]) for row in sql("SELECT * FROM totals")}
             (last_id,) = sql("SELECT last_id FROM file").fetchone()
             self._last_id = last_id
-            (self._any_outstanding,) = sql("SELECT EXISTS (SELECT 1 FROM outstanding)").fetchone()
+            self._any_outstanding, self._any_holding = sql(_ANY).fetchone()
             if self._any_outstanding:
                 for row in sql(f"{_WAITING} answered AND ends <= ?", (self._now,)).fetchall():
                     self._drop(Waiting(*row))  # no callback came that could have been charged
@@ -224,7 +233,8 @@ class Book:
         if isinstance(found, Stored):
             return found
         waiting = self._waiting(ask.identity) if self._any_outstanding else None
-        if waiting is not None and ask.callback is not None and not ask.overdue:
+        awaits = ask.callback is not None and not ask.overdue  # whether the request would name a callback
+        if awaits and waiting is not None and not waiting.is_spent:
             return Expected(moment(waiting.since))
         price = self._budget.prices.get(ask.endpoint)
         why = self._exceeded(ask.endpoint, price) if ask.may_charge else ""
@@ -237,7 +247,7 @@ class Book:
             self._reserve(lender, -1)
             why = self._exceeded(ask.endpoint, price)
         if not isinstance(found, Held) and not why and (started := self._intend(ask, price or 0, found)) is not None:
-            if ask.callback is not None and waiting is None:
+            if awaits and ask.callback is not None:
                 self._await(ask, ask.callback, started)
             elif lender is not None:
                 values = (started.id, lender.callback, lender.identity)
@@ -292,11 +302,7 @@ class Book:
         ask, attempt, state = started.ask, result.attempt, result.state
         charge = int(ask.may_charge)
         waiting = self._waiting(ask.identity) if self._any_outstanding else None
-        if (
-            charge
-            and ask.callback is not None
-            and self._sql("SELECT may_charge FROM intents WHERE id = ?", (started.id,)).fetchone() == (0,)
-        ):
+        if charge and ask.callback is not None and self._sql(_MAY_CHARGE, (started.id, started.id)).fetchone() == (0,):
             # The callback came first, and took the reservation: the question is charged once, and answered.
             charge = 0
             state = State.NOT_SENT if state is State.NOT_SENT else State.FREE
@@ -316,8 +322,9 @@ class Book:
             attempt.number,
             holds,
         )
-        if is_answer and (started.passes or waiting is not None):
+        if is_answer and self._any_holding:
             self._sql(_LIFT, (identity,))
+        self._any_holding = self._any_holding or holds == _HOLDS
         if self._sql(_FORGET, (_place(started), started.id)).rowcount:
             row = (started.id, identity, ask.endpoint, _json(ask.key), charge, started.price)
             self._sql(_FINISH, (*row, when, elapsed, *outcome))
@@ -334,8 +341,6 @@ class Book:
             if reply is not None:
                 return  # recorded before
             # Recorded before without a reply, or another process thought this one dead.
-            if is_answer:
-                self._sql(_LIFT, (identity,))
             self._sql(_AMEND, (identity, when, elapsed, *outcome, started.id))
             self._count(ask.endpoint, State(was), charge, started.price, -1)
         self._count(ask.endpoint, state, charge, started.price, 1)
@@ -522,7 +527,10 @@ class Book:
             self._sql(_FORGET, (place, id_))
             row = (id_, identity, endpoint, key, may_charge, price, started_at, 0)
             state, holds = State.UNKNOWN, _LIFTED if identity is None else _HOLDS
+            if not may_charge and self._sql(_ANSWERED_SINCE, (identity, id_)).fetchone() == (1,):
+                state, holds = State.FREE, 0  # the callback came first: the question is charged once, and answered
             self._sql(_FINISH, (*row, state, None, None, error, 0, None, 1, holds))
+            self._any_holding = self._any_holding or holds == _HOLDS
             self._count(endpoint, State.INTENDED, may_charge, price, -1)
             self._count(endpoint, state, may_charge, price, 1)
 
@@ -534,15 +542,20 @@ class Book:
         return None if row is None else Waiting(*row)
 
     def _waiting_for(self, callbacks: Sequence[bytes]) -> list[Waiting]:
-        """The questions that one of these callbacks answers, the oldest first; none if two of them may be meant."""
+        """The questions that one of these callbacks answers, first the oldest that is owed an answer.
+
+        None if two callbacks may be meant.
+        """
         found = [self._sql(f"{_WAITING} callback = ?", (callback,)).fetchall() for callback in callbacks]
         found = [rows for rows in found if rows]
-        return sorted((Waiting(*row) for row in found[0]), key=lambda w: w.since) if len(found) == 1 else []
+        if len(found) != 1:
+            return []
+        return sorted((Waiting(*row) for row in found[0]), key=lambda waiting: (waiting.is_spent, waiting.since))
 
     def _await(self, ask: Ask, callback: bytes, started: Started) -> None:
-        """The attempt asks for a callback."""
+        """The attempt asks for a callback, in the place of one before it that is spent, or whose answer is too old."""
         for row in self._sql(f"{_WAITING} callback = ? AND identity = ?", (callback, ask.identity)).fetchall():
-            self._drop(Waiting(*row))  # of an answer that is too old by now
+            self._drop(Waiting(*row))
         ends = self._now + round(ask.patience * 1e6)
         row = (callback, ask.identity, ask.endpoint, _json(ask.key), started.price, self._now, 0, started.id, ends, 0)
         self._sql("INSERT INTO outstanding VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", row)
@@ -552,7 +565,8 @@ class Book:
         """What an attempt at the same question means for its callback."""
         where, values = "WHERE callback = ? AND identity = ?", (waiting.callback, waiting.identity)
         if result.answer and result.reply is not None:
-            if not waiting.reserved or started.ask.overdue or waiting.ends <= self._now:
+            is_late = started.ask.overdue and waiting.since + started.ask.patience * 1e6 >= waiting.ends
+            if not waiting.reserved or is_late or waiting.ends <= self._now:
                 self._drop(waiting)  # what is called back now is a repeat
                 return
             # The request that asked for the callback may be charged all the same.
@@ -560,6 +574,8 @@ class Book:
             waiting.answered = True
             self._count(waiting.endpoint, waiting.counts_as, 1, waiting.price, 1)
             self._sql(f"UPDATE outstanding SET answered = 1 {where}", values)
+        elif waiting.attempt == started.id and result.state is State.NOT_SENT and not started.ask.overdue:
+            self._drop(waiting)
         elif waiting.attempt == started.id and result.state is not State.UNKNOWN:
             # A callback may come, after any answer but a final one; its charge is set aside if it is to come.
             self._sql(f"UPDATE outstanding SET attempt = NULL {where}", values)

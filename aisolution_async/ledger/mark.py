@@ -66,6 +66,12 @@ def seen(ledger: Path) -> Seen | None:
     return None if found is None else Seen(found[1].decode(), int(found[2]))
 
 
+def forget(ledger: Path) -> None:
+    """Remove the mark: whoever took the ledger away begins a new one."""
+    with suppress(OSError):
+        _path(ledger).unlink(missing_ok=True)
+
+
 def forgot(ledger: Path, was: Seen, what: str) -> LedgerError:
     """The error of a ledger that is not what it was; `what` says how that shows."""
     return LedgerError(

@@ -96,7 +96,7 @@ def _third(db: sqlite3.Connection) -> None:
             WHERE other.identity = attempts.identity AND other.answer AND other.id > attempts.id))""",
         # What was settled as charged without its answer holds too; version 1 did not know of it.
         """UPDATE attempts SET holds = 1 WHERE state = 'charged' AND identity IS NOT NULL AND NOT answer AND NOT holds
-            AND reply IS NULL AND error LIKE '%settled by hand' AND NOT EXISTS (SELECT 1 FROM attempts AS other
+            AND error LIKE '%settled by hand' AND NOT EXISTS (SELECT 1 FROM attempts AS other
             WHERE other.identity = attempts.identity AND other.answer AND other.id > attempts.id)""",
         "ALTER TABLE outstanding RENAME TO outstanding_before",
         "DROP INDEX outstanding_by_identity",
@@ -133,6 +133,8 @@ def connect(path: Path, *, synchronous: Synchronous, busy_timeout: float) -> sql
     Raises LedgerError where the file is not the ledger that it was.
     """
     _check_memory(path, busy_timeout)
+    if not path.exists():
+        mark.forget(path)  # before the file is made: it is none of a new ledger's
     _create(path)
     db = _open(path, "rw", busy_timeout)
     try:
@@ -158,7 +160,6 @@ def connect_to_read(path: Path, *, busy_timeout: float) -> sqlite3.Connection:
     """A connection that cannot write, beside whoever does."""
     if not path.exists():
         raise LedgerError(f"there is no ledger {path}: check the path")
-    _check_links(path)
     _check_log(path)
     # One that may write tidies up the files beside the ledger when it is the last to leave. The log of a killed process
     # stays: without it the ledger would look like one that lost it.

@@ -135,6 +135,10 @@ class Ledger(Store):
     async def _close(self) -> None:
         # Begins that were cancelled on their way are ended as they arrive, and they arrive before this does.
         await self._submit(lambda _: None)
+        for waiting in self._under_way.values():
+            if waiting is not None:
+                waiting.set()  # who waits for what nobody will end asks again, and is told
+        self._under_way.clear()
         try:
             await self._submit(self._leave)
         except LedgerError as exc:
@@ -349,7 +353,7 @@ class Ledger(Store):
                     sum(CASE WHEN {AT_STAKE} THEN price ELSE 0 END)
                 FROM (SELECT endpoint, started_at, state, status, may_charge, price FROM attempts
                     UNION ALL SELECT endpoint, started_at, 'intended', NULL, may_charge, price FROM intents
-                    UNION ALL SELECT endpoint, since, {_COUNTS_AS}, NULL, 1, price FROM outstanding WHERE reserved)
+                    UNION ALL SELECT endpoint, since, {_COUNTS_AS}, NULL, 1, price FROM outstanding WHERE {_at_stake()})
                 GROUP BY 1, 2, 3, 4 ORDER BY 2, 1, 3, 4"""
             ).fetchall()
             # In the order of ids, so that SQLite looks at those that hold and not at all identities.
@@ -379,7 +383,7 @@ class Ledger(Store):
                 SELECT id, endpoint, key, 'intended', NULL, NULL, started_at, 0, NULL, may_charge, price
                 FROM intents UNION ALL
                 SELECT 0, endpoint, key, {_COUNTS_AS}, NULL, NULL, since, 0, '{TO_COME}', 1, price
-                FROM outstanding WHERE reserved)"""
+                FROM outstanding WHERE {_at_stake()})"""
         )
 
     def held(self) -> Iterator[Record]:
@@ -411,6 +415,11 @@ class Ledger(Store):
                 yield db
         except sqlite3.Error as exc:
             raise schema.fault(self.path, exc) from None
+
+
+def _at_stake() -> str:
+    """Which callbacks have a charge set aside, in SQL: one that may come after another answer, until it is late."""
+    return f"reserved AND NOT (answered AND ends <= {clock.today().timestamp() * 1e6:.0f})"
 
 
 # What a reservation for a callback counts as: see `book.Waiting.counts_as`.

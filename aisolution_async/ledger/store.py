@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta
 from decimal import Decimal
@@ -30,6 +31,19 @@ class LedgerError(AISolutionError):
 
     From `begin`: nothing may be sent. From `end`: the answer is there, but it is not recorded.
     """
+
+
+def problem_of(exc: BaseException) -> str:
+    """What a store's exception is to a call: the text of a LedgerError, or nothing if it is to be raised as it is."""
+    if isinstance(exc, asyncio.CancelledError):
+        task = None
+        with suppress(RuntimeError):  # on a thread that reads images
+            task = asyncio.current_task()
+        # Within the store something else was cancelled, and not this call.
+        return "" if task is not None and task.cancelling() else "the ledger failed: what it waited for was cancelled"
+    if isinstance(exc, AISolutionError) or not isinstance(exc, Exception):
+        return ""
+    return f"the ledger failed: {type(exc).__name__}"  # not its text, which may quote what the store was given
 
 
 class State(StrEnum):
