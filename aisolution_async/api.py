@@ -476,7 +476,7 @@ def endpoint_of(name: object) -> Endpoint[Any] | None:
     Capitals and small letters are one. None if there is no such endpoint.
     """
     if isinstance(name, str):
-        return _SPELLINGS.get(name.strip().lower())
+        return ENDPOINTS.get(name) or _SPELLINGS.get(name.strip().lower())
     return name.endpoint if isinstance(name, type) and name in CALLS else None
 
 

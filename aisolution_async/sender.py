@@ -739,7 +739,7 @@ class Work(NotPickled, Generic[R]):
         elif isinstance(verdict, Expected):
             self._since, self._awaits = verdict.since, True
         elif isinstance(verdict, Busy) and not (ends is None or clock.now() < ends):
-            self.error = self._problem(NotSentError, "not sent: the same call is under way elsewhere")
+            self.error = self._problem(NotSentError, "not sent: the same call is under way elsewhere; ask again later")
         elif isinstance(verdict, Started | Busy):
             return verdict
         return None

@@ -330,6 +330,81 @@ async def test_a_killed_parquet_file_cannot_be_read(tmp_path: Path) -> None:
     assert (await bulk(source, output, vendor, ledger=path)).ok == 12
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+@pytest.mark.parametrize("ending", ENDINGS)
+async def test_a_ledger_that_knows_the_questions_and_lost_the_answers(tmp_path: Path, disk: Any, ending: str) -> None:
+    """Nothing vouches for it, and no file of rescued rows says why: it forgot them, and maybe more."""
+    source, output, vendor, path = numbers(tmp_path), tmp_path / f"out.{ending}", Echo(), tmp_path / "ledger"
+    disk(5)
+    await bulk(source, output, vendor, ledger=path, concurrency=1)
+    disk(None)
+    [rescue] = tmp_path.glob("out.*.rescued-*.jsonl")
+    kept = rescue.rename(tmp_path / "elsewhere.jsonl")
+    Path(f"{path}-mark").unlink()
+    written = output.read_bytes()
+    with pytest.raises(ConfigurationError, match=f"7 {GONE}"):
+        await bulk(source, output, vendor, ledger=path)
+    assert output.read_bytes() == written
+    Path(f"{path}-mark").unlink()
+    again = await bulk(source, output, vendor, ledger=path, rescued=[kept])
+    assert (again.ok, again.taken_back, len(vendor.requests)) == (12, 7, 12)
+
+
+@pytest.mark.parametrize("ending", ["csv", "jsonl"])
+async def test_a_part_file_that_is_named_is_kept_until_its_answers_are_elsewhere(
+    tmp_path: Path, ending: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its ledger is gone; the run that takes them over is ended at once."""
+    source, output, vendor, path = numbers(tmp_path), tmp_path / f"out.{ending}", Echo(), tmp_path / "ledger"
+    await bulk(source, output, vendor, ledger=path)
+    part = output.rename(output.with_name(f"{output.name}.part"))
+    for file in tmp_path.glob("ledger*"):
+        file.unlink()
+
+    def ended(*_: Any) -> None:
+        raise RuntimeError("the end")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(BulkRun, "_ask", ended)
+        with pytest.raises(RuntimeError, match="the end"):
+            await bulk(source, output, vendor, ledger=path, rescued=[part], overwrite=True)
+    [rescue] = tmp_path.glob("out.*.rescued-*.jsonl")
+    assert len(rescue.read_text().splitlines()) == 12
+    again = await bulk(source, output, vendor, ledger=path, rescued=[rescue], overwrite=True)
+    assert (again.ok, again.taken_back, len(vendor.requests)) == (12, 12, 12)
+
+
+async def test_a_mended_file_under_another_name(tmp_path: Path) -> None:
+    """Without the note of its ledger, what may have been charged is not sent again unasked."""
+    vendor = Echo()
+
+    def script(request: httpx.Request, number: int) -> httpx.Response:
+        if number == 1:
+            raise httpx.ReadError("lost")
+        return vendor._answer(request, number)
+
+    vendor._script = script
+    source, output, mend = numbers(tmp_path, 4), tmp_path / "out.csv", tmp_path / "mend.csv"
+    options: dict[str, Any] = {"ledger": tmp_path / "ledger", "problems": mend, "concurrency": 1}
+    assert (await bulk(source, output, vendor, **options)).failed == 1
+    other = tmp_path / "Save as.csv"
+    other.write_bytes(mend.read_bytes())
+    fresh: dict[str, Any] = {"ledger": tmp_path / "m.ledger"}
+    with pytest.raises(ConfigurationError, match=r"rows that an earlier run holds.*name it \(--ledger\)"):
+        await bulk(other, tmp_path / "m.csv", vendor, **fresh)
+    assert (await bulk(other, tmp_path / "m.csv", vendor, ledger=tmp_path / "ledger")).held == 1
+    assert len(vendor.requests) == 4
+    assert (await bulk(other, tmp_path / "n.csv", vendor, overwrite=True, **fresh)).ok == 1
+
+
+@pytest.mark.parametrize("name", ["mend.csv.of", "mend.csv.part", "out.csv.part", "x-wal", "x-mark", "x-owner-0a"])
+async def test_a_ledger_named_like_another_file_of_the_run(tmp_path: Path, name: str) -> None:
+    source, vendor = numbers(tmp_path, 1), Echo()
+    with pytest.raises(ConfigurationError, match="file of its own|name the ledger itself"):
+        await bulk(source, tmp_path / "out.csv", vendor, ledger=tmp_path / name, problems=tmp_path / "mend.csv")
+    assert vendor.requests == []
+
+
 # ------------------------------------------------------------------------------------------------- and the opposite
 
 

@@ -119,7 +119,7 @@ def sources_of(output: Output, named: Sequence[Path], *, resumes: bool, has_ledg
                 found[found.index(source)] = dataclasses.replace(source, named=True)
             if not same:
                 is_part = not output.streams and output.part.exists() and output.part.samefile(path)
-                found.append(Source(path, _ending(path), named=True, is_part=is_part))
+                found.append(Source(path, _ending(path), replaced=is_part, named=True, is_part=is_part))
             continue
         raise ConfigurationError(f"the file of rescued rows {str(path)!r} cannot be read: {problem}")
     return found
@@ -213,6 +213,7 @@ class Earlier:
         *,
         cells_of: Callable[[Row], Sequence[Any]],
         key: str | None,
+        is_whole: bool,
     ) -> None:
         self.lost = 0
         """How many answers that were paid for would go, and be paid for again, if the files were replaced."""
@@ -225,6 +226,7 @@ class Earlier:
         self._cells_of = cells_of  # what a row of the input has in the first of these
         self._header = names[: len(names) - sum(len(columns.names) for columns in results)]
         self._key = key  # the column of keys
+        self._is_whole = is_whole  # whether the ledger is known to have forgotten nothing
         self._strange: Counter[int] = Counter()  # rows, by source, that were paid for, under other columns
         self._times: Counter[bytes] = Counter()  # how often a row was taken that is there more than once
         self._any = False
@@ -446,6 +448,10 @@ class Earlier:
                 state = "done"
             elif knows is _Knows.NOTHING and not any(source.named for source in answered):
                 # It may have been another picture of the same name: no answer is given to a question unknown.
+                state = "lost" if each.paid else "done"
+            elif not self._is_whole and answered and all(source.replaced and not source.named for source in answered):
+                # What the ledger's disk could not take is in a file of rescued rows too. This the ledger forgot, and
+                # with it, maybe, what was under way.
                 state = "lost" if each.paid else "done"
             self._db.execute("UPDATE left SET state = ? WHERE rowid = ?", (state, each.rowid))
             goes = self._sources[each.source].is_part and all(source.replaced for source in answered)

@@ -29,7 +29,7 @@ from aisolution_async.charges import Attempt, Charge, Tally
 from aisolution_async.client import AsyncClient
 from aisolution_async.errors import AISolutionError, ConfigurationError, InputError, NotSentError
 from aisolution_async.hiding import forget_locals
-from aisolution_async.ledger import Ledger, LedgerError, schema
+from aisolution_async.ledger import Ledger, LedgerError, mark, schema
 from aisolution_async.sender import call_hook
 from aisolution_async.spending import Spending
 
@@ -210,6 +210,7 @@ class BulkRun:
         self._is_full = False  # the output takes no more rows
         self._given_up = threading.Event()
         self._problem: str | None = None
+        self._is_whole = False  # whether the ledger is known to have forgotten nothing
         self._stale: int | None = None  # the column of the problems that were mended
         self._kept_apart: Counter[bytes] = Counter()  # rows that the ledger could not take
         self._rescue: Rescue | None = None
@@ -247,7 +248,7 @@ class BulkRun:
             output = self._output = Output(self._target, self._source, defuse=self._defuse)
             self._problems = self._problems_output(rows)
             self._look_for_idle_parts(rows)
-            replaces = self._may_replace(resumes=resumes)
+            replaces = self._may_replace(rows, resumes=resumes)
             if self._on_start is not None:
                 for line in self._calls.lines():
                     self._on_start(line)
@@ -380,15 +381,22 @@ class BulkRun:
                 raise ConfigurationError(f"a limit on the cost needs the price of {call.endpoint.name}")
         if path is None:
             return False
-        for other, what in ((self._source, "input"), (self._target, "output")):
+        part = _beside(self._target, ".part")
+        others = [(self._source, "input"), (self._target, "output"), (part, "part file of the output")]
+        if (problems := self._problems_path) is not None:
+            sides = [_beside(problems, ending) for ending in (".part", ".of", ".of.part")]
+            others += [(side, "note beside the file of problems, or its part file") for side in sides]
+        for other, what in others:
             if path.absolute() == other.absolute() or (path.exists() and other.exists() and path.samefile(other)):
                 raise ConfigurationError(f"the ledger {str(path)!r} is the {what}: give it a file of its own")
+        self._is_whole = mark.seen(Path(os.path.realpath(path))) is not None
         return path.exists()
 
-    def _may_replace(self, *, resumes: bool) -> bool:
+    def _may_replace(self, rows: Rows, *, resumes: bool) -> bool:
         """Whether what there is of the outputs may go. Raises ConfigurationError if it may not, and is there."""
         why = ""
         if self._ledger is not None and not resumes:
+            self._check_held(rows)
             why = f", and its ledger {str(self._ledger)!r} is not there"
         elif resumes and any(call.endpoint.never_charges for call in self._kinds) and not self._calls.keyed:
             # Such a call does something each time. It is only known to be the same by its key.
@@ -398,6 +406,18 @@ class BulkRun:
             return True
         self._check_free(why)
         return self._overwrite
+
+    def _check_held(self, rows: Rows) -> None:
+        """Raise ConfigurationError for a file of problems that lost the note of its ledger, where rows are held."""
+        if self._overwrite or self._stale is not None or str(self._source) == STDOUT or "problem" not in rows.header:
+            return
+        place = rows.header.index("problem")
+        with suppress(UnreadableInputError), Rows(self._source, **self._reading) as again:
+            if any("held: it " in str(row.cells[place]) for row in again):
+                raise ConfigurationError(
+                    f"{str(self._source)!r} has rows that an earlier run holds, since they may have been charged, and "
+                    "nothing says which ledger is that run's: name it (--ledger), or say --overwrite to send them again"
+                )
 
     def _check_mended(self) -> None:
         """Raise ConfigurationError where somebody's work, or the results of more than this input, would be lost."""
@@ -445,6 +465,7 @@ class BulkRun:
             self._names,
             cells_of=lambda row: self._without_stale(row.cells),
             key=self._calls.key_column,
+            is_whole=self._is_whole,
         )
         stack.callback(earlier.close)
         path = None if ledger is None else self._ledger
@@ -712,6 +733,10 @@ class BulkRun:
         self.summary.rescued = self._rescue.places
         if self._problem is not None:
             self._problem += f", and {self._rescue.rows} rows went to {' and '.join(self.summary.rescued)}"
+
+
+def _beside(path: Path, ending: str) -> Path:
+    return path.with_name(f"{path.name}{ending}")
 
 
 async def run_bulk(

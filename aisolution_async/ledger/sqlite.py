@@ -16,6 +16,7 @@ import json
 import logging
 import os
 import queue
+import re
 import sqlite3
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -81,6 +82,10 @@ class Ledger(Store):
         spending = Spending.of(max_charges, prices, max_cost)
         if synchronous not in ("full", "normal", "off"):
             raise ConfigurationError('synchronous must be "full", "normal" or "off"')
+        if re.search(r"-(wal|shm|mark|owner-[0-9a-f]+)$", os.fspath(path)):
+            raise ConfigurationError(
+                f"{os.fspath(path)!r} is named like a file beside a ledger: name the ledger itself"
+            )
         self.path = Path(os.path.realpath(path))  # the files beside it stand beside the file itself
         self._budget = Budget(
             spending.max_charges,
