@@ -6,7 +6,7 @@ A seventh endpoint is one more section here. The charges follow the "Status code
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
 from dataclasses import dataclass, field, fields
 from datetime import datetime, timedelta
 from enum import Enum, StrEnum
@@ -125,6 +125,10 @@ class _Said(BaseModel):
         known = SECRET_FIELDS & type(self).model_fields.keys()
         state["__dict__"] = {name: "" if name in known else fields[name] for name in (*fields, *known)}
         return state
+
+    def __iter__(self) -> Generator[tuple[str, Any], None, None]:
+        # So that dict(reply) shows no more than its dumps.
+        yield from ((name, value) for name, value in super().__iter__() if name not in SECRET_FIELDS)
 
     def __repr_args__(self) -> Any:
         # Numbers, access keys and what nobody documented are for code that asks for them by name, not for logs.

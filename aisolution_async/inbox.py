@@ -12,7 +12,7 @@ import hmac
 import re
 import secrets
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Protocol
@@ -23,7 +23,7 @@ from pydantic import ValidationError
 from aisolution_async import clock
 from aisolution_async.api import WORDS, WhatsAppDetail, WhatsAppProfile, WhatsAppState
 from aisolution_async.charges import Attempt, Charge
-from aisolution_async.errors import AISolutionError, ConfigurationError
+from aisolution_async.errors import AISolutionError, ConfigurationError, Key
 from aisolution_async.hiding import NotPickled, Redactor, Secret, forget_locals
 from aisolution_async.ledger.store import LedgerError, Result, Store, problem_of
 
@@ -272,7 +272,14 @@ def digits_of(number: str) -> str:
     return packed.removeprefix("00")
 
 
-def place(ledger: Store, digits: str) -> bytes:
+class Identifies(Protocol):
+    """What a ledger, or who uses one, tells questions apart by."""
+
+    def identity(self, endpoint: str, payload: Iterable[tuple[str, str | bytes]], key: Key = None) -> bytes:
+        """See `Store.identity`."""
+
+
+def place(ledger: Identifies, digits: str) -> bytes:
     """What a ledger knows the number's callback by."""
     return ledger.identity("callback", [("number", digits)])
 

@@ -36,7 +36,7 @@ from aisolution_async.errors import (
     quotable,
 )
 from aisolution_async.hiding import NotPickled, redacted, without_secret_fields
-from aisolution_async.inbox import Inbox, digits_of, result_of
+from aisolution_async.inbox import Inbox, digits_of, place, result_of
 from aisolution_async.inputs import images, numbers, texts
 from aisolution_async.inputs.fit import LARGEST_FILE, TARGET, Fitter, fit
 from aisolution_async.ledger.store import (
@@ -179,7 +179,7 @@ class Journal(NotPickled):
 
     def place(self, digits: str) -> bytes:
         """What the ledger knows the number's callback by."""
-        return self.identity("callback", [("number", digits)])
+        return place(self, digits)
 
     @_translated
     async def begin(self, ask: Ask) -> Verdict:

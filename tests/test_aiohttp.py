@@ -80,7 +80,7 @@ async def test_the_service_answers_and_ends_with_requests_in_flight(source: str,
 
 
 async def test_a_list_survives_a_restart_and_is_paid_for_once(source: str, tmp_path: Path) -> None:
-    numbers = {f"applicant-{n}": f"+62813873{n:05}" for n in range(40)}
+    numbers = {f"applicant-{n}": f"+62813873{n:05}" for n in range(400)}
     async with Sandbox() as sandbox, httpx.AsyncClient() as user:
         sandbox.faults.add(Fault("hang", rate=0.5))
         async with serving(source, UNDER_AIOHTTP, tmp_path, sandbox) as service:

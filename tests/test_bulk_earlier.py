@@ -330,6 +330,39 @@ async def test_a_killed_parquet_file_cannot_be_read(tmp_path: Path) -> None:
     assert (await bulk(source, output, vendor, ledger=path)).ok == 12
 
 
+@pytest.mark.parametrize("part", [True, False])
+@pytest.mark.parametrize("ending", ENDINGS)
+async def test_a_ledger_that_was_moved_alone(tmp_path: Path, ending: str, part: bool) -> None:
+    """Neither its -wal nor its mark came along, and a part file, if any: the ledger itself knows that it was in use."""
+    source, vendor, path = numbers(tmp_path, 40), Echo(), tmp_path / "ledger"
+    script = vendor._answer
+    snapshot = b""
+
+    def copied(request: httpx.Request, number: int) -> httpx.Response:
+        nonlocal snapshot
+        if number == 39:
+            snapshot = path.read_bytes()
+        return script(request, number)
+
+    vendor._script = copied
+    output = tmp_path / f"out.{ending}"
+    await bulk(source, output, vendor, ledger=path, concurrency=1)
+    new = tmp_path / "new"
+    new.mkdir()
+    (new / "ledger").write_bytes(snapshot)
+    if part:
+        (new / f"out.{ending}.part").write_bytes(b"PAR1" if ending == "parquet" else output.read_bytes())
+    before = {file.name: file.read_bytes() for file in new.iterdir()}
+    for _ in range(2):
+        with pytest.raises(LedgerError, match="was in use when its process ended, and ledger-wal"):
+            await bulk(source, new / f"out.{ending}", vendor, ledger=new / "ledger")
+        async with client_of(vendor) as client:
+            with pytest.raises(LedgerError, match="was in use"):
+                await forecast_bulk(client, WhatsAppDetail, source, new / f"out.{ending}", ledger=new / "ledger")
+    assert {file.name: file.read_bytes() for file in new.iterdir()} == before
+    assert len(vendor.requests) == 40
+
+
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 @pytest.mark.parametrize("ending", ENDINGS)
 async def test_a_ledger_that_knows_the_questions_and_lost_the_answers(tmp_path: Path, disk: Any, ending: str) -> None:

@@ -439,3 +439,12 @@ async def test_each_way_to_get_no_answer_has_its_words(
         if transport is PoolTransport or "its head" not in words:
             assert words in str(caught.value)
         assert caught.value.charge is Charge.UNKNOWN
+
+
+def test_one_number_asked_again_and_again_is_one() -> None:
+    """Only different numbers that are answered for others show a convention."""
+    echo = Echo()
+    for _ in range(5):
+        assert echo.is_another("6281387300008", "6281299999999")
+    assert echo.holds
+    assert not echo.is_another("6281387300009", "6281387300009")

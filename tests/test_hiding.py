@@ -327,3 +327,10 @@ async def test_an_ok_that_does_not_fit_is_kept_without_secrets(tmp_path: Path) -
                 await client.send(WhatsAppDetail(NUMBER))
     assert caught.value.message == {"whatsapp": ["odd"], "deep": [{"n": 1}], "t": HIDDEN}
     assert caught.value.recorded is not None
+
+
+def test_a_dict_of_a_reply_shows_no_more_than_its_dumps() -> None:
+    added = AddedFace.from_message({"group_id": "LxiKPLIMGFpXzXas", "person_id": "p", "person_count": 1, "new": 2})
+    assert dict(added) == {"person_id": "p", "person_count": 1, "new": 2}
+    assert "LxiKPLIMGFpXzXas" not in repr(list(added))
+    assert added.group_id == "LxiKPLIMGFpXzXas"

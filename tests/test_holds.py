@@ -329,11 +329,16 @@ class Restless(Busy):
         raise self.fault
 
 
+class Panic(BaseException):
+    """What extensions in Rust raise."""
+
+
 FAULTS: list[BaseException] = [
     RuntimeError("secret"),
     KeyError("secret"),
     asyncio.CancelledError(),
     OSError(5, "secret"),
+    Panic("secret"),
 ]
 
 

@@ -21,6 +21,7 @@ import ssl
 import struct
 import sys
 import threading
+import time
 import traceback
 import types
 import weakref
@@ -2544,3 +2545,64 @@ def test_only_httpx_and_the_standard_library_are_needed() -> None:
         }
         assert needed <= {"httpx", "httptools", "certifi", *sys.stdlib_module_names}
     assert MAX_HEAD == 64 * 1024
+
+
+@pytest.mark.parametrize("uv", [False, True])
+def test_a_connect_timeout_that_is_heard_of_late_loses_no_place(uv: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """uvloop closes such a connection without a word: it must not be handed out as usable."""
+    made = connection_module.Connection.connection_made
+    slow = [True, True]
+
+    def late(self: Any, transport: Any) -> None:
+        made(self, transport)
+        if slow:
+            slow.pop()
+            time.sleep(0.3)
+
+    monkeypatch.setattr(connection_module.Connection, "connection_made", late)
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
+            while True:
+                await reader.readuntil(b"\r\n\r\n")
+                writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+        writer.close()
+
+    async def run() -> None:
+        server = await asyncio.start_server(answer, "127.0.0.1", 0)
+        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/"
+        transport = transport_module.PoolTransport(max_connections=2)
+        extensions = {"timeout": {"connect": 0.2, "pool": 5, "read": 5, "write": 5}}
+        codes = []
+        for _ in range(6):
+            request = httpx.Request("GET", url, extensions=dict(extensions))
+            with contextlib.suppress(httpx.ConnectTimeout):
+                codes.append((await transport.handle_async_request(request)).status_code)
+        assert len(codes) >= 4
+        assert set(codes) == {200}
+        await asyncio.wait_for(transport.aclose(), 10)
+        server.close()
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop if uv else None) as runner:
+        runner.run(run())
+
+
+async def test_a_server_that_speaks_first_and_closes_keeps_nobody_waiting() -> None:
+    async def refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+        writer.close()
+
+    server = await asyncio.start_server(refuse, "127.0.0.1", 0)
+    url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/"
+    transport = transport_module.PoolTransport(max_connections=2)
+
+    async def ask() -> object:
+        try:
+            return (await transport.handle_async_request(httpx.Request("GET", url))).status_code
+        except httpx.TransportError as exc:
+            return type(exc)
+
+    async with asyncio.timeout(20):
+        await asyncio.gather(*(ask() for _ in range(20)))
+        await transport.aclose()
+    server.close()

@@ -51,6 +51,7 @@ class Forecast:
     from_ledger: int = 0
     shared: int = 0
     held: int = 0
+    holds: int = 1
     calls: Counter[str] = field(default_factory=Counter)
     charges: Counter[str] = field(default_factory=Counter)
     errors: Counter[str] = field(default_factory=Counter)
@@ -189,6 +190,7 @@ class _Check:
             found.from_ledger += 1
         elif isinstance(stored, Held):
             found.held += 1
+            found.holds = max(found.holds, stored.attempts)
             self._fail(asked.row, "OutcomeUnknownError", f"{endpoint.name}: held: it may have been charged before")
         else:
             found.calls[endpoint.name] += 1

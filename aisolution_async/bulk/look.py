@@ -26,6 +26,7 @@ class Look(Ledger):
         """See `Ledger.open`."""
         key = secrets.token_bytes(32)
         if self.exists:
+            schema.check_is_ledger(self.path)
             try:
                 self._page = _Page(self.path)
             except (sqlite3.Error, OSError) as exc:

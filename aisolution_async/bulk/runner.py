@@ -10,7 +10,7 @@ import tempfile
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AsyncExitStack, ExitStack, closing, contextmanager, suppress
+from contextlib import AsyncExitStack, ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from decimal import Decimal
 from pathlib import Path
@@ -51,16 +51,16 @@ class Summary:
     `rows` counts the rows that have a result, `ok` those of which every call was answered (`from_ledger` of them by
     earlier calls, `shared` by other rows that ask the same, `taken_back` by what an earlier run wrote or rescued and
     the ledger lacks) and `failed` the others; `errors` counts the calls that failed, by the error's class. `held` of
-    the failed were not sent because an attempt at the same may have been charged. `checking` of the ok are not settled:
-    the vendor is still checking them, or was not available. `unsent` rows were read when the run was stopped, and were
-    neither asked nor written. `left_out` rows of empty cells stood at the very end of the input, where spreadsheets
-    leave such, and have no row in the output. `output` is the finished file ("-" for standard output); where the run
-    did not come to its end, `part` is the file that has the rows so far, None if there are none. `problems` is the file
-    of the rows with problems, if there is to be one. `rescued` says where rows went that could not be written to the
-    output, or whose answer the ledger could not take. `warnings` are lines on what was sent all the same, as landlines:
-    each once, with a count and the first row. `gave_up` is why the vendor was not tried any longer, None where it was
-    not given up. `hidden` is how many rows of a workbook nobody sees, asked or left out, and None where that cannot be
-    told. `seconds` is how long it took.
+    the failed were not sent because an attempt at the same may have been charged; one of them has as many as `holds`.
+    `checking` of the ok are not settled: the vendor is still checking them, or was not available. `unsent` rows were
+    read when the run was stopped, and were neither asked nor written. `left_out` rows of empty cells stood at the
+    very end of the input, where spreadsheets leave such, and have no row in the output. `output` is the finished file
+    ("-" for standard output); where the run did not come to its end, `part` is the file that has the rows so far,
+    None if there are none. `problems` is the file of the rows with problems, if there is to be one. `rescued` says
+    where rows went that could not be written to the output, or whose answer the ledger could not take. `warnings` are
+    lines on what was sent all the same, as landlines: each once, with a count and the first row. `gave_up` is why the
+    vendor was not tried any longer, None where it was not given up. `hidden` is how many rows of a workbook nobody
+    sees, asked or left out, and None where that cannot be told. `seconds` is how long it took.
     """
 
     rows: int = 0
@@ -69,6 +69,7 @@ class Summary:
     shared: int = 0
     failed: int = 0
     held: int = 0
+    holds: int = 1
     checking: int = 0
     unsent: int = 0
     left_out: int = 0
@@ -244,7 +245,7 @@ class BulkRun:
             self._name_results(rows)
             resumes = self._check_ledger()
             if self._ledger is not None and resumes:
-                await asyncio.to_thread(_check_is_ledger, self._ledger)
+                await asyncio.to_thread(schema.check_is_ledger, self._ledger)
             output = self._output = Output(self._target, self._source, defuse=self._defuse)
             self._problems = self._problems_output(rows)
             self._look_for_idle_parts(rows)
@@ -611,7 +612,9 @@ class BulkRun:
         summary.rows += 1
         summary.failed += bool(errors)
         summary.ok += not errors
-        summary.held += any(map(is_held, failed))
+        if held := [outcome.error for outcome in failed if is_held(outcome)]:
+            summary.held += 1
+            summary.holds = max(summary.holds, *(getattr(error, "holds", 1) for error in held))
         summary.errors.update(errors)
         checking = not errors and not all(o.reply is None or o.reply.is_answer for o in asked)
         summary.checking += checking
@@ -866,20 +869,6 @@ def _rewind_stdin() -> bool:
     except (OSError, ValueError, AttributeError):
         return False
     return True
-
-
-def _check_is_ledger(path: Path) -> None:
-    """Raise LedgerError if the file is something else: to open it as a ledger would close others off from it."""
-    path = path.absolute()
-    if not path.is_file():
-        return  # what is wrong with it is said when it is opened
-    try:
-        # The ledger's own look at the file. Its public read side refuses what a killed run has only begun to make,
-        # and older versions: both are put right when it is opened.
-        with closing(schema._open(path, "ro", 10.0)) as db:  # noqa: SLF001
-            schema._version(db, path)  # noqa: SLF001
-    except sqlite3.Error as exc:
-        raise schema.fault(path, exc) from None
 
 
 def _count_answers(ledger: Ledger) -> tuple[int, int]:

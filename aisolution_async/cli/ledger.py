@@ -94,14 +94,16 @@ def show_command(file: Path, *, as_json: bool) -> None:
             click.echo()
             _sums(names, found)
     if held:
-        click.echo("\nHeld: the last attempt may have been charged, or was, and its answer is not known")
+        which = "the last attempt" if len(held) + more == summary.held else "each of these attempts"
+        click.echo(f"\nHeld: {which} may have been charged, or was, and its answer is not known")
         show.columns(
             ("id", "key", "endpoint", "started (UTC)", "problem"),
             ((str(r.id), r.key, r.endpoint, f"{r.started_at:%Y-%m-%d %H:%M:%S}", r.error or r.status) for r in held),
         )
         if more:
             click.echo(f"… and {more:,} more: aisolution ledger attempts --unknown")
-        click.echo("Settle them (aisolution ledger resolve), or have them sent again (--retry-unknown 1)")
+        times = "1" if len(held) + more == summary.held else "with the number of a call's attempts"
+        click.echo(f"Settle them (aisolution ledger resolve), or have them sent again (--retry-unknown {times})")
 
 
 @ledger_group.command("attempts")

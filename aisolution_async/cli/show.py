@@ -278,7 +278,7 @@ def summary(done: Summary, ledger: Path | None, prices: Mapping[str, Decimal] | 
     if done.checking:
         rows.append(("still checking", f"{done.checking:,}: still being checked, or not available: run it again"))
     if done.held:
-        rows.append(("held", f"{done.held:,}: may have been charged before: settle them, or say --retry-unknown 1"))
+        rows.append(("held", _held(done)))
     if done.over_budget:
         rows.append(("over budget", f"{done.over_budget:,} not sent: run it again with a larger budget"))
     if done.output is not None:
@@ -289,6 +289,8 @@ def summary(done: Summary, ledger: Path | None, prices: Mapping[str, Decimal] | 
         rows.append(("to be mended", str(done.problems)))
     if done.rescued:
         rows.append(("rescued rows", ", ".join(done.rescued)))
+        if ledger is not None and done.rescued != ["stderr"]:
+            rows.append(("", "run it again to take them back, with --rescued FILE where it is in another folder"))
     if ledger is not None:
         rows.append(("ledger", str(ledger)))
     fields(console, rows)
@@ -310,7 +312,7 @@ def forecast(found: Forecast, prices: Mapping[str, Decimal]) -> None:
         ("charges", f"{found.charges.total():,} at most"),
     ]
     if found.held:
-        rows.append(("held", f"{found.held:,}: may have been charged before: settle them, or say --retry-unknown 1"))
+        rows.append(("held", _held(found)))
     unpriced = [name for name in found.charges if name not in prices]
     cost = f"{amount(found.cost or Decimal(0))} at most"
     if unpriced:
@@ -376,6 +378,10 @@ def as_json(done: Summary, ledger: Path | None, prices: Mapping[str, Decimal] | 
         **_hidden(done),
         "ledger": None if ledger is None else str(ledger),
     }
+
+
+def _held(of: Summary | Forecast) -> str:
+    return f"{of.held:,}: may have been charged before: settle them, or say --retry-unknown {of.holds}"
 
 
 def _hidden(of: Summary | Forecast) -> dict[str, int | None]:

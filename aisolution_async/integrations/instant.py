@@ -186,8 +186,19 @@ class _Connection:
     def at(cls, fd: int) -> _Connection | None:
         """None where it is no TCP socket, or the system does not say."""
         try:
-            with socket.socket(fileno=os.dup(fd)) as sock:
-                is_tcp = sock.type == socket.SOCK_STREAM and sock.family in (socket.AF_INET, socket.AF_INET6)
-                return cls(sock) if is_tcp and hasattr(socket, "TCP_INFO") else None
-        except (OSError, struct.error):
+            own = os.dup(fd)
+        except OSError:
             return None
+        try:
+            sock = socket.socket(fileno=own)
+        except OSError:
+            os.close(own)
+            return None
+        with sock:
+            is_tcp = sock.type == socket.SOCK_STREAM and sock.family in (socket.AF_INET, socket.AF_INET6)
+            if not is_tcp or not hasattr(socket, "TCP_INFO"):
+                return None
+            try:
+                return cls(sock)
+            except (OSError, struct.error):
+                return None

@@ -246,7 +246,7 @@ class Book:
             assert lender is not None
             self._reserve(lender, -1)
             why = self._exceeded(ask.endpoint, price)
-        if not isinstance(found, Held) and not why and (started := self._intend(ask, price or 0, found)) is not None:
+        if not isinstance(found, Held) and not why and (started := self._intend(ask, price or 0)) is not None:
             if awaits and ask.callback is not None:
                 self._await(ask, ask.callback, started)
             elif lender is not None:
@@ -280,14 +280,14 @@ class Book:
             return Held(_attempt(holding[0]), holding[0][-1], len(holding))
         return len(holding)
 
-    def _intend(self, ask: Ask, price: int, passes: int) -> Started | None:
+    def _intend(self, ask: Ask, price: int) -> Started | None:
         """Record the intent; None if the same is under way."""
         if self._is_unseen:
             raise LedgerError(
                 f"somebody removed the lock file of this process beside the ledger {self._path}, so that others cannot "
                 "see that it is in use: keep tidying programs away from FILE-owner-…, and run again"
             )
-        started = Started(self._last_id + 1, ask, price, passes)
+        started = Started(self._last_id + 1, ask, price)
         ends = self._now + round(((_LONGEST if ask.within is None else ask.within) + _GRACE) * 1e6)
         row = (started.id, _place(started), ask.endpoint, _json(ask.key), int(ask.may_charge), price)
         if not self._sql(_INTEND, (*row, self._now, self._owner.name, ends)).rowcount:
@@ -352,8 +352,8 @@ class Book:
         waited = self._waiting_for(callbacks[:1]) or self._waiting_for(callbacks[1:])
         first = True
         for waiting in waited:
-            self._drop(waiting)
-            if not waiting.answered:  # else what is called back is a repeat
+            if not waiting.answered:  # else it is a repeat, which may be charged: its place stays until it is late
+                self._drop(waiting)
                 self._answer(waiting, result, charged=first)
                 first = False
         return not first

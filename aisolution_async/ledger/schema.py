@@ -132,7 +132,7 @@ def connect(path: Path, *, synchronous: Synchronous, busy_timeout: float) -> sql
 
     Raises LedgerError where the file is not the ledger that it was.
     """
-    _check_memory(path, busy_timeout)
+    check_memory(path, busy_timeout)
     if not path.exists():
         mark.forget(path)  # before the file is made: it is none of a new ledger's
     _create(path)
@@ -181,7 +181,24 @@ def connect_to_read(path: Path, *, busy_timeout: float) -> sqlite3.Connection:
     return db
 
 
-def _check_memory(path: Path, busy_timeout: float) -> None:
+def check_is_ledger(path: Path) -> None:
+    """Raise LedgerError for a file of something else, or one that is not what it was.
+
+    To open it as a ledger would close others off from it. Nothing is changed, and no file is left beside it: even a
+    reader leaves an empty log, and the missing of a log says that something is lost.
+    """
+    path = Path(os.path.realpath(path))
+    if not path.is_file():
+        return  # what is wrong with it is said when it is opened
+    try:
+        check_memory(path, 10.0)
+        with closing(_open_as(path, "mode=ro&immutable=1", 10.0)) as db:
+            _version(db, path)
+    except sqlite3.Error as exc:
+        raise fault(path, exc) from None
+
+
+def check_memory(path: Path, busy_timeout: float) -> None:
     """Raise LedgerError where the file is not what it was. Nothing is changed: not even its log is folded into it."""
     if path.exists():
         _check_links(path)

@@ -41,7 +41,7 @@ def problem_of(exc: BaseException) -> str:
             task = asyncio.current_task()
         # Within the store something else was cancelled, and not this call.
         return "" if task is not None and task.cancelling() else "the ledger failed: what it waited for was cancelled"
-    if isinstance(exc, AISolutionError) or not isinstance(exc, Exception):
+    if isinstance(exc, AISolutionError | KeyboardInterrupt | SystemExit | GeneratorExit):
         return ""
     return f"the ledger failed: {type(exc).__name__}"  # not its text, which may quote what the store was given
 
@@ -116,8 +116,6 @@ class Started:
     ask: Ask
     price: int = 0
     """What a charge costs, in millionths."""
-    passes: int = 0
-    """How many attempts that hold the question it passes."""
 
 
 @dataclass(frozen=True, slots=True)

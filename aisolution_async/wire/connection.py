@@ -158,6 +158,7 @@ class Connection(asyncio.Protocol):
     def drop(self) -> None:
         """Closes at once. An exchange that owns the connection must have ended or be ending."""
         self.lost = True
+        self._wake()  # who settles it waits
         self.end()
         if self._transport is not None:
             self._transport.abort()

@@ -502,18 +502,19 @@ class PoolTransport(NotPickled, httpx.AsyncBaseTransport):
         self._emptied.clear()
         until = min(self._loop.time() + timeout, deadline)
         conn.connecting = asyncio.timeout_at(None if until == math.inf else until)
-        reason = ""
+        reason, is_made = "", False
         try:
             async with conn.connecting:
                 await self._open(conn)
                 await conn.settle()
+                is_made = True  # else uvloop may have closed it without a word: it would look usable
         except (OSError, ValueError) as exc:  # ValueError: a host name that cannot be encoded
             if not conn.connecting.expired():
                 reason = str(exc) or type(exc).__name__
         except BaseException:
             self._give_up(conn)
             raise
-        if conn.usable() and not self._closed:
+        if is_made and conn.usable() and not self._closed:
             conn.connecting = None
             conn.idle_since = self._loop.time()
             return conn
