@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from typing import Any
 
@@ -308,9 +309,35 @@ def test_anything_is_one_of_both(value: Any) -> None:
         except InputError as exc:
             assert len(str(exc)) < 200
             continue
-        assert re.fullmatch(r"\+[1-9]\d{4,19}" if options or sent[0] == "+" else r"\d{5,17}", sent)
+        assert re.fullmatch(r"\+[1-9]\d{4,14}" if options or sent[0] == "+" else r"\d{5,17}", sent)
         # What was mended once needs no mending.
         assert normalise(sent, **options) == sent == canonical(sent)
+
+
+def is_e164_if_international(value: object, country: str | None) -> bool:
+    try:
+        sent = normalise(value, country=country)
+    except InputError:
+        return True
+    return sent[0] != "+" or re.fullmatch(r"\+[1-9]\d{4,14}", sent) is not None
+
+
+@given(
+    st.sampled_from(["", "+", "+0", "+00", "00", "000", "0", "wa.me/", "wa.me/0", "+ (0", "tel:+0"]),
+    st.one_of(st.just(""), st.sampled_from(CODES).map(str)),
+    st.text("0123456789 -.()", max_size=16),
+    st.sampled_from([None, *REGIONS]),
+)
+def test_what_is_sent_with_a_plus_is_e164(start: str, code: str, rest: str, country: str | None) -> None:
+    assert is_e164_if_international(f"{start}{code}{rest}", country)
+
+
+def test_examples_with_a_plus_before_a_zero_are_themselves_or_nothing() -> None:
+    for region, number in phones.EXAMPLES[::5]:
+        e164 = phonenumbers.format_number(number, E164)
+        for start, country in itertools.product(("+0", "+00", "+0 ", "wa.me/0"), (None, region, "ID")):
+            assert is_e164_if_international(f"{start}{e164[1:]}", country)
+        assert ours(f"+0{e164[1:]}", None) == (e164 if rank(e164) == 0 else None)
 
 
 # ------------------------------------------------------------------------------------- what is not surely one number
@@ -344,6 +371,18 @@ def test_anything_is_one_of_both(value: Any) -> None:
         ("00919123456789", "IN", "+919123456789"),
         ("0031612345678", "ID", "+31612345678"),
         ("0622812345", "ID", "+62622812345"),
+        # A plus before a zero.
+        ("+062 81234567890", None, "+6281234567890"),
+        ("+062 812345678", "ID", "+62812345678"),
+        ("+062 (0)81234567890", "PH", "+6281234567890"),
+        ("+00 62 81234567890", None, "+6281234567890"),
+        ("+01 415 555 2671", None, "+14155552671"),
+        ("+001 415 555 2671", "ID", "+14155552671"),
+        ("+091 98765 43210", "IN", "+919876543210"),
+        ("+049 1512 3456789", None, "+4915123456789"),
+        ("+084 912345678", "VN", "+84912345678"),
+        ("+081234567890", "ID", "+6281234567890"),
+        ("+09171234567", "PH", "+639171234567"),
         # As WhatsApp writes it.
         ("https://wa.me/6281234567890", "ID", "+6281234567890"),
         ("https://wa.me/6281234567890", None, "+6281234567890"),
@@ -354,6 +393,8 @@ def test_anything_is_one_of_both(value: Any) -> None:
         ("6281234567890:12@s.whatsapp.net", None, "+6281234567890"),
         ("6281234567890@c.us", "PH", "+6281234567890"),
         ("wa.me/081234567890", "ID", "+6281234567890"),
+        ("https://wa.me/06281234567890", None, "+6281234567890"),
+        ("06281234567890@c.us", None, "+6281234567890"),
         # The last group of a number is no second one.
         ("8 (912) 345-67-89", "RU", "+79123456789"),
         ("0812-3456-78", "ID", "+62812345678"),
@@ -416,6 +457,13 @@ def test_what_people_mean(typed: str, country: str | None, sent: str) -> None:
         ("00812 3456 7890", "ID", "two zeros"),
         ("wa.me/81234567890", "ID", "two countries"),
         ("062812345678", "ID", "write it with a plus"),
+        ("+081234567890", None, "zero behind its plus"),
+        ("+081234567890", "PH", "zero behind its plus"),
+        ("wa.me/081234567890", None, "zero behind its plus"),
+        ("+0819012345678", "ID", "can be two numbers"),
+        ("+0912345678", None, "zero behind its plus"),
+        ("+0999123456789", None, "zero behind its plus"),
+        ("+000000000", "ID", "one digit over and over"),
         ("000000000", "ID", "one digit over and over"),
         ("000000000", None, "one digit over and over"),
         ("9999999999", None, "one digit over and over"),

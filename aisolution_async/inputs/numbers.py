@@ -11,8 +11,8 @@ with the country's calling code, as an international one that lost its plus. The
 3. any possible number, in the same order, except that digits which are in no range of the country count as
    international where what is behind the calling code is in one.
 So in India 9123456789 is national and 919123456789 is not. `00` is a plus, unless only dialling abroad in the country's
-own way makes a valid number of it. A zero before the calling code, and two zeros before a national number, are slips:
-they are read so where that makes a valid number, and nothing else does.
+own way makes a valid number of it. A zero before the calling code, two zeros before a national number, and a plus before a
+zero are slips: they are read so where that makes a valid number, and nothing else does.
 
 "Possible" is a length that mobile or fixed lines of the country have; "valid" is within a range that it has handed out,
 as far as the metadata of the `phonenumbers` package know. They are behind the networks by months: that is why possible
@@ -175,6 +175,8 @@ def _digits(number: object, name: str) -> str:
 def _of_link(held: str) -> str:
     """The number that a link holds, which is in full and without a plus: with 00 in its place."""
     digits = _SEPARATORS.sub("", re.sub("%2B|%20|\\+", "", held, flags=re.IGNORECASE))
+    if digits[:1] == "0":
+        return f"+{digits}"  # a slip, and read as one
     return f"00{digits}" if digits[:1] in "123456789" else digits
 
 
@@ -402,6 +404,8 @@ def _read(text: str, plan: _Plan | None, name: str, *, strict: bool) -> str:
 
 def _best(written: dict[str, None], plan: _Plan | None) -> _Found:
     """The best reading: one that can be a mobile number, else a valid one, else a possible one."""
+    if any(text[:2] == "+0" for text in written):
+        return _plus_and_zero(written, plan)
     best, reason = _Found(_NONE, None), ""
     for text, region, in_full in _readings(written, plan):
         found = _parsed(text, region, in_full=in_full)
@@ -433,6 +437,20 @@ def _slip(text: str, plan: _Plan, best: _Found) -> _Found | None:
         return meant
     is_clear = best.e164.startswith(plan.code, 1) or best.rank < meant.rank
     return None if is_clear else _Found(_NONE, None, _TWO_ZEROS)
+
+
+def _plus_and_zero(written: dict[str, None], plan: _Plan | None) -> _Found:
+    """What a plus before a zero must be read as: the zero is one too many, or the plus is."""
+    in_full = _best({f"+{text.lstrip('+0')}": None for text in written}, None)
+    national = _best({text[1:]: None for text in written}, plan)
+    better = min(national, in_full, key=lambda found: found.rank)
+    if in_full.rank == national.rank <= _VALID and in_full.e164 != national.e164:
+        return _Found(_NONE, None, _PLUS_OR_ZERO)
+    # +0812… of Indonesia, say, is in a range of Japan's landlines: of another country, only a mobile number is clear.
+    is_own = plan is not None and (better.e164 or "").startswith(plan.code, 1)
+    if better.rank == _MOBILE or (better.rank == _VALID and is_own):
+        return better
+    return _Found(_NONE, None, _PLUS_AND_ZERO)
 
 
 def _parsed(text: str, region: str | None, *, in_full: bool = False) -> _Found:
@@ -480,6 +498,8 @@ _NO_SUCH_LENGTH = "no phone of its country has that many digits"
 _ID_CARD = "it may be an ID-card number; give the phone number, with a plus if it is another country's"
 _ZERO_BEFORE_CODE = "!can be a landline, or a number with its calling code: write it with a plus"
 _TWO_ZEROS = "!begins with two zeros, and can be a number of two countries: write it with a plus, or with one zero"
+_PLUS_AND_ZERO = "!has a zero behind its plus, and no calling code begins with one: write the calling code there"
+_PLUS_OR_ZERO = "!has a zero behind its plus, and can be two numbers: leave out the zero, or the plus"
 
 
 def _readings(written: dict[str, None], plan: _Plan | None) -> Iterator[tuple[str, str | None, bool]]:
@@ -545,7 +565,8 @@ class _Abroad(dict[str, "_Plan | None"]):
         from phonenumbers import COUNTRY_CODE_TO_REGION_CODE, PhoneMetadata  # noqa: PLC0415  # as above
 
         plan = None
-        if (regions := COUNTRY_CODE_TO_REGION_CODE.get(int(code))) is not None:
+        # None begins with a zero, which int() would drop.
+        if code[0] != "0" and (regions := COUNTRY_CODE_TO_REGION_CODE.get(int(code))) is not None:
             found = PhoneMetadata.metadata_for_region_or_calling_code(int(code), regions[0])
             assert found is not None, "a calling code without metadata"
             plan = _plan_of(found, regions[0], is_main=True)
