@@ -11,8 +11,8 @@ with the country's calling code, as an international one that lost its plus. The
 3. any possible number, in the same order, except that digits which are in no range of the country count as
    international where what is behind the calling code is in one.
 So in India 9123456789 is national and 919123456789 is not. `00` is a plus, unless only dialling abroad in the country's
-own way makes a valid number of it. A zero before the calling code, two zeros before a national number, and a plus before a
-zero are slips: they are read so where that makes a valid number, and nothing else does.
+own way makes a valid number of it. A zero before the calling code, two zeros before a national number, and a plus
+before a zero are slips: they are read so where that makes a valid number, and nothing else does.
 
 "Possible" is a length that mobile or fixed lines of the country have; "valid" is within a range that it has handed out,
 as far as the metadata of the `phonenumbers` package know. They are behind the networks by months: that is why possible
@@ -70,12 +70,15 @@ _TAIL = re.compile(r"(.*[0-9)])\s*([-.(])\s*([0-9]{1,3})\s*\)?", re.DOTALL)
 _GROUPS = re.compile(r"([^0-9]*)([0-9]+)")
 _TWO = re.compile(r"[0-9]{5,}[^0-9+]+[0-9]{5,}")
 
+# Of every calendar in use, and what programs put where there is no date: the first day they know, or the last.
+_YEAR = "(?:[12][0-9]{3}|9999|0001)"
 _DATE = re.compile(
-    r"(?:(?:19|20)[0-9]{2}-(?P<m1>[0-9]{1,2})-(?P<d1>[0-9]{1,2})"
-    r"|(?:1[89]|2[0-6])[0-9]{2}\s*/\s*(?P<m2>[0-9]{1,2})\s*/\s*(?P<d2>[0-9]{1,2})"
-    r"|(?P<d3>[0-9]{1,2})\s*/\s*(?P<m3>[0-9]{1,2})\s*/\s*(?:(?:1[89]|2[0-6])?[0-9]{2})"
-    r"|(?P<d4>[0-9]{1,2})-(?P<m4>[0-9]{1,2})-(?:19|20)[0-9]{2})"
-    r"(?:(?:T|[\s,]+)[0-9]{1,2}[:.][0-9]{2}.*)?",
+    r"\(?\s*(?:"
+    rf"{_YEAR}\s*-\s*(?P<m1>[0-9]{{1,2}})\s*-\s*(?P<d1>[0-9]{{1,2}})"
+    rf"|{_YEAR}\s*/\s*(?P<m2>[0-9]{{1,2}})\s*/\s*(?P<d2>[0-9]{{1,2}})"
+    rf"|(?P<d3>[0-9]{{1,2}})\s*/\s*(?P<m3>[0-9]{{1,2}})\s*/\s*(?:{_YEAR}|[0-9]{{2}})"
+    rf"|(?P<d4>[0-9]{{1,2}})\s*-\s*(?P<m4>[0-9]{{1,2}})\s*-\s*(?:{_YEAR}|[0-9]{{2}})"
+    r")\s*\)?(?P<time>(?:T|[\s,]+)[0-9]{1,2}(?:[:.]?[0-9]{2}.*)?)?\s*\)?",
     re.DOTALL,
 )
 _TIME = re.compile(r"[0-9]{1,2}:[0-9]{2}(?::[0-9.]+)?(?:\s*[AaPp][Mm])?")
@@ -205,11 +208,11 @@ _FRACTION = f"{{}} is a fraction, and no phone number: {_AS_TEXT}, or keep what 
 def _date(text: str, name: str) -> str | None:
     """Why `text` may be a date, None if it is none. Raises InputError where it is surely one."""
     if ("-" in text or "/" in text) and (found := _DATE.fullmatch(text)) is not None:
-        month, day = (int(value) for value in found.groups() if value is not None)
+        month, day = (int(value) for key, value in found.groupdict().items() if value is not None and key != "time")
         if 1 <= min(month, day) <= 12 and max(month, day) <= 31:
             why = f"{name} is a date, and no phone number: give the number, in a column formatted as text"
             # Numbers are written in groups of two, two and four as well.
-            if found["d4"] is not None and found.end("m4") + 5 == len(text):
+            if found["d4"] is not None and found["time"] is None:
                 return why
             raise InputError(why)
     elif ":" in text and _TIME.fullmatch(text) is not None:
@@ -393,13 +396,18 @@ def _read(text: str, plan: _Plan | None, name: str, *, strict: bool) -> str:
     found = _best(dict.fromkeys((with_zero, without_zero)), plan)
     if tail is not None:
         _check_tail(tail, found, plan, name)
-    if date is not None and found.rank > _VALID:
+    if date is not None and (found.rank > _VALID or (found.rank == _VALID and _has_trunk_zero(plan))):
+        # A landline is not written without the zero that is dialled first: 31-12-2024 is none of Surabaya's.
         raise InputError(date)
     if found.e164 is None:
         raise InputError(found.problem(name, text, without_zero))
     if strict and found.rank == _POSSIBLE:
         raise InputError(f"{name} is no valid phone number: its country has handed out no such number")
     return found.e164
+
+
+def _has_trunk_zero(plan: _Plan | None) -> bool:
+    return plan is not None and plan.trunk is not None and plan.trunk.match("0") is not None
 
 
 def _best(written: dict[str, None], plan: _Plan | None) -> _Found:
