@@ -65,6 +65,9 @@ _GROUPED = re.compile(
     r"([1-9][0-9]{0,2}(?=([,']))(?:\2[0-9]{2,3})*\2[0-9]{3})(?:\.([0-9]*))?"
     r"|([1-9][0-9]{0,2}(?:\.[0-9]{3})+),([0-9]+)"
 )
+_SPACED = re.compile(r"([1-9][0-9]{0,2}(?:\s[0-9]{3})+)(?:,0+|\.0{1,2})")
+_COMMA = re.compile(r"[^,]*[0-9]\)?,[0-9]{1,2}")
+_NEGATIVE = re.compile(r"-[1-9][0-9\s.,']*")
 _DECIMAL = re.compile(r"(\+?[0-9]{5,17})([.,])([0-9]+)")
 _TAIL = re.compile(r"(.*[0-9)])\s*([-.(])\s*([0-9]{1,3})\s*\)?", re.DOTALL)
 _GROUPS = re.compile(r"([^0-9]*)([0-9]+)")
@@ -157,6 +160,8 @@ def _text(number: object, name: str) -> str:
             raise InputError(f"{name} is a link or an address: keep the phone number alone, with a plus")
     if _SCIENTIFIC.fullmatch(text):
         raise InputError(f"{name} was shortened by a spreadsheet (like 6.28E+12), and digits are lost: {_AS_TEXT}")
+    if _NEGATIVE.fullmatch(text):
+        raise InputError(f"{name} is a negative number, and no phone number: leave out the minus in front")
     text = _as_digits(text, name)
     if len(text.splitlines()) > 1 or ("/" in text and _DATE.fullmatch(text) is None and _is_two(text.split("/"))):
         raise InputError(f"{name} is more than one phone number: give each a row of its own")
@@ -191,6 +196,8 @@ def _as_digits(text: str, name: str) -> str:
         if (grouped[3] or grouped[5] or "").strip("0"):
             raise InputError(_FRACTION.format(name))
         return re.sub("[^0-9]", "", grouped[1] or grouped[4])
+    if (spaced := _SPACED.fullmatch(text)) is not None:
+        return re.sub("[^0-9]", "", spaced[1])
     if (decimal := _DECIMAL.fullmatch(text)) is not None:
         digits, point, behind = decimal.groups()
         if not behind.strip("0"):
@@ -199,6 +206,8 @@ def _as_digits(text: str, name: str) -> str:
                 return digits
         elif point == "," and digits[0] != "+":
             raise InputError(_FRACTION.format(name))
+    elif _COMMA.fullmatch(text) is not None and sum(map(str.isdigit, text)) > _FEWEST_DIGITS:
+        raise InputError(_FRACTION.format(name))
     return text
 
 
@@ -235,14 +244,24 @@ def _what_it_is(text: str, compact: str, name: str) -> str:
 
 def _too_many(text: str, compact: str, name: str) -> str:
     digits = len(compact.lstrip("+"))
-    if _TWO.search(text):
+    if _TWO.search(text) and not (digits == _CARD_DIGITS and _is_card(text)):
         return f"{name} has {digits} digits, and is more than one phone number: give each a row of its own"
-    if digits == 16:
-        return f"{name} has 16 digits: an ID-card or card number, and no phone number; give the phone number"
+    if digits == _CARD_DIGITS:
+        return f"{name} has {digits} digits: an ID-card or card number, and no phone number; give the phone number"
     return (
         f"{name} has {digits} digits, and a phone number has {_MOST_DIGITS} at most with its country code: "
         "is it an ID-card number, or two numbers?"
     )
+
+
+def _is_card(text: str) -> bool:
+    """Whether 16 digits are in groups as on a card: two phone numbers have 7 and more each, or more between them."""
+    groups = re.split(r"[\s.\-]", text)
+    return all(group.isdigit() for group in groups) and min(map(len, groups)) < _FEWEST_OF_TWO
+
+
+_CARD_DIGITS = 16
+_FEWEST_OF_TWO = 7
 
 
 def _is_one_digit(digits: str) -> bool:
@@ -293,7 +312,8 @@ def _tail(text: str) -> _Tail | None:
         return None
     before, sign, digits = found.groups()
     is_grouped = sign == "-" and len(digits) > 1 and _is_next_group(before, len(digits))
-    return _Tail(before, is_fraction=sign == "." and decimal is not None, is_grouped=is_grouped)
+    is_fraction = sign == "." and (decimal is not None or len(digits) <= _DECIMALS)
+    return _Tail(before, is_fraction=is_fraction, is_grouped=is_grouped)
 
 
 def _is_next_group(before: str, size: int) -> bool:
@@ -309,6 +329,7 @@ def _is_next_group(before: str, size: int) -> bool:
 
 
 _LONGEST_GROUP = 4
+_DECIMALS = 2  # of an amount of money, and fewer digits than the last group of a number has
 
 
 def _check_tail(tail: _Tail, whole: _Found, plan: _Plan | None, name: str) -> None:
