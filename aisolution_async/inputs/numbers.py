@@ -411,7 +411,8 @@ def _read(text: str, plan: _Plan | None, name: str, *, strict: bool) -> str:
             raise InputError(f"{name} cannot be told valid or not: give its country, or write it with a plus")
         _check_bare(without_zero, text, date, tail, name)
         return without_zero
-    is_simple = not strict and date is None and tail is None and with_zero == without_zero
+    is_card = plan is not None and text.startswith(plan.code) and _FOURS.fullmatch(text) is not None
+    is_simple = not (strict or is_card) and date is None and tail is None and with_zero == without_zero
     if is_simple and (quick := _quick(with_zero, plan)) is not None:
         return quick
     found = _best(dict.fromkeys((with_zero, without_zero)), plan)
@@ -422,6 +423,8 @@ def _read(text: str, plan: _Plan | None, name: str, *, strict: bool) -> str:
         raise InputError(date)
     if found.e164 is None:
         raise InputError(found.problem(name, text, without_zero))
+    if is_card and plan is not None and (found.rank == _POSSIBLE or plan.region in _CARDS_IN_FOURS):
+        raise InputError(f"{name} has {_ID_DIGITS} digits in groups of four: {_ID_CARD}")
     if strict and found.rank == _POSSIBLE:
         raise InputError(f"{name} is no valid phone number: its country has handed out no such number")
     return found.e164
@@ -525,6 +528,9 @@ _WHY_IMPOSSIBLE = {2: "it is too short", 3: _TOO_LONG, 4: "it lacks its area cod
 _ID_DIGITS = 12  # of an Aadhaar, and of the ids of Viet Nam and the Philippines
 _NO_SUCH_LENGTH = "no phone of its country has that many digits"
 _ID_CARD = "it may be an ID-card number; give the phone number, with a plus if it is another country's"
+# Twelve digits of an ID card as they are printed. Where every card is printed so, not even a valid number is sure.
+_FOURS = re.compile(r"[1-9][0-9]{3}(?:[\s.\-]+[0-9]{4}){2}")
+_CARDS_IN_FOURS = frozenset({"IN", "JP"})
 _ZERO_BEFORE_CODE = "!can be a landline, or a number with its calling code: write it with a plus"
 _TWO_ZEROS = "!begins with two zeros, and can be a number of two countries: write it with a plus, or with one zero"
 _PLUS_AND_ZERO = "!has a zero behind its plus, and no calling code begins with one: write the calling code there"
