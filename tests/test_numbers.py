@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from typing import Any
 
@@ -308,9 +309,35 @@ def test_anything_is_one_of_both(value: Any) -> None:
         except InputError as exc:
             assert len(str(exc)) < 200
             continue
-        assert re.fullmatch(r"\+[1-9]\d{4,19}" if options or sent[0] == "+" else r"\d{5,17}", sent)
+        assert re.fullmatch(r"\+[1-9]\d{4,14}" if options or sent[0] == "+" else r"\d{5,17}", sent)
         # What was mended once needs no mending.
         assert normalise(sent, **options) == sent == canonical(sent)
+
+
+def is_e164_if_international(value: object, country: str | None) -> bool:
+    try:
+        sent = normalise(value, country=country)
+    except InputError:
+        return True
+    return sent[0] != "+" or re.fullmatch(r"\+[1-9]\d{4,14}", sent) is not None
+
+
+@given(
+    st.sampled_from(["", "+", "+0", "+00", "00", "000", "0", "wa.me/", "wa.me/0", "+ (0", "tel:+0"]),
+    st.one_of(st.just(""), st.sampled_from(CODES).map(str)),
+    st.text("0123456789 -.()", max_size=16),
+    st.sampled_from([None, *REGIONS]),
+)
+def test_what_is_sent_with_a_plus_is_e164(start: str, code: str, rest: str, country: str | None) -> None:
+    assert is_e164_if_international(f"{start}{code}{rest}", country)
+
+
+def test_examples_with_a_plus_before_a_zero_are_themselves_or_nothing() -> None:
+    for region, number in phones.EXAMPLES[::5]:
+        e164 = phonenumbers.format_number(number, E164)
+        for start, country in itertools.product(("+0", "+00", "+0 ", "wa.me/0"), (None, region, "ID")):
+            assert is_e164_if_international(f"{start}{e164[1:]}", country)
+        assert ours(f"+0{e164[1:]}", None) == (e164 if rank(e164) == 0 else None)
 
 
 # ------------------------------------------------------------------------------------- what is not surely one number
@@ -326,6 +353,10 @@ def test_anything_is_one_of_both(value: Any) -> None:
         ("81,234,567,890", "ID", "+6281234567890"),
         ("81,234,567,890.00", "ID", "+6281234567890"),
         ("81.234.567.890,00", "ID", "+6281234567890"),
+        ("81 234 567 890,00", "ID", "+6281234567890"),
+        ("81 234 567 890.00", None, "81234567890"),
+        ("9\u202f171\u202f234\u202f567,0", "PH", "+639171234567"),
+        ("- 0812 3456 7890", "ID", "+6281234567890"),
         ("81'234'567'890", "ID", "+6281234567890"),
         ("9,12,34,56,789", "IN", "+919123456789"),
         ("81,234,567,890", None, "81234567890"),
@@ -344,6 +375,25 @@ def test_anything_is_one_of_both(value: Any) -> None:
         ("00919123456789", "IN", "+919123456789"),
         ("0031612345678", "ID", "+31612345678"),
         ("0622812345", "ID", "+62622812345"),
+        # A plus before a zero.
+        ("+062 81234567890", None, "+6281234567890"),
+        ("+062 812345678", "ID", "+62812345678"),
+        ("+062 (0)81234567890", "PH", "+6281234567890"),
+        ("+00 62 81234567890", None, "+6281234567890"),
+        ("+01 415 555 2671", None, "+14155552671"),
+        ("+001 415 555 2671", "ID", "+14155552671"),
+        ("+091 98765 43210", "IN", "+919876543210"),
+        ("+049 1512 3456789", None, "+4915123456789"),
+        ("+084 912345678", "VN", "+84912345678"),
+        ("+081234567890", "ID", "+6281234567890"),
+        ("+09171234567", "PH", "+639171234567"),
+        # Twelve digits in groups of four, which are no ID card's.
+        ("+9198 7654 3210", "IN", "+919876543210"),
+        ("91 98765 43210", "IN", "+919876543210"),
+        ("919876543210", "IN", "+919876543210"),
+        ("6391 7123 4567", "PH", "+639171234567"),
+        ("0812-3456-7890", "ID", "+6281234567890"),
+        ("6281 2345 6789", "ID", "+628123456789"),
         # As WhatsApp writes it.
         ("https://wa.me/6281234567890", "ID", "+6281234567890"),
         ("https://wa.me/6281234567890", None, "+6281234567890"),
@@ -354,6 +404,8 @@ def test_anything_is_one_of_both(value: Any) -> None:
         ("6281234567890:12@s.whatsapp.net", None, "+6281234567890"),
         ("6281234567890@c.us", "PH", "+6281234567890"),
         ("wa.me/081234567890", "ID", "+6281234567890"),
+        ("https://wa.me/06281234567890", None, "+6281234567890"),
+        ("06281234567890@c.us", None, "+6281234567890"),
         # The last group of a number is no second one.
         ("8 (912) 345-67-89", "RU", "+79123456789"),
         ("0812-3456-78", "ID", "+62812345678"),
@@ -367,6 +419,7 @@ def test_anything_is_one_of_both(value: Any) -> None:
         # Dots and spaces are between the groups of a number, whatever it would be as a date.
         ("20.12.2034", None, "20122034"),
         ("22-12-2034", "NO", "+4722122034"),
+        ("22 - 12 - 2034", "NO", "+4722122034"),
         # One digit over and over, where it is in a range.
         ("08888888888", "ID", "+628888888888"),
         ("+628888888888", None, "+628888888888"),
@@ -391,6 +444,13 @@ def test_what_people_mean(typed: str, country: str | None, sent: str) -> None:
         ("+6281234567890123", None, "16 digits"),
         ("234123412346", "IN", "12 digits, which no phone number of its country has: it may be an ID-card number"),
         ("2341 2341 2346", "IN", "ID-card"),
+        ("9123 4567 8901", "IN", "12 digits in groups of four: it may be an ID-card number"),
+        ("9198-7654-3210", "IN", "ID-card"),
+        ("9198.7654.3210", "IN", "ID-card"),
+        ("9198\u00a07654\u00a03210", "IN", "ID-card"),
+        ("8190 1234 5678", "JP", "ID-card"),
+        ("6312-3456-7890", "PH", "ID-card"),
+        ("6312 3456 7890", "PH", "ID-card"),
         ("1234-5678901-2", "PH", "ID-card"),
         ("123456789012", "PH", "ID-card"),
         ("079099012345", "VN", "ID-card"),
@@ -406,6 +466,29 @@ def test_what_people_mean(typed: str, country: str | None, sent: str) -> None:
         ("15 / 01 / 2024", "ID", "is a date"),
         ("15-01-2024", "ID", "is a date"),
         ("15-01-2024", None, "is a date"),
+        ("1899-12-30", "ID", "is a date"),
+        ("1753-01-01", "ID", "is a date"),
+        ("2567-01-15", "ID", "is a date"),
+        ("9999-12-31", "ID", "is a date"),
+        ("0001-01-01", "ID", "is a date"),
+        ("9999/12/31", "ID", "is a date"),
+        ("31/12/9999", "ID", "is a date"),
+        ("01/01/0001", "ID", "is a date"),
+        ("31-12-9999", "ID", "is a date"),
+        ("31-12-2024", "ID", "is a date"),
+        ("15-01-24", None, "is a date"),
+        ("(15/01/2024)", "ID", "is a date"),
+        ("( 2024-01-15 )", None, "is a date"),
+        ("(2024-01-15) 12:00", "ID", "is a date"),
+        ("(15-01-2024)", "ID", "is a date"),
+        ("2024-01-15 12", "ID", "is a date"),
+        ("2024-01-15T12", None, "is a date"),
+        ("2024-01-15 120000", "ID", "is a date"),
+        ("15/01/2024 7", "ID", "is a date"),
+        ("2024 - 01 - 15", "ID", "is a date"),
+        ("15 - 01 - 2024", "ID", "is a date"),
+        ("15 - 01 - 2024 12:00", None, "is a date"),
+        ("2024\u201101\u201115", "ID", "is a date"),
         ("12:00:00", "ID", "is a time of day"),
         ("81234567890.5", "ID", "is a fraction"),
         ("81234567890.5", None, "is a fraction"),
@@ -413,9 +496,29 @@ def test_what_people_mean(typed: str, country: str | None, sent: str) -> None:
         ("81234567890.00002", "ID", "is a fraction"),
         ("+6281234567890.5", None, "is a fraction"),
         ("81,234,567,890.5", "ID", "is a fraction"),
+        ("81 234 567 890,50", "ID", "is a fraction"),
+        ("81 234 567 890.50", "ID", "is a fraction"),
+        ("0812 3456 7890.00", "ID", "is a fraction"),
+        ("0812 3456 7890,00", None, "is a fraction"),
+        ("+62 812-3456-7890.0", None, "is a fraction"),
+        ("(0812) 3456789,00", "ID", "is a fraction"),
+        ("-81234567890", "ID", "is a negative number"),
+        ("\u221281234567890", None, "is a negative number"),
+        ("-81,234,567,890.00", "ID", "is a negative number"),
+        ("320123.456789.0001", "ID", "16 digits: an ID-card or card number"),
+        ("320123 456789 0001", None, "16 digits: an ID-card or card number"),
+        ("3201234567-890001", None, "16 digits: an ID-card or card number"),
+        ("08123456 08123457", None, "more than one phone number"),
         ("00812 3456 7890", "ID", "two zeros"),
         ("wa.me/81234567890", "ID", "two countries"),
         ("062812345678", "ID", "write it with a plus"),
+        ("+081234567890", None, "zero behind its plus"),
+        ("+081234567890", "PH", "zero behind its plus"),
+        ("wa.me/081234567890", None, "zero behind its plus"),
+        ("+0819012345678", "ID", "can be two numbers"),
+        ("+0912345678", None, "zero behind its plus"),
+        ("+0999123456789", None, "zero behind its plus"),
+        ("+000000000", "ID", "one digit over and over"),
         ("000000000", "ID", "one digit over and over"),
         ("000000000", None, "one digit over and over"),
         ("9999999999", None, "one digit over and over"),

@@ -11,8 +11,8 @@ with the country's calling code, as an international one that lost its plus. The
 3. any possible number, in the same order, except that digits which are in no range of the country count as
    international where what is behind the calling code is in one.
 So in India 9123456789 is national and 919123456789 is not. `00` is a plus, unless only dialling abroad in the country's
-own way makes a valid number of it. A zero before the calling code, and two zeros before a national number, are slips:
-they are read so where that makes a valid number, and nothing else does.
+own way makes a valid number of it. A zero before the calling code, two zeros before a national number, and a plus
+before a zero are slips: they are read so where that makes a valid number, and nothing else does.
 
 "Possible" is a length that mobile or fixed lines of the country have; "valid" is within a range that it has handed out,
 as far as the metadata of the `phonenumbers` package know. They are behind the networks by months: that is why possible
@@ -65,17 +65,23 @@ _GROUPED = re.compile(
     r"([1-9][0-9]{0,2}(?=([,']))(?:\2[0-9]{2,3})*\2[0-9]{3})(?:\.([0-9]*))?"
     r"|([1-9][0-9]{0,2}(?:\.[0-9]{3})+),([0-9]+)"
 )
+_SPACED = re.compile(r"([1-9][0-9]{0,2}(?:\s[0-9]{3})+)(?:,0+|\.0{1,2})")
+_COMMA = re.compile(r"[^,]*[0-9]\)?,[0-9]{1,2}")
+_NEGATIVE = re.compile(r"-[1-9][0-9\s.,']*")
 _DECIMAL = re.compile(r"(\+?[0-9]{5,17})([.,])([0-9]+)")
 _TAIL = re.compile(r"(.*[0-9)])\s*([-.(])\s*([0-9]{1,3})\s*\)?", re.DOTALL)
 _GROUPS = re.compile(r"([^0-9]*)([0-9]+)")
 _TWO = re.compile(r"[0-9]{5,}[^0-9+]+[0-9]{5,}")
 
+# Of every calendar in use, and what programs put where there is no date: the first day they know, or the last.
+_YEAR = "(?:[12][0-9]{3}|9999|0001)"
 _DATE = re.compile(
-    r"(?:(?:19|20)[0-9]{2}-(?P<m1>[0-9]{1,2})-(?P<d1>[0-9]{1,2})"
-    r"|(?:1[89]|2[0-6])[0-9]{2}\s*/\s*(?P<m2>[0-9]{1,2})\s*/\s*(?P<d2>[0-9]{1,2})"
-    r"|(?P<d3>[0-9]{1,2})\s*/\s*(?P<m3>[0-9]{1,2})\s*/\s*(?:(?:1[89]|2[0-6])?[0-9]{2})"
-    r"|(?P<d4>[0-9]{1,2})-(?P<m4>[0-9]{1,2})-(?:19|20)[0-9]{2})"
-    r"(?:(?:T|[\s,]+)[0-9]{1,2}[:.][0-9]{2}.*)?",
+    r"\(?\s*(?:"
+    rf"{_YEAR}\s*-\s*(?P<m1>[0-9]{{1,2}})\s*-\s*(?P<d1>[0-9]{{1,2}})"
+    rf"|{_YEAR}\s*/\s*(?P<m2>[0-9]{{1,2}})\s*/\s*(?P<d2>[0-9]{{1,2}})"
+    rf"|(?P<d3>[0-9]{{1,2}})\s*/\s*(?P<m3>[0-9]{{1,2}})\s*/\s*(?:{_YEAR}|[0-9]{{2}})"
+    rf"|(?P<d4>[0-9]{{1,2}})\s*-\s*(?P<m4>[0-9]{{1,2}})\s*-\s*(?:{_YEAR}|[0-9]{{2}})"
+    r")\s*\)?(?P<time>(?:T|[\s,]+)[0-9]{1,2}(?:[:.]?[0-9]{2}.*)?)?\s*\)?",
     re.DOTALL,
 )
 _TIME = re.compile(r"[0-9]{1,2}:[0-9]{2}(?::[0-9.]+)?(?:\s*[AaPp][Mm])?")
@@ -154,6 +160,8 @@ def _text(number: object, name: str) -> str:
             raise InputError(f"{name} is a link or an address: keep the phone number alone, with a plus")
     if _SCIENTIFIC.fullmatch(text):
         raise InputError(f"{name} was shortened by a spreadsheet (like 6.28E+12), and digits are lost: {_AS_TEXT}")
+    if _NEGATIVE.fullmatch(text):
+        raise InputError(f"{name} is a negative number, and no phone number: leave out the minus in front")
     text = _as_digits(text, name)
     if len(text.splitlines()) > 1 or ("/" in text and _DATE.fullmatch(text) is None and _is_two(text.split("/"))):
         raise InputError(f"{name} is more than one phone number: give each a row of its own")
@@ -175,6 +183,8 @@ def _digits(number: object, name: str) -> str:
 def _of_link(held: str) -> str:
     """The number that a link holds, which is in full and without a plus: with 00 in its place."""
     digits = _SEPARATORS.sub("", re.sub("%2B|%20|\\+", "", held, flags=re.IGNORECASE))
+    if digits[:1] == "0":
+        return f"+{digits}"  # a slip, and read as one
     return f"00{digits}" if digits[:1] in "123456789" else digits
 
 
@@ -186,6 +196,8 @@ def _as_digits(text: str, name: str) -> str:
         if (grouped[3] or grouped[5] or "").strip("0"):
             raise InputError(_FRACTION.format(name))
         return re.sub("[^0-9]", "", grouped[1] or grouped[4])
+    if (spaced := _SPACED.fullmatch(text)) is not None:
+        return re.sub("[^0-9]", "", spaced[1])
     if (decimal := _DECIMAL.fullmatch(text)) is not None:
         digits, point, behind = decimal.groups()
         if not behind.strip("0"):
@@ -194,6 +206,8 @@ def _as_digits(text: str, name: str) -> str:
                 return digits
         elif point == "," and digits[0] != "+":
             raise InputError(_FRACTION.format(name))
+    elif _COMMA.fullmatch(text) is not None and sum(map(str.isdigit, text)) > _FEWEST_DIGITS:
+        raise InputError(_FRACTION.format(name))
     return text
 
 
@@ -203,11 +217,11 @@ _FRACTION = f"{{}} is a fraction, and no phone number: {_AS_TEXT}, or keep what 
 def _date(text: str, name: str) -> str | None:
     """Why `text` may be a date, None if it is none. Raises InputError where it is surely one."""
     if ("-" in text or "/" in text) and (found := _DATE.fullmatch(text)) is not None:
-        month, day = (int(value) for value in found.groups() if value is not None)
+        month, day = (int(value) for key, value in found.groupdict().items() if value is not None and key != "time")
         if 1 <= min(month, day) <= 12 and max(month, day) <= 31:
             why = f"{name} is a date, and no phone number: give the number, in a column formatted as text"
             # Numbers are written in groups of two, two and four as well.
-            if found["d4"] is not None and found.end("m4") + 5 == len(text):
+            if found["d4"] is not None and found["time"] is None:
                 return why
             raise InputError(why)
     elif ":" in text and _TIME.fullmatch(text) is not None:
@@ -230,14 +244,24 @@ def _what_it_is(text: str, compact: str, name: str) -> str:
 
 def _too_many(text: str, compact: str, name: str) -> str:
     digits = len(compact.lstrip("+"))
-    if _TWO.search(text):
+    if _TWO.search(text) and not (digits == _CARD_DIGITS and _is_card(text)):
         return f"{name} has {digits} digits, and is more than one phone number: give each a row of its own"
-    if digits == 16:
-        return f"{name} has 16 digits: an ID-card or card number, and no phone number; give the phone number"
+    if digits == _CARD_DIGITS:
+        return f"{name} has {digits} digits: an ID-card or card number, and no phone number; give the phone number"
     return (
         f"{name} has {digits} digits, and a phone number has {_MOST_DIGITS} at most with its country code: "
         "is it an ID-card number, or two numbers?"
     )
+
+
+def _is_card(text: str) -> bool:
+    """Whether 16 digits are in groups as on a card: two phone numbers have 7 and more each, or more between them."""
+    groups = re.split(r"[\s.\-]", text)
+    return all(group.isdigit() for group in groups) and min(map(len, groups)) < _FEWEST_OF_TWO
+
+
+_CARD_DIGITS = 16
+_FEWEST_OF_TWO = 7
 
 
 def _is_one_digit(digits: str) -> bool:
@@ -288,7 +312,8 @@ def _tail(text: str) -> _Tail | None:
         return None
     before, sign, digits = found.groups()
     is_grouped = sign == "-" and len(digits) > 1 and _is_next_group(before, len(digits))
-    return _Tail(before, is_fraction=sign == "." and decimal is not None, is_grouped=is_grouped)
+    is_fraction = sign == "." and (decimal is not None or len(digits) <= _DECIMALS)
+    return _Tail(before, is_fraction=is_fraction, is_grouped=is_grouped)
 
 
 def _is_next_group(before: str, size: int) -> bool:
@@ -304,6 +329,7 @@ def _is_next_group(before: str, size: int) -> bool:
 
 
 _LONGEST_GROUP = 4
+_DECIMALS = 2  # of an amount of money, and fewer digits than the last group of a number has
 
 
 def _check_tail(tail: _Tail, whole: _Found, plan: _Plan | None, name: str) -> None:
@@ -385,23 +411,33 @@ def _read(text: str, plan: _Plan | None, name: str, *, strict: bool) -> str:
             raise InputError(f"{name} cannot be told valid or not: give its country, or write it with a plus")
         _check_bare(without_zero, text, date, tail, name)
         return without_zero
-    is_simple = not strict and date is None and tail is None and with_zero == without_zero
+    is_card = plan is not None and text.startswith(plan.code) and _FOURS.fullmatch(text) is not None
+    is_simple = not (strict or is_card) and date is None and tail is None and with_zero == without_zero
     if is_simple and (quick := _quick(with_zero, plan)) is not None:
         return quick
     found = _best(dict.fromkeys((with_zero, without_zero)), plan)
     if tail is not None:
         _check_tail(tail, found, plan, name)
-    if date is not None and found.rank > _VALID:
+    if date is not None and (found.rank > _VALID or (found.rank == _VALID and _has_trunk_zero(plan))):
+        # A landline is not written without the zero that is dialled first: 31-12-2024 is none of Surabaya's.
         raise InputError(date)
     if found.e164 is None:
         raise InputError(found.problem(name, text, without_zero))
+    if is_card and plan is not None and (found.rank == _POSSIBLE or plan.region in _CARDS_IN_FOURS):
+        raise InputError(f"{name} has {_ID_DIGITS} digits in groups of four: {_ID_CARD}")
     if strict and found.rank == _POSSIBLE:
         raise InputError(f"{name} is no valid phone number: its country has handed out no such number")
     return found.e164
 
 
+def _has_trunk_zero(plan: _Plan | None) -> bool:
+    return plan is not None and plan.trunk is not None and plan.trunk.match("0") is not None
+
+
 def _best(written: dict[str, None], plan: _Plan | None) -> _Found:
     """The best reading: one that can be a mobile number, else a valid one, else a possible one."""
+    if any(text[:2] == "+0" for text in written):
+        return _plus_and_zero(written, plan)
     best, reason = _Found(_NONE, None), ""
     for text, region, in_full in _readings(written, plan):
         found = _parsed(text, region, in_full=in_full)
@@ -433,6 +469,20 @@ def _slip(text: str, plan: _Plan, best: _Found) -> _Found | None:
         return meant
     is_clear = best.e164.startswith(plan.code, 1) or best.rank < meant.rank
     return None if is_clear else _Found(_NONE, None, _TWO_ZEROS)
+
+
+def _plus_and_zero(written: dict[str, None], plan: _Plan | None) -> _Found:
+    """What a plus before a zero must be read as: the zero is one too many, or the plus is."""
+    in_full = _best({f"+{text.lstrip('+0')}": None for text in written}, None)
+    national = _best({text[1:]: None for text in written}, plan)
+    better = min(national, in_full, key=lambda found: found.rank)
+    if in_full.rank == national.rank <= _VALID and in_full.e164 != national.e164:
+        return _Found(_NONE, None, _PLUS_OR_ZERO)
+    # +0812… of Indonesia, say, is in a range of Japan's landlines: of another country, only a mobile number is clear.
+    is_own = plan is not None and (better.e164 or "").startswith(plan.code, 1)
+    if better.rank == _MOBILE or (better.rank == _VALID and is_own):
+        return better
+    return _Found(_NONE, None, _PLUS_AND_ZERO)
 
 
 def _parsed(text: str, region: str | None, *, in_full: bool = False) -> _Found:
@@ -478,8 +528,13 @@ _WHY_IMPOSSIBLE = {2: "it is too short", 3: _TOO_LONG, 4: "it lacks its area cod
 _ID_DIGITS = 12  # of an Aadhaar, and of the ids of Viet Nam and the Philippines
 _NO_SUCH_LENGTH = "no phone of its country has that many digits"
 _ID_CARD = "it may be an ID-card number; give the phone number, with a plus if it is another country's"
+# Twelve digits of an ID card as they are printed. Where every card is printed so, not even a valid number is sure.
+_FOURS = re.compile(r"[1-9][0-9]{3}(?:[\s.\-]+[0-9]{4}){2}")
+_CARDS_IN_FOURS = frozenset({"IN", "JP"})
 _ZERO_BEFORE_CODE = "!can be a landline, or a number with its calling code: write it with a plus"
 _TWO_ZEROS = "!begins with two zeros, and can be a number of two countries: write it with a plus, or with one zero"
+_PLUS_AND_ZERO = "!has a zero behind its plus, and no calling code begins with one: write the calling code there"
+_PLUS_OR_ZERO = "!has a zero behind its plus, and can be two numbers: leave out the zero, or the plus"
 
 
 def _readings(written: dict[str, None], plan: _Plan | None) -> Iterator[tuple[str, str | None, bool]]:
@@ -545,7 +600,8 @@ class _Abroad(dict[str, "_Plan | None"]):
         from phonenumbers import COUNTRY_CODE_TO_REGION_CODE, PhoneMetadata  # noqa: PLC0415  # as above
 
         plan = None
-        if (regions := COUNTRY_CODE_TO_REGION_CODE.get(int(code))) is not None:
+        # None begins with a zero, which int() would drop.
+        if code[0] != "0" and (regions := COUNTRY_CODE_TO_REGION_CODE.get(int(code))) is not None:
             found = PhoneMetadata.metadata_for_region_or_calling_code(int(code), regions[0])
             assert found is not None, "a calling code without metadata"
             plan = _plan_of(found, regions[0], is_main=True)
