@@ -60,9 +60,8 @@ class Seen(Enum):
 class Echo:
     """Whether a vendor's answers name the number that was asked. One for each client; its states:
 
-    NOTHING     no answer has named the number that was asked. The first that does → ECHO. The first three numbers
-                that were asked and answered for another one → CONVENTION. Until then each of these is unknown, and
-                held.
+    NOTHING     no answer has named the number that was asked. The first that does → ECHO. The first three that name a
+                number, and another one → CONVENTION. Until then each of these is unknown, and held.
     ECHO        an answer that names another number is another call's: unknown, and held. For good.
     CONVENTION  this server answers so: nothing more is sent to it, and nothing is held for the answers that showed it.
                 For good.
@@ -72,18 +71,18 @@ class Echo:
 
     def __init__(self) -> None:
         self.state = Seen.NOTHING
-        self._differing: set[str] = set()  # numbers that were asked, and answered for another
+        self._differing = 0
         self._held: list[tuple[Recorder, Started, Result]] = []
 
     def is_another(self, asked: str, said: str | None) -> bool:
         """Whether the answer that names `said` is surely about another number than `asked`."""
         different = differs(asked, said)
         if self.state is Seen.NOTHING and different is not None:
-            self._differing.add(asked)
+            self._differing += 1
             if not different:
                 self.state = Seen.ECHO
                 self._held.clear()
-            elif len(self._differing) == _FIRST:
+            elif self._differing == _FIRST:
                 self.state = Seen.CONVENTION
                 _log.error("nothing more is sent: %s", STOPPED)
         return different is True
