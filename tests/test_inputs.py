@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import bz2
+import contextlib
 import gzip
 import io
 import lzma
@@ -268,6 +269,49 @@ def test_base64_is_read_as_the_image_or_refused(how: str, data: bytes) -> None:
             assert load(source) == photo
         except InputError:
             assert how not in ALWAYS_READ
+
+
+@given(
+    seed=st.integers(0, 2**32),
+    size=st.integers(0, 9000),
+    width=st.sampled_from([60, 64, 72, 76]) | st.integers(4, 1500),
+    end=st.sampled_from(["\n", "\r\n", "\n\t", "\n    "]),
+    trailing=st.booleans(),
+    padded=st.booleans(),
+)
+@example(seed=3, size=6000, width=76, end="\r\n", trailing=True, padded=True)
+@example(seed=0, size=0, width=4, end="\r\n", trailing=False, padded=False)
+@example(seed=7, size=6000, width=75, end="\n", trailing=False, padded=True)
+def test_base64_whose_line_ends_and_pluses_are_spaces_is_never_altered(
+    seed: int, size: int, width: int, end: str, trailing: bool, padded: bool
+) -> None:
+    photo = b"\xff\xd8\xff\xe0" + random.Random(seed).randbytes(size)
+    text = base64.b64encode(photo).decode()
+    if not padded:  # then two lines of the longest look like none
+        text, width = text.rstrip("="), min(width, 600)
+    text = lines(text, width, end) + end * trailing
+    for space in ("+", "+\r\n\t"):
+        spaced = text.translate(dict.fromkeys(map(ord, space + "\n"), " "))
+        for source in (spaced, "data:;base64," + spaced, spaced.encode()):
+            with contextlib.suppress(InputError):
+                assert load(source) == photo
+
+
+@pytest.mark.parametrize("trailing", [False, True])
+@pytest.mark.parametrize("width", [60, 64, 72, 75, 76])
+def test_base64_whose_line_ends_and_pluses_are_spaces_is_restored(width: int, trailing: bool) -> None:
+    for size in range(5000, 5100):
+        photo = b"\xff\xd8\xff\xe0" + random.Random(size).randbytes(size)
+        text = base64.b64encode(photo).decode()
+        if not text.endswith("+"):
+            spaced = lines(text, width, " ").replace("+", " ") + " " * trailing
+            assert load(spaced) == load(spaced.encode()) == photo
+
+
+def test_base64_full_of_spaces_is_refused() -> None:
+    for size in range(100, 3000, 41):
+        lost = base64.b64encode(b"\xff\xd8\xff" + b"\xfb\xef\xbe" * size).decode().replace("+", " ")
+        assert "does not decode as base64" in refused(lost + "A" * 4)
 
 
 def test_long_base64_that_lost_its_pluses_is_restored() -> None:

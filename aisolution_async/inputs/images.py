@@ -11,6 +11,7 @@ import io
 import os
 import re
 import stat
+from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
@@ -64,7 +65,9 @@ _CONTROLS = re.compile(rb"[\x00-\x08\x0e-\x1a\x1c-\x1f\x7f]")  # none of them is
 _PADDING = b" \t\r\n\x00\xef\xbb\xbf"
 _LINE_ENDS = re.compile(r"[^\S ]+")
 _URL_SAFE = str.maketrans("-_", "+/")
-_SHORTEST_LINE = 60
+_NARROWEST_LINE, _SHORTEST_LINE, _LONGEST_LINE = 4, 60, 1024  # characters: any that is known, and the usual ones
+_WIDEST_END = 8  # spaces: a line end and an indentation, each character a space
+_NO_CHANCE = 6
 _SURE_OF_A_PLUS = 2000  # characters: of so many, none is a plus once in 10**13 times
 _NOT_DECODED = "does not decode as base64: it is cut off or altered (a '+' that became a space, two alphabets mixed)"
 _LONGEST_PATH = 4096
@@ -193,28 +196,80 @@ def _decode(text: str) -> bytes | None:
     """What base64 stands for, in lines or not, of the usual or the URL-safe alphabet; None where that is not sure."""
     packed = _LINE_ENDS.sub("", text.strip())
     lines = packed.replace(" ", "")
-    if not {"+", "-", "_"}.isdisjoint(lines):
+    if "+" in lines or "-" in lines:
         return _decoded(lines)
-    # A space stands between lines, or is a plus that a form made a space. A plus is one of 64 characters: long text
-    # with spaces here and there, and without a plus, has lost them. Else the length has to leave one reading only.
-    plus = packed.replace(" ", "+")
-    whole = len(plus) % 4 == 0
-    ends = text.rstrip("\r\n\t")
-    if (behind := len(ends) - len(ends.rstrip(" "))) and lines[-1:] != "=" and not (whole and behind % 4):
-        return None  # pluses at the very end, perhaps
-    if lines == packed:
+    # A space stands between lines, or is a plus that a form made a space.
+    behind = 0 if lines[-1:] == "=" else text[len(text.rstrip()) :].count(" ")
+    before = text[: len(text) - len(text.lstrip())].count(" ")
+    if before and not begins_like_an_image(packed):
+        return None  # pluses at the very beginning, perhaps
+    if lines == packed and not behind:
         return _decoded(lines)
     rows = text.strip().splitlines()
     if len(rows) > 1 and all(row[:1] == " " and row.strip() for row in rows[1:]):  # indented, if there are several
-        return _decoded(lines) if len(rows) > 2 and not any(" " in row.strip() for row in rows) else None
-    widths = {len(line) for line in packed.split(" ")[:-1]}
-    if len(widths) == 1 and (width := widths.pop()) >= _SHORTEST_LINE and not width % 4:
-        if len(lines) % 4 == 0 and not whole:
-            return _decoded(lines)
-        whole = whole and len(lines) % 4 == 1
-    elif len(packed) < _SURE_OF_A_PLUS:
-        whole = whole and len(lines) % 4 != 0
-    return _decoded(plus) if whole else None
+        indents = {len(row) - len(row.lstrip()) for row in rows[1:]}
+        plain = len(rows) > 2 and len(indents) == 1 and not behind and not any(" " in row.lstrip() for row in rows)
+        return _decoded(lines) if plain else None
+    body = _the_one_reading(packed, behind)
+    return None if body is None else _decoded(body.replace(" ", "+"))
+
+
+def _the_one_reading(packed: str, behind: int) -> str | None:
+    """`packed` without the spaces that are line ends; all others are pluses. None where it can be read in two ways.
+
+    `behind` is how many spaces came behind it. Lines have one width, and a line end is one space or several.
+    """
+    readings: dict[tuple[int, int, int], int] = {}  # width, spaces between, characters left: line ends
+    periods: set[int] = set()
+    short = len(packed) < _SURE_OF_A_PLUS
+    for tail in range(min(behind, _WIDEST_END) + 1):
+        whole = packed + " " * tail
+        if len(whole) % 4 != 1:
+            readings[0, 0, len(whole)] = 0
+        for width, gap, ends in _in_lines(whole):
+            usual = _SHORTEST_LINE <= width <= _LONGEST_LINE and width % 4 == 0
+            left = (len(whole) - ends) % 4
+            # Lost padding on top of that is thought of where the lines look like lines, or anything may be meant.
+            if left == 0 or (left != 1 and (short or usual or ends >= 3)):
+                readings[width, gap, len(whole) - ends] = ends
+            if ends >= _NO_CHANCE:
+                period = width + gap
+                if not any(period % known == 0 for known in periods):
+                    periods.add(period)
+                if len(periods) > 1:
+                    return None  # it is full of spaces
+    if not readings:
+        return None
+    (width, gap, size), most = max(readings.items(), key=lambda item: item[1])
+    # Pluses stand one to 64 characters: so many more are not in line by chance.
+    if size % 4 or sum(most - ends < _NO_CHANCE for ends in readings.values()) > 1:
+        return None
+    if not width:
+        # No line ends, then; or the spaces of a short text stand anywhere between its parts.
+        rest = len(packed.replace(" ", "")) % 4
+        apart = " " in packed and (rest == 0 or (rest != 1 and packed[-1:] != "="))
+        return None if apart and short else packed + " " * (size - len(packed))
+    if most < _NO_CHANCE and (width < _SHORTEST_LINE or width % 4):
+        return None
+    step = width + gap
+    whole = packed + " " * behind
+    return "".join(whole[at : at + width] for at in range(0, len(whole), step))[:size]
+
+
+def _in_lines(text: str) -> Iterator[tuple[int, int, int]]:
+    """Every width, and number of spaces between, of lines that `text` may be in, with the spaces that end lines."""
+    width = text.find(" ", _NARROWEST_LINE)
+    while width > 0:
+        for gap in range(1, _WIDEST_END + 1):
+            if text[width : width + gap].strip(" "):
+                break
+            step = width + gap
+            if text[width + step : width + step + 1].strip(" "):  # the next line's
+                continue
+            columns = [text[width + at :: step] for at in range(gap)]
+            if not any(column.strip(" ") for column in columns):
+                yield width, gap, sum(map(len, columns))
+        width = text.find(" ", width + 1)
 
 
 def _decoded(packed: str) -> bytes | None:
