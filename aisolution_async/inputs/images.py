@@ -38,6 +38,8 @@ _NOT_IMAGES = {
     b"%!PS": "PostScript",
     b"PK\x03\x04": "a ZIP or Office file",
     b"PK\x05\x06": "an empty ZIP file",
+    b"PK\x07\x08": "a part of a ZIP file",
+    b"MSCF": "a CAB file",
     b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1": "an old Office file",
     b"\x1f\x8b": "a gzip file",
     b"BZh": "a bzip2 file",
@@ -47,7 +49,15 @@ _NOT_IMAGES = {
     b"\x28\xb5\x2f\xfd": "a zstd file",
     b"SQLite format 3\x00": "a database",
     b"PAR1": "a Parquet file",
+    b"ARROW1": "an Arrow file",
     b"\x7fELF": "a program",
+    b"MZ": "a program",
+    b"\0asm": "a program",
+    b"\xfe\xed\xfa\xce": "a program",
+    b"\xfe\xed\xfa\xcf": "a program",
+    b"\xce\xfa\xed\xfe": "a program",
+    b"\xcf\xfa\xed\xfe": "a program",
+    b"HTTP/1.": "an HTTP response with its headers",
     b"bplist00": "a property list",
     b"\x1aE\xdf\xa3": "a video",
     b"\x00\x00\x01\xba": "a video",
@@ -62,6 +72,13 @@ _MOVIES = re.compile(rb"isom|iso[2-9]|mp4|mp71|avc1|qt  |M4|MSNV|3g|dash|f4|mmp4
 _STILLS = frozenset({b"mif1", b"mif2", b"miaf", b"msf1", b"heic", b"heix", b"heim", b"heis", b"avif", b"avis", b"jpeg"})
 _PNM = re.compile(rb"P[1-6fF]\s+(#[^\n]*\n\s*)*\d+\s+(#[^\n]*\n\s*)*\d")  # an image format that begins as text
 _CONTROLS = re.compile(rb"[\x00-\x08\x0e-\x1a\x1c-\x1f\x7f]")  # none of them is in a text
+_STRAY = re.compile(rb"[\x00\x07\x1a]")  # but these are, now and then: an end, a bell, an end of CP/M's
+_MULTIPART = re.compile(rb"--[^\r\n]{1,200}\r?\nContent-", re.IGNORECASE)
+_ENCODINGS = ("shift_jis", "gb18030", "euc_kr", "cp1252", "cp1251")
+_KBITS_1 = (0, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320)
+_KBITS_2 = (0, 8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160)
+_PUNCTUATION = frozenset(" \t\r\n,.;:!?-'\"()/@_")
+_TOO_SHORT = 64
 _PADDING = b" \t\r\n\x00\xef\xbb\xbf"
 _LINE_ENDS = re.compile(r"[^\S ]+")
 _URL_SAFE = str.maketrans("-_", "+/")
@@ -129,8 +146,7 @@ def _checked(data: bytes, what: str, max_bytes: int, verb: str = "send") -> byte
         raise InputError(f"{what} is empty: there is no image to send")
     if len(data) > max_bytes:
         raise InputError(_too_large(what, len(data), max_bytes))
-    head = data[:_HEAD]
-    if kind := _surely(head):
+    if kind := _surely(data[:_HEAD]) or _surely_by_all(data):
         raise InputError(f"{what} is not an image but {kind}: {verb} a JPEG or PNG file")
     return data
 
@@ -153,11 +169,27 @@ def _surely(head: bytes) -> str:
         return "a video" if _MOVIES.match(head[8:12]) and not brands & _STILLS else ""
     if head[4:8] in (b"moov", b"mdat", b"wide", b"pnot"):
         return "a video"
+    if _MULTIPART.match(start):
+        return "a part of a multipart form"
     if head[257:262] == b"ustar":
         return "a tar file"
     if re.match(rb"<(!doctype|\?xml|html|head|body|title|script|svg)\b", start, re.IGNORECASE):
         return "HTML or XML"
     return "text" if not _PNM.match(head) and _is_text(head) else ""
+
+
+def _surely_by_all(data: bytes) -> str:
+    if data[:1] == b"\x80" and data[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05") and data[-1:] == b".":
+        return "a pickle"
+    if data[:2] in (b"\xff\xfb", b"\xff\xfa", b"\xff\xf3", b"\xff\xf2") and len(data) > 4:  # an MP3 without a tag
+        newer, index, rate = data[1] & 0x08, data[2] >> 4, data[2] >> 2 & 3
+        if 0 < index < 15 and rate < 3:
+            kbits = (_KBITS_1 if newer else _KBITS_2)[index]
+            size = (144_000 if newer else 72_000) * kbits // ((44100, 48000, 32000)[rate] // (1 if newer else 2))
+            size += data[2] >> 1 & 1
+            if data[size : size + 2] == data[:2]:
+                return "a sound"
+    return ""
 
 
 def _too_large(what: str, size: int | None, limit: int) -> str:
@@ -336,16 +368,47 @@ def _unwrapped(data: bytes, name: str) -> bytes:
 
 
 def _is_text(head: bytes) -> bool:
-    if head.startswith((b"\xff\xfe", b"\xfe\xff")):
-        return all(char.isprintable() or char.isspace() for char in head[: len(head) & ~1].decode("utf-16", "replace"))
-    if _CONTROLS.search(head):
+    if head.startswith((b"\xff\xfe", b"\xfe\xff")) and _reads(head, "utf-16", 0.0):
+        return True
+    if any(_reads(head, encoding, 0.0) for encoding in ("utf-32", "utf-32-be")):
+        return True
+    if any(_reads(head, encoding, 0.5) for encoding in ("utf-16-le", "utf-16-be")):
+        return True
+    full, head = len(head) == _HEAD, head.rstrip(b"\0")
+    bare = _STRAY.sub(b"", head)
+    if _CONTROLS.search(bare) or _CONTROLS.match(head) or b"\0\0" in head:
+        return False
+    strays = len(head) - len(bare)
+    if strays > max(2, len(head) // 8):
         return False
     try:
-        head.decode("utf-8")
+        bare.decode("utf-8")
     except UnicodeDecodeError:
         # Of another encoding, or cut within a character. 512 bytes of anything else have control characters.
-        return len(head) == _HEAD
+        if strays or bare.startswith(b"\xff\x0a"):  # JPEG XL
+            return full and not strays
+        return len(bare) >= _TOO_SHORT or any(_is_words(bare, encoding) for encoding in _ENCODINGS)
     return True
+
+
+def _reads(head: bytes, encoding: str, ascii_share: float) -> bool:
+    """Whether `head` is text of an encoding of two or four bytes a character, so much of it ASCII."""
+    unit = 4 if "32" in encoding else 2
+    try:
+        text = head[: len(head) // unit * unit].decode(encoding, "replace" if unit == 2 else "strict")
+    except UnicodeDecodeError:
+        return False
+    text = text.lstrip("\ufeff").rstrip("\ufffd")
+    seen = all(char.isprintable() or char.isspace() for char in text)
+    return len(text) > 1 and seen and sum(char.isascii() for char in text) >= ascii_share * len(text)
+
+
+def _is_words(short: bytes, encoding: str) -> bool:
+    try:
+        text = short.decode(encoding)
+    except UnicodeDecodeError:
+        return False
+    return sum(char.isalnum() or char in _PUNCTUATION for char in text) >= 0.85 * len(text)
 
 
 def _from_file(file: IO[Any], name: str, max_bytes: int) -> bytes:
