@@ -226,6 +226,22 @@ def test_grey_of_any_range_is_seen(low: float, white: float, code: str, kind: in
     assert all(abs(int(value) - at // 8 / 7 * 255) < 12 for at, value in enumerate(shown.tobytes()))
 
 
+@pytest.mark.parametrize("outlying", [1.5, 300, 70_000, 1e9, -5])
+def test_floats_up_to_one_are_seen_whatever_a_single_pixel_is(outlying: float) -> None:
+    values = [at // 8 / 7 for at in range(64)] * 4
+    shown = opened(fit(tiff([*values[:-1], max(outlying, 300), *values, outlying], "f", kind=FLOAT), name="img1"))
+    assert all(abs(value - at % 64 // 8 / 7 * 255) < 12 for at, value in enumerate(shown.tobytes()[:192]))
+
+
+@pytest.mark.parametrize("white", [255, 65535])
+@pytest.mark.parametrize("step", [1, 0.25])
+def test_floats_of_a_larger_range_that_are_dark_for_the_most_part_stay_dark(white: float, step: float) -> None:
+    data = tiff([step * (at % 2) for at in range(240)] + [white / 2] * 8 + [white] * 8, "f", kind=FLOAT)
+    shown = opened(fit(data, name="img1")).tobytes()
+    assert max(shown[:230]) < 12
+    assert abs(shown[244] - 127) < 12
+
+
 def test_grey_whose_zero_is_white() -> None:
     shown = opened(fit(tiff([0] * 32 + [65535] * 32, "H", kind=UNSIGNED, white_is_zero=True), name="img1"))
     assert shown.getpixel((4, 0)) == 255

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import base64
 import bz2
+import contextlib
 import gzip
 import io
 import lzma
 import os
+import pickle
 import random
+import struct
 import tarfile
 import zipfile
 from collections.abc import Callable
@@ -180,6 +183,26 @@ def box(kind: bytes, *brands: bytes) -> bytes:
         (b"\x1aE\xdf\xa3\x9fB\x86\x81", "a video"),
         (b"ID3\x04\x00\x00", "a sound"),
         (b"SQLite format 3\x00", "a database"),
+        *(("id,selfie\n".encode(encoding), "text") for encoding in ("utf-16-le", "utf-16-be", "utf-32", "utf-32-be")),
+        ("id,selfie\n".encode("utf-32-le") * 60, "text"),
+        ("Ünal, Müller\n".encode("latin-1"), "text"),
+        ("имя,телефон\n".encode("cp1251"), "text"),
+        ("氏名、電話番号".encode("shift_jis"), "text"),
+        (b"id,selfie\n\x1a", "text"),
+        (b"id\x00selfie\n" * 30, "text"),
+        (b"not found\x07\n", "text"),
+        (b"HTTP/1.1 200 OK\r\n\r\n" + PHOTO, "an HTTP response with its headers"),
+        (b"\r\n--x1\r\nContent-Disposition: form-data\r\n\r\n" + PHOTO, "a part of a multipart form"),
+        (b"PK\x07\x08" + zipped(), "a part of a ZIP file"),
+        (b"MSCF\x00\x00\x00\x00", "a CAB file"),
+        (b"MZ\x90\x00\x03", "a program"),
+        (b"\x00asm\x01\x00\x00\x00", "a program"),
+        *((magic + bytes(20), "a program") for magic in (b"\xfe\xed\xfa\xce", b"\xfe\xed\xfa\xcf")),
+        *((magic + bytes(20), "a program") for magic in (b"\xce\xfa\xed\xfe", b"\xcf\xfa\xed\xfe")),
+        ((b"\xff\xfb\x90\x64" + bytes(413)) * 3, "a sound"),
+        ((b"\xff\xf3\x44\xc4" + bytes(92)) * 3, "a sound"),
+        (b"ARROW1\x00\x00" + bytes(40), "an Arrow file"),
+        *((pickle.dumps([1, "a"], protocol), "a pickle") for protocol in range(2, 6)),
     ],
 )
 def test_what_is_surely_no_image_is_refused_whatever_it_comes_as(data: bytes, kind: str, tmp_path: Path) -> None:
@@ -205,6 +228,11 @@ def test_what_is_surely_no_image_is_refused_whatever_it_comes_as(data: bytes, ki
         box(b"ftyp", b"crx ", b"isom"),
         b"\xff\xd8\xff" + b"as tests have it " * 100,
         b"\x00\x01 nobody knows",
+        b"\xff\x0a\xfa\xaf\xc0\x90\xa1",
+        b"\xff\xfb\x90\x64" + bytes(range(256)) * 4,
+        b"\x80\x02 nobody knows",
+        b"BM" + struct.pack("<IIIIiiHHIIiiII", 454, 0, 54, 40, 20, 20, 1, 8, 0, 400, 0, 0, 0, 0) + b"@" * 400,
+        b"farbfeld" + struct.pack(">II", 32, 32) + b"\x00@" * 4096,
         random.Random(1).randbytes(2000),
         bytes(128) + b"DICM" + bytes(600),
     ],
@@ -268,6 +296,49 @@ def test_base64_is_read_as_the_image_or_refused(how: str, data: bytes) -> None:
             assert load(source) == photo
         except InputError:
             assert how not in ALWAYS_READ
+
+
+@given(
+    seed=st.integers(0, 2**32),
+    size=st.integers(0, 9000),
+    width=st.sampled_from([60, 64, 72, 76]) | st.integers(4, 1500),
+    end=st.sampled_from(["\n", "\r\n", "\n\t", "\n    "]),
+    trailing=st.booleans(),
+    padded=st.booleans(),
+)
+@example(seed=3, size=6000, width=76, end="\r\n", trailing=True, padded=True)
+@example(seed=0, size=0, width=4, end="\r\n", trailing=False, padded=False)
+@example(seed=7, size=6000, width=75, end="\n", trailing=False, padded=True)
+def test_base64_whose_line_ends_and_pluses_are_spaces_is_never_altered(
+    seed: int, size: int, width: int, end: str, trailing: bool, padded: bool
+) -> None:
+    photo = b"\xff\xd8\xff\xe0" + random.Random(seed).randbytes(size)
+    text = base64.b64encode(photo).decode()
+    if not padded:  # then two lines of the longest look like none
+        text, width = text.rstrip("="), min(width, 600)
+    text = lines(text, width, end) + end * trailing
+    for space in ("+", "+\r\n\t"):
+        spaced = text.translate(dict.fromkeys(map(ord, space + "\n"), " "))
+        for source in (spaced, "data:;base64," + spaced, spaced.encode()):
+            with contextlib.suppress(InputError):
+                assert load(source) == photo
+
+
+@pytest.mark.parametrize("trailing", [False, True])
+@pytest.mark.parametrize("width", [60, 64, 72, 75, 76])
+def test_base64_whose_line_ends_and_pluses_are_spaces_is_restored(width: int, trailing: bool) -> None:
+    for size in range(5000, 5100):
+        photo = b"\xff\xd8\xff\xe0" + random.Random(size).randbytes(size)
+        text = base64.b64encode(photo).decode()
+        if not text.endswith("+"):
+            spaced = lines(text, width, " ").replace("+", " ") + " " * trailing
+            assert load(spaced) == load(spaced.encode()) == photo
+
+
+def test_base64_full_of_spaces_is_refused() -> None:
+    for size in range(100, 3000, 41):
+        lost = base64.b64encode(b"\xff\xd8\xff" + b"\xfb\xef\xbe" * size).decode().replace("+", " ")
+        assert "does not decode as base64" in refused(lost + "A" * 4)
 
 
 def test_long_base64_that_lost_its_pluses_is_restored() -> None:

@@ -283,6 +283,8 @@ def _grey(image: Image) -> Image:
     tags = getattr(image, "tag_v2", {})  # a TIFF's
     if not math.isfinite(top - low) or (low < 0 and image.mode == "I" and tags.get(339, (1,))[0] == 1):
         raise ValueError("pixels that are no numbers, or that Pillow reads as negative ones")
+    if image.mode == "F" and top > _WHITES[0] * 1.1 and _is_up_to_one(deep):
+        low, top = 0.0, _WHITES[0]
     white = next((white for white in _WHITES if top <= white * 1.1), top)
     if low < 0 or top * 16 < white:  # signed, or all but black: of a range that is not among them
         white = top
@@ -290,6 +292,16 @@ def _grey(image: Image) -> Image:
     scale = 255.0 / ((white - black) or 1.0)
     grey = deep.point(lambda value: value * scale + -black * scale).convert("L")
     return grey.point(lambda value: 255 - value) if tags.get(262) == 0 else grey  # here 0 is white
+
+
+def _is_up_to_one(deep: Image) -> bool:
+    """Whether floats are of 0 to 1 but for a few: hot pixels, which would make all others black."""
+    pixels = deep.width * deep.height
+    above = deep.point(lambda value: value * 200.0 + 0.0).convert("L").histogram()  # what is above 255 becomes 255
+    below = deep.point(lambda value: value * -200.0 + 0.0).convert("L").histogram()
+    outlying = sum(above[221:]) + sum(below[1:])
+    # Whole numbers are of a larger range, and its dark part.
+    return outlying <= pixels * 0.03 and sum(above[4:197]) >= pixels * 0.25
 
 
 def _sized(image: Image, long_side: int) -> Image:

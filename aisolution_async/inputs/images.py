@@ -11,6 +11,7 @@ import io
 import os
 import re
 import stat
+from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
@@ -37,6 +38,8 @@ _NOT_IMAGES = {
     b"%!PS": "PostScript",
     b"PK\x03\x04": "a ZIP or Office file",
     b"PK\x05\x06": "an empty ZIP file",
+    b"PK\x07\x08": "a part of a ZIP file",
+    b"MSCF": "a CAB file",
     b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1": "an old Office file",
     b"\x1f\x8b": "a gzip file",
     b"BZh": "a bzip2 file",
@@ -46,7 +49,15 @@ _NOT_IMAGES = {
     b"\x28\xb5\x2f\xfd": "a zstd file",
     b"SQLite format 3\x00": "a database",
     b"PAR1": "a Parquet file",
+    b"ARROW1": "an Arrow file",
     b"\x7fELF": "a program",
+    b"MZ": "a program",
+    b"\0asm": "a program",
+    b"\xfe\xed\xfa\xce": "a program",
+    b"\xfe\xed\xfa\xcf": "a program",
+    b"\xce\xfa\xed\xfe": "a program",
+    b"\xcf\xfa\xed\xfe": "a program",
+    b"HTTP/1.": "an HTTP response with its headers",
     b"bplist00": "a property list",
     b"\x1aE\xdf\xa3": "a video",
     b"\x00\x00\x01\xba": "a video",
@@ -61,10 +72,19 @@ _MOVIES = re.compile(rb"isom|iso[2-9]|mp4|mp71|avc1|qt  |M4|MSNV|3g|dash|f4|mmp4
 _STILLS = frozenset({b"mif1", b"mif2", b"miaf", b"msf1", b"heic", b"heix", b"heim", b"heis", b"avif", b"avis", b"jpeg"})
 _PNM = re.compile(rb"P[1-6fF]\s+(#[^\n]*\n\s*)*\d+\s+(#[^\n]*\n\s*)*\d")  # an image format that begins as text
 _CONTROLS = re.compile(rb"[\x00-\x08\x0e-\x1a\x1c-\x1f\x7f]")  # none of them is in a text
+_STRAY = re.compile(rb"[\x00\x07\x1a]")  # but these are, now and then: an end, a bell, an end of CP/M's
+_MULTIPART = re.compile(rb"--[^\r\n]{1,200}\r?\nContent-", re.IGNORECASE)
+_ENCODINGS = ("shift_jis", "gb18030", "euc_kr", "cp1252", "cp1251")
+_KBITS_1 = (0, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320)
+_KBITS_2 = (0, 8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160)
+_PUNCTUATION = frozenset(" \t\r\n,.;:!?-'\"()/@_")
+_TOO_SHORT = 64
 _PADDING = b" \t\r\n\x00\xef\xbb\xbf"
 _LINE_ENDS = re.compile(r"[^\S ]+")
 _URL_SAFE = str.maketrans("-_", "+/")
-_SHORTEST_LINE = 60
+_NARROWEST_LINE, _SHORTEST_LINE, _LONGEST_LINE = 4, 60, 1024  # characters: any that is known, and the usual ones
+_WIDEST_END = 8  # spaces: a line end and an indentation, each character a space
+_NO_CHANCE = 6
 _SURE_OF_A_PLUS = 2000  # characters: of so many, none is a plus once in 10**13 times
 _NOT_DECODED = "does not decode as base64: it is cut off or altered (a '+' that became a space, two alphabets mixed)"
 _LONGEST_PATH = 4096
@@ -126,8 +146,7 @@ def _checked(data: bytes, what: str, max_bytes: int, verb: str = "send") -> byte
         raise InputError(f"{what} is empty: there is no image to send")
     if len(data) > max_bytes:
         raise InputError(_too_large(what, len(data), max_bytes))
-    head = data[:_HEAD]
-    if kind := _surely(head):
+    if kind := _surely(data[:_HEAD]) or _surely_by_all(data):
         raise InputError(f"{what} is not an image but {kind}: {verb} a JPEG or PNG file")
     return data
 
@@ -150,11 +169,27 @@ def _surely(head: bytes) -> str:
         return "a video" if _MOVIES.match(head[8:12]) and not brands & _STILLS else ""
     if head[4:8] in (b"moov", b"mdat", b"wide", b"pnot"):
         return "a video"
+    if _MULTIPART.match(start):
+        return "a part of a multipart form"
     if head[257:262] == b"ustar":
         return "a tar file"
     if re.match(rb"<(!doctype|\?xml|html|head|body|title|script|svg)\b", start, re.IGNORECASE):
         return "HTML or XML"
     return "text" if not _PNM.match(head) and _is_text(head) else ""
+
+
+def _surely_by_all(data: bytes) -> str:
+    if data[:1] == b"\x80" and data[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05") and data[-1:] == b".":
+        return "a pickle"
+    if data[:2] in (b"\xff\xfb", b"\xff\xfa", b"\xff\xf3", b"\xff\xf2") and len(data) > 4:  # an MP3 without a tag
+        newer, index, rate = data[1] & 0x08, data[2] >> 4, data[2] >> 2 & 3
+        if 0 < index < 15 and rate < 3:
+            kbits = (_KBITS_1 if newer else _KBITS_2)[index]
+            size = (144_000 if newer else 72_000) * kbits // ((44100, 48000, 32000)[rate] // (1 if newer else 2))
+            size += data[2] >> 1 & 1
+            if data[size : size + 2] == data[:2]:
+                return "a sound"
+    return ""
 
 
 def _too_large(what: str, size: int | None, limit: int) -> str:
@@ -193,28 +228,80 @@ def _decode(text: str) -> bytes | None:
     """What base64 stands for, in lines or not, of the usual or the URL-safe alphabet; None where that is not sure."""
     packed = _LINE_ENDS.sub("", text.strip())
     lines = packed.replace(" ", "")
-    if not {"+", "-", "_"}.isdisjoint(lines):
+    if "+" in lines or "-" in lines:
         return _decoded(lines)
-    # A space stands between lines, or is a plus that a form made a space. A plus is one of 64 characters: long text
-    # with spaces here and there, and without a plus, has lost them. Else the length has to leave one reading only.
-    plus = packed.replace(" ", "+")
-    whole = len(plus) % 4 == 0
-    ends = text.rstrip("\r\n\t")
-    if (behind := len(ends) - len(ends.rstrip(" "))) and lines[-1:] != "=" and not (whole and behind % 4):
-        return None  # pluses at the very end, perhaps
-    if lines == packed:
+    # A space stands between lines, or is a plus that a form made a space.
+    behind = 0 if lines[-1:] == "=" else text[len(text.rstrip()) :].count(" ")
+    before = text[: len(text) - len(text.lstrip())].count(" ")
+    if before and not begins_like_an_image(packed):
+        return None  # pluses at the very beginning, perhaps
+    if lines == packed and not behind:
         return _decoded(lines)
     rows = text.strip().splitlines()
     if len(rows) > 1 and all(row[:1] == " " and row.strip() for row in rows[1:]):  # indented, if there are several
-        return _decoded(lines) if len(rows) > 2 and not any(" " in row.strip() for row in rows) else None
-    widths = {len(line) for line in packed.split(" ")[:-1]}
-    if len(widths) == 1 and (width := widths.pop()) >= _SHORTEST_LINE and not width % 4:
-        if len(lines) % 4 == 0 and not whole:
-            return _decoded(lines)
-        whole = whole and len(lines) % 4 == 1
-    elif len(packed) < _SURE_OF_A_PLUS:
-        whole = whole and len(lines) % 4 != 0
-    return _decoded(plus) if whole else None
+        indents = {len(row) - len(row.lstrip()) for row in rows[1:]}
+        plain = len(rows) > 2 and len(indents) == 1 and not behind and not any(" " in row.lstrip() for row in rows)
+        return _decoded(lines) if plain else None
+    body = _the_one_reading(packed, behind)
+    return None if body is None else _decoded(body.replace(" ", "+"))
+
+
+def _the_one_reading(packed: str, behind: int) -> str | None:
+    """`packed` without the spaces that are line ends; all others are pluses. None where it can be read in two ways.
+
+    `behind` is how many spaces came behind it. Lines have one width, and a line end is one space or several.
+    """
+    readings: dict[tuple[int, int, int], int] = {}  # width, spaces between, characters left: line ends
+    periods: set[int] = set()
+    short = len(packed) < _SURE_OF_A_PLUS
+    for tail in range(min(behind, _WIDEST_END) + 1):
+        whole = packed + " " * tail
+        if len(whole) % 4 != 1:
+            readings[0, 0, len(whole)] = 0
+        for width, gap, ends in _in_lines(whole):
+            usual = _SHORTEST_LINE <= width <= _LONGEST_LINE and width % 4 == 0
+            left = (len(whole) - ends) % 4
+            # Lost padding on top of that is thought of where the lines look like lines, or anything may be meant.
+            if left == 0 or (left != 1 and (short or usual or ends >= 3)):
+                readings[width, gap, len(whole) - ends] = ends
+            if ends >= _NO_CHANCE:
+                period = width + gap
+                if not any(period % known == 0 for known in periods):
+                    periods.add(period)
+                if len(periods) > 1:
+                    return None  # it is full of spaces
+    if not readings:
+        return None
+    (width, gap, size), most = max(readings.items(), key=lambda item: item[1])
+    # Pluses stand one to 64 characters: so many more are not in line by chance.
+    if size % 4 or sum(most - ends < _NO_CHANCE for ends in readings.values()) > 1:
+        return None
+    if not width:
+        # No line ends, then; or the spaces of a short text stand anywhere between its parts.
+        rest = len(packed.replace(" ", "")) % 4
+        apart = " " in packed and (rest == 0 or (rest != 1 and packed[-1:] != "="))
+        return None if apart and short else packed + " " * (size - len(packed))
+    if most < _NO_CHANCE and (width < _SHORTEST_LINE or width % 4):
+        return None
+    step = width + gap
+    whole = packed + " " * behind
+    return "".join(whole[at : at + width] for at in range(0, len(whole), step))[:size]
+
+
+def _in_lines(text: str) -> Iterator[tuple[int, int, int]]:
+    """Every width, and number of spaces between, of lines that `text` may be in, with the spaces that end lines."""
+    width = text.find(" ", _NARROWEST_LINE)
+    while width > 0:
+        for gap in range(1, _WIDEST_END + 1):
+            if text[width : width + gap].strip(" "):
+                break
+            step = width + gap
+            if text[width + step : width + step + 1].strip(" "):  # the next line's
+                continue
+            columns = [text[width + at :: step] for at in range(gap)]
+            if not any(column.strip(" ") for column in columns):
+                yield width, gap, sum(map(len, columns))
+        width = text.find(" ", width + 1)
 
 
 def _decoded(packed: str) -> bytes | None:
@@ -281,16 +368,47 @@ def _unwrapped(data: bytes, name: str) -> bytes:
 
 
 def _is_text(head: bytes) -> bool:
-    if head.startswith((b"\xff\xfe", b"\xfe\xff")):
-        return all(char.isprintable() or char.isspace() for char in head[: len(head) & ~1].decode("utf-16", "replace"))
-    if _CONTROLS.search(head):
+    if head.startswith((b"\xff\xfe", b"\xfe\xff")) and _reads(head, "utf-16", 0.0):
+        return True
+    if any(_reads(head, encoding, 0.0) for encoding in ("utf-32", "utf-32-be")):
+        return True
+    if any(_reads(head, encoding, 0.5) for encoding in ("utf-16-le", "utf-16-be")):
+        return True
+    full, head = len(head) == _HEAD, head.rstrip(b"\0")
+    bare = _STRAY.sub(b"", head)
+    if _CONTROLS.search(bare) or _CONTROLS.match(head) or b"\0\0" in head:
+        return False
+    strays = len(head) - len(bare)
+    if strays > max(2, len(head) // 8):
         return False
     try:
-        head.decode("utf-8")
+        bare.decode("utf-8")
     except UnicodeDecodeError:
         # Of another encoding, or cut within a character. 512 bytes of anything else have control characters.
-        return len(head) == _HEAD
+        if strays or bare.startswith(b"\xff\x0a"):  # JPEG XL
+            return full and not strays
+        return len(bare) >= _TOO_SHORT or any(_is_words(bare, encoding) for encoding in _ENCODINGS)
     return True
+
+
+def _reads(head: bytes, encoding: str, ascii_share: float) -> bool:
+    """Whether `head` is text of an encoding of two or four bytes a character, so much of it ASCII."""
+    unit = 4 if "32" in encoding else 2
+    try:
+        text = head[: len(head) // unit * unit].decode(encoding, "replace" if unit == 2 else "strict")
+    except UnicodeDecodeError:
+        return False
+    text = text.lstrip("\ufeff").rstrip("\ufffd")
+    seen = all(char.isprintable() or char.isspace() for char in text)
+    return len(text) > 1 and seen and sum(char.isascii() for char in text) >= ascii_share * len(text)
+
+
+def _is_words(short: bytes, encoding: str) -> bool:
+    try:
+        text = short.decode(encoding)
+    except UnicodeDecodeError:
+        return False
+    return sum(char.isalnum() or char in _PUNCTUATION for char in text) >= 0.85 * len(text)
 
 
 def _from_file(file: IO[Any], name: str, max_bytes: int) -> bytes:
