@@ -368,7 +368,7 @@ async def test_answers_that_are_shifted_by_one_are_stopped_at_the_first(caplog: 
 
     async with served(serve) as url, AsyncClient(TOKEN, base_url=url) as client:
         outcomes = await collect(client, asks(50), concurrency=1)
-    assert [outcome.key for outcome in outcomes if not outcome.ok] == [1]
+    assert [outcome.ok for outcome in outcomes].count(False) == 1  # the first that a connection served as its second
     assert all(outcome.reply.number == outcome.call.number for outcome in outcomes if outcome.ok)
     assert served_requests == 50
     errors = [record for record in caplog.records if record.levelno >= logging.ERROR]

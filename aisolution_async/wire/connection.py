@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import math
+import re
 import select
 import socket
 import ssl
@@ -44,6 +45,13 @@ _REFUSALS = {
 }
 
 
+# How load balancers say that a connection idled for too long, before they close it: no answer to anybody.
+_IDLE_TIMEOUT = re.compile(
+    rb"HTTP/1\.(?:0 408\b|1 408\b(?=(?:(?!\r?\n\r?\n).)*\r?\nconnection:[ \t]*close\b))(?:(?!HTTP/1\.).)*",
+    re.DOTALL | re.IGNORECASE,
+)
+
+
 class _Stop(Exception):  # noqa: N818 - leaves the parser, never this module
     pass
 
@@ -55,9 +63,9 @@ class Connection(asyncio.Protocol):
     and `end` one exchange owns the connection: it waits with `wait` and then reads `done`, `error`, `status`,
     `headers`, `body` and `reusable`.
 
-    `requests`: how many exchanges it had, this one included; `idled`: seconds that it idled before this one. `unheard`:
-    whether the server ended it with no byte of an answer. `refused`: whether the server refused the TLS handshake,
-    and `alert` by what.
+    `requests`: how many exchanges it had, this one included; `began`: when this one did; `idled`: seconds that it idled
+    before this one. `unheard`: whether the server ended it with no byte of an answer. `refused`: whether the server
+    refused the TLS handshake, and `alert` by what.
     """
 
     def __init__(
@@ -75,7 +83,7 @@ class Connection(asyncio.Protocol):
         self.connecting: asyncio.Timeout | None = None
         self.sock: socket.socket | None = None
         self.fd = -1
-        self.idle_since = self.idled = 0.0
+        self.began = self.idle_since = self.idled = 0.0
         self.idle_until = math.inf
         self.requests = 0
         self.trial = False
@@ -215,7 +223,7 @@ class Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         if not self.busy or self.done or self._parser is None:
             self.reusable = False
-            if not self.lost:
+            if not self.lost and (self.busy or not _IDLE_TIMEOUT.fullmatch(data)):
                 self._strange(self.origin)
             if not self.busy:
                 self.drop()
