@@ -122,7 +122,8 @@ class PoolTransport(NotPickled, httpx.AsyncBaseTransport):
     not used again. Now and then one rests before it is used again, so that an answer too many shows: `_rest_is_due`.
     `max_body`: most bytes of an answer's body, as received and as decoded.
     `ssl_context`: instead of `default_ssl_context()`; it must check certificates and host names. Its ALPN is set.
-    `may_dial`: called with a host before it is looked up; what it raises ends the request, of which nothing has left.
+    `may_dial`: called with a host before it is looked up, and before each request to it, on a connection that is open
+    too; what it raises ends the request, of which nothing has left.
     """
 
     _instead = "it has sockets open. Make one in each process"
@@ -146,7 +147,7 @@ class PoolTransport(NotPickled, httpx.AsyncBaseTransport):
         self._idle_expiry = idle_expiry
         self._max_body = max_body
         self._ssl_context = ssl_context
-        self._may_dial = may_dial
+        self._may_dial = may_dial or _no_limit
         self._loop: asyncio.AbstractEventLoop | None = None
         self._closed = False
         self._emptied = asyncio.Event()
@@ -220,6 +221,7 @@ class PoolTransport(NotPickled, httpx.AsyncBaseTransport):
         if conn is None:
             conn = await self._acquire(origin, timeout, deadline)
         try:
+            self._may_dial(origin[1])
             if not body.asynchronous:
                 body.encode()
             now = loop.time()
@@ -565,8 +567,7 @@ class PoolTransport(NotPickled, httpx.AsyncBaseTransport):
     async def _open(self, conn: Connection) -> None:
         loop = asyncio.get_running_loop()
         scheme, host, port = conn.origin
-        if self._may_dial is not None:
-            self._may_dial(host)
+        self._may_dial(host)
         context = None
         if scheme == "https":
             if self._ssl_context is None:
@@ -715,6 +716,10 @@ class _Body:
             self._remaining = remaining
             self.more = remaining > 0
         self._pending = b"".join((head, b"\r\n", piece)) if head else piece
+
+
+def _no_limit(host: str) -> None:
+    """Lets every host be dialled."""
 
 
 def _rest_is_due(uses: int) -> bool:
