@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import functools
 import gc
 import gzip
@@ -36,7 +37,7 @@ import uvloop
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from aisolution_async import AsyncClient, Charge, NotSentError
+from aisolution_async import AsyncClient, Charge, NotSentError, OutcomeUnknownError
 from aisolution_async.integrations.instant import Elsewhere
 from aisolution_async.wire import connection as connection_module
 from aisolution_async.wire import dial as dial_module
@@ -2554,6 +2555,11 @@ async def test_a_client_certificate_that_is_missing_costs_nothing(
             with pytest.raises(NotSentError, match=rf"(?i)no connection \(.*{alert}") as caught:
                 await client.delete_face("c5r7jedkujdbnasarhn0")
             assert caught.value.charge is Charge.FREE
+        # Through httpx's own transport nobody knows what was read, but why it ended is known.
+        theirs = httpx.AsyncHTTPTransport(verify=trusting)
+        async with AsyncClient(SECRET, base_url=server.url, transport=theirs, retry=0) as client:
+            with pytest.raises((NotSentError, OutcomeUnknownError), match=rf"(?i){alert}"):
+                await client.delete_face("c5r7jedkujdbnasarhn0")
         authority.issue_cert("client").configure_cert(trusting)
         async with PoolTransport(ssl_context=trusting) as transport:
             assert (await ask(transport, server.url)).text == "ok"
@@ -2593,6 +2599,40 @@ def test_which_ends_of_a_connection_are_refusals() -> None:
         assert type(end(name, received=OK[:9])) is httpx.ReadError
     for name in ("TLSV1_ALERT_INTERNAL_ERROR", "SSLV3_ALERT_BAD_RECORD_MAC", "DECRYPTION_FAILED_OR_BAD_RECORD_MAC", ""):
         assert type(end(name)) is httpx.ReadError
+
+
+@pytest.mark.parametrize("scheme", ["https", "http"])
+def test_a_first_request_that_was_reset_over_tls_hints_at_a_client_certificate(scheme: str) -> None:
+    def end(exc: Exception, *, requests: int = 1, received: bytes = b"") -> str:
+        with contextlib.closing(asyncio.new_event_loop()) as loop:
+            conn = bare_connection(loop)
+            conn.origin = (scheme, "h", 443)
+            conn.requests = requests
+            if received:
+                conn.data_received(received)
+            conn.connection_lost(exc)
+            assert type(conn.error) is httpx.ReadError
+            return str(conn.error)
+
+    hint = "; perhaps the server wants a client certificate"
+    assert end(ConnectionResetError(errno.ECONNRESET, "reset")).endswith(hint) is (scheme == "https")
+    assert hint not in end(ConnectionResetError(errno.ECONNRESET, "reset"), requests=2)
+    assert hint not in end(ConnectionResetError(errno.ECONNRESET, "reset"), received=OK[:9])
+    assert hint not in end(OSError(errno.ETIMEDOUT, "late"))
+
+
+@everywhere
+async def test_the_hint_at_a_client_certificate_reaches_the_user(served: Any, trusting: ssl.SSLContext) -> None:
+    async def script(peer: Peer) -> None:
+        await peer.request()
+        peer.reset()
+
+    async with Server(script, context=served("127.0.0.1")) as server:
+        transport = PoolTransport(ssl_context=trusting)
+        async with AsyncClient(SECRET, base_url=server.url(), transport=transport, retry=0) as client:
+            with pytest.raises(OutcomeUnknownError, match="perhaps the server wants a client certificate") as caught:
+                await client.delete_face("c5r7jedkujdbnasarhn0")
+            assert SECRET not in str(caught.value)
 
 
 @everywhere

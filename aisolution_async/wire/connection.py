@@ -52,6 +52,9 @@ _IDLE_TIMEOUT = re.compile(
 )
 
 
+CERTIFICATE_HINT = "; perhaps the server wants a client certificate"
+
+
 class _Stop(Exception):  # noqa: N818 - leaves the parser, never this module
     pass
 
@@ -255,7 +258,7 @@ class Connection(asyncio.Protocol):
         self.lost = True
         if exc is not None and self.sock is not None:
             self._salvage(self.sock)
-        self.alert = _refusal(exc)
+        self.alert = refusal_of(exc)
         self._finish(exc)
         self._wake()
         self._parser = None  # which holds our methods
@@ -284,7 +287,10 @@ class Connection(asyncio.Protocol):
         elif exc is not None:
             reason = (exc.strerror if isinstance(exc, OSError) else None) or type(exc).__name__
             kind = httpx.WriteError if self.writing else httpx.ReadError
-            self.fail(kind(f"connection to {where} lost: {reason}"))
+            # A reset that follows an alert at once may destroy it unread.
+            tls = self.unheard and self.requests == 1 and self.origin[0] == "https"
+            hint = CERTIFICATE_HINT if tls and isinstance(exc, ConnectionError) else ""
+            self.fail(kind(f"connection to {where} lost: {reason}{hint}"))
         elif not self.status:
             self._refuse(f"{where} closed the connection without answering")
         elif any(name.lower() in (b"content-length", b"transfer-encoding") for name, _ in self.headers):
@@ -370,7 +376,7 @@ def _is_ended(fd: int) -> bool:
     return bool(poll.poll(0))
 
 
-def _refusal(exc: BaseException | None) -> str:
+def refusal_of(exc: BaseException | None) -> str:
     """The alert by which a server refused a TLS handshake; empty if it did not.
 
     With TLS 1.3 a client's handshake is over before the server has looked at the client's certificate, so that the
