@@ -57,6 +57,7 @@ from aisolution_async.ledger.store import (
 from aisolution_async.limits import Budget, Gate, Rate, Signal
 from aisolution_async.retry import Retry
 from aisolution_async.wire import envelope
+from aisolution_async.wire.connection import CERTIFICATE_HINT, refusal_of
 from aisolution_async.wire.form import Form
 from aisolution_async.wire.reach import Refused
 from aisolution_async.wire.request import Requests
@@ -1275,7 +1276,10 @@ def _explain(exc: Exception, timeout: Mapping[str, float | None], redact: Callab
         return f"no connection ({lines[0][:200] if lines else type(exc).__name__})"
     if isinstance(exc, httpx.RemoteProtocolError):
         return next((words for words, pattern in _FAULTS if pattern.search(str(exc))), _NO_ANSWER)
-    return _WORDS.get(type(exc), type(exc).__name__)
+    if alert := refusal_of(exc) or refusal_of(exc.__cause__ or exc.__context__):
+        return f"the server broke the TLS connection off: {alert}"
+    hint = CERTIFICATE_HINT if isinstance(exc, httpx.NetworkError) and str(exc).endswith(CERTIFICATE_HINT) else ""
+    return _WORDS.get(type(exc), type(exc).__name__) + hint
 
 
 _TIMEOUTS = (

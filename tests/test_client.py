@@ -540,6 +540,18 @@ def test_good_base_urls(base_url: str) -> None:
     AsyncClient(TOKEN, base_url=base_url)
 
 
+@pytest.mark.parametrize(
+    "body", [b"<html>", b'{"status": "OK", "status": "FAIL", "message": null}', b'{"status": 1, "status": 2}']
+)
+@virtual
+async def test_a_server_says_how_long_to_wait_after_an_unknown_outcome_too(body: bytes) -> None:
+    vendor = in_turn(httpx.Response(502, content=body, headers={"Retry-After": "3s"}), ok_whatsapp())
+    async with client_of(vendor, retry_unknown=1) as client:
+        started = asyncio.get_running_loop().time()
+        await client.whatsapp_detail(NUMBER)
+        assert 3 <= asyncio.get_running_loop().time() - started < 10
+
+
 @virtual
 async def test_a_wait_with_a_unit_is_waited_for() -> None:
     """As some vendors say it, beside an envelope and HTTP 200."""

@@ -101,6 +101,31 @@ async def test_a_proxy_that_makes_no_tunnel(serve: Serve, words: str) -> None:
     assert PASSWORD not in repr(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("behind", "words"),
+    [
+        (closing, "made a tunnel to the vendor, but it broke off"),
+        (silent, "made a tunnel to the vendor, but nobody answered in it in time"),
+        (babbling, "made a tunnel to the vendor, but what came through it is no TLS"),
+    ],
+)
+async def test_a_tunnel_with_nobody_at_its_end(behind: Serve, words: str) -> None:
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 200 Connection established\r\n\r\n")
+        await writer.drain()
+        await reader.readexactly(5)  # the beginning of the handshake
+        await behind(reader, writer)
+
+    async with listening(serve) as place:
+        timeout = httpx.Timeout(None, connect=0.05) if behind is silent else 20.0
+        async with client(proxy=f"http://user:{PASSWORD}@{place}", timeout=timeout) as asking:
+            with pytest.raises(NotSentError) as caught:
+                await asking.whatsapp_detail(NUMBER)
+    assert f"(the proxy {place} {words}" in str(caught.value)
+    assert caught.value.charge is Charge.FREE
+    assert PASSWORD not in repr(caught.value)
+
+
 @pytest.mark.parametrize("scheme", ["", "http://", " ", "socks5://"])
 async def test_a_proxy_that_is_not_there(scheme: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without a scheme it is taken for http://."""

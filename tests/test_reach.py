@@ -135,6 +135,26 @@ async def test_this_machine_is_dialled_whatever_is_mocked(mocking: Mocking, tmp_
         assert sandbox.requests["gliswadetail"] == 1
 
 
+@mocks
+@pytest.mark.usefixtures("without_plugin")
+async def test_an_open_connection_is_refused_as_a_new_one_is(
+    mocking: Mocking, told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with Sandbox() as sandbox, AsyncClient(sandbox.token, base_url=sandbox.url) as client:
+        monkeypatch.setattr(reach, "is_loopback", lambda host: False)  # from here on it stands for the vendor
+        for _ in range(4):
+            await client.whatsapp_detail(NUMBER)
+            asked = sandbox.requests["gliswadetail"]
+            with mocking(tmp_path), pytest.raises(ConfigurationError, match=told) as caught:
+                await client.whatsapp_detail(NUMBER)
+            assert caught.value.charge is Charge.FREE
+            with monkeypatch.context() as patch:
+                patch.setattr(reach, "loopback_only", True)
+                with pytest.raises(NotSentError, match="aisolution_network"):
+                    await client.whatsapp_detail(NUMBER)
+            assert sandbox.requests["gliswadetail"] == asked
+
+
 def watching(owner: type) -> AbstractContextManager[Any]:
     """Instrument httpx as tracers do, over whatever stands there."""
     plain: Any = owner.__dict__["handle_async_request"]

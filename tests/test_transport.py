@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import functools
 import gc
 import gzip
@@ -37,7 +38,7 @@ import uvloop
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from aisolution_async import AsyncClient, Charge, NotSentError
+from aisolution_async import AsyncClient, Charge, NotSentError, OutcomeUnknownError
 from aisolution_async.integrations.instant import Elsewhere
 from aisolution_async.wire import connection as connection_module
 from aisolution_async.wire import dial as dial_module
@@ -94,6 +95,13 @@ def _frozen() -> Iterator[None]:
     gc.freeze()
     yield
     gc.unfreeze()
+
+
+@pytest.fixture(autouse=True)
+def _restless(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No connection rests, so that which one serves which call is plain; except in the tests of the rest itself."""
+    if "rests" not in request.node.name:
+        monkeypatch.setattr(transport_module, "_rest_is_due", lambda uses: False)
 
 
 LOOPS: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {
@@ -2152,6 +2160,137 @@ async def test_an_origin_that_says_more_than_it_was_asked_is_not_trusted_again(
     assert SECRET not in said[0].getMessage()
 
 
+@pytest.mark.parametrize(
+    "unasked",
+    [
+        b"HTTP/1.1 408 Request Timeout\r\nConnection: close\r\nContent-Length: 4\r\n\r\nlate",
+        b"HTTP/1.0 408 Request Time-out\r\nCache-Control: no-cache\r\nContent-Type: text/html\r\n\r\n<h1>408</h1>\n",
+        b"HTTP/1.1 408 Request Timeout\nconnection:close\n\n",
+    ],
+)
+@everywhere
+async def test_an_idle_connection_that_timed_out_says_nothing_of_its_origin(unasked: bytes) -> None:
+    async def script(peer: Peer) -> None:
+        await peer.request()
+        await peer.send(OK)
+        if peer.number == 0:
+            await turns(5)
+            await peer.send(unasked)
+        else:
+            await echo(peer)
+
+    async with Server(script) as server, PoolTransport(idle_expiry=1000) as transport:
+        await ask(transport, server)
+        await server.until(lambda: server.open == 0)
+        for _ in range(3):
+            await ask(transport, server)
+        assert len(server.peers) == 2
+
+
+@pytest.mark.parametrize(
+    "unasked",
+    [
+        b"HTTP/1.1 408 Request Timeout\r\nContent-Length: 0\r\n\r\n",
+        b"HTTP/1.1 408 Request Timeout\r\nContent-Length: 0\r\n\r\nConnection: close\r\n\r\n",
+        b"HTTP/1.1 408 Request Timeout\r\nConnection: close\r\nContent-Length: 0\r\n\r\n" + OK,
+        OK + b"HTTP/1.1 408 Request Timeout\r\nConnection: close\r\nContent-Length: 0\r\n\r\n",
+        b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\nContent-Length: 0\r\n\r\n",
+    ],
+)
+def test_what_else_comes_unasked_is_strange(unasked: bytes) -> None:
+    with contextlib.closing(asyncio.new_event_loop()) as loop:
+        conn = bare_connection(loop)
+        heard: list[object] = []
+        conn._strange = heard.append
+        conn.end()
+        conn.data_received(unasked)
+        assert heard == [conn.origin]
+
+
+@pytest.mark.parametrize("delay", [0.0005, 0.001, 0.004])
+@virtually
+async def test_a_server_one_answer_behind_is_found_as_its_connection_rests(delay: float) -> None:
+    async def script(peer: Peer) -> None:
+        for served in itertools.count(1):
+            path = await peer.request()
+            await asyncio.sleep(0.005)
+            answer = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(path), path)
+            await peer.send(answer)
+            if served % 10 == 0:  # the next request is here by then
+                await asyncio.sleep(delay)
+                await peer.send(answer)
+
+    async with Server(script) as server, PoolTransport(max_connections=3) as transport:
+        paths = [f"/{n}" for n in range(100)]
+        wrong = sum([(await ask(transport, server, path)).text != path for path in paths])
+        assert 0 < wrong < 10
+        assert [reuse.distrusted for reuse in transport._reuse.values()] == [True]
+
+
+@pytest.mark.parametrize("connections", [1, 2])
+@everywhere
+async def test_calls_wait_for_a_connection_that_rests(connections: int) -> None:
+    async with Server() as server, PoolTransport(max_connections=connections) as transport:
+        paths = [f"/{n}" for n in range(40)]
+        answers = await asyncio.gather(*[ask(transport, server, path, pool=20.0) for path in paths])
+        assert [answer.text for answer in answers] == paths
+        assert len(server.peers) == connections
+        for path in paths:
+            assert (await ask(transport, server, path, pool=20.0)).text == path
+        assert len(server.peers) == connections
+
+
+@virtually
+async def test_a_call_does_not_wait_where_another_connection_may_be_made_while_one_rests() -> None:
+    async with Server() as server, PoolTransport() as transport:
+        await ask(transport, server)
+        await ask(transport, server)
+        assert len(server.peers) == len(transport._resting) == 2
+        await asyncio.sleep(0.1)
+        assert not transport._resting
+        await ask(transport, server)
+        assert len(server.peers) == 2
+        await asyncio.sleep(3.99)  # the rest counts as idle time
+        await server.until(lambda: server.open == 0)
+
+
+@everywhere
+async def test_a_connection_that_rests_ends_as_others_do() -> None:
+    for how in ("closed by us", "closed by the server", "distrusted", "cancelled"):
+        async with Server() as server:
+            transport = PoolTransport(max_connections=1)
+            await ask(transport, server)
+            ((resting, (timer, _)),) = transport._resting.items()
+            if how == "closed by the server":
+                server.peers[0].writer.close()
+            elif how == "distrusted":
+                transport.distrust(resting.origin)
+            elif how == "cancelled":
+                call = asyncio.ensure_future(ask(transport, server))
+                await turns(3)
+                call.cancel()
+                with pytest.raises(asyncio.CancelledError):
+                    await call
+                assert (await ask(transport, server, "/next")).text == "/next"
+                assert len(server.peers) == 1
+            if how in ("closed by the server", "distrusted"):
+                await server.until(lambda: server.open == 0)
+                assert (await ask(transport, server, "/next")).text == "/next"
+                assert len(server.peers) == 2
+            await transport.aclose()
+            assert not transport._resting
+            assert not transport._slots
+            assert timer.cancelled() or how == "cancelled"
+
+
+@virtually
+async def test_a_connection_kept_for_less_than_it_rests_is_closed() -> None:
+    async with Server() as server, PoolTransport(idle_expiry=0.001) as transport:
+        await ask(transport, server)
+        await server.until(lambda: server.open == 0)
+        assert not transport._resting
+
+
 @everywhere
 async def test_no_idle_connection_outlives_the_trust_in_its_origin() -> None:
     together = asyncio.Barrier(3)
@@ -2417,6 +2556,11 @@ async def test_a_client_certificate_that_is_missing_costs_nothing(
             with pytest.raises(NotSentError, match=rf"(?i)no connection \(.*{alert}") as caught:
                 await client.delete_face("c5r7jedkujdbnasarhn0")
             assert caught.value.charge is Charge.FREE
+        # Through httpx's own transport nobody knows what was read, but why it ended is known.
+        theirs = httpx.AsyncHTTPTransport(verify=trusting)
+        async with AsyncClient(SECRET, base_url=server.url, transport=theirs, retry=0) as client:
+            with pytest.raises((NotSentError, OutcomeUnknownError), match=rf"(?i){alert}"):
+                await client.delete_face("c5r7jedkujdbnasarhn0")
         authority.issue_cert("client").configure_cert(trusting)
         async with PoolTransport(ssl_context=trusting) as transport:
             assert (await ask(transport, server.url)).text == "ok"
@@ -2456,6 +2600,40 @@ def test_which_ends_of_a_connection_are_refusals() -> None:
         assert type(end(name, received=OK[:9])) is httpx.ReadError
     for name in ("TLSV1_ALERT_INTERNAL_ERROR", "SSLV3_ALERT_BAD_RECORD_MAC", "DECRYPTION_FAILED_OR_BAD_RECORD_MAC", ""):
         assert type(end(name)) is httpx.ReadError
+
+
+@pytest.mark.parametrize("scheme", ["https", "http"])
+def test_a_first_request_that_was_reset_over_tls_hints_at_a_client_certificate(scheme: str) -> None:
+    def end(exc: Exception, *, requests: int = 1, received: bytes = b"") -> str:
+        with contextlib.closing(asyncio.new_event_loop()) as loop:
+            conn = bare_connection(loop)
+            conn.origin = (scheme, "h", 443)
+            conn.requests = requests
+            if received:
+                conn.data_received(received)
+            conn.connection_lost(exc)
+            assert type(conn.error) is httpx.ReadError
+            return str(conn.error)
+
+    hint = "; perhaps the server wants a client certificate"
+    assert end(ConnectionResetError(errno.ECONNRESET, "reset")).endswith(hint) is (scheme == "https")
+    assert hint not in end(ConnectionResetError(errno.ECONNRESET, "reset"), requests=2)
+    assert hint not in end(ConnectionResetError(errno.ECONNRESET, "reset"), received=OK[:9])
+    assert hint not in end(OSError(errno.ETIMEDOUT, "late"))
+
+
+@everywhere
+async def test_the_hint_at_a_client_certificate_reaches_the_user(served: Any, trusting: ssl.SSLContext) -> None:
+    async def script(peer: Peer) -> None:
+        await peer.request()
+        peer.reset()
+
+    async with Server(script, context=served("127.0.0.1")) as server:
+        transport = PoolTransport(ssl_context=trusting)
+        async with AsyncClient(SECRET, base_url=server.url(), transport=transport, retry=0) as client:
+            with pytest.raises(OutcomeUnknownError, match="perhaps the server wants a client certificate") as caught:
+                await client.delete_face("c5r7jedkujdbnasarhn0")
+            assert SECRET not in str(caught.value)
 
 
 @everywhere

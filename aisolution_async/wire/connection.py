@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import math
+import re
 import select
 import socket
 import ssl
@@ -44,6 +45,16 @@ _REFUSALS = {
 }
 
 
+# How load balancers say that a connection idled for too long, before they close it: no answer to anybody.
+_IDLE_TIMEOUT = re.compile(
+    rb"HTTP/1\.(?:0 408\b|1 408\b(?=(?:(?!\r?\n\r?\n).)*\r?\nconnection:[ \t]*close\b))(?:(?!HTTP/1\.).)*",
+    re.DOTALL | re.IGNORECASE,
+)
+
+
+CERTIFICATE_HINT = "; perhaps the server wants a client certificate"
+
+
 class _Stop(Exception):  # noqa: N818 - leaves the parser, never this module
     pass
 
@@ -55,9 +66,9 @@ class Connection(asyncio.Protocol):
     and `end` one exchange owns the connection: it waits with `wait` and then reads `done`, `error`, `status`,
     `headers`, `body` and `reusable`.
 
-    `requests`: how many exchanges it had, this one included; `idled`: seconds that it idled before this one. `unheard`:
-    whether the server ended it with no byte of an answer. `refused`: whether the server refused the TLS handshake,
-    and `alert` by what.
+    `requests`: how many exchanges it had, this one included; `began`: when this one did; `idled`: seconds that it idled
+    before this one. `unheard`: whether the server ended it with no byte of an answer. `refused`: whether the server
+    refused the TLS handshake, and `alert` by what.
     """
 
     def __init__(
@@ -75,7 +86,7 @@ class Connection(asyncio.Protocol):
         self.connecting: asyncio.Timeout | None = None
         self.sock: socket.socket | None = None
         self.fd = -1
-        self.idle_since = self.idled = 0.0
+        self.began = self.idle_since = self.idled = 0.0
         self.idle_until = math.inf
         self.requests = 0
         self.trial = False
@@ -216,7 +227,7 @@ class Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         if not self.busy or self.done or self._parser is None:
             self.reusable = False
-            if not self.lost:
+            if not self.lost and (self.busy or not _IDLE_TIMEOUT.fullmatch(data)):
                 self._strange(self.origin)
             if not self.busy:
                 self.drop()
@@ -248,7 +259,7 @@ class Connection(asyncio.Protocol):
         self.lost = True
         if exc is not None and self.sock is not None:
             self._salvage(self.sock)
-        self.alert = _refusal(exc)
+        self.alert = refusal_of(exc)
         self._finish(exc)
         self._wake()
         self._parser = None  # which holds our methods
@@ -277,7 +288,10 @@ class Connection(asyncio.Protocol):
         elif exc is not None:
             reason = (exc.strerror if isinstance(exc, OSError) else None) or type(exc).__name__
             kind = httpx.WriteError if self.writing else httpx.ReadError
-            self.fail(kind(f"connection to {where} lost: {reason}"))
+            # A reset that follows an alert at once may destroy it unread.
+            tls = self.unheard and self.requests == 1 and self.origin[0] == "https"
+            hint = CERTIFICATE_HINT if tls and isinstance(exc, ConnectionError) else ""
+            self.fail(kind(f"connection to {where} lost: {reason}{hint}"))
         elif not self.status:
             self._refuse(f"{where} closed the connection without answering")
         elif any(name.lower() in (b"content-length", b"transfer-encoding") for name, _ in self.headers):
@@ -363,7 +377,7 @@ def _is_ended(fd: int) -> bool:
     return bool(poll.poll(0))
 
 
-def _refusal(exc: BaseException | None) -> str:
+def refusal_of(exc: BaseException | None) -> str:
     """The alert by which a server refused a TLS handshake; empty if it did not.
 
     With TLS 1.3 a client's handshake is over before the server has looked at the client's certificate, so that the

@@ -122,7 +122,7 @@ def read(  # noqa: PLR0912  # the whole table, row by row
     status = envelope.get("status") if isinstance(envelope, dict) else None
     if not isinstance(status, str):
         if isinstance(envelope, dict) and _says_two_things(body):
-            return _contradiction(endpoint, http_status, body, redact)
+            return _contradiction(endpoint, http_status, body, seconds(retry_after), redact)
         return _without_envelope(http_status, body, seconds(retry_after), redact)
     message = envelope.get("message")
     # Each pair of name and value has a colon: where there are no more colons than pairs, no name stands there twice.
@@ -132,7 +132,7 @@ def read(  # noqa: PLR0912  # the whole table, row by row
     elif isinstance(message, list):
         pairs += sum([len(each) for each in message if isinstance(each, dict)])
     if body.count(b":") > pairs and _says_two_things(body):
-        return _contradiction(endpoint, http_status, body, redact)
+        return _contradiction(endpoint, http_status, body, seconds(retry_after), redact)
     if status == "OK":
         return _ok(endpoint, http_status, message, charges, redact)
 
@@ -220,13 +220,16 @@ def _says_two_things(body: bytes) -> bool:
     return not {"status", "message"}.isdisjoint(twice.pop()) or any(twice)
 
 
-def _contradiction(endpoint: Endpoint[Any], http_status: int, body: bytes, redact: Callable[[str], str]) -> Answer[Any]:
+def _contradiction(
+    endpoint: Endpoint[Any], http_status: int, body: bytes, wait: float | None, redact: Callable[[str], str]
+) -> Answer[Any]:
     return Answer(
         Charge.FREE if endpoint.never_charges else Charge.UNKNOWN,
         http_status,
         message=_kept(body, redact),
         body=redacted_bytes(body, redact),
         kind=OutcomeUnknownError,
+        retry_after=wait,
         text="the answer contradicts itself: it has a field twice, with two values"
         + ("" if endpoint.never_charges else "; it may have been charged"),
     )
@@ -283,6 +286,7 @@ def _without_envelope(http_status: int, body: bytes, wait: float | None, redact:
         message=_kept(body, redact),
         body=redacted_bytes(body, redact),
         kind=OutcomeUnknownError,
+        retry_after=wait,
         text=f"HTTP {http_status} with no answer in it that can be read; it may have been charged",
     )
 

@@ -20,6 +20,7 @@ _REMEDIES = {
     "503": "it is not available: try again later, or ask who runs it",
     "504": "the vendor did not answer it: try again later, or ask who runs it",
 }
+_NO_TLS = re.compile("WRONG_VERSION_NUMBER|PACKET_LENGTH|RECORD_LAYER|UNEXPECTED_EOF|UNEXPECTED_MESSAGE|HTTP_REQUEST")
 
 
 class ProxyTransport(httpx.AsyncHTTPTransport):
@@ -91,6 +92,17 @@ class ProxyTransport(httpx.AsyncHTTPTransport):
         if last.startswith("connection."):
             cause = "no answer in time" if late else said[:80] or "refused"
             return f"cannot be reached ({cause}): check HTTPS_PROXY or proxy="
+        if last.startswith(("proxy.start_tls", "socks.start_tls", "socks5.start_tls")):
+            if said and not _NO_TLS.search(said):
+                return None  # the vendor's certificate, or what the vendor's side says of ours
+            what = (
+                "nobody answered in it in time"
+                if late
+                else "what came through it is no TLS"
+                if said
+                else "it broke off"
+            )
+            return f"made a tunnel to the vendor, but {what}: check HTTPS_PROXY or proxy=, or ask who runs it"
         if last.startswith(("http11.", "socks")):
             what = "did not answer in time" if late else "broke the connection off, or is no HTTP proxy"
             return f"{what}: check HTTPS_PROXY or proxy="

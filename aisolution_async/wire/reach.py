@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import ipaddress
 import sys
+
+import httpx
 
 from aisolution_async.errors import AISolutionError, ConfigurationError, NotSentError
 
@@ -36,7 +39,7 @@ def check(host: str, *, by_httpx: bool = False) -> None:
 
     `by_httpx`: httpx's own transport would dial, in whose place a mock answers.
     """
-    if is_loopback(host):
+    if is_loopback(host) or (not loopback_only and _is_known_plain()):
         return
     mock, remedy = _mock()
     if mock and by_httpx and remedy is _TRANSPORT:
@@ -56,6 +59,7 @@ def check(host: str, *, by_httpx: bool = False) -> None:
         )
 
 
+@functools.lru_cache(maxsize=64)  # it is asked before each request
 def is_loopback(host: str) -> bool:
     """Whether `host` is surely this machine."""
     if host == "localhost":
@@ -64,6 +68,28 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
+
+
+_plain: tuple[object, ...] = ()
+"""What stands in httpx's places, as it was when it was last found to be no mock."""
+
+
+def _is_known_plain() -> bool:
+    """Whether no mock is active; looked at closely only where something has changed since the last time."""
+    global _plain  # noqa: PLW0603  # what is patched is the process's, too
+    core = sys.modules.get("httpcore")
+    found = (
+        httpx.AsyncHTTPTransport.handle_async_request,
+        httpx.AsyncClient._transport_for_url,  # noqa: SLF001  # mocks do patch it
+        httpx.AsyncClient._send_single_request,  # noqa: SLF001
+        None if core is None else core.AsyncConnectionPool.handle_async_request,
+    )
+    if found == _plain:
+        return True
+    if _mock()[0]:
+        return False
+    _plain = found
+    return True
 
 
 def _mock() -> tuple[str, str]:

@@ -45,6 +45,7 @@ _log = logging.getLogger(__name__)
 
 _PORTS = {"https": 443, "http": 80}
 _TICK = 0.05  # seconds that the timer rests at least; what a timeout may come late by in a busy pool
+_LONGEST_REST = 1.0  # seconds; see `_rest_is_due`
 _GRACE = 0.001  # seconds that a loop's timer may fire early by (uvloop counts in milliseconds)
 
 
@@ -118,10 +119,11 @@ class PoolTransport(NotPickled, httpx.AsyncBaseTransport):
     `idle_expiry`: seconds that an idle connection is kept. Short on purpose: a request that meets the server's own
     closing is an unknown charge. A server's `Keep-Alive: timeout=` shortens it further, and so does what was lost: see
     `Reuse`. A connection is looked at before each reuse: one that the server has closed, or with something unread, is
-    not used again.
+    not used again. Now and then one rests before it is used again, so that an answer too many shows: `_rest_is_due`.
     `max_body`: most bytes of an answer's body, as received and as decoded.
     `ssl_context`: instead of `default_ssl_context()`; it must check certificates and host names. Its ALPN is set.
-    `may_dial`: called with a host before it is looked up; what it raises ends the request, of which nothing has left.
+    `may_dial`: called with a host before it is looked up, and before each request to it, on a connection that is open
+    too; what it raises ends the request, of which nothing has left.
     """
 
     _instead = "it has sockets open. Make one in each process"
@@ -145,7 +147,7 @@ class PoolTransport(NotPickled, httpx.AsyncBaseTransport):
         self._idle_expiry = idle_expiry
         self._max_body = max_body
         self._ssl_context = ssl_context
-        self._may_dial = may_dial
+        self._may_dial = may_dial or _no_limit
         self._loop: asyncio.AbstractEventLoop | None = None
         self._closed = False
         self._emptied = asyncio.Event()
@@ -154,6 +156,7 @@ class PoolTransport(NotPickled, httpx.AsyncBaseTransport):
         self._slots = 0
         self._connections: set[Connection] = set()
         self._idle: dict[Origin, dict[Connection, None]] = {}
+        self._resting: dict[Connection, tuple[asyncio.TimerHandle, float]] = {}  # its end, and how long it may idle
         self._reuse: dict[Origin, Reuse] = {}
         self._line: OrderedDict[asyncio.Future[Connection | Exception | None], tuple[Origin, float]] = OrderedDict()
         self._shared: dict[object, asyncio.Task[Any]] = {}
@@ -218,12 +221,14 @@ class PoolTransport(NotPickled, httpx.AsyncBaseTransport):
         if conn is None:
             conn = await self._acquire(origin, timeout, deadline)
         try:
+            self._may_dial(origin[1])
             if not body.asynchronous:
                 body.encode()
             now = loop.time()
             if now >= deadline:
                 raise httpx.PoolTimeout("the deadline passed before anything was sent")
             read_timeout = _seconds(timeout.get("read"))
+            conn.began = now
             conn.begin(headless=headless, read_timeout=read_timeout, deadline=deadline)
             conn.expires = min(now + read_timeout, deadline)
             self._arm(conn.expires)
@@ -253,7 +258,7 @@ class PoolTransport(NotPickled, httpx.AsyncBaseTransport):
         if reuse.distrusted:
             return False
         reuse.distrust()
-        for conn in list(self._idle.get(origin, ())):
+        for conn in [*self._idle.get(origin, ()), *(conn for conn in self._resting if conn.origin == origin)]:
             conn.drop()
         return True
 
@@ -331,10 +336,12 @@ class PoolTransport(NotPickled, httpx.AsyncBaseTransport):
                 codings.append(value)
             elif size == 10 and name.lower() == b"keep-alive":
                 keep = min(keep, _promised(value))
-        if conn.reusable and whole:
-            self._release(conn, keep)
-        else:
+        if not (conn.reusable and whole):
             conn.drop()
+        elif _rest_is_due(conn.requests):
+            self._let_rest(conn, keep, now)
+        else:
+            self._release(conn, keep)
         content = pieces[0] if len(pieces) == 1 else b"".join(pieces)
         if codings and content:
             content = decode_body(content, codings, self._max_body)
@@ -437,6 +444,27 @@ class PoolTransport(NotPickled, httpx.AsyncBaseTransport):
         else:
             conn.drop()  # its slot goes to the first in line, who wants another origin
 
+    def _let_rest(self, conn: Connection, keep: float, now: float) -> None:
+        """Leaves a connection with nothing to do for as long as an answer too many would take to come."""
+        assert self._loop is not None
+        conn.end()
+        rest = min(2 * (now - conn.began) + 0.002, _LONGEST_REST)
+        if conn.reuse.limit != math.inf:
+            keep = min(keep, conn.reuse.longest(now + rest))
+        if rest >= keep or not conn.usable():
+            conn.drop()
+        else:
+            self._resting[conn] = (self._loop.call_later(rest, self._end_rest, conn), keep)
+
+    def _end_rest(self, conn: Connection) -> None:
+        _, keep = self._resting.pop(conn)
+        assert self._loop is not None
+        if conn.idle_since + keep <= self._loop.time():
+            conn.drop()
+        else:
+            # What came while the loop was busy is still to be read: it is seen as the next call takes the connection.
+            self._release(conn, keep)
+
     def _pass_on(self, served: Connection | Exception | None) -> None:
         """Hands on what a call was served with as it was cancelled."""
         if served is None:
@@ -478,6 +506,8 @@ class PoolTransport(NotPickled, httpx.AsyncBaseTransport):
         if conn in self._connections:
             self._connections.discard(conn)
             self._idle.get(conn.origin, {}).pop(conn, None)
+            if resting := self._resting.pop(conn, None):
+                resting[0].cancel()
             self._free_slot()
             if not self._connections:
                 self._emptied.set()
@@ -538,8 +568,7 @@ class PoolTransport(NotPickled, httpx.AsyncBaseTransport):
     async def _open(self, conn: Connection) -> None:
         loop = asyncio.get_running_loop()
         scheme, host, port = conn.origin
-        if self._may_dial is not None:
-            self._may_dial(host)
+        self._may_dial(host)
         context = None
         if scheme == "https":
             if self._ssl_context is None:
@@ -688,6 +717,21 @@ class _Body:
             self._remaining = remaining
             self.more = remaining > 0
         self._pending = b"".join((head, b"\r\n", piece)) if head else piece
+
+
+def _no_limit(host: str) -> None:
+    """Lets every host be dialled."""
+
+
+def _rest_is_due(uses: int) -> bool:
+    """Whether a connection rests after so many uses: after the first, the second, the fourth, and every eighth.
+
+    A server that sent one answer too many after the next request had left is one answer behind from then on: each
+    request is answered with what the one before it asked, and nothing shows, as no byte ever comes unasked. While the
+    connection rests, the answer that is still owed comes when nobody waits for it. Two requests are under way then, so
+    that it takes no more than twice as long as the last one.
+    """
+    return not uses & 7 or uses in (1, 2, 4)
 
 
 def origin_of(url: httpx.URL) -> Origin:
