@@ -70,12 +70,14 @@ def example(names: str) -> str:
 
 
 class Service:
-    """A service that listens at `url`; `output` is all that it wrote, once it has ended."""
+    """A service that listens at `url`, and whose output is read all the time: it would wait for room in a full pipe."""
 
-    def __init__(self, url: str, process: asyncio.subprocess.Process) -> None:
+    def __init__(self, url: str, process: asyncio.subprocess.Process, output: str) -> None:
+        assert process.stdout is not None
         self.url = url
         self.process = process
-        self.output = ""
+        self._first = output
+        self._rest = asyncio.create_task(process.stdout.read())
 
     def terminate(self) -> None:
         """Ask it to end: SIGTERM."""
@@ -87,19 +89,37 @@ class Service:
 
     async def ended(self) -> str:
         """What it wrote, to the end."""
-        assert self.process.stdout is not None
-        self.output += (await asyncio.wait_for(self.process.stdout.read(), 60)).decode()
+        rest = (await asyncio.wait_for(self._rest, 60)).decode()
         await self.process.wait()
-        return self.output
+        return self._first + rest
 
     async def refuses(self) -> None:
-        """Return once nobody new is let in."""
+        """Return once nobody new is let in.
+
+        By the system's table where there is one: a server may drop whoever connects while it closes, and warns of that.
+        """
         port = int(self.url.rpartition(":")[2])
-        with contextlib.suppress(OSError):
-            while True:
-                _, writer = await asyncio.open_connection("127.0.0.1", port)
-                writer.close()
-                await writer.wait_closed()
+        while _is_listened_to(port) if _TABLE.exists() else await _is_let_in(port):
+            await asyncio.sleep(0.01)
+
+
+_TABLE = Path("/proc/net/tcp")
+
+
+def _is_listened_to(port: int) -> bool:
+    sockets = [line.split()[1:4] for line in _TABLE.read_text(encoding="ascii").splitlines()[1:]]
+    return any(state == "0A" and int(local.rpartition(":")[2], 16) == port for local, _, state in sockets)
+
+
+async def _is_let_in(port: int) -> bool:
+    try:
+        _, writer = await asyncio.open_connection("127.0.0.1", port)
+    except OSError:
+        return False
+    writer.close()
+    with contextlib.suppress(OSError):
+        await writer.wait_closed()
+    return True
 
 
 @asynccontextmanager
@@ -128,8 +148,7 @@ async def serving(source: str, server: str, folder: Path, sandbox: Sandbox, **en
         line = await asyncio.wait_for(process.stdout.readline(), 30)
         assert line, output
         output += line.decode()
-    service = Service(found[1], process)
-    service.output = output
+    service = Service(found[1], process, output)
     try:
         yield service
     finally:
