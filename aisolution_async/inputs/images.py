@@ -368,11 +368,9 @@ def _unwrapped(data: bytes, name: str) -> bytes:
 
 
 def _is_text(head: bytes) -> bool:
-    if head.startswith((b"\xff\xfe", b"\xfe\xff")) and _reads(head, "utf-16", 0.0):
+    if head.startswith((b"\xff\xfe", b"\xfe\xff")) and _reads(head, "utf-16"):
         return True
-    if any(_reads(head, encoding, 0.0) for encoding in ("utf-32", "utf-32-be")):
-        return True
-    if any(_reads(head, encoding, 0.5) for encoding in ("utf-16-le", "utf-16-be")):
+    if any(_reads(head, encoding) for encoding in ("utf-32", "utf-32-be", "utf-16-le", "utf-16-be")):
         return True
     full, head = len(head) == _HEAD, head.rstrip(b"\0")
     bare = _STRAY.sub(b"", head)
@@ -391,16 +389,19 @@ def _is_text(head: bytes) -> bool:
     return True
 
 
-def _reads(head: bytes, encoding: str, ascii_share: float) -> bool:
-    """Whether `head` is text of an encoding of two or four bytes a character, so much of it ASCII."""
+def _reads(head: bytes, encoding: str) -> bool:
+    """Whether `head` is text of an encoding of two or four bytes a character; without a mark, some of it is ASCII."""
     unit = 4 if "32" in encoding else 2
     try:
         text = head[: len(head) // unit * unit].decode(encoding, "replace" if unit == 2 else "strict")
     except UnicodeDecodeError:
         return False
     text = text.lstrip("\ufeff").rstrip("\ufffd")
-    seen = all(char.isprintable() or char.isspace() for char in text)
-    return len(text) > 1 and seen and sum(char.isascii() for char in text) >= ascii_share * len(text)
+    if len(text) < 2 or not all(char.isprintable() or char.isspace() for char in text):
+        return False
+    # Pairs of bytes are often the number of some letter; that of a comma, a space or a line end is rarer.
+    plain = sum(char.isascii() for char in text)
+    return encoding == "utf-16" or plain * 2 >= len(text) or (len(text) >= 16 and plain * 16 >= len(text))
 
 
 def _is_words(short: bytes, encoding: str) -> bool:
