@@ -2280,7 +2280,7 @@ async def test_a_connection_that_rests_ends_as_others_do() -> None:
             await transport.aclose()
             assert not transport._resting
             assert not transport._slots
-            assert timer.cancelled() or how == "cancelled"
+            assert timer.cancelled() or timer.when() <= asyncio.get_running_loop().time() + 0.01  # it is over
 
 
 @virtually

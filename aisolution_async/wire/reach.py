@@ -5,8 +5,7 @@ from __future__ import annotations
 import functools
 import ipaddress
 import sys
-
-import httpx
+from typing import Any
 
 from aisolution_async.errors import AISolutionError, ConfigurationError, NotSentError
 
@@ -77,7 +76,10 @@ _plain: tuple[object, ...] = ()
 def _is_known_plain() -> bool:
     """Whether no mock is active; looked at closely only where something has changed since the last time."""
     global _plain  # noqa: PLW0603  # what is patched is the process's, too
-    core = sys.modules.get("httpcore")
+    httpx: Any = sys.modules.get("httpx")  # not imported here, for the pytest plugin's sake
+    core: Any = sys.modules.get("httpcore")
+    if httpx is None:
+        return not _mock()[0]
     found = (
         httpx.AsyncHTTPTransport.handle_async_request,
         httpx.AsyncClient._transport_for_url,  # noqa: SLF001  # mocks do patch it
