@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import os
 import selectors
+import signal
 import socket
 import subprocess
 import sys
@@ -13,13 +14,16 @@ import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import anyio.to_thread
 import pytest
+from PIL import Image
 
 from aisolution_async import AsyncClient, Charge, Outcome, OutcomeUnknownError, Recheck, WhatsAppDetail, clock
+from aisolution_async.inputs.fit import Fitter
 from aisolution_async.integrations import instant
 from aisolution_async.integrations.pytest_plugin import skipping
 from aisolution_async.ledger.book import Book
@@ -303,6 +307,73 @@ async def test_a_child_process_that_is_read_from_is_waited_for(rest: Callable[[]
     await child.communicate()
     os.close(reading)
     os.close(writing)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="loops read from no pipes there")
+async def test_pipes_are_not_kept_open() -> None:
+    loop = asyncio.get_running_loop()
+    reading, writing = os.pipe()
+    loop.add_reader(reading, lambda: None)
+    with skipping(loop):
+        await asyncio.sleep(3600)
+    loop.remove_reader(reading)
+    os.close(reading)
+    with pytest.raises(BrokenPipeError):
+        os.write(writing, b"x")
+    os.close(writing)
+
+
+@contextlib.contextmanager
+def stopped(pid: int, rest: Callable[[], None]) -> Iterator[None]:
+    """The process goes on only once the loop has had nothing to do."""
+
+    def go_on() -> None:
+        rest()
+        os.kill(pid, signal.SIGCONT)
+
+    os.kill(pid, signal.SIGSTOP)
+    thread = threading.Thread(target=go_on)
+    thread.start()
+    yield
+    thread.join()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="no process can be stopped there")
+async def test_a_child_process_that_is_written_to_or_ends_is_waited_for(rest: Callable[[], None]) -> None:
+    reads = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", "import sys; sys.stdin.buffer.read()", stdin=subprocess.PIPE
+    )
+    assert reads.stdin is not None
+    async with the_clock_stands():
+        with stopped(reads.pid, rest):
+            reads.stdin.write(bytes(2**20))
+            await reads.stdin.drain()
+    with skipping(asyncio.get_running_loop()):
+        await asyncio.sleep(10**6)  # it runs, and nobody waits for it
+    reads.stdin.close()
+    await reads.wait()
+    ends = await asyncio.create_subprocess_exec(sys.executable, "-c", "")
+    async with the_clock_stands():
+        with stopped(ends.pid, rest):
+            assert await ends.wait() == 0
+
+
+@pytest.mark.skipif(os.name == "nt", reason="no process can be stopped there")
+@pytest.mark.parametrize("side", [100, 1200], ids=["once it is read", "while it is sent"])
+async def test_a_photo_that_takes_long_to_fit_is_waited_for(
+    rest: Callable[[], None], side: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(instant, "_is_pipe_of_child", lambda key: False)  # by the Fitter's own word
+    photo = BytesIO()
+    Image.frombytes("RGB", (side, side), os.urandom(side * side * 3)).save(photo, "PNG", compress_level=0)
+    async with Fitter(workers=1) as fitter:
+        await fitter.fit(photo.getvalue(), name="img")
+        (worker,) = fitter._alive
+        async with the_clock_stands():
+            with stopped(worker.pid, rest):
+                await fitter.fit(photo.getvalue(), name="img")
+        with skipping(asyncio.get_running_loop()):
+            await asyncio.sleep(10**6)  # it has nothing to do
 
 
 @pytest.fixture

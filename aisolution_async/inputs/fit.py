@@ -27,6 +27,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Self, cast
 
+from aisolution_async import clock
 from aisolution_async.api import ImageSource
 from aisolution_async.errors import ConfigurationError, InputError
 from aisolution_async.inputs import images
@@ -377,7 +378,8 @@ class Fitter:
 
     `async with`, or `aclose()`. Processes start when they are first needed. Each has one photo at a time, so that
     memory is bounded by `workers`; where a path is given, the file is read there. A process that dies of a photo, or is
-    at it for more than `timeout` seconds, is replaced, and the photo is refused. For one event loop.
+    at it for more than `timeout` seconds, is replaced, and the photo is refused. For one event loop. It is a
+    `clock.Worker`: tests that skip time then wait for it.
     """
 
     def __init__(self, *, workers: int | None = None, target: int = TARGET, timeout: float = 60.0) -> None:
@@ -394,6 +396,9 @@ class Fitter:
         self._idle: list[asyncio.subprocess.Process] = []
         self._alive: set[asyncio.subprocess.Process] = set()
         self._closed = False
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._asked = 0  # photos that processes have, or that a process is started for
+        clock.elsewhere.add(self)
 
     async def __aenter__(self) -> Self:
         return self
@@ -437,8 +442,20 @@ class Fitter:
         while self._alive:
             await self._alive.pop().wait()
 
+    def is_awaited(self, loop: asyncio.AbstractEventLoop) -> bool:
+        """See `clock.Worker`."""
+        return self._asked > 0 and loop is self._loop
+
     async def _ask(self, request: tuple[bytes, bytes], name: str) -> tuple[bytes, bytes]:
         """The kind of answer and the answer; the kind is empty where the process died."""
+        self._loop = asyncio.get_running_loop()
+        self._asked += 1
+        try:
+            return await self._answer(request, name)
+        finally:
+            self._asked -= 1
+
+    async def _answer(self, request: tuple[bytes, bytes], name: str) -> tuple[bytes, bytes]:
         process = await self._process()
         well = False
         try:

@@ -1,8 +1,9 @@
 """Time that an event loop skips: what would only be waited for by the clock ends at once, and nothing else does.
 
 The clock jumps when nothing is under way outside the loop, as far as can be seen: jobs of executors and of anyio's
-threads, of ledgers and whatever else says so in `clock.elsewhere`, child processes that are read from, and other
-programs that were sent something over TCP and have not answered yet (on Linux, which tells).
+threads, of ledgers and whatever else says so in `clock.elsewhere`, child processes that are written to, read from or
+waited for, and other programs that were sent something over TCP and have not answered yet (on Linux, which tells).
+Nothing tells of programs that are asked over a Unix socket: time is skipped while they work.
 """
 
 from __future__ import annotations
@@ -12,10 +13,11 @@ import os
 import socket
 import struct
 import threading
+from asyncio.base_subprocess import BaseSubprocessTransport
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from selectors import EVENT_READ, BaseSelector, SelectorKey
-from typing import Any
+from typing import Any, cast
 
 from aisolution_async import clock
 
@@ -89,7 +91,7 @@ class Elsewhere:
     def __init__(self, loop: asyncio.AbstractEventLoop, selector: BaseSelector) -> None:
         self._loop = loop
         self._selector = selector
-        self._futures = 0
+        self._awaited = 0  # futures of `concurrent.futures`, and ends of child processes
         self._answered: dict[tuple[int, int], int] = {}
         """By the ports of a connection, how many segments had been sent when something last came."""
 
@@ -100,19 +102,34 @@ class Elsewhere:
         def counted(source: Any, destination: Any) -> None:
             chain(source, destination)
             if asyncio.isfuture(destination) and destination.get_loop() is self._loop:
-                self._futures += 1
+                self._awaited += 1
                 destination.add_done_callback(self._returned)
 
         futures._chain_future = counted  # noqa: SLF001
+        children: Any = BaseSubprocessTransport
+        self._wait = wait = children._wait  # noqa: SLF001  # where `wait` and `communicate` of every child end
+
+        async def waited(child: Any) -> int:
+            if child._loop is not self._loop:  # noqa: SLF001
+                return cast(int, await wait(child))
+            self._awaited += 1
+            try:
+                return cast(int, await wait(child))
+            finally:
+                self._awaited -= 1
+
+        children._wait = waited  # noqa: SLF001
         self._answered = {found.ports: found.sent for found in self._connections() if found.is_answered}
         return self
 
     def __exit__(self, *_: object) -> None:
         futures: Any = asyncio.futures
         futures._chain_future = self._chain  # noqa: SLF001
+        children: Any = BaseSubprocessTransport
+        children._wait = self._wait  # noqa: SLF001
 
     def _returned(self, _: object) -> None:
-        self._futures -= 1
+        self._awaited -= 1
 
     def hear(self, events: Iterable[tuple[SelectorKey, int]]) -> None:
         """Something came on these."""
@@ -123,10 +140,10 @@ class Elsewhere:
     def is_at_work(self) -> bool:
         """Whether anything is under way, to be asked when the loop has nothing to do."""
         return (
-            self._futures > 0
+            self._awaited > 0
             or any(worker.is_awaited(self._loop) for worker in list(clock.elsewhere))
             or any(_is_working(thread, self._loop) for thread in threading.enumerate())
-            or any(_is_read_from_child(key) for key in self._keys())
+            or any(_is_pipe_of_child(key) for key in self._keys())
             or self._is_answer_due()
         )
 
@@ -156,13 +173,17 @@ def _is_working(thread: Any, loop: asyncio.AbstractEventLoop) -> bool:
     return idle is not None and thread.loop is loop and not thread.stopping and thread not in idle
 
 
-def _is_read_from_child(key: SelectorKey) -> bool:
-    """Whether this is a pipe of a child process whose output somebody awaits."""
-    reader = key.data[0] if isinstance(key.data, tuple) else None
-    pipe = getattr(getattr(reader, "_callback", None), "__self__", None)
-    child = getattr(getattr(pipe, "_protocol", None), "proc", None)
-    streams = getattr(child, "_protocol", None)
-    return any(getattr(getattr(streams, name, None), "_waiter", None) for name in ("stdout", "stderr"))
+def _is_pipe_of_child(key: SelectorKey) -> bool:
+    """Whether this is a pipe of a child process whose output somebody awaits, or who is to take what it is sent."""
+    for handle in key.data if isinstance(key.data, tuple) else ():
+        pipe = getattr(getattr(handle, "_callback", None), "__self__", None)
+        child = getattr(getattr(pipe, "_protocol", None), "proc", None)
+        streams = getattr(child, "_protocol", None)
+        if getattr(streams, "_drain_waiters", None) or any(
+            getattr(getattr(streams, name, None), "_waiter", None) for name in ("stdout", "stderr")
+        ):
+            return True
+    return False
 
 
 _ESTABLISHED, _CONNECTING, _LISTENING = 1, 2, 10
