@@ -179,6 +179,22 @@ async def test_a_ledger_that_is_not_what_it_was_is_refused(path: Path, damage: s
     assert {file.name: now.get(file) == data for file, data in files.items()} == {file.name: True for file in files}
 
 
+async def test_a_look_before_the_opening_leaves_no_file(path: Path, tmp_path: Path) -> None:
+    async with Ledger(path) as ledger:
+        for n in range(3):
+            await do(ledger, answered(), n)
+    older = path.read_bytes()
+    async with Ledger(path) as ledger:
+        await do(ledger, answered(), 3)
+    names = sorted(file.name for file in tmp_path.iterdir())
+    schema.check_is_ledger(path)
+    assert sorted(file.name for file in tmp_path.iterdir()) == names
+    path.write_bytes(older)  # closed, and restored from a copy
+    with pytest.raises(LedgerError, match="has 3 attempts now, and it had 4"):
+        schema.check_is_ledger(path)
+    assert sorted(file.name for file in tmp_path.iterdir()) == names
+
+
 async def test_a_killed_ledger_goes_on_where_nothing_is_lost(path: Path) -> None:
     await asyncio.to_thread(killed, path)
     async with Ledger(path) as ledger:

@@ -213,12 +213,15 @@ def check_memory(path: Path, busy_timeout: float) -> None:
     if not path.stat().st_size:
         raise mark.forgot(path, was, "is empty now")
     # First the file alone: the log of another ledger beside it would be taken for its own.
-    for how in ("mode=ro&immutable=1", "mode=ro"):
+    looks = ["mode=ro&immutable=1"]
+    if _size(_log_of(path)):  # else the file alone is all, and a look at both would leave an empty log
+        looks.append("mode=ro")
+    for how in looks:
         with suppress(sqlite3.Error), closing(_open_as(path, how, busy_timeout)) as db:
             for hash_key, attempts in db.execute("SELECT hash_key, last_id FROM file"):
                 if mark.key_of(hash_key) != was.key:
                     raise mark.forgot(path, was, "is another one than was here")
-                if how == "mode=ro" and attempts < was.attempts:
+                if how == looks[-1] and attempts < was.attempts:
                     raise mark.forgot(path, was, f"has {attempts} attempts now")
 
 
