@@ -27,7 +27,7 @@ if TYPE_CHECKING:
         WhatsAppProfile,
         WhatsAppState,
     )
-    from aisolution_async.batch import Batch, Load, Outcome, Progress, Recheck
+    from aisolution_async.batch import Batch, Load, Progress, Recheck
     from aisolution_async.charges import Attempt, Charge, Tally
     from aisolution_async.client import AsyncClient
     from aisolution_async.errors import (
@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from aisolution_async.inbox import Inbox
     from aisolution_async.ledger import Ledger, LedgerError
     from aisolution_async.limits import Adaptive
+    from aisolution_async.outcome import Answered, Failed, Outcome
     from aisolution_async.retry import Retry
 
 __version__ = "0.1.0"
@@ -61,6 +62,7 @@ __all__ = [
     "Adaptive",
     "AddFace",
     "AddedFace",
+    "Answered",
     "AsyncClient",
     "Attempt",
     "Batch",
@@ -75,6 +77,7 @@ __all__ = [
     "FaceMatch",
     "FaceMatches",
     "FaceNotFoundError",
+    "Failed",
     "IdHolding",
     "ImageSource",
     "ImageTooLargeError",
@@ -129,7 +132,6 @@ _MODULES = {
     "batch": (
         "Batch",
         "Load",
-        "Outcome",
         "Progress",
         "Recheck",
     ),
@@ -162,6 +164,11 @@ _MODULES = {
         "LedgerError",
     ),
     "limits": ("Adaptive",),
+    "outcome": (
+        "Answered",
+        "Failed",
+        "Outcome",
+    ),
     "retry": ("Retry",),
 }
 _HOMES = {name: module for module, names in _MODULES.items() for name in names}

@@ -21,19 +21,20 @@ from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Generic, Self
 
 import anyio
 from anyio.abc import TaskGroup
 
 from aisolution_async import clock
-from aisolution_async.api import Call, Reply, WhatsAppProfile, WhatsAppState
-from aisolution_async.charges import Attempt, Charge, Tally, overall
-from aisolution_async.errors import AISolutionError, ConfigurationError, InputError, Key, OutcomeUnknownError
+from aisolution_async.api import Call, R, WhatsAppProfile, WhatsAppState
+from aisolution_async.charges import Charge, Tally, overall
+from aisolution_async.errors import AISolutionError, ConfigurationError, InputError, OutcomeUnknownError
 from aisolution_async.hiding import NotPickled, forget_locals
 from aisolution_async.inbox import Inbox
 from aisolution_async.ledger.store import Ask, Busy, Stored
 from aisolution_async.limits import Adaptive, AdaptiveLimit, Brake, Rate, RetryBudget, Signal
+from aisolution_async.outcome import Answered, Failed, outcome_of
 from aisolution_async.sender import Journal, Options, Sender, Work, call_hook
 
 WINDOW = 64
@@ -85,48 +86,6 @@ class Recheck:
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
-    """What came of one call: `reply` or `error`, never both, never neither.
-
-    `index` is the call's place in the input, from 0; `call` what was asked (None where the input held no
-    call), `key` the call's own key. `charge` is what the call cost over all its `attempts`. `answered_by` is
-    the index of the call whose answer this is, where the same was asked before: then nothing was sent for
-    this one, and it was free. So it is with a reply `from_ledger`.
-    """
-
-    index: int
-    key: Key
-    call: Call[Any] | None
-    reply: Reply | None
-    error: AISolutionError | None
-    attempts: tuple[Attempt, ...]
-    answered_by: int | None = None
-
-    @property
-    def ok(self) -> bool:
-        """Whether there is a reply."""
-        return self.error is None
-
-    @property
-    def charge(self) -> Charge:
-        """What the call cost."""
-        return overall(self.attempts) if self.error is None else self.error.charge
-
-    @property
-    def from_ledger(self) -> bool:
-        """Whether the reply was in the ledger, from an earlier call; `reply.answered_at` says when."""
-        return self.reply is not None and self.reply.recorded is not None
-
-    @property
-    def recorded(self) -> Attempt | None:
-        """The attempt of an earlier call that the ledger answers from, or holds this call for; else None.
-
-        `recorded.charge` is what that call cost then, and `recorded.number` how many attempts it took.
-        """
-        return getattr(self.error if self.reply is None else self.reply, "recorded", None)
-
-
-@dataclass(frozen=True, slots=True)
 class Progress:
     """How far a batch is, in calls.
 
@@ -169,7 +128,7 @@ class Load:
     batches: int
 
 
-class Batch(NotPickled):
+class Batch(NotPickled, Generic[R]):
     """Many calls under way, and their outcomes as they finish.
 
     ```python
@@ -192,7 +151,7 @@ class Batch(NotPickled):
         self,
         sender: Sender,
         options: Options,
-        calls: Iterable[Item] | AsyncIterable[Item],
+        calls: Iterable[Call[R] | AISolutionError] | AsyncIterable[Call[R] | AISolutionError],
         *,
         concurrency: int | Adaptive,
         rate: float | None,
@@ -216,7 +175,7 @@ class Batch(NotPickled):
             )
         self.tally = Tally()
         """What the attempts of this batch were charged."""
-        self.unread: list[Outcome] = []
+        self.unread: list[Answered[R] | Failed] = []
         """The outcomes that nobody took, once the `async with` is over."""
         self._sender = sender
         self._options = options
@@ -250,8 +209,8 @@ class Batch(NotPickled):
         # As JSON, which takes a third of the memory of a reply.
         self._answers: OrderedDict[bytes, tuple[int, bytes | AISolutionError]] = OrderedDict()
 
-        self._outcomes: deque[Outcome] = deque()
-        self._held_back: dict[int, Outcome] = {}  # finished ahead of their turn, where order is kept
+        self._outcomes: deque[Answered[R] | Failed] = deque()
+        self._held_back: dict[int, Answered[R] | Failed] = {}  # finished ahead of their turn, where order is kept
         self._next_index = 0
         self._read = self._taken = self._ok = self._failed = self._following = 0
         self._pace = _Pace()
@@ -305,7 +264,7 @@ class Batch(NotPickled):
             )
         return self
 
-    async def __anext__(self) -> Outcome:
+    async def __anext__(self) -> Answered[R] | Failed:
         while not self._outcomes:
             if self._over:
                 error, self._input_error = self._input_error, None
@@ -502,13 +461,13 @@ class Batch(NotPickled):
                 if self._places < self._concurrency:
                     self._dispatch()
         elif isinstance(item, AISolutionError):
-            self._emit(Outcome(index, item.key, None, None, item, item.attempts))
+            self._emit(Failed(index, item.key, None, None, item, item.attempts))
         else:
             error = InputError(
                 f"item {index} of the input is a {type(item).__name__} and no call: "
                 "give FaceCompare(…), WhatsAppDetail(…) or the like"
             )
-            self._emit(Outcome(index, None, None, None, error, ()))
+            self._emit(Failed(index, None, None, None, error, ()))
 
     async def _look_up(self, journal: Journal) -> None:
         """Answer from the ledger what it has, many calls at a time; the others line up.
@@ -861,16 +820,16 @@ class Batch(NotPickled):
         if len(self._answers) > REMEMBERED:
             self._answers.popitem(last=False)
 
-    def _emit_shared(self, task: _Task, index: int, reply: Reply) -> None:
+    def _emit_shared(self, task: _Task, index: int, reply: R) -> None:
         call = task.work.call
-        self._emit(Outcome(task.index, call.key, call, reply.model_copy()._made_by(()), None, (), index))  # noqa: SLF001
+        self._emit(Answered(task.index, call.key, call, reply.model_copy()._made_by(()), None, (), index))  # noqa: SLF001
 
     def _emit_error(self, task: _Task, index: int, error: AISolutionError) -> None:
         call = task.work.call
         shared = copy.copy(error)
         shared.args = (f"{call.endpoint.name}: not sent: item {index} asked the same, and that ended so: {error}",)
         shared.key, shared.attempts, shared.charge = call.key, (), Charge.FREE
-        self._emit(Outcome(task.index, call.key, call, None, shared, (), index))
+        self._emit(Failed(task.index, call.key, call, None, shared, (), index))
 
     # ------------------------------------------------------------------------------------------ the outcomes
 
@@ -884,9 +843,9 @@ class Batch(NotPickled):
         self._dismiss(task)
         if work.reply is not None and work.reply.recorded is not None:
             self._misses = 0
-        self._emit(Outcome(task.index, work.call.key, work.call, work.reply, work.error, work.attempts))
+        self._emit(outcome_of(task.index, work.call, work.reply, work.error, work.attempts))
 
-    def _emit(self, outcome: Outcome) -> None:
+    def _emit(self, outcome: Answered[R] | Failed) -> None:
         if self._options.on_outcome is not None:
             call_hook(self._options.on_outcome, outcome)
         if outcome.ok:

@@ -34,7 +34,7 @@ from aisolution_async.api import (
     WhatsAppDetail,
     WhatsAppProfile,
 )
-from aisolution_async.batch import DRAIN_TIMEOUT, Batch, Load, Outcome, Recheck
+from aisolution_async.batch import DRAIN_TIMEOUT, Batch, Load, Recheck
 from aisolution_async.charges import Attempt, Charge, Tally
 from aisolution_async.errors import AISolutionError, ConfigurationError, InputError, Key
 from aisolution_async.hiding import NotPickled, Secret, forget_locals
@@ -42,6 +42,7 @@ from aisolution_async.inbox import Inbox
 from aisolution_async.inputs.images import MAX_IMAGE_BYTES
 from aisolution_async.ledger import Ledger, Store
 from aisolution_async.limits import Adaptive, Budget
+from aisolution_async.outcome import Outcome, outcome_of
 from aisolution_async.retry import Retry
 from aisolution_async.sender import Journal, Options, Sender, Work, call_hook
 from aisolution_async.spending import Spending, by_endpoint, seconds_of
@@ -318,7 +319,7 @@ class AsyncClient(NotPickled):
             raise
         finally:
             if self._options.on_outcome is not None and (work.reply is not None or work.error is not None):
-                outcome = Outcome(0, call.key, call, work.reply, work.error, work.attempts)
+                outcome = outcome_of(0, call, work.reply, work.error, work.attempts)
                 call_hook(self._options.on_outcome, outcome)
         if work.error is not None:
             raise work.error
@@ -327,7 +328,7 @@ class AsyncClient(NotPickled):
 
     def batch(
         self,
-        calls: Iterable[Call[Any] | AISolutionError] | AsyncIterable[Call[Any] | AISolutionError],
+        calls: Iterable[Call[R] | AISolutionError] | AsyncIterable[Call[R] | AISolutionError],
         *,
         concurrency: int | Adaptive = 100,
         rate: float | None = None,
@@ -343,7 +344,7 @@ class AsyncClient(NotPickled):
         prices: Mapping[str, Decimal] | None = None,
         max_cost: Decimal | None = None,
         inbox: Inbox | None = None,
-    ) -> Batch:
+    ) -> Batch[R]:
         """Ask the vendor many calls at once, and get the outcomes as they finish. See `Batch`.
 
         `calls` is read lazily, as outcomes are taken. `concurrency` is how many attempts are made at once, or

@@ -334,7 +334,7 @@ class Run:
         assert batch.progress.done == batch.progress.read == len(self.keys)
         self.tally = batch.tally
 
-    async def _next(self, batch: Batch, client: AsyncClient) -> Outcome | None:
+    async def _next(self, batch: Batch[Any], client: AsyncClient) -> Outcome | None:
         try:
             async with asyncio.timeout(self.patience):
                 return await anext(batch, None)

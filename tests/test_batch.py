@@ -51,7 +51,7 @@ def number_of(request: httpx.Request) -> int:
     return int(request.content.removeprefix(b"number=62813")[:8])
 
 
-async def taken(batch: Batch) -> list[Outcome]:
+async def taken(batch: Batch[Any]) -> list[Outcome]:
     async with batch:
         return [outcome async for outcome in batch]
 
@@ -90,7 +90,7 @@ async def test_outcomes_of_a_mixed_list() -> None:
         None,
     ]
     async with client_of(Vendor(script)) as client:
-        batch = client.batch(items, concurrency=3)  # type: ignore[arg-type]
+        batch: Batch[Any] = client.batch(items, concurrency=3)  # type: ignore[arg-type]
         outcomes = sorted(await taken(batch), key=lambda outcome: outcome.index)
         assert [o.index for o in outcomes] == list(range(8))
         assert [o.key for o in outcomes] == ["a", "b", "c", "d", "e", "row 7", None, None]

@@ -305,7 +305,7 @@ async def test_a_batch_that_is_stopped_gives_up_what_is_to_come() -> None:
             assert batch.progress.waiting == 1
         (outcome,) = batch.unread
         assert outcome.reply is not None
-        assert outcome.reply.whatsapp == "checking"  # type: ignore[attr-defined]
+        assert outcome.reply.whatsapp == "checking"
     assert inbox.outstanding == 0
 
 

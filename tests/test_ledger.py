@@ -59,7 +59,7 @@ def asks(count: int) -> Iterator[WhatsAppDetail]:
         yield WhatsAppDetail(f"62813{number:08}", key=number)
 
 
-async def taken(batch: Batch) -> list[Outcome]:
+async def taken(batch: Batch[Any]) -> list[Outcome]:
     async with batch:
         return [outcome async for outcome in batch]
 

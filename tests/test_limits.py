@@ -40,7 +40,7 @@ def asks(count: int, *, distinct: int | None = None) -> Iterator[WhatsAppDetail]
         yield WhatsAppDetail(f"62813{number % (distinct or count):08}", key=number)
 
 
-async def taken(batch: Batch) -> list[Outcome]:
+async def taken(batch: Batch[Any]) -> list[Outcome]:
     async with batch:
         return [outcome async for outcome in batch]
 

@@ -671,7 +671,8 @@ def test_the_names_are_those_of_the_conventions() -> None:
 async def test_all_that_is_said_is_documented() -> None:
     seen = Seen()
     async with seen.client(in_turn(says("RETRY_LATER", "x"), ok_whatsapp()), retry=Retry(first=0.001)) as client:
-        async with client.batch([WhatsAppDetail(NUMBER), WhatsAppDetail(NUMBER), "no call"]) as batch:  # type: ignore[list-item]
+        items: Any = [WhatsAppDetail(NUMBER), WhatsAppDetail(NUMBER), "no call"]
+        async with client.batch(items) as batch:
             async for _ in batch:
                 pass
             metrics = seen.metrics()

@@ -12,6 +12,7 @@ from aisolution_async import (
     AddedFace,
     AddFace,
     AISolutionError,
+    Answered,
     AsyncClient,
     Attempt,
     Call,
@@ -21,11 +22,10 @@ from aisolution_async import (
     FaceCompare,
     FaceComparison,
     FaceMatches,
+    Failed,
     IdHolding,
     Judgment,
-    Outcome,
     Recheck,
-    Reply,
     Retry,
     SearchFace,
     Tally,
@@ -61,13 +61,12 @@ async def mixed() -> AsyncIterator[Call[Any]]:
 async def batches(client: AsyncClient) -> None:
     async with client.batch(mixed(), concurrency=Adaptive(min=2), rate=3.5, recheck=Recheck(first=30)) as batch:
         async for outcome in batch:
-            assert_type(outcome, Outcome)
-            assert_type(outcome.reply, Reply | None)
+            assert_type(outcome, Answered[Any] | Failed)
             assert_type(outcome.error, AISolutionError | None)
             if isinstance(outcome.reply, FaceComparison):
                 assert_type(outcome.reply.similarity, float)
     assert_type(batch.tally, Tally)
-    assert_type(batch.unread, list[Outcome])
+    assert_type(batch.unread, list[Answered[Any] | Failed])
     client.batch([FaceCompare("a", "b"), DeleteFace("p")])
     client.batch((WhatsAppDetail(n) for n in ("62",)), ledger=Path("x.ledger"), max_cost=Decimal(1))
 

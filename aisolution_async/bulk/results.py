@@ -28,10 +28,10 @@ from typing import Annotated, Any, get_args, get_origin
 from pydantic import BaseModel
 
 from aisolution_async.api import Call, Endpoint, Reply
-from aisolution_async.batch import Outcome
 from aisolution_async.charges import Charge, overall
 from aisolution_async.errors import OutcomeUnknownError, UnknownStatusError
 from aisolution_async.hiding import SECRET_FIELDS, redacted
+from aisolution_async.outcome import Outcome
 
 # What a spreadsheet would take for a formula: = + - @, | and % (DDE), their other forms included, and what it may not
 # see before them. A number is harmless: +6281… or -12.5.

@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 
 from aisolution_async import clock
 from aisolution_async.api import Call
-from aisolution_async.batch import Batch, Outcome, Progress, Recheck
+from aisolution_async.batch import Batch, Progress, Recheck
 from aisolution_async.bulk.calls import Calls
 from aisolution_async.bulk.earlier import Earlier, Said, is_idle, sources_of
 from aisolution_async.bulk.kinds import kinds_of
@@ -30,6 +30,7 @@ from aisolution_async.client import AsyncClient
 from aisolution_async.errors import AISolutionError, ConfigurationError, InputError, NotSentError
 from aisolution_async.hiding import forget_locals
 from aisolution_async.ledger import Ledger, LedgerError, mark, schema
+from aisolution_async.outcome import Failed, Outcome
 from aisolution_async.sender import call_hook
 from aisolution_async.spending import Spending
 
@@ -206,7 +207,7 @@ class BulkRun:
         self._entries: dict[int, _Entry] = {}  # rows between the input and the output, by their place
         self._next = 0  # the row that is to be written next, where order is kept
         self._lent: dict[int, int] = {}  # calls that were asked in the place of an earlier one, and which
-        self._batch: Batch | None = None
+        self._batch: Batch[Any] | None = None
         self._stopping = False
         self._is_full = False  # the output takes no more rows
         self._given_up = threading.Event()
@@ -507,7 +508,7 @@ class BulkRun:
             for number, call in enumerate(self._calls.make(row)):
                 yield _TakenBackError("taken from an earlier run") if number in taken else call
 
-    async def _ask(self, batch: Batch) -> None:
+    async def _ask(self, batch: Batch[Any]) -> None:
         if self._stopping:
             return
         try:
@@ -532,7 +533,7 @@ class BulkRun:
             call_hook(self._hook, call, attempt)
 
     @contextmanager
-    def _watched(self, batch: Batch) -> Iterator[None]:
+    def _watched(self, batch: Batch[Any]) -> Iterator[None]:
         """Stop where the vendor does not answer for so long that nobody would wait any longer."""
         watching = asyncio.create_task(self._watch(batch))
         try:
@@ -540,7 +541,7 @@ class BulkRun:
         finally:
             watching.cancel()
 
-    async def _watch(self, batch: Batch) -> None:
+    async def _watch(self, batch: Batch[Any]) -> None:
         since, answers = clock.now(), 0
         while not self._stopping:
             now = clock.now()
@@ -641,7 +642,7 @@ class BulkRun:
     def _unasked(self, number: int) -> Outcome:
         name = self._kinds[number].endpoint.name
         error = NotSentError(f"{name}: not sent: the run was stopped before it was sent", endpoint=name)
-        return Outcome(-1, None, None, None, error, ())
+        return Failed(-1, None, None, None, error, ())
 
     def _problem_of(self, row: Row, number: int, outcome: Outcome) -> str | None:
         if outcome.ok:
