@@ -193,7 +193,8 @@ class Reply(_Said):  # noqa: PLW1641  # pydantic gives frozen models their hash
             message = {cls._holds: message}
         return cls.model_validate(message)
 
-    def _made_by(self, attempts: tuple[Attempt, ...]) -> Self:
+    def made_by(self, attempts: tuple[Attempt, ...]) -> Self:
+        """Note the attempts that led to this reply. For who made them."""
         self._attempts = attempts
         return self
 

@@ -35,7 +35,12 @@ from aisolution_async.inbox import Inbox
 from aisolution_async.ledger.store import Ask, Busy, Stored
 from aisolution_async.limits import Adaptive, AdaptiveLimit, Brake, Rate, RetryBudget, Signal
 from aisolution_async.outcome import Answered, Failed, outcome_of
-from aisolution_async.sender import Journal, Options, Sender, Work, call_hook
+from aisolution_async.sending.call import Sending
+from aisolution_async.sending.hooks import call_hook
+from aisolution_async.sending.journal import Journal
+from aisolution_async.sending.options import Options
+from aisolution_async.sending.shared import Shared
+from aisolution_async.sending.states import Again, Awaiting, Following, Over
 
 WINDOW = 64
 """Calls that may be read ahead of, or finished and not yet taken behind, those being worked on."""
@@ -149,7 +154,7 @@ class Batch(NotPickled, Generic[R]):
 
     def __init__(
         self,
-        sender: Sender,
+        shared: Shared,
         options: Options,
         calls: Iterable[Call[R] | AISolutionError] | AsyncIterable[Call[R] | AISolutionError],
         *,
@@ -177,7 +182,7 @@ class Batch(NotPickled, Generic[R]):
         """What the attempts of this batch were charged."""
         self.unread: list[Answered[R] | Failed] = []
         """The outcomes that nobody took, once the `async with` is over."""
-        self._sender = sender
+        self._shared = shared
         self._options = options
         self._calls = calls
         self._adaptive = concurrency if isinstance(concurrency, Adaptive) else None
@@ -234,11 +239,11 @@ class Batch(NotPickled, Generic[R]):
     async def __aenter__(self) -> Self:
         if self._runner is not None:
             raise ConfigurationError("a batch runs once: make another one with client.batch(…)")
-        self._sender.check()
+        self._shared.check()
         if self._options.journal is not None:
             await self._options.journal.open()  # so that a ledger that cannot be used is known at once
         self._started = clock.now()
-        self._sender.batches.add(self)
+        self._shared.batches.add(self)
         self._budget = RetryBudget(self._started)
         self._runner = asyncio.create_task(self._run())
         return self
@@ -292,7 +297,7 @@ class Batch(NotPickled, Generic[R]):
         if self._alarm is not None:
             self._alarm.cancel()
             self._alarm = None
-        self._sender.gate.forget(self._dispatch)
+        self._shared.gate.forget(self._dispatch)
         while self._looked_up:
             self._put_away(self._looked_up.pop()[0])
         for lane in self._lanes.values():
@@ -310,7 +315,7 @@ class Batch(NotPickled, Generic[R]):
         """How many of its attempts may be in flight now. May be asked from any thread."""
         lanes = tuple(self._lanes.values())  # at once: the loop may go on meanwhile
         limits = [lane.limit.limit for lane in lanes if lane.limit is not None]
-        return min(sum(limits) or self._concurrency, self._concurrency, self._sender.gate.places or math.inf)
+        return min(sum(limits) or self._concurrency, self._concurrency, self._shared.gate.places or math.inf)
 
     @property
     def braked(self) -> bool:
@@ -355,8 +360,8 @@ class Batch(NotPickled, Generic[R]):
         finally:
             if self._alarm is not None:
                 self._alarm.cancel()
-            self._sender.gate.forget(self._dispatch)
-            self._sender.batches.discard(self)
+            self._shared.gate.forget(self._dispatch)
+            self._shared.batches.discard(self)
             self._ended = clock.now()
             self._over = True
             self._news.set()
@@ -442,9 +447,9 @@ class Batch(NotPickled, Generic[R]):
         task = None
         if isinstance(item, Call):
             task = _Task(index)
-            task.work = Work(self._sender, self._options, item, self.tally, self._inbox)
-            if self._inbox is not None:
-                task.work.call_back = functools.partial(self._called_back, task)
+            task.work = Sending(self._shared, self._options, item, self.tally, self._inbox)
+            if task.work.callback is not None:
+                task.work.callback.ring = functools.partial(self._called_back, task)
         self._read += 1
         if task is not None:
             if self._stopping:
@@ -548,12 +553,12 @@ class Batch(NotPickled, Generic[R]):
 
     def _wait_for_all(self, now: float) -> float:
         """Seconds that nothing at all may go for; inf if that ends by itself."""
-        wait = self._sender.paused_until - now
+        wait = self._shared.paused_until - now
         if self._brake.on:
             if self._running:
                 return math.inf  # an attempt is under way, and its end looks again
             wait = max(wait, self._brake.next_try - now)
-        for rate in (self._rate, self._sender.rate):
+        for rate in (self._rate, self._shared.rate):
             if rate is not None:
                 wait = max(wait, rate.wait(now))
         return wait
@@ -569,8 +574,8 @@ class Batch(NotPickled, Generic[R]):
         queue = lane.repeats if lane.repeats and wait <= 0 else lane.fresh
         if not queue:
             return None, wait if wait > 0 else math.inf
-        if not self._sender.gate.try_enter():
-            self._sender.gate.call_when_free(self._dispatch)
+        if not self._shared.gate.try_enter():
+            self._shared.gate.call_when_free(self._dispatch)
             return None, math.inf
         task = queue.popleft()
         task.repeats = queue is lane.repeats
@@ -579,13 +584,13 @@ class Batch(NotPickled, Generic[R]):
             self._budget.first()
         else:
             self._budget.repeat()
-        for rate in (self._rate, self._sender.rate):
+        for rate in (self._rate, self._shared.rate):
             if rate is not None:
                 rate.start(now)
         if lane.limit is not None:
             lane.limit.start(now)
         self._ready -= 1
-        task.trial = task.work.trial = self._brake.on
+        task.trial = self._brake.on
         self._places += 1
         lane.places += 1
         self._running.add(task)
@@ -622,36 +627,33 @@ class Batch(NotPickled, Generic[R]):
         work = task.work
         lane = self._lane(task)
         started = clock.now()
-        wait: float | Busy | None = None
         leads = True
         try:
             leads = not self._dedupe or work.call.endpoint.never_charges or await self._is_first(task)
-            if leads and work.error is None and work.reply is None:
-                wait = await work.attempt()
+            if leads and not isinstance(work.state, Over):
+                await work.step(trial=task.trial)
         except AISolutionError as exc:  # the client was closed, or belongs to another loop
-            if work.reply is None:
-                work.error = exc.with_traceback(None)
+            work.fail(exc.with_traceback(None))
         except Exception as exc:  # one call must not take the others down
             told = {"endpoint": work.call.endpoint.name, "error": type(exc).__name__, "place": _place_of(exc)}
             _log.error("%(endpoint)s: an attempt failed in an unforeseen way: %(error)s in %(place)s", told, extra=told)
-            if work.reply is None:
-                work.conclude(f"{type(exc).__name__} in the client")
+            work.conclude(f"{type(exc).__name__} in the client")
         except asyncio.CancelledError:
-            if work.error is None and work.reply is None:
-                work.conclude("the batch was cancelled before it was sent")
+            work.conclude("the batch was cancelled before it was sent")
             raise
         finally:
             self._leave(task, lane, started)
             if leads:
-                self._follow_up(task, wait)
+                self._follow_up(task)
 
     def _leave(self, task: _Task, lane: _Lane, started: float) -> None:
         """Give back what the attempt held, and tell the limits how it went."""
         self._running.discard(task)
         work, now = task.work, clock.now()
-        if work.signal is not None:
+        signal = getattr(work.state, "signal", None)
+        if signal is not None:
             braked = self._brake.on
-            self._brake.end(work.signal, now, trial=task.trial)
+            self._brake.end(signal, now, trial=task.trial)
             if self._brake.on is not braked:
                 told = {"endpoint": work.call.endpoint.name, "braked": self._brake.on}
                 if self._brake.on:
@@ -661,39 +663,41 @@ class Batch(NotPickled, Generic[R]):
                 else:
                     _log.info("the vendor answers again", extra=told)
             if lane.limit is not None and not task.trial:
-                lane.limit.end(work.signal, started, now)
-            if task.repeats and work.signal is Signal.ANSWERED:
+                lane.limit.end(signal, started, now)
+            if task.repeats and signal is Signal.ANSWERED:
                 self._budget.earn()
         elif len(work.attempts) == task.before:
             # Nothing was sent: somebody else had asked, or it could not be. The turn is the next one's.
-            for limit in (self._rate, self._sender.rate, lane.limit):
+            for limit in (self._rate, self._shared.rate, lane.limit):
                 if limit is not None:
                     limit.take_back()
             if task.repeats:
                 self._budget.earn()
         self._places -= 1
         lane.places -= 1
-        self._sender.gate.leave()
+        self._shared.gate.leave()
 
-    def _follow_up(self, task: _Task, wait: float | Busy | None) -> None:
-        work = task.work
-        if wait is None and not self._stopping:
+    def _follow_up(self, task: _Task) -> None:
+        state, wait = task.work.state, None
+        if not self._stopping:
+            if isinstance(state, Again):
+                if isinstance(state.wait, Busy):
+                    self._timers[task] = asyncio.create_task(self._wait_for(task, state.wait))
+                else:
+                    self._timers[task] = asyncio.get_running_loop().call_later(state.wait, self._due, task)
+                return
             wait = self._wait_to_recheck(task)
-            if wait is not None:
-                task.parked = True
-                self._parked += 1
-                self._let_read()
-        if wait is None or self._stopping:
+        if wait is None:
             self._put_away(task)
-        elif isinstance(wait, Busy):
-            self._timers[task] = asyncio.create_task(self._wait_for(task, wait))
-        else:
-            self._timers[task] = asyncio.get_running_loop().call_later(wait, self._due, task)
-        work.signal = None
+            return
+        task.parked = True
+        self._parked += 1
+        self._let_read()
+        self._timers[task] = asyncio.get_running_loop().call_later(wait, self._due, task)
 
     async def _wait_for(self, task: _Task, busy: Busy) -> None:
         """The same call is under way elsewhere: look again when it has ended."""
-        await task.work.wait_for(busy)
+        await task.work.rest(busy)
         self._due(task)
 
     def _due(self, task: _Task) -> None:
@@ -702,21 +706,24 @@ class Batch(NotPickled, Generic[R]):
         if task.parked:
             self._parked -= 1
             task.parked = False
-            if work.awaits_callback and not work.give_up_callback():
-                self._put_away(task)
-                return
+            if isinstance(work.state, Awaiting | Following):
+                work.give_up_callback()
+                if isinstance(work.state, Over):
+                    self._put_away(task)
+                    return
         # Asking again for a number is a question of its own, and no repeat that the budget counts.
         self._line_up(task, repeat=task.work.is_repeat)
         self._dispatch()
 
     def _wait_to_recheck(self, task: _Task) -> float | None:
         """Seconds until the call is asked again because WhatsApp is still checking; None if it is not to be."""
-        recheck, work = self._recheck, task.work
-        if work.awaits_callback:
-            return min(work.patience_left, _A_DAY)
+        recheck, work, state = self._recheck, task.work, task.work.state
+        if isinstance(state, Awaiting | Following):
+            assert work.callback is not None
+            return min(work.callback.patience_left, _A_DAY)
         if self._inbox is not None and recheck is None:
             recheck = Recheck()
-        reply = work.reply
+        reply = state.reply if isinstance(state, Over) else None
         if recheck is None or not isinstance(reply, WhatsAppProfile) or reply.whatsapp != WhatsAppState.CHECKING:
             return None
         if getattr(work.call, "callback", None):
@@ -740,7 +747,7 @@ class Batch(NotPickled, Generic[R]):
         if task.parked:
             self._parked -= 1
             task.parked = False
-        if task.work.reply is not None or task.work.error is not None or self._stopping:
+        if isinstance(task.work.state, Over) or self._stopping:
             self._put_away(task)
         else:
             self._line_up(task)
@@ -753,7 +760,7 @@ class Batch(NotPickled, Generic[R]):
         work = task.work
         if task.leads:
             return True
-        await work.prepare(identify=True, is_known=self._is_known)
+        await work.prepare(is_known=self._is_known)
         return work.identity is None or self._stands_first(task)
 
     def _is_known(self, identity: bytes) -> bool:
@@ -789,7 +796,8 @@ class Batch(NotPickled, Generic[R]):
         if identity is None or self._leaders.get(identity) is not leader:
             return
         del self._leaders[identity]
-        reply, error = work.reply, work.error
+        assert isinstance(work.state, Over)
+        reply, error = work.state.reply, work.state.error
         # What cost money, or may have, is not bought again for who asks the same.
         bought = error is not None and (
             overall(work.attempts) is not Charge.FREE or isinstance(error, OutcomeUnknownError)
@@ -822,7 +830,7 @@ class Batch(NotPickled, Generic[R]):
 
     def _emit_shared(self, task: _Task, index: int, reply: R) -> None:
         call = task.work.call
-        self._emit(Answered(task.index, call.key, call, reply.model_copy()._made_by(()), None, (), index))  # noqa: SLF001
+        self._emit(Answered(task.index, call.key, call, reply.model_copy().made_by(()), None, (), index))
 
     def _emit_error(self, task: _Task, index: int, error: AISolutionError) -> None:
         call = task.work.call
@@ -836,14 +844,16 @@ class Batch(NotPickled, Generic[R]):
     def _put_away(self, task: _Task) -> None:
         """Turn a call into its outcome, as it stands."""
         work = task.work
-        if work.reply is None and work.error is None:
-            late = "its answer is still to come by callback"
-            work.conclude(late if work.awaits_callback else "the batch was stopped before it was sent")
-        work.leave_inbox(share=not self._stopping)
+        late = "its answer is still to come by callback"
+        waits = isinstance(work.state, Awaiting | Following)
+        work.conclude(late if waits else "the batch was stopped before it was sent")
+        over = work.state
+        assert isinstance(over, Over)
+        work.leave(share=not self._stopping)
         self._dismiss(task)
-        if work.reply is not None and work.reply.recorded is not None:
+        if over.reply is not None and over.reply.recorded is not None:
             self._misses = 0
-        self._emit(outcome_of(task.index, work.call, work.reply, work.error, work.attempts))
+        self._emit(outcome_of(task.index, work.call, over.reply, over.error, work.attempts))
 
     def _emit(self, outcome: Answered[R] | Failed) -> None:
         if self._options.on_outcome is not None:
@@ -905,7 +915,7 @@ class _Task:
         "work",
     )
 
-    work: Work[Any]
+    work: Sending[Any]
 
     def __init__(self, index: int) -> None:
         self.index = index

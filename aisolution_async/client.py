@@ -44,7 +44,12 @@ from aisolution_async.ledger import Ledger, Store
 from aisolution_async.limits import Adaptive, Budget
 from aisolution_async.outcome import Outcome, outcome_of
 from aisolution_async.retry import Retry
-from aisolution_async.sender import Journal, Options, Sender, Work, call_hook
+from aisolution_async.sending.call import Sending
+from aisolution_async.sending.hooks import call_hook
+from aisolution_async.sending.journal import Journal
+from aisolution_async.sending.options import Options
+from aisolution_async.sending.shared import Shared
+from aisolution_async.sending.states import Over
 from aisolution_async.spending import Spending, by_endpoint, seconds_of
 from aisolution_async.wire import reach
 from aisolution_async.wire.proxy import ProxyTransport
@@ -170,7 +175,7 @@ class AsyncClient(NotPickled):
             raise ConfigurationError(f"transport is a {type(transport).__name__}: pass an httpx.AsyncBaseTransport")
         elif via.value is not None:
             raise ConfigurationError("give either transport= or proxy=: a transport of yours has its own proxy")
-        self._sender = Sender(requests, transport, places=places, rate=rate, journal=journal)
+        self._shared = Shared(requests, transport, places=places, rate=rate, journal=journal)
         self._owner = True
 
     def with_options(
@@ -196,7 +201,7 @@ class AsyncClient(NotPickled):
         if retry_unknown is _NOT_GIVEN and isinstance(retry, Retry):
             unknown = retry.unknown
         view = object.__new__(type(self))
-        view._sender = self._sender
+        view._shared = self._shared
         view._owner = False
         view._options = dataclasses.replace(
             old,
@@ -217,19 +222,19 @@ class AsyncClient(NotPickled):
     @property
     def tally(self) -> Tally:
         """What every attempt on this pool was charged, so far."""
-        return self._sender.tally
+        return self._shared.tally
 
     @property
     def base_url(self) -> str:
         """Where the vendor is, without the token."""
-        return self._sender.requests.base
+        return self._shared.requests.base
 
     @property
     def load(self) -> Load:
         """What all calls and batches on this pool are doing now. May be asked from any thread."""
-        running = tuple(self._sender.batches)  # at once: the loop may go on meanwhile
+        running = tuple(self._shared.batches)  # at once: the loop may go on meanwhile
         return Load(
-            in_flight=self._sender.in_flight,
+            in_flight=self._shared.in_flight,
             limit=sum(batch.limit for batch in running) if running else None,
             braked=any(batch.braked for batch in running),
             batches=len(running),
@@ -311,20 +316,26 @@ class AsyncClient(NotPickled):
             kind = type(call).__name__
             del call
             raise InputError(f"a {kind} is no call: pass FaceCompare(…), WhatsAppDetail(…) or the like")
-        work = Work(self._sender, self._options, call)
+        sending = Sending(self._shared, self._options, call)
         try:
-            await work.finish()
+            while not isinstance(sending.state, Over):
+                if await sending.enter():
+                    try:
+                        await sending.step()
+                    finally:
+                        self._shared.gate.leave()
         except BaseException as exc:
             forget_locals(exc)
             raise
         finally:
-            if self._options.on_outcome is not None and (work.reply is not None or work.error is not None):
-                outcome = outcome_of(0, call, work.reply, work.error, work.attempts)
-                call_hook(self._options.on_outcome, outcome)
-        if work.error is not None:
-            raise work.error
-        assert work.reply is not None
-        return work.reply
+            over = sending.state
+            if self._options.on_outcome is not None and isinstance(over, Over):
+                call_hook(self._options.on_outcome, outcome_of(0, call, over.reply, over.error, sending.attempts))
+        if over.reply is None:
+            assert over.error is not None
+            raise over.error
+        reply: R = over.reply
+        return reply
 
     def batch(
         self,
@@ -370,7 +381,7 @@ class AsyncClient(NotPickled):
         if budgets:
             options = dataclasses.replace(options, budgets=(*options.budgets, *budgets))
         return Batch(
-            self._sender,
+            self._shared,
             options,
             calls,
             concurrency=concurrency if isinstance(concurrency, Adaptive) else _positive("concurrency", concurrency),
@@ -387,7 +398,7 @@ class AsyncClient(NotPickled):
     # ------------------------------------------------------------------------------------------- open, close
 
     async def __aenter__(self) -> Self:
-        self._sender.check()
+        self._shared.check()
         if self._owner and self._options.journal is not None:
             await self._options.journal.open()  # so that a ledger that cannot be used is known at once
         return self
@@ -400,13 +411,13 @@ class AsyncClient(NotPickled):
     async def aclose(self) -> None:
         """Close the pool for good. What is in flight ends in an error. Closing twice does no harm."""
         if self._owner:
-            await self._sender.aclose()
+            await self._shared.aclose()
 
     def __repr__(self) -> str:
-        if not hasattr(self, "_sender"):
+        if not hasattr(self, "_shared"):
             return "<AsyncClient, not made>"
-        state = "closed" if self._sender.closed else "open"
-        return f"<AsyncClient of {self._sender.requests.base}, {state}, {self.tally!r}>"
+        state = "closed" if self._shared.closed else "open"
+        return f"<AsyncClient of {self._shared.requests.base}, {state}, {self.tally!r}>"
 
 
 # ------------------------------------------------------------------------------------------ options, checked

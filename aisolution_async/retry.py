@@ -6,6 +6,7 @@ and log exception text.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +16,9 @@ import backoff
 from aisolution_async.api import Endpoint
 from aisolution_async.charges import Attempt, Charge
 from aisolution_async.errors import ConfigurationError
+
+LONGEST_PAUSE = 600.0
+"""Seconds that one Retry-After can hold a call, or the batches, up for."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,3 +65,73 @@ class Retry:
             most = max(self.max_retries, self.unknown) if endpoint.idempotent else self.unknown
             return sum(attempt.charge is last for attempt in attempts) <= most
         return False
+
+
+class Course:
+    """One call's way through its repeats and its deadline.
+
+    A round of attempts belongs to one asking of the question: a number that is asked for again later begins another.
+    """
+
+    __slots__ = ("_deadline", "_retry", "_round", "_spent", "_waits")
+
+    def __init__(self, retry: Retry, deadline: float | None) -> None:
+        self._retry = retry
+        self._deadline = deadline
+        self._spent = 0.0
+        self._round = 0  # attempts before this round
+        self._waits: Iterator[float] | None = None
+
+    @property
+    def left(self) -> float:
+        """Seconds until the deadline; inf if there is none."""
+        return math.inf if self._deadline is None else self._deadline - self._spent
+
+    def ends(self, now: float) -> float | None:
+        """When the deadline is, on the clock of `now`; None if there is none."""
+        return None if self._deadline is None else now + self._deadline - self._spent
+
+    def spend(self, seconds: float) -> None:
+        """The call took so long, of its deadline."""
+        self._spent += seconds
+
+    def start_round(self, attempts: int) -> None:
+        """The question is asked anew, after so many attempts."""
+        self._round = attempts
+        self._waits = None
+        self._spent = 0.0
+
+    def is_repeat(self, attempts: int) -> bool:
+        """Whether the next attempt, after so many, is a repeat in its round."""
+        return attempts > self._round
+
+    def allows(self, endpoint: Endpoint[Any], attempts: Sequence[Attempt], *, repeatable: bool) -> bool:
+        """Whether the last of `attempts` may be followed by another: see `Retry.allows`."""
+        return self._retry.allows(endpoint, attempts, since=self._round, repeatable=repeatable)
+
+    def again(
+        self,
+        endpoint: Endpoint[Any],
+        attempts: Sequence[Attempt],
+        *,
+        repeatable: bool,
+        asked: float | None,
+        left: float,
+        forgiven: bool = False,
+    ) -> float | None:
+        """Seconds to wait before another attempt; None if there may be none, or no time for one.
+
+        `asked` is what the server asks to wait, and `left` what is left until the deadline, in seconds. A `forgiven`
+        attempt only tried whether the vendor is there again, and uses up no repeat.
+        """
+        if forgiven and repeatable and attempts[-1].charge is Charge.FREE:
+            self._round = len(attempts)
+        elif not self.allows(endpoint, attempts, repeatable=repeatable):
+            return None
+        if self._waits is None:
+            self._waits = self._retry.waits()
+        asked = asked or 0.0
+        if asked >= left:
+            return None
+        wait = min(asked, LONGEST_PAUSE) + next(self._waits)
+        return wait if wait < left else asked

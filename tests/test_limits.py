@@ -430,7 +430,7 @@ async def test_a_place_that_one_batch_cannot_use_is_the_next_ones() -> None:
         return ok_whatsapp()
 
     async with client_of(Vendor(script)) as client:
-        client._sender.gate = Gate(1)
+        client._shared.gate = Gate(1)
         single = asyncio.create_task(client.whatsapp_detail("6289900000"))
         await asyncio.sleep(0.1)
         async with client.batch(asks(5), drain_timeout=5) as stopped, client.batch(asks(5), dedupe=False) as other:
@@ -550,7 +550,7 @@ async def test_a_single_call_gets_past_a_batch() -> None:
         return ok_whatsapp()
 
     client = client_of(Vendor(script))
-    client._sender.gate = Gate(10)
+    client._shared.gate = Gate(10)
     waits = []
     async with client, client.batch(asks(10_000), concurrency=200, drain_timeout=5) as batch:
         for _ in range(3):
@@ -569,7 +569,7 @@ async def test_batches_take_turns() -> None:
         return ok_whatsapp()
 
     client = client_of(Vendor(script))
-    client._sender.gate = Gate(10)
+    client._shared.gate = Gate(10)
     done: dict[str, int] = {}
 
     async def consume(name: str, concurrency: int) -> None:
@@ -592,7 +592,7 @@ async def test_single_calls_wait_their_turn_and_give_up_in_time() -> None:
 
     timeout = httpx.Timeout(30, pool=3)
     async with client_of(Vendor(script), timeout=timeout, retry=0) as client:
-        client._sender.gate = Gate(1)
+        client._shared.gate = Gate(1)
         first = asyncio.create_task(client.whatsapp_detail("6281300001"))
         await asyncio.sleep(0)
         with pytest.raises(NotSentError, match="no free connection") as caught:

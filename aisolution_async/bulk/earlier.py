@@ -49,7 +49,9 @@ from aisolution_async.client import AsyncClient
 from aisolution_async.errors import ConfigurationError, InputError
 from aisolution_async.ledger import Ledger, Record, State, Stored
 from aisolution_async.ledger.store import Summary
-from aisolution_async.sender import Journal, Options, Work
+from aisolution_async.sending.call import Sending
+from aisolution_async.sending.journal import Journal
+from aisolution_async.sending.options import Options
 
 _AT_ONCE = 32
 _YIELD_EVERY = 1000
@@ -522,7 +524,7 @@ class _Check:
     """Asks the ledger what it knows of the calls of a row."""
 
     def __init__(self, client: AsyncClient, options: Options, look: Look, calls: Calls) -> None:
-        self._sender = client._sender  # noqa: SLF001  # the checks are those of the sending
+        self._shared = client._shared  # noqa: SLF001  # the checks are those of the sending
         self._options = options
         self._look = look
         self._calls = calls
@@ -532,12 +534,12 @@ class _Check:
         call = self._calls.make(row)[kind]
         if isinstance(call, InputError):
             return _Knows.THE_QUESTION
-        work = Work(self._sender, self._options, call)
-        await work.prepare(identify=True, is_known=lambda _: True)
+        work = Sending(self._shared, self._options, call)
+        await work.prepare(is_known=lambda _: True)
         work.release()
         if work.identity is None:
             return _Knows.THE_QUESTION
-        ask = work._ask()  # noqa: SLF001  # the question that the ledger is asked
+        ask = work.ask()
         if isinstance(self._look.look(ask), Stored) or not ask.reusable:
             return _Knows.THE_ANSWER
         return _Knows.THE_QUESTION if self._look.knows(ask) else _Knows.NOTHING

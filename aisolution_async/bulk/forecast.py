@@ -24,9 +24,11 @@ from aisolution_async.bulk.rows import Row, Rows
 from aisolution_async.bulk.runner import calls_of
 from aisolution_async.charges import Charge
 from aisolution_async.client import AsyncClient
-from aisolution_async.errors import InputError
+from aisolution_async.errors import AISolutionError, InputError
 from aisolution_async.ledger import Held, Stored
-from aisolution_async.sender import Journal, Work
+from aisolution_async.sending.call import Sending
+from aisolution_async.sending.journal import Journal
+from aisolution_async.sending.states import Over
 from aisolution_async.spending import Spending
 
 _AT_ONCE = 32
@@ -106,7 +108,7 @@ async def forecast_bulk(
         if output is not None:
             target = Output(Path(output), Path(source))
             if not overwrite and not look.exists:
-                redact = client._sender.requests.redact  # noqa: SLF001  # the names are those of the run's columns
+                redact = client._shared.requests.redact  # noqa: SLF001  # the names are those of the run's columns
                 if not target.streams:
                     names, _ = columns_of(calls, rows.header, redact)
                     target.part_is_idle = is_idle(target.part, target.path.suffix.lower(), names)
@@ -149,7 +151,7 @@ class _Check:
     def __init__(
         self, client: AsyncClient, journal: Journal, look: Look, maker: Calls, found: Forecast, *, limit: int | None
     ) -> None:
-        self._sender = client._sender  # noqa: SLF001  # the checks are those of the sending
+        self._shared = client._shared  # noqa: SLF001  # the checks are those of the sending
         self._options = dataclasses.replace(client._options, journal=journal)  # noqa: SLF001
         self._look = look
         self._maker = maker
@@ -161,18 +163,18 @@ class _Check:
     async def see(self, chunk: Sequence[_Asked]) -> None:
         """Look at these calls, together; count them in their order."""
         works = [
-            None if isinstance(asked.call, InputError) else Work(self._sender, self._options, asked.call)
+            None if isinstance(asked.call, InputError) else Sending(self._shared, self._options, asked.call)
             for asked in chunk
         ]
-        await asyncio.gather(*(work.prepare(identify=True) for work in works if work is not None))
+        await asyncio.gather(*(work.prepare() for work in works if work is not None))
         for asked, work in zip(chunk, works, strict=True):
             self._count(asked, work)
             if work is not None:
                 work.release()
 
-    def _count(self, asked: _Asked, work: Work[Any] | None) -> None:
+    def _count(self, asked: _Asked, work: Sending[Any] | None) -> None:
         found, call = self._found, asked.call
-        error = call if isinstance(call, InputError) else work.error if work is not None else None
+        error = call if isinstance(call, InputError) else _error_of(work)
         if error is not None:
             text = str(error)
             if not isinstance(call, InputError) and isinstance(error, InputError):
@@ -181,7 +183,7 @@ class _Check:
             return
         assert work is not None
         assert not isinstance(call, InputError)
-        ask, endpoint = work._ask(), call.endpoint  # noqa: SLF001  # the question that the ledger is asked
+        ask, endpoint = work.ask(), call.endpoint
         if ask.reusable and (self._limit is None or not endpoint.never_charges) and self._was_seen(ask.identity):
             found.shared += 1
             return
@@ -218,3 +220,7 @@ class _Check:
             if self._limit is not None and len(self._seen) > self._limit:
                 self._seen.popitem(last=False)
         return False
+
+
+def _error_of(work: Sending[Any] | None) -> AISolutionError | None:
+    return work.state.error if work is not None and isinstance(work.state, Over) else None

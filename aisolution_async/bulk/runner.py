@@ -31,7 +31,7 @@ from aisolution_async.errors import AISolutionError, ConfigurationError, InputEr
 from aisolution_async.hiding import forget_locals
 from aisolution_async.ledger import Ledger, LedgerError, mark, schema
 from aisolution_async.outcome import Failed, Outcome
-from aisolution_async.sender import call_hook
+from aisolution_async.sending.hooks import call_hook
 from aisolution_async.spending import Spending
 
 CONCURRENCY = 50
@@ -320,7 +320,7 @@ class BulkRun:
 
     def _name_results(self, rows: Rows) -> None:
         # The client has no public way to take the token out of what a vendor echoes, and files are kept for long.
-        redact = self._client._sender.requests.redact  # noqa: SLF001
+        redact = self._client._shared.requests.redact  # noqa: SLF001
         if str(self._source) != STDOUT and "problem" in rows.header and origin_of(self._source) is not None:
             self._stale = rows.header.index("problem")
         self._names, self._results = columns_of(self._kinds, self._without_stale(rows.header), redact)

@@ -182,7 +182,7 @@ class PoolTransport(NotPickled, httpx.AsyncBaseTransport):
         response.is_stream_consumed = response.is_closed = True
         return response
 
-    async def exchange(
+    def exchange(
         self,
         origin: Origin,
         head: bytes,
@@ -191,7 +191,7 @@ class PoolTransport(NotPickled, httpx.AsyncBaseTransport):
         *,
         flight: Flight,
         timeout: Mapping[str, float | None],
-    ) -> Received:
+    ) -> Coroutine[Any, Any, Received]:
         """The same for one who has no use for httpx's objects, which cost a third of a small call.
 
         `head` is the request line and the headers, Content-Length of `length` included, each line ended, without the
@@ -199,7 +199,7 @@ class PoolTransport(NotPickled, httpx.AsyncBaseTransport):
         """
         body = _Body(head, length, False, "", stream)
         del head  # it holds the token, and tracebacks show locals
-        return await self._exchange(origin, body, flight, timeout, headless=False)
+        return self._exchange(origin, body, flight, timeout, headless=False)
 
     async def _exchange(
         self, origin: Origin, body: _Body, flight: Flight, timeout: Mapping[str, float | None], *, headless: bool

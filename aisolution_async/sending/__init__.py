@@ -1,0 +1,1 @@
+"""One call, from the client's door to the socket and back."""

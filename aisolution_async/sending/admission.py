@@ -1,0 +1,100 @@
+"""May the next attempt be made: its turn in the client's pace, its place, and the charge that is set aside for it."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+
+import anyio
+
+from aisolution_async import clock
+from aisolution_async.charges import Charge
+from aisolution_async.limits import Budget
+from aisolution_async.retry import Course
+from aisolution_async.sending.shared import Shared
+
+
+class Reservation:
+    """One charge set aside in every budget, and whose it is.
+
+    It is the attempt's while one is under way. Where the attempt was free and its answer may come by callback, it is
+    the callback's, until that comes, is late, or is spent on asking again. Where the attempt is unknown, a callback
+    that comes after it is charged to that one, and sets nothing aside.
+    """
+
+    __slots__ = ("_budgets", "_endpoint", "_is_callbacks", "_is_covered", "_is_flying")
+
+    def __init__(self, budgets: tuple[Budget, ...], endpoint: str) -> None:
+        self._budgets = budgets
+        self._endpoint = endpoint
+        self._is_flying = False  # an attempt is under way
+        self._is_callbacks = False
+        self._is_covered = False  # a callback is charged to an attempt which is unknown
+
+    def take(self) -> str:
+        """Set a charge aside for an attempt. Returns why not, or nothing."""
+        for number, budget in enumerate(self._budgets):
+            if why := budget.reserve(self._endpoint):
+                for earlier in self._budgets[:number]:
+                    earlier.settle(self._endpoint, Charge.FREE)
+                if not self._is_callbacks:
+                    return why
+                self._is_callbacks = False  # what was set aside for the callback is spent on asking again
+                break
+        self._is_flying = True
+        return ""
+
+    def attempt_over(self, charge: Charge, *, may_come: bool, overdue: bool) -> None:
+        """What the attempt cost. `may_come`: whether a callback may still bring a charge; `overdue`: a late one."""
+        if not self._is_flying:
+            return
+        self._is_flying = False
+        if may_come and charge is Charge.FREE and not self._is_callbacks:
+            self._is_callbacks = True
+            return
+        self._is_covered = may_come and charge is Charge.UNKNOWN and not overdue
+        self._settle(charge)
+
+    def called_back(self, charge: Charge) -> None:
+        """The callback came, and cost this."""
+        if self._is_callbacks:
+            self._is_callbacks = False
+            self._settle(charge)
+        elif not (self._is_flying or self._is_covered) and charge is not Charge.FREE:
+            for budget in self._budgets:
+                budget.add(self._endpoint)
+
+    def release(self, late: float = 0.0) -> None:
+        """The call is over. What is the callback's stays set aside for `late` seconds: it may come and be charged."""
+        if self._is_callbacks:
+            self._is_callbacks = False
+            if 0 < late < math.inf:
+                asyncio.get_running_loop().call_later(late, self._settle, Charge.FREE)
+            else:
+                self._settle(Charge.FREE)
+
+    def _settle(self, charge: Charge) -> None:
+        for budget in self._budgets:
+            budget.settle(self._endpoint, charge)
+
+
+async def enter(shared: Shared, course: Course, patience: float | None) -> str:
+    """Wait for a single call's turn in the client's pace, and take a place. Returns why not, or nothing.
+
+    `patience` is how many seconds it may wait for the place; None for no end but the call's deadline.
+    """
+    if shared.rate is not None:
+        pause = shared.rate.wait(clock.now())
+        if pause >= course.left:
+            return "the rate leaves no time for it before the deadline"
+        shared.rate.start(clock.now() + pause)
+        await clock.sleep(pause)
+        course.spend(pause)
+    if shared.gate.try_enter():
+        return ""
+    start = clock.now()
+    with anyio.move_on_after(min(math.inf if patience is None else patience, course.left)):
+        await shared.gate.enter()
+        course.spend(clock.now() - start)
+        return ""
+    return "no free connection in time"

@@ -1,0 +1,638 @@
+"""One call on its way: driven from state to state, until it is over or has to wait."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import functools
+import logging
+import math
+from collections.abc import Callable, Mapping
+from typing import Any, Generic, assert_never, cast
+
+import anyio
+
+from aisolution_async import clock
+from aisolution_async.api import Call, R, WhatsAppDetail, WhatsAppProfile
+from aisolution_async.charges import Attempt, Charge, Tally, overall
+from aisolution_async.echo import STOPPED, Seen
+from aisolution_async.errors import (
+    AISolutionError,
+    BudgetExhaustedError,
+    InputError,
+    NotSentError,
+    OutcomeUnknownError,
+)
+from aisolution_async.hiding import NotPickled
+from aisolution_async.inbox import Inbox
+from aisolution_async.ledger.store import Ask, Busy, Exhausted, Expected, Held, LedgerError, Result, Stored, Verdict
+from aisolution_async.ledger.store import Started as Intent
+from aisolution_async.limits import Signal
+from aisolution_async.retry import Course
+from aisolution_async.sending import finding
+from aisolution_async.sending.admission import Reservation, enter
+from aisolution_async.sending.callback import Callback
+from aisolution_async.sending.finding import Finding
+from aisolution_async.sending.hooks import call_hook
+from aisolution_async.sending.journal import Journal, ended, held_error, record, to_record
+from aisolution_async.sending.options import Options
+from aisolution_async.sending.prepare import Read, is_small, read
+from aisolution_async.sending.shared import Shared
+from aisolution_async.sending.states import (
+    NEW,
+    Admitted,
+    Again,
+    Awaiting,
+    Following,
+    Found,
+    New,
+    Over,
+    Prepared,
+    Resting,
+    Started,
+    State,
+)
+from aisolution_async.wire.exchange import Lost, Response, exchange
+from aisolution_async.wire.form import Form
+from aisolution_async.wire.transport import Flight, PoolTransport
+
+_log = logging.getLogger(__name__)
+
+
+class Sending(NotPickled, Generic[R]):
+    """One call on its way: `step()` until `state` is `Over`. See `states` for what it goes through.
+
+    `tally` is the batch's, None for a single call; `inbox` is where its callback arrives, if it names none of its own.
+    """
+
+    __slots__ = (
+        "_checking",
+        "_inbox",
+        "_last",
+        "_options",
+        "_reservation",
+        "_shared",
+        "_source",
+        "_tally",
+        "attempts",
+        "call",
+        "callback",
+        "course",
+        "digits",
+        "identity",
+        "state",
+    )
+
+    def __init__(
+        self,
+        shared: Shared,
+        options: Options,
+        call: Call[R],
+        tally: Tally | None = None,
+        inbox: Inbox | None = None,
+    ) -> None:
+        self.call = call
+        self.state: New | Prepared | Resting[R] = NEW
+        self.attempts: tuple[Attempt, ...] = ()
+        self.identity: bytes | None = None
+        """What makes another call the same question; known once it is prepared with `identify=True`."""
+        self.digits = ""
+        """The number that it asks for, as an inbox knows it."""
+        self.course = Course(options.retry, options.deadline)
+        self.callback: Callback | None = None
+        if inbox is not None and isinstance(call, WhatsAppDetail) and not call.callback:
+            self.callback = Callback(self, inbox)
+        self._reservation: Reservation | None = None
+        if options.budgets and options.may_charge(call.endpoint):
+            self._reservation = Reservation(options.budgets, call.endpoint.name)
+        self._source = call  # with bytes in place of files that can be read once
+        self._shared = shared
+        self._options = options
+        self._tally = tally
+        self._last: Finding[R] | None = None  # of the newest attempt in this round of asking
+        self._checking: R | None = None  # a reply that is no answer yet, and is asked for again
+
+    # ------------------------------------------------------------------------------------------- a call by itself
+
+    async def enter(self) -> bool:
+        """Wait until its next attempt may be made, past the batches, and take a place. False if it is over."""
+        if isinstance(self.state, Again):
+            await self.rest(self.state.wait)
+        self._shared.check()
+        late = await enter(self._shared, self.course, self._options.timeout.get("pool"))
+        if late:
+            self._last = finding.of_loss(Lost(False, late))
+            self._tell(self._count(self._last.attempt(clock.today(), 0.0, self.next_number)))
+            self.conclude("")
+        return not late
+
+    async def rest(self, wait: float | Busy) -> None:
+        """Wait before the next attempt: so many seconds, or until the same call elsewhere is over, or the deadline."""
+        if not isinstance(wait, Busy):
+            await clock.sleep(wait)
+            return
+        start = clock.now()
+        try:
+            with anyio.move_on_after(self.course.left):
+                await ended(wait)
+        finally:
+            self.course.spend(clock.now() - start)
+
+    # ------------------------------------------------------------------------------------------------ the driver
+
+    async def step(self, *, trial: bool = False) -> None:  # noqa: PLR0912  # a branch for each state
+        """Make one attempt, unless the call can end without one; `state` is then one to rest in.
+
+        The time spent here and the wait that follows count against the call's deadline; what passes between the end of
+        that wait and the next step does not. `trial`: the attempt only tries whether the vendor is there again, and
+        uses up no repeat. When cancelled, the attempt is counted, and is UNKNOWN if a byte may have left.
+        """
+        shared, options = self._shared, self._options
+        shared.check()
+        began, before = clock.now(), len(self.attempts)
+        ends = self.course.ends(began)
+        state: State[R] = self.state if isinstance(self.state, Prepared) else NEW
+        answer: Response | Lost | None = None
+        try:
+            while True:
+                match state:
+                    case New():
+                        state = await self._prepare(identify=options.journal is not None)
+                    case Prepared():
+                        state = await self._admit(state)
+                    case Admitted():
+                        state = await self._begin(state, ends)
+                    case Started(form, _, flight):
+                        shared.in_flight += 1
+                        try:
+                            answer = await exchange(
+                                shared.transport,
+                                shared.requests,
+                                self.call.endpoint.name,
+                                form,
+                                flight=flight,
+                                timeout=options.timeout,
+                            )
+                        finally:
+                            shared.in_flight -= 1
+                        if self.callback is not None:
+                            await self.callback.settled()
+                        state = self._find(state, answer)
+                    case Found():
+                        state = await self._decide(state, ends, trial=trial)
+                    case Over() | Again() | Awaiting() | Following():
+                        break
+                    case _:
+                        assert_never(state)
+            if not trial:
+                self.course.spend(clock.now() - began + (state.seconds if isinstance(state, Again) else 0.0))
+        except asyncio.CancelledError:
+            if isinstance(state, Started):
+                state = self._find(state, answer or Lost(state.flight.left is not False, "cancelled"))
+                with anyio.CancelScope(shield=True):
+                    await self._record(state)
+            raise
+        finally:
+            self._rest(state, before)
+
+    def _rest(self, state: State[Any], before: int) -> None:
+        """The step is over, or was cut off in `state`; there were so many attempts `before` it."""
+        if isinstance(state, Found):  # cut off when it was counted
+            self._tell(state.number)
+            state = self._ended(state.finding)
+        if isinstance(state, Over | Again | Awaiting | Following):
+            self.state = self._unless_called_back(state)
+        if self._reservation is not None:
+            callback = self.callback
+            self._reservation.attempt_over(
+                overall(self.attempts[before:]),
+                may_come=callback is not None and callback.may_come,
+                overdue=callback is not None and callback.is_overdue,
+            )
+
+    def _unless_called_back(self, state: Resting[R]) -> Resting[R]:
+        """`state`, or the answer that came by callback meanwhile. An answer to the request is as good."""
+        if self.callback is None or self.callback.answer is None:
+            return state
+        if isinstance(state, Over) and state.reply is not None and state.reply.is_answer:
+            return state
+        return Over(cast("R", self.callback.answer).made_by(self.attempts), None, state.signal)
+
+    # ------------------------------------------------------------------------------------------ New → Prepared
+
+    async def prepare(self, *, is_known: Callable[[bytes], bool] | None = None) -> None:
+        """Read and identify what the call holds, and encode it, but for what `is_known` by its identity.
+
+        `state` is then Prepared; New where it is known; Over where it cannot be sent, or need not be.
+        """
+        if isinstance(self.state, New):
+            self.state = await self._prepare(identify=True, is_known=is_known)
+
+    async def _prepare(
+        self, *, identify: bool, is_known: Callable[[bytes], bool] | None = None
+    ) -> New | Prepared | Over[R]:
+        if identify and (error := await self._open_journal()) is not None:
+            return Over(None, error)
+        if is_small(self._source, self._options):
+            held = self._read(identify=identify)
+            return self._unreadable(held) if isinstance(held, str) else Prepared(Form(held.fields))
+        lane = self._shared.readers.lane(alone=self._tally is None)
+        # From the reading to the encoding, so that few raw images are held at a time.
+        async with lane.places:
+            with anyio.move_on_after(self.course.left) as scope:
+                held = await lane.read(functools.partial(self._read, identify=identify))
+            if scope.cancelled_caught:
+                return self._as_it_stands("the deadline passed while its images were read")
+            if isinstance(held, str):
+                return self._unreadable(held)
+            if is_known is not None and self.identity is not None and is_known(self.identity):
+                return NEW
+            if identify and (stored := await self._stored()) is not None:
+                return stored
+            fields, problem = held.fields, ""
+            if self._options.fit:
+                fields, problem = await self._shared.readers.fit(fields, self._options, alone=self._tally is None)
+            return self._unreadable(problem) if problem else Prepared(await lane.encode(fields))
+
+    def _read(self, *, identify: bool) -> Read | str:
+        callback = self.callback
+        held = read(
+            self._source,
+            self._options,
+            callback=None if callback is None or callback.is_overdue else callback.inbox.url,
+            vendor=self._shared.requests.vendor,
+            identify=identify and self.identity is None,
+        )
+        if isinstance(held, Read):
+            self._source, self.digits = held.call, held.digits
+            self.identity = held.identity or self.identity
+        return held
+
+    async def _open_journal(self) -> AISolutionError | None:
+        if self._options.journal is None:
+            return None
+        try:
+            await self._options.journal.open()
+        except LedgerError as exc:
+            problem = str(exc)
+        else:
+            return None
+        return self._problem(LedgerError, f"not sent: {problem}")
+
+    # ------------------------------------------------------------------- Prepared → Admitted → Started, or an end
+
+    async def _admit(self, prepared: Prepared) -> Admitted | Following | Over[R]:
+        refused: Over[R] | None = None
+        if self._is_stopped:
+            refused = self._as_it_stands(STOPPED)
+        elif self.callback is not None and self.callback.stands_back():
+            return Following()
+        elif self._reservation is not None and (why := self._reservation.take()):
+            refused = Over(None, self._problem(BudgetExhaustedError, f"not sent: {why}"))
+        if refused is None:
+            return Admitted(prepared.form)
+        return await self._stored() or refused
+
+    async def _begin(self, admitted: Admitted, ends: float | None) -> Started | Again | Awaiting[R] | Over[R]:
+        """Ask the ledger, if there is one, for leave to send."""
+        store = self._options.journal
+        if store is None:
+            return self._start(admitted.form, None, ends)
+        try:
+            verdict = await store.begin(self.ask(None if ends is None else ends - clock.now()))
+        except LedgerError as exc:
+            problem = str(exc)
+        else:
+            return await self._heed(verdict, admitted.form, ends)
+        return Over(None, self._problem(LedgerError, f"not sent: {problem}"))
+
+    async def _heed(self, verdict: Verdict, form: Form, ends: float | None) -> Started | Again | Awaiting[R] | Over[R]:
+        call = self.call
+        match verdict:
+            case Intent():
+                if self.callback is not None and self.callback.answer is not None:
+                    return await self._take_back(verdict, self.callback.answer)
+                return self._start(form, verdict, ends)
+            case Stored():
+                damaged = "not sent: a reply in the ledger does not fit this version: use the version that wrote it"
+                return self._accepted(verdict) or Over(None, self._problem(LedgerError, damaged))
+            case Held():
+                return Over(None, held_error(verdict, call.endpoint.name, call.key, self.attempts))
+            case Exhausted():
+                return Over(None, self._problem(BudgetExhaustedError, f"not sent: {verdict.why}"))
+            case Expected():
+                assert self.callback is not None
+                self.callback.expected(verdict.since)
+                return Awaiting(None)
+            case Busy():
+                if ends is None or clock.now() < ends:
+                    return Again(verdict)
+                busy = "not sent: the same call is under way elsewhere; ask again later"
+                return Over(None, self._problem(NotSentError, busy))
+            case _:
+                assert_never(verdict)
+
+    async def _take_back(self, intent: Intent, answer: WhatsAppProfile) -> Over[R]:
+        """The callback came while leave was asked for: nothing need be sent."""
+        attempt = Attempt(Charge.FREE, None, None, clock.today(), 0.0, "answered by callback", number=self.next_number)
+        with contextlib.suppress(AISolutionError):
+            assert self._options.journal is not None
+            await self._options.journal.end(intent, Result(attempt, sent=False))
+        return Over(cast("R", answer).made_by(self.attempts), None)
+
+    def _start(self, form: Form, intent: Intent | None, ends: float | None) -> Started:
+        at = clock.today()
+        if self.callback is not None:
+            self.callback.asked(at)
+        return Started(form, intent, Flight(ends), at, clock.now())
+
+    # --------------------------------------------------------------------------------------- Started → Found
+
+    def _find(self, started: Started, answer: Response | Lost) -> Found[R]:
+        """Judge what came of the attempt, and count it."""
+        shared, endpoint = self._shared, self.call.endpoint
+        called_back = self.callback is not None and self.callback.answer is not None
+        if isinstance(answer, Response):
+            try:
+                found = finding.of_response(
+                    endpoint,
+                    answer,
+                    rules=self._options.rules.get(endpoint.name),
+                    redact=self._redact,
+                    names_another=functools.partial(shared.echo.is_another, self.digits),
+                    before=self.attempts,
+                    called_back=called_back,
+                )
+            except Exception as exc:  # a fault of ours must not make an answer that was sent for look free
+                lost = Lost(True, f"{type(exc).__name__} while the answer was read", timed_out=False)
+                found = finding.of_loss(lost, called_back=called_back)
+            if found.reply is None and found.is_of_another:
+                self._doubt(answer)
+        else:
+            found = finding.of_loss(answer, called_back=called_back)
+        if found.signal is Signal.OVERLOADED and found.retry_after:
+            shared.pause(found.retry_after)
+        self._last = found
+        elapsed = clock.now() - started.since
+        return Found(found, self._count(found.attempt(started.at, elapsed, self.next_number)), started.intent)
+
+    def _doubt(self, response: Response) -> None:
+        """An answer was about another number. On a connection that was used before, it may be the one to that use."""
+        shared = self._shared
+        if (
+            response.reused
+            and isinstance(shared.transport, PoolTransport)
+            and shared.transport.distrust(shared.requests.origin)
+            and shared.echo.state is Seen.ECHO
+        ):
+            name = self.call.endpoint.name
+            text = "%s: an answer is about another number than was asked: each request gets a connection of its own now"
+            _log.error(text, name, extra={"endpoint": name})
+
+    def _count(self, attempt: Attempt) -> int:
+        """Count an attempt. Returns its number."""
+        self.attempts = (*self.attempts, attempt)
+        name = self.call.endpoint.name
+        self._shared.tally.add(name, attempt.charge)
+        if self._tally is not None:
+            self._tally.add(name, attempt.charge)
+        if _log.isEnabledFor(logging.DEBUG):
+            # Neither an undocumented status nor an error's text: they may hold the vendor's words.
+            status = attempt.status if attempt.status in self.call.endpoint.charges else None
+            told = {
+                "endpoint": name,
+                "attempt": attempt.number,
+                "charge": attempt.charge.value,
+                "status": status,
+                "http_status": attempt.http_status,
+                "elapsed": attempt.elapsed,
+            }
+            text = "%(endpoint)s attempt %(attempt)d: %(charge)s, %(status)s, HTTP %(http_status)s, %(elapsed).3f s"
+            _log.debug(text, told, extra=told)
+        return attempt.number
+
+    def _tell(self, number: int) -> None:
+        """Tell the user's hook of an attempt."""
+        if self._options.on_attempt is not None:
+            call_hook(self._options.on_attempt, self.call, self.attempts[number - 1])
+
+    # ----------------------------------------------------------------------- Found → Over, Again or Awaiting
+
+    async def _decide(self, state: Found[R], ends: float | None, *, trial: bool) -> Again | Awaiting[R] | Over[R]:
+        """Record the attempt; then: is the call over, is it asked again, is its answer to come by callback?"""
+        found, callback = state.finding, self.callback
+        if callback is not None:
+            callback.heard(found.reply, found.charge)
+        if state.intent is not None:
+            await self._record(state)
+        self._tell(state.number)
+        if callback is not None and callback.is_awaited:
+            return Awaiting(self._ended(found), found.signal)
+        if found.reply is not None or self._is_stopped or (callback is not None and callback.answer is not None):
+            return self._ended(found)
+        wait = self.course.again(
+            self.call.endpoint,
+            self.attempts,
+            repeatable=found.repeatable and not (self._shared.closed and isinstance(found.source, Lost)),
+            asked=found.retry_after,
+            left=math.inf if ends is None else ends - clock.now(),
+            forgiven=trial,
+        )
+        return self._ended(found) if wait is None else Again(wait, found.signal)
+
+    async def _record(self, state: Found[R]) -> None:
+        """Put the attempt into the ledger, with what was answered."""
+        if state.intent is None:
+            return
+        assert self._options.journal is not None
+        found, echo = state.finding, self._shared.echo
+        result = Result(
+            self.attempts[state.number - 1],
+            sent=found.sent,
+            reply=to_record(found, self._redact),
+            answer=found.reply is not None and found.reply.is_answer,
+            expected=self.callback is not None and self.callback.is_awaited,
+            holds=echo.holds or not found.is_of_another,
+        )
+        recorded = await record(self._options.journal, echo, state.intent, result, of_another=found.is_of_another)
+        attempts = [*self.attempts]
+        attempts[state.number - 1] = dataclasses.replace(attempts[state.number - 1], recorded=recorded)
+        self.attempts = tuple(attempts)
+
+    # ----------------------------------------------------------------------------------------------- the ledger
+
+    def ask(self, within: float | None = None) -> Ask:
+        """What the ledger is asked of this call, once it is identified; `within` as in `Ask`."""
+        call, store, callback = self.call, self._options.journal, self.callback
+        assert store is not None
+        assert self.identity is not None
+        return Ask(
+            endpoint=call.endpoint.name,
+            identity=self.identity,
+            key=call.key,
+            may_charge=self._options.may_charge(call.endpoint),
+            reusable=not call.endpoint.never_charges or call.key is not None,
+            reuse_for=store.reuse_for,
+            retry_unknown=None if call.endpoint.idempotent else self._options.retry.unknown,
+            within=within,
+            callback=None if callback is None else store.place(self.digits),
+            patience=0.0 if callback is None else callback.inbox.patience,
+            overdue=callback is not None and callback.is_overdue,
+        )
+
+    def question(self) -> Ask | None:
+        """The same before it is prepared; None where its images have to be read first, or it cannot be sent."""
+        if self.call.endpoint.takes_images:
+            return None
+        try:
+            return None if isinstance(self._read(identify=True), str) else self.ask()
+        except Exception:  # whatever is wrong is told when its turn comes
+            return None
+
+    def accept(self, stored: Stored) -> bool:
+        """Take the answer that the ledger has: the call is over. False if it cannot be read."""
+        over = self._accepted(stored)
+        self.state = over or self.state
+        return over is not None
+
+    def _accepted(self, stored: Stored) -> Over[R] | None:
+        try:
+            reply: R = self.call.endpoint.reply.from_record(stored.reply, stored.attempt)
+        except (ValueError, TypeError):  # whatever stands there
+            return None
+        return Over(reply.made_by(self.attempts), None)
+
+    async def _stored(self) -> Over[R] | None:
+        """The end, if the ledger has the answer: then nothing need be encoded, or paid."""
+        store = self._options.journal
+        if store is None or self.attempts:
+            return None
+        try:
+            (stored,) = await store.find([self.ask()])
+        except AISolutionError:
+            return None  # to be told when it is asked for leave
+        return None if stored is None else self._accepted(stored)
+
+    # ----------------------------------------------------------------------------------------------- a batch's call
+
+    @property
+    def is_repeat(self) -> bool:
+        """Whether an attempt of this round of asking was made."""
+        return self.course.is_repeat(len(self.attempts))
+
+    def release(self) -> None:
+        """Let go of what was read and encoded: somebody else asks the same."""
+        self.state = NEW
+
+    def ask_again(self) -> None:
+        """Forget the reply, which is no answer yet, and start another round of attempts."""
+        over = self.state.otherwise if isinstance(self.state, Awaiting) else self.state
+        self._checking = over.reply if isinstance(over, Over) else None
+        self._last = None
+        self.course.start_round(len(self.attempts))
+        self.state = NEW
+
+    def give_up_callback(self) -> None:
+        """The callback is late: `state` is New if the number is to be asked for again, without one, else Over.
+
+        It is not where the attempt that asked for it was lost: what may have been charged is not sent again unasked.
+        """
+        assert self.callback is not None
+        otherwise = self.state.otherwise if isinstance(self.state, Awaiting) else None
+        lost = otherwise is not None and isinstance(otherwise.error, OutcomeUnknownError)
+        for_good = lost and not self.course.allows(self.call.endpoint, self.attempts, repeatable=True)
+        self.callback.give_up(for_good=for_good)
+        if for_good:
+            assert otherwise is not None
+            self.state = otherwise
+        elif lost:
+            self.state = NEW
+        else:
+            self.ask_again()
+
+    def leave(self, *, share: bool) -> None:
+        """The call is over. `share`: whether others that wait for its number are to have what came of it."""
+        callback = self.callback
+        if callback is None:
+            return
+        reply, error = (self.state.reply, self.state.error) if isinstance(self.state, Over) and share else (None, None)
+        callback.leave(reply, error if isinstance(error, OutcomeUnknownError) else None)
+        if self._reservation is not None:
+            answered = callback.answer is not None or callback.is_overdue
+            self._reservation.release(0.0 if answered else callback.patience_left)
+
+    # ------------------------------------------------------------------------------- its callback: see `Asker`
+
+    @property
+    def journal(self) -> Journal | None:
+        return self._options.journal
+
+    @property
+    def charges(self) -> Mapping[str, Charge]:
+        return self._options.charges_of(self.call.endpoint)
+
+    @property
+    def next_number(self) -> int:
+        return len(self.attempts) + 1
+
+    def count_callback(self, attempt: Attempt) -> None:
+        self._tell(self._count(attempt))
+        if self._reservation is not None:
+            self._reservation.called_back(attempt.charge)
+
+    def end_by_callback(self, reply: WhatsAppProfile) -> WhatsAppProfile:
+        mine = reply.model_copy().made_by(self.attempts)
+        self.state = Over(cast("R", mine), None)
+        return mine
+
+    def follow_failure(self, error: AISolutionError | None) -> None:
+        if isinstance(error, OutcomeUnknownError):
+            text = f"not sent: another call asked the same, and that ended so: {error}"
+            self.state = Over(None, self._problem(OutcomeUnknownError, text))
+        elif isinstance(self.state, Following):
+            self.state = NEW
+
+    # ------------------------------------------------------------------------------------------------ the end
+
+    def conclude(self, text: str) -> None:
+        """End the call as it stands: by what its last attempt came to, or by why there was none."""
+        self.state = self._as_it_stands(text)
+
+    def fail(self, error: AISolutionError) -> None:
+        """End the call by what kept it from a step; what it came to before stands."""
+        if not isinstance(self.state, Over):
+            self.state = Over(None, error)
+
+    def _as_it_stands(self, text: str) -> Over[R]:
+        if isinstance(self.state, Over):
+            return self.state
+        if isinstance(self.state, Awaiting) and self.state.otherwise is not None:
+            return self.state.otherwise
+        if self._last is not None:
+            return self._ended(self._last)
+        if self._checking is not None:
+            return Over(self._checking, None)
+        return Over(None, self._problem(NotSentError, f"not sent: {text}"))
+
+    def _ended(self, found: Finding[R]) -> Over[R]:
+        if found.reply is not None:
+            return Over(found.reply.made_by(self.attempts), None, found.signal)
+        return Over(None, found.error(self.call.endpoint.name, self.call.key, self.attempts), found.signal)
+
+    def _unreadable(self, text: str) -> Over[R]:
+        # Made anew: the frames of the first one hold the image.
+        return Over(None, InputError(text, endpoint=self.call.endpoint.name, key=self.call.key, attempts=self.attempts))
+
+    def _problem(self, kind: type[AISolutionError], text: str) -> AISolutionError:
+        name = self.call.endpoint.name
+        return kind(f"{name}: {text}", endpoint=name, key=self.call.key, attempts=self.attempts)
+
+    @property
+    def _is_stopped(self) -> bool:
+        """Whether nothing more is sent, as its answers cannot be told from another call's."""
+        return not self._shared.echo.holds and isinstance(self.call, WhatsAppDetail)
+
+    def _redact(self, text: str) -> str:
+        text = self._shared.requests.redact(text)
+        return text if self.callback is None else self.callback.inbox.redact(text)

@@ -1,0 +1,187 @@
+"""An answer that may come by callback, beside the response: what is waited for.
+
+```
+READY ──the request names the callback──> ASKED ──"checking", or lost──> AWAITED ──late──> OVERDUE
+  │                                         │  └──another answer──> READY    │                │
+  └─another call asks─> FOLLOWING           └────────── called back ─────────┴──> ANSWERED <──┘
+```
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import math
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime, timedelta
+from enum import Enum
+from typing import Protocol
+
+from aisolution_async import clock
+from aisolution_async.api import WhatsAppProfile, WhatsAppState
+from aisolution_async.charges import Attempt, Charge
+from aisolution_async.errors import AISolutionError
+from aisolution_async.inbox import Inbox, result_of
+from aisolution_async.sending.journal import Journal
+
+
+class Step(Enum):
+    """How far a callback is."""
+
+    READY = "not asked for yet, or its request was refused"
+    FOLLOWING = "another call asks for the number"
+    ASKED = "the request that names it is out"
+    AWAITED = "to come"
+    ANSWERED = "came"
+    OVERDUE = "late: the number is asked for without one, and it may still come"
+
+
+class Asker(Protocol):
+    """The call that a callback is for."""
+
+    @property
+    def digits(self) -> str:
+        """The number that was asked for, without plus or 00."""
+
+    @property
+    def journal(self) -> Journal | None:
+        """Where attempts are recorded."""
+
+    @property
+    def charges(self) -> Mapping[str, Charge]:
+        """The charge by status."""
+
+    @property
+    def next_number(self) -> int:
+        """The number of the call's next attempt."""
+
+    def count_callback(self, attempt: Attempt) -> None:
+        """The callback came, and is an attempt of its own."""
+
+    def end_by_callback(self, reply: WhatsAppProfile) -> WhatsAppProfile:
+        """The call is answered. Returns its own copy of `reply`."""
+
+    def follow_failure(self, error: AISolutionError | None) -> None:
+        """The call that asked for the number has no answer. With `error`, nobody may ask again."""
+
+
+class Callback:
+    """The callback of one call, and what the inbox knows it by: see `inbox.Waiting`."""
+
+    __slots__ = ("_asker", "_delivering", "answer", "inbox", "ring", "since", "step")
+
+    def __init__(self, asker: Asker, inbox: Inbox) -> None:
+        self.inbox = inbox
+        self.step = Step.READY
+        self.since: datetime | None = None
+        """When the callback was asked for, in UTC; None if another call asks for the number."""
+        self.answer: WhatsAppProfile | None = None
+        """What came."""
+        self.ring: Callable[[], None] | None = None
+        """Called when there is an answer, or when it is time to ask."""
+        self._asker = asker
+        self._delivering: asyncio.Event | None = None  # while an answer is being recorded
+
+    @property
+    def digits(self) -> str:
+        """See `inbox.Waiting`."""
+        return self._asker.digits
+
+    def stands_back(self) -> bool:
+        """Whether another call asks for the number: then this one is told, and does not ask."""
+        if not self.inbox.expect(self):
+            self.step = Step.FOLLOWING
+        elif self.step is Step.FOLLOWING:
+            self.step = Step.READY
+        return self.step is Step.FOLLOWING
+
+    def asked(self, at: datetime) -> None:
+        """The request goes out; it names the callback, unless that is overdue."""
+        if self.step is not Step.OVERDUE:
+            self.step, self.since = Step.ASKED, at
+
+    def expected(self, since: datetime) -> None:
+        """An earlier run asked, says the ledger."""
+        self.step, self.since = Step.AWAITED, since
+
+    def heard(self, reply: object, charge: Charge) -> None:
+        """What the request that named the callback came to: whether the answer is still to come."""
+        if self.step is Step.ASKED:
+            unfinished = (
+                reply.whatsapp == WhatsAppState.CHECKING
+                if isinstance(reply, WhatsAppProfile)
+                else charge is Charge.UNKNOWN
+            )
+            self.step = Step.AWAITED if unfinished else Step.READY
+
+    def give_up(self, *, for_good: bool) -> None:
+        """It is late. `for_good`: nobody asks again."""
+        self.step = Step.READY if for_good else Step.OVERDUE
+
+    @property
+    def is_overdue(self) -> bool:
+        """Whether the number is asked for without a callback."""
+        return self.step is Step.OVERDUE
+
+    @property
+    def is_awaited(self) -> bool:
+        """Whether the answer to this call's own request is to come."""
+        return self.step is Step.AWAITED
+
+    @property
+    def may_come(self) -> bool:
+        """Whether a callback may still bring a charge."""
+        return self.since is not None and self.step in (Step.AWAITED, Step.OVERDUE)
+
+    @property
+    def patience_left(self) -> float:
+        """Seconds until it is late."""
+        if self.since is None:  # who asks in this call's place looks after it
+            return math.inf
+        return max(self.inbox.patience - (clock.today() - self.since) / timedelta(seconds=1), 0.0)
+
+    async def settled(self) -> None:
+        """Return once an answer on its way in is recorded: which came first is known before they are counted."""
+        if self._delivering is not None:
+            await self._delivering.wait()
+
+    async def called_back(self, reply: WhatsAppProfile, callbacks: Sequence[str]) -> bool:
+        """See `inbox.Waiting`."""
+        asker, journal = self._asker, self._asker.journal
+        result = result_of(reply, self.since or clock.today(), asker.charges, number=asker.next_number)
+        recorded = None
+        self._delivering = asyncio.Event()
+        try:
+            if journal is not None:
+                places = [journal.place(digits) for digits in dict.fromkeys((self.digits, *callbacks))]
+                recorded = await journal.deliver(places, result)
+            if recorded is not False:  # else it was answered before
+                attempt = dataclasses.replace(result.attempt, recorded=recorded, number=asker.next_number)
+                asker.count_callback(attempt)
+            self._take(reply)
+        finally:
+            self._delivering.set()
+            self._delivering = None
+        return recorded is not False
+
+    def follow(self, reply: WhatsAppProfile | None, error: AISolutionError | None) -> None:
+        """See `inbox.Waiting`."""
+        if reply is not None:
+            self._take(reply)
+            return
+        if self.step in (Step.FOLLOWING, Step.AWAITED):
+            self.step = Step.READY
+        self._asker.follow_failure(error)
+        if self.ring is not None:
+            self.ring()
+
+    def leave(self, reply: object, error: AISolutionError | None) -> None:
+        """The call is over. Others that wait for the number have what came of it, if that is an answer or a loss."""
+        if self.digits:
+            self.inbox.forget(self, reply if isinstance(reply, WhatsAppProfile) else None, error)
+
+    def _take(self, reply: WhatsAppProfile) -> None:
+        self.step = Step.ANSWERED
+        self.answer = self._asker.end_by_callback(reply)
+        if self.ring is not None:
+            self.ring()

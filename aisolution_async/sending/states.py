@@ -1,0 +1,106 @@
+"""The states of a call. Each is a small value that is not changed; `call.Sending.step` leads from one to the next.
+
+```
+New ──read, encode──> Prepared ──admit──> Admitted ──begin──> Started ──exchange──> Found ──decide──> Over
+ │                       │                   │                                        ├──> Again ──(wait)──> New
+ └─> Over (unreadable)   ├─> Following       ├─> Over (stored, held)                  └──> Awaiting
+                         └─> Over (budget)   ├─> Again (busy)
+                                             └─> Awaiting (asked for by an earlier run)
+Awaiting ──called back──> Over     ──late──> New (asks without a callback), or Over
+Following ──who asks has the answer──> Over     ──who asks gave up──> New
+```
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Generic, NamedTuple
+
+from aisolution_async import ledger
+from aisolution_async.api import R
+from aisolution_async.errors import AISolutionError
+from aisolution_async.ledger.store import Busy
+from aisolution_async.limits import Signal
+from aisolution_async.sending.finding import Finding
+from aisolution_async.wire.form import Form
+from aisolution_async.wire.transport import Flight
+
+
+class New(NamedTuple):
+    """What the call holds is still to be read. → Prepared, or Over if it cannot be sent or need not be."""
+
+
+class Prepared(NamedTuple):
+    """Read and encoded. → Admitted; Following where another call asks for the number; Over where the money is spent."""
+
+    form: Form
+
+
+class Admitted(NamedTuple):
+    """A charge is set aside for it, if one has to be. → Started; Over, Again or Awaiting where the ledger says so."""
+
+    form: Form
+
+
+class Started(NamedTuple):
+    """Recorded as intended, where there is a ledger: it goes out. → Found."""
+
+    form: Form
+    intent: ledger.Started | None
+    flight: Flight
+    at: datetime
+    """When, in UTC."""
+    since: float
+    """When, on the loop's clock."""
+
+
+class Found(NamedTuple, Generic[R]):
+    """What came of the attempt, counted. → Over, Again or Awaiting, once it is recorded."""
+
+    finding: Finding[R]
+    number: int
+    """Which of the call's attempts it is, from 1."""
+    intent: ledger.Started | None
+
+
+class Again(NamedTuple):
+    """Another attempt may be made, after `wait` seconds, or when the same call elsewhere is over. → New."""
+
+    wait: float | Busy
+    signal: Signal | None = None
+
+    @property
+    def seconds(self) -> float:
+        """The wait, as far as it is known."""
+        return 0.0 if isinstance(self.wait, Busy) else self.wait
+
+
+class Awaiting(NamedTuple, Generic[R]):
+    """The answer is to come by callback. → Over, or New when it is late.
+
+    `otherwise` is how the call ends if it does not come: with "checking", or as lost; None if nobody knows yet.
+    """
+
+    otherwise: Over[R] | None
+    signal: Signal | None = None
+
+
+class Following(NamedTuple):
+    """Another call asks for the number, and this one is told. → Over, or New where that one gives up."""
+
+    signal: Signal | None = None
+
+
+class Over(NamedTuple, Generic[R]):
+    """The end: `reply` or `error`, never both or neither. `signal` is what the newest attempt says of the vendor."""
+
+    reply: R | None
+    error: AISolutionError | None
+    signal: Signal | None = None
+
+
+Resting = Again | Awaiting[R] | Following | Over[R]
+"""The states that a step ends in: what is to be done next is not this call's to decide."""
+
+State = New | Prepared | Admitted | Started | Found[R] | Again | Awaiting[R] | Following | Over[R]
+NEW: New = New()
