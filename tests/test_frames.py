@@ -154,7 +154,13 @@ async def test_no_bug_of_ours_takes_the_question_along(
     def broken(*arguments: Any, **options: Any) -> Any:
         raise RecursionError("a fault of ours")
 
-    places = ["Form._encode", "sender.digits_of", "sender.envelope.read", "sender.images.load", "sender._is_over"]
+    places = [
+        "Form._encode",
+        "sending.prepare.digits_of",
+        "sending.finding.envelope.read",
+        "sending.prepare.images.load",
+        "wire.exchange._is_over",
+    ]
     for place in ("wire.form._quoted", "wire.form._encoded", *places):
         with monkeypatch.context() as patched:
             target = place if "." in place and place[0].islower() else f"wire.form.{place}"

@@ -153,7 +153,7 @@ async def test_the_log_is_quiet_and_says_what_was_attempted(caplog: pytest.LogCa
     with caplog.at_level(logging.DEBUG, "aisolution_async"):
         async with client_of(in_turn(ok_whatsapp())) as client:
             await client.whatsapp_detail(NUMBER, key="A-1")
-    (record,) = (r for r in caplog.records if r.name == "aisolution_async.sender")
+    (record,) = (r for r in caplog.records if r.name == "aisolution_async.sending.call")
     fields = ("endpoint", "attempt", "charge", "status", "http_status")
     assert [getattr(record, name) for name in fields] == ["gliswadetail", 1, "charged", "OK", 200]
     assert NUMBER not in caplog.text
