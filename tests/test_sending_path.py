@@ -28,7 +28,7 @@ async def test_five_frames_lead_from_a_method_to_the_socket(monkeypatch: pytest.
     write = Connection.write
 
     def written(conn: Connection, data: Any) -> None:
-        frame, names = sys._getframe(1), []  # noqa: SLF001  # the stack is what is looked at
+        frame, names = sys._getframe(1), []  # the stack is what is looked at
         while frame.f_back is not None:
             if Path(frame.f_code.co_filename).is_relative_to(PACKAGE):
                 names.append(frame.f_code.co_qualname)
