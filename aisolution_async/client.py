@@ -214,6 +214,15 @@ class AsyncClient(NotPickled):
         return view
 
     @property
+    def options(self) -> Options:
+        """The options of this client or view, checked: `client.options.deadline` and so on."""
+        return self._options
+
+    def redact(self, text: str) -> str:
+        """`text` with … in place of the token, however it is spelt there."""
+        return self._sender.requests.redact(text)
+
+    @property
     def tally(self) -> Tally:
         """What every attempt on this pool was charged, so far."""
         return self._sender.tally

@@ -40,16 +40,16 @@ from typing import Any
 from aisolution_async.api import Call
 from aisolution_async.bulk.calls import Calls
 from aisolution_async.bulk.delimited import DelimitedReader
-from aisolution_async.bulk.look import Look
 from aisolution_async.bulk.outputs import DELIMITERS, Output, as_json, keep, plain_text
+from aisolution_async.bulk.questions import Questions
 from aisolution_async.bulk.results import Results, cell, defused
 from aisolution_async.bulk.rows import MISSING, Row, Rows, UnreadableInputError, text
 from aisolution_async.charges import Charge
 from aisolution_async.client import AsyncClient
 from aisolution_async.errors import ConfigurationError, InputError
-from aisolution_async.ledger import Ledger, Record, State, Stored
+from aisolution_async.ledger import Ask, Ledger, Record, State, Stored
+from aisolution_async.ledger.peek import Peek
 from aisolution_async.ledger.store import Summary
-from aisolution_async.sender import Journal, Options, Work
 
 _AT_ONCE = 32
 _YIELD_EVERY = 1000
@@ -397,12 +397,8 @@ class Earlier:
         `rows` is the input, None where it can be read only once: then what is named is believed, and nothing else is.
         """
         chunk: dict[bytes, tuple[Row, list[_Left]]] = {}
-        async with Look(ledger) as look:
-            options = dataclasses.replace(
-                client._options,  # noqa: SLF001  # the client has no public way to its options
-                journal=Journal(look, owned=False, reuse_for=None),
-            )
-            check = _Check(client, options, look, calls)
+        with Peek(ledger) as peek:
+            memory = _Memory(Questions(client, peek), peek, calls)
             for number, row in enumerate(rows or ()):
                 if number % _YIELD_EVERY == 0:
                     await asyncio.sleep(0)
@@ -411,8 +407,8 @@ class Earlier:
                 if (left := self._left_of(row)) and (mark := left[0].mark) not in chunk:
                     chunk[mark] = row, left
                     if len(chunk) >= _AT_ONCE:
-                        await self._judge(chunk, check)
-            await self._judge(chunk, check)
+                        await self._judge(chunk, memory)
+            await self._judge(chunk, memory)
         if rows is None:
             for number, source in enumerate(self._sources):
                 if source.named:
@@ -433,10 +429,10 @@ class Earlier:
         query = "SELECT rowid, mark, source, kind, paid, answered, said FROM left WHERE mark = ? AND state = 'unseen'"
         return [_Left(*found) for mark in self._marks(row) for found in self._db.execute(query, (mark,))]
 
-    async def _judge(self, chunk: dict[bytes, tuple[Row, list[_Left]]], check: _Check) -> None:
+    async def _judge(self, chunk: dict[bytes, tuple[Row, list[_Left]]], memory: _Memory) -> None:
         asked = [(row, kind, left) for row, left in chunk.values() for kind in sorted({each.kind for each in left})]
         chunk.clear()
-        known = await asyncio.gather(*(check.see(row, kind) for row, kind, _ in asked))
+        known = await asyncio.gather(*(memory.of(row, kind) for row, kind, _ in asked))
         for (row, kind, left), knows in zip(asked, known, strict=True):
             self._decide(row, [each for each in left if each.kind == kind], knows)
 
@@ -518,29 +514,25 @@ class _Knows(Enum):
     NOTHING = "nothing"
 
 
-class _Check:
-    """Asks the ledger what it knows of the calls of a row."""
+class _Memory:
+    """What the ledger knows of the calls of a row."""
 
-    def __init__(self, client: AsyncClient, options: Options, look: Look, calls: Calls) -> None:
-        self._sender = client._sender  # noqa: SLF001  # the checks are those of the sending
-        self._options = options
-        self._look = look
+    def __init__(self, questions: Questions, peek: Peek, calls: Calls) -> None:
+        self._questions = questions
+        self._peek = peek
         self._calls = calls
 
-    async def see(self, row: Row, kind: int) -> _Knows:
+    async def of(self, row: Row, kind: int) -> _Knows:
         """What it knows of one call. What cannot be sent any more can only have been asked before."""
         call = self._calls.make(row)[kind]
         if isinstance(call, InputError):
             return _Knows.THE_QUESTION
-        work = Work(self._sender, self._options, call)
-        await work.prepare(identify=True, is_known=lambda _: True)
-        work.release()
-        if work.identity is None:
+        ask = await self._questions.of(call, as_sent=False)
+        if not isinstance(ask, Ask):
             return _Knows.THE_QUESTION
-        ask = work._ask()  # noqa: SLF001  # the question that the ledger is asked
-        if isinstance(self._look.look(ask), Stored) or not ask.reusable:
+        if isinstance(self._peek.look(ask), Stored) or not ask.reusable:
             return _Knows.THE_ANSWER
-        return _Knows.THE_QUESTION if self._look.knows(ask) else _Knows.NOTHING
+        return _Knows.THE_QUESTION if self._peek.knows(ask) else _Knows.NOTHING
 
 
 def _mark(texts: Iterable[str], kind: bytes) -> bytes:

@@ -169,7 +169,7 @@ class BulkRun:
         self.total: int | None = None
         """How many rows the input has, where that is known without counting them."""
         self._client = client.with_options(on_attempt=self._hear)
-        self._hook = client._options.on_attempt  # noqa: SLF001  # the client has no public way to its options
+        self._hook = client.options.on_attempt
         self._kinds = calls_of(call)
         self._source = Path(source)
         self._target = Path(output)
@@ -318,11 +318,9 @@ class BulkRun:
     # --------------------------------------------------------------------------------------------- before it begins
 
     def _name_results(self, rows: Rows) -> None:
-        # The client has no public way to take the token out of what a vendor echoes, and files are kept for long.
-        redact = self._client._sender.requests.redact  # noqa: SLF001
         if str(self._source) != STDOUT and "problem" in rows.header and origin_of(self._source) is not None:
             self._stale = rows.header.index("problem")
-        self._names, self._results = columns_of(self._kinds, self._without_stale(rows.header), redact)
+        self._names, self._results = columns_of(self._kinds, self._without_stale(rows.header), self._client.redact)
 
     def _without_stale(self, cells: Sequence[_T]) -> list[_T]:
         """`cells`, or what else there is for each column, without the old problem of a row that was mended."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import secrets
 import sqlite3
 import threading
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Literal
 from urllib.parse import quote
 
+from aisolution_async.errors import ConfigurationError
 from aisolution_async.ledger import mark
 from aisolution_async.ledger.store import LedgerError
 
@@ -125,6 +127,13 @@ def _third(db: sqlite3.Connection) -> None:
 
 MIGRATIONS: list[Callable[[sqlite3.Connection], None]] = [_first, _second, _third]
 """Step n leads from version n to n + 1. Steps are only ever added."""
+
+
+def file_of(path: str | os.PathLike[str]) -> Path:
+    """The file itself, which the files beside a ledger stand beside. Raises ConfigurationError for one of these."""
+    if re.search(r"-(wal|shm|mark|owner-[0-9a-f]+)$", os.fspath(path)):
+        raise ConfigurationError(f"{os.fspath(path)!r} is named like a file beside a ledger: name the ledger itself")
+    return Path(os.path.realpath(path))
 
 
 def connect(path: Path, *, synchronous: Synchronous, busy_timeout: float) -> sqlite3.Connection:

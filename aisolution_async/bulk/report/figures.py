@@ -19,7 +19,7 @@ from pydantic_core import from_json
 
 from aisolution_async.api import ENDPOINTS, Judgment, WhatsAppState
 from aisolution_async.ledger import State, schema
-from aisolution_async.ledger.book import AT_STAKE, HOLDING
+from aisolution_async.ledger.rows import AT_STAKE, HOLDING
 
 T = TypeVar("T")
 
