@@ -24,7 +24,7 @@ def add(step: Step, ask: Ask, price: int, owner: str) -> Started | None:
     row = (started.id, _place(started), ask.endpoint, key_text(ask.key), int(ask.may_charge), price)
     if not step.sql(_ADD, (*row, step.now, owner, ends)).rowcount:
         return None
-    step.new_id()
+    step.last_id = started.id
     step.totals.count(ask.endpoint, State.INTENDED, ask.may_charge, price)
     return started
 

@@ -170,9 +170,10 @@ def connect_to_read(path: Path, *, busy_timeout: float) -> sqlite3.Connection:
     if not path.exists():
         raise LedgerError(f"there is no ledger {path}: check the path")
     _check_log(path)
-    # One that may write tidies up the files beside the ledger when it is the last to leave. The log of a killed process
-    # stays: without it the ledger would look like one that lost it.
-    may_tidy = os.access(path, os.W_OK) and os.access(path.parent, os.W_OK) and not _size(_log_of(path))
+    # One that may write tidies up the files beside the ledger when it is the last to leave. A log that is there stays:
+    # without that of a killed process, or the empty one that somebody put in its place to go on without it, the ledger
+    # would look like one that lost it.
+    may_tidy = os.access(path, os.W_OK) and os.access(path.parent, os.W_OK) and not _log_of(path).exists()
     db = _open(path, "rw" if may_tidy else "ro", busy_timeout)
     try:
         db.execute("PRAGMA query_only = ON")
