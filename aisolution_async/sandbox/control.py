@@ -27,18 +27,16 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
 from html import escape
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from aisolution_async.charges import Tally
 from aisolution_async.sandbox import images
+from aisolution_async.sandbox.desk import Desk
 from aisolution_async.sandbox.faults import Fault
 from aisolution_async.sandbox.magic import BLOCKS, MAGIC_NUMBERS
 from aisolution_async.sandbox.openapi import openapi
 from aisolution_async.sandbox.vendor import Answer, Request
-
-if TYPE_CHECKING:
-    from aisolution_async.sandbox.server import Sandbox
 
 PREFIX = "/_sandbox/"
 _HOST = re.compile(r"(127\.[0-9.]+|localhost|\[::1\])(:[0-9]{1,5})?", re.ASCII | re.IGNORECASE)
@@ -63,11 +61,14 @@ def is_at(path: str) -> bool:
     return path.startswith(PREFIX) or path == PREFIX.rstrip("/")
 
 
-def answer(sandbox: Sandbox, request: Request) -> Answer:
-    """What a request about the sandbox itself is answered. It is no request to the vendor, and on no bill."""
+def answer(desk: Desk, request: Request, reset: Callable[[], None]) -> Answer:
+    """What a request about the sandbox itself is answered. It is no request to the vendor, and on no bill.
+
+    `reset` makes the sandbox as it was when it was started, connections and all.
+    """
     try:
         _check(request)
-        return _routed(sandbox, request)
+        return _routed(desk, request, reset)
     except _Wrong as wrong:
         return _json({"error": str(wrong)}, wrong.http_status)
 
@@ -87,24 +88,24 @@ def _check(request: Request) -> None:
         raise _Wrong(403, "this is not for pages of other sites")
 
 
-def _routed(sandbox: Sandbox, request: Request) -> Answer:
+def _routed(desk: Desk, request: Request, reset: Callable[[], None]) -> Answer:
     path = request.path.removeprefix(PREFIX.rstrip("/")).removeprefix("/")
     if path.startswith("images/"):
         methods: Mapping[str, Callable[[], Answer]] = {"GET": lambda: _image(path.removeprefix("images/"))}
     else:
         methods = {
-            "": {"GET": lambda: _page(sandbox, request)},
-            "state": {"GET": lambda: _json(state(sandbox))},
+            "": {"GET": lambda: _page(desk, request)},
+            "state": {"GET": lambda: _json(state(desk))},
             "openapi.json": {"GET": lambda: _json(openapi())},
             "numbers": {"GET": lambda: _json(_numbers())},
             "faults": {
-                "GET": lambda: _json(_faults(sandbox)),
-                "POST": lambda: _add_faults(sandbox, request.body),
-                "DELETE": lambda: _clear_faults(sandbox),
+                "GET": lambda: _json(_faults(desk)),
+                "POST": lambda: _add_faults(desk, request.body),
+                "DELETE": lambda: _clear_faults(desk),
             },
-            "clock": {"POST": lambda: _advance(sandbox, request.body)},
-            "whatsapp": {"POST": lambda: _set_available(sandbox, request.body)},
-            "reset": {"POST": lambda: _reset(sandbox)},
+            "clock": {"POST": lambda: _advance(desk, request.body)},
+            "whatsapp": {"POST": lambda: _set_available(desk, request.body)},
+            "reset": {"POST": lambda: _reset(reset)},
         }.get(path, {})
     if not methods:
         raise _Wrong(404, f"there is nothing here: {PREFIX} shows what there is")
@@ -136,56 +137,57 @@ def _only(body: bytes, name: str, kind: type | tuple[type, ...]) -> Any:
 # -------------------------------------------------------------------------------------------------------- to set
 
 
-def _add_faults(sandbox: Sandbox, body: bytes) -> Answer:
+def _add_faults(desk: Desk, body: bytes) -> Answer:
     value = _read(body)
     try:
         faults = [Fault.from_json(each) for each in (value if isinstance(value, list) else [value])]
     except ValueError as error:
         raise _Wrong(400, str(error)) from None
     for fault in faults:
-        sandbox.faults.add(fault)
-    return _json(_faults(sandbox))
+        desk.faults.add(fault)
+    return _json(_faults(desk))
 
 
-def _clear_faults(sandbox: Sandbox) -> Answer:
-    sandbox.faults.clear()
-    return _json(_faults(sandbox))
+def _clear_faults(desk: Desk) -> Answer:
+    desk.faults.clear()
+    return _json(_faults(desk))
 
 
-def _advance(sandbox: Sandbox, body: bytes) -> Answer:
+def _advance(desk: Desk, body: bytes) -> Answer:
     try:
-        sandbox.clock.advance(_only(body, "advance", (int, float)))
+        desk.clock.advance(_only(body, "advance", (int, float)))
     except (ValueError, OverflowError) as error:
         raise _Wrong(400, str(error)) from None
-    return _json({"now": sandbox.clock.now()})
+    return _json({"now": desk.clock.now()})
 
 
-def _set_available(sandbox: Sandbox, body: bytes) -> Answer:
-    sandbox.whatsapp_available = _only(body, "available", bool)
-    return _json({"available": sandbox.whatsapp_available})
+def _set_available(desk: Desk, body: bytes) -> Answer:
+    desk.vendor.whatsapp_available = _only(body, "available", bool)
+    return _json({"available": desk.vendor.whatsapp_available})
 
 
-def _reset(sandbox: Sandbox) -> Answer:
-    sandbox.reset()
+def _reset(reset: Callable[[], None]) -> Answer:
+    reset()
     return _json({"reset": True})
 
 
 # ------------------------------------------------------------------------------------------------------- to see
 
 
-def state(sandbox: Sandbox) -> dict[str, Any]:
+def state(desk: Desk) -> dict[str, Any]:
     """All that is shown, ready for JSON."""
-    bill = sandbox.bill
+    bill = desk.bill
     return {
-        "clock": round(sandbox.clock.now(), 3),
-        "whatsapp_available": sandbox.whatsapp_available,
-        "seed": sandbox.faults.seed,
+        "clock": round(desk.clock.now(), 3),
+        "whatsapp_available": desk.vendor.whatsapp_available,
+        "seed": desk.faults.seed,
         "bill": {**_tally(bill), "delivered": _tally(bill.delivered), "by_callback": _tally(bill.by_callback)},
-        "requests": dict(sandbox.requests),
+        "requests": dict(desk.requests),
         "entries": [asdict(entry) for entry in islice(reversed(bill.entries), _SHOWN)],
-        "faults": _faults(sandbox),
+        "faults": _faults(desk),
         "outstanding": [
-            {"number": _masked(each.number), "to": _origin(each.url), "due": each.due} for each in sandbox.outstanding
+            {"number": _masked(each.number), "to": _origin(each.url), "due": each.due}
+            for each in desk.callbacks.outstanding
         ],
         "callbacks": [
             {
@@ -194,9 +196,9 @@ def state(sandbox: Sandbox) -> dict[str, Any]:
                 "http_status": each.http_status,
                 "error": each.error,
             }
-            for each in islice(reversed(sandbox.callbacks), _SHOWN)
+            for each in islice(reversed(desk.callbacks.made), _SHOWN)
         ],
-        "faces": [{"people": len(people), "pictures": sum(people.values())} for people in sandbox.faces.values()],
+        "faces": [{"people": len(people), "pictures": sum(people.values())} for people in desk.vendor.faces.values()],
     }
 
 
@@ -205,8 +207,8 @@ def _tally(tally: Tally) -> dict[str, Any]:
     return {"charged": tally.charged, "free": tally.free, "by_endpoint": counted}
 
 
-def _faults(sandbox: Sandbox) -> list[dict[str, Any]]:
-    return [{**fault.to_json(), "hits": sandbox.faults.hits(fault)} for fault in sandbox.faults]
+def _faults(desk: Desk) -> list[dict[str, Any]]:
+    return [{**fault.to_json(), "hits": desk.faults.hits(fault)} for fault in desk.faults]
 
 
 def _numbers() -> dict[str, Any]:
@@ -250,11 +252,11 @@ td.n{text-align:right;font-variant-numeric:tabular-nums}
 """
 
 
-def _page(sandbox: Sandbox, request: Request) -> Answer:
+def _page(desk: Desk, request: Request) -> Answer:
     accepted = ",".join(value for name, value in request.headers if name == "accept")
     if "application/json" in accepted and "text/html" not in accepted:
-        return _json(state(sandbox))
-    shown = state(sandbox)
+        return _json(state(desk))
+    shown = state(desk)
     bill = shown["bill"]
     rows = [
         (
