@@ -35,7 +35,7 @@ from PIL import Image, ImageDraw, ImageFilter
 
 from aisolution_async.charges import Charge, Tally
 from aisolution_async.sandbox import MAGIC_NUMBERS, Clock, Fault, Sandbox, faces, images, magic_number, vendor
-from aisolution_async.sandbox.connection import LARGEST_BODY, Connection
+from aisolution_async.sandbox.connection import LARGEST_BODY, Visitor
 from aisolution_async.sandbox.faces import Face, Faces, UnreadablePictureError, similarity
 from aisolution_async.sandbox.magic import HOSTILE
 
@@ -1153,7 +1153,7 @@ async def test_an_answer_counts_though_the_client_is_gone(sandbox: Sandbox, monk
     arrived, go_on = asyncio.Event(), asyncio.Event()
     original = sandbox._vendor.answer
 
-    async def held(request: vendor.Request) -> vendor.Answer:
+    async def held(request: vendor.Request) -> vendor.Served:
         arrived.set()
         await go_on.wait()
         return await original(request)
@@ -1220,7 +1220,7 @@ async def test_closing_cuts_connections_and_drops_what_is_under_way(monkeypatch:
         await sandbox.start()
     arrived = asyncio.Event()
 
-    async def never(_request: vendor.Request) -> vendor.Answer:
+    async def never(_request: vendor.Request) -> vendor.Served:
         arrived.set()
         await asyncio.Event().wait()
         raise AssertionError
@@ -1246,7 +1246,7 @@ async def test_closing_cuts_connections_and_drops_what_is_under_way(monkeypatch:
 async def test_a_connection_that_comes_in_while_closing_is_cut() -> None:
     sandbox = Sandbox()
     await sandbox.aclose()
-    late = Connection(sandbox)
+    late = Visitor(sandbox)
     transport = Mock(spec=asyncio.Transport)
     late.connection_made(transport)
     transport.abort.assert_called_once_with()

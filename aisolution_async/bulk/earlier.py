@@ -49,7 +49,7 @@ from aisolution_async.client import AsyncClient
 from aisolution_async.errors import ConfigurationError, InputError
 from aisolution_async.ledger import Ask, Ledger, Record, State, Stored
 from aisolution_async.ledger.peek import Peek
-from aisolution_async.ledger.store import Summary
+from aisolution_async.ledger.store import Balance
 
 _AT_ONCE = 32
 _YIELD_EVERY = 1000
@@ -74,7 +74,7 @@ class Source:
 
 
 @dataclass(frozen=True, slots=True)
-class Said:
+class Written:
     """What an earlier run wrote of one call of a row: the values of its result columns."""
 
     values: list[Any]
@@ -376,9 +376,9 @@ class Earlier:
         cells = [record.get(defused(name) if is_text else name, MISSING) for name in self._header]
         return _mark(map(defused, map(text, cells)), b"text") if is_text else _mark(map(plain_text, cells), b"typed")
 
-    def _count_strange(self, summary: Summary) -> None:
+    def _count_strange(self, balance: Balance) -> None:
         """Rows that cannot be told from others can be counted all the same."""
-        known = sum(line.attempts for line in summary.lines if line.state in (State.CHARGED, State.UNKNOWN))
+        known = sum(line.attempts for line in balance.lines if line.state in (State.CHARGED, State.UNKNOWN))
         for number, rows in self._strange.items():
             self._lose(self._sources[number], max(0, rows - known))
 
@@ -466,18 +466,18 @@ class Earlier:
         first = lines.fetchone()
         return None if first is None else keep(output, (line for (line,) in chain((first,), lines)))
 
-    def take(self, row: Row) -> dict[int, Said]:
+    def take(self, row: Row) -> dict[int, Written]:
         """The answers to this row's calls that are taken over, by the place of the call."""
         if not self._any:
             return {}
-        taken: dict[int, Said] = {}
+        taken: dict[int, Written] = {}
         marks = self._marks(row)
         # Of rows that are alike in all cells, the first has the first answer, which says what it cost.
         nth = self._times[marks[0]]
         query = """SELECT kind, said FROM left WHERE mark IN (?, ?) AND state = 'taken'
             ORDER BY nth != ?, source, nth DESC"""
         for kind, said in self._db.execute(query, (marks[0], marks[-1], nth)):
-            taken.setdefault(kind, Said(json.loads(said)))
+            taken.setdefault(kind, Written(json.loads(said)))
         if taken:
             self._times[marks[0]] += 1
         return taken

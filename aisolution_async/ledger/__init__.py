@@ -5,6 +5,7 @@ from __future__ import annotations
 from aisolution_async.ledger.sqlite import Ledger
 from aisolution_async.ledger.store import (
     Ask,
+    Balance,
     Busy,
     Exhausted,
     Expected,
@@ -18,12 +19,12 @@ from aisolution_async.ledger.store import (
     Store,
     Stored,
     Sum,
-    Summary,
     Verdict,
 )
 
 __all__ = [
     "Ask",
+    "Balance",
     "Busy",
     "Exhausted",
     "Expected",
@@ -38,6 +39,5 @@ __all__ = [
     "Store",
     "Stored",
     "Sum",
-    "Summary",
     "Verdict",
 ]

@@ -14,7 +14,7 @@ from pathlib import Path
 from aisolution_async import clock
 from aisolution_async.ledger import schema
 from aisolution_async.ledger.rows import AT_STAKE, COUNTS_AS, HOLDING, TO_COME, moment, money
-from aisolution_async.ledger.store import Line, Record, State, Summary
+from aisolution_async.ledger.store import Balance, Line, Record, State
 
 UNKNOWN = "attempts WHERE holds AND state = 'unknown'"
 HELD = f"attempts WHERE {HOLDING}"
@@ -42,7 +42,7 @@ def reading(path: Path, busy_timeout: float) -> Iterator[sqlite3.Connection]:
         raise schema.fault(path, exc) from None
 
 
-def summary(db: sqlite3.Connection) -> Summary:
+def summary(db: sqlite3.Connection) -> Balance:
     """See `Store.summary`."""
     lines = db.execute(
         f"""SELECT endpoint, date(started_at / 1000000, 'unixepoch'), state, status, count(*),
@@ -56,7 +56,7 @@ def summary(db: sqlite3.Connection) -> Summary:
         """SELECT count(*) FILTER (WHERE answer),
             count(*) FILTER (WHERE state = 'charged' AND status = 'OK' AND reply IS NULL) FROM attempts"""
     )
-    return Summary(
+    return Balance(
         tuple(
             Line(endpoint, date.fromisoformat(day), State(state), status, count, money(cost))
             for endpoint, day, state, status, count, cost in lines

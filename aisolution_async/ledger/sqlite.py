@@ -30,6 +30,7 @@ from aisolution_async.ledger.identity import Identities
 from aisolution_async.ledger.rows import millionths
 from aisolution_async.ledger.store import (
     Ask,
+    Balance,
     Busy,
     LedgerError,
     Record,
@@ -37,7 +38,6 @@ from aisolution_async.ledger.store import (
     Started,
     Store,
     Stored,
-    Summary,
     Verdict,
 )
 from aisolution_async.ledger.totals import Limits
@@ -327,7 +327,7 @@ class Ledger(Store):
 
     # ------------------------------------------------------------------------------------------- the read side
 
-    def summary(self) -> Summary:
+    def summary(self) -> Balance:
         """See `Store.summary`."""
         with self._reading() as db:  # one look for all of it: another process may be writing
             return reading.summary(db)

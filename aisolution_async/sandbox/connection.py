@@ -27,7 +27,7 @@ from aisolution_async.sandbox import control
 from aisolution_async.sandbox.bill import Entry
 from aisolution_async.sandbox.desk import Desk
 from aisolution_async.sandbox.faults import Fault, garbage
-from aisolution_async.sandbox.vendor import Answer, Callback, Request
+from aisolution_async.sandbox.vendor import Callback, Request, Served
 
 LARGEST_BODY = 8 * 1024 * 1024
 LARGEST_HEAD = 64 * 1024
@@ -53,19 +53,19 @@ class Host(Protocol):
     def desk(self) -> Desk:
         """What is answered, and what that costs."""
 
-    def joined(self, connection: Connection) -> bool:
+    def joined(self, connection: Visitor) -> bool:
         """Whether a connection that has just come in is welcome."""
 
-    def left(self, connection: Connection) -> None:
+    def left(self, connection: Visitor) -> None:
         """A connection is gone."""
 
     def run(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """Run `work` until it ends or the socket is closed."""
 
-    async def answer(self, request: Request) -> Answer:
+    async def answer(self, request: Request) -> Served:
         """What a request is answered, by the vendor or about the sandbox itself."""
 
-    def account(self, answer: Answer) -> Entry | None:
+    def account(self, answer: Served) -> Entry | None:
         """Put an answer on the bill."""
 
     def call_back(self, callbacks: tuple[Callback, ...]) -> None:
@@ -77,12 +77,12 @@ class _Turn:
     """A request that waits for its answer, or one whose answer (a refusal) is known already."""
 
     request: Request | None = None
-    refusal: Answer | None = None
+    refusal: Served | None = None
     keep_alive: bool = False
     http_1_0: bool = False
 
 
-class Connection(asyncio.Protocol):
+class Visitor(asyncio.Protocol):
     """One client: parses what comes in, and answers in the order in which it came."""
 
     def __init__(self, host: Host) -> None:
@@ -244,7 +244,7 @@ class Connection(asyncio.Protocol):
 
     def _refuse(self, http_status: int, why: bytes, path: str = "") -> None:
         if not self._deaf:
-            self._take(_Turn(refusal=Answer(http_status, why, endpoint=self._desk.received(path))))
+            self._take(_Turn(refusal=Served(http_status, why, endpoint=self._desk.received(path))))
 
     def _take(self, turn: _Turn) -> None:
         self._turns.append(turn)
@@ -294,14 +294,14 @@ class Connection(asyncio.Protocol):
             self._listen()
             self._continue()
 
-    def _put(self, answer: Answer, turn: _Turn) -> bool:
+    def _put(self, answer: Served, turn: _Turn) -> bool:
         """Send an answer; whether there is anybody to send it to."""
         if self._transport.is_closing():
             return False
         self._transport.write(_written(answer, turn))
         return True
 
-    async def _put_wrong(self, fault: Fault, answer: Answer, turn: _Turn) -> bool:
+    async def _put_wrong(self, fault: Fault, answer: Served, turn: _Turn) -> bool:
         """Send an answer as `fault` has it; whether it went out whole, and as the vendor meant it."""
         clock = self._desk.clock
         data = _written(answer, turn)
@@ -353,7 +353,7 @@ async def _first(waiting: Coroutine[Any, Any, None], other: asyncio.Future[None]
         task.cancel()
 
 
-def _written(answer: Answer, turn: _Turn) -> bytes:
+def _written(answer: Served, turn: _Turn) -> bytes:
     without = answer.http_status in (204, 304)  # by HTTP itself
     head = [
         f"HTTP/1.1 {answer.http_status} {_phrase(answer.http_status)}",

@@ -36,7 +36,7 @@ from aisolution_async.sandbox.desk import Desk
 from aisolution_async.sandbox.faults import Fault
 from aisolution_async.sandbox.magic import BLOCKS, MAGIC_NUMBERS
 from aisolution_async.sandbox.openapi import openapi
-from aisolution_async.sandbox.vendor import Answer, Request
+from aisolution_async.sandbox.vendor import Request, Served
 
 PREFIX = "/_sandbox/"
 _HOST = re.compile(r"(127\.[0-9.]+|localhost|\[::1\])(:[0-9]{1,5})?", re.ASCII | re.IGNORECASE)
@@ -61,7 +61,7 @@ def is_at(path: str) -> bool:
     return path.startswith(PREFIX) or path == PREFIX.rstrip("/")
 
 
-def answer(desk: Desk, request: Request, reset: Callable[[], None]) -> Answer:
+def answer(desk: Desk, request: Request, reset: Callable[[], None]) -> Served:
     """What a request about the sandbox itself is answered. It is no request to the vendor, and on no bill.
 
     `reset` makes the sandbox as it was when it was started, connections and all.
@@ -88,10 +88,10 @@ def _check(request: Request) -> None:
         raise _Wrong(403, "this is not for pages of other sites")
 
 
-def _routed(desk: Desk, request: Request, reset: Callable[[], None]) -> Answer:
+def _routed(desk: Desk, request: Request, reset: Callable[[], None]) -> Served:
     path = request.path.removeprefix(PREFIX.rstrip("/")).removeprefix("/")
     if path.startswith("images/"):
-        methods: Mapping[str, Callable[[], Answer]] = {"GET": lambda: _image(path.removeprefix("images/"))}
+        methods: Mapping[str, Callable[[], Served]] = {"GET": lambda: _image(path.removeprefix("images/"))}
     else:
         methods = {
             "": {"GET": lambda: _page(desk, request)},
@@ -111,12 +111,12 @@ def _routed(desk: Desk, request: Request, reset: Callable[[], None]) -> Answer:
         raise _Wrong(404, f"there is nothing here: {PREFIX} shows what there is")
     handler = methods.get("GET" if request.method == "HEAD" else request.method)
     if handler is None:
-        return Answer(405, b"method not allowed\n", headers=(*_HEADERS, ("allow", ", ".join(methods))))
+        return Served(405, b"method not allowed\n", headers=(*_HEADERS, ("allow", ", ".join(methods))))
     return handler()
 
 
-def _json(value: object, http_status: int = 200) -> Answer:
-    return Answer(http_status, f"{json.dumps(value, indent=1)}\n".encode(), "application/json", _HEADERS)
+def _json(value: object, http_status: int = 200) -> Served:
+    return Served(http_status, f"{json.dumps(value, indent=1)}\n".encode(), "application/json", _HEADERS)
 
 
 def _read(body: bytes) -> Any:
@@ -137,7 +137,7 @@ def _only(body: bytes, name: str, kind: type | tuple[type, ...]) -> Any:
 # -------------------------------------------------------------------------------------------------------- to set
 
 
-def _add_faults(desk: Desk, body: bytes) -> Answer:
+def _add_faults(desk: Desk, body: bytes) -> Served:
     value = _read(body)
     try:
         faults = [Fault.from_json(each) for each in (value if isinstance(value, list) else [value])]
@@ -148,12 +148,12 @@ def _add_faults(desk: Desk, body: bytes) -> Answer:
     return _json(_faults(desk))
 
 
-def _clear_faults(desk: Desk) -> Answer:
+def _clear_faults(desk: Desk) -> Served:
     desk.faults.clear()
     return _json(_faults(desk))
 
 
-def _advance(desk: Desk, body: bytes) -> Answer:
+def _advance(desk: Desk, body: bytes) -> Served:
     try:
         desk.clock.advance(_only(body, "advance", (int, float)))
     except (ValueError, OverflowError) as error:
@@ -161,12 +161,12 @@ def _advance(desk: Desk, body: bytes) -> Answer:
     return _json({"now": desk.clock.now()})
 
 
-def _set_available(desk: Desk, body: bytes) -> Answer:
+def _set_available(desk: Desk, body: bytes) -> Served:
     desk.vendor.whatsapp_available = _only(body, "available", bool)
     return _json({"available": desk.vendor.whatsapp_available})
 
 
-def _reset(reset: Callable[[], None]) -> Answer:
+def _reset(reset: Callable[[], None]) -> Served:
     reset()
     return _json({"reset": True})
 
@@ -218,7 +218,7 @@ def _numbers() -> dict[str, Any]:
     }
 
 
-def _image(path: str) -> Answer:
+def _image(path: str) -> Served:
     name, *arguments = unquote(path.removesuffix(".jpg")).split("/")
     maker = images.MAKERS.get(name)
     if maker is None:
@@ -228,7 +228,7 @@ def _image(path: str) -> Answer:
     except (TypeError, ValueError) as error:
         why = str(error) if isinstance(error, ValueError) else f"{name} takes other arguments"
         raise _Wrong(400, why) from None
-    return Answer(200, picture, "image/jpeg", _HEADERS)
+    return Served(200, picture, "image/jpeg", _HEADERS)
 
 
 def _masked(number: str) -> str:
@@ -252,7 +252,7 @@ td.n{text-align:right;font-variant-numeric:tabular-nums}
 """
 
 
-def _page(desk: Desk, request: Request) -> Answer:
+def _page(desk: Desk, request: Request) -> Served:
     accepted = ",".join(value for name, value in request.headers if name == "accept")
     if "application/json" in accepted and "text/html" not in accepted:
         return _json(state(desk))
@@ -293,7 +293,7 @@ def _page(desk: Desk, request: Request) -> Answer:
         _table("Callbacks", ("number", "to", "HTTP", "problem"), [tuple(c.values()) for c in shown["callbacks"]]),
         _table("Latest", tuple(shown["entries"][0]) if shown["entries"] else (), map(dict.values, shown["entries"])),
     ]
-    return Answer(200, "".join(parts).encode(), "text/html; charset=utf-8", _HEADERS)
+    return Served(200, "".join(parts).encode(), "text/html; charset=utf-8", _HEADERS)
 
 
 def _table(title: str, columns: Iterable[str], rows: Iterable[Iterable[object]]) -> str:

@@ -12,7 +12,7 @@ from aisolution_async.sandbox.bill import Bill, Entry
 from aisolution_async.sandbox.callbacks import Callbacks
 from aisolution_async.sandbox.clock import Clock
 from aisolution_async.sandbox.faults import ENVELOPE_OF_BUSY, SPOILING, Fate, Fault, Faults, spoiled
-from aisolution_async.sandbox.vendor import Answer, Request, Vendor
+from aisolution_async.sandbox.vendor import Request, Served, Vendor
 
 
 class Desk:
@@ -60,7 +60,7 @@ class Desk:
             self.requests[endpoint] += 1
         return endpoint
 
-    async def answer(self, request: Request) -> Answer:
+    async def answer(self, request: Request) -> Served:
         """What the vendor answers, and what goes wrong with it.
 
         A bug of ours is HTTP 500, and the loop's exception handler is told.
@@ -77,14 +77,14 @@ class Desk:
                 asyncio.get_running_loop().call_exception_handler(
                     {"message": "the sandbox failed to answer", "exception": error}
                 )
-                answer = Answer(500, b"the sandbox failed\n", endpoint=endpoint)
+                answer = Served(500, b"the sandbox failed\n", endpoint=endpoint)
             fault = fault or answer.fault
         if fault is None:
             return replace(answer, delay=fate.seconds) if fate.seconds else answer
         assert endpoint is not None
         if not fault.is_billed:
             # The vendor knows nothing of it: what there is to send is somebody's before it who is busy.
-            answer = Answer(200, ENVELOPE_OF_BUSY, "application/json", endpoint=endpoint)
+            answer = Served(200, ENVELOPE_OF_BUSY, "application/json", endpoint=endpoint)
         if fault.kind in SPOILING:
             http_status, body, content_type, headers, status = spoiled(
                 fault, endpoint, answer.http_status, answer.body, answer.content_type
@@ -99,7 +99,7 @@ class Desk:
             )
         return replace(answer, fault=fault, delay=fate.seconds)
 
-    def account(self, answer: Answer) -> Entry | None:
+    def account(self, answer: Served) -> Entry | None:
         """Put an answer on the bill."""
         if answer.endpoint is None:
             return None

@@ -13,11 +13,11 @@ from aisolution_async.sandbox import control, images
 from aisolution_async.sandbox.bill import Entry
 from aisolution_async.sandbox.callbacks import Outstanding
 from aisolution_async.sandbox.clock import Clock
-from aisolution_async.sandbox.connection import Connection
+from aisolution_async.sandbox.connection import Visitor
 from aisolution_async.sandbox.desk import Desk
 from aisolution_async.sandbox.faults import Fault
 from aisolution_async.sandbox.magic import magic_number
-from aisolution_async.sandbox.vendor import Answer, Callback, Request, Vendor
+from aisolution_async.sandbox.vendor import Callback, Request, Served, Vendor
 
 HOST = "127.0.0.1"
 
@@ -98,7 +98,7 @@ class Sandbox(NotPickled):
         self._server: asyncio.Server | None = None
         self._closing = False
         self._closed = asyncio.Event()
-        self._connections: set[Connection] = set()
+        self._connections: set[Visitor] = set()
         self._tasks: set[asyncio.Task[None]] = set()
 
     def __repr__(self) -> str:
@@ -163,7 +163,7 @@ class Sandbox(NotPickled):
         loop = asyncio.get_running_loop()
         self.clock.start()
         # A client may open a thousand connections at once, and a full backlog costs it a second.
-        self._server = await loop.create_server(lambda: Connection(self), HOST, self._port, backlog=2048)
+        self._server = await loop.create_server(lambda: Visitor(self), HOST, self._port, backlog=2048)
         self._port = self._server.sockets[0].getsockname()[1]
 
     async def aclose(self) -> None:
@@ -203,12 +203,12 @@ class Sandbox(NotPickled):
 
     # What the connections use: see `connection.Host`.
 
-    def joined(self, connection: Connection) -> bool:
+    def joined(self, connection: Visitor) -> bool:
         """Whether a connection that has just come in is welcome."""
         self._connections.add(connection)
         return not self._closing
 
-    def left(self, connection: Connection) -> None:
+    def left(self, connection: Visitor) -> None:
         """A connection is gone."""
         self._connections.discard(connection)
 
@@ -219,13 +219,13 @@ class Sandbox(NotPickled):
         task.add_done_callback(self._tasks.discard)
         return task
 
-    async def answer(self, request: Request) -> Answer:
+    async def answer(self, request: Request) -> Served:
         """What a request is answered, by the vendor or about the sandbox itself."""
         if control.is_at(request.path):
             return control.answer(self.desk, request, self.reset)
         return await self.desk.answer(request)
 
-    def account(self, answer: Answer) -> Entry | None:
+    def account(self, answer: Served) -> Entry | None:
         """Put an answer on the bill."""
         return self.desk.account(answer)
 
