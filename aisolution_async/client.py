@@ -220,6 +220,20 @@ class AsyncClient(NotPickled):
         return view
 
     @property
+    def shared(self) -> Shared:
+        """What every call and batch on this pool shares. For the library's own use."""
+        return self._shared
+
+    @property
+    def options(self) -> Options:
+        """The options of this client or view, checked: `client.options.deadline` and so on."""
+        return self._options
+
+    def redact(self, text: str) -> str:
+        """`text` with … in place of the token, however it is spelt there."""
+        return self._shared.requests.redact(text)
+
+    @property
     def tally(self) -> Tally:
         """What every attempt on this pool was charged, so far."""
         return self._shared.tally

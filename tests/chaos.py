@@ -65,7 +65,7 @@ from aisolution_async import (
 from aisolution_async.ledger import State
 from aisolution_async.sandbox import Entry, Fault, Sandbox, images
 from aisolution_async.sandbox.faults import KINDS
-from aisolution_async.sandbox.vendor import Answer, Request
+from aisolution_async.sandbox.vendor import Request, Served
 
 # ------------------------------------------------------------------------------------------------- the contract
 
@@ -183,12 +183,12 @@ class NotingSandbox(Sandbox):
         self.noted: list[tuple[int, Entry]] = []
         self._about: Request | None = None
 
-    async def answer(self, request: Request) -> Answer:
+    async def answer(self, request: Request) -> Served:
         found = await super().answer(request)
         self._about = request  # it is put on the bill before anything else runs
         return found
 
-    def account(self, answer: Answer) -> Entry | None:
+    def account(self, answer: Served) -> Entry | None:
         entry = super().account(answer)
         if entry is not None and self._about is not None:
             self.noted.append((_key(self._about), entry))

@@ -50,7 +50,7 @@ from aisolution_async import Charge, Ledger
 from aisolution_async.ledger import State
 from aisolution_async.sandbox import Fault, Sandbox
 from aisolution_async.sandbox.faults import ENVELOPE_OF_BUSY
-from aisolution_async.sandbox.vendor import Answer, Request
+from aisolution_async.sandbox.vendor import Request, Served
 
 CONCURRENCY = 50
 
@@ -79,7 +79,7 @@ class CountingSandbox(Sandbox):
         super().__init__()
         self.charged: Counter[bytes] = Counter()
 
-    async def answer(self, request: Request) -> Answer:
+    async def answer(self, request: Request) -> Served:
         found = await super().answer(request)
         if found.charge is Charge.CHARGED:
             self.charged[request.body] += 1
@@ -158,17 +158,17 @@ class BusyVendor(Sandbox):
         self._lost = lost
         self._seen: set[str] = set()
 
-    async def answer(self, request: Request) -> Answer:
+    async def answer(self, request: Request) -> Served:
         (number,) = parse_qs(request.body.decode())["number"]
         self.came += 1
         self.on_request(self.came)
         first = number not in self._seen
         self._seen.add(number)
         if first and self._falls("busy", number) < self._busy:
-            return Answer(200, ENVELOPE_OF_BUSY, "application/json", endpoint="gliswadetail")
+            return Served(200, ENVELOPE_OF_BUSY, "application/json", endpoint="gliswadetail")
         self.billed[number] += 1
         body = json.dumps({"status": "OK", "message": {"number": number, **said_of(number)}}).encode()
-        answer = Answer(200, body, "application/json", endpoint="gliswadetail", charge=Charge.CHARGED, status="OK")
+        answer = Served(200, body, "application/json", endpoint="gliswadetail", charge=Charge.CHARGED, status="OK")
         if self._falls("lost", number, self.billed[number]) < self._lost:
             self.lost[number] += 1
             return replace(answer, fault=Fault("reset-after"))

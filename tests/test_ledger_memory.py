@@ -19,6 +19,7 @@ import pytest
 from aisolution_async import Charge, Ledger, LedgerError, WhatsAppDetail
 from aisolution_async.ledger import Busy, Started, Stored, schema
 from aisolution_async.ledger.book import Book
+from aisolution_async.ledger.peek import Peek
 
 from .support import Vendor, client_of, says
 from .test_ledger_store import answered, ask, book_of, check, do, fail, rows, start
@@ -228,6 +229,17 @@ async def test_one_can_go_on_without_what_is_lost(path: Path) -> None:
     await asyncio.to_thread(killed, path)
     wal(path).write_bytes(b"")
     mark(path).unlink()
+    async with Ledger(path) as ledger:
+        assert isinstance(await ledger.begin(ask(ledger, 29)), Started)
+
+
+async def test_who_looks_takes_no_empty_log_away(path: Path) -> None:
+    """It is there to go on without what is lost."""
+    await asyncio.to_thread(killed, path)
+    wal(path).write_bytes(b"")
+    mark(path).unlink()
+    Ledger(path).summary()
+    Peek(path).close()
     async with Ledger(path) as ledger:
         assert isinstance(await ledger.begin(ask(ledger, 29)), Started)
 

@@ -50,7 +50,8 @@ from aisolution_async.ledger import (
     schema,
     sqlite,
 )
-from aisolution_async.ledger.book import AT_STAKE, DIED, LEFT, TO_COME, Book
+from aisolution_async.ledger.book import Book
+from aisolution_async.ledger.rows import AT_STAKE, DIED, LEFT, TO_COME
 
 CHARGED, FREE, UNKNOWN = Charge.CHARGED, Charge.FREE, Charge.UNKNOWN
 REPLY = b'{"whatsapp": "yes", "number": "+6281387300008"}'
@@ -1572,7 +1573,7 @@ async def test_the_callback_came_first_and_then_the_process_ended(path: Path, en
     started = await start(ledger, callback=b"place", key="A")
     assert await ledger.deliver([b"place"], answered())
     if end == "taken for dead":
-        await other._submit(lambda book: within(book, lambda: book._abandon(started_owner(path), DIED)))
+        await other._submit(lambda book: within(book, lambda: book.abandon(started_owner(path))))
         await ledger.end(started, answered())
     await (crash(ledger) if end == "killed" else ledger.aclose())
     await other.aclose()
@@ -1630,7 +1631,7 @@ async def test_a_hold_that_came_back_ends_by_the_answer_too(ledger: Ledger) -> N
     """A was taken for dead, and settled; B asks; A ends unknown after all; B is answered."""
     async with Ledger(ledger.path) as other:
         first = await start(other)
-        await ledger._submit(lambda book: within(book, lambda: book._abandon(started_owner(ledger.path), DIED)))
+        await ledger._submit(lambda book: within(book, lambda: book.abandon(started_owner(ledger.path))))
         assert await ledger.resolve(ask(ledger).identity, FREE) == 1
         second = await start(ledger)
         await other.end(first, LOST)

@@ -34,7 +34,8 @@ from hypothesis import strategies as st
 from PIL import Image, ImageDraw, ImageFilter
 
 from aisolution_async.charges import Charge, Tally
-from aisolution_async.sandbox import MAGIC_NUMBERS, Clock, Fault, Sandbox, faces, images, magic_number, server, vendor
+from aisolution_async.sandbox import MAGIC_NUMBERS, Clock, Fault, Sandbox, faces, images, magic_number, vendor
+from aisolution_async.sandbox.connection import LARGEST_BODY, Visitor
 from aisolution_async.sandbox.faces import Face, Faces, UnreadablePictureError, similarity
 from aisolution_async.sandbox.magic import HOSTILE
 
@@ -914,7 +915,7 @@ async def test_a_callback_by_https_checks_the_certificate(
         assert sandbox.callbacks[0].error == "SSLCertVerificationError"
         trusting = ssl.create_default_context()
         authority.configure_trust(trusting)
-        monkeypatch.setattr(server, "_tls", lambda: trusting)
+        monkeypatch.setattr("aisolution_async.sandbox.callbacks._tls", lambda: trusting)
         await ask(client, "gliswadetail", number=YES, callback=url.replace("127.0.0.1", "localhost"))
         await settled(sandbox)
     assert sandbox.callbacks[1].http_status == 204
@@ -1103,12 +1104,12 @@ async def test_a_refusal_comes_after_the_answers_before_it(sandbox: Sandbox) -> 
 
 async def test_bodies_over_eight_mebibytes_are_refused_unread(sandbox: Sandbox) -> None:
     head = f"POST /v1/facecompare?token={TOKEN} HTTP/1.1\r\nhost: x\r\n"
-    announced = f"{head}expect: 100-continue\r\ncontent-length: {server.LARGEST_BODY + 1}\r\n\r\n".encode()
+    announced = f"{head}expect: 100-continue\r\ncontent-length: {LARGEST_BODY + 1}\r\n\r\n".encode()
     status, answer_head, _ = await last_answer(sandbox, announced)
     assert status == 413
     assert "connection: close" in answer_head
     # It goes on sending, and still can read the refusal.
-    status, _, _ = await last_answer(sandbox, announced + bytes(server.LARGEST_BODY + 1))
+    status, _, _ = await last_answer(sandbox, announced + bytes(LARGEST_BODY + 1))
     assert status == 413
     chunk = b"100000\r\n" + bytes(0x100000) + b"\r\n"
     chunked = f"{head}transfer-encoding: chunked\r\n\r\n".encode() + chunk * 9 + b"0\r\n\r\n"
@@ -1119,7 +1120,7 @@ async def test_bodies_over_eight_mebibytes_are_refused_unread(sandbox: Sandbox) 
 
 
 async def test_whoever_never_stops_sending_is_cut(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(server, "_LINGER", 0.01)
+    monkeypatch.setattr("aisolution_async.sandbox.connection._LINGER", 0.01)
     async with connected(sandbox) as (reader, writer):
         writer.write(b"hello\r\n\r\n")
         assert (await one_answer(reader))[0] == 400
@@ -1152,7 +1153,7 @@ async def test_an_answer_counts_though_the_client_is_gone(sandbox: Sandbox, monk
     arrived, go_on = asyncio.Event(), asyncio.Event()
     original = sandbox._vendor.answer
 
-    async def held(request: vendor.Request) -> vendor.Answer:
+    async def held(request: vendor.Request) -> vendor.Served:
         arrived.set()
         await go_on.wait()
         return await original(request)
@@ -1219,7 +1220,7 @@ async def test_closing_cuts_connections_and_drops_what_is_under_way(monkeypatch:
         await sandbox.start()
     arrived = asyncio.Event()
 
-    async def never(_request: vendor.Request) -> vendor.Answer:
+    async def never(_request: vendor.Request) -> vendor.Served:
         arrived.set()
         await asyncio.Event().wait()
         raise AssertionError
@@ -1245,7 +1246,7 @@ async def test_closing_cuts_connections_and_drops_what_is_under_way(monkeypatch:
 async def test_a_connection_that_comes_in_while_closing_is_cut() -> None:
     sandbox = Sandbox()
     await sandbox.aclose()
-    late = server._Connection(sandbox)
+    late = Visitor(sandbox)
     transport = Mock(spec=asyncio.Transport)
     late.connection_made(transport)
     transport.abort.assert_called_once_with()

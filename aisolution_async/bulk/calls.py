@@ -250,7 +250,7 @@ class Calls:
                 number = number or (cell if cell.kind is Kind.NUMBER else None)
                 continue
             image = self._image(found.strip())
-            if isinstance(image, _Refused):
+            if isinstance(image, _Unreadable):
                 problem = f"{self._at(row, cell)} {image}"
             else:
                 values[cell.parameter] = image
@@ -277,25 +277,25 @@ class Calls:
     def _at(self, row: Row, cell: _Cell) -> str:
         return f"{self._unit} {row.line}: column {cell.column!r}"
 
-    def _image(self, cell: str) -> ImageSource | _Refused:
+    def _image(self, cell: str) -> ImageSource | _Unreadable:
         """A path, or the text if it is base64."""
         if cell[:5].lower() == "data:" or len(cell) > _LONGEST_PATH:
             return cell
         if os.sep == "/" and not _is_there(self._folder / cell):
             if "://" in cell or cell[:5].lower() == "file:":
-                return _Refused("is a URL: download the image, and name its file")
+                return _Unreadable("is a URL: download the image, and name its file")
             cell = cell.replace("\\", "/")  # as Windows writes paths
         path = self._folder / cell
         if images.begins_like_an_image(cell):
             if not _is_there(path):
                 return cell
-            return _Refused(
+            return _Unreadable(
                 "decodes as a base64 image and also names a file: "
                 "put './' before the file's name, or 'data:;base64,' before base64"
             )
         return path if self._root is None else self._inside(cell, self._root)
 
-    def _inside(self, cell: str, root: Path) -> Path | _Refused:
+    def _inside(self, cell: str, root: Path) -> Path | _Unreadable:
         leads_out = False
         for folder in (self._folder, root):
             try:
@@ -308,10 +308,10 @@ class Calls:
                     break
                 return path
             leads_out = leads_out or _is_there(self._folder / cell)
-        return _Refused("leads out of the images' folder (--images-root): name a file in it")
+        return _Unreadable("leads out of the images' folder (--images-root): name a file in it")
 
 
-class _Refused(str):
+class _Unreadable(str):
     """Why a cell is no image that may be read."""
 
     __slots__ = ()

@@ -40,18 +40,16 @@ from typing import Any
 from aisolution_async.api import Call
 from aisolution_async.bulk.calls import Calls
 from aisolution_async.bulk.delimited import DelimitedReader
-from aisolution_async.bulk.look import Look
 from aisolution_async.bulk.outputs import DELIMITERS, Output, as_json, keep, plain_text
+from aisolution_async.bulk.questions import Questions
 from aisolution_async.bulk.results import Results, cell, defused
 from aisolution_async.bulk.rows import MISSING, Row, Rows, UnreadableInputError, text
 from aisolution_async.charges import Charge
 from aisolution_async.client import AsyncClient
 from aisolution_async.errors import ConfigurationError, InputError
-from aisolution_async.ledger import Ledger, Record, State, Stored
-from aisolution_async.ledger.store import Summary
-from aisolution_async.sending.call import Sending
-from aisolution_async.sending.journal import Journal
-from aisolution_async.sending.options import Options
+from aisolution_async.ledger import Ask, Ledger, Record, State, Stored
+from aisolution_async.ledger.peek import Peek
+from aisolution_async.ledger.store import Balance
 
 _AT_ONCE = 32
 _YIELD_EVERY = 1000
@@ -76,7 +74,7 @@ class Source:
 
 
 @dataclass(frozen=True, slots=True)
-class Said:
+class Written:
     """What an earlier run wrote of one call of a row: the values of its result columns."""
 
     values: list[Any]
@@ -378,9 +376,9 @@ class Earlier:
         cells = [record.get(defused(name) if is_text else name, MISSING) for name in self._header]
         return _mark(map(defused, map(text, cells)), b"text") if is_text else _mark(map(plain_text, cells), b"typed")
 
-    def _count_strange(self, summary: Summary) -> None:
+    def _count_strange(self, balance: Balance) -> None:
         """Rows that cannot be told from others can be counted all the same."""
-        known = sum(line.attempts for line in summary.lines if line.state in (State.CHARGED, State.UNKNOWN))
+        known = sum(line.attempts for line in balance.lines if line.state in (State.CHARGED, State.UNKNOWN))
         for number, rows in self._strange.items():
             self._lose(self._sources[number], max(0, rows - known))
 
@@ -399,12 +397,8 @@ class Earlier:
         `rows` is the input, None where it can be read only once: then what is named is believed, and nothing else is.
         """
         chunk: dict[bytes, tuple[Row, list[_Left]]] = {}
-        async with Look(ledger) as look:
-            options = dataclasses.replace(
-                client._options,  # noqa: SLF001  # the client has no public way to its options
-                journal=Journal(look, owned=False, reuse_for=None),
-            )
-            check = _Check(client, options, look, calls)
+        with Peek(ledger) as peek:
+            memory = _Memory(Questions(client, peek), peek, calls)
             for number, row in enumerate(rows or ()):
                 if number % _YIELD_EVERY == 0:
                     await asyncio.sleep(0)
@@ -413,8 +407,8 @@ class Earlier:
                 if (left := self._left_of(row)) and (mark := left[0].mark) not in chunk:
                     chunk[mark] = row, left
                     if len(chunk) >= _AT_ONCE:
-                        await self._judge(chunk, check)
-            await self._judge(chunk, check)
+                        await self._judge(chunk, memory)
+            await self._judge(chunk, memory)
         if rows is None:
             for number, source in enumerate(self._sources):
                 if source.named:
@@ -435,10 +429,10 @@ class Earlier:
         query = "SELECT rowid, mark, source, kind, paid, answered, said FROM left WHERE mark = ? AND state = 'unseen'"
         return [_Left(*found) for mark in self._marks(row) for found in self._db.execute(query, (mark,))]
 
-    async def _judge(self, chunk: dict[bytes, tuple[Row, list[_Left]]], check: _Check) -> None:
+    async def _judge(self, chunk: dict[bytes, tuple[Row, list[_Left]]], memory: _Memory) -> None:
         asked = [(row, kind, left) for row, left in chunk.values() for kind in sorted({each.kind for each in left})]
         chunk.clear()
-        known = await asyncio.gather(*(check.see(row, kind) for row, kind, _ in asked))
+        known = await asyncio.gather(*(memory.of(row, kind) for row, kind, _ in asked))
         for (row, kind, left), knows in zip(asked, known, strict=True):
             self._decide(row, [each for each in left if each.kind == kind], knows)
 
@@ -472,18 +466,18 @@ class Earlier:
         first = lines.fetchone()
         return None if first is None else keep(output, (line for (line,) in chain((first,), lines)))
 
-    def take(self, row: Row) -> dict[int, Said]:
+    def take(self, row: Row) -> dict[int, Written]:
         """The answers to this row's calls that are taken over, by the place of the call."""
         if not self._any:
             return {}
-        taken: dict[int, Said] = {}
+        taken: dict[int, Written] = {}
         marks = self._marks(row)
         # Of rows that are alike in all cells, the first has the first answer, which says what it cost.
         nth = self._times[marks[0]]
         query = """SELECT kind, said FROM left WHERE mark IN (?, ?) AND state = 'taken'
             ORDER BY nth != ?, source, nth DESC"""
         for kind, said in self._db.execute(query, (marks[0], marks[-1], nth)):
-            taken.setdefault(kind, Said(json.loads(said)))
+            taken.setdefault(kind, Written(json.loads(said)))
         if taken:
             self._times[marks[0]] += 1
         return taken
@@ -520,29 +514,25 @@ class _Knows(Enum):
     NOTHING = "nothing"
 
 
-class _Check:
-    """Asks the ledger what it knows of the calls of a row."""
+class _Memory:
+    """What the ledger knows of the calls of a row."""
 
-    def __init__(self, client: AsyncClient, options: Options, look: Look, calls: Calls) -> None:
-        self._shared = client._shared  # noqa: SLF001  # the checks are those of the sending
-        self._options = options
-        self._look = look
+    def __init__(self, questions: Questions, peek: Peek, calls: Calls) -> None:
+        self._questions = questions
+        self._peek = peek
         self._calls = calls
 
-    async def see(self, row: Row, kind: int) -> _Knows:
+    async def of(self, row: Row, kind: int) -> _Knows:
         """What it knows of one call. What cannot be sent any more can only have been asked before."""
         call = self._calls.make(row)[kind]
         if isinstance(call, InputError):
             return _Knows.THE_QUESTION
-        work = Sending(self._shared, self._options, call)
-        await work.prepare(is_known=lambda _: True)
-        work.release()
-        if work.identity is None:
+        ask = await self._questions.of(call, as_sent=False)
+        if not isinstance(ask, Ask):
             return _Knows.THE_QUESTION
-        ask = work.ask()
-        if isinstance(self._look.look(ask), Stored) or not ask.reusable:
+        if isinstance(self._peek.look(ask), Stored) or not ask.reusable:
             return _Knows.THE_ANSWER
-        return _Knows.THE_QUESTION if self._look.knows(ask) else _Knows.NOTHING
+        return _Knows.THE_QUESTION if self._peek.knows(ask) else _Knows.NOTHING
 
 
 def _mark(texts: Iterable[str], kind: bytes) -> bytes:

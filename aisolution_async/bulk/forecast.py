@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import os
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -17,18 +16,18 @@ from aisolution_async.api import Call
 from aisolution_async.batch import REMEMBERED
 from aisolution_async.bulk.calls import Calls
 from aisolution_async.bulk.earlier import is_idle
-from aisolution_async.bulk.look import Look
 from aisolution_async.bulk.outputs import Output
+from aisolution_async.bulk.questions import Questions
 from aisolution_async.bulk.results import columns_of
 from aisolution_async.bulk.rows import Row, Rows
 from aisolution_async.bulk.runner import calls_of
 from aisolution_async.charges import Charge
 from aisolution_async.client import AsyncClient
 from aisolution_async.errors import AISolutionError, InputError
-from aisolution_async.ledger import Held, Stored
-from aisolution_async.sending.call import Sending
-from aisolution_async.sending.journal import Journal
-from aisolution_async.sending.states import Over
+from aisolution_async.ledger import Ask, Held, Stored
+from aisolution_async.ledger.peek import Peek
+from aisolution_async.ledger.schema import file_of
+from aisolution_async.sending.options import Options
 from aisolution_async.spending import Spending
 
 _AT_ONCE = 32
@@ -92,8 +91,8 @@ async def forecast_bulk(
     found = Forecast()
     known = Spending.of(prices=prices).prices
     view = client if retry_unknown is None else client.with_options(retry_unknown=retry_unknown)
-    repeats = 1 + view._options.retry.unknown  # noqa: SLF001  # the client has no public way to its options
-    look = Look(None if ledger is None else Path(ledger))
+    repeats = 1 + view.options.retry.unknown
+    file = None if ledger is None else file_of(ledger)
     calls = calls_of(call)
     with Rows(source, delimiter=delimiter, encoding=encoding, sheet=sheet, skip_hidden=skip_hidden) as rows:
         found.hidden = rows.hidden
@@ -107,18 +106,17 @@ async def forecast_bulk(
         )
         if output is not None:
             target = Output(Path(output), Path(source))
-            if not overwrite and not look.exists:
-                redact = client._shared.requests.redact  # noqa: SLF001  # the names are those of the run's columns
+            if not overwrite and (file is None or not file.exists()):
                 if not target.streams:
-                    names, _ = columns_of(calls, rows.header, redact)
+                    names, _ = columns_of(calls, rows.header, client.redact)
                     target.part_is_idle = is_idle(target.part, target.path.suffix.lower(), names)
                 target.check_free()
         if on_start is not None:
             for line in maker.lines():
                 on_start(line)
-        async with look:
-            journal = Journal(look, owned=False, reuse_for=reuse_for)
-            check = _Check(view, journal, look, maker, found, limit=None if ledger is not None else REMEMBERED)
+        with Peek(file) as peek:
+            questions = Questions(view, peek, reuse_for=reuse_for)
+            check = _Count(view.options, questions, peek, maker, found, limit=None if file is not None else REMEMBERED)
             left = _each(rows, maker, found)
             while chunk := list(islice(left, _AT_ONCE)):
                 await check.see(chunk)
@@ -145,15 +143,15 @@ def _each(rows: Rows, maker: Calls, found: Forecast) -> Iterator[_Asked]:
             yield _Asked(row, number, call)
 
 
-class _Check:
-    """What would become of each call."""
+class _Count:
+    """Counts what would become of each call."""
 
     def __init__(
-        self, client: AsyncClient, journal: Journal, look: Look, maker: Calls, found: Forecast, *, limit: int | None
+        self, options: Options, questions: Questions, peek: Peek, maker: Calls, found: Forecast, *, limit: int | None
     ) -> None:
-        self._shared = client._shared  # noqa: SLF001  # the checks are those of the sending
-        self._options = dataclasses.replace(client._options, journal=journal)  # noqa: SLF001
-        self._look = look
+        self._options = options
+        self._questions = questions
+        self._peek = peek
         self._maker = maker
         self._found = found
         self._limit = limit  # without a ledger, a batch remembers so many answers
@@ -162,37 +160,32 @@ class _Check:
 
     async def see(self, chunk: Sequence[_Asked]) -> None:
         """Look at these calls, together; count them in their order."""
-        works = [
-            None if isinstance(asked.call, InputError) else Sending(self._shared, self._options, asked.call)
-            for asked in chunk
-        ]
-        await asyncio.gather(*(work.prepare() for work in works if work is not None))
-        for asked, work in zip(chunk, works, strict=True):
-            self._count(asked, work)
-            if work is not None:
-                work.release()
+        for asked, ask in zip(chunk, await asyncio.gather(*map(self._ask, chunk)), strict=True):
+            self._count(asked, ask)
 
-    def _count(self, asked: _Asked, work: Sending[Any] | None) -> None:
+    async def _ask(self, asked: _Asked) -> Ask | AISolutionError:
+        if isinstance(asked.call, InputError):
+            return asked.call
+        return await self._questions.of(asked.call, as_sent=True)
+
+    def _count(self, asked: _Asked, ask: Ask | AISolutionError) -> None:
         found, call = self._found, asked.call
-        error = call if isinstance(call, InputError) else _error_of(work)
-        if error is not None:
-            text = str(error)
-            if not isinstance(call, InputError) and isinstance(error, InputError):
+        if isinstance(call, InputError) or not isinstance(ask, Ask):
+            text = str(ask)
+            if not isinstance(call, InputError) and isinstance(ask, InputError):
                 text = self._maker.explain(asked.row, asked.number, text)
-            self._fail(asked.row, type(error).__name__, text)
+            self._fail(asked.row, type(ask).__name__, text)
             return
-        assert work is not None
-        assert not isinstance(call, InputError)
-        ask, endpoint = work.ask(), call.endpoint
+        endpoint = call.endpoint
         if ask.reusable and (self._limit is None or not endpoint.never_charges) and self._was_seen(ask.identity):
             found.shared += 1
             return
-        stored = self._look.look(ask) if ask.reusable else None
-        if isinstance(stored, Stored):
+        earlier = self._peek.look(ask)
+        if isinstance(earlier, Stored):
             found.from_ledger += 1
-        elif isinstance(stored, Held):
+        elif isinstance(earlier, Held):
             found.held += 1
-            found.holds = max(found.holds, stored.attempts)
+            found.holds = max(found.holds, earlier.attempts)
             self._fail(asked.row, "OutcomeUnknownError", f"{endpoint.name}: held: it may have been charged before")
         else:
             found.calls[endpoint.name] += 1
@@ -220,7 +213,3 @@ class _Check:
             if self._limit is not None and len(self._seen) > self._limit:
                 self._seen.popitem(last=False)
         return False
-
-
-def _error_of(work: Sending[Any] | None) -> AISolutionError | None:
-    return work.state.error if work is not None and isinstance(work.state, Over) else None

@@ -198,7 +198,7 @@ class Output:
         """Whether the part file that is there is known to hold nothing."""
         self._replaces = False
         self._file: _Appender | _Stdout | None = None
-        self._form: _Form
+        self._form: _Format
         self._defuse = defuse
         self._like = like
         if self.streams:
@@ -323,10 +323,10 @@ class Output:
             self._form = _Ended()
             raise UnwrittenError(_reason(exc), lost) from None
 
-    def _new_form(self, names: Sequence[str], types: Sequence[Any] | None) -> _Form:
+    def _new_form(self, names: Sequence[str], types: Sequence[Any] | None) -> _Format:
         ending = ".jsonl" if self.streams else self.path.suffix.lower()
         if ending in _LINES:
-            return _Lines(names)
+            return _JsonLines(names)
         if ending == ".parquet":
             return _Table(names, types or [str] * len(names))
         return _Cells(names, self._like or Dialect(DELIMITERS[ending]), defuse=self._defuse)
@@ -365,7 +365,7 @@ class UnwrittenError(OSError):
 # ---------------------------------------------------------------------------------------------------- the formats
 
 
-class _Form(Protocol):
+class _Format(Protocol):
     """A format: rows to bytes."""
 
     def start(self) -> bytes:
@@ -432,7 +432,7 @@ class _Cells:
         return char.encode("ascii", "backslashreplace").decode().encode(self._like.encoding)
 
 
-class _Lines:
+class _JsonLines:
     """JSONL."""
 
     def __init__(self, names: Sequence[str]) -> None:
@@ -461,7 +461,7 @@ class _Table:
 
     def __init__(self, names: Sequence[str], types: Sequence[Any]) -> None:
         import pyarrow  # noqa: PLC0415  # heavy, and an extra
-        from pyarrow import parquet  # noqa: PLC0415
+        from pyarrow import parquet  # noqa: PLC0415  # as above
 
         self._arrow = pyarrow
         self._names = list(names)

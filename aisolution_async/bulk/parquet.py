@@ -246,7 +246,7 @@ def _problem(cells: Sequence[Any], bad: Sequence[int], number: int, header: Sequ
 def _arrow() -> Any:
     try:
         import pyarrow  # noqa: PLC0415  # it takes half a second
-        import pyarrow.parquet  # noqa: PLC0415
+        import pyarrow.parquet  # noqa: PLC0415  # as above
     except ImportError:
         raise ConfigurationError("Parquet needs pyarrow: pip install 'aisolution-async[cli]'") from None
     return pyarrow

@@ -178,18 +178,18 @@ class Rows:
     ) -> Reader:
         # Each reader is imported where it is needed: two of them need packages that others do without.
         if found == "parquet":
-            from aisolution_async.bulk.parquet import ParquetReader  # noqa: PLC0415
+            from aisolution_async.bulk.parquet import ParquetReader  # noqa: PLC0415  # it needs pyarrow, which is an extra
 
             return ParquetReader(self.path)
         if found == "xlsx":
-            from aisolution_async.bulk.sheets import SheetReader  # noqa: PLC0415
+            from aisolution_async.bulk.sheets import SheetReader  # noqa: PLC0415  # it needs calamine, which is an extra
 
             return SheetReader(self.path, sheet, skip_hidden=bool(skip_hidden))
         if found == "jsonl":
-            from aisolution_async.bulk.objects import ObjectReader  # noqa: PLC0415
+            from aisolution_async.bulk.objects import ObjectReader  # noqa: PLC0415  # only the reader that is needed
 
             return ObjectReader(self.path, _spool() if is_stdin else open_bytes(self.path), encoding)
-        from aisolution_async.bulk.delimited import DelimitedReader  # noqa: PLC0415
+        from aisolution_async.bulk.delimited import DelimitedReader  # noqa: PLC0415  # only the reader that is needed
 
         return DelimitedReader(self.path, found, DELIMITERS.get(f".{found}", ","), delimiter, encoding)
 
@@ -200,7 +200,7 @@ def _used(option: str) -> str:
 
 def _spool() -> Any:
     """Standard input, all of it, in a temporary file that is gone when it is closed, and that nobody else reads."""
-    file = tempfile.TemporaryFile()  # noqa: SIM115 - the reader closes it
+    file = tempfile.TemporaryFile()  # noqa: SIM115  # the reader closes it
     try:
         shutil.copyfileobj(sys.stdin.buffer, file, 1 << 20)
         file.seek(0)

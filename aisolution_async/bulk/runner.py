@@ -20,7 +20,7 @@ from aisolution_async import clock
 from aisolution_async.api import Call
 from aisolution_async.batch import Batch, Progress, Recheck
 from aisolution_async.bulk.calls import Calls
-from aisolution_async.bulk.earlier import Earlier, Said, is_idle, sources_of
+from aisolution_async.bulk.earlier import Earlier, Written, is_idle, sources_of
 from aisolution_async.bulk.kinds import kinds_of
 from aisolution_async.bulk.outputs import STDOUT, Dialect, Output, Rescue, UnwrittenError, as_json, origin_of
 from aisolution_async.bulk.results import Results, columns_of, exchanged, free_name, is_held, problem_of
@@ -112,13 +112,13 @@ class BulkError(AISolutionError):
 
 
 @dataclass(slots=True)
-class _Entry:
+class _Pending:
     """A row between the input and the output. `left` counts what it waits for."""
 
     row: Row
     outcomes: list[Outcome | None]
     left: int
-    taken: Mapping[int, Said]  # what earlier runs wrote of its calls, which are not asked
+    taken: Mapping[int, Written]  # what earlier runs wrote of its calls, which are not asked
 
 
 class _TakenBackError(AISolutionError):
@@ -170,7 +170,7 @@ class BulkRun:
         self.total: int | None = None
         """How many rows the input has, where that is known without counting them."""
         self._client = client.with_options(on_attempt=self._hear)
-        self._hook = client._options.on_attempt  # noqa: SLF001  # the client has no public way to its options
+        self._hook = client.options.on_attempt
         self._kinds = calls_of(call)
         self._source = Path(source)
         self._target = Path(output)
@@ -204,7 +204,7 @@ class BulkRun:
         self._trouble: str | None = None
         self._on_start = on_start
         self._on_resume = on_resume
-        self._entries: dict[int, _Entry] = {}  # rows between the input and the output, by their place
+        self._entries: dict[int, _Pending] = {}  # rows between the input and the output, by their place
         self._next = 0  # the row that is to be written next, where order is kept
         self._lent: dict[int, int] = {}  # calls that were asked in the place of an earlier one, and which
         self._batch: Batch[Any] | None = None
@@ -319,11 +319,9 @@ class BulkRun:
     # --------------------------------------------------------------------------------------------- before it begins
 
     def _name_results(self, rows: Rows) -> None:
-        # The client has no public way to take the token out of what a vendor echoes, and files are kept for long.
-        redact = self._client._shared.requests.redact  # noqa: SLF001
         if str(self._source) != STDOUT and "problem" in rows.header and origin_of(self._source) is not None:
             self._stale = rows.header.index("problem")
-        self._names, self._results = columns_of(self._kinds, self._without_stale(rows.header), redact)
+        self._names, self._results = columns_of(self._kinds, self._without_stale(rows.header), self._client.redact)
 
     def _without_stale(self, cells: Sequence[_T]) -> list[_T]:
         """`cells`, or what else there is for each column, without the old problem of a row that was mended."""
@@ -504,7 +502,7 @@ class BulkRun:
         each = len(self._kinds)
         for place, row in enumerate(rows):
             taken = {} if self._earlier is None else self._earlier.take(row)
-            self._entries[place] = _Entry(row, [None] * each, each, taken)
+            self._entries[place] = _Pending(row, [None] * each, each, taken)
             for number, call in enumerate(self._calls.make(row)):
                 yield _TakenBackError("taken from an earlier run") if number in taken else call
 
@@ -596,7 +594,7 @@ class BulkRun:
         for place in sorted(self._entries):
             self._put(self._entries.pop(place))
 
-    def _put(self, entry: _Entry) -> None:
+    def _put(self, entry: _Pending) -> None:
         """Write one row, wherever it can be written."""
         row, summary = entry.row, self.summary
         outcomes = [

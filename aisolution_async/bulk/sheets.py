@@ -63,7 +63,7 @@ class SheetReader(Reader):
 
     def __init__(self, path: Path, sheet: str | None, *, skip_hidden: bool = False) -> None:
         try:
-            import python_calamine as calamine  # noqa: PLC0415
+            import python_calamine as calamine  # noqa: PLC0415  # an extra
         except ImportError:
             raise ConfigurationError("workbooks need python-calamine: pip install 'aisolution-async[cli]'") from None
         self._path = path

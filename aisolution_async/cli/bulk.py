@@ -294,7 +294,7 @@ def _command(call: type[Call[Any]]) -> click.Command:
                 "give_up": give_up,
                 "recheck": Recheck(give_up=recheck_for) if recheck else None,
             }
-            job = _Job(calls, source, output, options, of_client)
+            job = _CommandRun(calls, source, output, options, of_client)
             code = run(job.run(access, quiet=quiet, as_json=as_json))
         click.get_current_context().exit(code)
 
@@ -428,7 +428,7 @@ async def _forecast(
     return Exit.PROBLEMS if found.failed else Exit.OK
 
 
-class _Job:
+class _CommandRun:
     """A run with what the command line adds to it: Ctrl-C, progress, and what is said at the end."""
 
     def __init__(

@@ -105,7 +105,7 @@ async def _send(
 ) -> tuple[Reply | AISolutionError, Callable[[str], str]]:
     """What came of it, and what takes the token out of the vendor's words: they may go to a file."""
     async with connected(access, **options) as client:
-        redact = client._shared.requests.redact  # noqa: SLF001  # there is no public way
+        redact = client.redact
         try:
             reply: Reply = await client.send(call)
         except AISolutionError as exc:

@@ -112,11 +112,6 @@ def normalise(number: object, *, name: str = "number", country: str | None = Non
     return _read(_text(number, name), plan, name, strict=strict)
 
 
-def canonical(number: str) -> str:
-    """What two ways of writing one normalised number have in common: since it is E.164, or bare digits, itself."""
-    return number
-
-
 def remark(sent: str) -> str | None:
     """What a person should be told of a normalised number that is sent all the same; None for nearly all."""
     if sent[:1] != "+":

@@ -134,7 +134,7 @@ class Elsewhere:
     def hear(self, events: Iterable[tuple[SelectorKey, int]]) -> None:
         """Something came on these."""
         for key, mask in events:
-            if mask & EVENT_READ and (found := _Connection.at(key.fd)) is not None:
+            if mask & EVENT_READ and (found := _Socket.at(key.fd)) is not None:
                 self._answered[found.ports] = found.sent
 
     def is_at_work(self) -> bool:
@@ -150,8 +150,8 @@ class Elsewhere:
     def _keys(self) -> list[SelectorKey]:
         return list((self._selector.get_map() or {}).values())
 
-    def _connections(self) -> list[_Connection]:
-        return [found for key in self._keys() if (found := _Connection.at(key.fd)) is not None]
+    def _connections(self) -> list[_Socket]:
+        return [found for key in self._keys() if (found := _Socket.at(key.fd)) is not None]
 
     def _is_answer_due(self) -> bool:
         connections = self._connections()
@@ -191,7 +191,7 @@ _ESTABLISHED, _CONNECTING, _LISTENING = 1, 2, 10
 _TCP_INFO = struct.Struct("=B43xI4xI100xI")
 
 
-class _Connection:
+class _Socket:
     """What the system says of a TCP socket."""
 
     def __init__(self, sock: socket.socket) -> None:
@@ -204,7 +204,7 @@ class _Connection:
         self.ports: tuple[int, int] = (sock.getsockname()[1], remote)
 
     @classmethod
-    def at(cls, fd: int) -> _Connection | None:
+    def at(cls, fd: int) -> _Socket | None:
         """None where it is no TCP socket, or the system does not say."""
         try:
             own = os.dup(fd)

@@ -21,7 +21,7 @@ _TEXT = re.compile(rb"key ([0-9a-f]{16}) attempts (\d{20})\n?")
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
+class Remembered:
     """A mark as it was read: the ledger's `key`, as `key_of` says it, and how many `attempts` it had at least."""
 
     key: str
@@ -57,13 +57,13 @@ def key_of(hash_key: bytes) -> str:
     return blake2b(hash_key, digest_size=8, person=b"mark").hexdigest()
 
 
-def seen(ledger: Path) -> Seen | None:
+def seen(ledger: Path) -> Remembered | None:
     """What the mark beside `ledger` says; None where there is none, or none that can be read."""
     try:
         found = _TEXT.match(_path(ledger).read_bytes()[:100])
     except OSError:
         return None
-    return None if found is None else Seen(found[1].decode(), int(found[2]))
+    return None if found is None else Remembered(found[1].decode(), int(found[2]))
 
 
 def forget(ledger: Path) -> None:
@@ -72,7 +72,7 @@ def forget(ledger: Path) -> None:
         _path(ledger).unlink(missing_ok=True)
 
 
-def forgot(ledger: Path, was: Seen, what: str) -> LedgerError:
+def forgot(ledger: Path, was: Remembered, what: str) -> LedgerError:
     """The error of a ledger that is not what it was; `what` says how that shows."""
     return LedgerError(
         f"the ledger {ledger} {what}, and it had {was.attempts} attempts: what it forgot would be paid for again. "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import secrets
 import sqlite3
 import threading
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Literal
 from urllib.parse import quote
 
+from aisolution_async.errors import ConfigurationError
 from aisolution_async.ledger import mark
 from aisolution_async.ledger.store import LedgerError
 
@@ -127,6 +129,13 @@ MIGRATIONS: list[Callable[[sqlite3.Connection], None]] = [_first, _second, _thir
 """Step n leads from version n to n + 1. Steps are only ever added."""
 
 
+def file_of(path: str | os.PathLike[str]) -> Path:
+    """The file itself, which the files beside a ledger stand beside. Raises ConfigurationError for one of these."""
+    if re.search(r"-(wal|shm|mark|owner-[0-9a-f]+)$", os.fspath(path)):
+        raise ConfigurationError(f"{os.fspath(path)!r} is named like a file beside a ledger: name the ledger itself")
+    return Path(os.path.realpath(path))
+
+
 def connect(path: Path, *, synchronous: Synchronous, busy_timeout: float) -> sqlite3.Connection:
     """The connection that writes: the file made if it is not there, migrated to the newest version.
 
@@ -161,9 +170,10 @@ def connect_to_read(path: Path, *, busy_timeout: float) -> sqlite3.Connection:
     if not path.exists():
         raise LedgerError(f"there is no ledger {path}: check the path")
     _check_log(path)
-    # One that may write tidies up the files beside the ledger when it is the last to leave. The log of a killed process
-    # stays: without it the ledger would look like one that lost it.
-    may_tidy = os.access(path, os.W_OK) and os.access(path.parent, os.W_OK) and not _size(_log_of(path))
+    # One that may write tidies up the files beside the ledger when it is the last to leave. A log that is there stays:
+    # without that of a killed process, or the empty one that somebody put in its place to go on without it, the ledger
+    # would look like one that lost it.
+    may_tidy = os.access(path, os.W_OK) and os.access(path.parent, os.W_OK) and not _log_of(path).exists()
     db = _open(path, "rw" if may_tidy else "ro", busy_timeout)
     try:
         db.execute("PRAGMA query_only = ON")

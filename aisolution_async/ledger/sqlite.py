@@ -5,47 +5,42 @@ all that has come, does it in one transaction with one sync, and hands all answe
 a sync, and of a change of threads, is shared by as many calls as are under way.
 """
 
-# ruff: noqa: S608  # the SQL that is put together here is made of our own constants
-
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import itertools
-import json
 import logging
 import os
 import queue
-import re
 import sqlite3
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from datetime import date, timedelta
+from datetime import timedelta
 from decimal import Decimal
-from pathlib import Path
 from typing import Any
 
 from aisolution_async import clock
 from aisolution_async.charges import Attempt, Charge
 from aisolution_async.errors import ConfigurationError, Key
-from aisolution_async.ledger import schema
-from aisolution_async.ledger.book import AT_STAKE, HOLDING, TO_COME, Book, Budget, moment, money
+from aisolution_async.ledger import reading, schema
+from aisolution_async.ledger.book import Book
+from aisolution_async.ledger.identity import Identities
+from aisolution_async.ledger.rows import millionths
 from aisolution_async.ledger.store import (
     Ask,
+    Balance,
     Busy,
     LedgerError,
-    Line,
     Record,
     Result,
     Started,
-    State,
     Store,
     Stored,
-    Summary,
     Verdict,
 )
+from aisolution_async.ledger.totals import Limits
 from aisolution_async.spending import Spending
 
 _log = logging.getLogger(__name__)
@@ -82,15 +77,12 @@ class Ledger(Store):
         spending = Spending.of(max_charges, prices, max_cost)
         if synchronous not in ("full", "normal", "off"):
             raise ConfigurationError('synchronous must be "full", "normal" or "off"')
-        if re.search(r"-(wal|shm|mark|owner-[0-9a-f]+)$", os.fspath(path)):
-            raise ConfigurationError(
-                f"{os.fspath(path)!r} is named like a file beside a ledger: name the ledger itself"
-            )
-        self.path = Path(os.path.realpath(path))  # the files beside it stand beside the file itself
-        self._budget = Budget(
+        self.path = schema.file_of(path)
+        self._limits = Limits(
+            self.path,
             spending.max_charges,
-            None if spending.max_cost is None else _millionths(spending.max_cost),
-            {name: _millionths(price) for name, price in spending.prices.items()},
+            None if spending.max_cost is None else millionths(spending.max_cost),
+            {name: millionths(price) for name, price in spending.prices.items()},
         )
         self._synchronous: schema.Synchronous = synchronous
         self._busy_timeout = busy_timeout
@@ -98,7 +90,7 @@ class Ledger(Store):
         self._pid = 0
         self._usable = False
         self._closing: asyncio.Task[None] | None = None
-        self._hash = hashlib.blake2b(digest_size=16)
+        self._identities = Identities(b"")
         self._jobs: list[_Job] = []  # asked in this turn of the loop
         self._queue: queue.SimpleQueue[list[_Job]] = queue.SimpleQueue()
         self._unrecorded: dict[int, _Work] = {}  # ends that the file would not take, by attempt
@@ -125,7 +117,7 @@ class Ledger(Store):
             raise
         finally:
             self._handed_over -= 1
-        self._hash = hashlib.blake2b(digest_size=16, key=book.hash_key)
+        self._identities = Identities(book.hash_key)
         self._usable = True
 
     async def aclose(self) -> None:
@@ -155,22 +147,7 @@ class Ledger(Store):
     def identity(self, endpoint: str, payload: Iterable[tuple[str, str | bytes]], key: Key = None) -> bytes:
         """See `Store.identity`."""
         self._check()
-        digest = self._hash.copy()
-        said = b"%d %s" % (len(endpoint), endpoint.encode())
-        for name, value in payload:
-            text = isinstance(value, str)
-            data = value.encode("utf-8", "surrogatepass") if isinstance(value, str) else value
-            said += b" %d %s %a %d " % (len(name), name.encode(), text, len(data))
-            if text:
-                said += data
-            else:
-                digest.update(said)
-                digest.update(data)
-                said = b""
-        if key is not None:
-            said += f" key {json.dumps(key)}".encode()
-        digest.update(said)
-        return digest.digest()
+        return self._identities.of(endpoint, payload, key)
 
     async def begin(self, ask: Ask) -> Verdict:
         """See `Store.begin`."""
@@ -285,7 +262,7 @@ class Ledger(Store):
         loop = self._loop
         assert loop is not None
         try:
-            book = Book(self.path, self._budget, self._synchronous, self._busy_timeout)
+            book = Book(self.path, self._limits, self._synchronous, self._busy_timeout)
         except Exception as exc:  # whatever it is, it goes to who opens
             _call(loop, _settle, opened, schema.fault(self.path, exc))
             return
@@ -344,91 +321,35 @@ class Ledger(Store):
         try:
             self._do_together(book, [])
             with book.transaction():
-                book.abandon_own()
+                book.abandon()
         finally:
             book.close()
 
     # ------------------------------------------------------------------------------------------- the read side
 
-    def summary(self) -> Summary:
+    def summary(self) -> Balance:
         """See `Store.summary`."""
         with self._reading() as db:  # one look for all of it: another process may be writing
-            lines = db.execute(
-                f"""SELECT endpoint, date(started_at / 1000000, 'unixepoch'), state, status, count(*),
-                    sum(CASE WHEN {AT_STAKE} THEN price ELSE 0 END)
-                FROM (SELECT endpoint, started_at, state, status, may_charge, price FROM attempts
-                    UNION ALL SELECT endpoint, started_at, 'intended', NULL, may_charge, price FROM intents
-                    UNION ALL SELECT endpoint, since, {_COUNTS_AS}, NULL, 1, price FROM outstanding WHERE {_at_stake()})
-                GROUP BY 1, 2, 3, 4 ORDER BY 2, 1, 3, 4"""
-            ).fetchall()
-            # In the order of ids, so that SQLite looks at those that hold and not at all identities.
-            holding = f"SELECT identity FROM attempts WHERE {HOLDING} ORDER BY id LIMIT -1"
-            ((held,),) = db.execute(f"SELECT count(DISTINCT identity) FROM ({holding})")
-            ((answers, lost),) = db.execute(
-                """SELECT count(*) FILTER (WHERE answer),
-                    count(*) FILTER (WHERE state = 'charged' AND status = 'OK' AND reply IS NULL) FROM attempts"""
-            )
-        return Summary(
-            tuple(
-                Line(endpoint, date.fromisoformat(day), State(state), status, count, money(cost))
-                for endpoint, day, state, status, count, cost in lines
-            ),
-            held=held,
-            answers=answers,
-            lost=lost,
-        )
+            return reading.summary(db)
 
     def attempts(self, *, unknown_only: bool = False) -> Iterator[Record]:
         """See `Store.attempts`."""
-        if unknown_only:
-            return self._records("attempts WHERE holds AND state = 'unknown'")
-        return self._records(
-            f"""(SELECT id, endpoint, key, state, status, http_status, started_at, elapsed, error, may_charge, price
-                FROM attempts UNION ALL
-                SELECT id, endpoint, key, 'intended', NULL, NULL, started_at, 0, NULL, may_charge, price
-                FROM intents UNION ALL
-                SELECT 0, endpoint, key, {_COUNTS_AS}, NULL, NULL, since, 0, '{TO_COME}', 1, price
-                FROM outstanding WHERE {_at_stake()})"""
-        )
+        with self._reading() as db:
+            yield from reading.records(db, reading.UNKNOWN if unknown_only else reading.every_attempt())
 
     def held(self) -> Iterator[Record]:
         """See `Store.held`."""
-        return self._records(f"attempts WHERE {HOLDING}", "reply")
+        with self._reading() as db:
+            yield from reading.records(db, reading.HELD, with_replies=True)
 
     def answers(self) -> Iterator[Record]:
         """See `Store.answers`."""
-        return self._records("attempts WHERE answer OR (holds AND reply IS NOT NULL)", "reply")
-
-    def _records(self, source: str, reply: str = "NULL") -> Iterator[Record]:
-        query = f"""SELECT id, endpoint, key, state, status, http_status, started_at, elapsed, error,
-            CASE WHEN {AT_STAKE} THEN price ELSE 0 END, {reply} FROM {source} ORDER BY id"""
-        for id_, endpoint, key, state, status, http, started, elapsed, error, cost, body in self._read(query):
-            mine = None if key is None else json.loads(key)
-            when, took = moment(started), elapsed / 1e6
-            yield Record(id_, endpoint, mine, State(state), status, http, when, took, error, money(cost), body)
-
-    def _read(self, query: str) -> Iterator[tuple[Any, ...]]:
         with self._reading() as db:
-            yield from db.execute(query)
+            yield from reading.records(db, reading.ANSWERS, with_replies=True)
 
-    @contextmanager
-    def _reading(self) -> Iterator[sqlite3.Connection]:
-        """The file as it is now, for as long as this is open."""
-        try:
-            with closing(schema.connect_to_read(self.path, busy_timeout=self._busy_timeout)) as db:
-                db.execute("BEGIN")
-                yield db
-        except sqlite3.Error as exc:
-            raise schema.fault(self.path, exc) from None
+    def _reading(self) -> AbstractContextManager[sqlite3.Connection]:
+        return reading.reading(self.path, self._busy_timeout)
 
-
-def _at_stake() -> str:
-    """Which callbacks have a charge set aside, in SQL: one that may come after another answer, until it is late."""
-    return f"reserved AND NOT (answered AND ends <= {clock.today().timestamp() * 1e6:.0f})"
-
-
-# What a reservation for a callback counts as: see `book.Waiting.counts_as`.
-_COUNTS_AS = "CASE WHEN answered THEN 'unknown' ELSE 'intended' END"
 
 _Work = Ask | tuple[Started, Result] | Callable[[Book], object]
 
@@ -466,7 +387,3 @@ def _call(loop: asyncio.AbstractEventLoop, function: Callable[..., object], *arg
     except RuntimeError:
         return False
     return True
-
-
-def _millionths(value: Decimal) -> int:
-    return int(value.scaleb(6))

@@ -237,7 +237,7 @@ class Sum:
 
 
 @dataclass(frozen=True, slots=True)
-class Summary:
+class Balance:
     """A ledger in numbers: `lines`, by endpoint, day, state and status.
 
     `held` is how many questions are held, `answers` how many attempts brought an answer that is still there, and
@@ -359,7 +359,7 @@ class Store(ABC):
         """
 
     @abstractmethod
-    def summary(self) -> Summary:
+    def summary(self) -> Balance:
         """Counts and cost. This and the following need no loop and no `open`, and may run beside any writer."""
 
     @abstractmethod

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from aisolution_async.sandbox import images
 from aisolution_async.sandbox.bill import Bill, Entry
+from aisolution_async.sandbox.callbacks import Delivery, Outstanding
 from aisolution_async.sandbox.clock import Clock
 from aisolution_async.sandbox.faults import Fault, Faults
 from aisolution_async.sandbox.magic import MAGIC_NUMBERS, MagicNumber, magic_number
-from aisolution_async.sandbox.server import Delivery, Outstanding, Sandbox
+from aisolution_async.sandbox.server import Sandbox
 
 __all__ = [
     "MAGIC_NUMBERS",

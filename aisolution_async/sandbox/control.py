@@ -27,18 +27,16 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
 from html import escape
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from aisolution_async.charges import Tally
 from aisolution_async.sandbox import images
+from aisolution_async.sandbox.desk import Desk
 from aisolution_async.sandbox.faults import Fault
 from aisolution_async.sandbox.magic import BLOCKS, MAGIC_NUMBERS
 from aisolution_async.sandbox.openapi import openapi
-from aisolution_async.sandbox.vendor import Answer, Request
-
-if TYPE_CHECKING:
-    from aisolution_async.sandbox.server import Sandbox
+from aisolution_async.sandbox.vendor import Request, Served
 
 PREFIX = "/_sandbox/"
 _HOST = re.compile(r"(127\.[0-9.]+|localhost|\[::1\])(:[0-9]{1,5})?", re.ASCII | re.IGNORECASE)
@@ -63,11 +61,14 @@ def is_at(path: str) -> bool:
     return path.startswith(PREFIX) or path == PREFIX.rstrip("/")
 
 
-def answer(sandbox: Sandbox, request: Request) -> Answer:
-    """What a request about the sandbox itself is answered. It is no request to the vendor, and on no bill."""
+def answer(desk: Desk, request: Request, reset: Callable[[], None]) -> Served:
+    """What a request about the sandbox itself is answered. It is no request to the vendor, and on no bill.
+
+    `reset` makes the sandbox as it was when it was started, connections and all.
+    """
     try:
         _check(request)
-        return _routed(sandbox, request)
+        return _routed(desk, request, reset)
     except _Wrong as wrong:
         return _json({"error": str(wrong)}, wrong.http_status)
 
@@ -87,35 +88,35 @@ def _check(request: Request) -> None:
         raise _Wrong(403, "this is not for pages of other sites")
 
 
-def _routed(sandbox: Sandbox, request: Request) -> Answer:
+def _routed(desk: Desk, request: Request, reset: Callable[[], None]) -> Served:
     path = request.path.removeprefix(PREFIX.rstrip("/")).removeprefix("/")
     if path.startswith("images/"):
-        methods: Mapping[str, Callable[[], Answer]] = {"GET": lambda: _image(path.removeprefix("images/"))}
+        methods: Mapping[str, Callable[[], Served]] = {"GET": lambda: _image(path.removeprefix("images/"))}
     else:
         methods = {
-            "": {"GET": lambda: _page(sandbox, request)},
-            "state": {"GET": lambda: _json(state(sandbox))},
+            "": {"GET": lambda: _page(desk, request)},
+            "state": {"GET": lambda: _json(state(desk))},
             "openapi.json": {"GET": lambda: _json(openapi())},
             "numbers": {"GET": lambda: _json(_numbers())},
             "faults": {
-                "GET": lambda: _json(_faults(sandbox)),
-                "POST": lambda: _add_faults(sandbox, request.body),
-                "DELETE": lambda: _clear_faults(sandbox),
+                "GET": lambda: _json(_faults(desk)),
+                "POST": lambda: _add_faults(desk, request.body),
+                "DELETE": lambda: _clear_faults(desk),
             },
-            "clock": {"POST": lambda: _advance(sandbox, request.body)},
-            "whatsapp": {"POST": lambda: _set_available(sandbox, request.body)},
-            "reset": {"POST": lambda: _reset(sandbox)},
+            "clock": {"POST": lambda: _advance(desk, request.body)},
+            "whatsapp": {"POST": lambda: _set_available(desk, request.body)},
+            "reset": {"POST": lambda: _reset(reset)},
         }.get(path, {})
     if not methods:
         raise _Wrong(404, f"there is nothing here: {PREFIX} shows what there is")
     handler = methods.get("GET" if request.method == "HEAD" else request.method)
     if handler is None:
-        return Answer(405, b"method not allowed\n", headers=(*_HEADERS, ("allow", ", ".join(methods))))
+        return Served(405, b"method not allowed\n", headers=(*_HEADERS, ("allow", ", ".join(methods))))
     return handler()
 
 
-def _json(value: object, http_status: int = 200) -> Answer:
-    return Answer(http_status, f"{json.dumps(value, indent=1)}\n".encode(), "application/json", _HEADERS)
+def _json(value: object, http_status: int = 200) -> Served:
+    return Served(http_status, f"{json.dumps(value, indent=1)}\n".encode(), "application/json", _HEADERS)
 
 
 def _read(body: bytes) -> Any:
@@ -136,56 +137,57 @@ def _only(body: bytes, name: str, kind: type | tuple[type, ...]) -> Any:
 # -------------------------------------------------------------------------------------------------------- to set
 
 
-def _add_faults(sandbox: Sandbox, body: bytes) -> Answer:
+def _add_faults(desk: Desk, body: bytes) -> Served:
     value = _read(body)
     try:
         faults = [Fault.from_json(each) for each in (value if isinstance(value, list) else [value])]
     except ValueError as error:
         raise _Wrong(400, str(error)) from None
     for fault in faults:
-        sandbox.faults.add(fault)
-    return _json(_faults(sandbox))
+        desk.faults.add(fault)
+    return _json(_faults(desk))
 
 
-def _clear_faults(sandbox: Sandbox) -> Answer:
-    sandbox.faults.clear()
-    return _json(_faults(sandbox))
+def _clear_faults(desk: Desk) -> Served:
+    desk.faults.clear()
+    return _json(_faults(desk))
 
 
-def _advance(sandbox: Sandbox, body: bytes) -> Answer:
+def _advance(desk: Desk, body: bytes) -> Served:
     try:
-        sandbox.clock.advance(_only(body, "advance", (int, float)))
+        desk.clock.advance(_only(body, "advance", (int, float)))
     except (ValueError, OverflowError) as error:
         raise _Wrong(400, str(error)) from None
-    return _json({"now": sandbox.clock.now()})
+    return _json({"now": desk.clock.now()})
 
 
-def _set_available(sandbox: Sandbox, body: bytes) -> Answer:
-    sandbox.whatsapp_available = _only(body, "available", bool)
-    return _json({"available": sandbox.whatsapp_available})
+def _set_available(desk: Desk, body: bytes) -> Served:
+    desk.vendor.whatsapp_available = _only(body, "available", bool)
+    return _json({"available": desk.vendor.whatsapp_available})
 
 
-def _reset(sandbox: Sandbox) -> Answer:
-    sandbox.reset()
+def _reset(reset: Callable[[], None]) -> Served:
+    reset()
     return _json({"reset": True})
 
 
 # ------------------------------------------------------------------------------------------------------- to see
 
 
-def state(sandbox: Sandbox) -> dict[str, Any]:
+def state(desk: Desk) -> dict[str, Any]:
     """All that is shown, ready for JSON."""
-    bill = sandbox.bill
+    bill = desk.bill
     return {
-        "clock": round(sandbox.clock.now(), 3),
-        "whatsapp_available": sandbox.whatsapp_available,
-        "seed": sandbox.faults.seed,
+        "clock": round(desk.clock.now(), 3),
+        "whatsapp_available": desk.vendor.whatsapp_available,
+        "seed": desk.faults.seed,
         "bill": {**_tally(bill), "delivered": _tally(bill.delivered), "by_callback": _tally(bill.by_callback)},
-        "requests": dict(sandbox.requests),
+        "requests": dict(desk.requests),
         "entries": [asdict(entry) for entry in islice(reversed(bill.entries), _SHOWN)],
-        "faults": _faults(sandbox),
+        "faults": _faults(desk),
         "outstanding": [
-            {"number": _masked(each.number), "to": _origin(each.url), "due": each.due} for each in sandbox.outstanding
+            {"number": _masked(each.number), "to": _origin(each.url), "due": each.due}
+            for each in desk.callbacks.outstanding
         ],
         "callbacks": [
             {
@@ -194,9 +196,9 @@ def state(sandbox: Sandbox) -> dict[str, Any]:
                 "http_status": each.http_status,
                 "error": each.error,
             }
-            for each in islice(reversed(sandbox.callbacks), _SHOWN)
+            for each in islice(reversed(desk.callbacks.made), _SHOWN)
         ],
-        "faces": [{"people": len(people), "pictures": sum(people.values())} for people in sandbox.faces.values()],
+        "faces": [{"people": len(people), "pictures": sum(people.values())} for people in desk.vendor.faces.values()],
     }
 
 
@@ -205,8 +207,8 @@ def _tally(tally: Tally) -> dict[str, Any]:
     return {"charged": tally.charged, "free": tally.free, "by_endpoint": counted}
 
 
-def _faults(sandbox: Sandbox) -> list[dict[str, Any]]:
-    return [{**fault.to_json(), "hits": sandbox.faults.hits(fault)} for fault in sandbox.faults]
+def _faults(desk: Desk) -> list[dict[str, Any]]:
+    return [{**fault.to_json(), "hits": desk.faults.hits(fault)} for fault in desk.faults]
 
 
 def _numbers() -> dict[str, Any]:
@@ -216,7 +218,7 @@ def _numbers() -> dict[str, Any]:
     }
 
 
-def _image(path: str) -> Answer:
+def _image(path: str) -> Served:
     name, *arguments = unquote(path.removesuffix(".jpg")).split("/")
     maker = images.MAKERS.get(name)
     if maker is None:
@@ -226,7 +228,7 @@ def _image(path: str) -> Answer:
     except (TypeError, ValueError) as error:
         why = str(error) if isinstance(error, ValueError) else f"{name} takes other arguments"
         raise _Wrong(400, why) from None
-    return Answer(200, picture, "image/jpeg", _HEADERS)
+    return Served(200, picture, "image/jpeg", _HEADERS)
 
 
 def _masked(number: str) -> str:
@@ -250,11 +252,11 @@ td.n{text-align:right;font-variant-numeric:tabular-nums}
 """
 
 
-def _page(sandbox: Sandbox, request: Request) -> Answer:
+def _page(desk: Desk, request: Request) -> Served:
     accepted = ",".join(value for name, value in request.headers if name == "accept")
     if "application/json" in accepted and "text/html" not in accepted:
-        return _json(state(sandbox))
-    shown = state(sandbox)
+        return _json(state(desk))
+    shown = state(desk)
     bill = shown["bill"]
     rows = [
         (
@@ -291,7 +293,7 @@ def _page(sandbox: Sandbox, request: Request) -> Answer:
         _table("Callbacks", ("number", "to", "HTTP", "problem"), [tuple(c.values()) for c in shown["callbacks"]]),
         _table("Latest", tuple(shown["entries"][0]) if shown["entries"] else (), map(dict.values, shown["entries"])),
     ]
-    return Answer(200, "".join(parts).encode(), "text/html; charset=utf-8", _HEADERS)
+    return Served(200, "".join(parts).encode(), "text/html; charset=utf-8", _HEADERS)
 
 
 def _table(title: str, columns: Iterable[str], rows: Iterable[Iterable[object]]) -> str:

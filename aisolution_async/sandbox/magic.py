@@ -22,9 +22,6 @@ HOSTILE = '=HYPERLINK("http://x.invalid","hi")<script>alert(1)</script>\x1b[2J\r
 LATE = 60.0
 """Seconds on the sandbox's clock after which the late callback is made."""
 
-CHECKED_AFTER = 20.0
-"""Seconds on the sandbox's clock for which `checking-20-seconds` is being checked."""
-
 Calls = Literal["once", "twice", "late", "never", "stranger", "unescaped"]
 
 

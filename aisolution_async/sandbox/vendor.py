@@ -171,7 +171,7 @@ class Callback:
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class Served:
     """What goes back, what it costs (`endpoint` is None where nothing is billed), and what is due after.
 
     `callbacks` are made one after the other, and `number` is the one that was looked up. `delay` is how many seconds
@@ -228,7 +228,7 @@ class _Refusal(Exception):  # noqa: N818  # an answer like any other, only found
         self.message = message
 
 
-class _Said(NamedTuple):
+class _Statement(NamedTuple):
     status: str
     message: Any
     callbacks: tuple[Callback, ...] = ()
@@ -239,7 +239,7 @@ class _Said(NamedTuple):
 _Seen = Face | Tagged | None
 _Found = Callable[[bytes], tuple[_Seen, ...]]
 _Form = dict[bytes, bytes]
-_Handler = Callable[[_Group, _Form], Awaitable[_Said]]
+_Handler = Callable[[_Group, _Form], Awaitable[_Statement]]
 
 
 class Vendor:
@@ -292,26 +292,26 @@ class Vendor:
         name = path.removeprefix(PREFIX)
         return name if name in ENDPOINTS and path.startswith(PREFIX) else None
 
-    async def answer(self, request: Request) -> Answer:
+    async def answer(self, request: Request) -> Served:
         """The answer to one request. Pictures are looked at in a thread; all else is immediate."""
         endpoint = self.endpoint(request.path)
         if endpoint is None:
-            return Answer(404, b"not found\n")
+            return Served(404, b"not found\n")
         if request.method != "POST":
-            return Answer(405, b"method not allowed\n", headers=(("allow", "POST"),), endpoint=endpoint)
+            return Served(405, b"method not allowed\n", headers=(("allow", "POST"),), endpoint=endpoint)
         group = self._groups.get(_form(request.query).get(b"token", b""))
         if group is None:
-            return Answer(401, b"token not valid\n", endpoint=endpoint)
+            return Served(401, b"token not valid\n", endpoint=endpoint)
         handler = self._handlers.get(endpoint)
         if handler is None:
-            return Answer(501, b"the sandbox has no answers of this endpoint\n", endpoint=endpoint)
+            return Served(501, b"the sandbox has no answers of this endpoint\n", endpoint=endpoint)
         try:
             said = await handler(group, _form(request.body))
         except _Refusal as refusal:
-            said = _Said(refusal.status, refusal.message)
+            said = _Statement(refusal.status, refusal.message)
         if said.fault is not None and not said.fault.is_billed:
-            return Answer(200, b"", endpoint=endpoint, fault=said.fault)  # not as far as the vendor knows
-        return Answer(
+            return Served(200, b"", endpoint=endpoint, fault=said.fault)  # not as far as the vendor knows
+        return Served(
             200,
             json.dumps({"status": said.status, "message": said.message}, ensure_ascii=False).encode(),
             content_type="application/json",
@@ -323,36 +323,36 @@ class Vendor:
             number=said.message["number"] if endpoint == "gliswadetail" and said.status == "OK" else None,
         )
 
-    async def _face_compare(self, _group: _Group, form: _Form) -> _Said:
+    async def _face_compare(self, _group: _Group, form: _Form) -> _Statement:
         first, second = (seen for (seen,) in await self._look(self._whole, form, "img1", "img2"))
         fault = self._fault("facecompare", first) or self._fault("facecompare", second)
         if _is_nobody(first) and fault is None:
-            return _Said("RETRY_LATER", "IMAGEA_FACE_DETECT_FAILED")
+            return _Statement("RETRY_LATER", "IMAGEA_FACE_DETECT_FAILED")
         if _is_nobody(second) and fault is None:
-            return _Said("RETRY_LATER", "IMAGEB_FACE_DETECT_FAILED")
-        return _Said("OK", _judged(first, second), fault=fault)
+            return _Statement("RETRY_LATER", "IMAGEB_FACE_DETECT_FAILED")
+        return _Statement("OK", _judged(first, second), fault=fault)
 
-    async def _id_holding(self, _group: _Group, form: _Form) -> _Said:
+    async def _id_holding(self, _group: _Group, form: _Form) -> _Statement:
         (halves,) = await self._look(self._faces.find_halves, form, "img")
         tagged = halves[0]
         fault = None
         if isinstance(tagged, Tagged):
             fault = self._fault("idholding", tagged)
             if tagged.card or fault is not None:
-                return _Said("OK", _judged(tagged, replace(tagged, people=tagged.people[1:])), fault=fault)
-            return _Said("INVALID_FACE_NUM", f"{len(tagged.people)} faces found")
+                return _Statement("OK", _judged(tagged, replace(tagged, people=tagged.people[1:])), fault=fault)
+            return _Statement("INVALID_FACE_NUM", f"{len(tagged.people)} faces found")
         faces = [face for face in halves if face is not None]
         if len(faces) < 2:
-            return _Said("INVALID_FACE_NUM", f"{len(faces)} faces found")
-        return _Said("OK", _judged(*faces))
+            return _Statement("INVALID_FACE_NUM", f"{len(faces)} faces found")
+        return _Statement("OK", _judged(*faces))
 
-    async def _add_face(self, group: _Group, form: _Form) -> _Said:
+    async def _add_face(self, group: _Group, form: _Form) -> _Statement:
         face = await self._only_face(form)
         fault = self._fault("addface", face)
         if fault is not None and not fault.is_billed:
-            return _Said("OK", None, fault=fault)
+            return _Statement("OK", None, fault=fault)
         if face is None or _is_nobody(face):
-            return _Said("FACE_DETECT_FAILED", _member(group, group.new_person_id(), 0))
+            return _Statement("FACE_DETECT_FAILED", _member(group, group.new_person_id(), 0))
         async with group.lock:
             matches = await group.matches(face)
             if not matches:
@@ -361,16 +361,16 @@ class Vendor:
             else:
                 person_id = matches[0][1]
                 group.people[person_id].count += 1
-            return _Said("OK", _member(group, person_id, group.people[person_id].count), fault=fault)
+            return _Statement("OK", _member(group, person_id, group.people[person_id].count), fault=fault)
 
-    async def _search_face(self, group: _Group, form: _Form) -> _Said:
+    async def _search_face(self, group: _Group, form: _Form) -> _Statement:
         face = await self._only_face(form)
         fault = self._fault("searchface", face)
         if face is None or (_is_nobody(face) and fault is None):
-            return _Said("FACE_DETECT_FAILED", [])
+            return _Statement("FACE_DETECT_FAILED", [])
         matches = await group.matches(face)
         found = [{"confidence": score, "person_id": person_id} for score, person_id in matches]
-        return _Said("OK", found, fault=fault)
+        return _Statement("OK", found, fault=fault)
 
     async def _only_face(self, form: _Form) -> _Seen:
         try:
@@ -405,12 +405,12 @@ class Vendor:
                 return None
         return seen.fault
 
-    async def _delete_face(self, group: _Group, form: _Form) -> _Said:
+    async def _delete_face(self, group: _Group, form: _Form) -> _Statement:
         async with group.lock:
             person = group.people.pop(_text(form, "person_id"), None)
-        return _Said("PERSON_ID_NOT_EXIST" if person is None else "OK", None)
+        return _Statement("PERSON_ID_NOT_EXIST" if person is None else "OK", None)
 
-    async def _whatsapp_detail(self, _group: _Group, form: _Form) -> _Said:
+    async def _whatsapp_detail(self, _group: _Group, form: _Form) -> _Statement:
         number = _number(_text(form, "number"), _text(form, "country"))
         servstatus = _text(form, "servstatus")
         if servstatus not in {"", "y", "n"}:
@@ -420,21 +420,21 @@ class Vendor:
         magic = find_magic(number)
         said = None if magic is None else self._by_magic(magic, number)
         if isinstance(said, Fault):
-            return _Said("OK", _profile_of("yes", number), fault=said)
+            return _Statement("OK", _profile_of("yes", number), fault=said)
         if said == "unavailable" or not self.whatsapp_available:
             if servstatus != "y":
-                return _Said("RETRY_LATER", _BUSY)
-            return _Said("OK", {"number": number, "whatsapp": "unavailable"})
+                return _Statement("RETRY_LATER", _BUSY)
+            return _Statement("OK", {"number": number, "whatsapp": "unavailable"})
         checking = {"number": number, "whatsapp": "checking"}
         if magic is not None:
             if callback is not None:
-                return _Said("OK", checking, self._callbacks(magic, url, number))
-            return _Said("OK", checking if said is None or said == "checking" else _profile_of(said, number))
+                return _Statement("OK", checking, self._callbacks(magic, url, number))
+            return _Statement("OK", checking if said is None or said == "checking" else _profile_of(said, number))
         slow = sha256(b"slow" + number.encode()).digest()[0] % 10 == 0 and number not in self._asked
         if slow or callback is not None:
             self._asked.add(number)
-            return _Said("OK", checking, () if callback is None else (callback,))
-        return _Said("OK", _profile(number))
+            return _Statement("OK", checking, () if callback is None else (callback,))
+        return _Statement("OK", _profile(number))
 
     def _by_magic(self, magic: MagicNumber, number: str) -> str | Fault:
         times, since = self._asked_by_magic.get(number, (0, self._now()))

@@ -38,9 +38,6 @@ from aisolution_async.errors import (
 )
 from aisolution_async.hiding import redacted, redacted_bytes
 
-ChargeRules = Mapping[str, Mapping[str, Charge]]
-"""The charge by endpoint name and status: what `Endpoint.charges` says, and what a user lays over it."""
-
 LONGEST_KEPT = 64 * 1024
 """Characters that are kept, in the error's message and in a ledger, of an answer that cannot be read."""
 

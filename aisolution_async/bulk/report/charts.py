@@ -232,7 +232,7 @@ def _words(axes: Axes, x: Ticks, y: str, *, narrow: bool) -> None:
 
 
 def _second_ticks(axes: Axes, low: float, high: float) -> None:
-    from matplotlib.ticker import NullLocator  # noqa: PLC0415
+    from matplotlib.ticker import NullLocator  # noqa: PLC0415  # as above
 
     usual = [step * 10.0**power for power in range(-4, 6) for step in (1, 2, 5)]
     usual = [tick for tick in usual if low <= tick <= high]
@@ -260,7 +260,7 @@ def _matplotlib() -> Iterator[Any]:
     """matplotlib's Figure; its settings as they come with it, whatever the machine's are, and put back afterwards."""
     try:
         from matplotlib import style  # noqa: PLC0415  # an extra, and slow to import
-        from matplotlib.figure import Figure  # noqa: PLC0415
+        from matplotlib.figure import Figure  # noqa: PLC0415  # as above
     except ImportError:
         problem = ConfigurationError("a report needs matplotlib: pip install 'aisolution-async[cli]'")
     else:

@@ -19,7 +19,7 @@ from pydantic_core import from_json
 
 from aisolution_async.api import ENDPOINTS, Judgment, WhatsAppState
 from aisolution_async.ledger import State, schema
-from aisolution_async.ledger.book import AT_STAKE, HOLDING
+from aisolution_async.ledger.rows import AT_STAKE, HOLDING
 
 T = TypeVar("T")
 
@@ -102,7 +102,7 @@ class Failure:
 
 
 @dataclass(frozen=True, slots=True)
-class Held:
+class HeldAttempt:
     """A call that is held. `key` is the user's, as text; None where it has none. `price` is in millionths."""
 
     id: int
@@ -205,7 +205,7 @@ class Figures:
     run_count: int = 0
     troubles: list[Span] = field(default_factory=list)
     trouble_count: int = 0
-    held: list[Held] = field(default_factory=list)
+    held: list[HeldAttempt] = field(default_factory=list)
     held_count: int = 0
     unsettled: int = 0
     """Of the held calls, those of which nobody knows whether they were charged."""
@@ -549,7 +549,7 @@ class _Reading:
         for id_, key, endpoint, started_at, state, error, status, price in rows:
             when = None if started_at is None else moment(started_at)
             problem = str(error or status or "")[:_LONGEST]
-            found.held.append(Held(id_, _key(key), self._names[endpoint], when, state, problem, price))
+            found.held.append(HeldAttempt(id_, _key(key), self._names[endpoint], when, state, problem, price))
 
 
 def _key(text: str | None) -> str | None:

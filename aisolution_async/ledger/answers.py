@@ -1,0 +1,70 @@
+"""What a ledger says of a question, read and never written: for who begins an attempt, and for who only looks."""
+
+# ruff: noqa: S608  # the SQL that is put together here is made of our own constants
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from aisolution_async.ledger.rows import HOLDS, Row, Sql, attempt_of
+from aisolution_async.ledger.store import Ask, Held, Stored
+
+_EARLIER = f"""SELECT state, started_at, elapsed, status, http_status, error, number, holds, answer, reply FROM attempts
+    WHERE identity = ? AND (answer OR holds = {HOLDS}) ORDER BY id DESC"""
+_KNOWN = """SELECT EXISTS (SELECT 1 FROM attempts WHERE identity = ?1)
+    OR EXISTS (SELECT 1 FROM intents WHERE identity = ?1)"""
+# One row, and so one step: each step of SQLite gives up the interpreter's lock, which a busy event loop gives back
+# after 5 ms. The separators are in none of these texts: JSON escapes them, and a status is a word.
+_AT_ONCE = 128
+_ANSWERS = f"""WITH asked (place, identity) AS (VALUES {", ".join(f"({place}, ?)" for place in range(_AT_ONCE))})
+    SELECT group_concat(concat, char(30)) FROM (
+        SELECT place || char(31) || started_at || char(31) || elapsed || char(31) || state || char(31)
+            || ifnull(status, '') || char(31) || ifnull(http_status, '') || char(31) || number || char(31)
+            || CAST(reply AS TEXT) AS concat
+        FROM asked JOIN attempts ON attempts.id = (SELECT id FROM attempts AS other
+            WHERE other.identity = asked.identity AND other.answer ORDER BY other.id DESC LIMIT 1))"""
+
+
+def look(sql: Sql, ask: Ask, now: int) -> Stored | Held | None:
+    """What earlier attempts say: the answer, or that the question is held by more of them than the call may pass."""
+    rows = sql(_EARLIER, (ask.identity,)).fetchall()
+    if not rows:
+        return None
+    for row in rows:
+        if row[8]:  # the newest answer
+            if _is_young(row, ask, now):
+                return Stored(row[9], attempt_of(row))
+            break
+    holding = [row for row in rows if row[7] == HOLDS]
+    if ask.retry_unknown is None or len(holding) <= ask.retry_unknown:
+        return None
+    return Held(attempt_of(holding[0]), holding[0][9], len(holding))
+
+
+def find(sql: Sql, asks: Sequence[Ask], now: int) -> list[Stored | None]:
+    """See `Store.find`: the answers that `look` would give, for many at once."""
+    found: list[Stored | None] = []
+    for start in range(0, len(asks), _AT_ONCE):
+        some = asks[start : start + _AT_ONCE]
+        identities = [ask.identity if ask.reusable else None for ask in some]
+        identities += [None] * (_AT_ONCE - len(some))
+        answers: list[Stored | None] = [None] * len(some)
+        (together,) = sql(_ANSWERS, identities).fetchone()
+        for answer in together.split("\x1e") if together else ():
+            place, started_at, elapsed, state, status, http, number, reply = answer.split("\x1f")
+            code = int(http) if http else None
+            row = (state, int(started_at), int(elapsed), status or None, code, None, int(number))
+            if _is_young(row, some[int(place)], now):
+                answers[int(place)] = Stored(reply.encode(), attempt_of(row))
+        found += answers
+    return found
+
+
+def knows(sql: Sql, ask: Ask) -> bool:
+    """Whether there was any attempt at this question, whatever came of it."""
+    return bool(sql(_KNOWN, (ask.identity,)).fetchone()[0])
+
+
+def _is_young(row: Row, ask: Ask, now: int) -> bool:
+    """Whether an answer is young enough to be used again."""
+    return ask.reuse_for is None or now - row[1] - row[2] <= ask.reuse_for * 1e6

@@ -1,0 +1,207 @@
+"""The questions whose answer may come by callback, and the charge that is set aside for it.
+
+A question is awaited from the request that names a callback on. The charge of the callback is that of this request
+while it is under way or lost; once the request has brought an answer that is not final, a charge is set aside here
+(`reserved`); a request that was refused or never left is owed no answer, and is spent. Answered otherwise (`answered`),
+the question keeps what was set aside until the callback is late: it may be charged all the same.
+"""
+
+# ruff: noqa: S608  # the SQL that is put together here is made of our own constants
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from aisolution_async.ledger import attempts, intents
+from aisolution_async.ledger.rows import BY_HAND, HOLDS, LIFTED, Row, key_text
+from aisolution_async.ledger.step import Step
+from aisolution_async.ledger.store import Ask, Result, Started, State
+
+_SELECT = "SELECT * FROM outstanding WHERE"
+_THIS = "WHERE callback = ? AND identity = ?"
+
+
+@dataclass(slots=True)
+class Awaited:
+    """A row of `outstanding`."""
+
+    callback: bytes
+    identity: bytes
+    endpoint: str
+    key: str | None
+    price: int
+    since: int
+    reserved: bool
+    attempt: int | None
+    ends: int
+    answered: bool
+
+    def __post_init__(self) -> None:
+        self.reserved, self.answered = bool(self.reserved), bool(self.answered)
+
+    @property
+    def is_spent(self) -> bool:
+        """Whether no answer is owed: its request was refused, or never left. One that comes all the same is taken."""
+        return self.attempt is None and not self.reserved
+
+    @property
+    def counts_as(self) -> State:
+        """What its reservation counts as: a charge to come or, answered otherwise, one that may come all the same."""
+        return State.UNKNOWN if self.answered else State.INTENDED
+
+
+def _all(step: Step, where: str, values: Row) -> list[Awaited]:
+    return [Awaited(*row) for row in step.sql(f"{_SELECT} {where}", values).fetchall()]
+
+
+# ------------------------------------------------------------------------------------------- from begin to end
+
+
+def of_question(step: Step, identity: bytes) -> Awaited | None:
+    """The question, if its answer may come by callback."""
+    if not step.any_outstanding:
+        return None
+    row = step.sql(f"{_SELECT} identity = ? AND NOT answered", (identity,)).fetchone()
+    return None if row is None else Awaited(*row)
+
+
+def expect(step: Step, callback: bytes, started: Started) -> None:
+    """The attempt asks for a callback, in the place of one before it that is spent, or whose answer is too old."""
+    ask = started.ask
+    for before in _all(step, "callback = ? AND identity = ?", (callback, ask.identity)):
+        drop(step, before)
+    ends = step.now + round(ask.patience * 1e6)
+    row = (callback, ask.identity, ask.endpoint, key_text(ask.key), started.price, step.now, 0, started.id, ends, 0)
+    step.sql("INSERT INTO outstanding VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", row)
+    step.any_outstanding = True
+
+
+def can_lend(step: Step, awaited: Awaited | None, ask: Ask) -> bool:
+    """Whether the callback is late: then what was set aside for it may be lent to asking again."""
+    return awaited is not None and awaited.reserved and (ask.overdue or awaited.ends <= step.now)
+
+
+def lend(step: Step, awaited: Awaited, started: Started) -> None:
+    """The charge of the callback is now that of the attempt, which asks again."""
+    _reserve(step, awaited, -1)
+    step.sql(f"UPDATE outstanding SET attempt = ? {_THIS}", (started.id, awaited.callback, awaited.identity))
+
+
+def settle(step: Step, awaited: Awaited, started: Started, result: Result) -> None:
+    """What the end of an attempt at the same question means for its callback."""
+    values = (awaited.callback, awaited.identity)
+    if result.answer and result.reply is not None:
+        is_late = started.ask.overdue and awaited.since + started.ask.patience * 1e6 >= awaited.ends
+        if not awaited.reserved or is_late or awaited.ends <= step.now:
+            drop(step, awaited)  # what is called back now is a repeat
+            return
+        # The request that asked for the callback may be charged all the same.
+        step.totals.count(awaited.endpoint, awaited.counts_as, 1, awaited.price, -1)
+        awaited.answered = True
+        step.totals.count(awaited.endpoint, awaited.counts_as, 1, awaited.price)
+        step.sql(f"UPDATE outstanding SET answered = 1 {_THIS}", values)
+    elif awaited.attempt == started.id and result.state is State.NOT_SENT and not started.ask.overdue:
+        drop(step, awaited)
+    elif awaited.attempt == started.id and result.state is not State.UNKNOWN:
+        # A callback may come, after any answer but a final one; its charge is set aside if it is to come.
+        step.sql(f"UPDATE outstanding SET attempt = NULL {_THIS}", values)
+        if result.expected or started.ask.overdue:
+            _reserve(step, awaited, 1)
+
+
+def drop(step: Step, awaited: Awaited) -> None:
+    """Wait no longer."""
+    _reserve(step, awaited, -1)
+    step.sql(f"DELETE FROM outstanding {_THIS}", (awaited.callback, awaited.identity))
+
+
+def drop_late(step: Step) -> None:
+    """Give back what was set aside for callbacks that could have been charged, and have not come."""
+    if step.any_outstanding:
+        for awaited in _all(step, "answered AND ends <= ?", (step.now,)):
+            drop(step, awaited)
+
+
+def drop_older(step: Step, before: int) -> None:
+    """Wait no longer for what was asked for before then: no callback comes so late."""
+    for awaited in _all(step, "since < ?", (before,)):
+        drop(step, awaited)
+
+
+def drop_of_attempt(step: Step, id_: int) -> None:
+    """Wait no longer for what this attempt asked for: it never arrived, so no callback comes of it."""
+    for awaited in _all(step, "attempt = ?", (id_,)):
+        drop(step, awaited)
+
+
+def _reserve(step: Step, awaited: Awaited, sign: int) -> None:
+    """Set a charge aside for the callback, or give it back."""
+    if awaited.reserved is not (sign < 0):
+        return
+    awaited.reserved = sign > 0
+    values = (int(awaited.reserved), awaited.callback, awaited.identity)
+    step.sql(f"UPDATE outstanding SET reserved = ? {_THIS}", values)
+    step.totals.count(awaited.endpoint, awaited.counts_as, 1, awaited.price, sign)
+
+
+# ------------------------------------------------------------------------------------------ what is called back
+
+
+def deliver(step: Step, callbacks: Sequence[bytes], result: Result) -> bool:
+    """See `Store.deliver`."""
+    delivered = False
+    for awaited in _of_callbacks(step, callbacks[:1]) or _of_callbacks(step, callbacks[1:]):
+        if not awaited.answered:  # else it is a repeat, which may be charged: its place stays until it is late
+            drop(step, awaited)
+            _answer(step, awaited, result, is_charged=not delivered)
+            delivered = True
+    return delivered
+
+
+def _of_callbacks(step: Step, callbacks: Sequence[bytes]) -> list[Awaited]:
+    """The questions that one of these callbacks answers, first the oldest that is owed an answer.
+
+    None if two callbacks may be meant.
+    """
+    found = [_all(step, "callback = ?", (callback,)) for callback in callbacks]
+    found = [questions for questions in found if questions]
+    if len(found) != 1:
+        return []
+    return sorted(found[0], key=lambda awaited: (awaited.is_spent, awaited.since))
+
+
+def _answer(step: Step, awaited: Awaited, result: Result, *, is_charged: bool) -> None:
+    """Record what was called back. Of the questions that one callback answers, one is charged for it."""
+    endpoint, price = awaited.endpoint, awaited.price
+    when = (awaited.since, step.now - awaited.since)
+    attempts.lift(step, awaited.identity)
+    if awaited.attempt is not None:
+        query = "SELECT state, may_charge FROM attempts WHERE id = ? AND holds"
+        lost = step.sql(query, (awaited.attempt,)).fetchone()
+        if lost is not None:  # it had arrived: this is its answer
+            state = result.state if is_charged else State(lost[0])
+            outcome = _called_back(state, result, LIFTED if state is State.UNKNOWN else 0)
+            attempts.amend(step, awaited.attempt, (endpoint, *lost, price), (awaited.identity, *when), outcome)
+            return
+        if is_charged:  # where it is still under way, its charge is this one
+            intents.give_up_charge(step, awaited.attempt, endpoint, price)
+    row = (step.new_id(), awaited.identity, endpoint, awaited.key, int(is_charged), price, *when)
+    attempts.add(step, row, _called_back(result.state if is_charged else State.FREE, result, 0))
+
+
+def _called_back(state: State, result: Result, holds: int) -> Row:
+    attempt = result.attempt
+    return (state, attempt.status, None, None, int(result.answer), result.reply, attempt.number, holds)
+
+
+def settle_by_hand(step: Step, wanted: Row, state: State) -> int:
+    """Settle what still waits, of an identity or a key (twice), and has a charge set aside. Returns how many."""
+    found = _all(step, "reserved AND (identity = ? OR key IN (?, ?))", wanted)
+    for awaited in found:
+        drop(step, awaited)
+        if state is State.CHARGED:
+            row = (step.new_id(), awaited.identity, awaited.endpoint, awaited.key, 1, awaited.price, awaited.since, 0)
+            holds = 0 if awaited.answered else HOLDS
+            attempts.add(step, row, (state, None, None, BY_HAND, 0, None, 1, holds))
+    return len(found)

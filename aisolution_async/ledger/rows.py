@@ -1,0 +1,78 @@
+"""How the ledger's tables say things: times, money, keys and states, and what their columns mean in SQL."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from typing import Any
+
+from aisolution_async.charges import Attempt, Charge
+from aisolution_async.errors import Key
+from aisolution_async.ledger.store import State
+
+Sql = Callable[..., sqlite3.Cursor]
+"""A cursor's `execute`. One cursor serves all: what is asked is fetched at once."""
+
+Row = tuple[Any, ...]
+"""A row of a table, or of what was looked for in one."""
+
+DIED = "the process ended before the answer"
+LEFT = "the ledger was closed before the answer"
+TO_COME = "the answer may come by callback"
+BY_HAND = "settled by hand"
+
+AT_STAKE = "(state = 'charged' OR (may_charge AND state IN ('intended', 'unknown')))"
+"""Which attempts count against the budget, in SQL."""
+
+HOLDS, LIFTED = 1, 2
+"""In the column `holds`: the attempt holds its question; it is not settled, and holds nothing. Else 0."""
+
+HOLDING = "holds AND holds = 1 AND identity IS NOT NULL"  # the first term is the index's
+"""Which attempts hold their question, in SQL."""
+
+COUNTS_AS = "CASE WHEN answered THEN 'unknown' ELSE 'intended' END"
+"""The state that a reservation for a callback counts as, in SQL: see `callbacks.Awaited.counts_as`."""
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND = timedelta(microseconds=1)
+_CHARGE: dict[str, Charge] = {State.CHARGED: Charge.CHARGED, State.UNKNOWN: Charge.UNKNOWN}
+
+
+def moment(micros: int) -> datetime:
+    """Microseconds since 1970 as a time in UTC."""
+    return _EPOCH + timedelta(0, *divmod(micros, 1_000_000))
+
+
+def micros(when: datetime) -> int:
+    """A time as microseconds since 1970."""
+    return (when - _EPOCH) // _MICROSECOND
+
+
+def money(millionths: int) -> Decimal:
+    """Millionths as the number they are of."""
+    return Decimal(millionths).scaleb(-6)
+
+
+def millionths(value: Decimal) -> int:
+    """Money as the tables have it."""
+    return int(value.scaleb(6))
+
+
+def key_text(key: Key) -> str | None:
+    """A user's key as the tables have it."""
+    return None if key is None else json.dumps(key)
+
+
+def storable(text: str | None) -> str | None:
+    """The text without what no file takes: whatever the vendor said must not keep its answer from being recorded."""
+    return None if text is None else text.encode("utf-8", "replace").decode()
+
+
+def attempt_of(row: Row) -> Attempt:
+    """The attempt in a row of state, started_at, elapsed, status, http_status, error, number, and what follows."""
+    state, started_at, elapsed, status, http_status, error, number, *_ = row
+    charge = _CHARGE.get(state, Charge.FREE)
+    return Attempt(charge, status, http_status, moment(started_at), elapsed / 1e6, error, True, number)
