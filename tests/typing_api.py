@@ -25,6 +25,7 @@ from aisolution_async import (
     Failed,
     IdHolding,
     Judgment,
+    NewWord,
     Recheck,
     Retry,
     SearchFace,
@@ -45,11 +46,11 @@ async def calls_and_replies(client: AsyncClient) -> None:
     with Path("a.jpg").open("rb") as file:
         face = await client.face_compare(file, "b.jpg", key="k")
     assert_type(face.similarity, float)
-    assert_type(face.result, Judgment | str)
+    assert_type(face.result, Judgment | NewWord)
     assert_type(face.charge, Charge)
     assert_type(face.attempts, tuple[Attempt, ...])
     profile = await client.whatsapp_detail("62")
-    assert_type(profile.whatsapp, WhatsAppState | str)
+    assert_type(profile.whatsapp, WhatsAppState | NewWord)
     assert_type(profile.number, str | None)
 
 
