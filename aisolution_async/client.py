@@ -6,13 +6,14 @@ import contextlib
 import dataclasses
 import inspect
 import math
+import operator
 import os
 import re
 import urllib.request
 from collections.abc import AsyncIterable, Callable, Iterable, Mapping
 from decimal import Decimal
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypedDict, Unpack
 from urllib.parse import urlsplit
 
 import httpx
@@ -42,7 +43,7 @@ from aisolution_async.inbox import Inbox
 from aisolution_async.inputs.images import MAX_IMAGE_BYTES
 from aisolution_async.ledger import Ledger, Store
 from aisolution_async.limits import Adaptive, Budget
-from aisolution_async.outcome import Outcome, outcome_of
+from aisolution_async.outcome import Answered, Failed, Outcome, outcome_of
 from aisolution_async.retry import Retry
 from aisolution_async.sender import Journal, Options, Sender, Work, call_hook
 from aisolution_async.spending import Spending, by_endpoint, seconds_of
@@ -66,6 +67,25 @@ class _NotGiven:
 
 
 _NOT_GIVEN: Any = _NotGiven()
+
+
+class BatchOptions(TypedDict, total=False):
+    """The options of `AsyncClient.batch`, which says what each means, and of `AsyncClient.collect`."""
+
+    concurrency: int | Adaptive
+    rate: float | None
+    ordered: bool
+    dedupe: bool
+    total: int | None
+    recheck: Recheck | None
+    retry_unknown: int | None
+    drain_timeout: float
+    ledger: Store | str | os.PathLike[str] | None
+    reuse_for: float | None
+    max_charges: int | None
+    prices: Mapping[str, Decimal] | None
+    max_cost: Decimal | None
+    inbox: Inbox | None
 
 
 class AsyncClient(NotPickled):
@@ -329,60 +349,93 @@ class AsyncClient(NotPickled):
     def batch(
         self,
         calls: Iterable[Call[R] | AISolutionError] | AsyncIterable[Call[R] | AISolutionError],
-        *,
-        concurrency: int | Adaptive = 100,
-        rate: float | None = None,
-        ordered: bool = False,
-        dedupe: bool = True,
-        total: int | None = None,
-        recheck: Recheck | None = None,
-        retry_unknown: int | None = None,
-        drain_timeout: float = DRAIN_TIMEOUT,
-        ledger: Store | str | os.PathLike[str] | None = None,
-        reuse_for: float | None = None,
-        max_charges: int | None = None,
-        prices: Mapping[str, Decimal] | None = None,
-        max_cost: Decimal | None = None,
-        inbox: Inbox | None = None,
+        **options: Unpack[BatchOptions],
     ) -> Batch[R]:
         """Ask the vendor many calls at once, and get the outcomes as they finish. See `Batch`.
 
-        `calls` is read lazily, as outcomes are taken. `concurrency` is how many attempts are made at once, or
-        an `Adaptive` that finds out; the pool's `max_connections` bounds it too. `rate` is how many attempts
-        a second, evenly spaced. `ordered` yields in the input's order. `dedupe` asks what is asked more than
-        once only once: the others get the same reply, free, with `answered_by`; the latest 10,000 answers
-        are remembered (not for `AddFace` and `DeleteFace`, which do something). `total` is the number of
-        calls if you know it, for the progress. `recheck` asks again for numbers that WhatsApp is still
-        checking. `retry_unknown` overrides the client's for this batch. `drain_timeout` is how long, in
-        seconds, a batch that is left or stopped early waits for the answers under way. `ledger`, `reuse_for`,
-        `max_charges`, `prices` and `max_cost` are as for the client: the first two in place of the client's, the limits
-        besides the client's. With `inbox`, look-ups that name no callback are answered there: a call whose
-        answer is to come waits without a place, and is asked for again when the callback is late.
+        `calls` is read lazily, as outcomes are taken. The options, all by name:
+
+        `concurrency` is how many attempts are made at once (100), or an `Adaptive` that finds out; the pool's
+        `max_connections` bounds it too. `rate` is how many attempts a second, evenly spaced (None). `ordered` yields in
+        the input's order (False). `dedupe` asks what is asked more than once only once (True): the others get the same
+        reply, free, with `answered_by`; the latest 10,000 answers are remembered (not for `AddFace` and `DeleteFace`,
+        which do something). `total` is the number of calls if you know it, for the progress. `recheck` asks again for
+        numbers that WhatsApp is still checking. `retry_unknown` overrides the client's for this batch. `drain_timeout`
+        is how long, in seconds, a batch that is left or stopped early waits for the answers under way (30). `ledger`,
+        `reuse_for`, `max_charges`, `prices` and `max_cost` are as for the client: the first two in place of the
+        client's, the limits besides the client's. With `inbox`, look-ups that name no callback are answered there: a
+        call whose answer is to come waits without a place, and is asked for again when the callback is late.
         """
+        if unknown := options.keys() - BatchOptions.__annotations__.keys():
+            raise TypeError(f"batch() has no option {min(unknown)!r}")  # as Python itself says it
+        inbox, ledger, retry_unknown = options.get("inbox"), options.get("ledger"), options.get("retry_unknown")
+        concurrency = options.get("concurrency", 100)
         if inbox is not None and not isinstance(inbox, Inbox):
             raise ConfigurationError(f"inbox is a {type(inbox).__name__}: pass an Inbox")
-        options = self._options
+        settings = self._options
         if retry_unknown is not None:
-            options = dataclasses.replace(options, retry=_retry(options.retry, retry_unknown))
-        journal, budgets = _journal(ledger, reuse_for, max_charges, prices, max_cost, shared=options.journal)
+            settings = dataclasses.replace(settings, retry=_retry(settings.retry, retry_unknown))
+        journal, budgets = _journal(
+            ledger,
+            options.get("reuse_for"),
+            options.get("max_charges"),
+            options.get("prices"),
+            options.get("max_cost"),
+            shared=settings.journal,
+        )
         if journal is not None:
-            options = dataclasses.replace(options, journal=journal)
+            settings = dataclasses.replace(settings, journal=journal)
         if budgets:
-            options = dataclasses.replace(options, budgets=(*options.budgets, *budgets))
+            settings = dataclasses.replace(settings, budgets=(*settings.budgets, *budgets))
         return Batch(
             self._sender,
-            options,
+            settings,
             calls,
             concurrency=concurrency if isinstance(concurrency, Adaptive) else _positive("concurrency", concurrency),
-            rate=rate,
-            ordered=ordered,
-            dedupe=dedupe,
-            total=total,
-            recheck=recheck,
-            drain_timeout=drain_timeout,
+            rate=options.get("rate"),
+            ordered=options.get("ordered", False),
+            dedupe=options.get("dedupe", True),
+            total=options.get("total"),
+            recheck=options.get("recheck"),
+            drain_timeout=options.get("drain_timeout", DRAIN_TIMEOUT),
             journal=None if ledger is None else journal,
             inbox=inbox,
         )
+
+    async def collect(
+        self,
+        calls: Iterable[Call[R] | AISolutionError] | AsyncIterable[Call[R] | AISolutionError],
+        *,
+        into: list[Answered[R] | Failed] | None = None,
+        **options: Unpack[BatchOptions],
+    ) -> list[Answered[R] | Failed]:
+        """Ask the vendor many calls at once, and return the outcomes, in the input's order. They have to fit in memory.
+
+        The options are those of `batch`. What ends it early takes no outcome away, be it an exception of the input
+        itself, a cancellation or a time limit: what was answered until then, and while it drained, is in `into`, an
+        empty list of yours that takes the outcomes as they finish, and in the attribute `collected` of the exception
+        that leaves here. Give `into` where that exception does not reach you: cancel scopes, task groups and time
+        limits keep it or replace it.
+        """
+        outcomes: list[Answered[R] | Failed] = [] if into is None else into
+        if not isinstance(outcomes, list) or outcomes:
+            raise ConfigurationError("into must be an empty list, which takes the outcomes")
+        batch = self.batch(calls, **options)
+        del calls  # tracebacks show locals
+        in_order = operator.attrgetter("index")
+        try:
+            async with batch:
+                async for outcome in batch:
+                    outcomes.append(outcome)  # noqa: PERF401  # each at once: a comprehension that is cut off has none
+        except BaseException as exc:
+            outcomes += batch.unread
+            outcomes.sort(key=in_order)
+            # The exception may have a `__setattr__` of its own, or have gone through another collect before.
+            before = vars(exc).get("collected")
+            vars(exc)["collected"] = [*(before if isinstance(before, list) else ()), *outcomes]
+            raise
+        outcomes.sort(key=in_order)
+        return outcomes
 
     # ------------------------------------------------------------------------------------------- open, close
 
