@@ -17,7 +17,8 @@ from aisolution_async.errors import AISolutionError, Key, OutcomeUnknownError, U
 from aisolution_async.hiding import SECRET_FIELDS, redacted
 
 
-@dataclass(frozen=True, slots=True)
+# Of its fields in their order, pyright would make patterns for the two below, in place of theirs.
+@dataclass(frozen=True, slots=True, match_args=False)
 class Outcome:
     """What came of one call: `reply` or `error`, never both, never neither. It is an `Answered` or a `Failed`.
 
@@ -86,7 +87,7 @@ class Outcome:
         return row | {"answered_by": self.answered_by, "from_ledger": self.from_ledger}
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, match_args=False)
 class Answered(Outcome, Generic[R_co]):
     """The vendor answered, now or before: `case Answered(key, reply)`."""
 
@@ -101,7 +102,7 @@ class Answered(Outcome, Generic[R_co]):
         return True
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, match_args=False)
 class Failed(Outcome):
     """There is no answer: `case Failed(key, error)`. `error.charge` says what that cost."""
 
