@@ -117,7 +117,7 @@ class _Said(BaseModel):
     contract does not name it is left out.
     """
 
-    model_config = ConfigDict(extra="allow", frozen=True, hide_input_in_errors=True)
+    model_config: ClassVar[ConfigDict] = ConfigDict(extra="allow", frozen=True, hide_input_in_errors=True)
 
     def model_post_init(self, context: Any, /) -> None:  # noqa: ARG002  # pydantic's signature
         extra = self.__pydantic_extra__

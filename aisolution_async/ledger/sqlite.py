@@ -86,7 +86,7 @@ class Ledger(Store):
             raise ConfigurationError(
                 f"{os.fspath(path)!r} is named like a file beside a ledger: name the ledger itself"
             )
-        self.path = Path(os.path.realpath(path))  # the files beside it stand beside the file itself
+        self.path: Path = Path(os.path.realpath(path))  # the files beside it stand beside the file itself
         self._budget = Budget(
             spending.max_charges,
             None if spending.max_cost is None else _millionths(spending.max_cost),
