@@ -12,7 +12,7 @@ from datetime import datetime, timedelta
 from enum import Enum, StrEnum
 from functools import cached_property
 from os import PathLike
-from typing import Annotated, Any, BinaryIO, ClassVar, Generic, Self, TypeVar
+from typing import Annotated, Any, ClassVar, Generic, NewType, Protocol, Self, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr
 from pydantic_core import from_json
@@ -30,13 +30,23 @@ from aisolution_async.errors import (
 )
 from aisolution_async.hiding import SECRET_FIELDS, without_secret_fields
 
-ImageSource = str | PathLike[str] | bytes | bytearray | memoryview | BinaryIO
+
+class SupportsRead(Protocol):
+    """A binary file, or whatever else gives bytes when it is read: an upload, a member of a ZIP file, a pipe."""
+
+    def read(self, size: int, /) -> bytes | bytearray | memoryview: ...
+
+
+ImageSource = str | PathLike[str] | bytes | bytearray | memoryview | SupportsRead
 """An image: a path, the file's bytes, a binary file object, or base64 text (bare or as a `data:` URL).
 
 Text is told apart like this: `data:` opens base64; text that decodes strictly as base64 to the first bytes of
 an image format, or that is too long for a path, is base64; all other text is a path. Text that could be both
 (it names a file and decodes to an image) is refused: say `Path(...)` or pass bytes.
 """
+
+NewWord = NewType("NewWord", str)
+"""A word of the vendor's that the contract does not list: a plain `str`, told from the listed ones by type checkers."""
 
 R = TypeVar("R", bound="Reply")
 R_co = TypeVar("R_co", bound="Reply", covariant=True)
@@ -107,7 +117,7 @@ class _Said(BaseModel):
     contract does not name it is left out.
     """
 
-    model_config = ConfigDict(extra="allow", frozen=True, hide_input_in_errors=True)
+    model_config: ClassVar[ConfigDict] = ConfigDict(extra="allow", frozen=True, hide_input_in_errors=True)
 
     def model_post_init(self, context: Any, /) -> None:  # noqa: ARG002  # pydantic's signature
         extra = self.__pydantic_extra__
@@ -245,10 +255,10 @@ class Judgment(StrEnum):
 
 
 class FaceComparison(Reply):
-    """How alike two faces are: `similarity` 0 to 100, and `result` (a string if the vendor says a new word)."""
+    """How alike two faces are: `similarity` 0 to 100, and `result` (a string where the vendor says a new word)."""
 
     similarity: Score
-    result: Annotated[Judgment | str, Field(union_mode="left_to_right")]
+    result: Annotated[Judgment | NewWord, Field(union_mode="left_to_right")]
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -406,7 +416,7 @@ class WhatsAppProfile(Reply):
     the vendor says nothing. `signature` is text that a stranger wrote: escape it wherever it is shown.
     """
 
-    whatsapp: Annotated[WhatsAppState | str, Field(union_mode="left_to_right")]
+    whatsapp: Annotated[WhatsAppState | NewWord, Field(union_mode="left_to_right")]
     number: Text | None = None
     status_update: Text | None = None
     signature: str | None = None

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 from types import MappingProxyType
+from typing import ClassVar
 
 
 class Charge(StrEnum):
@@ -117,7 +118,7 @@ class Tally:
             return NotImplemented
         return self._by_endpoint == other._by_endpoint
 
-    __hash__ = None  # type: ignore[assignment]  # it changes as it counts
+    __hash__: ClassVar[None] = None  # type: ignore[assignment]  # it changes as it counts
 
     def __repr__(self) -> str:
         return f"Tally(charged={self.charged}, free={self.free}, unknown={self.unknown})"

@@ -6,13 +6,14 @@ import contextlib
 import dataclasses
 import inspect
 import math
+import operator
 import os
 import re
 import urllib.request
 from collections.abc import AsyncIterable, Callable, Iterable, Mapping
 from decimal import Decimal
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypedDict, Unpack
 from urllib.parse import urlsplit
 
 import httpx
@@ -42,7 +43,7 @@ from aisolution_async.inbox import Inbox
 from aisolution_async.inputs.images import MAX_IMAGE_BYTES
 from aisolution_async.ledger import Ledger, Store
 from aisolution_async.limits import Adaptive, Budget
-from aisolution_async.outcome import Outcome, outcome_of
+from aisolution_async.outcome import Answered, Failed, Outcome, outcome_of
 from aisolution_async.retry import Retry
 from aisolution_async.sending.call import Sending
 from aisolution_async.sending.hooks import call_hook
@@ -71,6 +72,25 @@ class _NotGiven:
 
 
 _NOT_GIVEN: Any = _NotGiven()
+
+
+class BatchOptions(TypedDict, total=False):
+    """The options of `AsyncClient.batch`, where they are explained, for who hands them on."""
+
+    concurrency: int | Adaptive
+    rate: float | None
+    ordered: bool
+    dedupe: bool
+    total: int | None
+    recheck: Recheck | None
+    retry_unknown: int | None
+    drain_timeout: float
+    ledger: Store | str | os.PathLike[str] | None
+    reuse_for: float | None
+    max_charges: int | None
+    prices: Mapping[str, Decimal] | None
+    max_cost: Decimal | None
+    inbox: Inbox | None
 
 
 class AsyncClient(NotPickled):
@@ -408,6 +428,41 @@ class AsyncClient(NotPickled):
             journal=None if ledger is None else journal,
             inbox=inbox,
         )
+
+    async def collect(
+        self,
+        calls: Iterable[Call[R] | AISolutionError] | AsyncIterable[Call[R] | AISolutionError],
+        *,
+        into: list[Answered[R] | Failed] | None = None,
+        **options: Unpack[BatchOptions],
+    ) -> list[Answered[R] | Failed]:
+        """Ask the vendor many calls at once, and return the outcomes, in the input's order. They have to fit in memory.
+
+        The options are those of `batch`. What ends it early takes no outcome away, be it an exception of the input
+        itself, a cancellation or a time limit: what was answered until then, and while it drained, is in `into`, an
+        empty list of yours that takes the outcomes as they finish, and in the attribute `collected` of the exception
+        that leaves here. Give `into` where that exception does not reach you: cancel scopes, task groups and time
+        limits keep it or replace it.
+        """
+        outcomes: list[Answered[R] | Failed] = [] if into is None else into
+        if not isinstance(outcomes, list) or outcomes:
+            raise ConfigurationError("into must be an empty list, which takes the outcomes")
+        batch = self.batch(calls, **options)
+        del calls  # tracebacks show locals
+        in_order = operator.attrgetter("index")
+        try:
+            async with batch:
+                async for outcome in batch:
+                    outcomes.append(outcome)  # noqa: PERF401  # each at once: a comprehension that is cut off has none
+        except BaseException as exc:
+            outcomes += batch.unread
+            outcomes.sort(key=in_order)
+            # The exception may have a `__setattr__` of its own, or have gone through another collect before.
+            before = vars(exc).get("collected")
+            vars(exc)["collected"] = [*(before if isinstance(before, list) else ()), *outcomes]
+            raise
+        outcomes.sort(key=in_order)
+        return outcomes
 
     # ------------------------------------------------------------------------------------------- open, close
 

@@ -58,7 +58,7 @@ class AISolutionError(Exception):
         self.endpoint = endpoint
         self.key = key
         self.attempts = attempts
-        self.charge = overall(attempts) if charge is None else charge
+        self.charge: Charge = overall(attempts) if charge is None else charge
 
     def __reduce__(self) -> tuple[Any, ...]:
         # As it is, and not by calling `__init__` again: each class has its own. What the vendor said goes along, but

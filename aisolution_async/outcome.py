@@ -1,16 +1,24 @@
-"""What came of one call of a batch: an answer or a failure, each a value."""
+"""What came of one call of a batch: an answer or a failure, each a value; and the columns that a table of them has."""
 
 from __future__ import annotations
 
+import functools
+import json
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Generic, Literal
+from enum import Enum
+from typing import Annotated, Any, Generic, Literal, get_args, get_origin
 
-from aisolution_async.api import Call, R, R_co, Reply
+from pydantic import BaseModel
+
+from aisolution_async.api import ENDPOINTS, Call, Endpoint, R, R_co, Reply
 from aisolution_async.charges import Attempt, Charge, overall
-from aisolution_async.errors import AISolutionError, Key
+from aisolution_async.errors import AISolutionError, Key, OutcomeUnknownError, UnknownStatusError
+from aisolution_async.hiding import SECRET_FIELDS, redacted
 
 
-@dataclass(frozen=True, slots=True)
+# Of its fields in their order, pyright would make patterns for the two below, in place of theirs.
+@dataclass(frozen=True, slots=True, match_args=False)
 class Outcome:
     """What came of one call: `reply` or `error`, never both, never neither. It is an `Answered` or a `Failed`.
 
@@ -51,8 +59,35 @@ class Outcome:
         """
         return getattr(self.error if self.reply is None else self.reply, "recorded", None)
 
+    def to_dict(self) -> dict[str, bool | int | float | str | None]:
+        """The outcome as one row of a table, for JSON, pandas, pyarrow or `csv.DictWriter`.
 
-@dataclass(frozen=True, slots=True)
+        Every outcome has the same names, whatever was asked and whatever came of it; what its endpoint does not answer
+        is None. `index`, `key` and `endpoint` say whose row it is, `ok` whether there is a reply, `answer_…` what its
+        fields say. `answer_raw` is the vendor's own words of an answer that may have been paid for and does not fit the
+        contract. `charge`, `status` (the vendor's, of the last attempt) and `attempts` (how many) are those of this
+        call, `error` is the error's class and `problem` its text. `answered_by` and `from_ledger` say where an answer
+        is from that nothing was sent for.
+
+        Each name holds one type: `ok` and `from_ledger` are truth values; `index`, `attempts`, `answered_by` and counts
+        are whole numbers; scores are floating numbers; all else is text: the key too, since a list may have keys of
+        several types, and a list in a reply (`answer_matches`) as JSON. No image, token or group id is among them.
+        """
+        call, error = self.call, self.error
+        endpoint = call.endpoint.name if call is not None else error and error.endpoint
+        row: dict[str, Any] = dict.fromkeys(_row_names())
+        row |= {"index": self.index, "key": _text(self.key), "endpoint": endpoint, "ok": self.ok}
+        if self.reply is not None:
+            row |= {f"answer_{name}": _cell(value) for name, value in plain(self.reply).items()}
+        if error is not None:
+            problem = _text(" ".join(str(error).split()))
+            row |= {"answer_raw": raw_answer(error), "error": type(error).__name__, "problem": problem}
+        status = self.attempts[-1].status if self.attempts else None
+        row |= {"charge": self.charge.value, "status": _text(status), "attempts": len(self.attempts)}
+        return row | {"answered_by": self.answered_by, "from_ledger": self.from_ledger}
+
+
+@dataclass(frozen=True, slots=True, match_args=False)
 class Answered(Outcome, Generic[R_co]):
     """The vendor answered, now or before: `case Answered(key, reply)`."""
 
@@ -67,7 +102,7 @@ class Answered(Outcome, Generic[R_co]):
         return True
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, match_args=False)
 class Failed(Outcome):
     """There is no answer: `case Failed(key, error)`. `error.charge` says what that cost."""
 
@@ -89,3 +124,75 @@ def outcome_of(
         return Answered(index, call.key, call, reply, None, attempts)
     assert error is not None
     return Failed(index, call.key, call, None, error, attempts)
+
+
+# ------------------------------------------------------------------------------------- what a table of outcomes has
+
+
+def result_columns(*endpoints: Endpoint[Any]) -> dict[str, Any]:
+    """The names of what comes of a call to one of `endpoints`, and what they hold.
+
+    That is bool, int, float, str, or `[{name: type}]` for a list of records.
+    """
+    columns: dict[str, Any] = {"ok": bool}
+    for endpoint in endpoints:
+        for name, field in endpoint.reply.model_fields.items():
+            if name not in SECRET_FIELDS:
+                columns[f"answer_{name}"] = _type_of(field.annotation)
+    if not all(endpoint.never_charges for endpoint in endpoints):
+        columns["answer_raw"] = str
+    return columns | {"charge": str, "status": str, "attempts": int, "error": str, "problem": str}
+
+
+def raw_answer(error: AISolutionError | None, redact: Callable[[str], str] = str) -> str | None:
+    """The vendor's own words, as JSON, of an answer that may have been paid for and does not fit the contract."""
+    if isinstance(error, OutcomeUnknownError | UnknownStatusError) and (
+        error.status == "OK" or error.message is not None
+    ):
+        # Before it is JSON, in which a token may be spelt otherwise.
+        return json.dumps(redacted(plain(error.message), redact), ensure_ascii=False)
+    return None
+
+
+def plain(value: Any) -> Any:
+    """`value` as what JSON knows, without what is secret."""
+    if isinstance(value, BaseModel):
+        names = type(value).model_fields
+        return {name: plain(getattr(value, name)) for name in names if name not in SECRET_FIELDS}
+    if isinstance(value, dict):
+        return {name: plain(held) for name, held in value.items() if name not in SECRET_FIELDS}
+    if isinstance(value, list):
+        return [plain(held) for held in value]
+    if isinstance(value, Enum):
+        value = value.value
+    if isinstance(value, str) and not value.isascii():
+        return value.encode("utf-8", "replace").decode()  # half a surrogate pair is no text that can be written
+    return value
+
+
+@functools.cache
+def _row_names() -> tuple[str, ...]:
+    return ("index", "key", "endpoint", *result_columns(*ENDPOINTS.values()), "answered_by", "from_ledger")
+
+
+def _cell(value: Any) -> Any:
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, list) else value
+
+
+def _text(value: object) -> str | None:
+    return None if value is None else plain(str(plain(value)))
+
+
+def _type_of(annotation: Any) -> Any:
+    """The type of a column for a field of a reply."""
+    if get_origin(annotation) is Annotated:
+        return _type_of(get_args(annotation)[0])
+    if get_origin(annotation) is list:
+        (item,) = get_args(annotation)
+        if isinstance(item, type) and issubclass(item, BaseModel):
+            fields = {n: _type_of(f.annotation) for n, f in item.model_fields.items() if n not in SECRET_FIELDS}
+            return [fields]
+    kinds = [_type_of(kind) for kind in get_args(annotation) if kind is not type(None)]
+    if kinds and all(kind == kinds[0] for kind in kinds):
+        return kinds[0]
+    return annotation if annotation in (bool, int, float) else str

@@ -19,8 +19,10 @@ from pydantic import TypeAdapter
 
 from aisolution_async import (
     AddedFace,
+    AddFace,
     AISolutionError,
     AsyncClient,
+    Call,
     FaceComparison,
     FaceMatches,
     Judgment,
@@ -204,6 +206,24 @@ def test_an_error_carries_no_secret(token: str, body: bytes) -> None:
     assert HIDDEN in carried or b"\xe2\x80\xa6" in (error.body or b"")
     if error.body is not None:
         assert error.body == body.replace(b"%s", HIDDEN.encode())  # all else is kept, byte by byte
+
+
+async def test_a_reply_carries_no_secret_but_its_access_key() -> None:
+    token = "tok-3n/secret+value=="
+    said = {"whatsapp": f"<{token}>", "number": NUMBER, "signature": quote(token, safe=""), "more": [{token: token}]}
+    added = {"group_id": token, "person_id": token, "person_count": 1}
+    asked: list[tuple[dict[str, Any], Call[Any]]] = [(said, WhatsAppDetail(NUMBER)), (added, AddFace(picture(1)))]
+    for message, call in asked:
+        async with client_of(token, lambda r, message=message: says("OK", message)) as client:
+            (outcome,) = await client.collect([call])
+            reply = outcome.reply
+        assert reply is not None
+        assert outcome.charge is call.endpoint.charges["OK"]
+        copied = pickle.loads(pickle.dumps(reply))
+        for text in (repr(reply), reply.model_dump_json(), repr(vars(copied)), str(outcome.to_dict())):
+            assert token not in text
+            assert quote(token, safe="") not in text
+    assert getattr(reply, "group_id", None) == token  # for code that asks for it
 
 
 @pytest.mark.parametrize("status", ["INVALID_REQUEST", "RETRY_LATER", "NEW tok-3n/secret+value=="])

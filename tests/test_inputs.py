@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import bz2
 import contextlib
 import gzip
 import io
 import lzma
+import mmap
 import os
 import pickle
 import random
 import struct
 import tarfile
+import tempfile
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import IO, Any
 
 import pytest
+from fastapi import UploadFile
 from hypothesis import example, given
 from hypothesis import strategies as st
 
@@ -435,6 +440,81 @@ def test_objects_that_raise() -> None:
     assert "cannot be read (EOFError)" in refused(Reads())
     assert "cannot be read (RuntimeError)" in refused(NoPath())
     assert "is read by await" in refused(Async())
+
+
+class _ReadsAll:
+    """Gives all at once, and takes no size."""
+
+    def __init__(self, data: bytes) -> None:
+        self.data = data
+
+    def read(self) -> bytes:
+        return self.data
+
+    def close(self) -> None:
+        pass
+
+
+def _spooled(data: bytes) -> tempfile.SpooledTemporaryFile[bytes]:
+    file = tempfile.SpooledTemporaryFile[bytes](max_size=100)
+    file.write(data)
+    file.seek(0)
+    return file
+
+
+def _in_a_zip(data: bytes) -> IO[bytes]:
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w") as archive:
+        archive.writestr("photo.jpg", data)
+    return zipfile.ZipFile(packed).open("photo.jpg")
+
+
+def _mapped(data: bytes) -> mmap.mmap:
+    file = mmap.mmap(-1, len(data))
+    file.write(data)
+    file.seek(0)
+    return file
+
+
+@pytest.mark.parametrize(
+    "opened",
+    [
+        io.BytesIO,
+        lambda data: io.BufferedReader(io.BytesIO(data)),
+        _spooled,
+        _in_a_zip,
+        _mapped,
+        lambda data: gzip.GzipFile(fileobj=io.BytesIO(gzip.compress(data))),
+        lambda data: UploadFile(io.BytesIO(data)).file,
+        _ReadsAll,
+    ],
+    ids=["memory", "buffered", "spooled", "zip", "mmap", "gzip", "upload", "without a size"],
+)
+def test_whatever_gives_bytes(opened: Callable[[bytes], Any]) -> None:
+    with contextlib.closing(opened(PHOTO)) as file:
+        assert load(file) == PHOTO
+    with contextlib.closing(opened(bytes(images.MAX_IMAGE_BYTES + 1))) as file:
+        assert "over the limit" in refused(file)
+
+
+async def test_an_upload_itself_is_read_by_await() -> None:
+    assert "is read by await" in refused(UploadFile(io.BytesIO(PHOTO)))
+    future = asyncio.get_running_loop().create_future()
+    assert "is read by await" in refused(SimpleNamespace(read=lambda _: future))
+
+
+def test_a_type_error_from_within_is_no_reason_to_read_on() -> None:
+    class Breaks:
+        parts = 0
+
+        def read(self, size: int = -1) -> bytes:
+            self.parts += 1
+            if self.parts == 2:
+                raise TypeError("unsupported operand")
+            return PHOTO[:100]
+
+    assert "cannot be read (TypeError)" in refused(Breaks())
+    assert "cannot be read (TypeError)" in refused(SimpleNamespace(read=PHOTO))
 
 
 def test_strange_file_objects() -> None:

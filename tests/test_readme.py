@@ -15,6 +15,7 @@ import pytest
 
 from aisolution_async.sandbox import Sandbox
 
+from .check_readme import blocks
 from .support import picture
 
 ROOT = Path(__file__).parent.parent
@@ -61,6 +62,16 @@ def test_the_blocks_are_found() -> None:
     assert len(PYTHON) >= 6
     assert len(COMMANDS) >= 4
     assert {language for language, _ in BLOCKS} == {"python", "sh", "text"}
+
+
+def test_what_type_checkers_find_has_the_readme_s_lines() -> None:
+    lines = (ROOT / "README.md").read_text(encoding="utf-8").splitlines()
+    found = blocks("\n".join(lines) + "\n")
+    assert len(found) == len(PYTHON)
+    for fence, code in found.items():
+        assert lines[fence - 1] == "```python"
+        for number, line in enumerate(code.splitlines()):
+            assert line in ("", lines[number])
 
 
 @pytest.mark.parametrize("code", PYTHON, ids=range(len(PYTHON)))

@@ -22,16 +22,13 @@ import dataclasses
 import json
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
-from enum import Enum
-from typing import Annotated, Any, get_args, get_origin
-
-from pydantic import BaseModel
+from typing import Any
 
 from aisolution_async.api import Call, Endpoint, Reply
 from aisolution_async.charges import Charge, overall
 from aisolution_async.errors import OutcomeUnknownError, UnknownStatusError
 from aisolution_async.hiding import SECRET_FIELDS, redacted
-from aisolution_async.outcome import Outcome
+from aisolution_async.outcome import Outcome, plain, raw_answer, result_columns
 
 # What a spreadsheet would take for a formula: = + - @, | and % (DDE), their other forms included, and what it may not
 # see before them. A number is harmless: +6281… or -12.5.
@@ -63,12 +60,7 @@ class Results:
         self._reply = endpoint.reply
         self._fields = [name for name in endpoint.reply.model_fields if name not in SECRET_FIELDS]
         self._keeps_raw = not endpoint.never_charges
-        types: dict[str, Any] = {"ok": bool}
-        for name in self._fields:
-            types[f"answer_{name}"] = _type_of(endpoint.reply.model_fields[name].annotation)
-        if self._keeps_raw:
-            types["answer_raw"] = str
-        types |= {"charge": str, "status": str, "attempts": int, "error": str, "problem": str}
+        types = result_columns(endpoint)
         self.types: list[Any] = [*types.values()]
         """What the columns hold: bool, int, float, str, or `[{name: type}]` for a list of records."""
         prefix = f"{endpoint.command.replace('-', '_')}_" if several else ""
@@ -82,7 +74,7 @@ class Results:
         answer = {} if outcome.reply is None else redacted(answered(outcome.reply), self._redact)
         values = [outcome.ok, *(answer.get(name) for name in self._fields)]
         if self._keeps_raw:
-            values.append(self._raw(outcome))
+            values.append(raw_answer(outcome.error, self._redact))
         last = outcome.attempts[-1] if outcome.attempts else None
         charge, status, attempts = outcome.charge, last and last.status, len(outcome.attempts)
         recorded = outcome.recorded if outcome.answered_by is None else None
@@ -125,17 +117,6 @@ class Results:
     def charge(self, values: Sequence[Any]) -> Any:
         """Of the values, the charge."""
         return values[-5]
-
-    # ----------------------------------------------------------------------------------------------- and from a call
-
-    def _raw(self, outcome: Outcome) -> str | None:
-        error = outcome.error
-        if isinstance(error, OutcomeUnknownError | UnknownStatusError) and (
-            error.status == "OK" or error.message is not None
-        ):
-            # Before it is JSON, in which a token may be spelt otherwise.
-            return json.dumps(redacted(plain(error.message), self._redact), ensure_ascii=False)
-        return None
 
 
 def columns_of(
@@ -227,22 +208,6 @@ def defused(text: str) -> str:
     return text
 
 
-def plain(value: Any) -> Any:
-    """`value` as what JSON knows, without what is secret."""
-    if isinstance(value, BaseModel):
-        names = type(value).model_fields
-        return {name: plain(getattr(value, name)) for name in names if name not in SECRET_FIELDS}
-    if isinstance(value, dict):
-        return {name: plain(held) for name, held in value.items() if name not in SECRET_FIELDS}
-    if isinstance(value, list):
-        return [plain(held) for held in value]
-    if isinstance(value, Enum):
-        value = value.value
-    if isinstance(value, str) and not value.isascii():
-        return value.encode("utf-8", "replace").decode()  # half a surrogate pair is no text that can be written
-    return value
-
-
 def _typed(value: Any, kind: Any) -> Any:
     """A value as its column has it, also where it stands in a file of text."""
     if not isinstance(value, str) or kind is str:
@@ -251,21 +216,6 @@ def _typed(value: Any, kind: Any) -> Any:
         return None if value == "" else json.loads(value)
     except ValueError:
         return None
-
-
-def _type_of(annotation: Any) -> Any:
-    """The type of a column for a field of a reply."""
-    if get_origin(annotation) is Annotated:
-        return _type_of(get_args(annotation)[0])
-    if get_origin(annotation) is list:
-        (item,) = get_args(annotation)
-        if isinstance(item, type) and issubclass(item, BaseModel):
-            fields = {n: _type_of(f.annotation) for n, f in item.model_fields.items() if n not in SECRET_FIELDS}
-            return [fields]
-    kinds = [_type_of(kind) for kind in get_args(annotation) if kind is not type(None)]
-    if kinds and all(kind == kinds[0] for kind in kinds):
-        return kinds[0]
-    return annotation if annotation in (bool, int, float) else str
 
 
 def free_name(name: str, taken: Collection[str]) -> str:

@@ -20,7 +20,7 @@ from rich.text import Text
 
 from aisolution_async.api import CALLS, ENDPOINTS, endpoint_of
 from aisolution_async.bulk.outputs import Output
-from aisolution_async.bulk.results import answered, plain
+from aisolution_async.bulk.results import answered
 from aisolution_async.bulk.rows import Rows, text
 from aisolution_async.charges import Charge
 from aisolution_async.cli import show
@@ -28,6 +28,7 @@ from aisolution_async.cli.running import Exit, Failed, foreseen, run
 from aisolution_async.errors import ConfigurationError
 from aisolution_async.hiding import SECRET_FIELDS
 from aisolution_async.ledger import Ledger, Record, State, Sum
+from aisolution_async.outcome import plain
 
 T = TypeVar("T")
 

@@ -11,9 +11,9 @@ import io
 import os
 import re
 import stat
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import pybase64
 
@@ -412,20 +412,18 @@ def _is_words(short: bytes, encoding: str) -> bool:
     return sum(char.isalnum() or char in _PUNCTUATION for char in text) >= 0.85 * len(text)
 
 
-def _from_file(file: IO[Any], name: str, max_bytes: int) -> bytes:
+def _from_file(file: Any, name: str, max_bytes: int) -> bytes:
     what = f"{name} (file object)"
     if isinstance(file, io.TextIOBase):
         raise InputError(f"{what} is open for text: open it with mode 'rb'")
     data = bytearray()
     try:
-        # Pipes and sockets give less than they are asked for; only nothing is the end.
-        while len(data) <= max_bytes and (piece := file.read(max_bytes + 1 - len(data))):
-            if inspect.iscoroutine(piece):
-                piece.close()
-                raise InputError(f"{what} is read by await: read it first, and pass bytes")
-            if not isinstance(piece, bytes | bytearray | memoryview):
-                raise InputError(f"{what} gives {type(piece).__name__} and not bytes: open it with mode 'rb'")
-            data += piece
+        if not _takes_a_size(file.read):
+            data += _piece(file.read(), what)
+        else:
+            # Pipes and sockets give less than they are asked for; only nothing is the end.
+            while len(data) <= max_bytes and (piece := _piece(file.read(max_bytes + 1 - len(data)), what)):
+                data += piece
     except InputError:
         raise
     except Exception as exc:  # whatever an object of the user's raises
@@ -437,6 +435,29 @@ def _from_file(file: IO[Any], name: str, max_bytes: int) -> bytes:
             raise InputError(_too_large(what, None, max_bytes))
         return _checked(_unwrapped(bytes(data), what), what, max_bytes)
     raise InputError(f"{what} cannot be read ({problem})")
+
+
+def _takes_a_size(read: Callable[..., object]) -> bool:
+    # Asked before, since a TypeError may also come from within, after a part was read.
+    try:
+        inspect.signature(read).bind(1)
+    except TypeError:
+        return False
+    except ValueError:  # it is not written in Python, and says nothing of itself
+        return True
+    return True
+
+
+def _piece(piece: object, what: str) -> bytes | bytearray | memoryview:
+    if piece is None:  # there is nothing now, where reading does not wait
+        return b""
+    if isinstance(piece, Awaitable):
+        if inspect.iscoroutine(piece):
+            piece.close()  # else Python warns that nobody awaited it
+        raise InputError(f"{what} is read by await: read it first, and pass bytes")
+    if not isinstance(piece, bytes | bytearray | memoryview):
+        raise InputError(f"{what} gives {type(piece).__name__} and not bytes: open it with mode 'rb'")
+    return piece
 
 
 def _shown(path: str, name: str) -> str:

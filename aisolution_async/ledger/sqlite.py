@@ -19,6 +19,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import timedelta
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 from aisolution_async import clock
@@ -77,7 +78,7 @@ class Ledger(Store):
         spending = Spending.of(max_charges, prices, max_cost)
         if synchronous not in ("full", "normal", "off"):
             raise ConfigurationError('synchronous must be "full", "normal" or "off"')
-        self.path = schema.file_of(path)
+        self.path: Path = schema.file_of(path)
         self._limits = Limits(
             self.path,
             spending.max_charges,

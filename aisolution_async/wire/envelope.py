@@ -36,7 +36,7 @@ from aisolution_async.errors import (
     UnknownStatusError,
     quotable,
 )
-from aisolution_async.hiding import redacted, redacted_bytes
+from aisolution_async.hiding import SECRET_FIELDS, redacted, redacted_bytes
 
 LONGEST_KEPT = 64 * 1024
 """Characters that are kept, in the error's message and in a ledger, of an answer that cannot be read."""
@@ -112,7 +112,8 @@ def read(  # noqa: PLR0912  # the whole table, row by row
     """What an answer of `endpoint` means and costs.
 
     `body` is the decoded body, `retry_after` the header's value as it came, `rules` the charge by status where
-    it differs from what the endpoint documents, `redact` takes secrets out of text: of all that an error carries.
+    it differs from what the endpoint documents, `redact` takes secrets out of text: of all that an error carries, and a
+    reply but for its access key.
     """
     charges = endpoint.charges if rules is None else rules
     envelope = _json(body)
@@ -131,6 +132,9 @@ def read(  # noqa: PLR0912  # the whole table, row by row
     if body.count(b":") > pairs and _says_two_things(body):
         return _contradiction(endpoint, http_status, body, seconds(retry_after), redact)
     if status == "OK":
+        text = body.decode("utf-8", "replace")
+        if redact(text) != text:  # seldom, and the whole is looked through faster than its parts
+            message = _redacted_reply(message, redact)
         return _ok(endpoint, http_status, message, charges, redact)
 
     charge = charges.get(status)
@@ -230,6 +234,14 @@ def _contradiction(
         text="the answer contradicts itself: it has a field twice, with two values"
         + ("" if endpoint.never_charges else "; it may have been charged"),
     )
+
+
+def _redacted_reply(message: Any, redact: Callable[[str], str]) -> Any:
+    shown = redacted(message, redact)
+    if isinstance(message, dict):
+        # An access key is for code that asks for it by name, even if it has the token in it.
+        shown |= {name: message[name] for name in SECRET_FIELDS & message.keys()}
+    return shown
 
 
 def _ok(

@@ -1,0 +1,68 @@
+"""Types as a user has them: the README's Python blocks and `typing_api.py`, checked by mypy and pyright, both strict.
+
+    python -m tests.check_readme
+
+Without this project's own settings and mypy plugins: a user has none of them. A problem is told at its README line. An
+ignore that nothing needs is a problem, too; `# type: ignore[…]` is mypy's, and `# pyright: ignore[…]` pyright's.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+README = ROOT / "README.md"
+TYPING = ROOT / "tests" / "typing_api.py"
+
+
+def blocks(text: str) -> dict[int, str]:
+    """The README's Python blocks by the line of their fence, each at its own lines: what is before it is empty."""
+    found = {}
+    for match in re.finditer(r"^```python\n(.*?)^```$", text, re.MULTILINE | re.DOTALL):
+        fence = text.count("\n", 0, match.start()) + 1
+        found[fence] = "\n" * fence + match[1]
+    return found
+
+
+def main() -> int:
+    with tempfile.TemporaryDirectory(prefix="checked-") as name:
+        folder = Path(name)
+        shutil.copy(TYPING, folder)
+        for fence, code in blocks(README.read_text(encoding="utf-8")).items():
+            (folder / f"README_{fence}.py").write_text(code, encoding="utf-8")
+        settings = {
+            "typeCheckingMode": "strict",
+            "pythonVersion": "3.11",
+            "enableTypeIgnoreComments": False,
+            "reportUnnecessaryTypeIgnoreComment": True,
+        }
+        (folder / "pyrightconfig.json").write_text(json.dumps(settings), encoding="utf-8")
+        cache = ROOT / ".mypy_cache" / "readme"
+        failed = 0
+        for command in (
+            ["mypy", "--config-file=", "--strict", "--python-version=3.11", "--cache-dir", str(cache), name],
+            ["pyright", "--project", name, "--pythonpath", sys.executable],
+        ):
+            print("==", command[0], flush=True)
+            done = subprocess.run(
+                [sys.executable, "-m", *command],
+                check=False,
+                cwd=ROOT,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+            )
+            said = re.sub(rf"\S*{folder.name}/README_\d+\.py", "README.md", done.stdout)
+            print(re.sub(rf"\S*{folder.name}/{TYPING.name}", str(TYPING.relative_to(ROOT)), said), end="", flush=True)
+            failed = failed or done.returncode
+        return failed
+
+
+if __name__ == "__main__":
+    sys.exit(main())
