@@ -627,7 +627,7 @@ def _text(text: str | None) -> str | None:
 
 
 def _json(key: Key) -> str | None:
-    return None if key is None else json.dumps(key)
+    return None if key is None else json.dumps(key, default=str)  # a UUID as its text
 
 
 def _attempt(row: tuple[Any, ...]) -> Attempt:

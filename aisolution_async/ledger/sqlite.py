@@ -29,6 +29,8 @@ from typing import Any
 
 from aisolution_async import clock
 from aisolution_async.charges import Attempt, Charge
+from aisolution_async.checks import key as check_key
+from aisolution_async.checks import running_loop
 from aisolution_async.errors import ConfigurationError, Key
 from aisolution_async.ledger import schema
 from aisolution_async.ledger.book import AT_STAKE, HOLDING, TO_COME, Book, Budget, moment, money
@@ -111,7 +113,7 @@ class Ledger(Store):
         """See `Store.open`."""
         if self._loop is not None:
             raise ConfigurationError("a ledger is opened once: make another Ledger of the same path")
-        self._loop = asyncio.get_running_loop()
+        self._loop = running_loop()
         self._pid = os.getpid()
         opened: asyncio.Future[Book] = self._loop.create_future()
         clock.elsewhere.add(self)
@@ -168,7 +170,7 @@ class Ledger(Store):
                 digest.update(data)
                 said = b""
         if key is not None:
-            said += f" key {json.dumps(key)}".encode()
+            said += f" key {json.dumps(key, default=str)}".encode()
         digest.update(said)
         return digest.digest()
 
@@ -213,6 +215,9 @@ class Ledger(Store):
             raise ConfigurationError(
                 "resolve takes a key or an identity (or None, and attempt=), and Charge.CHARGED or Charge.FREE"
             )
+
+        if not isinstance(call, bytes):
+            check_key(call)
 
         def settle(book: Book) -> int:
             with book.transaction():

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -79,6 +79,8 @@ class Answer(Generic[R]):
     text: str = ""
     of_another: bool = False
     """Whether it is about another number than was asked."""
+    headers: Sequence[tuple[bytes, bytes]] = ()
+    """The response's, as they came, where it becomes an error."""
 
     @property
     def refuses(self) -> bool:
