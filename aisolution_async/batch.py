@@ -29,12 +29,14 @@ from anyio.abc import TaskGroup
 from aisolution_async import clock
 from aisolution_async.api import Call, Reply, WhatsAppProfile, WhatsAppState
 from aisolution_async.charges import Attempt, Charge, Tally, overall
+from aisolution_async.checks import kind_of
 from aisolution_async.errors import AISolutionError, ConfigurationError, InputError, Key, OutcomeUnknownError
 from aisolution_async.hiding import NotPickled, forget_locals
 from aisolution_async.inbox import Inbox
 from aisolution_async.ledger.store import Ask, Busy, Stored
 from aisolution_async.limits import Adaptive, AdaptiveLimit, Brake, Rate, RetryBudget, Signal
-from aisolution_async.sender import Journal, Options, Sender, Work, call_hook
+from aisolution_async.sender import Journal, Sender, Work
+from aisolution_async.sending.options import Options, call_hook
 
 WINDOW = 64
 """Calls that may be read ahead of, or finished and not yet taken behind, those being worked on."""
@@ -212,7 +214,7 @@ class Batch(NotPickled):
             raise ConfigurationError("total must be the number of calls, or None")
         if not isinstance(calls, Iterable | AsyncIterable) or isinstance(calls, str | bytes):
             raise ConfigurationError(
-                f"a {type(calls).__name__} is no list of calls: pass an iterable or async iterable of calls"
+                f"{kind_of(calls)} is no list of calls: pass an iterable or async iterable of calls"
             )
         self.tally = Tally()
         """What the attempts of this batch were charged."""
@@ -505,7 +507,7 @@ class Batch(NotPickled):
             self._emit(Outcome(index, item.key, None, None, item, item.attempts))
         else:
             error = InputError(
-                f"item {index} of the input is a {type(item).__name__} and no call: "
+                f"item {index} of the input is {kind_of(item)} and no call: "
                 "give FaceCompare(…), WhatsAppDetail(…) or the like"
             )
             self._emit(Outcome(index, None, None, None, error, ()))
@@ -888,7 +890,7 @@ class Batch(NotPickled):
 
     def _emit(self, outcome: Outcome) -> None:
         if self._options.on_outcome is not None:
-            call_hook(self._options.on_outcome, outcome)
+            call_hook("on_outcome", self._options.on_outcome, outcome)
         if outcome.ok:
             self._ok += 1
         else:

@@ -23,6 +23,8 @@ from anyio import CapacityLimiter
 from aisolution_async import clock
 from aisolution_async.api import Call, Endpoint, Kind, R, WhatsAppDetail, WhatsAppProfile, WhatsAppState
 from aisolution_async.charges import Attempt, Charge, Tally, overall
+from aisolution_async.checks import KEY_TYPES, kind_of, running_loop
+from aisolution_async.checks import key as check_key
 from aisolution_async.echo import STOPPED, Echo, Seen
 from aisolution_async.errors import (
     AISolutionError,
@@ -55,11 +57,12 @@ from aisolution_async.ledger.store import (
     problem_of,
 )
 from aisolution_async.limits import Budget, Gate, Rate, Signal
-from aisolution_async.retry import Retry
+from aisolution_async.sending.options import Options, call_hook
 from aisolution_async.wire import envelope
-from aisolution_async.wire.connection import CERTIFICATE_HINT, refusal_of
+from aisolution_async.wire.connection import CERTIFICATE_HINT, certificate_remedy, refusal_of
 from aisolution_async.wire.form import Form
 from aisolution_async.wire.reach import Refused
+from aisolution_async.wire.reply_headers import support_headers
 from aisolution_async.wire.request import Requests
 from aisolution_async.wire.transport import Flight, Headers, PoolTransport
 
@@ -84,27 +87,6 @@ _NEVER_LEFT = (
     httpx.ProxyError,
     httpx.UnsupportedProtocol,
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Options:
-    """What may differ from call to call on one pool."""
-
-    timeout: Mapping[str, float | None]
-    deadline: float | None
-    retry: Retry
-    rules: Mapping[str, Mapping[str, Charge]]
-    max_image_bytes: int
-    strict_numbers: bool = False
-    fit: bool = False
-    budgets: tuple[Budget, ...] = ()
-    journal: Journal | None = None
-    on_attempt: Callable[[Call[Any], Attempt], object] | None = None
-    on_outcome: Callable[[Any], object] | None = None
-
-    def charges_of(self, endpoint: Endpoint[Any]) -> Mapping[str, Charge]:
-        """The charge by status, as the user would have it."""
-        return self.rules.get(endpoint.name, endpoint.charges)
 
 
 async def _ended(busy: Busy) -> None:
@@ -187,7 +169,7 @@ class Journal(NotPickled):
         """See `Store.begin`."""
         verdict = await self._store.begin(ask)
         if not isinstance(verdict, Verdict):
-            raise LedgerError(f"the ledger failed: it answered with a {type(verdict).__name__}, which is no verdict")
+            raise LedgerError(f"the ledger failed: it answered with {kind_of(verdict)}, which is no verdict")
         return verdict
 
     @_translated
@@ -266,7 +248,7 @@ class Sender(NotPickled):
         """Raise ConfigurationError unless this may be used here and now."""
         if self.closed:
             raise ConfigurationError("the client is closed: make a new one, and keep it open while calls are made")
-        loop = asyncio.get_running_loop()
+        loop = running_loop()
         if self._loop is None:
             self._loop = loop
         elif self._loop is not loop:
@@ -291,7 +273,7 @@ class Sender(NotPickled):
     async def aclose(self) -> None:
         """Close the pool; what is in flight ends in an error. Idempotent."""
         if not self.closed:
-            if self._loop not in (None, asyncio.get_running_loop()):
+            if self._loop not in (None, running_loop()):
                 raise ConfigurationError("the client belongs to another event loop: close it there")
             self.closed = True
             self._hush(False)
@@ -954,6 +936,7 @@ class Work(NotPickled, Generic[R]):
             return
         if isinstance(last, envelope.Answer):
             self.error = last.error(name, key, self.attempts)
+            self.error.headers = support_headers(last.headers, self._redact)
             return
         if last is not None and last.left:
             text = f"{name}: sent, but no usable answer came, and it may have been charged: {last.text}"
@@ -972,7 +955,7 @@ class Work(NotPickled, Generic[R]):
             endpoint,
             response.http_status,
             response.body,
-            retry_after=response.retry_after,
+            retry_after=_retry_after(response.headers),
             rules=self._options.rules.get(endpoint.name),
             redact=self._redact,
         )
@@ -986,6 +969,8 @@ class Work(NotPickled, Generic[R]):
             answer = envelope.not_ours(answer, response.body, why, redact=self._redact, of_another=True)
             self._doubt(response)
         self._last = answer
+        if answer.kind is not None:
+            answer.headers = response.headers
         if answer.kind is RetryLaterError:
             self.signal, self.retry_after = Signal.OVERLOADED, answer.retry_after
             if answer.retry_after:
@@ -1024,6 +1009,8 @@ class Work(NotPickled, Generic[R]):
     def _load(self, identify: bool) -> list[tuple[str, str | bytes]] | InputError:
         """What the form is made of: files read, texts checked."""
         try:
+            if type(self.call.key) not in KEY_TYPES:
+                check_key(self.call.key)
             fields: list[tuple[str, str | bytes]] = []
             for parameter in self.call.endpoint.parameters:
                 value = getattr(self._call, parameter.name)
@@ -1100,7 +1087,7 @@ class Work(NotPickled, Generic[R]):
                     requests.origin, requests.head(name, form), form, form.length, flight=flight, timeout=timeout
                 )
                 status, headers, body, early, reused = received
-                return _Response(status, _retry_after(headers), body, early, reused)
+                return _Response(status, headers, body, early, reused)
             extensions: dict[str, Any] = {"timeout": timeout, "aisolution.flight": flight}
             if isinstance(transport, httpx.AsyncHTTPTransport):
                 flight.left = False
@@ -1140,7 +1127,7 @@ class Work(NotPickled, Generic[R]):
     def _tell(self, number: int) -> None:
         """Tell the user's hook of an attempt."""
         if self._options.on_attempt is not None:
-            call_hook(self._options.on_attempt, self.call, self.attempts[number - 1])
+            call_hook("on_attempt", self._options.on_attempt, self.call, self.attempts[number - 1])
 
     def _again(self, retry_after: float | None, ends: float | None, *, repeatable: bool) -> float | None:
         """Seconds to wait before another attempt; None if there may be none, or no time for one."""
@@ -1169,19 +1156,10 @@ def _release(budgets: tuple[Budget, ...], endpoint: str) -> None:
         budget.settle(endpoint, Charge.FREE)
 
 
-def call_hook(hook: Callable[..., object], *arguments: object) -> None:
-    """Call what the user gave. Its errors are logged and go no further: no call may suffer for them."""
-    try:
-        hook(*arguments)
-    except Exception as exc:  # it is the user's code
-        # Not its text: it may quote what the hook was given.
-        _log.error("a hook failed: %s", type(exc).__name__, extra={"error": type(exc).__name__})
-
-
 @dataclass(slots=True)
 class _Response:
     http_status: int
-    retry_after: str | None
+    headers: Headers = field(repr=False)
     body: bytes = field(repr=False)
     early: bool = False
     """Whether it came before the request was out: as far as the transport says."""
@@ -1239,7 +1217,7 @@ async def _respond(transport: httpx.AsyncBaseTransport, request: httpx.Request) 
             await response.aclose()
     if len(body) > MAX_ANSWER_BYTES:
         raise httpx.RemoteProtocolError("the answer is over 1 MiB")
-    return _Response(response.status_code, response.headers.get("Retry-After"), body)
+    return _Response(response.status_code, response.headers.raw, body)
 
 
 def _retry_after(headers: Headers) -> str | None:
@@ -1273,7 +1251,8 @@ def _explain(exc: Exception, timeout: Mapping[str, float | None], redact: Callab
             return f"{what} within {timeout.get(name)} s"
     if isinstance(exc, httpx.ConnectError):
         lines = redact(str(exc)).splitlines()
-        return f"no connection ({lines[0][:200] if lines else type(exc).__name__})"
+        why = lines[0] if lines else type(exc).__name__
+        return f"no connection ({why[:200]}){certificate_remedy(why)}"
     if isinstance(exc, httpx.RemoteProtocolError):
         return next((words for words, pattern in _FAULTS if pattern.search(str(exc))), _NO_ANSWER)
     if alert := refusal_of(exc) or refusal_of(exc.__cause__ or exc.__context__):

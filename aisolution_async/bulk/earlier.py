@@ -49,7 +49,8 @@ from aisolution_async.client import AsyncClient
 from aisolution_async.errors import ConfigurationError, InputError
 from aisolution_async.ledger import Ledger, Record, State, Stored
 from aisolution_async.ledger.store import Summary
-from aisolution_async.sender import Journal, Options, Work
+from aisolution_async.sender import Journal, Work
+from aisolution_async.sending.options import Options
 
 _AT_ONCE = 32
 _YIELD_EVERY = 1000

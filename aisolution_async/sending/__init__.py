@@ -1,0 +1,1 @@
+"""How one call is sent: its options, and what one pool shares."""
