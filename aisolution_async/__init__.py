@@ -7,6 +7,8 @@ import importlib
 import logging
 from typing import TYPE_CHECKING, Any
 
+from aisolution_async import logs
+
 if TYPE_CHECKING:
     from aisolution_async.api import (
         AddedFace,
@@ -56,7 +58,7 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-logging.getLogger(__name__).addHandler(logging.NullHandler())  # quiet until somebody listens
+logs.listen(logging.getLogger(__name__))
 
 __all__ = [
     "AISolutionError",

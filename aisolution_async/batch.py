@@ -29,6 +29,7 @@ from anyio.abc import TaskGroup
 from aisolution_async import clock
 from aisolution_async.api import Call, R, WhatsAppProfile, WhatsAppState
 from aisolution_async.charges import Charge, Tally, overall
+from aisolution_async.checks import kind_of
 from aisolution_async.errors import AISolutionError, ConfigurationError, InputError, OutcomeUnknownError
 from aisolution_async.hiding import NotPickled, forget_locals
 from aisolution_async.inbox import Inbox
@@ -176,7 +177,7 @@ class Batch(NotPickled, Generic[R]):
             raise ConfigurationError("total must be the number of calls, or None")
         if not isinstance(calls, Iterable | AsyncIterable) or isinstance(calls, str | bytes):
             raise ConfigurationError(
-                f"a {type(calls).__name__} is no list of calls: pass an iterable or async iterable of calls"
+                f"{kind_of(calls)} is no list of calls: pass an iterable or async iterable of calls"
             )
         self.tally = Tally()
         """What the attempts of this batch were charged."""
@@ -469,7 +470,7 @@ class Batch(NotPickled, Generic[R]):
             self._emit(Failed(index, item.key, None, None, item, item.attempts))
         else:
             error = InputError(
-                f"item {index} of the input is a {type(item).__name__} and no call: "
+                f"item {index} of the input is {kind_of(item)} and no call: "
                 "give FaceCompare(…), WhatsAppDetail(…) or the like"
             )
             self._emit(Failed(index, None, None, None, error, ()))
@@ -857,7 +858,7 @@ class Batch(NotPickled, Generic[R]):
 
     def _emit(self, outcome: Answered[R] | Failed) -> None:
         if self._options.on_outcome is not None:
-            call_hook(self._options.on_outcome, outcome)
+            call_hook("on_outcome", self._options.on_outcome, outcome)
         if outcome.ok:
             self._ok += 1
         else:

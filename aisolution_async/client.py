@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import inspect
-import math
 import operator
 import os
 import re
+import ssl
+import sys
 import urllib.request
 from collections.abc import AsyncIterable, Callable, Iterable, Mapping
 from decimal import Decimal
@@ -18,8 +17,8 @@ from urllib.parse import urlsplit
 
 import httpx
 
+from aisolution_async import __version__
 from aisolution_async.api import (
-    ENDPOINTS,
     AddedFace,
     AddFace,
     Call,
@@ -37,6 +36,7 @@ from aisolution_async.api import (
 )
 from aisolution_async.batch import DRAIN_TIMEOUT, Batch, Load, Recheck
 from aisolution_async.charges import Attempt, Charge, Tally
+from aisolution_async.checks import kind_of, running_loop, whole
 from aisolution_async.errors import AISolutionError, ConfigurationError, InputError, Key
 from aisolution_async.hiding import NotPickled, Secret, forget_locals
 from aisolution_async.inbox import Inbox
@@ -48,10 +48,10 @@ from aisolution_async.retry import Retry
 from aisolution_async.sending.call import Sending
 from aisolution_async.sending.hooks import call_hook
 from aisolution_async.sending.journal import Journal
-from aisolution_async.sending.options import Options
+from aisolution_async.sending.options import DEADLINE, NOT_GIVEN, TIMEOUT, Options
 from aisolution_async.sending.shared import Shared
 from aisolution_async.sending.states import Over
-from aisolution_async.spending import Spending, by_endpoint, seconds_of
+from aisolution_async.spending import Spending, seconds_of
 from aisolution_async.wire import reach
 from aisolution_async.wire.proxy import ProxyTransport
 from aisolution_async.wire.request import Requests
@@ -61,17 +61,8 @@ BASE_URL = "https://api.aisolution.credit"
 TOKEN_VARIABLE = "AISOLUTION_TOKEN"  # noqa: S105  # the variable's name
 BASE_URL_VARIABLE = "AISOLUTION_BASE_URL"
 
-TIMEOUT = httpx.Timeout(connect=10.0, read=30.0, write=30.0, pool=60.0)
-DEADLINE = 120.0
 MAX_CONNECTIONS = 500
-
-
-class _NotGiven:
-    def __repr__(self) -> str:
-        return "…"
-
-
-_NOT_GIVEN: Any = _NotGiven()
+USER_AGENT = f"aisolution-async/{__version__} python/{sys.version_info[0]}.{sys.version_info[1]}"
 
 
 class BatchOptions(TypedDict, total=False):
@@ -105,13 +96,18 @@ class AsyncClient(NotPickled):
     `base_url`: else AISOLUTION_BASE_URL, else the vendor's address. https only, loopback aside.
     `timeout`: seconds (or an `httpx.Timeout`) to connect, to write, to wait for an answer's next bytes, and
     for a free connection. `deadline`: seconds for one call over all its attempts and the waits between them,
-    None for no end. `retry`: a `Retry`, or just how often an attempt that was free may be repeated.
+    None for no end. `max_retries`: how often an attempt that was free may be repeated; `retry`, in its place, a `Retry`
+    that says how patiently too.
     `retry_unknown`: how often an attempt that may have been charged is repeated: 0 unless you say so.
     `max_connections`: connections open at once. `rate`: attempts a second, over all calls and batches.
     `max_image_bytes`: larger images are refused here. `strict_numbers`: phone numbers have to be in a range that their
     country has handed out, and not only of a possible length. `fit`: make photos that are too large, on their side or
     of another format into upright JPEGs that the vendor takes, off the event loop (needs Pillow, in the extra `cli`);
     what fits already is sent as it is.
+    `headers`: more headers for every request; their values are secrets. A User-Agent among them replaces the library's.
+    `ssl_context`: whom to trust, and who we are (mTLS), to the vendor and to an https proxy; else trust is certifi's
+    list, or what SSL_CERT_FILE or SSL_CERT_DIR names. It has to check certificates and host names, and its ALPN becomes
+    http/1.1.
     `transport`: any `httpx.AsyncBaseTransport` in place of the library's own pool; the client closes it. The pool looks
     at a connection before it uses it again, and learns when a server closes them; httpx's own transports do not let us,
     so that more attempts can end as unknown there.
@@ -145,12 +141,15 @@ class AsyncClient(NotPickled):
         timeout: float | httpx.Timeout | None = TIMEOUT,
         deadline: float | None = DEADLINE,
         retry: Retry | int | None = None,
+        max_retries: int | None = None,
         retry_unknown: int | None = None,
         max_connections: int = MAX_CONNECTIONS,
         rate: float | None = None,
         max_image_bytes: int = MAX_IMAGE_BYTES,
         strict_numbers: bool = False,
         fit: bool = False,
+        headers: Mapping[str, str] | None = None,
+        ssl_context: ssl.SSLContext | None = None,
         transport: httpx.AsyncBaseTransport | None = None,
         proxy: str | httpx.URL | httpx.Proxy | None = None,
         trust_env: bool = True,
@@ -169,73 +168,70 @@ class AsyncClient(NotPickled):
         del base_url
         via = Secret(proxy)  # it may hold a password
         del proxy
+        extra = Secret(headers)
+        del headers
         _check_token(secret)
-        requests = Requests(address, secret)
+        requests = Requests(address, secret, extra, user_agent=USER_AGENT)
         journal, budgets = _journal(ledger, reuse_for, max_charges, prices, max_cost)
-        self._options = Options(
-            timeout=_timeout(timeout),
-            deadline=_deadline(deadline),
-            retry=_retry(Retry() if retry is None else retry, retry_unknown),
-            rules=_rules(charge_rules),
-            max_image_bytes=_positive("max_image_bytes", max_image_bytes),
+        options = Options.of(
+            timeout=timeout,
+            deadline=deadline,
+            retry=NOT_GIVEN if retry is None else retry,
+            max_retries=NOT_GIVEN if max_retries is None else max_retries,
+            retry_unknown=NOT_GIVEN if retry_unknown is None else retry_unknown,
+            charge_rules=charge_rules,
+            max_image_bytes=max_image_bytes,
             strict_numbers=strict_numbers,
             fit=fit,
-            budgets=budgets,
-            journal=journal,
-            on_attempt=_hook("on_attempt", on_attempt),
-            on_outcome=_hook("on_outcome", on_outcome),
+            on_attempt=on_attempt,
+            on_outcome=on_outcome,
         )
-        _positive("max_connections", max_connections)
+        self._options = dataclasses.replace(options, budgets=budgets, journal=journal)
+        whole("max_connections", max_connections, 1)
         places = max_connections if transport is None else None  # a transport of the user's has bounds of its own
         if transport is None:
             if not via.value and trust_env:
                 via = _environment_proxy(requests.address)
-            transport = _transport(requests.base, via, max_connections)
-        elif not isinstance(transport, httpx.AsyncBaseTransport):
-            raise ConfigurationError(f"transport is a {type(transport).__name__}: pass an httpx.AsyncBaseTransport")
-        elif via.value is not None:
-            raise ConfigurationError("give either transport= or proxy=: a transport of yours has its own proxy")
+            transport = _transport(requests.base, via, max_connections, ssl_context)
+        else:
+            _check_transport(transport, with_proxy=via.value is not None, with_context=ssl_context is not None)
         self._shared = Shared(requests, transport, places=places, rate=rate, journal=journal)
         self._owner = True
 
     def with_options(
         self,
         *,
-        timeout: float | httpx.Timeout | None = _NOT_GIVEN,
-        deadline: float | None = _NOT_GIVEN,
-        retry: Retry | int = _NOT_GIVEN,
-        retry_unknown: int = _NOT_GIVEN,
-        charge_rules: Mapping[str, Mapping[str, Charge | str]] | None = _NOT_GIVEN,
-        max_image_bytes: int = _NOT_GIVEN,
-        strict_numbers: bool = _NOT_GIVEN,
-        fit: bool = _NOT_GIVEN,
-        on_attempt: Callable[[Call[Any], Attempt], object] | None = _NOT_GIVEN,
-        on_outcome: Callable[[Outcome], object] | None = _NOT_GIVEN,
-    ) -> AsyncClient:
+        timeout: float | httpx.Timeout | None = NOT_GIVEN,
+        deadline: float | None = NOT_GIVEN,
+        retry: Retry | int = NOT_GIVEN,
+        max_retries: int = NOT_GIVEN,
+        retry_unknown: int = NOT_GIVEN,
+        charge_rules: Mapping[str, Mapping[str, Charge | str]] | None = NOT_GIVEN,
+        max_image_bytes: int = NOT_GIVEN,
+        strict_numbers: bool = NOT_GIVEN,
+        fit: bool = NOT_GIVEN,
+        on_attempt: Callable[[Call[Any], Attempt], object] | None = NOT_GIVEN,
+        on_outcome: Callable[[Outcome], object] | None = NOT_GIVEN,
+    ) -> Self:
         """A view of this client with other options, on the same pool and the same tally.
 
         Closing the view closes nothing: the pool belongs to the client it was made from.
         """
-        old = self._options
-        unknown = old.retry.unknown if retry_unknown is _NOT_GIVEN else retry_unknown
-        if retry_unknown is _NOT_GIVEN and isinstance(retry, Retry):
-            unknown = retry.unknown
         view = object.__new__(type(self))
-        view._shared = self._shared
+        vars(view).update(vars(self))
         view._owner = False
-        view._options = dataclasses.replace(
-            old,
-            timeout=old.timeout if timeout is _NOT_GIVEN else _timeout(timeout),
-            deadline=old.deadline if deadline is _NOT_GIVEN else _deadline(deadline),
-            retry=_retry(old.retry if retry is _NOT_GIVEN else retry, unknown),
-            rules=old.rules if charge_rules is _NOT_GIVEN else _rules(charge_rules),
-            max_image_bytes=(
-                old.max_image_bytes if max_image_bytes is _NOT_GIVEN else _positive("max_image_bytes", max_image_bytes)
-            ),
-            strict_numbers=old.strict_numbers if strict_numbers is _NOT_GIVEN else strict_numbers,
-            fit=old.fit if fit is _NOT_GIVEN else fit,
-            on_attempt=old.on_attempt if on_attempt is _NOT_GIVEN else _hook("on_attempt", on_attempt),
-            on_outcome=old.on_outcome if on_outcome is _NOT_GIVEN else _hook("on_outcome", on_outcome),
+        view._options = self._options.changed(
+            timeout=timeout,
+            deadline=deadline,
+            retry=retry,
+            max_retries=max_retries,
+            retry_unknown=retry_unknown,
+            charge_rules=charge_rules,
+            max_image_bytes=max_image_bytes,
+            strict_numbers=strict_numbers,
+            fit=fit,
+            on_attempt=on_attempt,
+            on_outcome=on_outcome,
         )
         return view
 
@@ -249,8 +245,13 @@ class AsyncClient(NotPickled):
         """The options of this client or view, checked: `client.options.deadline` and so on."""
         return self._options
 
+    @property
+    def is_closed(self) -> bool:
+        """Whether the pool is closed: the client's, and that of all its views."""
+        return self._shared.closed
+
     def redact(self, text: str) -> str:
-        """`text` with … in place of the token, however it is spelt there."""
+        """`text` with … in place of the token, and of what the client's `headers` say, however they are spelt there."""
         return self._shared.requests.redact(text)
 
     @property
@@ -347,9 +348,9 @@ class AsyncClient(NotPickled):
         closed or belongs to another event loop.
         """
         if not isinstance(call, Call):
-            kind = type(call).__name__
+            kind = kind_of(call)
             del call
-            raise InputError(f"a {kind} is no call: pass FaceCompare(…), WhatsAppDetail(…) or the like")
+            raise InputError(f"{kind} is no call: pass FaceCompare(…), WhatsAppDetail(…) or the like")
         sending = Sending(self._shared, self._options, call)
         try:
             while not isinstance(sending.state, Over):
@@ -364,7 +365,11 @@ class AsyncClient(NotPickled):
         finally:
             over = sending.state
             if self._options.on_outcome is not None and isinstance(over, Over):
-                call_hook(self._options.on_outcome, outcome_of(0, call, over.reply, over.error, sending.attempts))
+                call_hook(
+                    "on_outcome",
+                    self._options.on_outcome,
+                    outcome_of(0, call, over.reply, over.error, sending.attempts),
+                )
         if over.reply is None:
             assert over.error is not None
             raise over.error
@@ -404,11 +409,12 @@ class AsyncClient(NotPickled):
         besides the client's. With `inbox`, look-ups that name no callback are answered there: a call whose
         answer is to come waits without a place, and is asked for again when the callback is late.
         """
+        running_loop()
         if inbox is not None and not isinstance(inbox, Inbox):
-            raise ConfigurationError(f"inbox is a {type(inbox).__name__}: pass an Inbox")
+            raise ConfigurationError(f"inbox is {kind_of(inbox)}: pass an Inbox")
         options = self._options
         if retry_unknown is not None:
-            options = dataclasses.replace(options, retry=_retry(options.retry, retry_unknown))
+            options = options.changed(retry_unknown=retry_unknown)
         journal, budgets = _journal(ledger, reuse_for, max_charges, prices, max_cost, shared=options.journal)
         if journal is not None:
             options = dataclasses.replace(options, journal=journal)
@@ -418,7 +424,7 @@ class AsyncClient(NotPickled):
             self._shared,
             options,
             calls,
-            concurrency=concurrency if isinstance(concurrency, Adaptive) else _positive("concurrency", concurrency),
+            concurrency=concurrency if isinstance(concurrency, Adaptive) else whole("concurrency", concurrency, 1),
             rate=rate,
             ordered=ordered,
             dedupe=dedupe,
@@ -495,59 +501,12 @@ class AsyncClient(NotPickled):
 def _check_token(secret: Secret) -> None:
     """Find the token, and refuse what cannot be one. No local variable here may hold it."""
     if secret.value is not None and not isinstance(secret.value, str):
-        raise ConfigurationError(f"the token is a {type(secret.value).__name__}: pass it as text")
+        raise ConfigurationError(f"the token is {kind_of(secret.value)}: pass it as text")
     secret.value = (os.environ.get(TOKEN_VARIABLE, "") if secret.value is None else secret.value).strip()
     if not secret.value:
         raise ConfigurationError(f"no token: set the environment variable {TOKEN_VARIABLE}, or pass token=")
     if re.search(r"[\x00-\x1f\x7f]", secret.value):
         raise ConfigurationError("the token has control characters in it: copy it again from the vendor")
-
-
-def _timeout(timeout: float | httpx.Timeout | None) -> Mapping[str, float | None]:
-    try:
-        seconds: dict[str, float | None] = httpx.Timeout(timeout).as_dict()
-        good = all(value is None or (value is not True and 0 < value < math.inf) for value in seconds.values())
-    except (TypeError, AssertionError):
-        good = False
-    if not good:
-        raise ConfigurationError("timeout must be seconds above 0, an httpx.Timeout of such, or None")
-    return seconds
-
-
-def _deadline(deadline: float | None) -> float | None:
-    is_number = isinstance(deadline, int | float) and not isinstance(deadline, bool)
-    if deadline is not None and not (is_number and 0 < deadline < math.inf):
-        raise ConfigurationError("deadline must be seconds above 0, or None for no end")
-    return deadline
-
-
-def _retry(retry: Retry | int, unknown: int | None) -> Retry:
-    if isinstance(retry, int) and not isinstance(retry, bool):
-        retry = Retry(max_retries=retry)
-    if not isinstance(retry, Retry):
-        raise ConfigurationError("retry must be a Retry(…), or how many times to repeat what was free")
-    if unknown is None:
-        return retry
-    return Retry(max_retries=retry.max_retries, first=retry.first, longest=retry.longest, unknown=unknown)
-
-
-def _rules(given: Mapping[str, Mapping[str, Charge | str]] | None) -> Mapping[str, Mapping[str, Charge]]:
-    """The charges of the endpoints that `given` says something of, each whole."""
-    rules = {}
-    shape = 'charge_rules look like {"facecompare": {"RETRY_LATER": Charge.CHARGED}}'
-    if given is not None and not isinstance(given, Mapping):
-        raise ConfigurationError(shape)
-    for name, charges in by_endpoint("charge_rules", given).items():
-        endpoint = ENDPOINTS[name]
-        if not isinstance(charges, Mapping) or not all(
-            isinstance(status, str) and re.fullmatch(r"[A-Z][A-Z0-9_]*(:.+)?", status) for status in charges
-        ):
-            raise ConfigurationError(f"{shape}, with statuses in capitals as the vendor says them")
-        with contextlib.suppress(ValueError):
-            rules[name] = {**endpoint.charges, **{status: Charge(charge) for status, charge in charges.items()}}
-        if name not in rules:
-            raise ConfigurationError(f"charge_rules: a charge of {name} is none of {', '.join(Charge)}")
-    return rules
 
 
 def _journal(
@@ -565,25 +524,13 @@ def _journal(
         store = Ledger(ledger, max_charges=max_charges, prices=spending.prices, max_cost=max_cost)
         return Journal(store, owned=True, reuse_for=reuse_for), ()
     if ledger is not None and not isinstance(ledger, Store):
-        raise ConfigurationError(f"ledger is a {type(ledger).__name__}: pass a path or a Ledger")
+        raise ConfigurationError(f"ledger is {kind_of(ledger)}: pass a path or a Ledger")
     budgets = (Budget(spending),) if spending.is_limited else ()
     if ledger is not None:
         return Journal(ledger, owned=False, reuse_for=reuse_for), budgets
     if reuse_for is not None and shared is None:
         raise ConfigurationError("reuse_for says how old an answer from the ledger may be: give ledger= too")
     return None if reuse_for is None or shared is None else shared.reusing(reuse_for), budgets
-
-
-def _hook(name: str, hook: Any) -> Any:
-    if hook is not None and (not callable(hook) or inspect.iscoroutinefunction(hook)):
-        raise ConfigurationError(f"{name} must be a plain function: start a task in it for what has to be awaited")
-    return hook
-
-
-def _positive(name: str, value: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ConfigurationError(f"{name} must be a whole number, 1 or more")
-    return value
 
 
 def _environment_proxy(base: Secret) -> Secret:
@@ -595,11 +542,58 @@ def _environment_proxy(base: Secret) -> Secret:
     return Secret(proxies.get(parts.scheme) or proxies.get("all"))
 
 
-def _transport(base: str, proxy: Secret, max_connections: int) -> ProxyTransport | PoolTransport:
+def _transport(
+    base: str, proxy: Secret, max_connections: int, context: ssl.SSLContext | None
+) -> ProxyTransport | PoolTransport:
     """The transport to the vendor. Raises ConfigurationError for a proxy or certificates that cannot be used."""
+    if context is not None:
+        _check_context(context)
     if proxy.value:
-        return ProxyTransport(proxy, max_connections=max_connections, ssl_context=default_ssl_context())
+        return ProxyTransport(
+            proxy, max_connections=max_connections, ssl_context=default_ssl_context() if context is None else context
+        )
     # certifi's list is read off the loop, once it is needed; what the user named, is looked at now.
     named = base.startswith("https:") and (os.environ.get("SSL_CERT_FILE") or os.environ.get("SSL_CERT_DIR"))
-    context = default_ssl_context() if named else None
+    if context is None and named:
+        context = default_ssl_context()
     return PoolTransport(max_connections=max_connections, ssl_context=context, may_dial=reach.check)
+
+
+def _check_context(context: object) -> None:
+    if not isinstance(context, ssl.SSLContext):
+        raise ConfigurationError(
+            f"ssl_context is {kind_of(context)}: pass an ssl.SSLContext, such as "
+            'ssl.create_default_context(cafile="company-ca.pem")'
+        )
+    if not context.check_hostname or context.verify_mode is not ssl.CERT_REQUIRED:
+        raise ConfigurationError(
+            "ssl_context must check certificates and host names, or anybody could read the token: to trust a "
+            'certificate of your own, use ssl.create_default_context(cafile="company-ca.pem")'
+        )
+
+
+def _check_transport(transport: object, *, with_proxy: bool, with_context: bool) -> None:
+    """Refuse what is no transport, and beside one what it has of its own."""
+    right = "AsyncClient(transport=httpx.AsyncHTTPTransport(…))"
+    if isinstance(transport, type):
+        raise ConfigurationError(f"transport is the class {transport.__name__}: pass an object of it, {right}")
+    if not isinstance(transport, httpx.AsyncBaseTransport):
+        why = f"transport is {kind_of(transport)}"
+        if isinstance(transport, httpx.AsyncClient | httpx.Client):
+            raise ConfigurationError(
+                f"{why} of httpx, which logs each URL with the token in it: pass a transport, and to that what the "
+                f"client was given: {right} takes verify=, proxy=, limits= and uds="
+            )
+        if isinstance(transport, httpx.BaseTransport):
+            raise ConfigurationError(f"{why}, which blocks the event loop: pass its asynchronous one, such as {right}")
+        raise ConfigurationError(f"{why}: pass an httpx.AsyncBaseTransport, such as {right}")
+    if with_proxy:
+        raise ConfigurationError(
+            "give either transport= or proxy=: a transport of yours has its own proxy, "
+            'httpx.AsyncHTTPTransport(proxy="http://…")'
+        )
+    if with_context:
+        raise ConfigurationError(
+            "give either transport= or ssl_context=: a transport of yours has its own, "
+            "httpx.AsyncHTTPTransport(verify=ssl_context)"
+        )

@@ -28,14 +28,15 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from typing import Any, Self, TypeVar
+from uuid import UUID
 
 from aisolution_async.charges import Attempt, Charge, overall
 from aisolution_async.hiding import without_secret_fields
 
 E = TypeVar("E", bound="AISolutionError")
 
-Key = str | int | None
-"""What a user calls a call by: an applicant's id, say."""
+Key = str | int | UUID | None
+"""What a user calls a call by: an applicant's id, say. A ledger records a UUID as its text."""
 
 
 class AISolutionError(Exception):
@@ -43,6 +44,8 @@ class AISolutionError(Exception):
 
     `charge` is what the whole call cost (FREE when nothing was sent), `attempts` what was tried, oldest first,
     `endpoint` the vendor's name of the endpoint (None where no endpoint was involved), `key` the call's own key.
+    `headers` are those of the response that help a support case, by their names in small letters: `date`, `server`,
+    `x-request-id` and the like. Empty where there was no response.
     """
 
     def __init__(
@@ -59,6 +62,7 @@ class AISolutionError(Exception):
         self.key = key
         self.attempts = attempts
         self.charge: Charge = overall(attempts) if charge is None else charge
+        self.headers: Mapping[str, str] = {}
 
     def __reduce__(self) -> tuple[Any, ...]:
         # As it is, and not by calling `__init__` again: each class has its own. What the vendor said goes along, but
@@ -198,6 +202,11 @@ _PLAIN_WORD = re.compile(
 )
 
 
+def is_plain_word(word: str) -> bool:
+    """Whether a person would write this, or it is a code in capitals: then it is no secret."""
+    return _PLAIN_WORD.fullmatch(word) is not None
+
+
 def quotable(message: object) -> str:
     """As much of the vendor's `message` as may stand in an error's text: plain words, and few of them.
 
@@ -205,5 +214,5 @@ def quotable(message: object) -> str:
     """
     if not isinstance(message, str):
         return ""
-    words = [word if _PLAIN_WORD.fullmatch(word) else "…" for word in message[:200].split()]
+    words = [word if is_plain_word(word) else "…" for word in message[:200].split()]
     return " ".join(words)

@@ -23,6 +23,7 @@ from pydantic import ValidationError
 from aisolution_async import clock
 from aisolution_async.api import WORDS, WhatsAppDetail, WhatsAppProfile, WhatsAppState
 from aisolution_async.charges import Attempt, Charge
+from aisolution_async.checks import running_loop
 from aisolution_async.errors import AISolutionError, ConfigurationError, Key
 from aisolution_async.hiding import NotPickled, Redactor, Secret, forget_locals
 from aisolution_async.ledger.store import LedgerError, Result, Store, problem_of
@@ -129,6 +130,7 @@ class Inbox(NotPickled):
         When this returns, an answer that was waited for is recorded. Raises LedgerError if it cannot be: say so to the
         vendor (HTTP 503), and it may call again.
         """
+        running_loop()
         is_ours = hmac.compare_digest(secret.encode(errors="replace"), self._known_secret().encode())
         reply = read(query) if is_ours else None
         del secret, query  # error reporters show the locals of a traceback

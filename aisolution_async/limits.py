@@ -21,6 +21,7 @@ from decimal import Decimal
 from enum import Enum
 
 from aisolution_async.charges import Charge
+from aisolution_async.checks import is_number, is_whole
 from aisolution_async.errors import ConfigurationError
 from aisolution_async.spending import Spending
 
@@ -52,9 +53,8 @@ class Adaptive:
     max: int = 1000
 
     def __post_init__(self) -> None:
-        for value in (self.min, self.max):
-            if isinstance(value, bool) or not isinstance(value, int):
-                raise ConfigurationError("Adaptive(min=…, max=…) must be whole numbers")
+        if not (is_whole(self.min) and is_whole(self.max)):
+            raise ConfigurationError("Adaptive(min=…, max=…) must be whole numbers")
         if not 1 <= self.min <= self.max:
             raise ConfigurationError("Adaptive(min=…, max=…) must be 1 or more, and min no more than max")
 
@@ -204,7 +204,7 @@ class Rate:
     _CATCH_UP = 0.02
 
     def __init__(self, per_second: float) -> None:
-        if isinstance(per_second, bool) or not isinstance(per_second, int | float) or not 0 < per_second < math.inf:
+        if not is_number(per_second) or not 0 < per_second < math.inf:
             raise ConfigurationError("rate must be a number of calls a second, above 0")
         self._space = 1.0 / per_second
         self._next = -math.inf
@@ -371,9 +371,9 @@ class Budget:
         if self._max_charges is not None and self._charges >= self._max_charges:
             return f"all {self._max_charges} charges of max_charges are spent, unknown or under way"
         if self._max_cost is not None:
-            price = self._prices.get(endpoint)
-            if price is None:
+            if self._prices.missing([endpoint]):
                 return f"there is no price of {endpoint} in prices, and max_cost is set: add it"
+            price = self._prices.of(endpoint)
             if self._cost + price > self._max_cost:
                 return f"max_cost of {self._max_cost} is spent, unknown or under way"
             self._cost += price
@@ -384,11 +384,11 @@ class Budget:
         """Count a charge that nothing was set aside for."""
         self._charges += 1
         if self._max_cost is not None:
-            self._cost += self._prices.get(endpoint, Decimal(0))
+            self._cost += self._prices.cost({endpoint: 1})
 
     def settle(self, endpoint: str, charge: Charge) -> None:
         """The attempt is over; what was free goes back."""
         if charge is Charge.FREE:
             self._charges -= 1
             if self._max_cost is not None:
-                self._cost -= self._prices[endpoint]
+                self._cost -= self._prices.of(endpoint)

@@ -2,38 +2,77 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
+from types import MappingProxyType
 from typing import Any, Self
 
 from aisolution_async.api import ENDPOINTS, endpoint_of
+from aisolution_async.checks import kind_of, seconds, whole
 from aisolution_async.errors import ConfigurationError
 
 _MOST = Decimal(10**9)  # below this, sums of millionths stay within 64 bits
 _SMALLEST = Decimal("0.000001")
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Prices(Mapping[str, Decimal]):
+    """The price of a charge by the vendor's names of the endpoints. It is a mapping too, and equal to one."""
+
+    known: Mapping[str, Decimal]
+
+    @classmethod
+    def given(cls, prices: Any) -> Self:
+        """What a user gives, endpoints in any of their spellings. Raises ConfigurationError."""
+        found = {name: _money(f"the price of {name}", price) for name, price in by_endpoint("prices", prices).items()}
+        return cls(MappingProxyType(found))
+
+    def of(self, endpoint: object) -> Decimal:
+        """The price of a charge at `endpoint`, in any of its spellings. Raises KeyError where it `is_missing`."""
+        known = endpoint_of(endpoint)
+        return self.known[endpoint if known is None else known.name]  # type: ignore[index]  # any other is missing
+
+    def cost(self, charges: Mapping[str, int]) -> Decimal:
+        """What so many charges cost, by endpoint. Those that are `missing` add nothing."""
+        return sum((self.known[name] * count for name, count in charges.items() if name in self.known), Decimal(0))
+
+    def missing(self, endpoints: Iterable[str]) -> list[str]:
+        """Those of `endpoints`, by the vendor's names, that have no price."""
+        return [name for name in endpoints if name not in self.known]
+
+    def __getitem__(self, endpoint: str) -> Decimal:
+        return self.known[endpoint]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.known)
+
+    def __len__(self) -> int:
+        return len(self.known)
+
+    def __repr__(self) -> str:
+        return f"Prices({dict(self.known)})"
+
+
 @dataclass(frozen=True, slots=True)
 class Spending:
-    """`max_charges` and `max_cost`, None for no limit, and the price of a charge by the vendor's names of endpoints."""
+    """`max_charges` and `max_cost`, None for no limit, and the prices that the cost is counted by."""
 
     max_charges: int | None
-    prices: Mapping[str, Decimal]
+    prices: Prices
     max_cost: Decimal | None
 
     @classmethod
     def of(cls, max_charges: Any = None, prices: Any = None, max_cost: Any = None) -> Self:
         """Raises ConfigurationError for what is no limit and no price. Endpoints may be spelt in any of their ways."""
-        if max_charges is not None and (type(max_charges) is not int or max_charges < 0):
-            raise ConfigurationError("max_charges must be a whole number, 0 or more, or None for no limit")
-        found = {name: _money(f"the price of {name}", price) for name, price in by_endpoint("prices", prices).items()}
+        if max_charges is not None:
+            whole("max_charges", max_charges, 0, otherwise=", or None for no limit")
+        known = Prices.given(prices)
         if max_cost is not None:
             max_cost = _money("max_cost", max_cost)
-            if not found:
+            if not known:
                 raise ConfigurationError('max_cost needs prices: prices={"facecompare": Decimal("0.05"), …}')
-        return cls(max_charges, found, max_cost)
+        return cls(max_charges, known, max_cost)
 
     @property
     def is_limited(self) -> bool:
@@ -44,7 +83,7 @@ class Spending:
 def by_endpoint(option: str, given: Any) -> dict[str, Any]:
     """What a user gives for each endpoint, by the vendor's names. Raises ConfigurationError."""
     if given is not None and not isinstance(given, Mapping):
-        raise ConfigurationError(f'{option} is a {type(given).__name__}: give it by endpoint, as {{"facecompare": …}}')
+        raise ConfigurationError(f'{option} is {kind_of(given)}: give it by endpoint, as {{"facecompare": …}}')
     found: dict[str, Any] = {}
     for name, value in (given or {}).items():
         endpoint = endpoint_of(name)
@@ -58,11 +97,7 @@ def by_endpoint(option: str, given: Any) -> dict[str, Any]:
 
 def seconds_of(option: str, value: Any) -> float | None:
     """How long an answer is good for: seconds, 0 or more, None for ever. Raises ConfigurationError."""
-    if value is None:
-        return None
-    if isinstance(value, bool) or not isinstance(value, int | float) or math.isnan(value) or value < 0:
-        raise ConfigurationError(f"{option} must be seconds, 0 or more, or None for ever")
-    return value
+    return None if value is None else seconds(option, value, zero=True, endless=True, otherwise=", or None for ever")
 
 
 def _money(name: str, value: Any) -> Decimal:

@@ -512,7 +512,7 @@ def test_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
         ({"charge_rules": {"delface": {"okk": "free"}}}, "charge_rules look like"),
         ({"deadline": True}, "deadline"),
         ({"timeout": True}, "timeout"),
-        ({"transport": httpx.HTTPTransport()}, "transport is a HTTPTransport"),
+        ({"transport": httpx.HTTPTransport()}, "transport is an HTTPTransport"),
         ({"charge_rules": {"delface": {"OK": "cheap"}}}, "none of charged, free, unknown"),
         ({"proxy": "gopher://x"}, "the proxy cannot be used"),
         ({"proxy": "http://x", "transport": httpx.MockTransport(lambda _: httpx.Response(200))}, "either transport"),

@@ -381,7 +381,7 @@ def test_a_file_that_may_not_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyP
         (io.BytesIO(b""), "at its end"),
         (io.BytesIO(b"x" * (2 * 1024 * 1024 + 1)), "is too large, over the limit"),
         (io.StringIO("text"), "open for text"),
-        (7, "is a int: pass a path"),
+        (7, "is an int: pass a path"),
         (None, "is a NoneType: pass a path"),
         ("data:image/png,abc", "without ';base64,'"),
         ("data:image/png;base64", "without ';base64,'"),

@@ -19,10 +19,14 @@ from .check_readme import blocks
 from .support import picture
 
 ROOT = Path(__file__).parent.parent
-BLOCKS = re.findall(
-    r"^```(\w+)\n(.*?)^```$", (ROOT / "README.md").read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL
-)
-PYTHON = [code for language, code in BLOCKS if language == "python"]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+BLOCKS = BLOCK.findall(README)
+# These need a network of their own: see test_network.
+(NETWORKS,) = re.findall(r"^### Company networks$.*?(?=^##)", README, re.MULTILINE | re.DOTALL)
+NETWORK = [code for language, code in BLOCK.findall(NETWORKS) if language == "python"]
+NETWORK_COMMANDS = [code.strip() for language, code in BLOCK.findall(NETWORKS) if language == "sh"]
+PYTHON = [code for language, code in BLOCKS if language == "python" and code not in NETWORK]
 SHELL = [line for language, code in BLOCKS if language == "sh" for line in code.splitlines()]
 COMMANDS = [line for line in SHELL if line.startswith("aisolution ")]
 

@@ -606,7 +606,9 @@ async def test_hooks_of_ones_own_are_called_too(caplog: pytest.LogCaptureFixture
         await client.with_options(on_attempt=None, on_outcome=None).whatsapp_detail(NUMBER)
     assert told == ["charged", "A", "charged", "B"]
     assert len(seen.calls) == len(seen.attempts) == 2
-    assert {record.getMessage() for record in caplog.records} == {"a hook failed: RuntimeError"}
+    assert caplog.messages
+    assert all(said.startswith("a hook failed: RuntimeError in on_attempt, ") for said in caplog.messages)
+    assert all("test_telemetry.py:" in said for said in caplog.messages)
 
 
 async def test_hooks_of_ones_own_are_called_where_an_exporter_fails(caplog: pytest.LogCaptureFixture) -> None:
@@ -620,7 +622,8 @@ async def test_hooks_of_ones_own_are_called_where_an_exporter_fails(caplog: pyte
     async with made(in_turn(ok_whatsapp()), on_outcome=told.append) as client:
         assert (await client.whatsapp_detail(NUMBER)).charge is Charge.CHARGED
     assert len(told) == 1
-    assert [record.getMessage() for record in caplog.records] == ["a hook failed: ZeroDivisionError"]
+    (said,) = caplog.messages
+    assert said.startswith("a hook failed: ZeroDivisionError in on_")
 
 
 @pytest.mark.parametrize("name", ["on_attempt", "on_outcome"])

@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator, Iterator
 from decimal import Decimal
 from pathlib import Path
 from typing import assert_never, assert_type
+from uuid import UUID
 
 from aiohttp import web
 from fastapi import UploadFile
@@ -132,7 +133,7 @@ def listed_words_alone(face: FaceComparison) -> int:
 def by_match(outcome: Answered[WhatsAppProfile] | Failed) -> str:
     match outcome:
         case Answered(key, reply):
-            assert_type(key, str | int | None)
+            assert_type(key, str | int | UUID | None)
             assert_type(reply, WhatsAppProfile)
             return reply.whatsapp
         case Failed(_, error):

@@ -122,8 +122,8 @@ async def forecast_bulk(
                 await check.see(chunk)
     found.warnings = maker.warnings
     found.charges = Counter({name: found.charges[name] * repeats for name in found.charges})
-    if all(name in known for name in found.charges):
-        found.cost = sum((known[name] * count for name, count in found.charges.items()), Decimal(0))
+    if not known.missing(found.charges):
+        found.cost = known.cost(found.charges)
     return found
 
 

@@ -26,6 +26,7 @@ from aisolution_async.bulk.outputs import STDOUT, Dialect, Output, Rescue, Unwri
 from aisolution_async.bulk.results import Results, columns_of, exchanged, free_name, is_held, problem_of
 from aisolution_async.bulk.rows import Row, Rows, UnreadableInputError
 from aisolution_async.charges import Attempt, Charge, Tally
+from aisolution_async.checks import seconds
 from aisolution_async.client import AsyncClient
 from aisolution_async.errors import AISolutionError, ConfigurationError, InputError, NotSentError
 from aisolution_async.hiding import forget_locals
@@ -195,9 +196,7 @@ class BulkRun:
         self._retry_unknown = retry_unknown
         prices = Spending.of(max_charges, prices).prices
         self._budget: dict[str, Any] = {"max_charges": max_charges, "prices": prices, "max_cost": max_cost}
-        if isinstance(give_up, bool) or not isinstance(give_up, int | float) or not give_up >= 0:
-            raise ConfigurationError("give_up must be seconds, 0 or more: math.inf to try for ever")
-        self._give_up = give_up
+        self._give_up = seconds("give_up", give_up, zero=True, endless=True, otherwise=": math.inf to try for ever")
         self._recheck = recheck
         self._heard = False  # whether the vendor has said anything at all
         self._answers = 0  # attempts that were answered
@@ -375,10 +374,9 @@ class BulkRun:
     def _check_ledger(self) -> bool:
         """Whether there is a ledger to go on from."""
         path = self._ledger
-        max_cost, prices = self._budget["max_cost"], self._budget["prices"]
-        for call in self._kinds:
-            if max_cost is not None and call.endpoint.name not in prices and not call.endpoint.never_charges:
-                raise ConfigurationError(f"a limit on the cost needs the price of {call.endpoint.name}")
+        paid = [call.endpoint.name for call in self._kinds if not call.endpoint.never_charges]
+        if self._budget["max_cost"] is not None and (missing := self._budget["prices"].missing(paid)):
+            raise ConfigurationError(f"a limit on the cost needs the price of {missing[0]}")
         if path is None:
             return False
         part = _beside(self._target, ".part")
@@ -528,7 +526,7 @@ class BulkRun:
         if attempt.error is not None:
             self._trouble = attempt.error
         if self._hook is not None:
-            call_hook(self._hook, call, attempt)
+            call_hook("on_attempt", self._hook, call, attempt)
 
     @contextmanager
     def _watched(self, batch: Batch[Any]) -> Iterator[None]:

@@ -105,12 +105,11 @@ async def _send(
 ) -> tuple[Reply | AISolutionError, Callable[[str], str]]:
     """What came of it, and what takes the token out of the vendor's words: they may go to a file."""
     async with connected(access, **options) as client:
-        redact = client.redact
         try:
             reply: Reply = await client.send(call)
         except AISolutionError as exc:
-            return exc, redact
-        return reply, redact
+            return exc, client.redact
+        return reply, client.redact
 
 
 def _account(

@@ -29,6 +29,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Self, cast
 
 from aisolution_async import clock
 from aisolution_async.api import ImageSource
+from aisolution_async.checks import is_whole
 from aisolution_async.errors import ConfigurationError, InputError
 from aisolution_async.inputs import images
 
@@ -338,7 +339,7 @@ def _encoded(image: Image, profile: bytes | None) -> bytes:
 
 
 def _check_target(target: int) -> None:
-    if isinstance(target, bool) or not isinstance(target, int) or target < 1:
+    if not is_whole(target) or target < 1:
         raise ConfigurationError(f"target is a number of bytes, such as {TARGET}")
 
 
@@ -383,7 +384,7 @@ class Fitter:
     """
 
     def __init__(self, *, workers: int | None = None, target: int = TARGET, timeout: float = 60.0) -> None:
-        if workers is not None and (isinstance(workers, bool) or not isinstance(workers, int) or workers < 0):
+        if workers is not None and not (is_whole(workers) and workers >= 0):
             raise ConfigurationError("workers is a number of processes, or 0 for threads")
         if not timeout > 0:
             raise ConfigurationError("timeout is a number of seconds above 0")

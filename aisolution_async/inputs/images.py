@@ -18,6 +18,7 @@ from typing import Any
 import pybase64
 
 from aisolution_async.api import ImageSource
+from aisolution_async.checks import kind_of
 from aisolution_async.errors import InputError
 
 MAX_IMAGE_BYTES = 2 * 1024 * 1024
@@ -118,7 +119,7 @@ def load(source: ImageSource, *, name: str, max_bytes: int = MAX_IMAGE_BYTES) ->
         return _from_path(path, name, max_bytes)
     if hasattr(source, "read"):
         return _from_file(source, name, max_bytes)
-    raise InputError(f"{name} is a {type(source).__name__}: pass a path, bytes, a binary file object or base64 text")
+    raise InputError(f"{name} is {kind_of(source)}: pass a path, bytes, a binary file object or base64 text")
 
 
 def is_image(head: bytes) -> bool:

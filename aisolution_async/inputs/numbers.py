@@ -32,6 +32,7 @@ from dataclasses import dataclass
 from numbers import Integral
 from typing import TYPE_CHECKING
 
+from aisolution_async.checks import kind_of
 from aisolution_async.errors import InputError
 from aisolution_async.inputs import texts
 
@@ -172,7 +173,7 @@ def _digits(number: object, name: str) -> str:
         if not 0 < int(number) < 10**17:
             raise InputError(_NO_NUMBER.format(name))
         return str(int(number))
-    raise InputError(f"{name} is a {type(number).__name__}: pass the phone number as text")
+    raise InputError(f"{name} is {kind_of(number)}: pass the phone number as text")
 
 
 def _of_link(held: str) -> str:

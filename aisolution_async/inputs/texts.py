@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from urllib.parse import urlsplit
 
+from aisolution_async.checks import is_whole, kind_of
 from aisolution_async.errors import InputError
 
 _LONGEST = 2048
@@ -12,8 +13,8 @@ _LONGEST = 2048
 
 def text(value: object, *, name: str) -> str:
     """`value` as text that is not empty."""
-    if isinstance(value, bool) or not isinstance(value, str | int):
-        raise InputError(f"{name} is a {type(value).__name__}: pass it as text")
+    if not isinstance(value, str) and not is_whole(value):
+        raise InputError(f"{name} is {kind_of(value)}: pass it as text")
     stripped = str(value).strip()
     if not stripped:
         raise InputError(f"{name} is empty")
@@ -50,5 +51,5 @@ def url(value: object, *, name: str) -> str | None:
 def flag(value: object, *, name: str) -> str | None:
     """ "y" for true, nothing for false."""
     if not isinstance(value, bool):
-        raise InputError(f"{name} is a {type(value).__name__}: pass True or False")
+        raise InputError(f"{name} is {kind_of(value)}: pass True or False")
     return "y" if value else None

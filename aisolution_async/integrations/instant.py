@@ -37,7 +37,7 @@ def skipping(loop: asyncio.AbstractEventLoop) -> Iterator[None]:
     selector = getattr(inside, "_selector", None)
     if not isinstance(selector, BaseSelector):
         raise RuntimeError(
-            f"time cannot be skipped on a {type(loop).__module__}.{type(loop).__name__}: run this test on asyncio's "
+            f"time cannot be skipped on {type(loop).__module__}.{type(loop).__name__}: run this test on asyncio's "
             "SelectorEventLoop"
         )
     skipper = getattr(inside.time, "__self__", None)

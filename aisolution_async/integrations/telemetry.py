@@ -61,6 +61,7 @@ from urllib.parse import urlsplit
 from weakref import WeakKeyDictionary, WeakSet
 
 from aisolution_async import AsyncClient, Attempt, Call, Charge, ConfigurationError, Load, Outcome, __version__
+from aisolution_async.checks import kind_of, with_article
 
 try:
     from opentelemetry import metrics, trace
@@ -102,7 +103,9 @@ def instrument(
         ("meter_provider", meter_provider, MeterProvider),
     ):
         if provider is not None and not isinstance(provider, kind):
-            raise ConfigurationError(f"{name} is a {type(provider).__name__}: pass a {kind.__name__} of OpenTelemetry")
+            raise ConfigurationError(
+                f"{name} is {kind_of(provider)}: pass {with_article(kind.__name__)} of OpenTelemetry"
+            )
     tracer = trace.get_tracer(_SCOPE, __version__, tracer_provider, SCHEMA_URL)
     meters = _meters_of(meter_provider)
 

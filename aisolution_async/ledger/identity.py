@@ -30,6 +30,6 @@ class Identities:
                 digest.update(data)
                 said = b""
         if key is not None:
-            said += f" key {json.dumps(key)}".encode()
+            said += f" key {json.dumps(key, default=str)}".encode()
         digest.update(said)
         return digest.digest()

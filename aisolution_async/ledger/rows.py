@@ -63,7 +63,7 @@ def millionths(value: Decimal) -> int:
 
 def key_text(key: Key) -> str | None:
     """A user's key as the tables have it."""
-    return None if key is None else json.dumps(key)
+    return None if key is None else json.dumps(key, default=str)  # a UUID as its text
 
 
 def storable(text: str | None) -> str | None:

@@ -24,6 +24,8 @@ from typing import Any
 
 from aisolution_async import clock
 from aisolution_async.charges import Attempt, Charge
+from aisolution_async.checks import key as check_key
+from aisolution_async.checks import running_loop
 from aisolution_async.errors import ConfigurationError, Key
 from aisolution_async.ledger import reading, schema
 from aisolution_async.ledger.book import Book
@@ -104,7 +106,7 @@ class Ledger(Store):
         """See `Store.open`."""
         if self._loop is not None:
             raise ConfigurationError("a ledger is opened once: make another Ledger of the same path")
-        self._loop = asyncio.get_running_loop()
+        self._loop = running_loop()
         self._pid = os.getpid()
         opened: asyncio.Future[Book] = self._loop.create_future()
         clock.elsewhere.add(self)
@@ -191,6 +193,9 @@ class Ledger(Store):
             raise ConfigurationError(
                 "resolve takes a key or an identity (or None, and attempt=), and Charge.CHARGED or Charge.FREE"
             )
+
+        if not isinstance(call, bytes):
+            check_key(call)
 
         def settle(book: Book) -> int:
             with book.transaction():

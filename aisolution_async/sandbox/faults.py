@@ -38,6 +38,7 @@ from math import cos, exp, inf, isfinite, log, pi, sqrt
 from typing import Any, Self
 
 from aisolution_async.api import ENDPOINTS, endpoint_of
+from aisolution_async.checks import kind_of
 
 KINDS: Mapping[str, bool | None] = {
     "latency": None,
@@ -341,7 +342,7 @@ class Faults:
     def add(self, fault: Fault) -> Fault:
         """Let it hit from now on; the fault itself."""
         if not isinstance(fault, Fault):
-            raise TypeError(f"a {type(fault).__name__} is no Fault: Fault.parse(...) makes one of a text")
+            raise TypeError(f"{kind_of(fault)} is no Fault: Fault.parse(...) makes one of a text")
         self._armed.append(_Armed(fault, self._serial))
         self._serial += 1
         return fault

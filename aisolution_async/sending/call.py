@@ -55,6 +55,7 @@ from aisolution_async.sending.states import (
 )
 from aisolution_async.wire.exchange import Lost, Response, exchange
 from aisolution_async.wire.form import Form
+from aisolution_async.wire.reply_headers import support_headers
 from aisolution_async.wire.transport import Flight, PoolTransport
 
 _log = logging.getLogger(__name__)
@@ -415,7 +416,7 @@ class Sending(NotPickled, Generic[R]):
     def _tell(self, number: int) -> None:
         """Tell the user's hook of an attempt."""
         if self._options.on_attempt is not None:
-            call_hook(self._options.on_attempt, self.call, self.attempts[number - 1])
+            call_hook("on_attempt", self._options.on_attempt, self.call, self.attempts[number - 1])
 
     # ----------------------------------------------------------------------- Found → Over, Again or Awaiting
 
@@ -618,7 +619,12 @@ class Sending(NotPickled, Generic[R]):
     def _ended(self, found: Finding[R]) -> Over[R]:
         if found.reply is not None:
             return Over(found.reply.made_by(self.attempts), None, found.signal)
-        return Over(None, found.error(self.call.endpoint.name, self.call.key, self.attempts), found.signal)
+        return Over(None, self._error(found), found.signal)
+
+    def _error(self, found: Finding[R]) -> AISolutionError:
+        error = found.error(self.call.endpoint.name, self.call.key, self.attempts)
+        error.headers = support_headers(found.headers, self._redact)
+        return error
 
     def _unreadable(self, text: str) -> Over[R]:
         # Made anew: the frames of the first one hold the image.

@@ -35,7 +35,7 @@ class Finding(NamedTuple, Generic[R]):
 
     `source` is what it was judged by: the answer as it was read, or why there is none. `reply` is there if it is one.
     `repeatable`: whether it was free and may pass; `retry_after` what the server asks to wait, in seconds. `status` and
-    `problem` are for the record: words that hold nothing of what was sent.
+    `problem` are for the record: words that hold nothing of what was sent. `headers` are there where there is no reply.
     """
 
     source: envelope.Answer[R] | Lost
@@ -47,6 +47,7 @@ class Finding(NamedTuple, Generic[R]):
     status: str | None = None
     http_status: int | None = None
     problem: str | None = None
+    headers: Sequence[tuple[bytes, bytes]] = ()
 
     @property
     def sent(self) -> bool:
@@ -128,4 +129,5 @@ def of_response(
         status,
         answer.http_status,
         problem,
+        response.headers if reply is None else (),
     )

@@ -15,6 +15,7 @@ import anyio
 
 from aisolution_async import clock
 from aisolution_async.charges import Attempt, Charge
+from aisolution_async.checks import kind_of
 from aisolution_async.echo import Echo
 from aisolution_async.errors import AISolutionError, Key, OutcomeUnknownError
 from aisolution_async.hiding import NotPickled, redacted, without_secret_fields
@@ -110,7 +111,7 @@ class Journal(NotPickled):
         """See `Store.begin`."""
         verdict = await self._store.begin(ask)
         if not isinstance(verdict, Verdict):
-            raise LedgerError(f"the ledger failed: it answered with a {type(verdict).__name__}, which is no verdict")
+            raise LedgerError(f"the ledger failed: it answered with {kind_of(verdict)}, which is no verdict")
         return verdict
 
     @_translated

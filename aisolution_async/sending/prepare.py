@@ -13,6 +13,8 @@ import anyio.to_thread
 from anyio import CapacityLimiter
 
 from aisolution_async.api import Call, Endpoint, Kind
+from aisolution_async.checks import KEY_TYPES
+from aisolution_async.checks import key as check_key
 from aisolution_async.errors import InputError
 from aisolution_async.hiding import NotPickled
 from aisolution_async.inbox import digits_of
@@ -141,6 +143,8 @@ def read(call: Call[Any], options: Options, *, callback: str | None, vendor: str
     fields: Fields = []
     held, digits = call, ""
     try:
+        if type(call.key) not in KEY_TYPES:
+            check_key(call.key)
         for parameter in call.endpoint.parameters:
             value = getattr(call, parameter.name)
             if callback is not None and parameter.name == "callback":

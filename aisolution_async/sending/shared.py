@@ -11,6 +11,7 @@ import httpx
 
 from aisolution_async import clock
 from aisolution_async.charges import Tally
+from aisolution_async.checks import running_loop
 from aisolution_async.echo import Echo
 from aisolution_async.errors import ConfigurationError
 from aisolution_async.hiding import NotPickled
@@ -58,7 +59,7 @@ class Shared(NotPickled):
         """Raise ConfigurationError unless this may be used here and now."""
         if self.closed:
             raise ConfigurationError("the client is closed: make a new one, and keep it open while calls are made")
-        loop = asyncio.get_running_loop()
+        loop = running_loop()
         if self._loop is None:
             self._loop = loop
         elif self._loop is not loop:
@@ -88,7 +89,7 @@ class Shared(NotPickled):
     async def aclose(self) -> None:
         """Close the pool; what is in flight ends in an error. Idempotent."""
         if not self.closed:
-            if self._loop not in (None, asyncio.get_running_loop()):
+            if self._loop not in (None, running_loop()):
                 raise ConfigurationError("the client belongs to another event loop: close it there")
             self.closed = True
             self._hush(False)

@@ -392,6 +392,20 @@ def refusal_of(exc: BaseException | None) -> str:
     return f"alert {_REFUSALS[name]}, {name.lower()}{hint}"
 
 
+def certificate_remedy(problem: str) -> str:
+    """What can be done where we do not trust the server's certificate; empty where that is not the problem."""
+    if "CERTIFICATE_VERIFY_FAILED" not in problem:
+        return ""
+    if "expired" in problem or "not yet valid" in problem:
+        return ": check this machine's clock, else the certificate has to be renewed"
+    if "ostname mismatch" in problem or "IP address mismatch" in problem:
+        return ": the certificate is for another host: check base_url, and what the name resolves to here"
+    return (
+        ": where the certificate is of your company's own authority, name its file in SSL_CERT_FILE, or pass "
+        "ssl_context=ssl.create_default_context(cafile=…), or verify= to a transport of yours"
+    )
+
+
 def frame_head(request: httpx.Request) -> tuple[bytes, int | None, bool, str]:
     """The request line and headers as given, the Content-Length if any, whether the body is chunked, and what is wrong.
 

@@ -14,7 +14,7 @@ import httpx
 
 from aisolution_async import clock
 from aisolution_async.errors import AISolutionError
-from aisolution_async.wire.connection import CERTIFICATE_HINT, refusal_of
+from aisolution_async.wire.connection import CERTIFICATE_HINT, certificate_remedy, refusal_of
 from aisolution_async.wire.form import Form
 from aisolution_async.wire.reach import Refused
 from aisolution_async.wire.request import Requests
@@ -40,10 +40,18 @@ class Response(NamedTuple):
     """
 
     http_status: int
-    retry_after: str | None
+    headers: Headers
     body: bytes
     early: bool = False
     reused: bool = False
+
+    @property
+    def retry_after(self) -> str | None:
+        """The header of that name."""
+        for name, value in self.headers:
+            if len(name) == 11 and name.lower() == b"retry-after":
+                return value.decode("latin-1")
+        return None
 
     def __repr__(self) -> str:
         return f"<Response, HTTP {self.http_status}>"  # not what it says of people
@@ -79,7 +87,7 @@ async def exchange(
             status, headers, body, early, reused = await transport.exchange(
                 requests.origin, requests.head(endpoint, form), form, form.length, flight=flight, timeout=timeout
             )
-            return Response(status, _retry_after(headers), body, early, reused)
+            return Response(status, headers, body, early, reused)
         extensions: dict[str, Any] = {"timeout": timeout, "aisolution.flight": flight}
         if isinstance(transport, httpx.AsyncHTTPTransport):
             flight.left = False
@@ -112,14 +120,7 @@ async def _respond(transport: httpx.AsyncBaseTransport, request: httpx.Request) 
             await response.aclose()
     if len(body) > MAX_ANSWER_BYTES:
         raise httpx.RemoteProtocolError("the answer is over 1 MiB")
-    return Response(response.status_code, response.headers.get("Retry-After"), body)
-
-
-def _retry_after(headers: Headers) -> str | None:
-    for name, value in headers:
-        if len(name) == 11 and name.lower() == b"retry-after":
-            return value.decode("latin-1")
-    return None
+    return Response(response.status_code, response.headers.raw, body)
 
 
 def _watch(flight: Flight) -> Callable[[str, Mapping[str, Any]], Awaitable[None]]:
@@ -146,7 +147,8 @@ def _explain(exc: Exception, timeout: Mapping[str, float | None], redact: Callab
             return f"{what} within {timeout.get(name)} s"
     if isinstance(exc, httpx.ConnectError):
         lines = redact(str(exc)).splitlines()
-        return f"no connection ({lines[0][:200] if lines else type(exc).__name__})"
+        why = lines[0] if lines else type(exc).__name__
+        return f"no connection ({why[:200]}){certificate_remedy(why)}"
     if isinstance(exc, httpx.RemoteProtocolError):
         return next((words for words, pattern in _FAULTS if pattern.search(str(exc))), _NO_ANSWER)
     if alert := refusal_of(exc) or refusal_of(exc.__cause__ or exc.__context__):

@@ -3,20 +3,32 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 from urllib.parse import quote, unquote
 
 import httpx
 
 from aisolution_async.api import ENDPOINTS, WORDS
-from aisolution_async.errors import ConfigurationError
+from aisolution_async.checks import kind_of
+from aisolution_async.errors import ConfigurationError, is_plain_word
 from aisolution_async.hiding import HIDDEN, SHORTEST, NotPickled, Redactor, Secret
 from aisolution_async.wire.form import CONTENT_TYPE, Form
 from aisolution_async.wire.reach import is_loopback
 from aisolution_async.wire.transport import origin_of
 
-USER_AGENT = "aisolution-async"
+# Headers that a request's framing, its answer's form or the money rule depend on, and those that are kept elsewhere.
+_OWN_HEADERS = {
+    **dict.fromkeys(("host", "content-type", "content-length", "content-encoding", "transfer-encoding"), "we say it"),
+    **dict.fromkeys(("connection", "keep-alive", "te", "trailer", "upgrade", "http2-settings"), "the pool says it"),
+    **dict.fromkeys(("accept", "accept-encoding", "accept-charset"), "we read no other answers"),
+    **dict.fromkeys(("range", "if-match", "if-none-match", "if-range"), "part of an answer is none"),
+    **dict.fromkeys(("if-modified-since", "if-unmodified-since"), "part of an answer is none"),
+    "expect": "a request is sent whole",
+    "cookie": "cookies are neither kept nor sent",
+    "proxy-authorization": "the vendor would get it: say it in proxy=http://USER:PASSWORD@HOST:PORT",
+    "proxy-connection": "the pool says it",
+}
 
 
 class _SecretURL(NotPickled, httpx.URL):
@@ -35,10 +47,11 @@ class _SecretRequest(NotPickled, httpx.Request):
 class Requests(NotPickled):
     """Makes the requests of one token and base URL; whatever is the same for every call is made once."""
 
-    def __init__(self, base_url: Secret, token: Secret) -> None:
+    def __init__(self, base_url: Secret, token: Secret, headers: Secret, *, user_agent: str) -> None:
         secret = _quoted(token)
-        self.redact = Redactor(token, WORDS).text
-        """Takes the token out of text, whoever put it there."""
+        extra = _headers(headers)
+        self.redact = _redact(token, extra)
+        """Takes the token, and what the user's headers say, out of text, whoever put it there."""
         base = _base(base_url, token)
         self.address = Secret(
             f"{base.scheme}://{base.netloc.decode('ascii')}{base.raw_path.decode('ascii').rstrip('/')}"
@@ -54,15 +67,18 @@ class Requests(NotPickled):
         }
         self.origin = origin_of(base)
         """What the pool keeps connections by."""
+        agent = extra.value.pop(b"user-agent", (b"User-Agent", user_agent.encode()))
         self._headers = [
             (b"Host", base.netloc),
-            (b"User-Agent", USER_AGENT.encode()),
+            agent,
             (b"Accept", b"application/json"),
             (b"Content-Type", CONTENT_TYPE.encode()),
+            *extra.value.values(),
         ]
         lines = b"".join(b"%s: %s\r\n" % header for header in self._headers)
         self._heads = {
-            name: b"POST %s HTTP/1.1\r\n%sContent-Length: %%d\r\n" % (url.raw_path.replace(b"%", b"%%"), lines)
+            name: b"POST %s HTTP/1.1\r\n%sContent-Length: %%d\r\n"
+            % (url.raw_path.replace(b"%", b"%%"), lines.replace(b"%", b"%%"))
             for name, url in self._urls.items()
         }
 
@@ -82,6 +98,73 @@ class Requests(NotPickled):
         )
         request.url = url  # httpx.Request makes a plain copy, which would show the token
         return request
+
+
+# No local variable of these may hold a header's value where an error leaves them: tracebacks show locals.
+
+
+def _headers(given: Secret) -> Secret:
+    """The user's headers as bytes, by their names in small letters. Raises ConfigurationError."""
+    problem, found = _read_headers(given.value)
+    given.value = None
+    if problem:
+        raise ConfigurationError(problem)
+    return found
+
+
+def _read_headers(given: Any) -> tuple[str, Secret]:
+    found: dict[bytes, tuple[bytes, bytes]] = {}
+    if given is None:
+        return "", Secret(found)
+    if not isinstance(given, Mapping):
+        return f'headers is {kind_of(given)}: give them by name, as {{"X-Gateway-Key": "…"}}', Secret(None)
+    for name, value in given.items():
+        problem = _problem(name, value)
+        key = b"" if problem else name.lower().encode()
+        if not problem and key in found:
+            problem = f"headers has {name} twice: leave one of them out"
+        if problem:
+            return problem, Secret(None)
+        found[key] = (name.encode(), value.encode())
+    return "", Secret(found)
+
+
+def _problem(name: object, value: object) -> str:
+    """What is wrong with a header of the user's; empty if nothing is. Never its value."""
+    if not isinstance(name, str) or not re.fullmatch(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,256}", name):
+        return "headers: a name is letters, digits and hyphens, such as X-Gateway-Key"
+    if why := _OWN_HEADERS.get(name.lower()):
+        return f"headers: {name} cannot be set: {why}"
+    if not isinstance(value, str):
+        return f"headers: the value of {name} is {kind_of(value)}: pass it as text"
+    if not re.fullmatch(r"[\x20-\x7e\t]*", value):
+        return f"headers: the value of {name} has a line break, or something else that is no ASCII text"
+    return "" if value == value.strip() else f"headers: the value of {name} begins or ends with a space"
+
+
+def _redact(token: Secret, headers: Secret) -> Callable[[str], str]:
+    """What takes secrets out of text: the token, and those words of the user's headers that are no plain words.
+
+    A plain word, like an office's name, is no secret, and may be part of an answer.
+    """
+    redact = Redactor(token, WORDS).text
+    others = [
+        Redactor(Secret(word.decode()), WORDS).text
+        for key, (_, value) in headers.value.items()
+        if key != b"user-agent"
+        for word in value.split()
+        if not is_plain_word(word.decode())
+    ]
+    if not others:
+        return redact
+
+    def redact_all(text: str) -> str:
+        text = redact(text)
+        for other in others:
+            text = other(text)
+        return text
+
+    return redact_all
 
 
 def _quoted(token: Secret) -> Secret:
