@@ -228,7 +228,7 @@ def _reads(service: Service, name: str) -> bool:
     """Whether the process has a file of that name open."""
     for link in Path(f"/proc/{service.process.pid}/fd").iterdir():
         with contextlib.suppress(OSError):
-            if Path(os.readlink(link)).name == name:
+            if link.readlink().name == name:
                 return True
     return False
 

@@ -201,6 +201,11 @@ class Lists:
                 found.append(((self._folder / file).stat().st_mtime, name))
         return [name for _, name in sorted(found)]
 
+    @property
+    def calls_a_row(self) -> int:
+        """How many calls each row makes."""
+        return len(self._calls)
+
     @contextmanager
     def claimed(self, name: str) -> Iterator[bool]:
         """Hold the list, if nobody does and it is not done. Whether it is held."""
@@ -228,11 +233,6 @@ class Lists:
             rescued=left,
             **self._options,
         )
-
-    def rows_done(self, run: BulkRun) -> int:
-        """How many rows of a run have their outcome."""
-        asked = 0 if run.progress is None else run.progress.done // len(self._calls)
-        return max(asked, run.summary.rows)
 
     def tell(self, name: str, state: ListState) -> None:
         """Write down how far a list is, at one stroke."""
@@ -304,7 +304,7 @@ class _Runner:
             self._run = None
             telling.cancel()
             with suppress(OSError):  # then a later run says it, from the ledger
-                self._tell(name, run, problem)
+                self._lists.tell(name, _state_of(run, run.summary.rows, problem))
 
     def _problem_of(self, name: str, exc: Exception) -> str:
         """Put the list off, and say why in words for strangers; the log gets those for us."""
@@ -317,23 +317,17 @@ class _Runner:
 
     async def _keep_telling(self, name: str, run: BulkRun) -> None:
         while True:
+            calls = 0 if run.progress is None else run.progress.done
             with suppress(OSError):
-                self._tell(name, run)
+                # Rows are written in order: others behind the next one may be done.
+                self._lists.tell(name, _state_of(run, max(run.summary.rows, calls // self._lists.calls_a_row)))
             await clock.sleep(_TELL_EVERY)
 
-    def _tell(self, name: str, run: BulkRun, problem: str | None = None) -> None:
-        done = run.summary
-        state = ListState(
-            "done" if done.complete else "running",
-            run.total,
-            self._lists.rows_done(run),
-            done.ok,
-            done.failed,
-            done.held,
-            done.checking,
-            problem,
-        )
-        self._lists.tell(name, state)
+
+def _state_of(run: BulkRun, done: int, problem: str | None = None) -> ListState:
+    told = run.summary
+    status: Literal["running", "done"] = "done" if told.complete else "running"
+    return ListState(status, run.total, done, told.ok, told.failed, told.held, told.checking, problem)
 
 
 # ------------------------------------------------------------------------------------------------------------- files
