@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
-import socket
 import sys
 from contextlib import AsyncExitStack
 from dataclasses import asdict
@@ -260,27 +258,31 @@ async def test_several_calls_a_row(tmp_path: Path) -> None:
     assert lists.state("monday") == ListState("done", 2, 2, 2)
 
 
-async def test_a_forked_child_does_not_go_on_holding_a_list(lists: Lists) -> None:
+FORKING = """
+import os, socket, sys
+from aisolution_async import WhatsAppDetail
+from aisolution_async.integrations.lists import Lists
+
+lists = Lists(sys.argv[1], WhatsAppDetail)
+here, there = socket.socketpair()
+with lists.claimed("monday") as is_held:
+    assert is_held and lists.state("monday").status == "running"
+    with lists.claimed("monday") as again:
+        assert not again
+    child = os.fork()
+    if not child:
+        there.sendall(b"here")
+        there.recv(1)
+        os._exit(0)
+assert here.recv(4) == b"here"
+with lists.claimed("monday") as is_held:
+    here.sendall(b".")
+    os.waitpid(child, 0)
+    assert is_held
+"""
+
+
+async def test_a_forked_child_does_not_go_on_holding_a_list(lists: Lists, tmp_path: Path) -> None:
     lists.put("monday", ROWS)
-    with lists.claimed("monday") as is_held:
-        assert is_held
-        state = lists.state("monday")
-        assert state is not None
-        assert state.status == "running"
-        with lists.claimed("monday") as again:
-            assert not again
-        here, there = socket.socketpair()
-        child = os.fork()
-        if not child:
-            there.sendall(b"here")
-            there.recv(1)
-            os._exit(0)
-    try:
-        assert here.recv(4) == b"here"
-        with lists.claimed("monday") as is_held:
-            assert is_held
-    finally:
-        here.sendall(b".")
-        os.waitpid(child, 0)
-        here.close()
-        there.close()
+    child = await asyncio.create_subprocess_exec(sys.executable, "-c", FORKING, tmp_path / "lists")
+    assert await child.wait() == 0
