@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import sys
 from contextlib import AsyncExitStack
 from dataclasses import asdict
+from datetime import timedelta
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,7 @@ if sys.platform == "win32":
     pytest.skip("there are no such file locks", allow_module_level=True)
 
 from aisolution_async import AddFace, ConfigurationError, FaceCompare, InputError, Ledger, WhatsAppDetail
+from aisolution_async.clock import today
 from aisolution_async.integrations.lists import Lists, ListState
 from aisolution_async.integrations.problems import problem_of
 
@@ -218,6 +221,19 @@ async def test_a_process_that_ended_before_it_said_so(lists: Lists, tmp_path: Pa
     assert await run(lists, "monday", vendor) == rows
     assert not vendor.requests
     assert lists.state("monday") == ListState("done", 12, 12, 12)
+
+
+async def test_what_was_left_of_a_list_that_was_never_taken_goes(lists: Lists, tmp_path: Path) -> None:
+    lists.put("monday", ROWS)
+    folder = tmp_path / "lists"
+    for name, hours in ((".old.new", 25), (".young.new", 1)):
+        (folder / name).write_text("{}")
+        then = (today() - timedelta(hours=hours)).timestamp()
+        os.utime(folder / name, (then, then))
+    await run(lists, "monday", answering())
+    assert [path.name for path in folder.glob(".*")] == [".young.new"]
+    (folder / "monday.results.jsonl").unlink()
+    assert lists.results("monday") is None
 
 
 async def test_faces_are_added_once(tmp_path: Path) -> None:

@@ -19,7 +19,8 @@ Nothing is kept in memory, so every process says the same, also after a restart.
 
 The lock is the system's and ends with its process. So when a process is killed in the middle, another one goes on with
 the list, from the ledger: what was answered is not asked again, and what was under way is held, since it may have been
-charged (`ListState.held`). To be rid of a list, remove `NAME.*` once it is done. The folder has to be on a local disk.
+charged (`ListState.held`). A list that is done stays as it is: to ask again for what failed, put its rows under another
+name, since the ledger answers what was answered. To be rid of one, remove `NAME.*`. The folder's disk has to be local.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ import logging
 import os
 import re
 import tempfile
+import time
 import weakref
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
@@ -56,6 +58,7 @@ __all__ = ["ListOptions", "ListState", "Lists"]
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,99}")
 _TELL_EVERY = 1.0
 _AGAIN_AFTER = 60.0
+_DAY = 86_400.0
 
 _log = logging.getLogger(__name__)
 
@@ -127,7 +130,7 @@ class Lists:
 
         The same rows under the same name are one list, so a request may be repeated. Raises InputError for a name
         that is none (letters, digits, - and _, 100 at most), for rows that are none or cannot be written as JSON, and
-        for other rows under a name that is there already. Blocks while it writes.
+        for other rows under a name that is there already; OSError where it cannot be written. Blocks while it writes.
         """
         path = self._list(name)
         if path is None:
@@ -162,8 +165,8 @@ class Lists:
 
     def results(self, name: str) -> Path | None:
         """The file of its results, once they are whole; None before that, and where there is no such list."""
-        state = self.state(name)
-        return self._beside(name, "results.jsonl") if state is not None and state.status == "done" else None
+        state, file = self.state(name), self._beside(name, "results.jsonl")
+        return file if state is not None and state.status == "done" and file.exists() else None
 
     @asynccontextmanager
     async def running(self, client: AsyncClient, *, look_every: float = 1.0) -> AsyncIterator[None]:
@@ -175,6 +178,7 @@ class Lists:
         """
         self.bulk_run("any", client)
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        _sweep(self._folder)
         runner = _Runner(self, client, look_every)
         task = asyncio.create_task(runner.run())
         try:
@@ -395,6 +399,14 @@ def _line(row: Mapping[str, object]) -> bytes:
     except (TypeError, ValueError):
         pass
     raise InputError("a list's row is an object of text, numbers and truth values")
+
+
+def _sweep(folder: Path) -> None:
+    """Remove what a process left that was killed while it took a list."""
+    for path in folder.glob(".*.new"):
+        with suppress(FileNotFoundError):
+            if path.stat().st_mtime < time.time() - _DAY:  # nobody is writing it any more
+                path.unlink()
 
 
 def _same(one: Path, other: Path) -> bool:
