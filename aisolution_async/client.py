@@ -275,6 +275,14 @@ class AsyncClient(NotPickled):
             batches=len(running),
         )
 
+    def send_along(self, headers: Callable[[], Iterable[tuple[bytes, bytes]]] | None) -> None:
+        """Send the headers that `headers()` gives with each attempt on this pool: for tracing. None for no more.
+
+        It is called on the event loop, in the context of who asked, must return at once, and must give none of the
+        headers that a request has already.
+        """
+        self._shared.requests.headers_now = headers
+
     # ------------------------------------------------------------------------------------- the six endpoints
     # What the vendor is asked leaves each frame with the call: error reporters show the locals of a traceback.
 

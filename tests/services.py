@@ -4,16 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import os
 import re
 import signal
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
+from typing import Any
+
+import httpx
 
 from aisolution_async.sandbox import Sandbox
+from aisolution_async.sandbox.clock import Clock
+from aisolution_async.sandbox.faults import Fault
 
 README = Path(__file__).parent.parent / "README.md"
 
@@ -156,6 +163,74 @@ async def serving(source: str, server: str, folder: Path, sandbox: Sandbox, **en
             with contextlib.suppress(ProcessLookupError):
                 process.kill()
             await service.ended()
+
+
+async def state_of(user: httpx.AsyncClient, url: str) -> dict[str, Any]:
+    """What a service says of a list."""
+    answer = await user.get(url)
+    assert answer.status_code == 200, answer.text
+    state: dict[str, Any] = answer.json()
+    return state
+
+
+async def done(user: httpx.AsyncClient, url: str) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """What a service says of a list once it is done, and its results."""
+    while (state := await state_of(user, url))["status"] != "done":
+        assert state["problem"] is None, state
+        await asyncio.sleep(0.02)
+    return state, [json.loads(line) for line in (await user.get(f"{url}/results")).text.splitlines()]
+
+
+async def two_workers_run_a_list(
+    source: str, server: str, folder: Path, **env: str
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Two processes of a README's service and a list; whichever runs it is killed in the middle. How the list ends."""
+    clock = Clock(ticking=False)
+    async with Sandbox(clock=clock) as sandbox, httpx.AsyncClient() as user, AsyncExitStack() as stack:
+        numbers = {f"A-{n}": sandbox.number("yes").removesuffix("000") + f"{n:03}" for n in range(300, 400)}
+        fault = sandbox.faults.add(Fault("latency", seconds=20))
+        services = [await stack.enter_async_context(serving(source, server, folder, sandbox, **env)) for _ in range(2)]
+        urls = [f"{service.url}/lists/monday" for service in services]
+        answer = await user.put(urls[0], json=numbers)
+        assert answer.status_code == 202
+        while sandbox.requests["gliswadetail"] < 50:  # as many as are in flight at once
+            await asyncio.sleep(0.01)
+        clock.advance(20)
+        while sandbox.requests["gliswadetail"] < 80 or min([(await state_of(user, url))["done"] for url in urls]) < 40:
+            await asyncio.sleep(0.01)
+
+        # Whichever worker is asked, and how often: it knows the list.
+        states = await asyncio.gather(*(state_of(user, url) for url in urls * 20))
+        assert {(state["status"], state["total"]) for state in states} == {("running", len(numbers))}
+        assert [(await user.get(f"{url}/results")).status_code for url in urls] == [409, 409]
+        assert [(await user.put(url, json=numbers)).status_code for url in urls] == [202, 202]
+        assert [(await user.put(url, json={"A": "+1"})).status_code for url in urls] == [422, 422]
+
+        (killed,) = [place for place, service in enumerate(services) if _reads(service, "monday.jsonl")]
+        services[killed].kill()
+        await services[killed].ended()
+        sandbox.faults.remove(fault)
+        state, results = await done(user, urls[1 - killed])
+        assert [row["key"] for row in results] == list(numbers)
+        counts = Counter(row["charge"] for row in results)
+        assert counts["charged"] <= sandbox.bill.charged <= counts["charged"] + counts["unknown"]
+        assert sandbox.bill.delivered.charged == counts["charged"]
+        # Asked again were at most those that were answered "checking" or RETRY_LATER, free.
+        assert 0 <= sandbox.requests["gliswadetail"] - sum(row["attempts"] for row in results) <= sandbox.bill.free
+        assert state["held"] == counts["unknown"] == sum(row["error"] == "OutcomeUnknownError" for row in results)
+        assert state["ok"] + state["failed"] == state["done"] == state["total"] == len(numbers)
+        assert 0 < state["held"] <= 50
+        assert [(await user.put(urls[1 - killed], json=numbers)).json()["status"]] == ["done"]
+        return state, results
+
+
+def _reads(service: Service, name: str) -> bool:
+    """Whether the process has a file of that name open."""
+    for link in Path(f"/proc/{service.process.pid}/fd").iterdir():
+        with contextlib.suppress(OSError):
+            if link.readlink().name == name:
+                return True
+    return False
 
 
 def assert_clean(output: str) -> None:

@@ -13,16 +13,24 @@ from typing import Any
 
 import httpx
 import pytest
-from fastapi import BackgroundTasks, Depends, FastAPI, Request, WebSocket
+from fastapi import APIRouter, BackgroundTasks, Depends, FastAPI, Request, WebSocket
+from pydantic import TypeAdapter
+from starlette.applications import Starlette
 
 from aisolution_async import (
+    AddFace,
     AISolutionError,
     AsyncClient,
     Attempt,
     BudgetExhaustedError,
+    Call,
     Charge,
     ConfigurationError,
+    DeleteFace,
+    FaceCompare,
+    FaceComparison,
     FaceNotFoundError,
+    IdHolding,
     ImageTooLargeError,
     InputError,
     InvalidRequestError,
@@ -32,20 +40,26 @@ from aisolution_async import (
     OutcomeUnknownError,
     PersonNotFoundError,
     RefusedError,
+    Reply,
+    Retry,
     RetryLaterError,
+    SearchFace,
     ServiceFailedError,
     UnknownStatusError,
+    WhatsAppDetail,
+    WhatsAppProfile,
     errors,
 )
+from aisolution_async.api import Kind
 from aisolution_async.clock import today
 from aisolution_async.integrations import problems
-from aisolution_async.integrations.fastapi import Client, client_of, get_client, install
+from aisolution_async.integrations.fastapi import Client, WithCharge, client_of, get_client, install, install_errors
 from aisolution_async.sandbox import Sandbox
 from aisolution_async.sandbox.clock import Clock
 from aisolution_async.sandbox.faults import Fault
 
-from .services import UNDER_UVICORN, assert_clean, curl, example, serving
-from .support import Vendor, in_turn, picture, says
+from .services import UNDER_UVICORN, assert_clean, curl, done, example, serving, state_of, two_workers_run_a_list
+from .support import NUMBER, Vendor, in_turn, ok_whatsapp, picture, says
 from .support import client_of as client_on
 
 SECRETS = ("sandbox-token", "6281387300008", "LxiKPLIMGFpXzXas", "applicant-7", "/srv/uploads")
@@ -53,7 +67,7 @@ SECRETS = ("sandbox-token", "6281387300008", "LxiKPLIMGFpXzXas", "applicant-7", 
 
 @pytest.fixture
 def source() -> str:
-    return example("import Client, client_of, install")
+    return example("import Client, WithCharge, client_of, install")
 
 
 @asynccontextmanager
@@ -82,7 +96,9 @@ async def test_the_service_answers_and_ends_with_requests_in_flight(source: str,
     ):
         (tmp_path / "a.jpg").write_bytes(picture(1))
         form = ("-F", f"selfie=@{tmp_path}/a.jpg", "-F", f"card=@{tmp_path}/a.jpg", f"{service.url}/faces")
-        assert json.loads(await curl(*form)) == {"similarity": 100, "result": "SAME PERSON", "charge": "charged"}
+        face = json.loads(await curl(*form))
+        assert face.pop("attempts")[0]["status"] == "OK"
+        assert face == {"similarity": 100, "result": "SAME PERSON", "charge": "charged"}
 
         files = {"selfie": picture(2), "card": picture(3)}
         answer = await user.post("/faces", files=files)
@@ -107,49 +123,46 @@ async def test_the_service_answers_and_ends_with_requests_in_flight(source: str,
 
 async def test_a_list_survives_a_restart_and_is_paid_for_once(source: str, tmp_path: Path) -> None:
     numbers = {f"applicant-{n}": f"+62813873{n:05}" for n in range(400)}
-    async with Sandbox() as sandbox:
+    async with Sandbox() as sandbox, httpx.AsyncClient() as user:
         sandbox.faults.add(Fault("hang", rate=0.5))
-        async with (
-            serving(source, UNDER_UVICORN, tmp_path, sandbox, HTTP="auto") as service,
-            httpx.AsyncClient() as user,
-        ):
-            answer = await user.post(f"{service.url}/lists", json=numbers)
-            assert answer.status_code == 202
-            path = f"/lists/{answer.json()['id']}"
-            while (progress := (await user.get(service.url + path)).json())["done"] < 5:
+        async with serving(source, UNDER_UVICORN, tmp_path, sandbox, HTTP="auto") as service:
+            url = f"{service.url}/lists/monday"
+            assert (await user.put(url, json=numbers)).status_code == 202
+            while (await state_of(user, url))["done"] < 5:
                 await asyncio.sleep(0.02)
-            assert not progress["finished"]
-            assert (await user.get(f"{service.url}{path}/results")).status_code == 409
+            assert (await user.get(f"{url}/results")).status_code == 409
             service.kill()
             await service.ended()
         sandbox.faults.clear()
         paid = sandbox.bill.charged
         assert paid
-        async with (
-            serving(source, UNDER_UVICORN, tmp_path, sandbox, HTTP="auto") as service,
-            httpx.AsyncClient() as user,
-        ):
-            while not (await user.get(service.url + path)).json()["finished"]:
-                await asyncio.sleep(0.02)
-            results = (await user.get(f"{service.url}{path}/results")).json()
-            assert (await user.get(f"{service.url}/lists/other")).status_code == 404
+        async with serving(source, UNDER_UVICORN, tmp_path, sandbox, HTTP="auto") as service:
+            state, results = await done(user, f"{service.url}/lists/monday")
+            for path in ("other", "other/results", ".hidden", "monday.results"):
+                assert (await user.get(f"{service.url}/lists/{path}")).status_code == 404
             service.terminate()
             assert_clean(await service.ended())
-    assert set(results) == set(numbers)
+    assert [row["key"] for row in results] == list(numbers)
     # What was under way when the power went may have been charged: it is held, and not asked again.
-    held = sum(result == "OutcomeUnknownError" for result in results.values())
+    held = sum(row["error"] == "OutcomeUnknownError" for row in results)
     assert 0 < held < len(numbers)
+    assert state["held"] == held
     assert paid < sandbox.bill.charged <= len(numbers)
 
 
-async def test_a_list_under_way_is_finished_with_grace(source: str, tmp_path: Path) -> None:
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="which process has a file open is told by /proc")
+async def test_a_list_of_a_killed_worker_is_finished_by_the_other(source: str, tmp_path: Path) -> None:
+    await two_workers_run_a_list(source, UNDER_UVICORN, tmp_path, HTTP="auto")
+
+
+async def test_a_list_under_way_is_left_with_grace(source: str, tmp_path: Path) -> None:
     clock = Clock(ticking=False)
     async with Sandbox(clock=clock) as sandbox, httpx.AsyncClient() as user:
-        numbers = {str(n): sandbox.number("yes").removesuffix("000") + f"{n:03}" for n in range(30)}
+        numbers = {str(n): sandbox.number("yes").removesuffix("000") + f"{n:03}" for n in range(300, 360)}
         sandbox.faults.add(Fault("latency", seconds=20))
         async with serving(source, UNDER_UVICORN, tmp_path, sandbox, HTTP="auto") as service:
-            name = (await user.post(f"{service.url}/lists", json=numbers)).json()["id"]
-            while sandbox.requests["gliswadetail"] < len(numbers):
+            await user.put(f"{service.url}/lists/monday", json=numbers)
+            while sandbox.requests["gliswadetail"] < 50:
                 await asyncio.sleep(0.01)
             service.terminate()
             await service.refuses()
@@ -161,12 +174,9 @@ async def test_a_list_under_way_is_finished_with_grace(source: str, tmp_path: Pa
         paid = sandbox.bill.charged
         sandbox.faults.clear()
         async with serving(source, UNDER_UVICORN, tmp_path, sandbox, HTTP="auto") as service:
-            while not (progress := (await user.get(f"{service.url}/lists/{name}")).json())["finished"]:
-                await asyncio.sleep(0.02)
-            results = (await user.get(f"{service.url}/lists/{name}/results")).json()
-    assert "OutcomeUnknownError" not in results.values()
-    assert progress["charged"] == sandbox.bill.charged - paid
-    assert 0 < paid <= sandbox.bill.charged <= len(numbers)
+            state, results = await done(user, f"{service.url}/lists/monday")
+    assert (state["ok"], state["held"]) == (len(numbers), 0)
+    assert 0 < paid < sandbox.bill.charged == sum(row["charge"] == "charged" for row in results)
 
 
 async def test_more_than_a_client_may_be_opened(tmp_path: Path) -> None:
@@ -301,6 +311,141 @@ async def test_real_errors_of_a_real_client(tmp_path: Path) -> None:
             assert (await http.post("/faces", content=picture(1))).json() == 100
             spent = await http.post("/faces", content=picture(1))
             assert (spent.status_code, spent.json()["type"]) == (503, "urn:problem-type:aisolution:budget-exhausted")
+
+
+# --------------------------------------------------------------------------------------------- charge and attempts
+
+
+GROUP = "LxiKPLIMGFpXzXas"
+MESSAGES: list[tuple[type[Call[Any]], object]] = [
+    (FaceCompare, {"similarity": 97.5, "result": "SAME PERSON", "charge": "mine", "attempts": "yours", "more": [1]}),
+    (IdHolding, {"similarity": 1, "result": "A NEW WORD", "group_id": GROUP}),
+    (AddFace, {"group_id": GROUP, "person_id": "p", "person_count": 1}),
+    (SearchFace, [{"confidence": 100, "person_id": "p", "group_id": GROUP}]),
+    (DeleteFace, None),
+    (WhatsAppDetail, {"number": NUMBER, "whatsapp": "yes", "signature": "<b>", "deep": {"group_id": GROUP}}),
+]
+
+
+@pytest.mark.parametrize(("kind", "message"), MESSAGES, ids=lambda value: getattr(value, "__name__", ""))
+async def test_a_reply_is_answered_with_its_charge(kind: type[Call[Any]], message: object) -> None:
+    """Only there: what a ledger keeps, and what the same reply is elsewhere, stays as it is."""
+    images: dict[str, Any] = {
+        parameter.name: picture(1) for parameter in kind.endpoint.parameters if parameter.kind is Kind.IMAGE
+    }
+    texts = {"number": NUMBER} if kind is WhatsAppDetail else {"person_id": "p"} if kind is DeleteFace else {}
+    call = kind(**images, **texts)
+    reply_type: Any = kind.endpoint.reply
+    kept: list[Reply] = []
+    app = FastAPI()
+    # Of the first attempt nothing may get out but that it was made.
+    lost = httpx.ConnectError(f"proxy.internal {SECRETS[0]}")
+    install(app, lambda: client_on(in_turn(lost, says("OK", message)), retry=Retry(first=0.001)))
+
+    async def ask(client: Client) -> Any:
+        kept.append(await client.send(call))
+        return kept[-1]
+
+    shown: Any = WithCharge
+    app.add_api_route("/one", ask, response_model=shown[reply_type])
+    app.add_api_route("/more", ask, response_model=shown[reply_type] | None)
+    app.add_api_route("/plain", ask, response_model=reply_type)
+    async with running(app) as http:
+        one = (await http.get("/one")).json()
+        more, plain = (await http.get("/more")).json(), (await http.get("/plain")).json()
+        schema = (await http.get("/openapi.json")).json()
+    assert one.pop("charge") == kept[0].charge == more.pop("charge")
+    made = one.pop("attempts")
+    assert [(attempt["number"], attempt["charge"], attempt["status"]) for attempt in made] == [
+        (1, "free", None),
+        (2, kept[0].charge, "OK"),
+    ]
+    assert len(more.pop("attempts")) == 1
+    for name in ("charge", "attempts"):  # a word of the vendor's
+        plain.pop(name, None)
+    assert one == more == plain
+    assert "proxy" not in json.dumps(made)
+    assert GROUP not in json.dumps([one, more, plain])
+    for reply in kept:
+        assert type(reply) is reply_type
+        assert json.loads(reply.to_record()) == reply.model_dump(mode="json")
+    described = schema["components"]["schemas"][f"{reply_type.__name__}WithCharge"]
+    assert {"charge", "attempts"} <= {*described["required"]} & {*described["properties"]}
+    assert "group_id" not in json.dumps(described)
+    assert {*schema["components"]["schemas"]["AttemptMade"]["properties"]} == {*made[0]}
+
+
+async def test_an_undocumented_status_gets_not_out() -> None:
+    app = FastAPI()
+    vendor = in_turn(says("SIMON_OF_GARUT"), ok_whatsapp())
+    install(app, lambda: client_on(vendor, retry_unknown=1, retry=Retry(first=0.001, unknown=1)))
+
+    @app.get("/")
+    async def ask(client: Client) -> WithCharge[WhatsAppProfile]:
+        return await client.whatsapp_detail(NUMBER)
+
+    async with running(app) as http:
+        answer = await http.get("/")
+    assert "SIMON" not in answer.text
+    assert [attempt["charge"] for attempt in answer.json()["attempts"]] == ["unknown", "charged"]
+
+
+@pytest.mark.parametrize("kind", [int, FaceComparison | WhatsAppProfile])
+def test_what_is_no_reply_has_no_charge(kind: Any) -> None:
+    with pytest.raises(ConfigurationError, match="one kind of reply"):
+        TypeAdapter(WithCharge[kind])
+
+
+# --------------------------------------------------------------------------------------------------------- OpenAPI
+
+
+async def test_the_problems_are_described() -> None:
+    app = FastAPI()
+    install(app, lambda: client_on(in_turn(says("PERSON_ID_NOT_EXIST"))))
+    router = APIRouter(prefix="/below")
+
+    @app.get("/")
+    async def top(number: int) -> int:
+        return number
+
+    @router.delete("/{person}", responses={503: {"description": "ours"}, 502: {"model": int}})
+    async def lower(client: Client, person: str) -> None:
+        await client.delete_face(person)
+
+    app.include_router(router)
+    async with running(app) as http:
+        problem = (await http.delete("/below/p")).json()
+        schema = (await http.get("/openapi.json")).json()
+        assert (await http.get("/openapi.json")).json() == schema
+    for operation in (schema["paths"]["/"]["get"], schema["paths"]["/below/{person}"]["delete"]):
+        found: dict[str, int] = {}
+        for status, response in operation["responses"].items():
+            body = response["content"].get("application/problem+json")
+            assert (body is not None) == (status != "200")
+            if body is not None:
+                assert body["schema"] == {"$ref": "#/components/schemas/AISolutionProblem"}
+                found |= {name: int(status) for name in body["examples"]}
+        assert found == {name: status for _, status, name in ANSWERS} | {"error": 500}
+        assert "Retry-After" in operation["responses"]["503"]["headers"]
+        assert "application/json" in operation["responses"]["422"]["content"]  # FastAPI's own
+    assert operation["responses"]["503"]["description"] == "ours"
+    assert operation["responses"]["502"]["content"]["application/json"]["schema"]["type"] == "integer"
+    described = schema["components"]["schemas"]["AISolutionProblem"]
+    assert [*described["properties"]] == described["required"] == [*problem]
+    assert problem["type"] in described["properties"]["type"]["enum"]
+    examples = operation["responses"]["404"]["content"]["application/problem+json"]["examples"]
+    assert examples["person-not-found"]["value"] == problem
+
+
+async def test_an_application_below_describes_them_too() -> None:
+    below = FastAPI()
+    install_errors(below)
+
+    @below.get("/")
+    async def lower() -> None: ...
+
+    assert "502" in below.openapi()["paths"]["/"]["get"]["responses"]
+    install_errors(Starlette())  # which describes nothing
 
 
 # --------------------------------------------------------------------------------------------------------- install

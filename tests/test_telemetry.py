@@ -8,10 +8,11 @@ import gc
 import json
 import logging
 import math
+import re
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ import httpx
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from opentelemetry import trace
+from opentelemetry import baggage, context, trace
 from opentelemetry.metrics import NoOpMeterProvider
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
@@ -33,7 +34,7 @@ from opentelemetry.semconv._incubating.metrics import http_metrics as incubating
 from opentelemetry.semconv.attributes import error_attributes, http_attributes, server_attributes, url_attributes
 from opentelemetry.semconv.metrics import http_metrics
 from opentelemetry.semconv.schemas import Schemas
-from opentelemetry.trace import NoOpTracerProvider, SpanKind, StatusCode
+from opentelemetry.trace import NoOpTracerProvider, SpanContext, SpanKind, StatusCode, TraceState
 
 from aisolution_async import (
     AISolutionError,
@@ -187,6 +188,104 @@ async def test_the_callers_span_is_the_parent_and_for_a_batch_the_one_it_was_ent
     assert [span.parent for span in seen.calls] == [single.get_span_context(), entered.get_span_context()]
     assert len({span.context.trace_id for span in seen.attempts if span.context is not None}) == 2
     assert len(seen.attempts) == 4
+
+
+# ------------------------------------------------------------------------------------------- the trace context
+
+
+class Listening:
+    """The heads of what a socket hears, which answers as the vendor, or as a proxy before it."""
+
+    def __init__(self) -> None:
+        self.heads: list[bytes] = []
+
+    @contextlib.asynccontextmanager
+    async def listening(self) -> AsyncIterator[str]:
+        """Its address. Whoever connects has to be done by the end."""
+        talks: list[asyncio.Task[None]] = []
+
+        def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            talks.append(asyncio.create_task(self.serve(reader, writer)))
+
+        async with await asyncio.start_server(talk, "127.0.0.1", 0) as server:
+            yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+            await asyncio.gather(*talks)
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
+            while True:
+                head = await reader.readuntil(b"\r\n\r\n")
+                self.heads.append(head)
+                length = re.search(rb"(?i)content-length: (\d+)", head)
+                assert length is not None
+                await reader.readexactly(int(length[1]))
+                writer.write(b'HTTP/1.1 200 OK\r\nContent-Length: 31\r\n\r\n{"status":"OK","message": null}')
+                await writer.drain()
+        writer.close()
+        with contextlib.suppress(OSError):
+            await writer.wait_closed()
+
+    def sent(self, name: bytes) -> list[str]:
+        found = [re.findall(rb"(?im)^%b: (.*)\r$" % name, head) for head in self.heads]
+        return [b"|".join(values).decode() for values in found]
+
+
+@pytest.mark.parametrize("via", ["the pool", "a proxy", "a transport of one's own"])
+async def test_the_active_span_goes_to_the_vendor(via: str) -> None:
+    seen = Seen()
+    tracer = seen.tracers.get_tracer("the application")
+    vendor = Listening()
+    with baggage_of("customer", "budi"):
+        async with vendor.listening() as url:
+            options: dict[str, Any] = {}
+            if via == "a proxy":
+                options["proxy"] = url
+            elif via != "the pool":
+                options["transport"] = httpx.AsyncHTTPTransport()
+            make = instrument(AsyncClient, tracer_provider=seen.tracers, meter_provider=NoOpMeterProvider())
+            async with make(TOKEN, base_url=url, **options) as client:
+                await client.delete_face("nobody asks")
+                with tracer.start_as_current_span("single") as single:
+                    await client.with_options(deadline=60).delete_face("p")
+                state = TraceState([("us", "1")])
+                remote = SpanContext(single.get_span_context().trace_id, 7, is_remote=True, trace_state=state)
+                with trace.use_span(trace.NonRecordingSpan(remote)):  # of a request that was traced elsewhere
+                    batch = await client.batch([DeleteFace(f"p{n}") for n in range(2)]).__aenter__()
+                assert [outcome.ok async for outcome in batch] == [True, True]
+                await batch.__aexit__(None, None, None)
+    spans = [single.get_span_context(), remote, remote]
+    assert vendor.sent(b"traceparent") == [
+        "",
+        *(f"00-{span.trace_id:032x}-{span.span_id:016x}-{span.trace_flags:02x}" for span in spans),
+    ]
+    assert vendor.sent(b"tracestate") == ["", "", "us=1", "us=1"]
+    assert vendor.sent(b"baggage") == [""] * 4
+    assert seen.calls[1].parent == single.get_span_context()
+
+
+@contextlib.contextmanager
+def baggage_of(name: str, value: str) -> Iterator[None]:
+    token = context.attach(baggage.set_baggage(name, value))
+    try:
+        yield
+    finally:
+        context.detach(token)
+
+
+@pytest.mark.parametrize("own", [True, False])
+async def test_headers_that_fail_or_break_the_head_are_left_out(own: bool, caplog: pytest.LogCaptureFixture) -> None:
+    def fails() -> list[tuple[bytes, bytes]]:
+        raise ValueError(TOKEN)
+
+    vendor = Listening()
+    async with vendor.listening() as url:
+        async with AsyncClient(TOKEN, base_url=url, transport=None if own else httpx.AsyncHTTPTransport()) as client:
+            for hook in (fails, lambda: [(b"a", b"1\r\nb: 2"), (b"c\n", b"3"), (b"d", b"4")], None):
+                client.send_along(hook)
+                assert (await client.delete_face("p")).charge is Charge.FREE
+    assert vendor.sent(b"d") == ["", "4", ""]
+    assert not any(re.search(rb"(?m)^[abc]\b", head) for head in vendor.heads)
+    assert [record.getMessage() for record in caplog.records] == ["a hook for headers failed: ValueError"]
 
 
 async def test_who_answered(tmp_path: Path) -> None:

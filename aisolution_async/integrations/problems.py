@@ -26,12 +26,14 @@ caller as 5xx goes to the log of this module with the error's own text, which ho
 
 from __future__ import annotations
 
+import functools
 import json
 import logging
 import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from aisolution_async.charges import Charge
 from aisolution_async.errors import (
@@ -124,7 +126,7 @@ class Problem:
 
 def problem_of(error: AISolutionError) -> Problem:
     """How `error` is answered. Writes a line to the log where the caller cannot help it (5xx)."""
-    status, name, title, detail = next(_KINDS[kind] for kind in type(error).__mro__ if kind in _KINDS)
+    status, name, title, detail = _kind_of(error)
     retry_after = None
     if isinstance(error, RetryLaterError):
         asked = _RETRY_AFTER if error.retry_after is None else error.retry_after
@@ -147,6 +149,73 @@ def problem_of(error: AISolutionError) -> Problem:
         }
         _log.log(level, "answered with HTTP %(http_status)d: %(endpoint)s: %(error)s, %(charge)s", told, extra=told)
     return Problem(_TYPE + name, title, status, detail, error.charge, retry_after)
+
+
+def document(schema: dict[str, Any]) -> dict[str, Any]:
+    """Add the problems to the OpenAPI schema of a service: to each operation, since any may ask the vendor.
+
+    What an operation says of a status itself stays, beside this. May be done again on the same schema.
+    """
+    schema.setdefault("components", {}).setdefault("schemas", {}).setdefault("AISolutionProblem", _SCHEMA)
+    for path in schema.get("paths", {}).values():
+        for method, operation in path.items():
+            if method in _METHODS:
+                responses = operation.setdefault("responses", {})
+                for status, response in _responses().items():
+                    there = responses.setdefault(status, {"description": response["description"]})
+                    there.setdefault("content", {}).setdefault(CONTENT_TYPE, response["content"][CONTENT_TYPE])
+                    for name, header in response["headers"].items():
+                        there.setdefault("headers", {}).setdefault(name, header)
+    return schema
+
+
+_METHODS = ("get", "put", "post", "delete", "options", "head", "patch", "trace")
+_SCHEMA: Mapping[str, Any] = {
+    "title": "AISolutionProblem",
+    "description": "Why a request could not be answered, as problem details (RFC 9457), and what it cost.",
+    "type": "object",
+    "required": ["type", "title", "status", "detail", "charge"],
+    "properties": {
+        "type": {
+            "type": "string",
+            "format": "uri",
+            "enum": [_TYPE + name for _, name, _, _ in _KINDS.values()],
+            "description": "Which problem it is.",
+        },
+        "title": {"type": "string", "description": "The same for all problems of the type."},
+        "status": {"type": "integer", "description": "The HTTP status."},
+        "detail": {"type": "string", "description": "What can be done, for a person to read."},
+        "charge": {"type": "string", "enum": [*Charge], "description": "What the request cost."},
+    },
+}
+
+
+@functools.cache
+def _responses() -> Mapping[str, Any]:
+    """The problems by HTTP status, each as an example."""
+    found: dict[str, Any] = {}
+    for status, name, title, detail in sorted(_KINDS.values()):
+        response = found.setdefault(str(status), {"titles": [], "examples": {}})
+        response["titles"].append(title)
+        value = {"type": _TYPE + name, "title": title, "status": status, "detail": detail}
+        charge = Charge.UNKNOWN if name in ("outcome-unknown", "unknown-status") else Charge.FREE
+        response["examples"][name] = {"summary": title, "value": {**value, "charge": charge.value}}
+    for code, response in found.items():
+        response["description"] = "; ".join(dict.fromkeys(response.pop("titles")))
+        schema = {"$ref": "#/components/schemas/AISolutionProblem"}
+        response["content"] = {CONTENT_TYPE: {"schema": schema, "examples": response.pop("examples")}}
+        seconds = {"description": "Seconds to wait, if the service is busy.", "schema": {"type": "integer"}}
+        response["headers"] = {"Retry-After": seconds} if code == "503" else {}
+    return found
+
+
+def title_of(error: AISolutionError) -> str:
+    """What went wrong, in a few words for anybody."""
+    return _kind_of(error)[2]
+
+
+def _kind_of(error: AISolutionError) -> tuple[int, str, str, str]:
+    return next(_KINDS[kind] for kind in type(error).__mro__ if kind in _KINDS)
 
 
 def worst_of(group: BaseExceptionGroup[BaseException]) -> AISolutionError | None:

@@ -47,6 +47,9 @@ documented (`RETRY_LATER`); `UnknownStatusError` if it is not; the HTTP code (`5
 | `aisolution.braked` | gauge, `{client}`: clients that take the vendor to be down | server |
 
 The last four are read when they are exported, over all clients alive that were made for the same meter provider.
+
+Where a span is active, each attempt carries it to the vendor, as W3C's trace context: `traceparent`, and `tracestate`
+if there is one. Baggage is not sent.
 """
 
 from __future__ import annotations
@@ -67,6 +70,7 @@ try:
     from opentelemetry import metrics, trace
     from opentelemetry.metrics import CallbackOptions, Meter, MeterProvider, Observation
     from opentelemetry.trace import SpanKind, StatusCode, Tracer, TracerProvider
+    from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 except ModuleNotFoundError as exc:
     if (exc.name or "").partition(".")[0] != "opentelemetry":
         raise
@@ -115,10 +119,21 @@ def instrument(
         options["on_outcome"] = _both(teller.on_outcome, options.get("on_outcome"))
         client = make(*args, **options)
         teller.base_url = client.base_url
+        client.send_along(_trace_context)
         meters.watch(client)
         return client
 
     return made
+
+
+_PROPAGATOR = TraceContextTextMapPropagator()  # and not the global one, which sends baggage too
+
+
+def _trace_context() -> list[tuple[bytes, bytes]]:
+    """The headers that name the active span; none where there is none."""
+    carrier: dict[str, str] = {}
+    _PROPAGATOR.inject(carrier)
+    return [(name.encode(), value.encode()) for name, value in carrier.items()]
 
 
 def _both(ours: Callable[..., object], theirs: Any) -> Any:

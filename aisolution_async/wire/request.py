@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 from urllib.parse import quote, unquote
 
@@ -29,6 +30,8 @@ _OWN_HEADERS = {
     "proxy-authorization": "the vendor would get it: say it in proxy=http://USER:PASSWORD@HOST:PORT",
     "proxy-connection": "the pool says it",
 }
+
+_log = logging.getLogger(__name__)
 
 
 class _SecretURL(NotPickled, httpx.URL):
@@ -75,6 +78,8 @@ class Requests(NotPickled):
             (b"Content-Type", CONTENT_TYPE.encode()),
             *extra.value.values(),
         ]
+        self.headers_now: Callable[[], Iterable[tuple[bytes, bytes]]] | None = None
+        """What headers an attempt has besides: asked for at each one, on the loop, in the context of who asked."""
         lines = b"".join(b"%s: %s\r\n" % header for header in self._headers)
         self._heads = {
             name: b"POST %s HTTP/1.1\r\n%sContent-Length: %%d\r\n"
@@ -84,7 +89,8 @@ class Requests(NotPickled):
 
     def head(self, endpoint: str, form: Form) -> bytes:
         """The request line and headers that ask `endpoint` with `form`: what `make` says, for the pool's short way."""
-        return self._heads[endpoint] % form.length
+        head = self._heads[endpoint] % form.length
+        return head if self.headers_now is None else head + b"".join(b"%s: %s\r\n" % more for more in self._more())
 
     def make(self, endpoint: str, form: Form, extensions: Mapping[str, Any]) -> httpx.Request:
         """The request that asks `endpoint` with `form`."""
@@ -92,12 +98,25 @@ class Requests(NotPickled):
         request = _SecretRequest(
             "POST",
             url,
-            headers=[*self._headers, (b"Content-Length", str(form.length).encode())],
+            headers=[*self._headers, (b"Content-Length", str(form.length).encode()), *self._more()],
             stream=form,
             extensions=dict(extensions),
         )
         request.url = url  # httpx.Request makes a plain copy, which would show the token
         return request
+
+    def _more(self) -> list[tuple[bytes, bytes]]:
+        """What `headers_now` says; nothing where it fails, since no call may suffer for it."""
+        if self.headers_now is None:
+            return []
+        try:
+            return [more for more in self.headers_now() if not _BREAK.search(b"%s%s" % more)]
+        except Exception as exc:  # whatever tells the headers, the request is the same
+            _log.error("a hook for headers failed: %s", type(exc).__name__, extra={"error": type(exc).__name__})
+        return []
+
+
+_BREAK = re.compile(rb"[\r\n\0]")
 
 
 # No local variable of these may hold a header's value where an error leaves them: tracebacks show locals.
