@@ -23,7 +23,7 @@ from pydantic import ValidationError
 from aisolution_async import clock
 from aisolution_async.api import WORDS, WhatsAppDetail, WhatsAppProfile, WhatsAppState
 from aisolution_async.charges import Attempt, Charge
-from aisolution_async.checks import running_loop
+from aisolution_async.checks import running_loop, seconds
 from aisolution_async.errors import AISolutionError, ConfigurationError, Key
 from aisolution_async.hiding import NotPickled, Redactor, Secret, forget_locals
 from aisolution_async.ledger.store import LedgerError, Result, Store, problem_of
@@ -90,8 +90,7 @@ class Inbox(NotPickled):
             raise ConfigurationError("the inbox's address is like https://app.example.com/whatsapp, without a query")
         if secret is not None and not re.fullmatch(r"[A-Za-z0-9_-]{16,200}", secret):
             raise ConfigurationError("the inbox's secret is 16 to 200 letters, digits, - or _")
-        if isinstance(patience, bool) or not isinstance(patience, int | float) or not patience > 0:
-            raise ConfigurationError("patience must be seconds above 0")
+        seconds("patience", patience, endless=True)
         self.counts = InboxCounts()
         """What came so far."""
         self.patience = patience

@@ -15,6 +15,7 @@ import backoff
 
 from aisolution_async.api import Endpoint
 from aisolution_async.charges import Attempt, Charge
+from aisolution_async.checks import whole
 from aisolution_async.errors import ConfigurationError
 
 LONGEST_PAUSE = 600.0
@@ -38,9 +39,7 @@ class Retry:
 
     def __post_init__(self) -> None:
         for name in ("max_retries", "unknown"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-                raise ConfigurationError(f"Retry({name}=…) must be a whole number, 0 or more")
+            whole(f"Retry({name}=…)", getattr(self, name), 0)
         if not 0 < self.first <= self.longest < float("inf"):
             raise ConfigurationError("Retry(first=…, longest=…) must be seconds with 0 < first <= longest")
 

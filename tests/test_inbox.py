@@ -387,7 +387,7 @@ async def test_what_is_outstanding_survives_a_restart(tmp_path: Path) -> None:
     assert Counter_of(in_ledger(path)) == {State.FREE: 2, State.CHARGED: 2}
 
 
-def Counter_of(records: list[tuple[State, str | None, int | None]]) -> dict[State, int]:  # noqa: N802
+def Counter_of(records: list[tuple[State, str | None, int | None]]) -> dict[State, int]:  # noqa: N802  # named like Counter
     found: dict[State, int] = {}
     for state, *_ in records:
         found[state] = found.get(state, 0) + 1

@@ -159,31 +159,31 @@ def _opened(data: bytes, name: str) -> ImageFile:
 
         return JpegImageFile(file)  # an MPO too: its first picture is the photo
     if head.startswith(b"\x89PNG\r\n\x1a\n"):
-        from PIL.PngImagePlugin import PngImageFile  # noqa: PLC0415
+        from PIL.PngImagePlugin import PngImageFile  # noqa: PLC0415  # Pillow is optional
 
         return PngImageFile(file)
     if head.startswith(b"BM"):
-        from PIL.BmpImagePlugin import BmpImageFile  # noqa: PLC0415
+        from PIL.BmpImagePlugin import BmpImageFile  # noqa: PLC0415  # Pillow is optional
 
         return BmpImageFile(file)
     if head.startswith(b"GIF8"):
-        from PIL.GifImagePlugin import GifImageFile  # noqa: PLC0415
+        from PIL.GifImagePlugin import GifImageFile  # noqa: PLC0415  # Pillow is optional
 
         return GifImageFile(file)
     if head.startswith((b"II*\x00", b"MM\x00*")):
-        from PIL.TiffImagePlugin import TiffImageFile  # noqa: PLC0415
+        from PIL.TiffImagePlugin import TiffImageFile  # noqa: PLC0415  # Pillow is optional
 
         return TiffImageFile(file)
     if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
-        from PIL.WebPImagePlugin import WebPImageFile  # noqa: PLC0415
+        from PIL.WebPImagePlugin import WebPImageFile  # noqa: PLC0415  # Pillow is optional
 
         return WebPImageFile(file)
     if head[4:8] == b"ftyp":
         if head[8:12] in (b"avif", b"avis"):
-            from PIL.AvifImagePlugin import AvifImageFile  # noqa: PLC0415
+            from PIL.AvifImagePlugin import AvifImageFile  # noqa: PLC0415  # Pillow is optional
 
             return AvifImageFile(file)
-        from pillow_heif import HeifImageFile  # noqa: PLC0415
+        from pillow_heif import HeifImageFile  # noqa: PLC0415  # Pillow is optional
 
         heif: ImageFile = HeifImageFile(file)  # type: ignore[no-untyped-call]
         return heif
@@ -260,7 +260,7 @@ def _png_is_sound(data: bytes) -> bool:
 
 def _plain(image: Image) -> Image:
     """The image as L or RGB."""
-    from PIL import Image as pillow  # noqa: N813, PLC0415
+    from PIL import Image as pillow  # noqa: N813, PLC0415  # Pillow is optional
 
     if image.mode in ("L", "RGB"):
         return image
@@ -307,7 +307,7 @@ def _is_up_to_one(deep: Image) -> bool:
 
 
 def _sized(image: Image, long_side: int) -> Image:
-    from PIL.Image import Resampling  # noqa: PLC0415
+    from PIL.Image import Resampling  # noqa: PLC0415  # Pillow is optional
 
     long = max(image.size)
     if long <= long_side:
@@ -317,7 +317,7 @@ def _sized(image: Image, long_side: int) -> Image:
 
 
 def _upright(image: Image, turn: int) -> Image:
-    from PIL.Image import Transpose  # noqa: PLC0415
+    from PIL.Image import Transpose  # noqa: PLC0415  # Pillow is optional
 
     methods = {
         2: Transpose.FLIP_LEFT_RIGHT,

@@ -49,7 +49,7 @@ def skipping(loop: asyncio.AbstractEventLoop) -> Iterator[None]:
         try:
             yield
         finally:
-            inside._selector = selector  # noqa: SLF001
+            inside._selector = selector  # noqa: SLF001  # asyncio has no public place for it
 
 
 class _Skipper:
@@ -105,12 +105,12 @@ class Elsewhere:
                 self._awaited += 1
                 destination.add_done_callback(self._returned)
 
-        futures._chain_future = counted  # noqa: SLF001
+        futures._chain_future = counted  # noqa: SLF001  # asyncio has no public place for it
         children: Any = BaseSubprocessTransport
         self._wait = wait = children._wait  # noqa: SLF001  # where `wait` and `communicate` of every child end
 
         async def waited(child: Any) -> int:
-            if child._loop is not self._loop:  # noqa: SLF001
+            if child._loop is not self._loop:  # noqa: SLF001  # asyncio has no public place for it
                 return cast(int, await wait(child))
             self._awaited += 1
             try:
@@ -118,15 +118,15 @@ class Elsewhere:
             finally:
                 self._awaited -= 1
 
-        children._wait = waited  # noqa: SLF001
+        children._wait = waited  # noqa: SLF001  # asyncio has no public place for it
         self._answered = {found.ports: found.sent for found in self._connections() if found.is_answered}
         return self
 
     def __exit__(self, *_: object) -> None:
         futures: Any = asyncio.futures
-        futures._chain_future = self._chain  # noqa: SLF001
+        futures._chain_future = self._chain  # noqa: SLF001  # asyncio has no public place for it
         children: Any = BaseSubprocessTransport
-        children._wait = self._wait  # noqa: SLF001
+        children._wait = self._wait  # noqa: SLF001  # asyncio has no public place for it
 
     def _returned(self, _: object) -> None:
         self._awaited -= 1

@@ -121,7 +121,7 @@ def _behind(place: str, fixture: Callable[..., Any], **options: Any) -> Any:
             yield opened
 
     async def instant() -> AsyncIterator[None]:
-        from asyncio import get_running_loop  # noqa: PLC0415
+        from asyncio import get_running_loop  # noqa: PLC0415  # pytest loads this in every run
 
         with skipping(get_running_loop()):
             yield
@@ -189,7 +189,7 @@ def _in_thread() -> Iterator[Sandbox]:
 
 
 def _thread_id() -> int:
-    from threading import get_ident  # noqa: PLC0415
+    from threading import get_ident  # noqa: PLC0415  # pytest loads this in every run
 
     return get_ident()
 

@@ -83,7 +83,7 @@ def _is_known_plain() -> bool:
     found = (
         httpx.AsyncHTTPTransport.handle_async_request,
         httpx.AsyncClient._transport_for_url,  # noqa: SLF001  # mocks do patch it
-        httpx.AsyncClient._send_single_request,  # noqa: SLF001
+        httpx.AsyncClient._send_single_request,  # noqa: SLF001  # and this
         None if core is None else core.AsyncConnectionPool.handle_async_request,
     )
     if found == _plain:

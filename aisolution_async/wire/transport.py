@@ -178,7 +178,7 @@ class PoolTransport(NotPickled, httpx.AsyncBaseTransport):
         response = httpx.Response(status, headers=headers, stream=httpx.ByteStream(content))
         # As `Response.read` leaves it, without its 11 us for what is done already, a tenth of a whole call: looking up
         # the codings, undoing them once more, going through the stream.
-        response._content = content  # noqa: SLF001
+        response._content = content  # noqa: SLF001  # as httpx itself hands over a body that is read
         response.is_stream_consumed = response.is_closed = True
         return response
 
