@@ -294,6 +294,8 @@ class Sender(NotPickled):
             if self._loop not in (None, asyncio.get_running_loop()):
                 raise ConfigurationError("the client belongs to another event loop: close it there")
             self.closed = True
+            for batch in tuple(self.batches):
+                batch.client_closed()
             self._hush(False)
             await self.transport.aclose()
             if self._fitter is not None:

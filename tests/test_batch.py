@@ -29,7 +29,7 @@ from aisolution_async import (
     SearchFace,
     WhatsAppDetail,
 )
-from aisolution_async.batch import GRACE, WINDOW
+from aisolution_async.batching import GRACE, WINDOW
 
 from .support import Vendor, client_of, in_turn, ok_whatsapp, picture, says, virtual
 
@@ -560,7 +560,7 @@ def test_every_call_read_comes_out_exactly_once(data: st.DataObject) -> None:
 
 @virtual
 async def test_memory_is_flat(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("aisolution_async.batch.REMEMBERED", 2_000)
+    monkeypatch.setattr("aisolution_async.batching.twins.REMEMBERED", 2_000)
     vendor = Vendor(lambda request, number: ok_whatsapp())
     vendor.requests = _Nothing()
     async with client_of(vendor) as client:

@@ -465,7 +465,7 @@ async def test_unavailable_is_no_answer_to_remember() -> None:
 
 @virtual
 async def test_what_is_remembered_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("aisolution_async.batch.REMEMBERED", 10)
+    monkeypatch.setattr("aisolution_async.batching.twins.REMEMBERED", 10)
     vendor = in_turn(ok_whatsapp())
     calls = [*asks(10), *asks(5), *asks(30), *asks(1)]
     async with client_of(vendor) as client:
