@@ -294,10 +294,12 @@ class Sender(NotPickled):
             if self._loop not in (None, asyncio.get_running_loop()):
                 raise ConfigurationError("the client belongs to another event loop: close it there")
             self.closed = True
-            for batch in tuple(self.batches):
+            running = tuple(self.batches)
+            for batch in running:
                 batch.client_closed()
             self._hush(False)
             await self.transport.aclose()
+            await asyncio.gather(*(batch.ended() for batch in running))  # what came in is recorded
             if self._fitter is not None:
                 await self._fitter.aclose()
             if self.journal is not None:

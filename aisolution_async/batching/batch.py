@@ -170,7 +170,7 @@ class Batch(NotPickled, Generic[R]):
         Attempts under way finish; calls read and not yet sent, or waiting for another attempt, come out at
         once, as they stand.
         """
-        self._stop(Stop("the batch was stopped before it was sent"))
+        self._stop(Stop())
 
     def client_closed(self) -> None:
         """The client was closed: stop, and tell the loop so once, after the outcomes of the calls that were sent."""
@@ -182,7 +182,12 @@ class Batch(NotPickled, Generic[R]):
                 "What was sent has its outcome; the calls that were read and not sent are in batch.unread"
             )
         )
-        self._stop(Stop("the client was closed before it was sent", aside=True))
+        self._stop(Stop("the client was closed before it was sent", closed=True))
+
+    async def ended(self) -> None:
+        """Wait until no attempt of a stopped batch is under way, for as long as leaving it would."""
+        if self._runner is not None:
+            await asyncio.wait({self._runner}, timeout=self._drain_timeout)
 
     @property
     def limit(self) -> float:

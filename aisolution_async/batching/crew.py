@@ -20,7 +20,7 @@ from aisolution_async.batching.outlet import Outlet
 from aisolution_async.batching.task import Again, Awaiting, Over, Recheck, State, Task
 from aisolution_async.batching.twins import Asks, Follows, Shares, Twins
 from aisolution_async.batching.waiting import Waiting
-from aisolution_async.errors import AISolutionError
+from aisolution_async.errors import AISolutionError, ConfigurationError, NotSentError
 from aisolution_async.ledger.store import Stored
 
 _log = logging.getLogger(__name__)
@@ -30,11 +30,11 @@ _log = logging.getLogger(__name__)
 class Stop:
     """Why nothing more is sent, in the words of the outcomes of calls that were not.
 
-    `aside`: whether those outcomes are kept from the loop, which is told of it once.
+    `closed`: the client was closed. The loop is told so once, and those outcomes are kept from it.
     """
 
-    why: str
-    aside: bool = False
+    why: str = "the batch was stopped before it was sent"
+    closed: bool = False
 
 
 class Crew:
@@ -145,7 +145,9 @@ class Crew:
             finally:
                 if state is None:  # cancelled: the call is over as it stands
                     state = task.over
-                signal = None if isinstance(state, Shares | Follows) else state.signal
+                # What a closed client's attempts come to says nothing of the vendor.
+                closed = self._stop is not None and self._stop.closed
+                signal = None if closed or isinstance(state, Shares | Follows) else state.signal
                 self._lineup.leave(turn, signal, sent=len(task.attempts) != before, started=started)
                 self._settle(task, state)
             turn = self._lineup.pick()
@@ -235,19 +237,16 @@ class Crew:
 
     def _put_away(self, task: Task) -> None:
         """Turn a call into its outcome, as it stands, and see to those that follow it."""
-        aside = False
+        stop = self._stop
         if not task.is_settled:
-            why = "the batch was stopped before it was sent" if self._stop is None else self._stop.why
-            if task.awaits_callback:
-                why = "its answer is still to come by callback"
-            elif self._stop is not None:
-                aside = self._stop.aside and not task.attempts
-            task.conclude(why)
-        task.leave_inbox(share=self._stop is None)
+            why = (stop or Stop()).why
+            task.conclude("its answer is still to come by callback" if task.awaits_callback else why)
+        task.leave_inbox(share=stop is None)
         self._part(task)
         outcome = task.outcome()
         if self._lookup is not None and outcome.from_ledger:
             self._lookup.hit()
+        aside = stop is not None and stop.closed and isinstance(outcome.error, NotSentError | ConfigurationError)
         self._outlet.put(outcome, aside=aside)
 
     def _part(self, task: Task) -> None:
