@@ -91,8 +91,7 @@ class Crew:
             self._put_away(task)
         elif self._lookup is None or not self._lookup.take(task):
             self._lineup.add(task)
-            if self._lineup.has_place:
-                self.dispatch()
+            self.dispatch()
 
     def dispatch(self) -> None:
         """Hand calls that may go now to workers."""
@@ -180,12 +179,13 @@ class Crew:
     def _settle(self, task: Task, state: State | Shares | Follows) -> None:
         """What follows from what came of a call."""
         match state:
+            case Over():
+                self._recheck_or_put_away(task)
             case Follows():
                 task.release()
             case Shares():
-                self._share(task, state)
-            case Over():
-                self._recheck_or_put_away(task)
+                task.release()
+                self._outlet.put(state.outcome(task))
             case _ if self._stop is not None:
                 self._put_away(task)
             case Again():
@@ -259,10 +259,6 @@ class Crew:
                 self._outlet.put(parting.shares.outcome(follower))
         if parting.heir is not None:
             self._lineup.add(parting.heir)
-
-    def _share(self, task: Task, shares: Shares) -> None:
-        task.release()
-        self._outlet.put(shares.outcome(task))
 
 
 def _place_of(exc: BaseException) -> str:

@@ -100,11 +100,6 @@ class Lineup:
         (lane.repeats if repeat else lane.fresh).append(task)
         self.ready += 1
 
-    @property
-    def has_place(self) -> bool:
-        """Whether a place is free, as far as the concurrency goes."""
-        return self.places < self._concurrency
-
     def pick(self) -> Turn | None:
         """A call that may go now, with its place taken. None if none may: `wake` is called when that changes."""
         if self.places >= self._concurrency or not self.ready:
