@@ -30,7 +30,7 @@ if TYPE_CHECKING:
         WhatsAppProfile,
         WhatsAppState,
     )
-    from aisolution_async.batch import Batch, Load, Progress, Recheck
+    from aisolution_async.batching import Batch, Load, Progress, Recheck
     from aisolution_async.charges import Attempt, Charge, Tally
     from aisolution_async.client import AsyncClient
     from aisolution_async.errors import (
@@ -134,7 +134,7 @@ _MODULES = {
         "WhatsAppProfile",
         "WhatsAppState",
     ),
-    "batch": (
+    "batching": (
         "Batch",
         "Load",
         "Progress",

@@ -34,7 +34,7 @@ from aisolution_async.api import (
     WhatsAppDetail,
     WhatsAppProfile,
 )
-from aisolution_async.batch import DRAIN_TIMEOUT, Batch, Load, Recheck
+from aisolution_async.batching import DRAIN_TIMEOUT, Batch, Load, Recheck
 from aisolution_async.charges import Attempt, Charge, Tally
 from aisolution_async.checks import kind_of, running_loop, whole
 from aisolution_async.errors import AISolutionError, ConfigurationError, InputError, Key

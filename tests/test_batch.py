@@ -1,12 +1,15 @@
-"""Many calls at once: lazy intake, permits, order, failures as values, stopping."""
+"""Many calls at once: permits, failures as values, stopping, a client that is closed."""
 
 from __future__ import annotations
 
 import asyncio
 import gc
+import io
 import random
+import time
 import tracemalloc
 from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -21,47 +24,26 @@ from aisolution_async import (
     ConfigurationError,
     DeleteFace,
     InputError,
+    Ledger,
     NotSentError,
     Outcome,
     OutcomeUnknownError,
+    Recheck,
     Retry,
     RetryLaterError,
     SearchFace,
     WhatsAppDetail,
 )
-from aisolution_async.batch import GRACE, WINDOW
+from aisolution_async.batching import GRACE
 
-from .support import Vendor, client_of, in_turn, ok_whatsapp, picture, says, virtual
+from .batches import Desk, asks, asks_later, slow, taken
+from .support import TOKEN, Vendor, client_of, in_turn, ok_whatsapp, picture, says, virtual
 
 CHARGED, FREE, UNKNOWN = Charge.CHARGED, Charge.FREE, Charge.UNKNOWN
 
 
-def asks(count: int) -> Iterator[WhatsAppDetail]:
-    for number in range(count):
-        yield WhatsAppDetail(f"62813{number:08}", key=number)
-
-
-async def asks_later(count: int) -> AsyncIterator[WhatsAppDetail]:
-    for call in asks(count):
-        await asyncio.sleep(0.001)
-        yield call
-
-
 def number_of(request: httpx.Request) -> int:
     return int(request.content.removeprefix(b"number=62813")[:8])
-
-
-async def taken(batch: Batch[Any]) -> list[Outcome]:
-    async with batch:
-        return [outcome async for outcome in batch]
-
-
-def slow(seconds: float) -> Vendor:
-    async def script(request: httpx.Request, number: int) -> httpx.Response:
-        await asyncio.sleep(seconds)
-        return ok_whatsapp()
-
-    return Vendor(script)
 
 
 # ------------------------------------------------------------------------------------------------- outcomes
@@ -128,43 +110,7 @@ async def test_each_call_comes_out_once_as_they_finish() -> None:
             assert [o.index for o in outcomes] != list(range(500))
 
 
-@virtual
-async def test_in_the_inputs_order() -> None:
-    async def script(request: httpx.Request, number: int) -> httpx.Response:
-        await asyncio.sleep(random.random() if number else 60)  # the first one is stuck
-        return ok_whatsapp()
-
-    vendor = Vendor(script)
-    async with client_of(vendor) as client:
-        batch = client.batch(asks(400), concurrency=20, ordered=True)
-        async with batch:
-            assert (await anext(batch)).index == 0
-            assert len(vendor.requests) <= 20 + WINDOW  # the stuck head held back the intake
-            assert [o.index async for o in batch] == list(range(1, 400))
-
-
 # ------------------------------------------------------------------------------------- intake and permits
-
-
-@virtual
-async def test_the_input_is_read_lazily() -> None:
-    read = 0
-
-    def counted() -> Iterator[WhatsAppDetail]:
-        nonlocal read
-        for call in asks(10_000):
-            read += 1
-            yield call
-
-    async with client_of(slow(0.01)) as client, client.batch(counted(), concurrency=10) as batch:
-        await asyncio.sleep(5)  # nobody takes an outcome
-        assert read == 10 + WINDOW
-        for taken in range(1, 60):
-            await anext(batch)
-            await asyncio.sleep(1)
-            assert read <= 10 + WINDOW + taken
-        assert read > 10 + WINDOW + 30
-        batch.stop()
 
 
 @virtual
@@ -218,68 +164,6 @@ async def test_retry_unknown_of_a_batch() -> None:
 
 
 # --------------------------------------------------------------------------------------- failing and stopping
-
-
-@pytest.mark.parametrize("source", ["sync", "async"])
-@virtual
-async def test_an_input_that_fails(source: str) -> None:
-    def breaks() -> Iterator[WhatsAppDetail]:
-        yield from asks(30)
-        raise LookupError("the database went away")
-
-    async def breaks_later() -> AsyncIterator[WhatsAppDetail]:
-        for call in breaks():
-            yield call
-
-    async with client_of(slow(1)) as client:
-        seen = []
-        batch = client.batch(breaks() if source == "sync" else breaks_later(), concurrency=7)
-        with pytest.raises(LookupError, match="went away"):
-            async with batch:
-                async for outcome in batch:
-                    seen.append(outcome.index)  # noqa: PERF401  # those before the error count
-        assert sorted(seen) == list(range(30))
-        assert client.tally.charged == 30
-
-
-@pytest.mark.parametrize("source", ["sync", "async"])
-@virtual
-async def test_something_cancelled_within_the_input(source: str) -> None:
-    async def cancelled() -> None:
-        task = asyncio.create_task(asyncio.sleep(100))
-        task.cancel()
-        await task
-
-    async def later() -> AsyncIterator[WhatsAppDetail]:
-        for call in asks(3):
-            yield call
-        await cancelled()
-
-    def now() -> Iterator[WhatsAppDetail]:
-        yield from asks(3)
-        raise asyncio.CancelledError
-
-    async with client_of(slow(1)) as client:
-        seen = []
-        with pytest.raises(RuntimeError, match="was cancelled"):
-            async with client.batch(later() if source == "async" else now()) as batch:
-                async for outcome in batch:
-                    seen.append(outcome)  # noqa: PERF401
-        assert [outcome.charge for outcome in seen] == [CHARGED] * 3
-
-
-@virtual
-async def test_an_input_that_raises_what_ends_a_loop() -> None:
-    class Odd:
-        def __iter__(self) -> Iterator[WhatsAppDetail]:
-            return self
-
-        def __next__(self) -> WhatsAppDetail:
-            raise StopAsyncIteration
-
-    async with client_of(in_turn(ok_whatsapp())) as client:
-        with pytest.raises(RuntimeError, match="StopAsyncIteration"):
-            await taken(client.batch(Odd()))
 
 
 @virtual
@@ -351,38 +235,6 @@ async def test_stop_while_calls_wait_to_be_repeated() -> None:
 
 
 @virtual
-async def test_a_slow_input_does_not_hold_up_the_stop() -> None:
-    async def stuck() -> AsyncIterator[WhatsAppDetail]:
-        for call in asks(2):
-            yield call
-        await asyncio.sleep(1e9)
-
-    async with client_of(in_turn(ok_whatsapp())) as client:
-        async with client.batch(stuck()) as batch:
-            assert (await anext(batch)).ok
-        assert len(batch.unread) == 1
-
-
-@virtual
-async def test_an_input_that_takes_for_ever_to_close() -> None:
-    async def source() -> AsyncIterator[WhatsAppDetail]:
-        try:
-            for call in asks(5):
-                yield call
-            await asyncio.sleep(1e9)
-        finally:
-            await asyncio.sleep(1e9)
-
-    loop = asyncio.get_running_loop()
-    async with client_of(in_turn(ok_whatsapp())) as client:
-        start = loop.time()
-        async with client.batch(source(), drain_timeout=3) as batch:
-            await anext(batch)
-        assert loop.time() - start < 7
-        assert len(batch.unread) == 4
-
-
-@virtual
 async def test_cancelling_from_outside() -> None:
     loop = asyncio.get_running_loop()
     async with client_of(slow(1e4), deadline=None) as client:
@@ -419,18 +271,6 @@ async def test_cancelling_twice_does_not_wait() -> None:
             await task
         assert loop.time() - start < 1
         assert sum(o.charge is UNKNOWN for o in batch.unread) == 5
-
-
-@virtual
-async def test_a_client_closed_meanwhile() -> None:
-    client = client_of(slow(1))
-    outcomes = []
-    async with client.batch(asks(20), concurrency=5) as batch:
-        async for outcome in batch:
-            outcomes.append(outcome)
-            await client.aclose()
-    assert sorted(o.index for o in outcomes) == list(range(20))
-    assert any(isinstance(o.error, ConfigurationError) for o in outcomes)
 
 
 @virtual
@@ -560,7 +400,7 @@ def test_every_call_read_comes_out_exactly_once(data: st.DataObject) -> None:
 
 @virtual
 async def test_memory_is_flat(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("aisolution_async.batch.REMEMBERED", 2_000)
+    monkeypatch.setattr("aisolution_async.batching.twins.REMEMBERED", 2_000)
     vendor = Vendor(lambda request, number: ok_whatsapp())
     vendor.requests = _Nothing()
     async with client_of(vendor) as client:
@@ -580,3 +420,192 @@ async def test_memory_is_flat(monkeypatch: pytest.MonkeyPatch) -> None:
 class _Nothing(list[httpx.Request]):
     def append(self, _: httpx.Request) -> None:
         pass
+
+
+# ---------------------------------------------------------------------------------------------- a client closed
+
+
+@pytest.mark.parametrize("ordered", [True, False])
+@virtual
+async def test_a_client_closed_meanwhile(ordered: bool) -> None:
+    """What was sent comes out of the loop, then one error; what was not sent is in `unread`. Each call once."""
+    vendor = slow(1)
+    client = client_of(vendor)
+    outcomes: list[Outcome] = []
+    batch = client.batch(asks(1000), concurrency=100, ordered=ordered)
+    with pytest.raises(ConfigurationError, match="the client was closed while the batch was running"):
+        async with batch:
+            await asyncio.sleep(0.5)
+            await client.aclose()
+            async for outcome in batch:
+                outcomes.append(outcome)  # noqa: PERF401  # those before the error count
+    assert len(vendor.requests) == 100
+    assert [o.charge for o in outcomes] == [CHARGED] * len(vendor.requests)
+    assert sorted(o.index for o in (*outcomes, *batch.unread)) == list(range(batch.progress.read))
+    assert {str(o.error) for o in batch.unread} == {"gliswadetail: not sent: the client was closed before it was sent"}
+    assert batch.tally.charged == len(vendor.requests)
+    assert batch.progress.done == batch.progress.read
+    if ordered:
+        assert [o.index for o in outcomes] == list(range(len(outcomes)))
+    with pytest.raises(StopAsyncIteration):  # it was said once
+        await anext(batch)
+
+
+@virtual
+async def test_a_client_closed_while_all_its_batches_wait() -> None:
+    """For repeats, for the input, for a free place, for a number that is checked: none of them goes on waiting."""
+    loop = asyncio.get_running_loop()
+
+    async def stuck() -> AsyncIterator[WhatsAppDetail]:
+        for call in asks(3):
+            yield call
+        await asyncio.sleep(1e9)
+
+    def script(request: httpx.Request, number: int) -> httpx.Response:
+        busy = httpx.Response(429, headers={"Retry-After": "500"})
+        return ok_whatsapp("checking") if number_of(request) >= 100 else busy
+
+    client = client_of(Vendor(script), deadline=None)
+    batches = [
+        client.batch(asks(5)),
+        client.batch(stuck()),
+        client.batch(asks(5), rate=0.001),
+        client.batch(asks(5, first=100), recheck=Recheck()),
+    ]
+    running = [asyncio.create_task(taken(batch)) for batch in batches]
+    await asyncio.sleep(1)
+    start = loop.time()
+    await client.aclose()
+    for error in await asyncio.gather(*running, return_exceptions=True):
+        assert isinstance(error, ConfigurationError)
+    assert loop.time() == start
+    for batch in batches:
+        assert batch.progress.done == batch.progress.read
+        assert batch.progress.waiting == 0
+
+
+@virtual
+async def test_a_client_closed_under_a_batch_that_is_left_or_over() -> None:
+    client = client_of(slow(1))
+    over, left, stopped = (client.batch(asks(30), concurrency=10) for _ in range(3))
+    await taken(over)
+    async with left, stopped:
+        await anext(left)
+        await anext(stopped)
+        stopped.stop()
+        await left.__aexit__(None, None, None)
+        await client.aclose()
+        assert all([o.ok or isinstance(o.error, NotSentError) async for o in stopped])  # no error of its own
+    with pytest.raises(ConfigurationError, match="the client is closed"):
+        await taken(client.batch(asks(1)))
+
+
+@virtual
+async def test_a_client_closed_while_images_are_read() -> None:
+    """Calls that are about to be sent are not sent, and no failures of the loop."""
+    entered = asyncio.Event()
+    go_on = asyncio.Event()
+
+    async def script(request: httpx.Request, number: int) -> httpx.Response:
+        entered.set()
+        await go_on.wait()
+        return says("OK", [])
+
+    vendor = Vendor(script)
+    client = client_of(vendor)
+    calls = [SearchFace(_Slow(entered)) for _ in range(20)]
+    batch = client.batch([SearchFace(picture(1)), *calls], concurrency=10)
+    with pytest.raises(ConfigurationError, match="was closed"):
+        async with batch:
+            await entered.wait()
+            closing = asyncio.create_task(client.aclose())
+            await asyncio.sleep(0)
+            go_on.set()
+            outcomes = []
+            async for outcome in batch:
+                outcomes.append(outcome)  # noqa: PERF401  # those before the error count
+    await closing
+    assert [o.charge for o in outcomes] == [CHARGED] * len(vendor.requests)
+    assert len(outcomes) + len(batch.unread) == batch.progress.read
+
+
+class _Slow(io.BytesIO):
+    """A file that cannot be read before something was sent."""
+
+    def __init__(self, sent: asyncio.Event) -> None:
+        super().__init__(picture(2))
+        self._sent = sent
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        while not self._sent.is_set():
+            time.sleep(0.001)
+        return super().read(size)
+
+
+async def test_a_client_closed_has_a_ledger_that_knows_all(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    desk = Desk()
+    path = tmp_path / "ledger.db"
+    async with desk.client(ledger=path) as client:
+        batch = client.batch(asks(100), concurrency=30)
+        with pytest.raises(ConfigurationError, match="was closed"):
+            async with batch:
+                for _ in range(30):
+                    request = await desk.waiting.get()
+                request.answer()
+                assert (await anext(batch)).ok
+                await client.aclose()
+                assert [o.charge async for o in batch] == [UNKNOWN] * (batch.tally.total - batch.tally.charged)
+    async with Ledger(path) as ledger:
+        summary = ledger.summary()
+        assert summary.held == batch.tally.unknown > 0
+        assert sum(line.attempts for line in summary.lines) == batch.tally.total
+    assert not caplog.records  # nor is the vendor taken to be down
+
+
+@virtual
+async def test_a_client_closed_records_what_is_still_answered(tmp_path: Path) -> None:
+    client = client_of(slow(10), ledger=tmp_path / "ledger.db")
+    batch = client.batch(asks(5))
+    running = asyncio.create_task(taken(batch))
+    await asyncio.sleep(1)
+    await client.aclose()
+    with pytest.raises(ConfigurationError, match="was closed"):
+        await running
+    assert batch.tally.charged == 5
+    async with Ledger(tmp_path / "ledger.db") as ledger:
+        assert (ledger.summary().answers, ledger.summary().held) == (5, 0)
+
+
+async def test_a_client_closed_while_a_batch_is_entered(tmp_path: Path) -> None:
+    vendor = slow(1)
+    client = client_of(vendor, ledger=tmp_path / "ledger.db")
+    entering = asyncio.create_task(taken(client.batch(asks(100))))
+    await asyncio.sleep(0)  # the ledger is being opened
+    await client.aclose()
+    with pytest.raises(ConfigurationError, match="the client is closed"):
+        await entering
+    assert vendor.requests == []
+
+
+# ---------------------------------------------------------------------------------------------------- how it looks
+
+
+@virtual
+async def test_how_a_batch_looks() -> None:
+    async with client_of(slow(1)) as client:
+        batch = client.batch(asks(30), concurrency=10, total=30)
+        assert repr(batch) == (
+            "<Batch, not entered: 0 of 30 read, 0 waiting, 0 in flight, 0 ok, 0 failed, "
+            "Tally(charged=0, free=0, unknown=0)>"
+        )
+        async with batch:
+            await anext(batch)
+            assert repr(batch).startswith("<Batch, running: 30 of 30 read, 10 waiting, 10 in flight, 10 ok, 0 failed, ")
+            assert await asyncio.to_thread(repr, batch) == repr(batch)
+            batch.stop()
+            assert repr(batch).startswith("<Batch, stopping: 30 of 30 read, 0 waiting, 10 in flight, 10 ok, 10 failed")
+    assert repr(batch) == (
+        "<Batch, over: 30 of 30 read, 0 waiting, 0 in flight, 20 ok, 10 failed, Tally(charged=20, free=0, unknown=0)>"
+    )
+    assert repr(client.batch([])).startswith("<Batch, not entered: 0 read, ")
+    assert TOKEN not in repr(batch)

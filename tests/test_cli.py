@@ -33,7 +33,7 @@ from rich.console import Console
 
 import aisolution_async
 from aisolution_async.api import CALLS
-from aisolution_async.batch import Progress
+from aisolution_async.batching import Progress
 from aisolution_async.bulk import runner
 from aisolution_async.charges import Tally
 from aisolution_async.cli import bulk as bulk_commands
@@ -943,7 +943,7 @@ def test_ctrl_c_where_signals_cannot_be_handled(vendor_of: VendorOf, monkeypatch
 
     monkeypatch.setattr(running, "new_event_loop", asyncio.new_event_loop)
     monkeypatch.setattr(asyncio.SelectorEventLoop, "add_signal_handler", refuse)
-    monkeypatch.setattr("aisolution_async.batch.GRACE", 0.0)
+    monkeypatch.setattr("aisolution_async.batching.batch.GRACE", 0.0)
     numbers(1000)
     result = run(
         "bulk", "whatsapp-detail", "in.csv", "-o", "out.csv", "--base-url", vendor.url, "--concurrency", 5, "--json"

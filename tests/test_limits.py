@@ -14,35 +14,20 @@ import pytest
 
 from aisolution_async import (
     Adaptive,
-    AddFace,
     Batch,
     Charge,
     ConfigurationError,
     DeleteFace,
-    FaceCompare,
     NotSentError,
-    Outcome,
-    OutcomeUnknownError,
-    Recheck,
     Retry,
-    RetryLaterError,
     WhatsAppDetail,
 )
 from aisolution_async.limits import Gate
 
-from .support import Vendor, client_of, in_turn, ok_whatsapp, picture, says, virtual
+from .batches import Desk, asks, taken
+from .support import Vendor, client_of, in_turn, ok_whatsapp, says, virtual
 
 CHARGED, FREE, UNKNOWN = Charge.CHARGED, Charge.FREE, Charge.UNKNOWN
-
-
-def asks(count: int, *, distinct: int | None = None) -> Iterator[WhatsAppDetail]:
-    for number in range(count):
-        yield WhatsAppDetail(f"62813{number % (distinct or count):08}", key=number)
-
-
-async def taken(batch: Batch[Any]) -> list[Outcome]:
-    async with batch:
-        return [outcome async for outcome in batch]
 
 
 class Busy:
@@ -284,120 +269,6 @@ async def test_a_vendor_that_is_down_for_a_minute() -> None:
     assert not batch.progress.braked
 
 
-# --------------------------------------------------------------------------------------- the same asked twice
-
-
-@virtual
-async def test_the_same_is_asked_once() -> None:
-    async def script(request: httpx.Request, number: int) -> httpx.Response:
-        await asyncio.sleep(0.1)
-        return ok_whatsapp()
-
-    vendor = Vendor(script)
-    async with client_of(vendor) as client:
-        outcomes = await taken(client.batch(asks(1000, distinct=700), concurrency=30))
-        assert len(vendor.requests) == client.tally.charged == 700
-        shared = [outcome for outcome in outcomes if outcome.answered_by is not None]
-        assert len(shared) == 300
-        by_index = {outcome.index: outcome for outcome in outcomes}
-        for outcome in shared:
-            assert outcome.charge is FREE
-            assert outcome.attempts == ()
-            assert outcome.reply is not None
-            assert outcome.reply.charge is FREE
-            assert outcome.answered_by is not None
-            leader = by_index[outcome.answered_by]
-            assert leader.reply == outcome.reply
-            assert leader.charge is CHARGED
-            assert leader.call.number == outcome.call.number  # type: ignore[union-attr]
-
-
-@virtual
-async def test_what_is_the_same() -> None:
-    vendor = in_turn(ok_whatsapp())
-    photo = picture(1)
-    calls: list[Any] = [
-        WhatsAppDetail("+62 813-8730-0008"),
-        WhatsAppDetail("+6281387300008"),
-        WhatsAppDetail("006281387300008"),
-        WhatsAppDetail("6281387300008"),  # a national number, perhaps
-        WhatsAppDetail("+6281387300008", country="ID"),
-        WhatsAppDetail("6281387300009"),
-        FaceCompare(photo, picture(2)),
-        FaceCompare(bytearray(photo), picture(2)),
-        FaceCompare(picture(2), photo),
-        AddFace(photo),
-        AddFace(photo),
-        DeleteFace("p"),
-        DeleteFace("p"),
-    ]
-    async with client_of(vendor, deadline=None) as client:
-        outcomes = await taken(client.batch(calls, ordered=True, concurrency=1))
-        assert [o.answered_by for o in outcomes] == [None, 0, 0, None, 0, None, None, 6, *[None] * 5]
-        vendor.requests.clear()
-        await taken(client.batch(calls, dedupe=False))
-        assert len(vendor.requests) == 13
-
-
-@virtual
-async def test_the_same_photo_is_compared_once() -> None:
-    vendor = in_turn(says("OK", {"similarity": 97.5, "result": "SAME PERSON"}))
-    photo = picture(1)
-    async with client_of(vendor, deadline=None) as client:
-        calls = [FaceCompare(photo, bytearray(photo)), FaceCompare(photo, photo), FaceCompare(photo, picture(2))]
-        outcomes = await taken(client.batch(calls, ordered=True, concurrency=1))
-    assert [o.answered_by for o in outcomes] == [None, 0, None]
-    assert outcomes[1].reply == outcomes[0].reply
-
-
-@virtual
-async def test_a_leader_that_fails_free_takes_nobody_down() -> None:
-    async def script(request: httpx.Request, number: int) -> httpx.Response:
-        await asyncio.sleep(1)
-        return says("FAIL", "not this time") if number == 0 else ok_whatsapp()
-
-    vendor = Vendor(script)
-    async with client_of(vendor) as client:
-        outcomes = await taken(client.batch(asks(5, distinct=1), concurrency=5, ordered=True))
-    assert [o.ok for o in outcomes] == [False, True, True, True, True]
-    assert [o.answered_by for o in outcomes] == [None, None, 1, 1, 1]
-    assert len(vendor.requests) == 2
-
-
-@virtual
-async def test_nobody_buys_again_what_may_have_been_charged() -> None:
-    async def script(request: httpx.Request, number: int) -> httpx.Response:
-        await asyncio.sleep(1)
-        raise httpx.ReadTimeout("lost")
-
-    vendor = Vendor(script)
-    async with client_of(vendor) as client:
-        outcomes = await taken(client.batch(asks(3, distinct=1), ordered=True))
-        assert len(vendor.requests) == client.tally.unknown == 1
-    assert all(isinstance(o.error, OutcomeUnknownError) for o in outcomes)
-    assert [o.charge for o in outcomes] == [UNKNOWN, FREE, FREE]
-    assert [o.answered_by for o in outcomes] == [None, 0, 0]
-
-
-@pytest.mark.parametrize("concurrency", [1, 5])
-@pytest.mark.parametrize(
-    ("answer", "charge"),
-    [(httpx.ReadTimeout("lost"), UNKNOWN), (says("WEIRD"), UNKNOWN), (says("FAIL"), CHARGED)],
-    ids=["lost", "undocumented", "charged"],
-)
-@virtual
-async def test_nobody_buys_again_whenever_it_is_read(answer: Any, charge: Charge, concurrency: int) -> None:
-    vendor = in_turn(answer)
-    rules = {"gliswadetail": {"FAIL": Charge.CHARGED}}
-    async with client_of(vendor, charge_rules=rules) as client:
-        outcomes = await taken(client.batch(asks(5, distinct=1), concurrency=concurrency, ordered=True))
-    assert len(vendor.requests) == 1
-    assert [o.charge for o in outcomes] == [charge, FREE, FREE, FREE, FREE]
-    assert [o.answered_by for o in outcomes] == [None, 0, 0, 0, 0]
-    assert len({type(o.error) for o in outcomes}) == 1
-    assert all(o.error is not None and o.error.key == o.key for o in outcomes)
-
-
 @virtual
 async def test_what_is_not_sent_takes_no_turn_of_the_rate() -> None:
     loop = asyncio.get_running_loop()
@@ -423,188 +294,86 @@ async def test_a_long_outage_uses_up_no_repeats() -> None:
     assert len(vendor.requests) < 300 + 600
 
 
-@virtual
-async def test_a_place_that_one_batch_cannot_use_is_the_next_ones() -> None:
-    async def script(request: httpx.Request, number: int) -> httpx.Response:
-        await asyncio.sleep(1)
-        return ok_whatsapp()
-
-    async with client_of(Vendor(script)) as client:
-        client._shared.gate = Gate(1)
-        single = asyncio.create_task(client.whatsapp_detail("6289900000"))
-        await asyncio.sleep(0.1)
-        async with client.batch(asks(5), drain_timeout=5) as stopped, client.batch(asks(5), dedupe=False) as other:
-            await asyncio.sleep(0.1)
-            stopped.stop()
-            await single
-            assert [outcome.ok async for outcome in other] == [True] * 5
-
-
-@virtual
-async def test_followers_of_a_stopped_call() -> None:
-    async def script(request: httpx.Request, number: int) -> httpx.Response:
-        await asyncio.sleep(1)
-        return says("RETRY_LATER", "busy")
-
-    async with client_of(Vendor(script), retry=Retry(first=100, longest=100)) as client:
-        async with client.batch(asks(6, distinct=2), concurrency=6) as batch:
-            await asyncio.sleep(2)
-        kinds = Counter(type(o.error) for o in batch.unread)
-    assert kinds == {RetryLaterError: 2, NotSentError: 4}
-    assert sorted(o.index for o in batch.unread) == list(range(6))
-
-
-@virtual
-async def test_unavailable_is_no_answer_to_remember() -> None:
-    vendor = in_turn(ok_whatsapp("unavailable"), ok_whatsapp())
-    async with client_of(vendor) as client:
-        outcomes = await taken(client.batch(asks(3, distinct=1), concurrency=1, ordered=True))
-    assert [o.reply.whatsapp for o in outcomes] == ["unavailable", "yes", "yes"]  # type: ignore[union-attr]
-    assert [o.answered_by for o in outcomes] == [None, None, 1]
-
-
-@virtual
-async def test_what_is_remembered_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("aisolution_async.batch.REMEMBERED", 10)
-    vendor = in_turn(ok_whatsapp())
-    calls = [*asks(10), *asks(5), *asks(30), *asks(1)]
-    async with client_of(vendor) as client:
-        await taken(client.batch(calls, concurrency=1))
-    assert len(vendor.requests) == 31
-
-
-# ------------------------------------------------------------------------------------------------- checking
-
-
-@virtual
-async def test_checking_is_asked_again_until_it_resolves() -> None:
-    loop = asyncio.get_running_loop()
-    times: dict[bytes, list[float]] = {}
-
-    def script(request: httpx.Request, number: int) -> httpx.Response:
-        asked = times.setdefault(request.content, [])
-        asked.append(loop.time())
-        return ok_whatsapp("checking" if len(asked) < 5 and request.content.endswith(b"0") else "yes")
-
-    async with client_of(Vendor(script)) as client:
-        batch = client.batch(asks(100), concurrency=2, recheck=Recheck(first=20, longest=60, give_up=3600))
-        outcomes = await taken(batch)
-        assert all(o.reply.whatsapp == "yes" for o in outcomes)  # type: ignore[union-attr]
-        asked = next(iter(times.values()))
-        assert [round(b - a) for a, b in pairwise(asked)] == [20, 40, 60, 60]
-        checked = next(o for o in outcomes if o.index == 0)
-        assert [a.charge for a in checked.attempts] == [FREE] * 4 + [CHARGED]
-        assert (client.tally.charged, client.tally.free) == (100, 40)
-
-
-@virtual
-async def test_checking_that_never_resolves() -> None:
-    loop = asyncio.get_running_loop()
-    vendor = in_turn(ok_whatsapp("checking"))
-    async with client_of(vendor) as client:
-        start = loop.time()
-        (outcome,) = await taken(client.batch(asks(1), recheck=Recheck(first=20, longest=100, give_up=300)))
-        assert outcome.reply.whatsapp == "checking"  # type: ignore[union-attr]
-        assert loop.time() - start <= 300
-        assert len(outcome.attempts) == len(vendor.requests) == 5
-        # Without it, the reply is what it is.
-        (outcome,) = await taken(client.batch(asks(1)))
-        assert len(outcome.attempts) == 1
-        # With a callback the answer comes by itself, and asking twice is forbidden.
-        call = WhatsAppDetail("6281387300008", callback="https://x.example/")
-        (outcome,) = await taken(client.batch([call], recheck=Recheck()))
-        assert len(outcome.attempts) == 1
-
-
-@virtual
-async def test_stopping_while_numbers_are_checked() -> None:
-    async with client_of(in_turn(ok_whatsapp("checking"))) as client:
-        async with client.batch(asks(3, distinct=1), recheck=Recheck()) as batch:
-            await asyncio.sleep(5)
-            assert batch.progress.waiting == 3
-        replies = [o.reply for o in batch.unread]
-    assert len(replies) == 3
-    assert [o.ok for o in batch.unread].count(True) == 3
-    assert client.tally.total == 1
-
-
-@pytest.mark.parametrize("options", [{"first": 0}, {"first": 9, "longest": 3}, {"give_up": -1}])
-def test_recheck_is_checked(options: dict[str, float]) -> None:
-    with pytest.raises(ConfigurationError, match="Recheck"):
-        Recheck(**options)
-
-
 # ------------------------------------------------------------------------------------------ sharing the client
 
 
-class Pool(Vendor):
-    """A vendor behind ten connections, as the library's own pool would have them."""
-
-
-@virtual
 async def test_a_single_call_gets_past_a_batch() -> None:
-    loop = asyncio.get_running_loop()
-
-    async def script(request: httpx.Request, number: int) -> httpx.Response:
-        await asyncio.sleep(1)
-        return ok_whatsapp()
-
-    client = client_of(Vendor(script))
-    client._shared.gate = Gate(10)
-    waits = []
-    async with client, client.batch(asks(10_000), concurrency=200, drain_timeout=5) as batch:
-        for _ in range(3):
-            await asyncio.sleep(1.5)
-            start = loop.time()
-            await client.whatsapp_detail("6285550000")
-            waits.append(loop.time() - start)
+    desk = Desk()
+    async with desk.client(max_connections=10) as client, client.batch(asks(1000), concurrency=200) as batch:
+        under_way = [await desk.waiting.get() for _ in range(10)]
+        for number in range(3):
+            single = asyncio.create_task(client.whatsapp_detail(f"628999990000{number}"))
+            await asyncio.sleep(0)
+            under_way.pop(0).answer()
+            request = await desk.waiting.get()  # the next to be sent, of all that wait
+            assert request.number == f"628999990000{number}"
+            request.answer()
+            assert (await single).whatsapp == "yes"
+            under_way.append(await desk.waiting.get())
         batch.stop()
-    assert max(waits) <= 2.01  # until a place is free, and the call itself
+        for request in under_way:
+            request.answer()
 
 
-@virtual
 async def test_batches_take_turns() -> None:
-    async def script(request: httpx.Request, number: int) -> httpx.Response:
-        await asyncio.sleep(0.1)
-        return ok_whatsapp()
+    desk = Desk()
+    done: Counter[str] = Counter()
+    async with desk.client(max_connections=10) as client:
+        first = client.batch(asks(10_000), concurrency=100)
+        other = client.batch(asks(10_000, first=50_000_000), concurrency=100)
+        async with first, other:
+            consumers = [asyncio.create_task(_consume(batch)) for batch in (first, other)]
+            for _ in range(1000):
+                request = await desk.waiting.get()
+                done[request.number[5]] += 1
+                request.answer()
+            first.stop()
+            other.stop()
+            answering = asyncio.create_task(desk.answer_all())
+            await asyncio.gather(*consumers)
+            answering.cancel()
+    assert 0.5 < done["0"] / done["5"] < 2
 
-    client = client_of(Vendor(script))
-    client._shared.gate = Gate(10)
-    done: dict[str, int] = {}
 
-    async def consume(name: str, concurrency: int) -> None:
-        async with client.batch(asks(10_000), concurrency=concurrency, dedupe=False, drain_timeout=5) as batch:
-            asyncio.get_running_loop().call_later(30, batch.stop)
-            async for outcome in batch:
-                done[name] = done.get(name, 0) + outcome.ok
-
-    async with client:
-        await asyncio.gather(consume("long", 100), consume("other", 100))
-    assert sum(done.values()) >= 0.95 * 3000
-    assert 0.5 < done["long"] / done["other"] < 2
+async def _consume(batch: Batch[Any]) -> None:
+    async for _ in batch:
+        pass
 
 
-@virtual
 async def test_single_calls_wait_their_turn_and_give_up_in_time() -> None:
-    async def script(request: httpx.Request, number: int) -> httpx.Response:
-        await asyncio.sleep(10)
-        return ok_whatsapp()
-
-    timeout = httpx.Timeout(30, pool=3)
-    async with client_of(Vendor(script), timeout=timeout, retry=0) as client:
-        client._shared.gate = Gate(1)
+    desk = Desk()
+    async with desk.client(max_connections=1, retry=0) as client:
         first = asyncio.create_task(client.whatsapp_detail("6281300001"))
-        await asyncio.sleep(0)
+        request = await desk.waiting.get()
         with pytest.raises(NotSentError, match="no free connection") as caught:
-            await client.whatsapp_detail("6281300002")
+            await client.with_options(timeout=httpx.Timeout(30, pool=0.01)).whatsapp_detail("6281300002")
         assert caught.value.charge is FREE
-        waiting = asyncio.create_task(client.with_options(timeout=60).whatsapp_detail("6281300003"))
-        await asyncio.sleep(0.1)
+        waiting = asyncio.create_task(client.whatsapp_detail("6281300003"))
+        await asyncio.sleep(0)
         waiting.cancel()
         with pytest.raises(asyncio.CancelledError):
             await waiting
+        request.answer()
         assert (await first).whatsapp == "yes"
-        assert (await client.whatsapp_detail("6281300004")).whatsapp == "yes"
+        last = asyncio.create_task(client.whatsapp_detail("6281300004"))
+        (await desk.waiting.get()).answer()
+        assert (await last).whatsapp == "yes"
+
+
+async def test_a_place_that_one_batch_cannot_use_is_the_next_ones() -> None:
+    desk = Desk()
+    async with desk.client(max_connections=1) as client:
+        single = asyncio.create_task(client.whatsapp_detail("6289900000"))
+        request = await desk.waiting.get()
+        async with client.batch(asks(5)) as stopped, client.batch(asks(5)) as other:
+            while stopped.progress.waiting < 5 or other.progress.waiting < 5:
+                await asyncio.sleep(0)
+            stopped.stop()
+            request.answer()
+            await single
+            answering = asyncio.create_task(desk.answer_all())
+            assert [outcome.ok async for outcome in other] == [True] * 5
+            answering.cancel()
 
 
 @virtual
@@ -648,33 +417,6 @@ async def test_the_gate_loses_no_place_to_cancelled_waiters() -> None:
     assert [gate.try_enter() for _ in range(4)] == [True, True, True, False]
 
 
-# ------------------------------------------------------------------------------------------------- progress
-
-
-@virtual
-async def test_progress() -> None:
-    async def script(request: httpx.Request, number: int) -> httpx.Response:
-        await asyncio.sleep(0.1)
-        return ok_whatsapp()
-
-    async with client_of(Vendor(script)) as client:
-        batch = client.batch(asks(1000), concurrency=10, total=1000)
-        before = batch.progress
-        assert (before.done, before.rate, before.left, before.elapsed) == (0, 0, None, 0)
-        async with batch:
-            async for outcome in batch:
-                if outcome.index == 500:
-                    break
-            now = batch.progress
-            assert now.rate == pytest.approx(100, rel=0.1)
-            assert now.left == pytest.approx((1000 - now.done) / now.rate)
-            assert now.limit == 10
-            assert now.elapsed == pytest.approx(5, abs=0.3)
-            assert now.in_flight in range(8, 11)
-            assert not now.braked
-            batch.stop()
-
-
 def test_batches_keep_going_on_uvloop() -> None:
     """Its timers fire a little early."""
     uvloop = pytest.importorskip("uvloop")
@@ -687,12 +429,3 @@ def test_batches_keep_going_on_uvloop() -> None:
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(asyncio.wait_for(run(), 20))
-
-
-async def test_progress_after_the_loop_is_over() -> None:
-    async with client_of(in_turn(ok_whatsapp())) as client:
-        batch = client.batch(asks(10))
-        await taken(batch)
-    first = batch.progress
-    assert batch.progress == first
-    assert await asyncio.to_thread(lambda: batch.progress.done) == 10

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from aisolution_async.api import Call
-from aisolution_async.batch import REMEMBERED
+from aisolution_async.batching import REMEMBERED
 from aisolution_async.bulk.calls import Calls
 from aisolution_async.bulk.earlier import is_idle
 from aisolution_async.bulk.outputs import Output

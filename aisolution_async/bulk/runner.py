@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 
 from aisolution_async import clock
 from aisolution_async.api import Call
-from aisolution_async.batch import Batch, Progress, Recheck
+from aisolution_async.batching import Batch, Progress, Recheck
 from aisolution_async.bulk.calls import Calls
 from aisolution_async.bulk.earlier import Earlier, Written, is_idle, sources_of
 from aisolution_async.bulk.kinds import kinds_of

@@ -15,7 +15,7 @@ import click
 
 from aisolution_async import clock
 from aisolution_async.api import CALLS, Call, Endpoint, Kind, Parameter
-from aisolution_async.batch import GRACE, Recheck
+from aisolution_async.batching import GRACE, Recheck
 from aisolution_async.bulk import BulkError, BulkRun, Forecast, Summary, forecast_bulk
 from aisolution_async.bulk.outputs import STDOUT, origin_of
 from aisolution_async.bulk.runner import CONCURRENCY, GIVE_UP, count_rows

@@ -22,7 +22,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from aisolution_async.batch import Progress
+from aisolution_async.batching import Progress
 from aisolution_async.bulk import Forecast, Summary
 from aisolution_async.charges import Charge, Counts, Tally
 from aisolution_async.ledger import State

@@ -47,7 +47,7 @@ except ImportError:
 
 from aisolution_async import clock
 from aisolution_async.api import Call
-from aisolution_async.batch import Recheck
+from aisolution_async.batching import Recheck
 from aisolution_async.bulk.runner import BulkError, BulkRun, calls_of
 from aisolution_async.client import AsyncClient
 from aisolution_async.errors import AISolutionError, InputError

@@ -142,8 +142,8 @@ class Sending(NotPickled, Generic[R]):
 
     # ------------------------------------------------------------------------------------------------ the driver
 
-    async def step(self, *, trial: bool = False) -> None:  # noqa: PLR0912  # a branch for each state
-        """Make one attempt, unless the call can end without one; `state` is then one to rest in.
+    async def step(self, *, trial: bool = False) -> Resting[R]:  # noqa: PLR0912  # a branch for each state
+        """Make one attempt, unless the call can end without one. Returns the state that it rests in then.
 
         The time spent here and the wait that follows count against the call's deadline; what passes between the end of
         that wait and the next step does not. `trial`: the attempt only tries whether the vendor is there again, and
@@ -195,15 +195,18 @@ class Sending(NotPickled, Generic[R]):
                     await self._record(state)
             raise
         finally:
-            self._rest(state, before)
+            rests = self._rest(state, before)
+        assert rests is not None
+        return rests
 
-    def _rest(self, state: State[Any], before: int) -> None:
+    def _rest(self, state: State[Any], before: int) -> Resting[R] | None:
         """The step is over, or was cut off in `state`; there were so many attempts `before` it."""
         if isinstance(state, Found):  # cut off when it was counted
             self._tell(state.number)
             state = self._ended(state.finding)
+        rests: Resting[R] | None = None
         if isinstance(state, Over | Again | Awaiting | Following):
-            self.state = self._unless_called_back(state)
+            self.state = rests = self._unless_called_back(state)
         if self._reservation is not None:
             callback = self.callback
             self._reservation.attempt_over(
@@ -211,6 +214,7 @@ class Sending(NotPickled, Generic[R]):
                 may_come=callback is not None and callback.may_come,
                 overdue=callback is not None and callback.is_overdue,
             )
+        return rests
 
     def _unless_called_back(self, state: Resting[R]) -> Resting[R]:
         """`state`, or the answer that came by callback meanwhile. An answer to the request is as good."""
@@ -524,7 +528,8 @@ class Sending(NotPickled, Generic[R]):
 
     def release(self) -> None:
         """Let go of what was read and encoded: somebody else asks the same."""
-        self.state = NEW
+        if isinstance(self.state, Prepared):
+            self.state = NEW
 
     def ask_again(self) -> None:
         """Forget the reply, which is no answer yet, and start another round of attempts."""
@@ -596,14 +601,16 @@ class Sending(NotPickled, Generic[R]):
 
     # ------------------------------------------------------------------------------------------------ the end
 
-    def conclude(self, text: str) -> None:
+    def conclude(self, text: str) -> Over[R]:
         """End the call as it stands: by what its last attempt came to, or by why there was none."""
-        self.state = self._as_it_stands(text)
+        self.state = over = self._as_it_stands(text)
+        return over
 
-    def fail(self, error: AISolutionError) -> None:
-        """End the call by what kept it from a step; what it came to before stands."""
+    def fail(self, error: AISolutionError) -> Over[R]:
+        """End the call by what kept it from a step. If it is over already, that stands."""
         if not isinstance(self.state, Over):
             self.state = Over(None, error)
+        return self.state
 
     def _as_it_stands(self, text: str) -> Over[R]:
         if isinstance(self.state, Over):

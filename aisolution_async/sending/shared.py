@@ -92,8 +92,12 @@ class Shared(NotPickled):
             if self._loop not in (None, running_loop()):
                 raise ConfigurationError("the client belongs to another event loop: close it there")
             self.closed = True
+            running = tuple(self.batches)
+            for batch in running:
+                batch.client_closed()
             self._hush(False)
             await self.transport.aclose()
+            await asyncio.gather(*(batch.ended() for batch in running))  # what came in is recorded
             await self.readers.aclose()
             if self.journal is not None:
                 await self.journal.aclose()
