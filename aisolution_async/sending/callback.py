@@ -90,7 +90,7 @@ class Callback:
     def stands_back(self) -> bool:
         """Whether another call asks for the number: then this one is told, and does not ask."""
         if not self.inbox.expect(self):
-            self.step = Step.FOLLOWING
+            self._to(Step.FOLLOWING)
         elif self.step is Step.FOLLOWING:
             self.step = Step.READY
         return self.step is Step.FOLLOWING
@@ -98,11 +98,13 @@ class Callback:
     def asked(self, at: datetime) -> None:
         """The request goes out; it names the callback, unless that is overdue."""
         if self.step is not Step.OVERDUE:
-            self.step, self.since = Step.ASKED, at
+            self._to(Step.ASKED)
+            self.since = at
 
     def expected(self, since: datetime) -> None:
         """An earlier run asked, says the ledger."""
-        self.step, self.since = Step.AWAITED, since
+        self._to(Step.AWAITED)
+        self.since = since
 
     def heard(self, reply: object, charge: Charge) -> None:
         """What the request that named the callback came to: whether the answer is still to come."""
@@ -116,7 +118,7 @@ class Callback:
 
     def give_up(self, *, for_good: bool) -> None:
         """It is late. `for_good`: nobody asks again."""
-        self.step = Step.READY if for_good else Step.OVERDUE
+        self._to(Step.READY if for_good else Step.OVERDUE)
 
     @property
     def is_overdue(self) -> bool:
@@ -179,6 +181,10 @@ class Callback:
         """The call is over. Others that wait for the number have what came of it, if that is an answer or a loss."""
         if self.digits:
             self.inbox.forget(self, reply if isinstance(reply, WhatsAppProfile) else None, error)
+
+    def _to(self, step: Step) -> None:
+        if self.step is not Step.ANSWERED:  # that is for good
+            self.step = step
 
     def _take(self, reply: WhatsAppProfile) -> None:
         self.step = Step.ANSWERED

@@ -59,6 +59,11 @@ class Finding(NamedTuple, Generic[R]):
         """Whether the answer is about another number than was asked."""
         return isinstance(self.source, envelope.Answer) and self.source.of_another
 
+    @property
+    def is_final(self) -> bool:
+        """Whether another attempt would fare no better, whatever it is allowed to cost."""
+        return self.reply is not None or (isinstance(self.source, Lost) and self.source.refusal is not None)
+
     def attempt(self, at: datetime, elapsed: float, number: int) -> Attempt:
         """The attempt for the record, the `number`th of its call."""
         return Attempt(self.charge, self.status, self.http_status, at, elapsed, self.problem, number=number)
@@ -80,7 +85,14 @@ def of_loss(lost: Lost, *, called_back: bool = False) -> Finding[R]:
     """No answer came. `called_back`: a callback has answered the question, and is charged for it."""
     charge = Charge.UNKNOWN if lost.left and not called_back else Charge.FREE
     signal = None if lost.timed_out is None else Signal.OVERLOADED if lost.timed_out else Signal.BROKEN
-    return Finding(lost, charge, repeatable=lost.refusal is None, signal=signal, problem=lost.text)
+    repeatable = not lost.left and lost.refusal is None
+    return Finding(lost, charge, repeatable=repeatable, signal=signal, problem=lost.text)
+
+
+def of_fault(fault: Exception, *, called_back: bool = False) -> Finding[R]:
+    """An answer came, and reading it failed. It may have been charged, and another would fail in the same way."""
+    text = f"{type(fault).__name__} while the answer was read"
+    return of_loss(Lost(True, text, timed_out=False, refusal=OutcomeUnknownError), called_back=called_back)
 
 
 def of_response(
