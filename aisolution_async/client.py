@@ -260,16 +260,6 @@ class AsyncClient(NotPickled):
         return self._shared.tally
 
     @property
-    def shared(self) -> Shared:
-        """What every call and batch on this pool shares, for the library's own use."""
-        return self._shared
-
-    @property
-    def options(self) -> Options:
-        """What calls are made with, for the library's own use."""
-        return self._options
-
-    @property
     def base_url(self) -> str:
         """Where the vendor is, without the token."""
         return self._shared.requests.base
