@@ -362,7 +362,7 @@ class AsyncClient(NotPickled):
         sending = Sending(self._shared, self._options, call)
         try:
             while not isinstance(sending.state, Over):
-                if await sending.enter():
+                if sending.try_enter() or await sending.enter():
                     try:
                         await sending.step()
                     finally:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 from collections.abc import AsyncIterable, Iterable
 from dataclasses import dataclass
 from types import TracebackType
@@ -26,7 +27,6 @@ from aisolution_async.hiding import NotPickled, forget_locals
 from aisolution_async.inbox import Inbox
 from aisolution_async.limits import Adaptive
 from aisolution_async.outcome import Answered, Failed
-from aisolution_async.sending.call import Sending
 from aisolution_async.sending.journal import Journal
 from aisolution_async.sending.options import Options
 from aisolution_async.sending.shared import Shared
@@ -264,9 +264,9 @@ class Batch(NotPickled, Generic[R]):
         if isinstance(call, Failed):
             self._outlet.put(call)
             return
-        task = Task(index, Sending(self._shared, self._options, call, self.tally, self._inbox))
-        if self._inbox is not None:
-            task.call_back(self._crew.called_back)
+        task = Task(index, self._shared, self._options, call, tally=self.tally, inbox=self._inbox)
+        if task.callback is not None:
+            task.callback.ring = functools.partial(self._crew.called_back, task)
         self._crew.take(task)
 
     def _wake(self) -> None:

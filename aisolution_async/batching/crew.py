@@ -22,7 +22,7 @@ from aisolution_async.batching.twins import Asks, Follows, Shares, Twins
 from aisolution_async.batching.waiting import Waiting
 from aisolution_async.errors import AISolutionError, ConfigurationError, NotSentError
 from aisolution_async.ledger.store import Stored
-from aisolution_async.sending.states import Again, Awaiting, Following, Over, Resting
+from aisolution_async.sending.states import WAITING, Again, Awaiting, Following, Over, Resting
 
 _log = logging.getLogger(__name__)
 
@@ -124,7 +124,7 @@ class Crew:
         if not self._waiting.end(task):
             return  # its turn has come, and finds out
         self._parked(self._waiting.parked)
-        if task.is_over or self._stop is not None:
+        if isinstance(task.state, Over) or self._stop is not None:
             self._put_away(task)
         else:
             self._lineup.add(task)
@@ -147,7 +147,7 @@ class Crew:
                     state = task.conclude("the batch was cancelled before it was sent")
                 # What a closed client's attempts come to says nothing of the vendor.
                 closed = self._stop is not None and self._stop.closed
-                signal = None if closed or isinstance(state, Shares | Follows) else state.signal
+                signal = None if closed or isinstance(state, (Shares, Follows)) else state.signal
                 self._lineup.leave(turn, signal, sent=len(task.attempts) != before, started=started)
                 self._settle(task, state)
             turn = self._lineup.pick()
@@ -159,11 +159,11 @@ class Crew:
         task = turn.task
         try:
             if self._twins is not None and task.may_share and not self._twins.leads(task):
-                await task.identify(self._twins.knows)
+                await task.prepare(is_known=self._twins.knows)
                 placed = self._twins.place(task)
                 if not isinstance(placed, Asks):
                     return placed
-            return task.state if isinstance(task.state, Over) else await task.attempt(trial=turn.trial)
+            return task.state if isinstance(task.state, Over) else await task.step(trial=turn.trial)
         except AISolutionError as exc:  # the client was closed, or belongs to another loop
             return task.fail(exc) if self._stop is None else task.conclude(self._stop.why)
         except Exception as exc:  # one call must not take the others down
@@ -186,7 +186,8 @@ class Crew:
             case Again():
                 self._waiting.pause(task, state.wait)
             case Awaiting() | Following():
-                self._park(task, task.patience)
+                assert task.callback is not None
+                self._park(task, task.callback.patience_left)
             case _:
                 assert_never(state)
 
@@ -211,8 +212,9 @@ class Crew:
     def _due(self, task: Task) -> None:
         """A call has waited for long enough."""
         self._parked(self._waiting.parked)
-        task.give_up_callback()
-        if task.is_over:
+        if isinstance(task.state, WAITING):
+            task.give_up_callback()
+        if isinstance(task.state, Over):
             self._put_away(task)
             return
         self._lineup.add(task, repeat=task.is_repeat)
@@ -234,9 +236,10 @@ class Crew:
     def _put_away(self, task: Task) -> None:
         """Turn a call into its outcome, as it stands, and see to those that follow it."""
         stop = self._stop
-        is_to_come = isinstance(task.state, Awaiting | Following)
-        task.conclude("its answer is still to come by callback" if is_to_come else (stop or Stop()).why)
-        task.leave_inbox(share=stop is None)
+        if not isinstance(task.state, Over):
+            is_to_come = isinstance(task.state, WAITING)
+            task.conclude("its answer is still to come by callback" if is_to_come else (stop or Stop()).why)
+        task.leave(share=stop is None)
         self._part(task)
         outcome = task.outcome()
         if self._lookup is not None and outcome.from_ledger:

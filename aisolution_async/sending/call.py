@@ -41,6 +41,7 @@ from aisolution_async.sending.prepare import Read, is_small, read
 from aisolution_async.sending.shared import Shared
 from aisolution_async.sending.states import (
     NEW,
+    RESTING,
     Admitted,
     Again,
     Awaiting,
@@ -116,6 +117,10 @@ class Sending(NotPickled, Generic[R]):
 
     # ------------------------------------------------------------------------------------------- a call by itself
 
+    def try_enter(self) -> bool:
+        """Take a place for its first attempt, if nothing has to be waited for."""
+        return self.state is NEW and self._shared.rate is None and self._shared.gate.try_enter()
+
     async def enter(self) -> bool:
         """Wait until its next attempt may be made, past the batches, and take a place. False if it is over."""
         if isinstance(self.state, Again):
@@ -154,6 +159,7 @@ class Sending(NotPickled, Generic[R]):
         began, before = clock.now(), len(self.attempts)
         ends = self.course.ends(began)
         state: State[R] = self.state if isinstance(self.state, Prepared) else NEW
+        state = self._start_at_once(state, began, ends) or state
         answer: Response | Lost | None = None
         try:
             while True:
@@ -164,15 +170,15 @@ class Sending(NotPickled, Generic[R]):
                         state = await self._admit(state)
                     case Admitted():
                         state = await self._begin(state, ends)
-                    case Started(form, _, flight):
+                    case Started():
                         shared.in_flight += 1
                         try:
                             answer = await exchange(
                                 shared.transport,
                                 shared.requests,
                                 self.call.endpoint.name,
-                                form,
-                                flight=flight,
+                                state.form,
+                                flight=state.flight,
                                 timeout=options.timeout,
                             )
                         finally:
@@ -181,32 +187,38 @@ class Sending(NotPickled, Generic[R]):
                             await self.callback.settled()
                         state = self._find(state, answer)
                     case Found():
-                        state = await self._decide(state, ends, trial=trial)
+                        if state.intent is not None:
+                            await self._record(state)
+                        state = self._decide(state, ends, trial=trial)
                     case Over() | Again() | Awaiting() | Following():
                         break
                     case _:
                         assert_never(state)
-            if not trial:
-                self.course.spend(clock.now() - began + (state.seconds if isinstance(state, Again) else 0.0))
         except asyncio.CancelledError:
             if isinstance(state, Started):
-                state = self._find(state, answer or Lost(state.flight.left is not False, "cancelled"))
+                lost = answer or Lost(state.flight.left is not False, "cancelled")
+                state = self._find(state, lost, was_cut=True)
                 with anyio.CancelScope(shield=True):
                     await self._record(state)
             raise
         finally:
-            rests = self._rest(state, before)
+            rests = self._rest(state, before, None if trial else began)
         assert rests is not None
         return rests
 
-    def _rest(self, state: State[Any], before: int) -> Resting[R] | None:
-        """The step is over, or was cut off in `state`; there were so many attempts `before` it."""
+    def _rest(self, state: State[Any], before: int, began: float | None) -> Resting[R] | None:
+        """The step is over, or was cut off in `state`; there were so many attempts `before` it.
+
+        `began` is when it began, None if its time does not count.
+        """
         if isinstance(state, Found):  # cut off when it was counted
             self._tell(state.number)
             state = self._ended(state.finding)
         rests: Resting[R] | None = None
-        if isinstance(state, Over | Again | Awaiting | Following):
-            self.state = rests = self._unless_called_back(state)
+        if isinstance(state, RESTING):
+            if began is not None:
+                self.course.spend(clock.now() - began + (state.seconds if isinstance(state, Again) else 0.0))
+            self.state = rests = state if self.callback is None else self._unless_called_back(state, self.callback)
         if self._reservation is not None:
             callback = self.callback
             self._reservation.attempt_over(
@@ -216,13 +228,27 @@ class Sending(NotPickled, Generic[R]):
             )
         return rests
 
-    def _unless_called_back(self, state: Resting[R]) -> Resting[R]:
+    def _unless_called_back(self, state: Resting[R], callback: Callback) -> Resting[R]:
         """`state`, or the answer that came by callback meanwhile. An answer to the request is as good."""
-        if self.callback is None or self.callback.answer is None:
+        if callback.answer is None:
             return state
         if isinstance(state, Over) and state.reply is not None and state.reply.is_answer:
             return state
-        return Over(cast("R", self.callback.answer).made_by(self.attempts), None, state.signal)
+        return Over(cast("R", callback.answer).made_by(self.attempts), None, state.signal)
+
+    def _start_at_once(self, state: State[R], now: float, ends: float | None) -> Started | Over[R] | None:
+        """The start of a call that has nobody to ask for leave, and nothing to wait for; None if it is none."""
+        options = self._options
+        if options.journal is not None or self.callback is not None or self._reservation is not None:
+            return None
+        if self._is_stopped:
+            return None
+        if isinstance(state, Prepared):
+            return self._start(state.form, None, now, ends)
+        if not is_small(self._source, options):
+            return None
+        held = self._read(identify=False)
+        return self._unreadable(held) if isinstance(held, str) else self._start(Form(held.fields), None, now, ends)
 
     # ------------------------------------------------------------------------------------------ New → Prepared
 
@@ -231,8 +257,13 @@ class Sending(NotPickled, Generic[R]):
 
         `state` is then Prepared; New where it is known; Over where it cannot be sent, or need not be.
         """
-        if isinstance(self.state, New):
-            self.state = await self._prepare(identify=True, is_known=is_known)
+        if self.state is NEW:
+            at_once = self._options.journal is None and is_small(self._source, self._options)
+            self.state = (
+                self._prepare_at_once(identify=True)
+                if at_once
+                else await self._prepare(identify=True, is_known=is_known)
+            )
 
     async def _prepare(
         self, *, identify: bool, is_known: Callable[[bytes], bool] | None = None
@@ -240,8 +271,7 @@ class Sending(NotPickled, Generic[R]):
         if identify and (error := await self._open_journal()) is not None:
             return Over(None, error)
         if is_small(self._source, self._options):
-            held = self._read(identify=identify)
-            return self._unreadable(held) if isinstance(held, str) else Prepared(Form(held.fields))
+            return self._prepare_at_once(identify=identify)
         lane = self._shared.readers.lane(alone=self._tally is None)
         # From the reading to the encoding, so that few raw images are held at a time.
         async with lane.places:
@@ -260,6 +290,10 @@ class Sending(NotPickled, Generic[R]):
                 fields, problem = await self._shared.readers.fit(fields, self._options, alone=self._tally is None)
             return self._unreadable(problem) if problem else Prepared(await lane.encode(fields))
 
+    def _prepare_at_once(self, *, identify: bool) -> Prepared | Over[R]:
+        held = self._read(identify=identify)
+        return self._unreadable(held) if isinstance(held, str) else Prepared(Form(held.fields))
+
     def _read(self, *, identify: bool) -> Read | str:
         callback = self.callback
         held = read(
@@ -269,9 +303,9 @@ class Sending(NotPickled, Generic[R]):
             vendor=self._shared.requests.vendor,
             identify=identify and self.identity is None,
         )
-        if isinstance(held, Read):
-            self._source, self.digits = held.call, held.digits
-            self.identity = held.identity or self.identity
+        if not isinstance(held, str):
+            _, self._source, self.digits, identity = held
+            self.identity = identity or self.identity
         return held
 
     async def _open_journal(self) -> AISolutionError | None:
@@ -303,7 +337,7 @@ class Sending(NotPickled, Generic[R]):
         """Ask the ledger, if there is one, for leave to send."""
         store = self._options.journal
         if store is None:
-            return self._start(admitted.form, None, ends)
+            return self._start(admitted.form, None, clock.now(), ends)
         try:
             verdict = await store.begin(self.ask(None if ends is None else ends - clock.now()))
         except LedgerError as exc:
@@ -318,7 +352,7 @@ class Sending(NotPickled, Generic[R]):
             case Intent():
                 if self.callback is not None and self.callback.answer is not None:
                     return await self._take_back(verdict, self.callback.answer)
-                return self._start(form, verdict, ends)
+                return self._start(form, verdict, clock.now(), ends)
             case Stored():
                 damaged = "not sent: a reply in the ledger does not fit this version: use the version that wrote it"
                 return self._accepted(verdict) or Over(None, self._problem(LedgerError, damaged))
@@ -346,16 +380,16 @@ class Sending(NotPickled, Generic[R]):
             await self._options.journal.end(intent, Result(attempt, sent=False))
         return Over(cast("R", answer).made_by(self.attempts), None)
 
-    def _start(self, form: Form, intent: Intent | None, ends: float | None) -> Started:
+    def _start(self, form: Form, intent: Intent | None, now: float, ends: float | None) -> Started:
         at = clock.today()
         if self.callback is not None:
             self.callback.asked(at)
-        return Started(form, intent, Flight(ends), at, clock.now())
+        return Started(form, intent, Flight(ends), at, now)
 
     # --------------------------------------------------------------------------------------- Started → Found
 
-    def _find(self, started: Started, answer: Response | Lost) -> Found[R]:
-        """Judge what came of the attempt, and count it."""
+    def _find(self, started: Started, answer: Response | Lost, *, was_cut: bool = False) -> Found[R]:
+        """Judge what came of the attempt, and count it. `was_cut`: nobody waits for its answer any more."""
         shared, endpoint = self._shared, self.call.endpoint
         called_back = self.callback is not None and self.callback.answer is not None
         if isinstance(answer, Response):
@@ -364,7 +398,7 @@ class Sending(NotPickled, Generic[R]):
                     endpoint,
                     answer,
                     rules=self._options.rules.get(endpoint.name),
-                    redact=self._redact,
+                    redact=shared.requests.redact if self.callback is None else self._redact,
                     names_another=functools.partial(shared.echo.is_another, self.digits),
                     before=self.attempts,
                     called_back=called_back,
@@ -379,6 +413,8 @@ class Sending(NotPickled, Generic[R]):
         if found.signal is Signal.OVERLOADED and found.retry_after:
             shared.pause(found.retry_after)
         self._last = found
+        if self.callback is not None and not was_cut:
+            self.callback.heard(found.reply, found.charge)
         elapsed = clock.now() - started.since
         return Found(found, self._count(found.attempt(started.at, elapsed, self.next_number)), started.intent)
 
@@ -424,13 +460,9 @@ class Sending(NotPickled, Generic[R]):
 
     # ----------------------------------------------------------------------- Found → Over, Again or Awaiting
 
-    async def _decide(self, state: Found[R], ends: float | None, *, trial: bool) -> Again | Awaiting[R] | Over[R]:
-        """Record the attempt; then: is the call over, is it asked again, is its answer to come by callback?"""
+    def _decide(self, state: Found[R], ends: float | None, *, trial: bool) -> Again | Awaiting[R] | Over[R]:
+        """Is the call over, is it asked again, or is its answer to come by callback?"""
         found, callback = state.finding, self.callback
-        if callback is not None:
-            callback.heard(found.reply, found.charge)
-        if state.intent is not None:
-            await self._record(state)
         self._tell(state.number)
         if callback is not None and callback.is_awaited:
             return Awaiting(self._ended(found), found.signal)
@@ -609,7 +641,7 @@ class Sending(NotPickled, Generic[R]):
     def fail(self, error: AISolutionError) -> Over[R]:
         """End the call by what kept it from a step. If it is over already, that stands."""
         if not isinstance(self.state, Over):
-            self.state = Over(None, error)
+            self.state = Over(None, error.with_traceback(None))
         return self.state
 
     def _as_it_stands(self, text: str) -> Over[R]:
@@ -644,7 +676,7 @@ class Sending(NotPickled, Generic[R]):
     @property
     def _is_stopped(self) -> bool:
         """Whether nothing more is sent, as its answers cannot be told from another call's."""
-        return not self._shared.echo.holds and isinstance(self.call, WhatsAppDetail)
+        return self._shared.echo.state is Seen.CONVENTION and isinstance(self.call, WhatsAppDetail)
 
     def _redact(self, text: str) -> str:
         text = self._shared.requests.redact(text)
