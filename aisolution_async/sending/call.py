@@ -163,13 +163,7 @@ class Sending(NotPickled, Generic[R]):
         answer: Response | Lost | None = None
         try:
             while True:
-                match state:
-                    case New():
-                        state = await self._prepare(identify=options.journal is not None)
-                    case Prepared():
-                        state = await self._admit(state)
-                    case Admitted():
-                        state = await self._begin(state, ends)
+                match state:  # those first that every call comes to: each case takes its time
                     case Started():
                         shared.in_flight += 1
                         try:
@@ -192,6 +186,12 @@ class Sending(NotPickled, Generic[R]):
                         state = self._decide(state, ends, trial=trial)
                     case Over() | Again() | Awaiting() | Following():
                         break
+                    case New():
+                        state = await self._prepare(identify=options.journal is not None)
+                    case Prepared():
+                        state = await self._admit(state)
+                    case Admitted():
+                        state = await self._begin(state, ends)
                     case _:
                         assert_never(state)
         except asyncio.CancelledError:

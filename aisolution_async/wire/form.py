@@ -81,8 +81,12 @@ class Form(httpx.SyncByteStream, httpx.AsyncByteStream):
 
 
 def _quoted(text: str) -> bytes:
-    plain = text.isascii() and text.isalnum()  # as most names and numbers are
-    return (text if plain else quote_plus(text)).encode()
+    if text.isascii():
+        if text.isalnum():  # as most names are
+            return text.encode()
+        if text[0:1] == "+" and text[1:].isalnum():  # as most numbers are
+            return b"%2B" + text[1:].encode()
+    return quote_plus(text).encode()
 
 
 def _encoded(image: bytes) -> Iterator[bytes]:
