@@ -16,7 +16,6 @@ import pickle
 import random
 import re
 import select
-import selectors
 import socket
 import ssl
 import struct
@@ -39,7 +38,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aisolution_async import AsyncClient, Charge, NotSentError, OutcomeUnknownError
-from aisolution_async.integrations.instant import Elsewhere
+from aisolution_async.integrations.instant import InstantLoop
 from aisolution_async.wire import connection as connection_module
 from aisolution_async.wire import dial as dial_module
 from aisolution_async.wire import transport as transport_module
@@ -53,39 +52,6 @@ NO_FUTURE = b"HTTP/1.1 200 OK\r\nKeep-Alive: timeout=0\r\nContent-Length: 2\r\n\
 
 
 # The harness.
-
-
-class _PatientSelector(selectors.DefaultSelector):
-    """Instead of waiting for a timer, moves the clock on to it, once sockets and threads have nothing more to say."""
-
-    skipped = 0.0
-    elsewhere: Elsewhere
-
-    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
-        if timeout is None or timeout <= 0:
-            return super().select(timeout)
-        events = super().select(0.002)
-        self.elsewhere.hear(events)
-        if not events and not self.elsewhere.is_at_work():
-            self.skipped += timeout
-        return events
-
-
-class VirtualLoop(asyncio.SelectorEventLoop):
-    """A loop on which timers take no time while sockets work as ever."""
-
-    def __init__(self) -> None:
-        self._patient = _PatientSelector()
-        super().__init__(self._patient)
-        self._patient.elsewhere = Elsewhere(self, self._patient).__enter__()
-
-    def time(self) -> float:
-        return 1000.0 + self._patient.skipped
-
-    def close(self) -> None:
-        if not self.is_closed():
-            self._patient.elsewhere.__exit__()
-        super().close()
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -107,7 +73,7 @@ def _restless(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -
 LOOPS: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {
     "asyncio": asyncio.SelectorEventLoop,
     "uvloop": uvloop.new_event_loop,
-    "virtual": VirtualLoop,
+    "virtual": InstantLoop,
 }
 
 
@@ -1326,12 +1292,12 @@ async def test_a_deadline_that_passes_while_the_body_is_made() -> None:
 @virtually
 async def test_a_deadline_that_passes_while_a_piece_is_encoded_leaves_the_connection_clean() -> None:
     loop = asyncio.get_running_loop()
-    assert isinstance(loop, VirtualLoop)
+    assert isinstance(loop, InstantLoop)
 
     class Heavy(Lazy):
         def __iter__(self) -> Iterator[bytes]:
-            assert isinstance(loop, VirtualLoop)
-            loop._patient.skipped += 3
+            assert isinstance(loop, InstantLoop)
+            loop.advance(3)
             yield b"a=1"
 
     async with Server() as server, PoolTransport() as transport:
