@@ -4,17 +4,38 @@ from __future__ import annotations
 
 import gc
 import ssl
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 
+import httpx
 import pytest
 import trustme
 from hypothesis import HealthCheck, settings
 
+from aisolution_async.sandbox import Sandbox
 from aisolution_async.wire import transport
+
+from .sandboxes import http_client_of
 
 # How long an example takes says how busy the machine is, and nothing of the code.
 settings.register_profile("suite", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("suite")
+
+
+# The pretended vendor.
+
+
+@pytest.fixture
+async def sandbox() -> AsyncIterator[Sandbox]:
+    """A running Sandbox, whose time passes."""
+    async with Sandbox() as running:
+        yield running
+
+
+@pytest.fixture
+async def http_client(sandbox: Sandbox) -> AsyncIterator[httpx.AsyncClient]:
+    """Whoever asks `sandbox` without the client of this package."""
+    async with http_client_of(sandbox) as running:
+        yield running
 
 
 # The pool of connections.
