@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import gc
 import ssl
+import threading
 from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
 
 import httpx
 import pytest
 import trustme
 from hypothesis import HealthCheck, settings
 
+from aisolution_async.ledger import Ledger
 from aisolution_async.sandbox import Sandbox
 from aisolution_async.wire import transport
 
@@ -36,6 +39,28 @@ async def http_client(sandbox: Sandbox) -> AsyncIterator[httpx.AsyncClient]:
     """Whoever asks `sandbox` without the client of this package."""
     async with http_client_of(sandbox) as running:
         yield running
+
+
+# The ledger.
+
+
+@pytest.fixture
+def ledger_path(tmp_path: Path) -> Path:
+    return tmp_path / "calls.ledger"
+
+
+@pytest.fixture
+async def ledger(ledger_path: Path) -> AsyncIterator[Ledger]:
+    """A ledger that is open, and leaves it to the system when its file is written."""
+    async with Ledger(ledger_path, synchronous="off") as ledger:
+        yield ledger
+
+
+@pytest.fixture
+def no_ledger_is_at_work() -> Iterator[None]:
+    """At the end, no thread of a ledger is left."""
+    yield
+    assert [t.name for t in threading.enumerate() if t.name == "aisolution-ledger" and not t.daemon] == []
 
 
 # The pool of connections.

@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import socket
 import ssl
+from collections.abc import Callable
 from typing import Any
 from urllib.parse import parse_qsl, urlencode
 
 import httpx
 import pytest
-import trustme
 
 from aisolution_async.charges import Charge
 from aisolution_async.sandbox import Clock, Sandbox, server, vendor
@@ -128,19 +128,18 @@ async def test_callbacks_go_anywhere_if_told_so(monkeypatch: pytest.MonkeyPatch)
 
 
 async def test_a_callback_by_https_checks_the_certificate(
-    sandbox: Sandbox, http_client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+    sandbox: Sandbox,
+    http_client: httpx.AsyncClient,
+    server_tls: Callable[..., ssl.SSLContext],
+    client_tls: ssl.SSLContext,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    authority = trustme.CA()
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    authority.issue_cert("localhost").configure_cert(context)
     asyncio.get_running_loop().set_exception_handler(lambda *_: None)  # the receiver's failed handshake
-    async with receiver(tls=context) as (url, heads):
+    async with receiver(tls=server_tls("localhost")) as (url, heads):
         await ask(http_client, "gliswadetail", number=YES, callback=url.replace("127.0.0.1", "localhost"))
         await settled(sandbox)
         assert sandbox.callbacks[0].error == "SSLCertVerificationError"
-        trusting = ssl.create_default_context()
-        authority.configure_trust(trusting)
-        monkeypatch.setattr(server, "_tls", lambda: trusting)
+        monkeypatch.setattr(server, "_tls", lambda: client_tls)
         await ask(http_client, "gliswadetail", number=YES, callback=url.replace("127.0.0.1", "localhost"))
         await settled(sandbox)
     assert sandbox.callbacks[1].http_status == 204
