@@ -1,4 +1,21 @@
-"""The journal of attempts: what was intended, what came of it."""
+"""The journal of attempts: what was intended, what came of it.
+
+| module | what |
+| --- | --- |
+| `store` | the interface, and what each operation promises |
+| `sqlite` | `Ledger`: a file, with the thread that owns its connection |
+| `book` | what that thread does: `begin` decides whether an attempt may be made, `end` records what came of it |
+| `step` | one transaction, and within it: |
+| `totals` | · the counts, and whether the limits allow another charge |
+| `intents` | · the attempts under way, each with the charge that it reserves |
+| `attempts` | · the attempts that are over, and which of them hold their question |
+| `callbacks` | · the answers to come by callback, and the charge set aside for each |
+| `answers` | what earlier attempts say of a question: read for `book` and for `peek` |
+| `peek` | a look into a ledger, which writes nothing |
+| `reading` | counts and records, for people |
+| `rows`, `identity` | how the tables say things; what makes two calls the same |
+| `schema`, `mark`, `owners` | the file and what can be wrong with it; what it was; who is alive |
+"""
 
 from __future__ import annotations
 
