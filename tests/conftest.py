@@ -1,9 +1,110 @@
-"""What holds for every test."""
+"""What holds for every test, and the fixtures of several files."""
 
 from __future__ import annotations
 
+import gc
+import ssl
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+import trustme
 from hypothesis import HealthCheck, settings
+
+from aisolution_async.ledger import Ledger
+from aisolution_async.sandbox import Sandbox
+from aisolution_async.wire import transport
+
+from .sandboxes import http_client_of
 
 # How long an example takes says how busy the machine is, and nothing of the code.
 settings.register_profile("suite", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("suite")
+
+
+# The pretended vendor.
+
+
+@pytest.fixture
+async def sandbox() -> AsyncIterator[Sandbox]:
+    """A running Sandbox, whose time passes."""
+    async with Sandbox() as running:
+        yield running
+
+
+@pytest.fixture
+async def http_client(sandbox: Sandbox) -> AsyncIterator[httpx.AsyncClient]:
+    """Whoever asks `sandbox` without the client of this package."""
+    async with http_client_of(sandbox) as running:
+        yield running
+
+
+# The ledger.
+
+
+@pytest.fixture
+def ledger_path(tmp_path: Path) -> Path:
+    return tmp_path / "calls.ledger"
+
+
+@pytest.fixture
+async def ledger(ledger_path: Path) -> AsyncIterator[Ledger]:
+    """A ledger that is open, and leaves it to the system when its file is written."""
+    async with Ledger(ledger_path, synchronous="off") as ledger:
+        yield ledger
+
+
+@pytest.fixture
+def no_ledger_is_at_work() -> Iterator[None]:
+    """At the end, no thread of a ledger is left."""
+    yield
+    assert [t.name for t in threading.enumerate() if t.name == "aisolution-ledger" and not t.daemon] == []
+
+
+# The pool of connections.
+
+
+@pytest.fixture(scope="module")
+def frozen_imports() -> Iterator[None]:
+    """For tests that end in a collection, for its ResourceWarnings: it need not go through all that was imported."""
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
+
+
+@pytest.fixture
+def restless(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No connection rests, so that which one serves which call is plain."""
+    monkeypatch.setattr(transport, "_rest_is_due", lambda uses: False)
+
+
+# TLS.
+
+
+@pytest.fixture(scope="session")
+def authority() -> trustme.CA:
+    """Whoever signs the certificates of the servers here."""
+    return trustme.CA()
+
+
+@pytest.fixture(scope="session")
+def server_tls(authority: trustme.CA) -> Callable[..., ssl.SSLContext]:
+    """Makes what a server of these names uses."""
+
+    def make(*names: str) -> ssl.SSLContext:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        authority.issue_cert(*names).configure_cert(context)
+        return context
+
+    return make
+
+
+@pytest.fixture
+def client_tls(authority: trustme.CA) -> ssl.SSLContext:
+    """What a client uses that trusts `authority`."""
+    context = ssl.create_default_context()
+    authority.configure_trust(context)
+    return context

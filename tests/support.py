@@ -6,7 +6,6 @@ import asyncio
 import functools
 import io
 import json
-import selectors
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from typing import Any, ParamSpec
 from urllib.parse import parse_qs
@@ -14,46 +13,13 @@ from urllib.parse import parse_qs
 import httpx
 
 from aisolution_async import AsyncClient
-from aisolution_async.integrations.instant import Elsewhere
+from aisolution_async.integrations.instant import InstantLoop
 
 P = ParamSpec("P")
 TOKEN = "tok-3n/secret+value=="
 
 
-class _JumpingSelector(selectors.DefaultSelector):
-    """Instead of waiting, moves the loop's clock on to its next timer, once nothing outside the loop is under way."""
-
-    skipped = 0.0
-    elsewhere: Elsewhere
-
-    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
-        events = super().select(0)
-        if not events and timeout is None:
-            events = super().select(None)
-        elif not events and timeout and self.elsewhere.is_at_work():
-            events = super().select(0.01)
-        elif not events and timeout:
-            self.skipped += timeout
-        self.elsewhere.hear(events)
-        return events
-
-
-class VirtualLoop(asyncio.SelectorEventLoop):
-    """An event loop on which waiting takes no time. For tests without sockets."""
-
-    def __init__(self) -> None:
-        self._jumping = _JumpingSelector()
-        super().__init__(self._jumping)
-        self._jumping.elsewhere = Elsewhere(self, self._jumping).__enter__()
-
-    def time(self) -> float:
-        # Real time still passes a little; what counts is what was skipped.
-        return 1000.0 + self._jumping.skipped
-
-    def close(self) -> None:
-        if not self.is_closed():
-            self._jumping.elsewhere.__exit__()
-        super().close()
+VirtualLoop = InstantLoop
 
 
 def virtual(test: Callable[P, Coroutine[Any, Any, None]]) -> Callable[P, None]:
@@ -61,7 +27,7 @@ def virtual(test: Callable[P, Coroutine[Any, Any, None]]) -> Callable[P, None]:
 
     @functools.wraps(test)
     def run(*args: P.args, **kwargs: P.kwargs) -> None:
-        with asyncio.Runner(loop_factory=VirtualLoop) as runner:
+        with asyncio.Runner(loop_factory=InstantLoop) as runner:
             runner.run(test(*args, **kwargs))
 
     return run

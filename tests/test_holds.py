@@ -39,11 +39,6 @@ LATER = ("RETRY_LATER", "busy")
 QUICK = Retry(first=0.01, longest=0.01)
 
 
-@pytest.fixture
-def file(tmp_path: Path) -> Path:
-    return tmp_path / "run.ledger"
-
-
 def number_of(request: httpx.Request) -> str:
     return parse_qs(request.content.decode())["number"][0]
 
@@ -59,7 +54,9 @@ async def came_of(client: AsyncClient, number: str = NUMBER, **options: Any) -> 
         return exc
 
 
-async def test_a_retry_does_not_walk_past_the_hold_of_another(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_retry_does_not_walk_past_the_hold_of_another(
+    ledger_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A is told to come later; B asks the same meanwhile, and loses the answer."""
     waits, b_is_over = asyncio.Event(), asyncio.Event()
 
@@ -77,7 +74,7 @@ async def test_a_retry_does_not_walk_past_the_hold_of_another(file: Path, monkey
         return answer(request)
 
     vendor = Vendor(script)
-    async with client_of(vendor, ledger=file) as a, client_of(vendor, ledger=file) as b:
+    async with client_of(vendor, ledger=ledger_path) as a, client_of(vendor, ledger=ledger_path) as b:
         first = asyncio.create_task(came_of(a))
         await waits.wait()
         lost = await came_of(b)
@@ -94,24 +91,24 @@ async def test_a_retry_does_not_walk_past_the_hold_of_another(file: Path, monkey
 
 
 @pytest.mark.parametrize("allowed", [0, 1, 2, 3])
-async def test_a_call_passes_as_many_unknown_attempts_as_it_may_of_whomever(file: Path, allowed: int) -> None:
+async def test_a_call_passes_as_many_unknown_attempts_as_it_may_of_whomever(ledger_path: Path, allowed: int) -> None:
     vendor = in_turn(httpx.ReadError("lost"))
-    async with client_of(vendor, ledger=file, retry=QUICK, retry_unknown=1) as client:
+    async with client_of(vendor, ledger=ledger_path, retry=QUICK, retry_unknown=1) as client:
         first = await came_of(client)
         assert (len(first.attempts), first.holds) == (2, 2)
-    async with client_of(vendor, ledger=file, retry=QUICK, retry_unknown=allowed) as client:
+    async with client_of(vendor, ledger=ledger_path, retry=QUICK, retry_unknown=allowed) as client:
         second = await came_of(client)
     assert isinstance(second, OutcomeUnknownError)
     assert len(vendor.requests) == 2 + (allowed - 1 if allowed > 1 else 0)
     assert second.holds == len(vendor.requests)
     assert (second.recorded is None) == bool(second.attempts)
-    assert Ledger(file).summary().held == 1
-    assert len(list(Ledger(file).held())) == len(vendor.requests)
+    assert Ledger(ledger_path).summary().held == 1
+    assert len(list(Ledger(ledger_path).held())) == len(vendor.requests)
 
 
-async def test_a_free_attempt_after_an_unknown_one_lifts_nothing(file: Path) -> None:
+async def test_a_free_attempt_after_an_unknown_one_lifts_nothing(ledger_path: Path) -> None:
     for answers in ([says(*LATER)], [says("FAIL", "no")], [says("OK", {"number": NUMBER, "whatsapp": "checking"})]):
-        path = file.with_name(f"{len(answers[0].content)}.ledger")
+        path = ledger_path.with_name(f"{len(answers[0].content)}.ledger")
         vendor = in_turn(httpx.ReadError("lost"), *answers)
         async with client_of(vendor, ledger=path, retry=Retry(max_retries=0, first=0.01, unknown=1)) as client:
             await came_of(client)
@@ -133,9 +130,9 @@ async def test_unknown_attempts_of_every_round_of_asking_count_without_a_ledger(
     assert len(vendor.requests) == 3
 
 
-async def test_deleting_twice_does_no_harm_and_is_not_held(file: Path) -> None:
+async def test_deleting_twice_does_no_harm_and_is_not_held(ledger_path: Path) -> None:
     vendor = in_turn(httpx.ReadError("lost"), httpx.ReadError("lost"), says("PERSON_ID_NOT_EXIST"))
-    async with client_of(vendor, ledger=file, retry=Retry(max_retries=0)) as client:
+    async with client_of(vendor, ledger=ledger_path, retry=Retry(max_retries=0)) as client:
         for _ in range(2):
             with pytest.raises(OutcomeUnknownError):
                 await client.send(DeleteFace("p", key="A"))
@@ -199,42 +196,44 @@ def test_the_bill_whatever_the_vendor_does_and_whoever_asks(data: st.DataObject,
     assert (0 if whole is None else whole.charged + whole.unknown) == billed.total()
 
 
-async def test_a_vendor_that_names_other_numbers_is_stopped_and_holds_nobody(file: Path) -> None:
+async def test_a_vendor_that_names_other_numbers_is_stopped_and_holds_nobody(ledger_path: Path) -> None:
     """Its convention, or a test server's one fixed answer: whoever mends that can ask all of them again."""
     vendor = in_turn(says("OK", {"number": "+6281299999999", "whatsapp": "yes"}))
-    async with client_of(vendor, ledger=file) as client:
+    async with client_of(vendor, ledger=ledger_path) as client:
         calls = [WhatsAppDetail(f"+62813873000{n:02}", key=n) for n in range(40)]
         async with client.batch(calls, concurrency=1) as batch:
             outcomes = [outcome async for outcome in batch]
     assert len(vendor.requests) == 3
     assert [outcome.charge for outcome in outcomes].count(UNKNOWN) == 3
     assert sum(isinstance(outcome.error, NotSentError) for outcome in outcomes) == 37
-    summary = Ledger(file).summary()
+    summary = Ledger(ledger_path).summary()
     assert (summary.held, summary.by()[()].unknown) == (0, 3)
     vendor = Vendor(lambda request, _: answer(request))
-    async with client_of(vendor, ledger=file) as client, client.batch(calls) as batch:
+    async with client_of(vendor, ledger=ledger_path) as client, client.batch(calls) as batch:
         assert all([outcome.ok async for outcome in batch])
     assert len(vendor.requests) == 40
 
 
-async def test_an_answer_for_another_number_is_held_once_the_vendor_is_known_to_echo(file: Path) -> None:
+async def test_an_answer_for_another_number_is_held_once_the_vendor_is_known_to_echo(ledger_path: Path) -> None:
     def script(request: httpx.Request, number: int) -> httpx.Response:
         return says("OK", {"number": "+6281299999999", "whatsapp": "yes"}) if number == 1 else answer(request)
 
     vendor = Vendor(script)
-    async with client_of(vendor, ledger=file) as client:
+    async with client_of(vendor, ledger=ledger_path) as client:
         assert (await came_of(client, "+6281387300001")).charge is CHARGED
         for _ in range(2):
             assert isinstance(await came_of(client), OutcomeUnknownError)
         assert (await came_of(client, "+6281387300002")).charge is CHARGED
     assert len(vendor.requests) == 3
-    assert [record.reply is not None for record in Ledger(file).held()] == [True]
+    assert [record.reply is not None for record in Ledger(ledger_path).held()] == [True]
 
 
 # ------------------------------------------------------------------------------------- who waits for the same
 
 
-async def test_who_asks_the_same_is_woken_when_it_is_answered(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_who_asks_the_same_is_woken_when_it_is_answered(
+    ledger_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Nobody looks again and again meanwhile."""
     slept: list[float] = []
 
@@ -250,7 +249,11 @@ async def test_who_asks_the_same_is_woken_when_it_is_answered(file: Path, monkey
         return answer(request)
 
     vendor = Vendor(script)
-    async with Ledger(file) as ledger, client_of(vendor, ledger=ledger) as one, client_of(vendor, ledger=ledger) as two:
+    async with (
+        Ledger(ledger_path) as ledger,
+        client_of(vendor, ledger=ledger) as one,
+        client_of(vendor, ledger=ledger) as two,
+    ):
         asked = [asyncio.create_task(came_of(client)) for client in (one, two, one)]
         async with two.batch([WhatsAppDetail(NUMBER)] * 2, dedupe=False) as batch:
             while not (vendor.requests and batch.progress.waiting == 2):
@@ -264,7 +267,7 @@ async def test_who_asks_the_same_is_woken_when_it_is_answered(file: Path, monkey
     assert slept == []
 
 
-async def test_who_waits_for_the_same_gives_up_at_its_deadline(file: Path) -> None:
+async def test_who_waits_for_the_same_gives_up_at_its_deadline(ledger_path: Path) -> None:
     never = asyncio.Event()
 
     async def script(request: httpx.Request, number: int) -> httpx.Response:
@@ -272,7 +275,7 @@ async def test_who_waits_for_the_same_gives_up_at_its_deadline(file: Path) -> No
         return answer(request)
 
     vendor = Vendor(script)
-    async with Ledger(file) as ledger, client_of(vendor, ledger=ledger) as one:
+    async with Ledger(ledger_path) as ledger, client_of(vendor, ledger=ledger) as one:
         asked = asyncio.create_task(came_of(one))
         while not vendor.requests:
             await asyncio.sleep(0)
@@ -344,10 +347,10 @@ FAULTS: list[BaseException] = [
 
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: type(fault).__name__)
 @pytest.mark.parametrize("where", ["identity", "begin", "end", "find"])
-async def test_a_batch_ends_every_call_with_its_own_outcome(file: Path, where: str, fault: object) -> None:
+async def test_a_batch_ends_every_call_with_its_own_outcome(ledger_path: Path, where: str, fault: object) -> None:
     vendor = Vendor(lambda request, _: answer(request))
     calls = [WhatsAppDetail(f"+62813873000{n:02}", key=n) for n in range(20)]
-    async with Foreign(file, **{where: fault}) as store, client_of(vendor, ledger=store) as client:
+    async with Foreign(ledger_path, **{where: fault}) as store, client_of(vendor, ledger=store) as client:
         async with asyncio.timeout(30), client.batch(calls) as batch:
             outcomes = [outcome async for outcome in batch]
         assert sorted(cast(int, outcome.key) for outcome in outcomes) == list(range(20))
@@ -378,10 +381,10 @@ JUNK = [
 
 
 @pytest.mark.parametrize(("where", "given"), JUNK)
-async def test_a_store_that_answers_what_no_store_should(file: Path, where: str, given: object) -> None:
+async def test_a_store_that_answers_what_no_store_should(ledger_path: Path, where: str, given: object) -> None:
     vendor = Vendor(lambda request, _: answer(request))
     calls = [WhatsAppDetail(f"+62813873000{n:02}", key=n) for n in range(3)]
-    async with Foreign(file, **{where: given}) as store, client_of(vendor, ledger=store, deadline=0.3) as client:
+    async with Foreign(ledger_path, **{where: given}) as store, client_of(vendor, ledger=store, deadline=0.3) as client:
         async with asyncio.timeout(30), client.batch(calls) as batch:
             outcomes = [outcome async for outcome in batch]
     assert len(outcomes) == 3
@@ -389,8 +392,8 @@ async def test_a_store_that_answers_what_no_store_should(file: Path, where: str,
     assert {outcome.charge for outcome in outcomes} == {CHARGED if where == "find" else FREE}
 
 
-async def test_an_inbox_whose_store_raises_anything(file: Path) -> None:
-    async with Foreign(file, deliver=RuntimeError("secret")) as store:
+async def test_an_inbox_whose_store_raises_anything(ledger_path: Path) -> None:
+    async with Foreign(ledger_path, deliver=RuntimeError("secret")) as store:
         inbox = Inbox("https://app.example.com/whatsapp", ledger=store)
         with pytest.raises(LedgerError, match="the ledger failed: RuntimeError") as caught:
             await inbox.receive(inbox.url.rpartition("/")[2], "number=%2B6281387300008&whatsapp=yes")
@@ -398,7 +401,7 @@ async def test_an_inbox_whose_store_raises_anything(file: Path) -> None:
 
 
 @virtual
-async def test_a_free_refusal_costs_no_patience(file: Path) -> None:
+async def test_a_free_refusal_costs_no_patience(ledger_path: Path) -> None:
     """With a ledger and an inbox, a request that was refused is made again, and asks for a callback again."""
     inbox: Inbox
     forms: list[dict[str, list[str]]] = []
@@ -416,7 +419,7 @@ async def test_a_free_refusal_costs_no_patience(file: Path) -> None:
         await inbox.receive(inbox.url.rpartition("/")[2], f"number={NUMBER.replace('+', '%2B')}&whatsapp=yes")
 
     calls: list[asyncio.Future[None]] = []
-    async with Ledger(file) as ledger:
+    async with Ledger(ledger_path) as ledger:
         inbox = Inbox("https://app.example.com/whatsapp", ledger=ledger)
         async with client_of(Vendor(script), ledger=ledger) as client:
             began = asyncio.get_running_loop().time()
@@ -426,8 +429,8 @@ async def test_a_free_refusal_costs_no_patience(file: Path) -> None:
     assert ["callback" in form for form in forms] == [True] * 3
 
 
-async def test_a_ledger_closed_under_a_call_takes_no_answer_away(file: Path) -> None:
-    async with Ledger(file) as ledger:
+async def test_a_ledger_closed_under_a_call_takes_no_answer_away(ledger_path: Path) -> None:
+    async with Ledger(ledger_path) as ledger:
 
         async def script(request: httpx.Request, number: int) -> httpx.Response:
             await ledger.aclose()
@@ -436,4 +439,4 @@ async def test_a_ledger_closed_under_a_call_takes_no_answer_away(file: Path) -> 
         async with client_of(Vendor(script), ledger=ledger) as client:
             reply = await client.whatsapp_detail(NUMBER)
             assert (reply.whatsapp, reply.charge, reply.attempts[0].recorded) == ("yes", CHARGED, False)
-    assert Ledger(file).summary().held == 1
+    assert Ledger(ledger_path).summary().held == 1

@@ -49,11 +49,6 @@ CHARGED, FREE, UNKNOWN = Charge.CHARGED, Charge.FREE, Charge.UNKNOWN
 NUMBER = "6281387300008"
 
 
-@pytest.fixture
-def file(tmp_path: Path) -> Path:
-    return tmp_path / "run.ledger"
-
-
 def asks(count: int) -> Iterator[WhatsAppDetail]:
     for number in range(count):
         yield WhatsAppDetail(f"62813{number:08}", key=number)
@@ -67,9 +62,9 @@ async def taken(batch: Batch[Any]) -> list[Outcome]:
 # ---------------------------------------------------------------------------------------------------- resume
 
 
-async def test_what_was_answered_is_not_asked_again(file: Path) -> None:
+async def test_what_was_answered_is_not_asked_again(ledger_path: Path) -> None:
     vendor = in_turn(ok_whatsapp())
-    async with client_of(vendor, ledger=file) as client:
+    async with client_of(vendor, ledger=ledger_path) as client:
         first = await client.whatsapp_detail(f"+{NUMBER}", key="A-1")
         assert first.charge is CHARGED
         assert first.answered_at is None
@@ -80,7 +75,7 @@ async def test_what_was_answered_is_not_asked_again(file: Path) -> None:
         assert again.answered_at is not None
     async with client_of(vendor) as client:
         batch = client.batch(
-            [WhatsAppDetail(f"+{NUMBER}"), WhatsAppDetail("6281300000")], ledger=str(file), ordered=True
+            [WhatsAppDetail(f"+{NUMBER}"), WhatsAppDetail("6281300000")], ledger=str(ledger_path), ordered=True
         )
         outcomes = await taken(batch)
         assert [o.from_ledger for o in outcomes] == [True, False]
@@ -88,7 +83,7 @@ async def test_what_was_answered_is_not_asked_again(file: Path) -> None:
     assert len(vendor.requests) == 2
 
 
-async def test_every_reply_survives_the_ledger(file: Path) -> None:
+async def test_every_reply_survives_the_ledger(ledger_path: Path) -> None:
     photo = picture(1)
     vendor = in_turn(
         says("OK", {"similarity": 97.501, "result": "SAME PERSON", "new": [1]}),
@@ -96,7 +91,7 @@ async def test_every_reply_survives_the_ledger(file: Path) -> None:
         says("OK", [{"confidence": 99.5, "person_id": "p"}]),
         says("OK", None),
     )
-    async with client_of(vendor, ledger=file) as client:
+    async with client_of(vendor, ledger=ledger_path) as client:
         for _ in range(2):
             face = await client.face_compare(photo, picture(2))
             assert (face.similarity, face.result, face.model_extra) == (97.501, "SAME PERSON", {"new": [1]})
@@ -109,11 +104,11 @@ async def test_every_reply_survives_the_ledger(file: Path) -> None:
     assert len(vendor.requests) == 4
 
 
-async def test_a_batch_answers_from_the_ledger_without_a_place_a_turn_or_a_request(file: Path) -> None:
-    async with client_of(in_turn(ok_whatsapp()), ledger=file) as client:
+async def test_a_batch_answers_from_the_ledger_without_a_place_a_turn_or_a_request(ledger_path: Path) -> None:
+    async with client_of(in_turn(ok_whatsapp()), ledger=ledger_path) as client:
         assert all(outcome.ok for outcome in await taken(client.batch(asks(400))))
     vendor = in_turn(ok_whatsapp())
-    async with client_of(vendor, ledger=file, rate=1e-3) as client:  # the rate allows one attempt in 1,000 s
+    async with client_of(vendor, ledger=ledger_path, rate=1e-3) as client:  # the rate allows one attempt in 1,000 s
         outcomes = await taken(client.batch(asks(400), concurrency=7, ordered=True))
     assert [outcome.key for outcome in outcomes] == list(range(400))
     assert all(outcome.from_ledger and outcome.charge is FREE and outcome.attempts == () for outcome in outcomes)
@@ -123,14 +118,14 @@ async def test_a_batch_answers_from_the_ledger_without_a_place_a_turn_or_a_reque
     assert (recorded.charge, recorded.status, recorded.number, recorded.recorded) == (CHARGED, "OK", 1, True)
 
 
-async def test_a_batch_sends_what_the_ledger_lacks_and_shares_what_it_has(file: Path) -> None:
+async def test_a_batch_sends_what_the_ledger_lacks_and_shares_what_it_has(ledger_path: Path) -> None:
     calls = list(asks(30))
     vendor = in_turn(says("RETRY_LATER", "x"), ok_whatsapp())
-    async with client_of(vendor, ledger=file, retry=Retry(first=0.001)) as client:
+    async with client_of(vendor, ledger=ledger_path, retry=Retry(first=0.001)) as client:
         (first,) = await taken(client.batch(calls[7:8]))
         assert [a.number for a in first.attempts] == [1, 2]
     vendor = in_turn(ok_whatsapp())
-    async with client_of(vendor, ledger=file) as client:
+    async with client_of(vendor, ledger=ledger_path) as client:
         outcomes = await taken(client.batch([*calls, *calls, 5], ordered=True))  # type: ignore[list-item]
         assert len(vendor.requests) == 29
         assert [n for n, outcome in enumerate(outcomes) if outcome.from_ledger and outcome.answered_by is None] == [7]
@@ -144,28 +139,28 @@ async def test_a_batch_sends_what_the_ledger_lacks_and_shares_what_it_has(file: 
 
 
 @virtual
-async def test_a_ledger_that_is_not_open_ends_no_batch_in_silence(file: Path) -> None:
-    async with client_of(in_turn(ok_whatsapp()), ledger=Ledger(file)) as client:
+async def test_a_ledger_that_is_not_open_ends_no_batch_in_silence(ledger_path: Path) -> None:
+    async with client_of(in_turn(ok_whatsapp()), ledger=Ledger(ledger_path)) as client:
         async with asyncio.timeout(5):
             outcomes = await taken(client.batch(asks(2)))
         assert all(isinstance(outcome.error, ConfigurationError) for outcome in outcomes)
 
 
-async def test_a_stored_answer_needs_no_budget(file: Path) -> None:
-    async with client_of(in_turn(ok_whatsapp()), ledger=file) as client:
+async def test_a_stored_answer_needs_no_budget(ledger_path: Path) -> None:
+    async with client_of(in_turn(ok_whatsapp()), ledger=ledger_path) as client:
         await client.whatsapp_detail(NUMBER)
-    async with Ledger(file) as ledger, client_of(in_turn(), ledger=ledger, max_charges=0) as client:
+    async with Ledger(ledger_path) as ledger, client_of(in_turn(), ledger=ledger, max_charges=0) as client:
         assert (await client.whatsapp_detail(NUMBER)).answered_at is not None
 
 
-async def test_an_image_that_was_asked_before_is_answered_without_a_request(file: Path, tmp_path: Path) -> None:
+async def test_an_image_that_was_asked_before_is_answered_without_a_request(ledger_path: Path, tmp_path: Path) -> None:
     photo = tmp_path / "selfie.jpg"
     photo.write_bytes(picture(3) + bytes(300_000))
     calls = [FaceCompare(photo, picture(1) + bytes(300_000), key=n) for n in range(2)]
-    async with client_of(in_turn(says("OK", {"similarity": 1, "result": "NOT SURE"})), ledger=file) as client:
+    async with client_of(in_turn(says("OK", {"similarity": 1, "result": "NOT SURE"})), ledger=ledger_path) as client:
         await taken(client.batch(calls))
     vendor = in_turn()
-    async with client_of(vendor, ledger=file) as client:
+    async with client_of(vendor, ledger=ledger_path) as client:
         outcomes = await taken(client.batch(calls, ordered=True))
         assert sorted(outcome.from_ledger for outcome in outcomes) == [False, True]
         (other,) = (outcome for outcome in outcomes if not outcome.from_ledger)
@@ -174,8 +169,8 @@ async def test_an_image_that_was_asked_before_is_answered_without_a_request(file
     assert vendor.requests == []
 
 
-async def test_a_batch_that_is_left_while_it_looks_up_loses_no_call(file: Path) -> None:
-    async with client_of(in_turn(ok_whatsapp()), ledger=file) as client:
+async def test_a_batch_that_is_left_while_it_looks_up_loses_no_call(ledger_path: Path) -> None:
+    async with client_of(in_turn(ok_whatsapp()), ledger=ledger_path) as client:
         await taken(client.batch(asks(50)))
         read = 0
 
@@ -195,17 +190,17 @@ async def test_a_batch_that_is_left_while_it_looks_up_loses_no_call(file: Path) 
             assert sorted([*got, *(outcome.index for outcome in batch.unread)]) == list(range(read))
 
 
-async def test_what_does_something_each_time_is_the_same_only_under_a_key(file: Path) -> None:
+async def test_what_does_something_each_time_is_the_same_only_under_a_key(ledger_path: Path) -> None:
     vendor = in_turn(says("OK", {"group_id": "g", "person_id": "p", "person_count": 1}))
-    async with client_of(vendor, ledger=file) as client:
+    async with client_of(vendor, ledger=ledger_path) as client:
         for key in (None, None, "A", "B", "A"):
             await client.send(AddFace(picture(1), key=key))
     assert len(vendor.requests) == 4
 
 
-async def test_checking_and_failures_are_no_answers(file: Path) -> None:
+async def test_checking_and_failures_are_no_answers(ledger_path: Path) -> None:
     vendor = in_turn(ok_whatsapp("checking"), says("FAIL", "x"), ok_whatsapp())
-    async with client_of(vendor, ledger=file) as client:
+    async with client_of(vendor, ledger=ledger_path) as client:
         assert (await client.whatsapp_detail(NUMBER)).whatsapp == "checking"
         with pytest.raises(StatusError):
             await client.whatsapp_detail(NUMBER)
@@ -213,12 +208,12 @@ async def test_checking_and_failures_are_no_answers(file: Path) -> None:
     assert len(vendor.requests) == 3
 
 
-async def test_an_answer_can_be_too_old(file: Path) -> None:
+async def test_an_answer_can_be_too_old(ledger_path: Path) -> None:
     vendor = in_turn(ok_whatsapp())
     for _ in range(2):
-        async with client_of(vendor, ledger=file, reuse_for=0) as client:
+        async with client_of(vendor, ledger=ledger_path, reuse_for=0) as client:
             await client.whatsapp_detail(NUMBER)
-    async with client_of(vendor, ledger=file, reuse_for=3600) as client:
+    async with client_of(vendor, ledger=ledger_path, reuse_for=3600) as client:
         await client.whatsapp_detail(NUMBER)
     assert len(vendor.requests) == 2
 
@@ -226,13 +221,13 @@ async def test_an_answer_can_be_too_old(file: Path) -> None:
 # ------------------------------------------------------------------------------------------------- held calls
 
 
-async def test_what_may_have_been_charged_is_held(file: Path) -> None:
+async def test_what_may_have_been_charged_is_held(ledger_path: Path) -> None:
     vendor = in_turn(httpx.ReadTimeout("lost"), ok_whatsapp())
-    async with client_of(vendor, ledger=file) as client:
+    async with client_of(vendor, ledger=ledger_path) as client:
         with pytest.raises(OutcomeUnknownError) as caught:
             await client.whatsapp_detail(NUMBER, key="A-1")
         assert caught.value.charge is UNKNOWN
-    async with client_of(vendor, ledger=file) as client:
+    async with client_of(vendor, ledger=ledger_path) as client:
         with pytest.raises(OutcomeUnknownError, match="not sent: an attempt of .* settle it in the ledger") as caught:
             await client.whatsapp_detail(NUMBER, key="A-1")
         assert (caught.value.charge, caught.value.attempts, caught.value.key) == (FREE, (), "A-1")
@@ -241,13 +236,13 @@ async def test_what_may_have_been_charged_is_held(file: Path) -> None:
         assert len(vendor.requests) == 1
         (outcome,) = await taken(client.batch([WhatsAppDetail(NUMBER)], retry_unknown=1))
         assert outcome.charge is CHARGED
-    assert [record.state for record in Ledger(file).attempts()] == [State.UNKNOWN, State.CHARGED]
+    assert [record.state for record in Ledger(ledger_path).attempts()] == [State.UNKNOWN, State.CHARGED]
 
 
-async def test_an_ok_that_did_not_fit_comes_back_with_its_message(file: Path) -> None:
+async def test_an_ok_that_did_not_fit_comes_back_with_its_message(ledger_path: Path) -> None:
     vendor = in_turn(says("OK", {"whatsapp": ["odd"], "group_id": "LxiKPLIMGFpXzXas"}))
     for _ in range(2):
-        async with client_of(vendor, ledger=file) as client:
+        async with client_of(vendor, ledger=ledger_path) as client:
             (outcome,) = await taken(client.batch([WhatsAppDetail(NUMBER)]))
         error = outcome.error
         assert isinstance(error, OutcomeUnknownError)
@@ -260,9 +255,9 @@ async def test_an_ok_that_did_not_fit_comes_back_with_its_message(file: Path) ->
     assert len(vendor.requests) == 1
 
 
-async def test_what_was_settled_as_charged_is_not_bought_again_unasked(file: Path) -> None:
+async def test_what_was_settled_as_charged_is_not_bought_again_unasked(ledger_path: Path) -> None:
     vendor = in_turn(httpx.ReadTimeout("lost"), ok_whatsapp())
-    async with Ledger(file) as ledger, client_of(vendor, ledger=ledger) as client:
+    async with Ledger(ledger_path) as ledger, client_of(vendor, ledger=ledger) as client:
         for text in ("no answer", "was charged, as somebody settled, and its answer is lost: retry_unknown=1 buys"):
             with pytest.raises(OutcomeUnknownError, match=text):
                 await client.whatsapp_detail(NUMBER, key="A-1")
@@ -271,26 +266,26 @@ async def test_what_was_settled_as_charged_is_not_bought_again_unasked(file: Pat
         assert reply.charge is CHARGED
 
 
-async def test_a_held_call_is_settled_by_hand(file: Path) -> None:
+async def test_a_held_call_is_settled_by_hand(ledger_path: Path) -> None:
     vendor = in_turn(httpx.ReadTimeout("lost"), ok_whatsapp())
-    async with Ledger(file) as ledger, client_of(vendor, ledger=ledger) as client:
+    async with Ledger(ledger_path) as ledger, client_of(vendor, ledger=ledger) as client:
         with pytest.raises(OutcomeUnknownError):
             await client.whatsapp_detail(NUMBER, key="A-1")
         assert await ledger.resolve("A-1", Charge.FREE) == 1
         assert (await client.whatsapp_detail(NUMBER, key="A-1")).charge is CHARGED
 
 
-async def test_a_repeat_within_one_call_is_recorded_too(file: Path) -> None:
+async def test_a_repeat_within_one_call_is_recorded_too(ledger_path: Path) -> None:
     vendor = in_turn(httpx.ReadTimeout("lost"), says("RETRY_LATER", "x"), httpx.ConnectError("no"), ok_whatsapp())
-    async with client_of(vendor, ledger=file, retry=Retry(first=0.001, unknown=1)) as client:
+    async with client_of(vendor, ledger=ledger_path, retry=Retry(first=0.001, unknown=1)) as client:
         reply = await client.whatsapp_detail(NUMBER)
         assert [a.charge for a in reply.attempts] == [UNKNOWN, FREE, FREE, CHARGED]
         assert all(a.recorded for a in reply.attempts)
-    states = [record.state for record in Ledger(file).attempts()]
+    states = [record.state for record in Ledger(ledger_path).attempts()]
     assert states == [State.UNKNOWN, State.FREE, State.NOT_SENT, State.CHARGED]
 
 
-async def test_a_cancelled_attempt_is_unknown_in_the_ledger(file: Path) -> None:
+async def test_a_cancelled_attempt_is_unknown_in_the_ledger(ledger_path: Path) -> None:
     entered = asyncio.Event()
 
     async def hang(request: httpx.Request, number: int) -> httpx.Response:
@@ -298,20 +293,20 @@ async def test_a_cancelled_attempt_is_unknown_in_the_ledger(file: Path) -> None:
         await asyncio.sleep(1e6)
         raise AssertionError
 
-    async with client_of(Vendor(hang), ledger=file) as client:
+    async with client_of(Vendor(hang), ledger=ledger_path) as client:
         task = asyncio.create_task(client.whatsapp_detail(NUMBER))
         await entered.wait()
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
-    assert [record.state for record in Ledger(file).attempts()] == [State.UNKNOWN]
+    assert [record.state for record in Ledger(ledger_path).attempts()] == [State.UNKNOWN]
 
 
-async def test_a_paid_answer_that_does_not_fit_is_kept(file: Path) -> None:
-    async with client_of(in_turn(says("OK", {"whats": "app"})), ledger=file) as client:
+async def test_a_paid_answer_that_does_not_fit_is_kept(ledger_path: Path) -> None:
+    async with client_of(in_turn(says("OK", {"whats": "app"})), ledger=ledger_path) as client:
         with pytest.raises(OutcomeUnknownError):
             await client.whatsapp_detail(NUMBER)
-    with sqlite3.connect(file) as database:
+    with sqlite3.connect(ledger_path) as database:
         assert b'{"whats": "app"}' in b"".join(database.serialize().split(b"\0"))
     database.close()
 
@@ -329,39 +324,39 @@ async def test_a_paid_answer_that_does_not_fit_is_kept(file: Path) -> None:
     ],
 )
 async def test_what_cannot_be_read_is_kept_and_told_to_who_is_held(
-    file: Path, answer: httpx.Response, kept: str
+    ledger_path: Path, answer: httpx.Response, kept: str
 ) -> None:
-    async with client_of(in_turn(answer), ledger=file) as client:
+    async with client_of(in_turn(answer), ledger=ledger_path) as client:
         with pytest.raises(AISolutionError) as caught:
             await client.whatsapp_detail(NUMBER)
         assert caught.value.charge is UNKNOWN
         with pytest.raises(OutcomeUnknownError, match="not sent") as held:
             await client.whatsapp_detail(NUMBER)
     assert held.value.message.startswith(kept)
-    for records in (Ledger(file).held(), Ledger(file).answers()):
+    for records in (Ledger(ledger_path).held(), Ledger(ledger_path).answers()):
         (record,) = records
         assert record.reply is not None
         assert json.loads(record.reply).startswith(kept)
         assert TOKEN.encode() not in record.reply
 
 
-async def test_no_body_is_no_answer(file: Path) -> None:
-    async with client_of(in_turn(httpx.Response(502)), ledger=file) as client:
+async def test_no_body_is_no_answer(ledger_path: Path) -> None:
+    async with client_of(in_turn(httpx.Response(502)), ledger=ledger_path) as client:
         with pytest.raises(OutcomeUnknownError):
             await client.whatsapp_detail(NUMBER)
-    (record,) = Ledger(file).held()
+    (record,) = Ledger(ledger_path).held()
     assert record.reply is None
-    assert not list(Ledger(file).answers())
+    assert not list(Ledger(ledger_path).answers())
 
 
-async def test_the_intent_is_on_disk_before_the_first_byte(file: Path) -> None:
+async def test_the_intent_is_on_disk_before_the_first_byte(ledger_path: Path) -> None:
     seen: list[list[State]] = []
 
     def script(request: httpx.Request, number: int) -> httpx.Response:
-        seen.append([record.state for record in Ledger(file).attempts()])
+        seen.append([record.state for record in Ledger(ledger_path).attempts()])
         return ok_whatsapp()
 
-    async with client_of(Vendor(script), ledger=file) as client:
+    async with client_of(Vendor(script), ledger=ledger_path) as client:
         await client.whatsapp_detail(NUMBER)
     assert seen == [[State.INTENDED]]
 
@@ -369,7 +364,7 @@ async def test_the_intent_is_on_disk_before_the_first_byte(file: Path) -> None:
 # --------------------------------------------------------------------------------------------------- two at once
 
 
-async def test_the_same_call_twice_at_once_is_sent_once(file: Path) -> None:
+async def test_the_same_call_twice_at_once_is_sent_once(ledger_path: Path) -> None:
     go = asyncio.Event()
 
     async def script(request: httpx.Request, number: int) -> httpx.Response:
@@ -377,7 +372,7 @@ async def test_the_same_call_twice_at_once_is_sent_once(file: Path) -> None:
         return ok_whatsapp()
 
     vendor = Vendor(script)
-    async with client_of(vendor, ledger=file) as client:
+    async with client_of(vendor, ledger=ledger_path) as client:
         tasks = [asyncio.create_task(client.whatsapp_detail(NUMBER)) for _ in range(3)]
         while not vendor.requests:
             await asyncio.sleep(0)
@@ -387,9 +382,9 @@ async def test_the_same_call_twice_at_once_is_sent_once(file: Path) -> None:
     assert sorted(reply.charge for reply in replies) == [CHARGED, FREE, FREE]
 
 
-async def test_two_clients_share_a_ledger(file: Path) -> None:
+async def test_two_clients_share_a_ledger(ledger_path: Path) -> None:
     vendor = Vendor(lambda request, number: ok_whatsapp())
-    async with client_of(vendor, ledger=file) as one, client_of(vendor, ledger=file) as other:
+    async with client_of(vendor, ledger=ledger_path) as one, client_of(vendor, ledger=ledger_path) as other:
         both = await asyncio.gather(
             taken(one.batch(asks(300), concurrency=20)), taken(other.batch(asks(300), concurrency=20))
         )
@@ -401,16 +396,16 @@ async def test_two_clients_share_a_ledger(file: Path) -> None:
 
 
 @pytest.mark.parametrize("where", ["client", "batch", "ledger path", "ledger"])
-async def test_a_budget_is_never_exceeded(where: str, file: Path) -> None:
+async def test_a_budget_is_never_exceeded(where: str, ledger_path: Path) -> None:
     vendor = Vendor(lambda request, number: ok_whatsapp())
     limit = {"max_charges": 7}
-    ledger = Ledger(file, **limit)  # type: ignore[arg-type]
+    ledger = Ledger(ledger_path, **limit)  # type: ignore[arg-type]
     if where == "ledger":
         await ledger.open()
     client = {
         "client": lambda: client_of(vendor, **limit),
         "batch": lambda: client_of(vendor),
-        "ledger path": lambda: client_of(vendor, ledger=file, **limit),
+        "ledger path": lambda: client_of(vendor, ledger=ledger_path, **limit),
         "ledger": lambda: client_of(vendor, ledger=ledger),
     }[where]()
     async with client:
@@ -425,7 +420,7 @@ async def test_a_budget_is_never_exceeded(where: str, file: Path) -> None:
     await ledger.aclose()
     if where.startswith("ledger"):
         # A later run goes on from there.
-        async with client_of(vendor, ledger=file, max_charges=9) as client:
+        async with client_of(vendor, ledger=ledger_path, max_charges=9) as client:
             vendor._script = lambda request, number: ok_whatsapp()
             outcomes = await taken(client.batch(asks(30), concurrency=10))
             assert sum(o.ok for o in outcomes) == 9
@@ -537,9 +532,9 @@ async def test_a_ledger_that_cannot_be_used_stops_before_money_is_at_risk(tmp_pa
         assert not vendor.requests
 
 
-async def test_a_ledger_that_fails_in_the_middle(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_ledger_that_fails_in_the_middle(ledger_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     vendor = Vendor(lambda request, number: ok_whatsapp())
-    async with Ledger(file) as ledger, client_of(vendor, ledger=ledger) as client:
+    async with Ledger(ledger_path) as ledger, client_of(vendor, ledger=ledger) as client:
         await client.whatsapp_detail("6281300001")
 
         async def full(*_: Any) -> Any:
@@ -557,8 +552,8 @@ async def test_a_ledger_that_fails_in_the_middle(file: Path, monkeypatch: pytest
             assert len(vendor.requests) == 2
 
 
-async def test_a_ledger_of_ones_own_must_be_open(file: Path) -> None:
-    async with client_of(in_turn(ok_whatsapp()), ledger=Ledger(file)) as client:
+async def test_a_ledger_of_ones_own_must_be_open(ledger_path: Path) -> None:
+    async with client_of(in_turn(ok_whatsapp()), ledger=Ledger(ledger_path)) as client:
         with pytest.raises(ConfigurationError, match="the ledger is not open"):
             await client.whatsapp_detail(NUMBER)
 
@@ -566,7 +561,7 @@ async def test_a_ledger_of_ones_own_must_be_open(file: Path) -> None:
 # ------------------------------------------------------------------------------------------- what is in the file
 
 
-async def test_no_secret_is_in_the_file(file: Path) -> None:
+async def test_no_secret_is_in_the_file(ledger_path: Path) -> None:
     photo = picture(1)
 
     def script(request: httpx.Request, number: int) -> httpx.Response:
@@ -578,16 +573,16 @@ async def test_no_secret_is_in_the_file(file: Path) -> None:
             return says("OK", {"unfit": TOKEN})
         return says("INVALID_INPUT", f"token {TOKEN}")
 
-    async with client_of(Vendor(script), ledger=file) as client:
+    async with client_of(Vendor(script), ledger=ledger_path) as client:
         await taken(
             client.batch([FaceCompare(photo, photo), AddFace(photo, key="k"), *asks(6), DeleteFace("p")], concurrency=1)
         )
-    content = b"".join(path.read_bytes() for path in file.parent.iterdir())
+    content = b"".join(path.read_bytes() for path in ledger_path.parent.iterdir())
     assert b"facecompare" in content
     encoded = base64.b64encode(photo)
     for secret in (TOKEN.encode(), b"tok-3n%2F", b"LxiKPLIMGFpXzXas", encoded[:40], encoded[40:80], photo[:40]):
         assert secret not in content
-    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    assert stat.S_IMODE(ledger_path.stat().st_mode) == 0o600
 
 
 # ------------------------------------------------------------------------------------------------------ kill -9
@@ -599,11 +594,12 @@ async def test_kill_nine(seed: int, tmp_path: Path) -> None:
     assert await one_round(tmp_path, random.Random(seed), calls=1200) > 1
 
 
-async def test_two_processes_over_one_ledger(file: Path) -> None:
+async def test_two_processes_over_one_ledger(ledger_path: Path) -> None:
     async with CountingSandbox() as sandbox:
         children = [
             await asyncio.create_subprocess_exec(
-                *(sys.executable, "-c", CHILD, sandbox.url, str(file), "1500", "40"), stdout=asyncio.subprocess.PIPE
+                *(sys.executable, "-c", CHILD, sandbox.url, str(ledger_path), "1500", "40"),
+                stdout=asyncio.subprocess.PIPE,
             )
             for _ in range(2)
         ]
@@ -615,10 +611,10 @@ async def test_two_processes_over_one_ledger(file: Path) -> None:
         assert sandbox.bill.charged <= 1500
 
 
-async def test_not_sent_is_recorded_as_that(file: Path) -> None:
+async def test_not_sent_is_recorded_as_that(ledger_path: Path) -> None:
     async with Sandbox() as sandbox:
         url = sandbox.url
-    async with AsyncClient("t", base_url=url, ledger=file, retry=0) as client:
+    async with AsyncClient("t", base_url=url, ledger=ledger_path, retry=0) as client:
         with pytest.raises(NotSentError):
             await client.whatsapp_detail(NUMBER)
-    assert [record.state for record in Ledger(file).attempts()] == [State.NOT_SENT]
+    assert [record.state for record in Ledger(ledger_path).attempts()] == [State.NOT_SENT]

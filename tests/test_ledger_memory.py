@@ -21,13 +21,8 @@ from aisolution_async.ledger import Busy, Started, Stored, schema
 from aisolution_async.ledger.book import Book
 from aisolution_async.ledger.peek import Peek
 
+from .ledgers import answered, ask, book_of, check, do, fail, rows, start
 from .support import Vendor, client_of, says
-from .test_ledger_store import answered, ask, book_of, check, do, fail, rows, start
-
-
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "calls.ledger"
 
 
 def wal(path: Path) -> Path:
@@ -41,42 +36,42 @@ def mark(path: Path) -> Path:
 # ------------------------------------------------------------------------------------------- one file, two names
 
 
-async def test_a_symlink_is_the_same_ledger(path: Path, tmp_path: Path) -> None:
+async def test_a_symlink_is_the_same_ledger(ledger_path: Path, tmp_path: Path) -> None:
     (tmp_path / "elsewhere").mkdir()
     names = [tmp_path / "elsewhere" / "link", tmp_path / "folder" / "calls.ledger", tmp_path / "two"]
-    async with Ledger(path) as first:
-        names[0].symlink_to(path)
+    async with Ledger(ledger_path) as first:
+        names[0].symlink_to(ledger_path)
         (tmp_path / "folder").symlink_to(tmp_path, target_is_directory=True)
         names[2].symlink_to(names[0])
         started = await start(first)
         for name in names:
             async with Ledger(name, max_charges=9) as second:
-                assert second.path == path
+                assert second.path == ledger_path
                 assert isinstance(await second.begin(ask(second, retry_unknown=9)), Busy)
         await first.end(started, answered())
         assert {file.name for file in names[0].parent.iterdir()} == {"link"}
 
 
-async def test_a_symlink_that_leads_nowhere_makes_what_it_names(path: Path, tmp_path: Path) -> None:
+async def test_a_symlink_that_leads_nowhere_makes_what_it_names(ledger_path: Path, tmp_path: Path) -> None:
     link = tmp_path / "link"
-    link.symlink_to(path.name)
+    link.symlink_to(ledger_path.name)
     async with Ledger(link) as ledger:
         await do(ledger, answered())
-    assert Ledger(path).summary().answers == 1
+    assert Ledger(ledger_path).summary().answers == 1
 
 
-async def test_a_file_with_two_names_is_refused_by_both(path: Path, tmp_path: Path) -> None:
-    async with Ledger(path) as ledger:
+async def test_a_file_with_two_names_is_refused_by_both(ledger_path: Path, tmp_path: Path) -> None:
+    async with Ledger(ledger_path) as ledger:
         started = await start(ledger)
-        os.link(path, tmp_path / "other")
-        for name in (path, tmp_path / "other"):
+        os.link(ledger_path, tmp_path / "other")
+        for name in (ledger_path, tmp_path / "other"):
             with pytest.raises(LedgerError, match="another name .*remove one of the names"):
                 await Ledger(name).open()
         # Who had it open before loses nothing.
         await ledger.end(started, answered())
         await do(ledger, answered(), 2)
     (tmp_path / "other").unlink()
-    assert Ledger(path).summary().answers == 2
+    assert Ledger(ledger_path).summary().answers == 2
 
 
 # ------------------------------------------------------------------------------------- what it was, and what it is
@@ -84,7 +79,7 @@ async def test_a_file_with_two_names_is_refused_by_both(path: Path, tmp_path: Pa
 
 KILLED = """
 import asyncio, os, sys
-from tests.test_ledger_store import answered, do, start
+from tests.ledgers import answered, do, start
 from aisolution_async import Ledger
 async def main():
     ledger = Ledger(sys.argv[1])
@@ -160,118 +155,118 @@ DAMAGES: dict[str, tuple[Sequence[Callable[[Path], None]], str]] = {
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-async def test_a_ledger_that_is_not_what_it_was_is_refused(path: Path, damage: str) -> None:
-    await asyncio.to_thread(killed, path)
+async def test_a_ledger_that_is_not_what_it_was_is_refused(ledger_path: Path, damage: str) -> None:
+    await asyncio.to_thread(killed, ledger_path)
     steps, why = DAMAGES[damage]
     for step in steps:
-        await asyncio.to_thread(step, path)
-    files = {file: file.read_bytes() for file in path.parent.iterdir() if not file.name.endswith("-shm")}
+        await asyncio.to_thread(step, ledger_path)
+    files = {file: file.read_bytes() for file in ledger_path.parent.iterdir() if not file.name.endswith("-shm")}
     vendor = Vendor(lambda request, _: says("OK", {"whatsapp": "yes"}))
     for _ in range(2):
         with pytest.raises(LedgerError, match=why):
-            await Ledger(path).open()
-        client = client_of(vendor, ledger=path)
+            await Ledger(ledger_path).open()
+        client = client_of(vendor, ledger=ledger_path)
         with pytest.raises(LedgerError, match=why):
             await client.whatsapp_detail("+6281387300008")
         await client.aclose()
     # Nothing was sent, and what is left can still be put back.
     assert vendor.requests == []
-    now = {file: file.read_bytes() for file in path.parent.iterdir() if not file.name.endswith("-shm")}
+    now = {file: file.read_bytes() for file in ledger_path.parent.iterdir() if not file.name.endswith("-shm")}
     assert {file.name: now.get(file) == data for file, data in files.items()} == {file.name: True for file in files}
 
 
-async def test_a_look_before_the_opening_leaves_no_file(path: Path, tmp_path: Path) -> None:
-    async with Ledger(path) as ledger:
+async def test_a_look_before_the_opening_leaves_no_file(ledger_path: Path, tmp_path: Path) -> None:
+    async with Ledger(ledger_path) as ledger:
         for n in range(3):
             await do(ledger, answered(), n)
-    older = path.read_bytes()
-    async with Ledger(path) as ledger:
+    older = ledger_path.read_bytes()
+    async with Ledger(ledger_path) as ledger:
         await do(ledger, answered(), 3)
     names = sorted(file.name for file in tmp_path.iterdir())
-    schema.check_is_ledger(path)
+    schema.check_is_ledger(ledger_path)
     assert sorted(file.name for file in tmp_path.iterdir()) == names
-    path.write_bytes(older)  # closed, and restored from a copy
+    ledger_path.write_bytes(older)  # closed, and restored from a copy
     with pytest.raises(LedgerError, match="has 3 attempts now, and it had 4"):
-        schema.check_is_ledger(path)
+        schema.check_is_ledger(ledger_path)
     assert sorted(file.name for file in tmp_path.iterdir()) == names
 
 
-async def test_a_killed_ledger_goes_on_where_nothing_is_lost(path: Path) -> None:
-    await asyncio.to_thread(killed, path)
-    async with Ledger(path) as ledger:
+async def test_a_killed_ledger_goes_on_where_nothing_is_lost(ledger_path: Path) -> None:
+    await asyncio.to_thread(killed, ledger_path)
+    async with Ledger(ledger_path) as ledger:
         assert isinstance(await ledger.begin(ask(ledger, 29)), Stored)
         assert ledger.summary().held == 1
         await do(ledger, answered(), "more")
-    assert mark(path).read_bytes().endswith(b"%020d\n" % 32)
-    check(path)
+    assert mark(ledger_path).read_bytes().endswith(b"%020d\n" % 32)
+    check(ledger_path)
 
 
-async def test_who_takes_a_ledger_away_begins_a_new_one(path: Path) -> None:
-    await asyncio.to_thread(killed, path)
-    path.unlink()
-    wal(path).unlink()
-    async with Ledger(path) as ledger:
+async def test_who_takes_a_ledger_away_begins_a_new_one(ledger_path: Path) -> None:
+    await asyncio.to_thread(killed, ledger_path)
+    ledger_path.unlink()
+    wal(ledger_path).unlink()
+    async with Ledger(ledger_path) as ledger:
         await do(ledger, answered(), 29)
-    assert mark(path).read_bytes().endswith(b"%020d\n" % 1)
+    assert mark(ledger_path).read_bytes().endswith(b"%020d\n" % 1)
 
 
-async def test_a_new_ledger_that_was_killed_while_it_was_made(path: Path) -> None:
+async def test_a_new_ledger_that_was_killed_while_it_was_made(ledger_path: Path) -> None:
     """The mark of the one before is gone by then."""
-    await asyncio.to_thread(killed, path)
-    path.unlink()
-    wal(path).unlink()
-    schema.connect(path, synchronous="off", busy_timeout=1).close()
-    async with Ledger(path) as ledger:
+    await asyncio.to_thread(killed, ledger_path)
+    ledger_path.unlink()
+    wal(ledger_path).unlink()
+    schema.connect(ledger_path, synchronous="off", busy_timeout=1).close()
+    async with Ledger(ledger_path) as ledger:
         await do(ledger, answered())
 
 
-async def test_one_can_go_on_without_what_is_lost(path: Path) -> None:
-    await asyncio.to_thread(killed, path)
-    wal(path).write_bytes(b"")
-    mark(path).unlink()
-    async with Ledger(path) as ledger:
+async def test_one_can_go_on_without_what_is_lost(ledger_path: Path) -> None:
+    await asyncio.to_thread(killed, ledger_path)
+    wal(ledger_path).write_bytes(b"")
+    mark(ledger_path).unlink()
+    async with Ledger(ledger_path) as ledger:
         assert isinstance(await ledger.begin(ask(ledger, 29)), Started)
 
 
-async def test_who_looks_takes_no_empty_log_away(path: Path) -> None:
+async def test_who_looks_takes_no_empty_log_away(ledger_path: Path) -> None:
     """It is there to go on without what is lost."""
-    await asyncio.to_thread(killed, path)
-    wal(path).write_bytes(b"")
-    mark(path).unlink()
-    Ledger(path).summary()
-    Peek(path).close()
-    async with Ledger(path) as ledger:
+    await asyncio.to_thread(killed, ledger_path)
+    wal(ledger_path).write_bytes(b"")
+    mark(ledger_path).unlink()
+    Ledger(ledger_path).summary()
+    Peek(ledger_path).close()
+    async with Ledger(ledger_path) as ledger:
         assert isinstance(await ledger.begin(ask(ledger, 29)), Started)
 
 
-async def test_the_ledger_alone_knows_that_it_was_in_use(path: Path, tmp_path: Path) -> None:
+async def test_the_ledger_alone_knows_that_it_was_in_use(ledger_path: Path, tmp_path: Path) -> None:
     """Whoever moves or copies it leaves its log behind."""
-    async with Ledger(path) as first, Ledger(path):
+    async with Ledger(ledger_path) as first, Ledger(ledger_path):
         for n in range(3):
-            shutil.copy(path, tmp_path / f"copy{n}")
+            shutil.copy(ledger_path, tmp_path / f"copy{n}")
             with pytest.raises(LedgerError, match=f"make an empty file copy{n}-wal"):
                 await Ledger(tmp_path / f"copy{n}").open()
             assert Ledger(tmp_path / f"copy{n}").summary().held == 0  # it can be read
             await do(first, answered(), n)
-    shutil.copy(path, tmp_path / "closed")
+    shutil.copy(ledger_path, tmp_path / "closed")
     async with Ledger(tmp_path / "closed") as ledger:
         assert isinstance(await ledger.begin(ask(ledger, 2)), Stored)
 
 
-async def test_who_looks_at_a_killed_ledger_leaves_its_log(path: Path) -> None:
-    await asyncio.to_thread(killed, path)
-    log = wal(path).read_bytes()
+async def test_who_looks_at_a_killed_ledger_leaves_its_log(ledger_path: Path) -> None:
+    await asyncio.to_thread(killed, ledger_path)
+    log = wal(ledger_path).read_bytes()
     for _ in range(2):
-        assert Ledger(path).summary().answers == 30
-    assert wal(path).read_bytes() == log
-    async with Ledger(path) as ledger:
+        assert Ledger(ledger_path).summary().answers == 30
+    assert wal(ledger_path).read_bytes() == log
+    async with Ledger(ledger_path) as ledger:
         assert ledger.summary().answers == 30
-    assert not wal(path).exists()
+    assert not wal(ledger_path).exists()
 
 
-async def test_a_close_that_cannot_write_is_no_loss(path: Path) -> None:
+async def test_a_close_that_cannot_write_is_no_loss(ledger_path: Path) -> None:
     """On a full disk, what is in the log is folded in all the same, and the next opening goes on."""
-    ledger = Ledger(path)
+    ledger = Ledger(ledger_path)
     await ledger.open()
     await do(ledger, answered())
     await fail(ledger, "BEGIN", *[sqlite3.SQLITE_FULL] * 9)
@@ -279,47 +274,47 @@ async def test_a_close_that_cannot_write_is_no_loss(path: Path) -> None:
     await ledger._submit(partial(limit, book, 1))
     book._db.execute("PRAGMA query_only = ON")  # so that not even the note can be taken away
     await ledger.aclose()
-    async with Ledger(path) as ledger:
+    async with Ledger(ledger_path) as ledger:
         assert isinstance(await ledger.begin(ask(ledger)), Stored)
-    assert not wal(path).exists()
+    assert not wal(ledger_path).exists()
 
 
-async def test_the_file_alone_knows_its_key_from_the_first_opening(path: Path, tmp_path: Path) -> None:
+async def test_the_file_alone_knows_its_key_from_the_first_opening(ledger_path: Path, tmp_path: Path) -> None:
     """What a kill leaves in the log alone is young: the key to all identities is not."""
-    async with Ledger(path) as ledger:
-        shutil.copy(path, tmp_path / "alone")
-        assert rows(tmp_path / "alone", "SELECT hash_key FROM file") == rows(path, "SELECT hash_key FROM file")
+    async with Ledger(ledger_path) as ledger:
+        shutil.copy(ledger_path, tmp_path / "alone")
+        assert rows(tmp_path / "alone", "SELECT hash_key FROM file") == rows(ledger_path, "SELECT hash_key FROM file")
         for n in range(300):
             await do(ledger, answered(), n)
-        shutil.copy(path, tmp_path / "later")
+        shutil.copy(ledger_path, tmp_path / "later")
     with closing(sqlite3.connect(tmp_path / "later")) as db:
         assert db.execute("SELECT count(*) FROM attempts").fetchone()[0] > 100
 
 
-async def test_an_empty_file_is_no_ledger_of_an_older_version(path: Path) -> None:
-    path.touch()
+async def test_an_empty_file_is_no_ledger_of_an_older_version(ledger_path: Path) -> None:
+    ledger_path.touch()
     with pytest.raises(LedgerError, match=r"is empty: nothing was recorded in it, or it lost calls\.ledger-wal"):
-        Ledger(path).summary()
-    async with Ledger(path) as ledger:  # nobody ever opened it
+        Ledger(ledger_path).summary()
+    async with Ledger(ledger_path) as ledger:  # nobody ever opened it
         await do(ledger, answered())
 
 
 @pytest.mark.parametrize("said", [b"", b"nonsense", b"key 0123 attempts 5\n", os.urandom(200)])
-async def test_a_mark_that_cannot_be_read_proves_nothing(path: Path, said: bytes) -> None:
-    async with Ledger(path) as ledger:
+async def test_a_mark_that_cannot_be_read_proves_nothing(ledger_path: Path, said: bytes) -> None:
+    async with Ledger(ledger_path) as ledger:
         await do(ledger, answered())
-    mark(path).write_bytes(said)
-    async with Ledger(path) as ledger:
+    mark(ledger_path).write_bytes(said)
+    async with Ledger(ledger_path) as ledger:
         assert isinstance(await ledger.begin(ask(ledger)), Stored)
-    async with Ledger(path):  # it is written anew
-        assert mark(path).read_bytes().startswith(b"key ")
+    async with Ledger(ledger_path):  # it is written anew
+        assert mark(ledger_path).read_bytes().startswith(b"key ")
 
 
-async def test_a_mark_that_cannot_be_written_stops_nobody(path: Path) -> None:
-    mark(path).mkdir()
-    async with Ledger(path) as ledger:
+async def test_a_mark_that_cannot_be_written_stops_nobody(ledger_path: Path) -> None:
+    mark(ledger_path).mkdir()
+    async with Ledger(ledger_path) as ledger:
         await do(ledger, answered())
-    assert Ledger(path).summary().answers == 1
+    assert Ledger(ledger_path).summary().answers == 1
 
 
 # -------------------------------------------------------------------------------------- failed ends, read as such
@@ -330,7 +325,7 @@ def limit(book: Book, pages: int, _: Book) -> None:
     book._sql(f"PRAGMA max_page_count = {pages}").fetchone()
 
 
-async def test_what_is_said_to_be_recorded_is_in_the_ledger(path: Path) -> None:
+async def test_what_is_said_to_be_recorded_is_in_the_ledger(ledger_path: Path) -> None:
     """On a full disk some ends fail, are tried again with the next group, and fail again."""
     said: dict[tuple[int, object], bool | None] = {}
 
@@ -339,7 +334,7 @@ async def test_what_is_said_to_be_recorded_is_in_the_ledger(path: Path) -> None:
         return says("OK", {"whatsapp": "yes", "signature": "x" * 300})
 
     for pages in range(40, 80, 8):
-        file = path.with_name(f"{pages}.ledger")
+        file = ledger_path.with_name(f"{pages}.ledger")
         async with Ledger(file, synchronous="off") as ledger:
             book = await book_of(ledger)
             await ledger._submit(partial(limit, book, pages))

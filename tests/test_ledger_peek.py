@@ -17,8 +17,8 @@ from aisolution_async.charges import Charge
 from aisolution_async.ledger import Ask, Held, Store, Stored
 from aisolution_async.ledger.peek import Peek
 
+from .ledgers import LATER, LOST, UNSENT, answered, ask, do, start
 from .test_ledger_memory import killed, wal
-from .test_ledger_store import LATER, LOST, UNSENT, answered, ask, do, start
 
 ENDINGS = {
     "answered": answered(),
@@ -27,11 +27,6 @@ ENDINGS = {
     "refused": LATER,
     "unsent": UNSENT,
 }
-
-
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "calls.ledger"
 
 
 def files(folder: Path) -> Mapping[str, bytes]:
@@ -52,8 +47,8 @@ def files(folder: Path) -> Mapping[str, bytes]:
 async def test_it_says_what_the_ledger_says(
     tmp_path_factory: pytest.TempPathFactory, history: list[str], options: dict[str, Any]
 ) -> None:
-    path = tmp_path_factory.mktemp("ledger") / "calls.ledger"
-    async with Ledger(path, synchronous="off") as ledger:
+    ledger_path = tmp_path_factory.mktemp("ledger") / "calls.ledger"
+    async with Ledger(ledger_path, synchronous="off") as ledger:
         for what in history:
             if what == "purged":
                 await ledger.purge(-1.0)
@@ -62,7 +57,7 @@ async def test_it_says_what_the_ledger_says(
                 await ledger.resolve(ask(ledger).identity, charge)
             else:
                 await do(ledger, ENDINGS[what], reuse_for=0.0, retry_unknown=None)
-        with Peek(path) as peek:
+        with Peek(ledger_path) as peek:
             asked = Ask("gliswadetail", peek.identity("gliswadetail", [("number", "1")]), **options)
             assert asked == ask(ledger, **options)
             said, found, is_known = peek.look(asked), await peek.find([asked]), peek.knows(asked)
@@ -76,28 +71,28 @@ async def test_it_says_what_the_ledger_says(
             assert is_known is bool(left)
 
 
-async def test_it_looks_beside_who_writes(path: Path) -> None:
-    async with Ledger(path) as ledger:
+async def test_it_looks_beside_who_writes(ledger_path: Path) -> None:
+    async with Ledger(ledger_path) as ledger:
         started = await start(ledger)
-        with Peek(path) as peek:
+        with Peek(ledger_path) as peek:
             assert peek.look(started.ask) is None
             assert peek.knows(started.ask)
             assert not peek.knows(ask(ledger, 2))
             await ledger.end(started, answered())
             assert isinstance(peek.look(started.ask), Stored)
         assert isinstance(await ledger.begin(started.ask), Stored)
-    assert not wal(path).exists()
+    assert not wal(ledger_path).exists()
 
 
 @pytest.mark.parametrize("state", ["closed", "killed"])
-async def test_nothing_shows_that_it_was_there(path: Path, tmp_path: Path, state: str) -> None:
+async def test_nothing_shows_that_it_was_there(ledger_path: Path, tmp_path: Path, state: str) -> None:
     if state == "killed":
-        await asyncio.to_thread(killed, path)
+        await asyncio.to_thread(killed, ledger_path)
     else:
-        async with Ledger(path) as ledger:
+        async with Ledger(ledger_path) as ledger:
             await do(ledger, answered(), 29)
     before = files(tmp_path)
-    with Peek(path) as peek:
+    with Peek(ledger_path) as peek:
         identity = peek.identity("gliswadetail", [("number", "29")])
         assert isinstance(peek.look(Ask("gliswadetail", identity)), Stored)
     after = files(tmp_path)
@@ -109,8 +104,8 @@ async def test_nothing_shows_that_it_was_there(path: Path, tmp_path: Path, state
 
 
 @pytest.mark.parametrize("named", [True, False])
-async def test_a_ledger_that_is_not_there_knows_nothing(path: Path, tmp_path: Path, named: bool) -> None:
-    with Peek(path if named else None) as peek:
+async def test_a_ledger_that_is_not_there_knows_nothing(ledger_path: Path, tmp_path: Path, named: bool) -> None:
+    with Peek(ledger_path if named else None) as peek:
         asked = Ask("gliswadetail", peek.identity("gliswadetail", [("number", "1")]))
         assert asked.identity == peek.identity("gliswadetail", [("number", "1")])
         assert asked.identity != peek.identity("gliswadetail", [("number", "2")])
@@ -120,11 +115,11 @@ async def test_a_ledger_that_is_not_there_knows_nothing(path: Path, tmp_path: Pa
     assert files(tmp_path) == {}
 
 
-def test_what_is_no_ledger_is_refused(path: Path, tmp_path: Path) -> None:
-    path.write_bytes(b"letters to a friend" * 100)
+def test_what_is_no_ledger_is_refused(ledger_path: Path, tmp_path: Path) -> None:
+    ledger_path.write_bytes(b"letters to a friend" * 100)
     before = files(tmp_path)
     with pytest.raises(LedgerError, match="is no ledger, or damaged"):
-        Peek(path)
+        Peek(ledger_path)
     assert files(tmp_path) == before
     with pytest.raises(LedgerError, match="is a folder"):
         Peek(tmp_path)
@@ -133,15 +128,15 @@ def test_what_is_no_ledger_is_refused(path: Path, tmp_path: Path) -> None:
             Peek(tmp_path / name)
 
 
-async def test_a_ledger_that_is_not_what_it_was_is_refused(path: Path) -> None:
-    async with Ledger(path) as ledger:
+async def test_a_ledger_that_is_not_what_it_was_is_refused(ledger_path: Path) -> None:
+    async with Ledger(ledger_path) as ledger:
         await do(ledger, answered())
-    older = path.read_bytes()
-    async with Ledger(path) as ledger:
+    older = ledger_path.read_bytes()
+    async with Ledger(ledger_path) as ledger:
         await do(ledger, answered(), 2)
-    path.write_bytes(older)
+    ledger_path.write_bytes(older)
     with pytest.raises(LedgerError, match="has 1 attempts now, and it had 2"):
-        Peek(path)
+        Peek(ledger_path)
 
 
 def test_it_is_no_store() -> None:

@@ -161,12 +161,16 @@ def test_a_proxy_that_cannot_be(proxy: str, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 @pytest.mark.parametrize("answers", [True, False])
-async def test_through_a_proxy(answers: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+async def test_through_a_proxy(
+    answers: bool,
+    authority: trustme.CA,
+    server_tls: Callable[..., ssl.SSLContext],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
     """The vendor's certificate is checked as SSL_CERT_FILE says; a loss behind the tunnel is not the proxy's."""
-    authority = trustme.CA()
     authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    authority.issue_cert("vendor.example").configure_cert(context)
+    context = server_tls("vendor.example")
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(b"HTTP/1.1 200 Connection established\r\n\r\n")

@@ -444,6 +444,33 @@ async def test_the_loop_is_left_as_it_was_but_for_its_time() -> None:
     assert loop.time() - began < time.monotonic() - now + 0.01
 
 
+async def test_time_that_is_skipped_already_goes_on_being_skipped() -> None:
+    loop = asyncio.get_running_loop()
+    with skipping(loop):
+        async with time_is_skipped(3000):
+            with skipping(loop):
+                await asyncio.sleep(1800)
+            await asyncio.sleep(1800)
+
+
+@virtual
+async def test_an_instant_loop_skips_already() -> None:
+    loop = asyncio.get_running_loop()
+    began = loop.time()
+    with skipping(loop):
+        await asyncio.sleep(0.001)
+    assert loop.time() == began + 0.001
+    assert isinstance(loop, instant.InstantLoop)
+    due = asyncio.Event()
+    loop.call_later(3600, due.set)
+    for is_due in (False, True):
+        loop.advance(1800)
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        assert due.is_set() is is_due
+    assert loop.time() == began + 3600.001
+
+
 async def test_a_deadline_still_passes() -> None:
     with skipping(asyncio.get_running_loop()), pytest.raises(TimeoutError):
         async with asyncio.timeout(30):

@@ -28,7 +28,8 @@ from aisolution_async.cli.commands import aisolution
 from aisolution_async.sandbox import Clock, Fault, Faults, Sandbox, faults, magic_number
 from aisolution_async.sandbox.faults import KINDS
 
-TOKEN = "sandbox-token"
+from .sandboxes import TOKEN, connected
+
 YES = magic_number("yes")
 
 
@@ -41,6 +42,7 @@ async def sandbox_with(*given_faults: Fault, **options: Any) -> AsyncIterator[Sa
 
 @pytest.fixture
 async def sandbox() -> AsyncIterator[Sandbox]:
+    """In this file, one whose time stands still."""
     async with sandbox_with() as running:
         yield running
 
@@ -49,17 +51,6 @@ def post(number: str = YES, endpoint: str = "gliswadetail", *, close: bool = Fal
     body = urlencode({"number": number}).encode()
     lines = (f"POST /v1/{endpoint}?token={token} HTTP/1.1", "host: 127.0.0.1", f"content-length: {len(body)}")
     return "\r\n".join((*lines, *(["connection: close"] if close else []), "\r\n")).encode() + body
-
-
-@asynccontextmanager
-async def connected(sandbox: Sandbox) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
-    reader, writer = await asyncio.open_connection("127.0.0.1", sandbox.port)
-    try:
-        yield reader, writer
-    finally:
-        writer.close()
-        with suppress(OSError):
-            await writer.wait_closed()
 
 
 async def ask(sandbox: Sandbox, data: bytes | None = None) -> tuple[bytes, bool]:

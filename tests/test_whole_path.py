@@ -39,12 +39,6 @@ from .support import flat_picture, picture
 
 
 @pytest.fixture
-async def sandbox() -> AsyncIterator[Sandbox]:
-    async with Sandbox() as sandbox:
-        yield sandbox
-
-
-@pytest.fixture
 async def client(sandbox: Sandbox) -> AsyncIterator[AsyncClient]:
     async with AsyncClient(sandbox.token, base_url=sandbox.url, retry=Retry(first=0.001, longest=0.001)) as client:
         yield client

@@ -14,16 +14,18 @@ import socket
 import struct
 import threading
 from asyncio.base_subprocess import BaseSubprocessTransport
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from selectors import EVENT_READ, BaseSelector, SelectorKey
-from typing import Any, cast
+from selectors import EVENT_READ, BaseSelector, DefaultSelector, SelectorKey
+from typing import Any, Self, cast
 
 from aisolution_async import clock
 
 # The loop must have had nothing to do for so long, in seconds, before time is skipped: what it sent to itself comes
 # sooner.
 _QUIET = 0.02
+# The same for an `InstantLoop`, for which nothing is to work unseen.
+_BRIEFLY_QUIET = 0.002
 # What is skipped first. Twice as much each time that nothing comes, so that who still works unseen is not timed out.
 _FIRST_SKIP = 1.0
 # Seconds after which another program that is silent is taken to be so for good, so that its timeouts can be tested.
@@ -35,6 +37,9 @@ def skipping(loop: asyncio.AbstractEventLoop) -> Iterator[None]:
     """See `pytest_plugin.skipping`."""
     inside: Any = loop  # whose selector is nobody's business, strictly speaking
     selector = getattr(inside, "_selector", None)
+    if isinstance(selector, _Skipper):  # skipped already
+        yield
+        return
     if not isinstance(selector, BaseSelector):
         raise RuntimeError(
             f"time cannot be skipped on {type(loop).__module__}.{type(loop).__name__}: run this test on asyncio's "
@@ -42,44 +47,87 @@ def skipping(loop: asyncio.AbstractEventLoop) -> Iterator[None]:
         )
     skipper = getattr(inside.time, "__self__", None)
     if not isinstance(skipper, _Skipper):
-        skipper = _Skipper(inside)
+        skipper = _Skipper(inside.time)
         inside.time = skipper.time
     with Elsewhere(loop, selector) as elsewhere:
         inside._selector = skipper.over(selector, elsewhere)  # noqa: SLF001  # no other way to a loop that runs already
         try:
             yield
         finally:
-            inside._selector = selector  # noqa: SLF001  # asyncio has no public place for it
+            inside._selector = selector  # noqa: SLF001  # as above
+
+
+class InstantLoop(asyncio.SelectorEventLoop):
+    """An event loop whose clock moves by skipping alone: work takes none of its time, and times on it are exact.
+
+    A thread that works for it unseen (see the module) is too late: where the loop has no sockets, time is skipped at
+    once.
+
+        with asyncio.Runner(loop_factory=InstantLoop) as runner: ...
+    """
+
+    def __init__(self) -> None:
+        selector = DefaultSelector()
+        self._skipper = _Skipper(lambda: 1000.0, stands=True)
+        self._elsewhere = Elsewhere(self, selector)
+        # The skipper is a selector by what it does, not by its class.
+        super().__init__(cast(BaseSelector, self._skipper.over(selector, self._elsewhere)))
+        self._elsewhere.__enter__()
+
+    def time(self) -> float:
+        return self._skipper.time()
+
+    def advance(self, seconds: float) -> None:
+        """Move the clock on, as if what runs now had taken so long."""
+        self._skipper.skip(seconds)
+
+    def close(self) -> None:
+        if not self.is_closed():
+            self._elsewhere.__exit__()
+        super().close()
 
 
 class _Skipper:
-    """A loop's clock, and its selector, which moves the clock on instead of waiting."""
+    """A loop's clock, and its selector, which moves the clock on instead of waiting.
 
-    def __init__(self, loop: Any) -> None:
-        self._time = loop.time
+    `time` is what passes by itself; where it `stands`, even the shortest wait is skipped.
+    """
+
+    def __init__(self, time: Callable[[], float], *, stands: bool = False) -> None:
+        self._time = time
+        self._stands = stands
         self._skipped = 0.0
         self._next = _FIRST_SKIP
         self._selector: Any = None
         self._elsewhere: Any = None
 
     def time(self) -> float:
-        now: float = self._time()
-        return now + self._skipped
+        return self._time() + self._skipped
 
-    def over(self, selector: BaseSelector, elsewhere: Elsewhere) -> _Skipper:
+    def skip(self, seconds: float) -> None:
+        self._skipped += seconds
+
+    def over(self, selector: BaseSelector, elsewhere: Elsewhere) -> Self:
         self._selector, self._elsewhere = selector, elsewhere
         return self
 
     def select(self, timeout: float | None = None) -> Any:
-        waits = timeout is not None and timeout > _QUIET
-        events = self._selector.select(_QUIET if waits else timeout)
+        passes = 0.0 if self._stands else _QUIET  # of the loop's time, while it is listened whether anything comes
+        waits = timeout is not None and timeout > passes
+        events = self._selector.select(self._quiet() if waits else timeout)
         self._elsewhere.hear(events)
         if timeout is None or not waits or events or self._elsewhere.is_at_work():
             self._next = _FIRST_SKIP
         else:
-            self._skipped += min(timeout - _QUIET, self._next)
+            self.skip(min(timeout - passes, self._next))
             self._next *= 2
         return events
+
+    def _quiet(self) -> float:
+        if not self._stands:
+            return _QUIET
+        is_alone = len(self._selector.get_map()) == 1  # a loop always has a socket to wake it
+        return 0.0 if is_alone and not self._elsewhere.is_at_work() else _BRIEFLY_QUIET
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._selector, name)

@@ -1,0 +1,164 @@
+"""What is asked of a ledger, how it ends, and what its file must be like afterwards."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import os
+import sqlite3
+import subprocess
+import sys
+import textwrap
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from aisolution_async import AISolutionError, Attempt, Charge, clock
+from aisolution_async.ledger import (
+    Ask,
+    Ledger,
+    LedgerError,
+    Result,
+    Started,
+)
+from aisolution_async.ledger.book import Book
+from aisolution_async.ledger.rows import AT_STAKE
+
+CHARGED, FREE, UNKNOWN = Charge.CHARGED, Charge.FREE, Charge.UNKNOWN
+REPLY = b'{"whatsapp": "yes", "number": "+6281387300008"}'
+WHATSAPP = "gliswadetail"
+
+
+def attempt(charge: Charge, *, ago: float = 0.0, elapsed: float = 0.25, error: str | None = None) -> Attempt:
+    began = clock.today() - datetime.timedelta(seconds=ago + elapsed)
+    return Attempt(charge, None if error else "OK", None if error else 200, began, elapsed, error)
+
+
+def answered(ago: float = 0.0, reply: bytes = REPLY) -> Result:
+    return Result(attempt(CHARGED, ago=ago), reply=reply, answer=True)
+
+
+LOST = Result(attempt(UNKNOWN, error="no answer within 30 s"))
+LATER = Result(attempt(FREE))
+UNSENT = Result(attempt(FREE, error="no connection"), sent=False)
+
+
+def ask(ledger: Ledger, number: object = 1, **options: Any) -> Ask:
+    endpoint = options.pop("endpoint", WHATSAPP)
+    return Ask(endpoint, ledger.identity(endpoint, [("number", str(number))]), **options)
+
+
+async def start(ledger: Ledger, number: object = 1, **options: Any) -> Started:
+    started = await ledger.begin(ask(ledger, number, **options))
+    assert isinstance(started, Started), started
+    return started
+
+
+async def do(ledger: Ledger, result: Result, number: object = 1, **options: Any) -> Started:
+    started = await start(ledger, number, **options)
+    await ledger.end(started, result)
+    return started
+
+
+async def book_of(ledger: Ledger) -> Book:
+    book: Book = await ledger._submit(lambda book: book)
+    return book
+
+
+async def crash(ledger: Ledger) -> None:
+    """As if the process had died: the file is let go, and the lock, and nothing is written."""
+    await ledger._submit(lambda book: book.close())
+
+
+async def fail(ledger: Ledger, statement: str, *codes: int) -> None:
+    """From now on, statements that begin like this fail, with these codes in turn and then no more."""
+    book = await book_of(ledger)
+    real, left = book._sql, list(codes)
+
+    def sql(query: str, *values: Any) -> sqlite3.Cursor:
+        if left and query.startswith(statement):
+            error = sqlite3.OperationalError("no text of this is shown")
+            error.sqlite_errorcode = left.pop(0)
+            raise error
+        return real(query, *values)
+
+    book._sql = sql
+
+
+def rows(path: Path, query: str) -> list[tuple[Any, ...]]:
+    with contextlib.closing(sqlite3.connect(path)) as db:
+        return db.execute(query).fetchall()
+
+
+RECOUNT = f"""SELECT endpoint, sum(state = 'intended'), sum(state = 'charged'), sum(state = 'free'),
+    sum(state = 'not sent'), sum(state = 'unknown'), sum({AT_STAKE}), sum(CASE WHEN {AT_STAKE} THEN price ELSE 0 END)
+    FROM (SELECT endpoint, state, may_charge, price FROM attempts
+          UNION ALL SELECT endpoint, 'intended', may_charge, price FROM intents
+          UNION ALL SELECT endpoint, CASE WHEN answered THEN 'unknown' ELSE 'intended' END, 1, price
+          FROM outstanding WHERE reserved)
+    GROUP BY endpoint ORDER BY endpoint"""
+
+
+def check(path: Path) -> None:
+    """The file is whole, and its totals are what its rows say."""
+    assert rows(path, "PRAGMA integrity_check") == [("ok",)]
+    assert rows(path, "SELECT * FROM totals ORDER BY endpoint") == rows(path, RECOUNT)
+
+
+def child(code: str, *arguments: object, **options: Any) -> subprocess.Popen[str]:
+    head = """
+        import asyncio, datetime, os, signal, sys, time
+        from aisolution_async import Attempt, Charge, clock
+        from aisolution_async.ledger import *
+        def answered():
+            attempt = Attempt(Charge.CHARGED, "OK", 200, clock.today(), 0.01)
+            return Result(attempt, reply=b'{"whatsapp": "yes"}', answer=True)
+        def ask(ledger, n, **options):
+            return Ask("gliswadetail", ledger.identity("gliswadetail", [("number", str(n))]), key=n, **options)
+    """
+    return subprocess.Popen(
+        [sys.executable, "-W", "error", "-c", textwrap.dedent(head) + textwrap.dedent(code), *map(str, arguments)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONWARNINGS": ""},
+        **options,
+    )
+
+
+async def refused(path: Path, *words: str) -> None:
+    with pytest.raises(LedgerError) as caught:
+        await Ledger(path, busy_timeout=0.01).open()
+    assert isinstance(caught.value, AISolutionError)
+    assert caught.value.charge is FREE
+    for word in (str(path), *words):
+        assert word in str(caught.value)
+    assert caught.value.__context__ is None
+    assert list(path.parent.glob("*owner*")) == [] if path.parent.is_dir() else True
+
+
+async def refused_to_open_locked(path: Path) -> None:
+    with pytest.raises(LedgerError, match="locked by another program"):
+        await Ledger(path, busy_timeout=0.01).open()
+
+
+CHECKING = Result(attempt(FREE), reply=b'{"whatsapp": "checking"}', expected=True)
+
+
+def sums(ledger: Ledger) -> tuple[int, int, int, int]:
+    """Charged, free, unknown, under way: as the summary says, and as the budget counts them."""
+    found = ledger.summary().by().get((), None)
+    check(ledger.path)
+    return (0, 0, 0, 0) if found is None else (found.charged, found.free, found.unknown, found.intended)
+
+
+def within(book: Book, what: Callable[[], object]) -> None:
+    with book.transaction():
+        what()
+
+
+def started_owner(path: Path) -> str:
+    ((owner,),) = rows(path, "SELECT DISTINCT owner FROM intents")
+    return str(owner)

@@ -1,0 +1,128 @@
+"""The ledger: many at a time."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from aisolution_async import Attempt, clock
+from aisolution_async.ledger import (
+    Ask,
+    Busy,
+    Ledger,
+    LedgerError,
+    Result,
+    Started,
+    Stored,
+)
+
+from .ledgers import CHARGED, LATER, REPLY, UNKNOWN, WHATSAPP, answered, ask, book_of, check, do, start
+
+pytestmark = pytest.mark.usefixtures("no_ledger_is_at_work")
+
+
+async def test_the_second_of_two_alike_waits_for_the_first(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    sent = 0
+
+    async def sleep(seconds: float) -> None:
+        raise AssertionError("somebody polls")
+
+    monkeypatch.setattr(clock, "sleep", sleep)
+
+    async def call() -> bytes:
+        nonlocal sent
+        while isinstance(answer := await ledger.begin(ask(ledger)), Busy):
+            await answer.wait()
+        if isinstance(answer, Started):
+            sent += 1
+            await asyncio.sleep(0.01)
+            await ledger.end(answer, answered())
+            return REPLY
+        assert isinstance(answer, Stored)
+        return answer.reply
+
+    assert set(await asyncio.gather(*(call() for _ in range(50)))) == {REPLY}
+    assert sent == 1
+
+
+async def test_who_waits_for_another_ledger_of_the_file_looks_now_and_then(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slept = []
+
+    async def sleep(seconds: float) -> None:
+        slept.append(seconds)
+
+    monkeypatch.setattr(clock, "sleep", sleep)
+    async with Ledger(ledger.path) as other:
+        started = await start(other)
+        busy = await ledger.begin(ask(ledger))
+        assert isinstance(busy, Busy)
+        await busy.wait()
+        await other.end(started, answered())
+        assert isinstance(await ledger.begin(ask(ledger)), Stored)
+    assert slept == [0.2]
+
+
+async def test_a_busy_that_is_waited_for_late_returns_at_once(ledger: Ledger) -> None:
+    started = await start(ledger)
+    busy = await ledger.begin(ask(ledger))
+    assert isinstance(busy, Busy)
+    await ledger.end(started, LATER)
+    await busy.wait()
+
+
+async def test_many_operations_share_one_commit(ledger: Ledger) -> None:
+    book = await book_of(ledger)
+    real, commits = book._sql, 0
+
+    def sql(query: str, *values: Any) -> sqlite3.Cursor:
+        nonlocal commits
+        commits += query == "COMMIT"
+        return real(query, *values)
+
+    book._sql = sql
+    await asyncio.gather(*(do(ledger, answered(), n) for n in range(500)))
+    assert commits < 20
+    assert len(list(ledger.answers())) == 500
+
+
+async def test_one_operation_that_cannot_be_does_not_take_the_others_down(ledger: Ledger) -> None:
+    good = [ledger.begin(ask(ledger, n)) for n in range(20)]
+    bad = ledger.begin(Ask(WHATSAPP, object()))  # type: ignore[arg-type]
+    *answers, error = await asyncio.gather(*good, bad, return_exceptions=True)
+    assert all(isinstance(answer, Started) for answer in answers)
+    assert isinstance(error, LedgerError)
+    assert str(ledger.path) in str(error)
+    started = await start(ledger, 99)
+    with pytest.raises(LedgerError, match="cannot be recorded"):
+        await ledger.end(started, Result(Attempt(CHARGED, "OK", 10**30, clock.today(), 1.0), reply=REPLY, answer=True))
+    await ledger.end(started, answered())
+    assert len(list(ledger.answers())) == 1
+    check(ledger.path)
+
+
+async def test_text_that_is_no_unicode_does_not_keep_an_answer_out(ledger: Ledger) -> None:
+    await do(ledger, Result(Attempt(UNKNOWN, "\ud800", 200, clock.today(), 1.0, "bad \udfff")))
+    assert [(r.status, r.error) for r in ledger.attempts()] == [("?", "bad ?")]
+
+
+async def test_many_make_the_ledger_at_once(tmp_path: Path) -> None:
+    for n in range(8):
+        ledgers = [Ledger(tmp_path / str(n)) for _ in range(8)]
+        await asyncio.gather(*(ledger.open() for ledger in ledgers))
+        assert len({ask(ledger) for ledger in ledgers}) == 1
+        await asyncio.gather(*(ledger.aclose() for ledger in ledgers))
+
+
+async def test_who_waits_when_the_ledger_is_closed_is_woken(ledger: Ledger) -> None:
+    await start(ledger)
+    busy = await ledger.begin(ask(ledger))
+    assert isinstance(busy, Busy)
+    waiting = asyncio.create_task(busy.wait())
+    await ledger.aclose()
+    await waiting

@@ -1,0 +1,166 @@
+"""The ledger: what is cancelled, closed, or on another event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+import threading
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from aisolution_async import ConfigurationError
+from aisolution_async.ledger import (
+    Ask,
+    Ledger,
+    Started,
+    State,
+    sqlite,
+)
+from aisolution_async.ledger.rows import LEFT
+
+from .ledgers import FREE, LOST, UNSENT, WHATSAPP, answered, ask, book_of, do, fail, start
+
+pytestmark = pytest.mark.usefixtures("no_ledger_is_at_work")
+
+
+async def test_a_begin_that_is_cancelled_leaves_nothing_under_way(ledger: Ledger) -> None:
+    for turns in range(40):
+        task = asyncio.create_task(ledger.begin(ask(ledger, turns)))
+        for _ in range(turns % 8):
+            await asyncio.sleep(0)
+        if turns % 3 == 0:
+            time.sleep(0.002)  # it is committed, and the loop has not heard yet
+        task.cancel()
+        (answer,) = await asyncio.gather(task, return_exceptions=True)
+        if isinstance(answer, Started):
+            await ledger.end(answer, UNSENT)
+    for _ in range(2):  # the last begin arrives, and is taken back
+        await book_of(ledger)
+    await start(ledger, "other")
+    states = Counter(record.state for record in ledger.attempts())
+    assert states.pop(State.INTENDED) == 1
+    assert set(states) == {State.NOT_SENT}
+
+
+async def test_a_begin_answered_in_the_turn_of_its_cancellation_is_taken_back(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = ledger._deliver
+
+    def deliver(jobs: Any) -> None:
+        real(jobs)
+        task.cancel()
+
+    monkeypatch.setattr(ledger, "_deliver", deliver)
+    task = asyncio.create_task(ledger.begin(ask(ledger)))
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    monkeypatch.undo()
+    await do(ledger, answered())
+    assert [r.state for r in ledger.attempts()] == [State.NOT_SENT, State.CHARGED]
+    monkeypatch.setattr(ledger, "_deliver", deliver)
+    task = asyncio.create_task(ledger.begin(ask(ledger)))
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    monkeypatch.undo()
+    await book_of(ledger)
+    assert len(list(ledger.attempts())) == 2
+
+
+async def test_an_end_that_is_cancelled_is_recorded_all_the_same(
+    ledger: Ledger, caplog: pytest.LogCaptureFixture
+) -> None:
+    for number, turns in enumerate((1, 2, 3)):
+        started = await start(ledger, number)
+        task = asyncio.create_task(ledger.end(started, answered()))
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+    await book_of(ledger)
+    assert len(list(ledger.answers())) == 3
+    # And if it cannot be, that is not lost on everybody.
+    started = await start(ledger, "last")
+    await fail(ledger, "COMMIT", *[sqlite3.SQLITE_FULL] * 2)
+    task = asyncio.create_task(ledger.end(started, answered()))
+    await asyncio.sleep(0)
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    await book_of(ledger)
+    assert "full" in caplog.text
+
+
+async def test_closing_waits_for_what_was_asked(ledger_path: Path) -> None:
+    ledger = Ledger(ledger_path)
+    await ledger.open()
+    tasks = [asyncio.create_task(ledger.begin(ask(ledger, n))) for n in range(10)]
+    started = await start(ledger, "x")
+    await asyncio.gather(*tasks)
+    end = asyncio.create_task(ledger.end(started, answered()))
+    late = asyncio.create_task(ledger.begin(ask(ledger, "late")))
+    await asyncio.sleep(0)
+    late.cancel()
+    closing = asyncio.create_task(ledger.aclose())
+    await asyncio.sleep(0)
+    closing.cancel()
+    await asyncio.gather(closing, late, return_exceptions=True)
+    await ledger.aclose()
+    await ledger.aclose()
+    await end
+    states = Counter(record.state for record in ledger.attempts())
+    assert states == {State.CHARGED: 1, State.UNKNOWN: 10, State.NOT_SENT: 1}
+    assert {r.error for r in ledger.attempts(unknown_only=True)} == {LEFT}
+    assert sorted(p.name for p in ledger_path.parent.glob("*owner*")) == []
+    assert not any(thread.name == "aisolution-ledger" for thread in threading.enumerate())
+    for operation in (ledger.begin(Ask("a", b"")), ledger.end(started, LOST), ledger.purge(1), ledger.resolve(1, FREE)):
+        with pytest.raises(ConfigurationError, match="not open"):
+            await operation
+    with pytest.raises(ConfigurationError, match="once"):
+        await ledger.open()
+
+
+def test_another_loop(ledger_path: Path) -> None:
+    ledger = Ledger(ledger_path)
+    with asyncio.Runner() as first, asyncio.Runner() as second:
+        first.run(ledger.open())
+        with pytest.raises(ConfigurationError, match="another event loop"):
+            second.run(ledger.begin(Ask(WHATSAPP, b"")))
+        first.run(ledger.aclose())
+
+
+def test_a_loop_that_was_closed_over_it_lets_go(ledger_path: Path) -> None:
+    ledger = Ledger(ledger_path)
+    with asyncio.Runner() as runner:
+        runner.run(ledger.open())
+    ledger._queue.put([])
+    ledger._thread.join(5)
+    assert list(ledger_path.parent.glob("*owner*")) == []
+
+
+async def test_an_opening_that_is_cancelled_lets_go(ledger_path: Path) -> None:
+    for turns in range(3):
+        ledger = Ledger(ledger_path)
+        opening = asyncio.create_task(ledger.open())
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        opening.cancel()
+        await asyncio.gather(opening, return_exceptions=True)
+        await ledger.aclose()
+        if turns:
+            await asyncio.to_thread(ledger._thread.join, 5)
+    assert list(ledger_path.parent.glob("*owner*")) == []
+
+
+def test_not_open(ledger_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="not open"):
+        Ledger(ledger_path).identity("a", [])
+
+
+async def test_a_loop_that_is_gone_is_noticed() -> None:
+    loop = asyncio.new_event_loop()
+    loop.close()
+    assert not sqlite._call(loop, print)

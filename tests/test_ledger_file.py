@@ -1,0 +1,119 @@
+"""The ledger: what its file is, and holds."""
+
+from __future__ import annotations
+
+import asyncio
+import datetime
+import os
+import stat
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from aisolution_async.ledger import (
+    Held,
+    Ledger,
+    LedgerError,
+    Result,
+    Started,
+    Stored,
+)
+
+from .ledgers import REPLY, UNKNOWN, answered, ask, attempt, check, do, refused, rows
+
+pytestmark = pytest.mark.usefixtures("no_ledger_is_at_work")
+
+
+@pytest.mark.parametrize("mask", [0o000, 0o022, 0o777])
+async def test_only_its_owner_can_read_it(ledger_path: Path, mask: int) -> None:
+    before = os.umask(mask)
+    try:
+        async with Ledger(ledger_path) as ledger:
+            await do(ledger, answered())
+            files = {
+                file.name: file.stat().st_mode & 0o777
+                for file in ledger_path.parent.iterdir()
+                if "owner" not in file.name
+            }
+    finally:
+        os.umask(before)
+    assert files == dict.fromkeys(("calls.ledger", "calls.ledger-wal", "calls.ledger-shm", "calls.ledger-mark"), 0o600)
+    ledger_path.chmod(0o644)
+    async with Ledger(ledger_path):
+        assert ledger_path.stat().st_mode & 0o777 == 0o600
+
+
+async def test_a_path_with_anything_in_it(tmp_path: Path) -> None:
+    path = tmp_path / "a?mode=memory&b#c %41 é.db"
+    async with Ledger(path) as ledger:
+        await do(ledger, answered())
+    assert path.exists()
+    assert len(list(Ledger(str(path)).answers())) == 1
+
+
+def found_in(folder: Path, text: str) -> list[str]:
+    """The files that hold `text`. Read by another process: closing them in this one would drop SQLite's locks."""
+    grep = ["grep", "-arlF", text, str(folder)]
+    return subprocess.run(grep, check=False, capture_output=True, text=True).stdout.split()
+
+
+async def test_a_purge_leaves_no_byte_of_a_reply(ledger_path: Path) -> None:
+    async with Ledger(ledger_path) as ledger:
+        await asyncio.gather(
+            *(
+                do(ledger, answered(ago=1000, reply=b'{"signature": "old-reply-%d"}' % n), n, key=f"key-{n}")
+                for n in range(300)
+            )
+        )
+        await do(ledger, answered(ago=1000, reply=b'"old-reply-' + b"y" * 20_000 + b'"'), "long")
+        await do(ledger, Result(attempt(UNKNOWN, ago=1000)), "lost")
+        await do(ledger, Result(attempt(UNKNOWN, ago=1000)), "resent")
+        await do(ledger, answered(ago=1000), "resent", retry_unknown=1)
+        await do(ledger, answered(reply=b'{"signature": "young-reply"}'), "young")
+        identities = [
+            identity for (identity,) in rows(ledger_path, "SELECT identity FROM attempts WHERE key <> '\"key-1\"'")
+        ]
+        before = ledger.summary().lines
+        assert await ledger.purge(datetime.timedelta(seconds=500)) == 303
+        assert await ledger.purge(500) == 0
+        assert found_in(ledger_path.parent, "old-reply") == found_in(ledger_path.parent, "yyyyyyyy") == []
+        assert found_in(ledger_path.parent, "young-reply") != []
+        assert ledger.summary().lines == before
+        assert ledger.summary().answers == 1
+        assert isinstance(await ledger.begin(ask(ledger, "lost")), Held)
+        assert isinstance(await ledger.begin(ask(ledger, "young")), Stored)
+        assert isinstance(await ledger.begin(ask(ledger, "resent")), Started)
+        assert isinstance(await ledger.begin(ask(ledger, 1)), Started)
+    data = ledger_path.read_bytes()
+    assert not any(identity in data for identity in identities)
+    check(ledger_path)
+
+
+async def test_a_purge_beside_a_reader_says_that_bytes_are_left(ledger_path: Path) -> None:
+    async with Ledger(ledger_path, busy_timeout=0.02) as ledger:
+        await asyncio.gather(*(do(ledger, answered(ago=9), n) for n in range(10)))
+        reader = ledger.answers()
+        next(reader)
+        with pytest.raises(LedgerError, match="end the other programs that read the ledger, then purge again"):
+            await ledger.purge(1)
+        assert len(list(reader)) == 9
+        assert await ledger.purge(1) == 0
+    assert REPLY not in ledger_path.read_bytes()
+
+
+async def test_what_is_no_ledger_is_left_as_it_is(tmp_path: Path) -> None:
+    other = tmp_path / "notes.txt"
+    other.write_text("my notes")
+    other.chmod(0o644)
+    await refused(other, "is no ledger")
+    assert stat.S_IMODE(other.stat().st_mode) == 0o644
+
+
+async def test_looking_leaves_no_files_beside_the_ledger(ledger_path: Path) -> None:
+    async with Ledger(ledger_path) as ledger:
+        await do(ledger, answered())
+    names = [ledger_path.name, f"{ledger_path.name}-mark"]
+    assert sorted(file.name for file in ledger_path.parent.iterdir()) == names
+    assert Ledger(ledger_path).summary().answers == len(list(Ledger(ledger_path).answers())) == 1
+    assert sorted(file.name for file in ledger_path.parent.iterdir()) == names

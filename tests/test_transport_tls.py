@@ -1,0 +1,327 @@
+"""The pool of connections: TLS, whom it trusts, and servers that refuse the handshake."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import os
+import socket
+import ssl
+import threading
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import trustme
+
+from aisolution_async import AsyncClient, Charge, NotSentError, OutcomeUnknownError
+from aisolution_async.wire import transport as transport_module
+from aisolution_async.wire.transport import Flight, PoolTransport, default_ssl_context
+
+from .wires import (
+    OK,
+    PIECE,
+    SECRET,
+    Lazy,
+    Peer,
+    Server,
+    ask,
+    bare_connection,
+    echo,
+    everywhere,
+    fails,
+    lazy_request,
+    saying,
+    silent,
+    sockets,
+    turns,
+    virtually,
+)
+
+pytestmark = pytest.mark.usefixtures("frozen_imports", "restless")
+
+
+@everywhere
+async def test_tls(server_tls: Any, client_tls: ssl.SSLContext) -> None:
+    names: list[str | None] = []
+    context = server_tls("localhost", "127.0.0.1")
+    context.sni_callback = lambda _, name, __: names.append(name)
+    context.set_alpn_protocols(["h2", "http/1.1"])
+    protocols: list[str | None] = []
+
+    async def script(peer: Peer) -> None:
+        protocols.append(peer.writer.get_extra_info("ssl_object").selected_alpn_protocol())
+        await echo(peer)
+
+    before = sockets()
+    async with Server(script, context=context) as server:
+        async with PoolTransport(ssl_context=client_tls) as transport:
+            answers = await asyncio.gather(*[ask(transport, server, f"/{n}") for n in range(5)])
+            assert [a.text for a in answers] == [f"/{n}" for n in range(5)]
+            pieces = [bytes([n]) * PIECE for n in range(12)]
+            request = lazy_request(server, Lazy(pieces), 12 * PIECE)
+            assert (await transport.handle_async_request(request)).status_code == 200
+            assert any(peer.body == b"".join(pieces) for peer in server.peers)
+            assert (await ask(transport, f"https://localhost:{server.port}/n")).text == "/n"
+            assert len(server.peers) == 6
+            assert names == [None] * 5 + ["localhost"]
+            assert protocols == ["http/1.1"] * 6
+        await server.until(lambda: server.open == 0)
+    await turns(5)
+    assert sockets() == before
+
+
+@everywhere
+async def test_tls_refuses_what_it_cannot_trust(server_tls: Any, client_tls: ssl.SSLContext) -> None:
+    def hush(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        """The server's side of a refused handshake is not what is tested."""
+
+    asyncio.get_running_loop().set_exception_handler(hush)
+    async with Server(context=server_tls("example.org")) as server, PoolTransport(ssl_context=client_tls) as transport:
+        assert "not valid for" in await fails(httpx.ConnectError, False, transport, server)
+        assert transport._slots == 0
+    async with Server(context=server_tls("127.0.0.1")) as server, PoolTransport() as transport:
+        assert "certificate verify failed" in await fails(httpx.ConnectError, False, transport, server)
+
+    async def no_tls(peer: Peer) -> None:
+        await peer.send(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+
+    async with Server(no_tls) as server, PoolTransport(ssl_context=client_tls) as transport:
+        await fails(httpx.ConnectError, False, transport, server.url(scheme="https"))
+
+
+@everywhere
+async def test_tls_answers_that_end_early(server_tls: Any, client_tls: ssl.SSLContext) -> None:
+    context = server_tls("127.0.0.1")
+    for answer, then, kind in (
+        (b"", "close", httpx.RemoteProtocolError),
+        (OK[:-1], "close", httpx.RemoteProtocolError),
+        (b"", "reset", httpx.ReadError),
+    ):
+        script = saying(answer, then)
+        async with Server(script, context=context) as server, PoolTransport(ssl_context=client_tls) as transport:
+            for _ in range(2):
+                flight = Flight()
+                with pytest.raises((kind, httpx.RemoteProtocolError)):
+                    await ask(transport, server, flight=flight)
+                assert flight.left is True
+    script = saying(b"HTTP/1.1 200 OK\r\n\r\nto the end", "close")
+    async with Server(script, context=context) as server, PoolTransport(ssl_context=client_tls) as transport:
+        assert (await ask(transport, server)).text == "to the end"
+
+
+@everywhere
+async def test_tls_early_answer(server_tls: Any, client_tls: ssl.SSLContext) -> None:
+    async def script(peer: Peer) -> None:
+        await peer.reader.readuntil(b"\r\n\r\n")
+        await peer.send(b"HTTP/1.1 413 Too Large\r\nContent-Length: 3\r\n\r\nbig")
+        await peer.reader.read()
+
+    async with (
+        Server(script, context=server_tls("127.0.0.1")) as server,
+        PoolTransport(ssl_context=client_tls) as transport,
+    ):
+        body = Lazy([b"x" * PIECE] * 40)
+        response = await transport.handle_async_request(lazy_request(server, body, 40 * PIECE))
+        assert (response.status_code, response.text) == (413, "big")
+        assert body.made < 40
+
+
+@everywhere
+async def test_trust_is_loaded_once_and_off_the_loop(
+    server_tls: Any, authority: trustme.CA, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    bundle = tmp_path / "ca.pem"
+    authority.cert_pem.write_to_path(str(bundle))
+    monkeypatch.setenv("SSL_CERT_FILE", str(bundle))
+    loaded: list[bool] = []
+
+    def load() -> ssl.SSLContext:
+        loaded.append(threading.current_thread() is threading.main_thread())
+        return default_ssl_context()
+
+    monkeypatch.setattr(transport_module, "default_ssl_context", load)
+    context = server_tls("127.0.0.1")
+    context.set_alpn_protocols(["h2", "http/1.1"])
+    async with Server(context=context) as server, PoolTransport() as transport:
+        assert loaded == []
+        await asyncio.gather(*[ask(transport, server) for _ in range(5)])
+        assert loaded == [False]
+        for peer in server.peers:
+            assert peer.writer.get_extra_info("ssl_object").selected_alpn_protocol() == "http/1.1"
+
+
+def test_default_ssl_context_trusts_as_the_environment_says(
+    authority: trustme.CA, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.delenv("SSL_CERT_FILE", raising=False)
+    monkeypatch.delenv("SSL_CERT_DIR", raising=False)
+    usual = default_ssl_context()
+    assert len(usual.get_ca_certs()) > 50
+    bundle = tmp_path / "ca.pem"
+    authority.cert_pem.write_to_path(str(bundle))
+    monkeypatch.setenv("SSL_CERT_DIR", str(tmp_path))
+    assert default_ssl_context().get_ca_certs() == []  # looked up by hash when needed
+    monkeypatch.setenv("SSL_CERT_FILE", str(bundle))
+    assert len(default_ssl_context().get_ca_certs()) == 1
+    for context in (usual, default_ssl_context()):
+        assert context.check_hostname
+        assert context.verify_mode is ssl.CERT_REQUIRED
+
+
+@virtually
+async def test_connect_timeout_covers_the_handshake(server_tls: Any, client_tls: ssl.SSLContext) -> None:
+    loop = asyncio.get_running_loop()
+    before = sockets()
+    async with Server(silent) as server:
+        async with PoolTransport(ssl_context=client_tls, max_connections=1) as transport:
+            began = loop.time()
+            await fails(httpx.ConnectTimeout, False, transport, server.url(scheme="https"), connect=3)
+            assert loop.time() - began == pytest.approx(3, abs=0.1)
+            flight = Flight(loop.time() + 2)
+            await fails(httpx.ConnectTimeout, False, transport, server.url(scheme="https"), connect=3, flight=flight)
+            assert loop.time() - began == pytest.approx(5, abs=0.1)
+            assert transport._slots == 0
+        await server.until(lambda: server.open == 0)
+    await turns(5)
+    assert sockets() == before
+
+
+class Guarded:
+    """A TLS server in a thread that wants a client certificate: asyncio's own would close without the alert."""
+
+    def __init__(self, context: ssl.SSLContext) -> None:
+        self._context = context
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.url = f"https://127.0.0.1:{self._listener.getsockname()[1]}/"
+        self._thread = threading.Thread(target=self._serve)
+
+    def _serve(self) -> None:
+        while True:
+            sock, _ = self._listener.accept()
+            with sock, contextlib.suppress(OSError):
+                if not sock.recv(1, socket.MSG_PEEK):
+                    return
+                # Its own descriptor, so that what follows a refused handshake is read, and the alert not reset away.
+                with socket.socket(fileno=os.dup(sock.fileno())) as raw:
+                    try:
+                        with self._context.wrap_socket(sock, server_side=True) as peer:
+                            while b"a=1" not in peer.recv(4096):
+                                pass
+                            peer.sendall(OK)
+                    except ssl.SSLError:
+                        raw.shutdown(socket.SHUT_WR)
+                        while raw.recv(65536):
+                            pass
+
+    def __enter__(self) -> Guarded:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        socket.create_connection(self._listener.getsockname()).close()
+        self._thread.join()
+        self._listener.close()
+
+
+@pytest.mark.parametrize("size", [3, 12 * PIECE], ids=["small", "large"])
+@pytest.mark.parametrize("version", ["TLSv1_2", "TLSv1_3"])
+@everywhere
+async def test_a_client_certificate_that_is_missing_costs_nothing(
+    version: str, size: int, authority: trustme.CA, server_tls: Any, client_tls: ssl.SSLContext
+) -> None:
+    context = server_tls("127.0.0.1")
+    context.minimum_version = context.maximum_version = ssl.TLSVersion[version]
+    context.verify_mode = ssl.CERT_REQUIRED
+    authority.configure_trust(context)
+    alert = "certificate_required" if version == "TLSv1_3" else "handshake_failure"
+    with Guarded(context) as server:
+        async with PoolTransport(ssl_context=client_tls) as transport:
+            for _ in range(5):
+                says = await fails(httpx.ConnectError, False, transport, server.url, content=b"x" * size, read=5.0)
+                assert alert in says.lower()
+        transport = PoolTransport(ssl_context=client_tls)
+        async with AsyncClient(SECRET, base_url=server.url, transport=transport, retry=0) as client:
+            with pytest.raises(NotSentError, match=rf"(?i)no connection \(.*{alert}") as caught:
+                await client.delete_face("c5r7jedkujdbnasarhn0")
+            assert caught.value.charge is Charge.FREE
+        # Through httpx's own transport nobody knows what was read, but why it ended is known.
+        theirs = httpx.AsyncHTTPTransport(verify=client_tls)
+        async with AsyncClient(SECRET, base_url=server.url, transport=theirs, retry=0) as client:
+            with pytest.raises((NotSentError, OutcomeUnknownError), match=rf"(?i){alert}"):
+                await client.delete_face("c5r7jedkujdbnasarhn0")
+        authority.issue_cert("client").configure_cert(client_tls)
+        async with PoolTransport(ssl_context=client_tls) as transport:
+            assert (await ask(transport, server.url)).text == "ok"
+
+
+def test_which_ends_of_a_connection_are_refusals() -> None:
+    def end(reason: str, *, requests: int = 1, received: bytes = b"") -> httpx.TransportError:
+        loop = asyncio.new_event_loop()
+        try:
+            conn = bare_connection(loop)
+            conn.requests = requests
+            if received:
+                conn.data_received(received)
+            error = ssl.SSLError(1, f"[SSL: {reason}] said")
+            error.reason = reason
+            conn.connection_lost(error)
+            assert conn.error is not None
+            assert conn.refused is (type(conn.error) is httpx.ConnectError)
+            return conn.error
+        finally:
+            loop.close()
+
+    for name, number in (
+        ("SSLV3_ALERT_HANDSHAKE_FAILURE", 40),
+        ("SSLV3_ALERT_BAD_CERTIFICATE", 42),
+        ("SSLV3_ALERT_UNSUPPORTED_CERTIFICATE", 43),
+        ("SSLV3_ALERT_CERTIFICATE_REVOKED", 44),
+        ("SSLV3_ALERT_CERTIFICATE_EXPIRED", 45),
+        ("SSLV3_ALERT_CERTIFICATE_UNKNOWN", 46),
+        ("SSLV3_ALERT_ILLEGAL_PARAMETER", 47),
+        ("TLSV1_ALERT_UNKNOWN_CA", 48),
+        ("TLSV1_ALERT_ACCESS_DENIED", 49),
+        ("TLSV13_ALERT_CERTIFICATE_REQUIRED", 116),
+    ):
+        assert f"alert {number}, {name.partition('ALERT_')[2].lower()}" in str(end(name))
+        assert type(end(name, requests=2)) is httpx.ReadError  # the server may have done its work
+        assert type(end(name, received=OK[:9])) is httpx.ReadError
+    for name in ("TLSV1_ALERT_INTERNAL_ERROR", "SSLV3_ALERT_BAD_RECORD_MAC", "DECRYPTION_FAILED_OR_BAD_RECORD_MAC", ""):
+        assert type(end(name)) is httpx.ReadError
+
+
+@pytest.mark.parametrize("scheme", ["https", "http"])
+def test_a_first_request_that_was_reset_over_tls_hints_at_a_client_certificate(scheme: str) -> None:
+    def end(exc: Exception, *, requests: int = 1, received: bytes = b"") -> str:
+        with contextlib.closing(asyncio.new_event_loop()) as loop:
+            conn = bare_connection(loop)
+            conn.origin = (scheme, "h", 443)
+            conn.requests = requests
+            if received:
+                conn.data_received(received)
+            conn.connection_lost(exc)
+            assert type(conn.error) is httpx.ReadError
+            return str(conn.error)
+
+    hint = "; perhaps the server wants a client certificate"
+    assert end(ConnectionResetError(errno.ECONNRESET, "reset")).endswith(hint) is (scheme == "https")
+    assert hint not in end(ConnectionResetError(errno.ECONNRESET, "reset"), requests=2)
+    assert hint not in end(ConnectionResetError(errno.ECONNRESET, "reset"), received=OK[:9])
+    assert hint not in end(OSError(errno.ETIMEDOUT, "late"))
+
+
+@everywhere
+async def test_the_hint_at_a_client_certificate_reaches_the_user(server_tls: Any, client_tls: ssl.SSLContext) -> None:
+    async def script(peer: Peer) -> None:
+        await peer.request()
+        peer.reset()
+
+    async with Server(script, context=server_tls("127.0.0.1")) as server:
+        transport = PoolTransport(ssl_context=client_tls)
+        async with AsyncClient(SECRET, base_url=server.url(), transport=transport, retry=0) as client:
+            with pytest.raises(OutcomeUnknownError, match="perhaps the server wants a client certificate") as caught:
+                await client.delete_face("c5r7jedkujdbnasarhn0")
+            assert SECRET not in str(caught.value)
