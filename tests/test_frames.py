@@ -5,11 +5,14 @@ from __future__ import annotations
 import asyncio
 import base64
 import concurrent.futures
+import contextlib
 import copy
+import gc
 import json
 import multiprocessing
 import pickle
 import threading
+import types
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -392,17 +395,38 @@ def test_a_proxy_that_cannot_be_used(proxy: str, monkeypatch: pytest.MonkeyPatch
 # --------------------------------------------------------------------------------------------------------- pickles
 
 
+CODE = (type, types.ModuleType, types.FunctionType, types.BuiltinFunctionType)
+
+
+def within(thing: object) -> list[Any]:
+    """All that `thing` holds, itself included, by whatever names; but for code."""
+    found: dict[int, Any] = {}
+    left = [thing]
+    while left:
+        one = left.pop()
+        if id(one) not in found and not isinstance(one, CODE):
+            found[id(one)] = one
+            left += gc.get_referents(one)
+    return [*found.values()]
+
+
+def shows(thing: object, secret: str) -> bool:
+    return any(secret in str(one) for one in within(thing) if isinstance(one, str | bytes))
+
+
 async def test_what_holds_a_secret_or_a_socket_is_not_pickled(tmp_path: Path) -> None:
     client = AsyncClient(TOKEN, ledger=tmp_path / "a.ledger")
+    inside = [one for one in within(client) if type(one).__module__.startswith("aisolution_async.")]
+    inside = [one for one in inside if not isinstance(one, Ledger)]
+    secretive = [one for one in inside if shows(one, "tok-3n")]  # as a URL has it, too
+    assert client in secretive
+    assert len(secretive) > 5
+    open_files = [one for one in inside if one not in secretive and any(isinstance(it, Ledger) for it in within(one))]
     things: list[Any] = [
-        client,
+        *secretive,
+        *open_files,
         client.with_options(retry=0),
         client.batch([]),
-        client._sender,
-        client._sender.requests,
-        client._sender.journal,
-        client._options,
-        client._sender.requests._urls["facecompare"],
         Inbox("https://x.example/in", secret="s" * 20),
         Ledger(tmp_path / "b.ledger"),
         Sandbox(),
@@ -411,11 +435,14 @@ async def test_what_holds_a_secret_or_a_socket_is_not_pickled(tmp_path: Path) ->
     ]
     for thing in things:
         for attempt in (pickle.dumps, copy.copy, copy.deepcopy, lambda thing: pickle.dumps({"x": [thing]})):
-            if attempt is copy.copy and (thing is client._options or isinstance(thing, Ledger)):
+            if attempt is copy.copy and (isinstance(thing, Ledger) or thing in open_files):
                 continue
             with pytest.raises(TypeError) as caught:
                 attempt(thing)
             assert TOKEN not in str(caught.value)
+    for thing in inside:
+        with contextlib.suppress(TypeError):
+            assert b"tok-3n" not in pickle.dumps(thing)
     with pytest.raises(TypeError, match="AISOLUTION_TOKEN.*with_options"):
         pickle.dumps(client)
     await client.aclose()
