@@ -7,6 +7,7 @@ import functools
 import io
 import json
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, ParamSpec
 from urllib.parse import parse_qs
 
@@ -17,6 +18,7 @@ from aisolution_async.integrations.instant import InstantLoop
 
 P = ParamSpec("P")
 TOKEN = "tok-3n/secret+value=="
+GROUP_ID = "LxiKPLIMGFpXzXas"
 
 
 VirtualLoop = InstantLoop
@@ -78,6 +80,51 @@ def echo_number(answer: bytes, form: Mapping[str, list[str]]) -> bytes:
     """The answer with the number that was asked in place of `NUMBER`."""
     (asked,) = form.get("number", [NUMBER])
     return answer.replace(json.dumps({"number": NUMBER})[1:-1].encode(), json.dumps({"number": asked})[1:-1].encode())
+
+
+Answers = Callable[[int], object]
+"""What to say to the request of this number: a message as JSON, or bytes, which are refused with 401."""
+
+
+class ThreadVendor:
+    """A vendor in a thread of its own: each request is answered by `answer`, which may block.
+
+    `NUMBER` in an answer stands for the number that was asked.
+    """
+
+    def __init__(self, answer: Answers) -> None:
+        self.requests: list[dict[str, list[str]]] = []
+        vendor = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+            disable_nagle_algorithm = True
+
+            def do_POST(self) -> None:
+                form = parse_qs(self.rfile.read(int(self.headers["Content-Length"])).decode())
+                vendor.requests.append(form)
+                said = answer(len(vendor.requests) - 1)
+                body = said if isinstance(said, bytes) else echo_number(json.dumps(said).encode(), form)
+                self.send_response(401 if isinstance(said, bytes) else 200)
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+
+            def log_message(self, *args: Any) -> None:
+                """Tests are quiet."""
+
+        class Server(ThreadingHTTPServer):
+            daemon_threads = True
+            request_queue_size = 100
+
+            def handle_error(self, request: Any, client_address: Any) -> None:
+                """A client that went away is what several tests are about."""
+
+        self.server = Server(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.server.server_port}"
+
+
+VendorOf = Callable[[Answers], ThreadVendor]
 
 
 def says(

@@ -38,7 +38,7 @@ from aisolution_async.errors import ConfigurationError
 from aisolution_async.ledger import Ledger, LedgerError
 from aisolution_async.ledger.store import Ask, Result, Started
 
-from .test_cli import run
+from .commands import run
 
 DAY = datetime(2026, 10, 5, 8, tzinfo=UTC)
 NOW = datetime(2026, 12, 1, 9, 30, tzinfo=UTC)
