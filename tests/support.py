@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import io
 import json
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, ParamSpec
 from urllib.parse import parse_qs
 
 import httpx
 
-from aisolution_async import AsyncClient
+from aisolution_async import AsyncClient, Batch, Outcome, WhatsAppDetail
 from aisolution_async.integrations.instant import InstantLoop
 
 P = ParamSpec("P")
@@ -127,6 +128,23 @@ class ThreadVendor:
 VendorOf = Callable[[Answers], ThreadVendor]
 
 
+Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+
+
+@contextlib.asynccontextmanager
+async def raw_server(serve: Serve) -> AsyncIterator[str]:
+    """The URL of a server that treats each connection so, and closes it then."""
+
+    async def one(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(asyncio.IncompleteReadError, OSError):
+            await serve(reader, writer)
+        writer.close()
+
+    server = await asyncio.start_server(one, "127.0.0.1", 0)
+    async with server:
+        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+
+
 def says(
     status: str, message: object = None, *, http: int = 200, headers: dict[str, str] | None = None
 ) -> httpx.Response:
@@ -153,6 +171,17 @@ def in_turn(*answers: httpx.Response | Exception) -> Vendor:
 def client_of(transport: httpx.AsyncBaseTransport, **options: Any) -> AsyncClient:
     """A client on `transport`."""
     return AsyncClient(TOKEN, base_url="https://vendor.example", transport=transport, **options)
+
+
+def asks(count: int, *, distinct: int | None = None) -> Iterator[WhatsAppDetail]:
+    """Calls, each with its own key, of so many numbers."""
+    for number in range(count):
+        yield WhatsAppDetail(f"62813{number % (distinct or count):08}", key=number)
+
+
+async def taken(batch: Batch) -> list[Outcome]:
+    async with batch:
+        return [outcome async for outcome in batch]
 
 
 def picture(seed: int, size: tuple[int, int] = (160, 120), *, form: str = "JPEG", quality: int = 90) -> bytes:

@@ -48,7 +48,7 @@ from aisolution_async.sandbox import Sandbox
 from aisolution_async.wire.form import Form
 from aisolution_async.wire.transport import PoolTransport
 
-from .support import Vendor, client_of, ok_whatsapp, picture, says
+from .support import Vendor, client_of, ok_whatsapp, picture, raw_server, says
 
 TOKEN = "tok-3n/secret+value=="
 NUMBER = "6281387300008"
@@ -179,12 +179,9 @@ async def test_a_cancelled_call_takes_nothing_along(method: Any, ours: bool, ima
         await reader.readuntil(b"\r\n\r\n")
         asked.set()
         await reader.read(-1)
-        writer.close()
 
-    server = await asyncio.start_server(hang, "127.0.0.1", 0)
-    url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
     transport = None if ours else httpx.AsyncHTTPTransport()
-    async with server, AsyncClient(TOKEN, base_url=url, transport=transport) as client:
+    async with raw_server(hang) as url, AsyncClient(TOKEN, base_url=url, transport=transport) as client:
         task = asyncio.ensure_future(method(client, image))
         await asked.wait()
         task.cancel()

@@ -38,7 +38,7 @@ async def test_a_name_is_asked_for_once_by_those_who_want_it_at_once(monkeypatch
     asked: list[object] = []
     real = socket.getaddrinfo
 
-    def getaddrinfo(host: Any, port: Any, family: int = 0, type: int = 0, proto: int = 0, flags: int = 0) -> Any:  # noqa: A002
+    def getaddrinfo(host: Any, port: Any, family: int = 0, type: int = 0, proto: int = 0, flags: int = 0) -> Any:  # noqa: A002  # the real one has it
         if flags & socket.AI_NUMERICHOST:
             return real(host, port, family, type, proto, flags)
         asked.append(host)
