@@ -503,7 +503,7 @@ def test_a_disk_that_fills_up() -> None:
 
 
 @pytest.fixture
-def token(monkeypatch: pytest.MonkeyPatch) -> None:
+def token(command_environment: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AISOLUTION_TOKEN", TOKEN)
 
 
