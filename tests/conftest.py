@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import gc
+import os
 import ssl
+import tempfile
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
@@ -18,10 +21,47 @@ from aisolution_async.sandbox import Sandbox
 from aisolution_async.wire import transport
 
 from .sandboxes import http_client_of
+from .support import Answers, ThreadVendor, VendorOf
 
 # How long an example takes says how busy the machine is, and nothing of the code.
 settings.register_profile("suite", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("suite")
+
+
+# The command line.
+
+
+@pytest.fixture
+def command_environment(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """For commands: no token, a folder of their own, and nothing left in anybody's temporary folder."""
+    for name in [*os.environ]:
+        if name.startswith("AISOLUTION_"):
+            monkeypatch.delenv(name)
+    temporary = str(tmp_path_factory.mktemp("temporary"))
+    monkeypatch.setenv("TMPDIR", temporary)
+    monkeypatch.setattr(tempfile, "tempdir", temporary)
+    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def vendor_of() -> Iterator[VendorOf]:
+    """Starts a vendor in a thread, which answers as it is told."""
+    started: list[ThreadVendor] = []
+    with ThreadPoolExecutor() as threads:
+
+        def start(answer: Answers) -> ThreadVendor:
+            vendor = ThreadVendor(answer)
+            threads.submit(vendor.server.serve_forever, 0.01)
+            started.append(vendor)
+            return vendor
+
+        yield start
+        for vendor in started:
+            vendor.server.shutdown()
+            vendor.server.server_close()
 
 
 # The pretended vendor.

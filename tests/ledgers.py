@@ -9,6 +9,7 @@ import sqlite3
 import subprocess
 import sys
 import textwrap
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -62,29 +63,75 @@ async def do(ledger: Ledger, result: Result, number: object = 1, **options: Any)
     return started
 
 
+# Behind the public face, and all that the tests of the ledger do there.
+
+
+async def on_book(ledger: Ledger, work: Callable[[Book], Any]) -> Any:
+    """What comes of `work`, in the ledger's own thread and turn."""
+    return await ledger._submit(work)
+
+
 async def book_of(ledger: Ledger) -> Book:
-    book: Book = await ledger._submit(lambda book: book)
+    book: Book = await on_book(ledger, lambda book: book)
     return book
 
 
 async def crash(ledger: Ledger) -> None:
     """As if the process had died: the file is let go, and the lock, and nothing is written."""
-    await ledger._submit(lambda book: book.close())
+    await on_book(ledger, lambda book: book.close())
+
+
+async def see_statements(ledger: Ledger, see: Callable[[str], object]) -> None:
+    """From now on, `see` is told of each statement before it is executed, and may raise instead."""
+    book = await book_of(ledger)
+    real = book._sql
+
+    def sql(query: str, *values: Any) -> sqlite3.Cursor:
+        see(query)
+        return real(query, *values)
+
+    book._sql = sql
 
 
 async def fail(ledger: Ledger, statement: str, *codes: int) -> None:
     """From now on, statements that begin like this fail, with these codes in turn and then no more."""
-    book = await book_of(ledger)
-    real, left = book._sql, list(codes)
+    left = list(codes)
 
-    def sql(query: str, *values: Any) -> sqlite3.Cursor:
+    def see(query: str) -> None:
         if left and query.startswith(statement):
             error = sqlite3.OperationalError("no text of this is shown")
             error.sqlite_errorcode = left.pop(0)
             raise error
-        return real(query, *values)
 
-    book._sql = sql
+    await see_statements(ledger, see)
+
+
+async def pragma(ledger: Ledger, setting: str) -> Any:
+    """What SQLite says of `setting`, or to it."""
+    book = await book_of(ledger)
+    said = await on_book(ledger, lambda _: book._sql(f"PRAGMA {setting}").fetchone())
+    return said and said[0]
+
+
+async def limit(ledger: Ledger, pages: int) -> None:
+    """From now on, the disk is full once the file has so many pages."""
+    await pragma(ledger, f"max_page_count = {pages}")
+
+
+async def take_for_dead(ledger: Ledger) -> None:
+    """As if `ledger` had found that the one owner who has something under way had died."""
+    ((owner,),) = rows(ledger.path, "SELECT DISTINCT owner FROM intents")
+
+    def abandon(book: Book) -> None:
+        with book.transaction():
+            book.abandon(owner)
+
+    await on_book(ledger, abandon)
+
+
+def writers() -> list[threading.Thread]:
+    """The threads of ledgers."""
+    return [thread for thread in threading.enumerate() if thread.name == "aisolution-ledger"]
 
 
 def rows(path: Path, query: str) -> list[tuple[Any, ...]]:
@@ -152,13 +199,3 @@ def sums(ledger: Ledger) -> tuple[int, int, int, int]:
     found = ledger.summary().by().get((), None)
     check(ledger.path)
     return (0, 0, 0, 0) if found is None else (found.charged, found.free, found.unknown, found.intended)
-
-
-def within(book: Book, what: Callable[[], object]) -> None:
-    with book.transaction():
-        what()
-
-
-def started_owner(path: Path) -> str:
-    ((owner,),) = rows(path, "SELECT DISTINCT owner FROM intents")
-    return str(owner)

@@ -16,7 +16,7 @@ from aisolution_async.charges import Attempt, Tally
 from aisolution_async.clock import today
 from aisolution_async.errors import Key
 from aisolution_async.ledger import Ask, Result, Started, Store, Stored, Verdict
-from aisolution_async.ledger.store import Record, Summary
+from aisolution_async.ledger.store import Balance, Record
 from aisolution_async.sending.call import Sending
 
 from .support import Vendor
@@ -88,7 +88,7 @@ class Notes(Store):
     async def purge(self, older_than: timedelta | float) -> int:
         raise NotImplementedError
 
-    def summary(self) -> Summary:
+    def summary(self) -> Balance:
         raise NotImplementedError
 
     def attempts(self, *, unknown_only: bool = False) -> Iterator[Record]:

@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import io
 import json
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Mapping
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, ParamSpec
 from urllib.parse import parse_qs
 
 import httpx
 
-from aisolution_async import AsyncClient
+from aisolution_async import AsyncClient, Batch, Outcome, WhatsAppDetail
 from aisolution_async.integrations.instant import InstantLoop
 
 P = ParamSpec("P")
 TOKEN = "tok-3n/secret+value=="
-
-
-VirtualLoop = InstantLoop
+GROUP_ID = "LxiKPLIMGFpXzXas"
 
 
 def virtual(test: Callable[P, Coroutine[Any, Any, None]]) -> Callable[P, None]:
@@ -80,6 +80,68 @@ def echo_number(answer: bytes, form: Mapping[str, list[str]]) -> bytes:
     return answer.replace(json.dumps({"number": NUMBER})[1:-1].encode(), json.dumps({"number": asked})[1:-1].encode())
 
 
+Answers = Callable[[int], object]
+"""What to say to the request of this number: a message as JSON, or bytes, which are refused with 401."""
+
+
+class ThreadVendor:
+    """A vendor in a thread of its own: each request is answered by `answer`, which may block.
+
+    `NUMBER` in an answer stands for the number that was asked.
+    """
+
+    def __init__(self, answer: Answers) -> None:
+        self.requests: list[dict[str, list[str]]] = []
+        vendor = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+            disable_nagle_algorithm = True
+
+            def do_POST(self) -> None:
+                form = parse_qs(self.rfile.read(int(self.headers["Content-Length"])).decode())
+                vendor.requests.append(form)
+                said = answer(len(vendor.requests) - 1)
+                body = said if isinstance(said, bytes) else echo_number(json.dumps(said).encode(), form)
+                self.send_response(401 if isinstance(said, bytes) else 200)
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+
+            def log_message(self, *args: Any) -> None:
+                """Tests are quiet."""
+
+        class Server(ThreadingHTTPServer):
+            daemon_threads = True
+            request_queue_size = 100
+
+            def handle_error(self, request: Any, client_address: Any) -> None:
+                """A client that went away is what several tests are about."""
+
+        self.server = Server(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.server.server_port}"
+
+
+VendorOf = Callable[[Answers], ThreadVendor]
+
+
+Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+
+
+@contextlib.asynccontextmanager
+async def raw_server(serve: Serve) -> AsyncIterator[str]:
+    """The URL of a server that treats each connection so, and closes it then."""
+
+    async def one(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(asyncio.IncompleteReadError, OSError):
+            await serve(reader, writer)
+        writer.close()
+
+    server = await asyncio.start_server(one, "127.0.0.1", 0)
+    async with server:
+        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+
+
 def says(
     status: str, message: object = None, *, http: int = 200, headers: dict[str, str] | None = None
 ) -> httpx.Response:
@@ -106,6 +168,17 @@ def in_turn(*answers: httpx.Response | Exception) -> Vendor:
 def client_of(transport: httpx.AsyncBaseTransport, **options: Any) -> AsyncClient:
     """A client on `transport`."""
     return AsyncClient(TOKEN, base_url="https://vendor.example", transport=transport, **options)
+
+
+def asks(count: int, *, distinct: int | None = None) -> Iterator[WhatsAppDetail]:
+    """Calls, each with its own key, of so many numbers."""
+    for number in range(count):
+        yield WhatsAppDetail(f"62813{number % (distinct or count):08}", key=number)
+
+
+async def taken(batch: Batch[Any]) -> list[Outcome]:
+    async with batch:
+        return [outcome async for outcome in batch]
 
 
 def picture(seed: int, size: tuple[int, int] = (160, 120), *, form: str = "JPEG", quality: int = 90) -> bytes:

@@ -38,9 +38,9 @@ from aisolution_async.bulk.rows import Rows
 from aisolution_async.inputs import images
 from aisolution_async.sandbox import Sandbox
 
+from .commands import settled
+from .sheets import Gate, bulk, jsonl, left, many, read, sane, write
 from .support import Vendor, client_of, ok_whatsapp, picture, says
-from .test_bulk import Gate, bulk, jsonl, left, many, read, sane, write
-from .test_cli import settled
 
 SOME = "+62813873000"
 
@@ -250,7 +250,7 @@ def outputs_run(
 async def test_any_order(tmp_path: Path) -> None:
     """The first row waits, and the others are written."""
     gate = Gate(0, 1)
-    vendor = Vendor(lambda request, number: gate._wait() if b"62813" + b"0" * 8 in request.content else ok_whatsapp())
+    vendor = Vendor(lambda request, number: gate.wait() if b"62813" + b"0" * 8 in request.content else ok_whatsapp())
     gate.vendor = vendor
     source = many(tmp_path, 20)
     output = tmp_path / "out.jsonl"

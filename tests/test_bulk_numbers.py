@@ -20,8 +20,8 @@ from aisolution_async import InputError, WhatsAppDetail
 from aisolution_async.bulk import Forecast, Summary, forecast_bulk, run_bulk
 from aisolution_async.cli.commands import aisolution
 
+from .sheets import jsonl, write
 from .support import Vendor, client_of, ok_whatsapp
-from .test_bulk import jsonl, write
 
 
 async def both(source: Path, **options: Any) -> tuple[list[str], list[str], Summary]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import errno
 import io
-import itertools
 import json
 import os
 import pty
@@ -14,18 +13,13 @@ import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import redirect_stderr
 from dataclasses import fields
-from hashlib import sha256
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qs, quote
+from urllib.parse import quote
 
 import pytest
 from click.testing import CliRunner, Result
@@ -42,124 +36,25 @@ from aisolution_async.cli.commands import aisolution
 from aisolution_async.errors import AISolutionError
 from aisolution_async.sandbox import Sandbox
 
-from .support import NUMBER, TOKEN, echo_number, picture
-from .test_bulk import fill_disk
+from .commands import (
+    COMMAND,
+    FULL,
+    MAIN,
+    PROFILE,
+    Stall,
+    left,
+    numbers,
+    ok,
+    onto_a_full_disk,
+    python,
+    run,
+    settled,
+    the_error,
+)
+from .sheets import fill_disk
+from .support import GROUP_ID, TOKEN, VendorOf, picture
 
-GROUP_ID = "LxiKPLIMGFpXzXas"
-PROFILE = {"number": NUMBER, "whatsapp": "yes"}
-COMMAND = [sys.executable, "-m", "aisolution_async.cli"]
-
-
-class Vendor:
-    """A vendor in a thread of its own: each request is answered by `answer`, which may block.
-
-    `NUMBER` in an answer stands for the number that was asked.
-    """
-
-    def __init__(self, answer: Callable[[int], object]) -> None:
-        self.requests: list[dict[str, list[str]]] = []
-        vendor = self
-
-        class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-            disable_nagle_algorithm = True
-
-            def do_POST(self) -> None:
-                form = parse_qs(self.rfile.read(int(self.headers["Content-Length"])).decode())
-                vendor.requests.append(form)
-                said = answer(len(vendor.requests) - 1)
-                body = said if isinstance(said, bytes) else echo_number(json.dumps(said).encode(), form)
-                self.send_response(401 if isinstance(said, bytes) else 200)
-                self.send_header("Content-Length", str(len(body)))
-                self.end_headers()
-                self.wfile.write(body)
-
-            def log_message(self, *args: Any) -> None:
-                """Tests are quiet."""
-
-        class Server(ThreadingHTTPServer):
-            daemon_threads = True
-            request_queue_size = 100
-
-            def handle_error(self, request: Any, client_address: Any) -> None:
-                """A client that went away is what several tests are about."""
-
-        self.server = Server(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self.server.server_port}"
-
-
-VendorOf = Callable[[Callable[[int], object]], Vendor]
-
-
-@pytest.fixture
-def vendor_of() -> Iterator[VendorOf]:
-    started: list[Vendor] = []
-    with ThreadPoolExecutor() as threads:
-
-        def start(answer: Callable[[int], object]) -> Vendor:
-            vendor = Vendor(answer)
-            threads.submit(vendor.server.serve_forever, 0.01)
-            started.append(vendor)
-            return vendor
-
-        yield start
-        for vendor in started:
-            vendor.server.shutdown()
-            vendor.server.server_close()
-
-
-def ok(message: object) -> dict[str, object]:
-    return {"status": "OK", "message": message}
-
-
-@pytest.fixture(autouse=True)
-def environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
-    """No token, and nothing left in anybody's temporary folder."""
-    for name in [*os.environ]:
-        if name.startswith("AISOLUTION_"):
-            monkeypatch.delenv(name)
-    temporary = str(tmp_path_factory.mktemp("temporary"))
-    monkeypatch.setenv("TMPDIR", temporary)
-    monkeypatch.setattr(tempfile, "tempdir", temporary)
-    monkeypatch.setenv("COLUMNS", "200")
-    monkeypatch.chdir(tmp_path)
-
-
-def run(*arguments: object) -> Result:
-    result = CliRunner().invoke(aisolution, [str(argument) for argument in arguments], prog_name="aisolution")
-    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
-    assert "Traceback" not in result.output
-    assert TOKEN not in result.output
-    return result
-
-
-def python(script: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    """What a process of its own says."""
-    command = [sys.executable, "-c", script, *arguments]
-    return subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ, **environment})
-
-
-MAIN = "from aisolution_async.cli import main; main()"
-
-
-def the_error(result: Result) -> str:
-    """The one line that says what is wrong."""
-    lines = result.stderr.splitlines()
-    assert lines[-1].startswith("error: "), result.stderr
-    assert sum(line.startswith("error: ") for line in lines) == 1
-    return lines[-1].removeprefix("error: ")
-
-
-def numbers(count: int, name: str = "in.csv") -> Path:
-    path = Path(name)
-    path.write_text("number\n" + "".join(f"+62813{n:08}\n" for n in range(count)))
-    return path
-
-
-def left() -> set[str]:
-    """The files, without what a ledger was when it was last used."""
-    return {path.name for path in Path().iterdir() if not path.name.endswith("-mark")}
-
+pytestmark = pytest.mark.usefixtures("command_environment")
 
 # ------------------------------------------------------------------------------------------------------- as a whole
 
@@ -608,14 +503,8 @@ def test_a_disk_that_fills_up() -> None:
 
 
 @pytest.fixture
-def token(monkeypatch: pytest.MonkeyPatch) -> None:
+def token(command_environment: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AISOLUTION_TOKEN", TOKEN)
-
-
-def settled(count: int) -> list[str]:
-    """Numbers that the sandbox knows all about at once."""
-    found = (f"+62813{number:08}" for number in itertools.count())
-    return [*itertools.islice((n for n in found if sha256(b"slow" + n.encode()).digest()[0] % 10), count)]
 
 
 def lines_of(file: Path) -> int:
@@ -851,22 +740,6 @@ def test_a_ledger_elsewhere_holds_no_secret(vendor_of: VendorOf) -> None:
 
 
 # ------------------------------------------------------------------------------------------------- Ctrl-C, in process
-
-
-class Stall:
-    """Answers at once until request `at`, then presses Ctrl-C and keeps the answers back until `released`."""
-
-    def __init__(self, at: int, press: int = signal.SIGINT) -> None:
-        self.released = threading.Event()
-        self._at = at
-        self._press = press
-
-    def __call__(self, number: int) -> object:
-        if number >= self._at:
-            if number == self._at:
-                os.kill(os.getpid(), self._press)
-            self.released.wait(20)
-        return ok(PROFILE)
 
 
 @pytest.mark.usefixtures("token")
@@ -1216,16 +1089,6 @@ def test_a_reader_that_goes_away() -> None:
         error = process.stderr.read()
     assert "Traceback" not in error
     assert "Exception" not in error
-
-
-def onto_a_full_disk(*arguments: str) -> subprocess.CompletedProcess[str]:
-    with Path("/dev/full").open("wb") as full:
-        return subprocess.run(
-            [*COMMAND, *arguments], stdout=full, stderr=subprocess.PIPE, text=True, check=False, env={**os.environ}
-        )
-
-
-FULL = "error: standard output cannot be written: No space left on device"
 
 
 @pytest.mark.parametrize("form", [[], ["--json"]])

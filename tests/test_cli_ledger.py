@@ -26,24 +26,12 @@ from aisolution_async.ledger import Ledger, schema
 from aisolution_async.ledger.store import Ask, Started
 from aisolution_async.ledger.store import Result as Outcome
 
-from .support import TOKEN, picture
-from .test_bulk import fill_disk
-from .test_cli import (
-    COMMAND,
-    FULL,
-    GROUP_ID,
-    PROFILE,
-    VendorOf,
-    environment,  # noqa: F401  # it is for every test here too
-    ok,
-    onto_a_full_disk,
-    run,
-    the_error,
-    vendor_of,  # noqa: F401  # a fixture
-)
-from .test_cli import (
-    left as everything,
-)
+from .commands import COMMAND, FULL, PROFILE, ok, onto_a_full_disk, run, the_error
+from .commands import left as everything
+from .sheets import fill_disk
+from .support import GROUP_ID, TOKEN, VendorOf, picture
+
+pytestmark = pytest.mark.usefixtures("command_environment")
 
 DAY = datetime(2026, 11, 22, 13, 30, tzinfo=UTC)
 LOST = "the server closed the connection without answering"
@@ -71,7 +59,7 @@ def answer(number: int) -> object:
 
 
 @pytest.fixture
-def file(vendor_of: VendorOf, calendar: Calendar, monkeypatch: pytest.MonkeyPatch) -> str:  # noqa: F811
+def file(vendor_of: VendorOf, calendar: Calendar, monkeypatch: pytest.MonkeyPatch) -> str:
     """A ledger of two days: on the first 3 charged, 1 unknown, 1 free, on the second twice that, at a price of 0.05."""
     monkeypatch.setenv("AISOLUTION_TOKEN", TOKEN)
     url = vendor_of(answer).url
@@ -237,7 +225,7 @@ def test_many_attempts_are_shown_a_few_at_a_time(file: str, monkeypatch: pytest.
     assert run("ledger", "attempts", file).stdout.count("started") == 2
 
 
-def test_keys_are_no_danger_to_a_terminal(vendor_of: VendorOf, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+def test_keys_are_no_danger_to_a_terminal(vendor_of: VendorOf, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AISOLUTION_TOKEN", TOKEN)
     url = vendor_of(lambda n: ok(PROFILE)).url
     Path("in.csv").write_text(f'ref,number\n"{HOSTILE}",+6281200000001\n')
@@ -277,7 +265,7 @@ def test_export(file: str) -> None:
 
 
 def test_export_of_several_endpoints_has_no_secret(
-    vendor_of: VendorOf,  # noqa: F811
+    vendor_of: VendorOf,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("AISOLUTION_TOKEN", TOKEN)
@@ -409,7 +397,7 @@ def test_reconcile_several_ledgers_and_other_columns(file: str) -> None:
     assert lines(result)[-1] == ["Not compared: 6 charged on days before 2026-11-22 or after 2026-11-22."]
 
 
-def test_what_is_always_free_explains_nothing(vendor_of: VendorOf, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+def test_what_is_always_free_explains_nothing(vendor_of: VendorOf, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AISOLUTION_TOKEN", TOKEN)
     Path("a.jpg").write_bytes(picture(1))
     Path("in.csv").write_text("img\na.jpg\n")

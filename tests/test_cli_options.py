@@ -14,10 +14,10 @@ from aisolution_async.api import CALLS
 from aisolution_async.cli import config as config_file
 from aisolution_async.cli.commands import aisolution
 
+from .commands import left, numbers, run, the_error
 from .support import picture
-from .test_cli import environment, left, numbers, run, the_error
 
-__all__ = ["environment"]  # a fixture that is used by itself
+pytestmark = pytest.mark.usefixtures("command_environment")
 
 BULK = ["bulk", "whatsapp-detail", "in.csv", "-o", "out.jsonl", "--sandbox"]
 

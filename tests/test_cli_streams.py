@@ -18,10 +18,10 @@ from aisolution_async.bulk import run_bulk
 from aisolution_async.cli import show
 from aisolution_async.cli.running import on_interrupt
 
-from .support import TOKEN
-from .test_cli import COMMAND, PROFILE, Stall, VendorOf, environment, left, numbers, ok, run, the_error, vendor_of
+from .commands import COMMAND, PROFILE, Stall, left, numbers, ok, run, the_error
+from .support import TOKEN, VendorOf
 
-__all__ = ["environment", "vendor_of"]  # fixtures
+pytestmark = pytest.mark.usefixtures("command_environment")
 
 BULK = "bulk whatsapp-detail in.csv -o out.csv --sandbox"
 

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +29,7 @@ from aisolution_async.echo import Echo, Seen, differs
 from aisolution_async.ledger.store import Result, Started
 from aisolution_async.wire.transport import PoolTransport
 
-from .support import TOKEN, Vendor, client_of, ok_whatsapp, picture, says, virtual
+from .support import TOKEN, Vendor, client_of, ok_whatsapp, picture, raw_server, says, virtual
 
 OTHER = "+6289987654321"
 
@@ -293,7 +292,7 @@ async def test_an_early_answers_access_key_is_not_kept(tmp_path: Path) -> None:
         await leave.wait()
 
     image = picture(1) + bytes(1_900_000)
-    async with served(serve) as url, Ledger(tmp_path / "l") as ledger:
+    async with raw_server(serve) as url, Ledger(tmp_path / "l") as ledger:
         async with AsyncClient(TOKEN, base_url=url, ledger=ledger) as client:
             with pytest.raises(OutcomeUnknownError):
                 await client.add_face(image)
@@ -317,21 +316,6 @@ async def test_a_ledger_that_fails_keeps_the_hold(tmp_path: Path) -> None:
 
 
 # Raw servers: answers that are another request's, on connections of our own pool.
-
-
-Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
-
-
-@contextlib.asynccontextmanager
-async def served(serve: Serve) -> AsyncIterator[str]:
-    async def one(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with contextlib.suppress(asyncio.IncompleteReadError, OSError):
-            await serve(reader, writer)
-        writer.close()
-
-    server = await asyncio.start_server(one, "127.0.0.1", 0)
-    async with server:
-        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
 
 
 async def read_request(reader: asyncio.StreamReader) -> bytes:
@@ -366,7 +350,7 @@ async def test_answers_that_are_shifted_by_one_are_stopped_at_the_first(caplog: 
             writer.write(answer)  # the one before it, again
             answer = profile(request)
 
-    async with served(serve) as url, AsyncClient(TOKEN, base_url=url) as client:
+    async with raw_server(serve) as url, AsyncClient(TOKEN, base_url=url) as client:
         outcomes = await collect(client, asks(50), concurrency=1)
     assert [outcome.ok for outcome in outcomes].count(False) == 1  # the first that a connection served as its second
     assert all(outcome.reply.number == outcome.call.number for outcome in outcomes if outcome.ok)
@@ -399,7 +383,7 @@ async def test_an_answer_that_comes_before_the_request_is_out_is_only_believed_w
         await leave.wait()  # not a byte of the images is read
 
     image = picture(1) + bytes(1_900_000)
-    async with served(serve) as url, AsyncClient(TOKEN, base_url=url, retry=0) as client:
+    async with raw_server(serve) as url, AsyncClient(TOKEN, base_url=url, retry=0) as client:
         with pytest.raises(AISolutionError) as caught:
             await client.face_compare(image, image[:-1])
         leave.set()
@@ -433,7 +417,7 @@ async def test_each_way_to_get_no_answer_has_its_words(
         writer.write(said)
         await writer.drain()
 
-    async with served(serve) as url, AsyncClient(TOKEN, base_url=url, transport=transport()) as client:
+    async with raw_server(serve) as url, AsyncClient(TOKEN, base_url=url, transport=transport()) as client:
         with pytest.raises(OutcomeUnknownError) as caught:
             await client.whatsapp_detail("+6281387300008")
         if transport is PoolTransport or "its head" not in words:

@@ -5,11 +5,14 @@ from __future__ import annotations
 import asyncio
 import base64
 import concurrent.futures
+import contextlib
 import copy
+import gc
 import json
 import multiprocessing
 import pickle
 import threading
+import types
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -45,7 +48,7 @@ from aisolution_async.sandbox import Sandbox
 from aisolution_async.wire.form import Form
 from aisolution_async.wire.transport import PoolTransport
 
-from .support import Vendor, client_of, ok_whatsapp, picture, says
+from .support import Vendor, client_of, ok_whatsapp, picture, raw_server, says
 
 TOKEN = "tok-3n/secret+value=="
 NUMBER = "6281387300008"
@@ -182,12 +185,9 @@ async def test_a_cancelled_call_takes_nothing_along(method: Any, ours: bool, ima
         await reader.readuntil(b"\r\n\r\n")
         asked.set()
         await reader.read(-1)
-        writer.close()
 
-    server = await asyncio.start_server(hang, "127.0.0.1", 0)
-    url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
     transport = None if ours else httpx.AsyncHTTPTransport()
-    async with server, AsyncClient(TOKEN, base_url=url, transport=transport) as client:
+    async with raw_server(hang) as url, AsyncClient(TOKEN, base_url=url, transport=transport) as client:
         task = asyncio.ensure_future(method(client, image))
         await asked.wait()
         task.cancel()
@@ -398,17 +398,38 @@ def test_a_proxy_that_cannot_be_used(proxy: str, monkeypatch: pytest.MonkeyPatch
 # --------------------------------------------------------------------------------------------------------- pickles
 
 
+CODE = (type, types.ModuleType, types.FunctionType, types.BuiltinFunctionType)
+
+
+def within(thing: object) -> list[Any]:
+    """All that `thing` holds, itself included, by whatever names; but for code."""
+    found: dict[int, Any] = {}
+    left = [thing]
+    while left:
+        one = left.pop()
+        if id(one) not in found and not isinstance(one, CODE):
+            found[id(one)] = one
+            left += gc.get_referents(one)
+    return [*found.values()]
+
+
+def shows(thing: object, secret: str) -> bool:
+    return any(secret in str(one) for one in within(thing) if isinstance(one, str | bytes))
+
+
 async def test_what_holds_a_secret_or_a_socket_is_not_pickled(tmp_path: Path) -> None:
     client = AsyncClient(TOKEN, ledger=tmp_path / "a.ledger")
+    inside = [one for one in within(client) if type(one).__module__.startswith("aisolution_async.")]
+    inside = [one for one in inside if not isinstance(one, Ledger)]
+    secretive = [one for one in inside if shows(one, "tok-3n")]  # as a URL has it, too
+    assert client in secretive
+    assert len(secretive) > 5
+    open_files = [one for one in inside if one not in secretive and any(isinstance(it, Ledger) for it in within(one))]
     things: list[Any] = [
-        client,
+        *secretive,
+        *open_files,
         client.with_options(retry=0),
         client.batch([]),
-        client._shared,
-        client._shared.requests,
-        client._shared.journal,
-        client._options,
-        client._shared.requests._urls["facecompare"],
         Inbox("https://x.example/in", secret="s" * 20),
         Ledger(tmp_path / "b.ledger"),
         Sandbox(),
@@ -417,11 +438,14 @@ async def test_what_holds_a_secret_or_a_socket_is_not_pickled(tmp_path: Path) ->
     ]
     for thing in things:
         for attempt in (pickle.dumps, copy.copy, copy.deepcopy, lambda thing: pickle.dumps({"x": [thing]})):
-            if attempt is copy.copy and (thing is client._options or isinstance(thing, Ledger)):
+            if attempt is copy.copy and (isinstance(thing, Ledger) or thing in open_files):
                 continue
             with pytest.raises(TypeError) as caught:
                 attempt(thing)
             assert TOKEN not in str(caught.value)
+    for thing in inside:
+        with contextlib.suppress(TypeError):
+            assert b"tok-3n" not in pickle.dumps(thing)
     with pytest.raises(TypeError, match="AISOLUTION_TOKEN.*with_options"):
         pickle.dumps(client)
     await client.aclose()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -384,14 +385,11 @@ async def test_what_is_outstanding_survives_a_restart(tmp_path: Path) -> None:
             assert (await waiting).charge is CHARGED
             assert client.tally.charged == 1
     assert len(vendor.forms) == 2  # nothing was asked twice
-    assert Counter_of(in_ledger(path)) == {State.FREE: 2, State.CHARGED: 2}
+    assert states_of(in_ledger(path)) == {State.FREE: 2, State.CHARGED: 2}
 
 
-def Counter_of(records: list[tuple[State, str | None, int | None]]) -> dict[State, int]:  # noqa: N802  # named like Counter
-    found: dict[State, int] = {}
-    for state, *_ in records:
-        found[state] = found.get(state, 0) + 1
-    return found
+def states_of(records: list[tuple[State, str | None, int | None]]) -> dict[State, int]:
+    return Counter(state for state, *_ in records)
 
 
 @virtual

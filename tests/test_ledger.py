@@ -24,7 +24,6 @@ from aisolution_async import (
     AddFace,
     AISolutionError,
     AsyncClient,
-    Batch,
     BudgetExhaustedError,
     Charge,
     ConfigurationError,
@@ -33,7 +32,6 @@ from aisolution_async import (
     Ledger,
     LedgerError,
     NotSentError,
-    Outcome,
     OutcomeUnknownError,
     Retry,
     StatusError,
@@ -43,20 +41,10 @@ from aisolution_async.ledger import State
 from aisolution_async.sandbox import Sandbox
 
 from .crash import CHILD, CountingSandbox, one_round
-from .support import TOKEN, Vendor, client_of, in_turn, ok_whatsapp, picture, says, virtual
+from .support import TOKEN, Vendor, asks, client_of, in_turn, ok_whatsapp, picture, says, taken, virtual
 
 CHARGED, FREE, UNKNOWN = Charge.CHARGED, Charge.FREE, Charge.UNKNOWN
 NUMBER = "6281387300008"
-
-
-def asks(count: int) -> Iterator[WhatsAppDetail]:
-    for number in range(count):
-        yield WhatsAppDetail(f"62813{number:08}", key=number)
-
-
-async def taken(batch: Batch[Any]) -> list[Outcome]:
-    async with batch:
-        return [outcome async for outcome in batch]
 
 
 # ---------------------------------------------------------------------------------------------------- resume

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import sqlite3
+from collections import Counter
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -20,7 +19,7 @@ from aisolution_async.ledger import (
     Stored,
 )
 
-from .ledgers import CHARGED, LATER, REPLY, UNKNOWN, WHATSAPP, answered, ask, book_of, check, do, start
+from .ledgers import CHARGED, LATER, REPLY, UNKNOWN, WHATSAPP, answered, ask, check, do, see_statements, start
 
 pytestmark = pytest.mark.usefixtures("no_ledger_is_at_work")
 
@@ -77,17 +76,10 @@ async def test_a_busy_that_is_waited_for_late_returns_at_once(ledger: Ledger) ->
 
 
 async def test_many_operations_share_one_commit(ledger: Ledger) -> None:
-    book = await book_of(ledger)
-    real, commits = book._sql, 0
-
-    def sql(query: str, *values: Any) -> sqlite3.Cursor:
-        nonlocal commits
-        commits += query == "COMMIT"
-        return real(query, *values)
-
-    book._sql = sql
+    statements: Counter[str] = Counter()
+    await see_statements(ledger, lambda query: statements.update([query]))
     await asyncio.gather(*(do(ledger, answered(), n) for n in range(500)))
-    assert commits < 20
+    assert 0 < statements["COMMIT"] < 20
     assert len(list(ledger.answers())) == 500
 
 

@@ -20,7 +20,22 @@ from aisolution_async.ledger import (
     Stored,
 )
 
-from .ledgers import CHARGED, FREE, LATER, LOST, REPLY, UNSENT, answered, ask, attempt, book_of, check, do, rows, start
+from .ledgers import (
+    CHARGED,
+    FREE,
+    LATER,
+    LOST,
+    REPLY,
+    UNSENT,
+    answered,
+    ask,
+    attempt,
+    check,
+    do,
+    pragma,
+    rows,
+    start,
+)
 
 pytestmark = pytest.mark.usefixtures("no_ledger_is_at_work")
 
@@ -48,10 +63,7 @@ async def test_the_intent_is_in_the_file_before_begin_returns_and_the_answer_bef
 @pytest.mark.parametrize(("mode", "level"), [("full", 2), ("normal", 1), ("off", 0)])
 async def test_commits_are_synced_as_asked(ledger_path: Path, mode: Any, level: int) -> None:
     async with Ledger(ledger_path, synchronous=mode) as ledger:
-        book = await book_of(ledger)
-        pragmas = await ledger._submit(
-            lambda _: [book._sql(f"PRAGMA {p}").fetchone()[0] for p in ("synchronous", "journal_mode")]
-        )
+        pragmas = [await pragma(ledger, setting) for setting in ("synchronous", "journal_mode")]
     assert pragmas == [level, "wal"]
 
 

@@ -35,9 +35,8 @@ from .ledgers import (
     do,
     rows,
     start,
-    started_owner,
     sums,
-    within,
+    take_for_dead,
 )
 
 pytestmark = pytest.mark.usefixtures("no_ledger_is_at_work")
@@ -133,7 +132,7 @@ async def test_the_callback_came_first_and_then_the_process_ended(ledger_path: P
     started = await start(ledger, callback=b"place", key="A")
     assert await ledger.deliver([b"place"], answered())
     if end == "taken for dead":
-        await other._submit(lambda book: within(book, lambda: book.abandon(started_owner(ledger_path))))
+        await take_for_dead(other)
         await ledger.end(started, answered())
     await (crash(ledger) if end == "killed" else ledger.aclose())
     await other.aclose()

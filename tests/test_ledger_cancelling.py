@@ -22,7 +22,7 @@ from aisolution_async.ledger import (
 )
 from aisolution_async.ledger.rows import LEFT
 
-from .ledgers import FREE, LOST, UNSENT, WHATSAPP, answered, ask, book_of, do, fail, start
+from .ledgers import FREE, LOST, UNSENT, WHATSAPP, answered, ask, book_of, do, fail, start, writers
 
 pytestmark = pytest.mark.usefixtures("no_ledger_is_at_work")
 
@@ -137,7 +137,8 @@ def test_a_loop_that_was_closed_over_it_lets_go(ledger_path: Path) -> None:
     with asyncio.Runner() as runner:
         runner.run(ledger.open())
     ledger._queue.put([])
-    ledger._thread.join(5)
+    for thread in writers():
+        thread.join(5)
     assert list(ledger_path.parent.glob("*owner*")) == []
 
 
@@ -150,8 +151,8 @@ async def test_an_opening_that_is_cancelled_lets_go(ledger_path: Path) -> None:
         opening.cancel()
         await asyncio.gather(opening, return_exceptions=True)
         await ledger.aclose()
-        if turns:
-            await asyncio.to_thread(ledger._thread.join, 5)
+        for thread in writers():
+            await asyncio.to_thread(thread.join, 5)
     assert list(ledger_path.parent.glob("*owner*")) == []
 
 

@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import os
 import sqlite3
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,21 @@ from aisolution_async.ledger import (
 from aisolution_async.ledger.book import Book
 from aisolution_async.ledger.rows import DIED
 
-from .ledgers import REPLY, answered, ask, book_of, check, child, do, fail, refused, refused_to_open_locked, rows, start
+from .ledgers import (
+    REPLY,
+    answered,
+    ask,
+    book_of,
+    check,
+    child,
+    do,
+    fail,
+    limit,
+    refused,
+    refused_to_open_locked,
+    rows,
+    start,
+)
 
 pytestmark = pytest.mark.usefixtures("no_ledger_is_at_work")
 
@@ -107,13 +120,8 @@ async def test_a_full_disk(ledger_path: Path) -> None:
     async with Ledger(ledger_path, max_charges=9, synchronous="off") as ledger:
         started = [await start(ledger, n) for n in range(3)]
         await do(ledger, answered(), "earlier")
-        book = await book_of(ledger)
-
-        def room(pages: int) -> Callable[[Book], object]:
-            return lambda _: book._sql(f"PRAGMA max_page_count = {pages}").fetchone()
-
         big = answered(reply=b'"' + b"x" * 100_000 + b'"')
-        await ledger._submit(room(1))  # as many as there are
+        await limit(ledger, 1)  # as many as there are
         with pytest.raises(LedgerError, match=r"disk of the ledger .* is full: make room"):
             await ledger.end(started[0], big)
         # It is under way still, with its reservation; whoever asks for it is told; small things may still fit.
@@ -122,7 +130,7 @@ async def test_a_full_disk(ledger_path: Path) -> None:
         assert ledger.summary().by()[()].intended == 3
         assert isinstance(await ledger.begin(ask(ledger, "earlier")), Stored)
         check(ledger_path)
-        await ledger._submit(room(10**6))
+        await limit(ledger, 10**6)
         await ledger.end(started[1], answered())
         stored = await ledger.begin(ask(ledger, 0))
         assert isinstance(stored, Stored)

@@ -34,8 +34,7 @@ from .ledgers import (
     check,
     do,
     start,
-    started_owner,
-    within,
+    take_for_dead,
 )
 
 pytestmark = pytest.mark.usefixtures("no_ledger_is_at_work")
@@ -175,7 +174,7 @@ async def test_a_hold_that_came_back_ends_by_the_answer_too(ledger: Ledger) -> N
     """A was taken for dead, and settled; B asks; A ends unknown after all; B is answered."""
     async with Ledger(ledger.path) as other:
         first = await start(other)
-        await ledger._submit(lambda book: within(book, lambda: book.abandon(started_owner(ledger.path))))
+        await take_for_dead(ledger)
         assert await ledger.resolve(ask(ledger).identity, FREE) == 1
         second = await start(ledger)
         await other.end(first, LOST)

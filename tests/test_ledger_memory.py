@@ -10,7 +10,6 @@ import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import closing
-from functools import partial
 from pathlib import Path
 
 import httpx
@@ -18,10 +17,9 @@ import pytest
 
 from aisolution_async import Charge, Ledger, LedgerError, WhatsAppDetail
 from aisolution_async.ledger import Busy, Started, Stored, schema
-from aisolution_async.ledger.book import Book
 from aisolution_async.ledger.peek import Peek
 
-from .ledgers import answered, ask, book_of, check, do, fail, rows, start
+from .ledgers import answered, ask, check, do, fail, limit, pragma, rows, start
 from .support import Vendor, client_of, says
 
 
@@ -270,9 +268,8 @@ async def test_a_close_that_cannot_write_is_no_loss(ledger_path: Path) -> None:
     await ledger.open()
     await do(ledger, answered())
     await fail(ledger, "BEGIN", *[sqlite3.SQLITE_FULL] * 9)
-    book = await book_of(ledger)
-    await ledger._submit(partial(limit, book, 1))
-    book._db.execute("PRAGMA query_only = ON")  # so that not even the note can be taken away
+    await limit(ledger, 1)
+    await pragma(ledger, "query_only = ON")  # so that not even the note can be taken away
     await ledger.aclose()
     async with Ledger(ledger_path) as ledger:
         assert isinstance(await ledger.begin(ask(ledger)), Stored)
@@ -320,11 +317,6 @@ async def test_a_mark_that_cannot_be_written_stops_nobody(ledger_path: Path) -> 
 # -------------------------------------------------------------------------------------- failed ends, read as such
 
 
-def limit(book: Book, pages: int, _: Book) -> None:
-    """From now on, the disk is full."""
-    book._sql(f"PRAGMA max_page_count = {pages}").fetchone()
-
-
 async def test_what_is_said_to_be_recorded_is_in_the_ledger(ledger_path: Path) -> None:
     """On a full disk some ends fail, are tried again with the next group, and fail again."""
     said: dict[tuple[int, object], bool | None] = {}
@@ -336,8 +328,7 @@ async def test_what_is_said_to_be_recorded_is_in_the_ledger(ledger_path: Path) -
     for pages in range(40, 80, 8):
         file = ledger_path.with_name(f"{pages}.ledger")
         async with Ledger(file, synchronous="off") as ledger:
-            book = await book_of(ledger)
-            await ledger._submit(partial(limit, book, pages))
+            await limit(ledger, pages)
             async with client_of(Vendor(script), ledger=ledger) as client:
                 calls = (WhatsAppDetail(f"+62812{n:06}0001", key=n) for n in range(400))
                 async with client.batch(calls, concurrency=50) as batch:

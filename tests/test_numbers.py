@@ -116,8 +116,8 @@ def verdict(text: str, region: str | None, *, in_full: bool = False) -> str | No
         '="081387300008"',
         "=081387300008",
         '="+6281387300008"',
-        "６２８１３８７３００００８",  # noqa: RUF001  # full width is what is tested
-        "＋６２（８１３）８７３０－０００８",  # noqa: RUF001  # full width is what is tested
+        "６２８１３８７３００００８",  # noqa: RUF001  # as an Asian keyboard types it
+        "＋６２（８１３）８７３０－０００８",  # noqa: RUF001  # as an Asian keyboard types it
         "٠٨١٣٨٧٣٠٠٠٠٨",
         "०८१३८७३००००८",
         "6281387300008.0",

@@ -38,7 +38,7 @@ from aisolution_async.errors import ConfigurationError
 from aisolution_async.ledger import Ledger, LedgerError
 from aisolution_async.ledger.store import Ask, Result, Started
 
-from .test_cli import run
+from .commands import run
 
 DAY = datetime(2026, 10, 5, 8, tzinfo=UTC)
 NOW = datetime(2026, 12, 1, 9, 30, tzinfo=UTC)
@@ -539,7 +539,7 @@ def test_what_cannot_be_is_survived(tmp_path: Path, file: Path) -> None:
 
 TAGS = set(
     """html head meta title style body main h1 h2 h3 p a strong span bdi code pre dl dt dd div ul li table thead
-    tbody tr th td figure details summary footer svg g path text desc defs use pattern rect clippath""".split()  # noqa: SIM905  # a list of words
+    tbody tr th td figure details summary footer svg g path text desc defs use pattern rect clippath""".split()  # noqa: SIM905  # a list of them fills a page
 )
 
 

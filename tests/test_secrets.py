@@ -16,7 +16,7 @@ import pytest
 from aisolution_async import AddFace, AISolutionError, FaceCompare, SearchFace, WhatsAppDetail
 from aisolution_async.errors import quotable
 
-from .support import TOKEN, Vendor, client_of, says
+from .support import TOKEN, Vendor, client_of, raw_server, says
 
 GROUP = "LxiKPLIMGFpXzXas"
 NUMBER = "6281387300008"
@@ -146,14 +146,12 @@ async def test_a_server_that_echoes_on_every_transport(
         head = await reader.readuntil(b"\r\n\r\n")
         await reader.read(10)
         writer.write(answer % head.split(b" ")[1])
-        writer.close()
 
-    server = await asyncio.start_server(serve, "127.0.0.1", 0)
-    url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
     from aisolution_async import AsyncClient, Retry
 
     transport = None if own else httpx.AsyncHTTPTransport()
-    async with server, AsyncClient(TOKEN, base_url=url, transport=transport, retry=Retry(first=0.001)) as client:
+    options: dict[str, Any] = {"transport": transport, "retry": Retry(first=0.001)}
+    async with raw_server(serve) as url, AsyncClient(TOKEN, base_url=url, **options) as client:
         with pytest.raises(AISolutionError) as caught:
             await client.delete_face("p")
     shown = [*everything_shown(caught.value), *(record.getMessage() for record in logged.records)]

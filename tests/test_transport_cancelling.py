@@ -10,16 +10,16 @@ from typing import Any
 import httpx
 import pytest
 
-from aisolution_async.wire.transport import Flight, PoolTransport
+from aisolution_async.wire.transport import Flight
 
-from .wires import Peer, Server, ask, echo, everywhere, silent, sockets, turns
+from .wires import Peer, Pool, Server, ask, echo, everywhere, silent, sockets, turns
 
 pytestmark = pytest.mark.usefixtures("frozen_imports", "restless")
 
 
 @everywhere
 async def test_cancelled_with_an_answer_outstanding() -> None:
-    async with Server(silent) as server, PoolTransport(max_connections=1) as transport:
+    async with Server(silent) as server, Pool(max_connections=1) as transport:
         for _ in range(3):
             flight = Flight()
             call = asyncio.ensure_future(ask(transport, server, flight=flight))
@@ -29,21 +29,21 @@ async def test_cancelled_with_an_answer_outstanding() -> None:
             with pytest.raises(asyncio.CancelledError):
                 await call
             await server.until(lambda: server.open == 0)
-            assert transport._slots == 0
+            assert transport.slots == 0
 
 
 @everywhere
 async def test_cancelled_in_line() -> None:
-    async with Server(silent) as server, PoolTransport(max_connections=1) as transport:
+    async with Server(silent) as server, Pool(max_connections=1) as transport:
         first = asyncio.ensure_future(ask(transport, server))
         await server.until(lambda: bool(server.peers))
         flights = [Flight() for _ in range(4)]
         line = [asyncio.ensure_future(ask(transport, server, f"/{n}", flight=f)) for n, f in enumerate(flights)]
         await turns(2)
-        assert len(transport._line) == 4
+        assert len(transport.line) == 4
         line[1].cancel()
         await turns(2)
-        assert len(transport._line) == 3
+        assert len(transport.line) == 3
         # One is cancelled in the same turn as the slot comes free: the next in line must get it.
         server.script = echo
         line[0].cancel()
@@ -55,31 +55,31 @@ async def test_cancelled_in_line() -> None:
 @pytest.mark.parametrize("what", ["connection", "slot"])
 @everywhere
 async def test_cancelled_as_its_turn_comes(what: str) -> None:
-    async with Server() as server, PoolTransport(max_connections=1) as transport:
+    async with Server() as server, Pool(max_connections=1) as transport:
         await ask(transport, server)
-        (conn,) = transport._connections
-        taken = transport._take_idle(conn.origin, 0)
+        (conn,) = transport.connections
+        taken = transport.take_idle(conn.origin, 0)
         assert taken is conn
         flight = Flight()
         second = asyncio.ensure_future(ask(transport, server, "/2", flight=flight))
         third = asyncio.ensure_future(ask(transport, server, "/3"))
         await turns(2)
         if what == "connection":
-            transport._release(conn)
+            transport.release(conn)
         else:
-            transport._give_up(conn)
+            transport.give_up(conn)
         second.cancel()  # its future has its result
         with pytest.raises(asyncio.CancelledError):
             await second
         assert flight.left is False
         assert (await third).text == "/3"
-        assert transport._slots == 1
+        assert transport.slots == 1
 
 
 @everywhere
 async def test_cancelled_as_its_error_comes() -> None:
     async with Server(silent) as server:
-        transport = PoolTransport(max_connections=1)
+        transport = Pool(max_connections=1)
         first = asyncio.ensure_future(ask(transport, server))
         await server.until(lambda: bool(server.peers))
         second = asyncio.ensure_future(ask(transport, server))
@@ -114,7 +114,7 @@ async def test_cancelled_at_random_thousands_of_times(tls: bool, server_tls: Any
         asyncio.get_running_loop().set_exception_handler(lambda *_: None)
     before = sockets()
     async with Server(script, context=context) as server:
-        transport = PoolTransport(max_connections=10, ssl_context=client_tls)
+        transport = Pool(max_connections=10, ssl_context=client_tls)
         outcomes = {"answered": 0, "cancelled": 0, "failed": 0}
         truly = {True: 0, False: 0}
 
@@ -150,19 +150,19 @@ async def test_cancelled_at_random_thousands_of_times(tls: bool, server_tls: Any
         assert sum(outcomes.values()) > calls * 0.9
         assert outcomes["cancelled"] > calls / 20
         assert truly[False] == 0
-        assert not transport._line
-        assert transport._slots == len(transport._connections) <= 10
-        assert not any(conn.busy for conn in transport._connections)
+        assert not transport.line
+        assert transport.slots == len(transport.connections) <= 10
+        assert not any(conn.busy for conn in transport.connections)
 
         server.script = echo
         await server.until(lambda: True)
-        for conn in list(transport._connections):  # the old script runs on those
+        for conn in list(transport.connections):  # the old script runs on those
             conn.drop()
         numbers = range(1_000 if not tls else 200)
         answers = await asyncio.gather(*[ask(transport, server, f"/again/{n}") for n in numbers])
         assert [a.text for a in answers] == [f"/again/{n}" for n in numbers]
         await transport.aclose()
-        assert (transport._slots, transport._connections) == (0, set())
+        assert (transport.slots, transport.connections) == (0, set())
         await server.until(lambda: server.open == 0)
     await turns(10)
     assert sockets() == before

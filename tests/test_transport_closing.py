@@ -15,12 +15,13 @@ import pytest
 
 from aisolution_async.wire import dial as dial_module
 from aisolution_async.wire import transport as transport_module
-from aisolution_async.wire.transport import Flight, PoolTransport
+from aisolution_async.wire.transport import Flight
 
 from .wires import (
     PIECE,
     SECRET,
     Lazy,
+    Pool,
     Server,
     ask,
     check_clean,
@@ -42,7 +43,7 @@ async def test_closing_ends_everything_and_waits_for_it(client_tls: ssl.SSLConte
     before = sockets()
     async with Server() as server, Server(silent) as mute:
         own = sockets()
-        transport = PoolTransport(max_connections=5, ssl_context=client_tls)
+        transport = Pool(max_connections=5, ssl_context=client_tls)
         await asyncio.gather(ask(transport, server), ask(transport, server))
         flights = [Flight() for _ in range(5)]
         body = Lazy([b"x" * PIECE] * 100)
@@ -57,9 +58,9 @@ async def test_closing_ends_everything_and_waits_for_it(client_tls: ssl.SSLConte
         mute.script = silent
         while not (flights[0].left and flights[1].left and flights[3].left) or len(mute.peers) < 4:
             await asyncio.sleep(0.001)
-        assert len(transport._line) + len(transport._connections) >= 5
+        assert len(transport.line) + len(transport.connections) >= 5
         await asyncio.gather(transport.aclose(), transport.aclose())
-        assert not transport._connections
+        assert not transport.connections
         await turns(30)
         ended = await asyncio.gather(*calls, return_exceptions=True)
         assert [type(e) for e in ended] == [
@@ -96,7 +97,7 @@ async def test_closing_waits_for_the_sockets(
     async with Server() as idle, Server(silent) as mute, Server(context=server_tls("127.0.0.1")) as secure:
         for busy in (idle, mute, secure, mute.url(scheme="https")):  # idle, waiting, idle, shaking hands
             ours.clear()
-            transport = PoolTransport(ssl_context=client_tls)
+            transport = Pool(ssl_context=client_tls)
             call = asyncio.ensure_future(ask(transport, busy))
             while not ours:
                 await asyncio.sleep(0.001)
@@ -104,7 +105,7 @@ async def test_closing_waits_for_the_sockets(
             await transport.aclose()
             assert not ours & open_sockets()
             await asyncio.gather(call, return_exceptions=True)
-        transport = PoolTransport(ssl_context=client_tls)
+        transport = Pool(ssl_context=client_tls)
         call = asyncio.ensure_future(ask(transport, mute.url(scheme="https")))
         await asyncio.sleep(0.03)
         call.cancel()
@@ -117,7 +118,7 @@ async def test_closing_waits_for_the_sockets(
 @everywhere
 async def test_closing_with_calls_in_line() -> None:
     async with Server(silent) as server:
-        transport = PoolTransport(max_connections=1)
+        transport = Pool(max_connections=1)
         line = [asyncio.ensure_future(fails(httpx.ConnectError, False, transport, server)) for _ in range(3)]
         first = asyncio.ensure_future(fails(httpx.ReadError, True, transport, server))
         line.insert(0, first)
@@ -142,16 +143,16 @@ async def test_closing_with_calls_in_line() -> None:
 @everywhere
 async def test_closing_as_a_calls_turn_comes(what: str) -> None:
     async with Server() as server:
-        transport = PoolTransport(max_connections=1)
+        transport = Pool(max_connections=1)
         await ask(transport, server)
-        (conn,) = transport._connections
-        assert transport._take_idle(conn.origin, 0) is conn
+        (conn,) = transport.connections
+        assert transport.take_idle(conn.origin, 0) is conn
         call = asyncio.ensure_future(fails(httpx.ConnectError, False, transport, server))
         await turns(2)
         if what == "connection":
-            transport._release(conn)
+            transport.release(conn)
         else:
-            transport._give_up(conn)
+            transport.give_up(conn)
         await transport.aclose()
         assert "closed" in await call
 
@@ -166,13 +167,13 @@ async def test_closing_while_a_name_is_looked_up(monkeypatch: pytest.MonkeyPatch
         raise socket.gaierror("no such name")
 
     monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
-    transport = PoolTransport()
+    transport = Pool()
     call = asyncio.ensure_future(fails(httpx.ConnectError, False, transport, f"http://pretend.example/?{SECRET}"))
     await turns(3)
     closing = [asyncio.ensure_future(transport.aclose()) for _ in range(2)]
     await asyncio.gather(*closing)
     assert "closed" in await call
-    assert transport._shared == {}
+    assert transport.looked_up == {}
     found.set()
 
 
@@ -186,7 +187,7 @@ async def test_closing_while_a_body_is_awaited() -> None:
             yield b"a=1"
 
     async with Server() as server:
-        transport = PoolTransport()
+        transport = Pool()
         await ask(transport, server)
         flight = Flight()
         request = lazy_request(server, Later(), 3, **{"aisolution.flight": flight})
@@ -201,14 +202,14 @@ async def test_closing_while_a_body_is_awaited() -> None:
 
 @everywhere
 async def test_a_transport_never_used_closes() -> None:
-    transport = PoolTransport()
+    transport = Pool()
     await transport.aclose()
     await transport.aclose()
     await fails(RuntimeError, False, transport, "http://127.0.0.1:1/")
 
 
 def test_a_transport_belongs_to_one_loop() -> None:
-    transport = PoolTransport()
+    transport = Pool()
 
     async def use() -> None:
         async with Server() as server:

@@ -11,12 +11,11 @@ import httpx
 import pytest
 
 from aisolution_async.wire import dial as dial_module
-from aisolution_async.wire import transport as transport_module
 from aisolution_async.wire.connection import Connection
 from aisolution_async.wire.reuse import Reuse
-from aisolution_async.wire.transport import Flight, PoolTransport
+from aisolution_async.wire.transport import Flight
 
-from .wires import SECRET, Server, Taken, Wire, ask, everywhere, fails, on, sockets, turns, virtually
+from .wires import SECRET, Pool, Server, Taken, Wire, ask, everywhere, fails, on, sockets, turns, virtually
 
 pytestmark = pytest.mark.usefixtures("frozen_imports", "restless")
 
@@ -26,11 +25,11 @@ async def test_a_refused_connection_costs_nothing() -> None:
     with socket.socket() as reserved:
         reserved.bind(("127.0.0.1", 0))
         port = reserved.getsockname()[1]
-        async with PoolTransport(max_connections=1) as transport:
+        async with Pool(max_connections=1) as transport:
             for _ in range(3):
                 says = await fails(httpx.ConnectError, False, transport, f"http://127.0.0.1:{port}/?{SECRET}")
                 assert f"127.0.0.1:{port}" in says
-            assert transport._slots == 0
+            assert transport.slots == 0
             await fails(httpx.ConnectError, False, transport, f"http://{'a' * 64}.invalid/?{SECRET}")
 
 
@@ -39,14 +38,14 @@ async def test_a_name_is_asked_for_once_by_those_who_want_it_at_once(monkeypatch
     asked: list[object] = []
     real = socket.getaddrinfo
 
-    def getaddrinfo(host: Any, port: Any, family: int = 0, type: int = 0, proto: int = 0, flags: int = 0) -> Any:  # noqa: A002
+    def getaddrinfo(host: Any, port: Any, family: int = 0, type: int = 0, proto: int = 0, flags: int = 0) -> Any:  # noqa: A002  # the real one has it
         if flags & socket.AI_NUMERICHOST:
             return real(host, port, family, type, proto, flags)
         asked.append(host)
         return [(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP, "", ("127.0.0.1", port))]
 
     monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
-    async with Server() as server, PoolTransport() as transport:
+    async with Server() as server, Pool() as transport:
         url = f"http://pretend.example:{server.port}/x"
         calls = [asyncio.ensure_future(ask(transport, url)) for _ in range(20)]
         await turns(2)
@@ -54,12 +53,12 @@ async def test_a_name_is_asked_for_once_by_those_who_want_it_at_once(monkeypatch
         answers = await asyncio.gather(*calls, return_exceptions=True)
         assert [a.text for a in answers if isinstance(a, httpx.Response)] == ["/x"] * 19
         assert asked == ["pretend.example"]
-        assert transport._shared == {}
+        assert transport.looked_up == {}
 
 
 @everywhere
 async def test_real_names_are_found() -> None:
-    async with Server() as server, PoolTransport() as transport:
+    async with Server() as server, Pool() as transport:
         assert (await ask(transport, f"http://localhost:{server.port}/x")).text == "/x"
 
 
@@ -69,7 +68,7 @@ async def test_the_next_address_is_tried_when_one_refuses() -> None:
         reserved.bind(("127.0.0.1", 0))
         refusing = reserved.getsockname()
 
-        class Several(PoolTransport):
+        class Several(Pool):
             async def _addresses(self, host: str, port: int) -> Any:
                 kind = (socket.SOCK_STREAM, socket.IPPROTO_TCP, "")
                 answering = [(socket.AF_INET, *kind, (host, port))] if port else []
@@ -149,7 +148,7 @@ async def test_a_socket_is_closed_when_connecting_is_cancelled() -> None:
             filler.setblocking(False)
             filler.connect_ex(address)
         held = sockets()
-        async with PoolTransport(max_connections=1) as transport:
+        async with Pool(max_connections=1) as transport:
             for _ in range(3):
                 flight = Flight()
                 call = asyncio.ensure_future(ask(transport, f"http://127.0.0.1:{address[1]}/", flight=flight))
@@ -160,7 +159,7 @@ async def test_a_socket_is_closed_when_connecting_is_cancelled() -> None:
                     await call
                 assert flight.left is False
                 assert sockets() == held
-                assert transport._slots == 0
+                assert transport.slots == 0
             await fails(httpx.ConnectTimeout, False, transport, f"http://127.0.0.1:{address[1]}/", connect=0.01)
     assert sockets() == before
 
@@ -180,14 +179,14 @@ async def test_a_connection_made_after_it_was_given_up_is_closed() -> None:
 async def test_a_connection_that_is_ended_before_the_request_costs_nothing(how: str) -> None:
     with Taken() as server:
 
-        class Pool(PoolTransport):
+        class Meddling(Pool):
             async def _open(self, conn: Connection) -> None:
                 await super()._open(conn)
                 server.end(reset=how == "reset")
 
-        async with Pool() as transport:
+        async with Meddling() as transport:
             await fails(httpx.ConnectError, False, transport, server.url)
-            assert transport._slots == 0
+            assert transport.slots == 0
 
 
 async def test_a_server_that_speaks_first_and_closes_keeps_nobody_waiting() -> None:
@@ -197,7 +196,7 @@ async def test_a_server_that_speaks_first_and_closes_keeps_nobody_waiting() -> N
 
     server = await asyncio.start_server(refuse, "127.0.0.1", 0)
     url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/"
-    transport = transport_module.PoolTransport(max_connections=2)
+    transport = Pool(max_connections=2)
 
     async def ask() -> object:
         try:

@@ -12,13 +12,14 @@ import pytest
 
 from aisolution_async.wire import transport as transport_module
 from aisolution_async.wire.connection import Connection
-from aisolution_async.wire.transport import Flight, PoolTransport
+from aisolution_async.wire.transport import Flight
 
 from .wires import (
     OK,
     PIECE,
     Lazy,
     Peer,
+    Pool,
     Server,
     bare_connection,
     check_clean,
@@ -42,7 +43,7 @@ async def test_an_early_answer_stops_the_sending_and_reaches_the_caller(then: st
             await turns(1)
             peer.reset()  # unread bytes in its receive buffer: what a careless server does
 
-    async with Server(script) as server, PoolTransport() as transport:
+    async with Server(script) as server, Pool() as transport:
         for _ in range(20):
             body = Lazy([b"x" * PIECE] * 40)
             flight = Flight()
@@ -59,7 +60,7 @@ async def test_an_early_answer_stops_the_sending_and_reaches_the_caller(then: st
             assert (response.status_code, response.text) == (413, "big")
             assert body.made < 40
             await turns(5)
-            assert not transport._connections
+            assert not transport.connections
 
 
 @everywhere
@@ -74,14 +75,14 @@ async def test_an_error_status_stops_the_sending_before_its_body_is_there() -> N
         await peer.send(b"big")
         await peer.reader.read()
 
-    async with Server(script) as server, PoolTransport() as transport:
+    async with Server(script) as server, Pool() as transport:
         body = Lazy([b"x" * PIECE] * 100)
         call = asyncio.ensure_future(transport.handle_async_request(lazy_request(server, body, 100 * PIECE)))
         made = -1
-        while made != body.made or not body.made or not all(conn.paused for conn in transport._connections):
+        while made != body.made or not body.made or not all(conn.paused for conn in transport.connections):
             made = body.made
             await asyncio.sleep(0.02)
-        (conn,) = transport._connections
+        (conn,) = transport.connections
         assert conn.writing
         stalled.set()
         while conn.status != 413:
@@ -100,11 +101,11 @@ async def test_an_early_success_is_taken_when_it_is_whole() -> None:
         await peer.send(OK)
         await peer.reader.read()
 
-    async with Server(script) as server, PoolTransport() as transport:
+    async with Server(script) as server, Pool() as transport:
         response = await transport.handle_async_request(lazy_request(server, Lazy([b"x" * PIECE] * 40), 40 * PIECE))
         assert response.text == "ok"
         await turns(5)
-        assert not transport._connections  # half a request is on it
+        assert not transport.connections  # half a request is on it
 
 
 @everywhere
@@ -139,7 +140,7 @@ async def test_a_connection_reset_while_sending() -> None:
         await turns(3)
         peer.reset()
 
-    async with Server(script) as server, PoolTransport() as transport:
+    async with Server(script) as server, Pool() as transport:
         flight = Flight()
         request = lazy_request(server, Lazy([b"x" * PIECE] * 100), 100 * PIECE, **{"aisolution.flight": flight})
         with pytest.raises(httpx.WriteError) as caught:
@@ -158,7 +159,7 @@ async def test_a_body_is_made_as_fast_as_the_server_reads_and_no_faster() -> Non
         await peer.request()
         await peer.send(OK)
 
-    class Narrow(PoolTransport):
+    class Narrow(Pool):
         async def _open(self, conn: Connection) -> None:
             await super()._open(conn)
             assert conn.sock is not None
@@ -170,7 +171,7 @@ async def test_a_body_is_made_as_fast_as_the_server_reads_and_no_faster() -> Non
             transport.handle_async_request(lazy_request(server, body, 60 * PIECE, timeout={"write": 5.0}))
         )
         await asyncio.sleep(1)
-        (conn,) = transport._connections
+        (conn,) = transport.connections
         assert conn._transport is not None
         assert conn._transport.get_write_buffer_size() <= PIECE + 200
         assert body.made <= 20  # what the kernel's buffers hold, and one piece
@@ -204,7 +205,7 @@ async def test_an_answer_that_came_before_the_request_was_out_says_so(
     context = server_tls("127.0.0.1") if tls else None
     length = 40 * PIECE
     head = b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: %d\r\n" % length
-    async with Server(script, context=context) as server, PoolTransport(ssl_context=client_tls) as transport:
+    async with Server(script, context=context) as server, Pool(ssl_context=client_tls) as transport:
         origin = transport_module.origin_of(httpx.URL(server.url()))
         for reused in (False, True):
             answer = await transport.exchange(

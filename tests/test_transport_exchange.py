@@ -14,9 +14,9 @@ import pytest
 
 from aisolution_async.wire import transport as transport_module
 from aisolution_async.wire.connection import decode_body
-from aisolution_async.wire.transport import Flight, PoolTransport
+from aisolution_async.wire.transport import Flight
 
-from .wires import OK, SECRET, Lazy, Server, ask, check_clean, everywhere, fails, lazy_request, saying, turns
+from .wires import OK, SECRET, Lazy, Pool, Server, ask, check_clean, everywhere, fails, lazy_request, saying, turns
 
 pytestmark = pytest.mark.usefixtures("frozen_imports", "restless")
 
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.usefixtures("frozen_imports", "restless")
 @everywhere
 async def test_a_call_goes_out_as_given_and_comes_back_whole() -> None:
     answer = b"HTTP/1.1 201 Made\r\nX-One: 1\r\nx-one: 2\r\nContent-Type: application/json\r\nContent-Length: 7\r\n\r\n"
-    async with Server(saying(answer + b'{"a":1}')) as server, PoolTransport() as transport:
+    async with Server(saying(answer + b'{"a":1}')) as server, Pool() as transport:
         flight = Flight()
         response = await ask(transport, server, "/v1/x?q=%20y", flight=flight, headers={"X-Mine": "yes", "Host": "h"})
         assert flight.left is True
@@ -48,7 +48,7 @@ async def test_a_call_goes_out_as_given_and_comes_back_whole() -> None:
 @everywhere
 async def test_the_way_without_httpx_objects_is_the_same_way() -> None:
     head = f"POST /x?token={SECRET} HTTP/1.1\r\nHost: h\r\nContent-Length: 600000\r\n".encode()
-    async with Server() as server, PoolTransport() as transport:
+    async with Server() as server, Pool() as transport:
         for pieces, left in (([b"x" * 200_000] * 3, True), ([SECRET.encode() * 90_000], False)):
             origin, flight = transport_module.origin_of(httpx.URL(server.url())), Flight()
             call = transport.exchange(origin, head, Lazy(pieces), 600_000, flight=flight, timeout={"read": 5.0})
@@ -69,7 +69,7 @@ async def test_the_way_without_httpx_objects_is_the_same_way() -> None:
 
 @everywhere
 async def test_httpx_client_works_over_it() -> None:
-    async with Server() as server, httpx.AsyncClient(transport=PoolTransport()) as client:
+    async with Server() as server, httpx.AsyncClient(transport=Pool()) as client:
         for method in ("GET", "POST", "DELETE"):
             response = await client.request(method, server.url("/hello"), timeout=5)
             assert (response.text, response.reason_phrase) == ("/hello", "OK")
@@ -95,7 +95,7 @@ async def test_bodies_of_every_kind() -> None:
                 yield piece
 
     big = [bytes([n]) * 200_000 for n in range(5)]
-    async with Server() as server, PoolTransport() as transport:
+    async with Server() as server, Pool() as transport:
         for body, length, sent in (
             (Lazy([b"", b"one", b"", b"two"]), 6, b"onetwo"),
             (Lazy([b"", b"one", b"", b"two"]), None, b"onetwo"),
@@ -125,7 +125,7 @@ async def test_bodies_of_every_kind() -> None:
 @everywhere
 async def test_a_head_or_body_that_would_mean_something_else_is_not_sent() -> None:
     kind = httpx.LocalProtocolError
-    async with Server() as server, PoolTransport(max_connections=1) as transport:
+    async with Server() as server, Pool(max_connections=1) as transport:
         await ask(transport, server)
         for headers in (
             {"X": f"a\r\nY: {SECRET}"},
@@ -151,7 +151,7 @@ async def test_a_head_or_body_that_would_mean_something_else_is_not_sent() -> No
 
 @everywhere
 async def test_a_body_that_raises() -> None:
-    async with Server() as server, PoolTransport(max_connections=1) as transport:
+    async with Server() as server, Pool(max_connections=1) as transport:
         await ask(transport, server)
         for fails_at, left, connections in ((0, False, 1), (1, True, 2)):
             flight = Flight()
@@ -165,7 +165,7 @@ async def test_a_body_that_raises() -> None:
 
 @everywhere
 async def test_only_http_with_a_host() -> None:
-    async with PoolTransport() as transport:
+    async with Pool() as transport:
         await fails(httpx.UnsupportedProtocol, False, transport, f"ftp://h/?{SECRET}")
         await fails(httpx.UnsupportedProtocol, False, transport, f"http:///?{SECRET}")
 
@@ -214,7 +214,7 @@ ANSWERS: list[tuple[str, bytes, str, int, bytes, bool]] = [
 @everywhere
 async def test_what_servers_do(case: Any) -> None:
     _, answer, then, status, body, again = case
-    async with Server(saying(answer, then)) as server, PoolTransport() as transport:
+    async with Server(saying(answer, then)) as server, Pool() as transport:
         for _ in range(2):
             response = await ask(transport, server, read=5)
             assert (response.status_code, response.content) == (status, body)
@@ -222,7 +222,7 @@ async def test_what_servers_do(case: Any) -> None:
             assert "x-early" not in response.headers
             await turns(5 if then == "stay" else 20)
         assert len(server.peers) == (1 if again else 2)
-        assert transport._slots == len(transport._connections) <= 1
+        assert transport.slots == len(transport.connections) <= 1
 
 
 BAD: list[tuple[str, bytes, str, type[httpx.TransportError], str]] = [
@@ -265,13 +265,13 @@ BAD: list[tuple[str, bytes, str, type[httpx.TransportError], str]] = [
 @everywhere
 async def test_what_servers_should_not_do(case: Any) -> None:
     _, answer, then, kind, says = case
-    async with Server(saying(answer, then)) as server, PoolTransport(max_connections=1, max_body=100_000) as transport:
+    async with Server(saying(answer, then)) as server, Pool(max_connections=1, max_body=100_000) as transport:
         for calls in (1, 2):
             assert says in await fails(kind, True, transport, server, read=5)
             await turns(5)
             assert len(server.peers) == calls  # a new connection each time, and one request on each
-            assert not transport._connections
-            assert transport._slots == 0
+            assert not transport.connections
+            assert transport.slots == 0
 
 
 @everywhere
@@ -281,7 +281,7 @@ async def test_the_cap_itself_is_allowed() -> None:
     plain = b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n" + body
     coded = b"HTTP/1.1 200 OK\r\nContent-Encoding: deflate\r\nContent-Length: %d\r\n\r\n%b" % (len(packed), packed)
     for answer in (plain, coded):
-        async with Server(saying(answer)) as server, PoolTransport(max_body=1000) as transport:
+        async with Server(saying(answer)) as server, Pool(max_body=1000) as transport:
             response = await ask(transport, server)
             assert response.content == body
     assert response.headers["content-encoding"] == "deflate"
@@ -290,7 +290,7 @@ async def test_the_cap_itself_is_allowed() -> None:
 @everywhere
 async def test_head_has_no_body_whatever_its_head_says() -> None:
     for answer in (OK, OK[:-2], b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"):
-        async with Server(saying(answer)) as server, PoolTransport() as transport:
+        async with Server(saying(answer)) as server, Pool() as transport:
             for _ in range(2):
                 response = await ask(transport, server, method="HEAD", content=None)
                 assert (response.status_code, response.content) == (200, b"")

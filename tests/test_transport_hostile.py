@@ -13,9 +13,9 @@ import uvloop
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from aisolution_async.wire.transport import Flight, PoolTransport
+from aisolution_async.wire.transport import Flight
 
-from .wires import Peer, Server, ask, bare_connection, everywhere, fails, turns
+from .wires import Peer, Pool, Server, ask, bare_connection, everywhere, fails, turns
 
 pytestmark = pytest.mark.usefixtures("frozen_imports", "restless")
 
@@ -39,7 +39,7 @@ async def test_an_answer_cut_in_two_at_every_byte() -> None:
             await turns(2)
             await peer.send(answer[at:])
 
-    async with Server(script) as server, PoolTransport() as transport:
+    async with Server(script) as server, Pool() as transport:
         for _ in cuts:
             assert (await ask(transport, server)).content == b"hello"
         assert len(server.peers) == 1
@@ -54,7 +54,7 @@ async def test_an_answer_cut_off_at_every_byte_is_never_taken_for_whole() -> Non
             await peer.request()
             await peer.send(answer[: next(numbers)])
 
-        async with Server(script) as server, PoolTransport() as transport:
+        async with Server(script) as server, Pool() as transport:
             for _ in range(len(answer)):
                 await fails(httpx.RemoteProtocolError, True, transport, server)
             assert (await ask(transport, server)).content == b"hello"
@@ -113,8 +113,8 @@ def test_hostile_servers_never_answer_another_call(factory: Callable[[], asyncio
 
     with asyncio.Runner(loop_factory=factory) as runner:
 
-        async def start() -> tuple[Server, PoolTransport]:
-            return await Server(script).__aenter__(), PoolTransport(max_connections=1)
+        async def start() -> tuple[Server, Pool]:
+            return await Server(script).__aenter__(), Pool(max_connections=1)
 
         server, transport = runner.run(start())
         ids = itertools.count()

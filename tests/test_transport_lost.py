@@ -9,9 +9,8 @@ import httpx
 import pytest
 
 from aisolution_async.wire.reuse import Reuse
-from aisolution_async.wire.transport import PoolTransport
 
-from .wires import NO_FUTURE, OK, Peer, Server, ask, virtually
+from .wires import NO_FUTURE, OK, Peer, Pool, Server, ask, virtually
 
 pytestmark = pytest.mark.usefixtures("frozen_imports", "restless")
 
@@ -37,7 +36,7 @@ async def test_a_server_that_closes_early_is_learned_and_forgotten() -> None:
             return True
         return False
 
-    async with Server(script) as server, PoolTransport() as transport:
+    async with Server(script) as server, Pool() as transport:
         assert not await lost(0)
         assert await lost(2.0)
         assert not await lost(0)  # a connection of its own
@@ -67,7 +66,7 @@ async def test_a_server_that_never_keeps_connections_costs_a_request_a_trial() -
         await peer.request()
 
     failures = 0
-    async with Server(script) as server, PoolTransport(max_connections=5) as transport:
+    async with Server(script) as server, Pool(max_connections=5) as transport:
         for _ in range(600):
             for outcome in await asyncio.gather(*[ask(transport, server) for _ in range(10)], return_exceptions=True):
                 failures += isinstance(outcome, httpx.RemoteProtocolError)
@@ -95,7 +94,7 @@ async def test_other_losses_teach_nothing(how: str) -> None:
                 await peer.send(OK)
                 await peer.request()
 
-    async with Server(script) as server, PoolTransport() as transport:
+    async with Server(script) as server, Pool() as transport:
         await ask(transport, server)
         if how == "fresh":
             await ask(transport, server)

@@ -9,19 +9,17 @@ from typing import Any
 import httpx
 import pytest
 
-from aisolution_async.wire.transport import PoolTransport
-
-from .wires import NO_FUTURE, OK, Peer, Server, ask, everywhere, fails, saying, turns, virtually
+from .wires import NO_FUTURE, OK, Peer, Pool, Server, ask, everywhere, fails, saying, turns, virtually
 
 pytestmark = pytest.mark.usefixtures("frozen_imports", "restless")
 
 
 @everywhere
 async def test_one_connection_serves_one_call_after_another_and_the_newest_goes_first() -> None:
-    async with Server() as server, PoolTransport() as transport:
+    async with Server() as server, Pool() as transport:
         await asyncio.gather(*[ask(transport, server) for _ in range(3)])
         assert len(server.peers) == 3
-        newest = next(iter(transport._idle.values()))
+        newest = next(iter(transport.idle.values()))
         last = list(newest)[-1]
         for _ in range(5):
             await ask(transport, server)
@@ -38,7 +36,7 @@ async def test_calls_wait_in_line_and_go_in_order() -> None:
             order.append(await peer.request())
             await peer.send(OK)
 
-    async with Server(script) as server, PoolTransport(max_connections=2) as transport:
+    async with Server(script) as server, Pool(max_connections=2) as transport:
         await asyncio.gather(*[ask(transport, server, f"/{n}") for n in range(20)])
         assert order[2:] == [b"/%d" % n for n in range(2, 20)]
         assert server.most == 2
@@ -46,7 +44,7 @@ async def test_calls_wait_in_line_and_go_in_order() -> None:
 
 @everywhere
 async def test_an_origin_gives_way_to_another() -> None:
-    async with Server() as one, Server() as two, PoolTransport(max_connections=1) as transport:
+    async with Server() as one, Server() as two, Pool(max_connections=1) as transport:
         for server in (one, two, one):  # the idle connection is closed for the other
             assert (await ask(transport, server, "/a")).text == "/a"
         assert (len(one.peers), len(two.peers)) == (2, 1)
@@ -54,25 +52,25 @@ async def test_an_origin_gives_way_to_another() -> None:
         answers = await asyncio.gather(*calls)
         assert [a.text for a in answers] == [f"/{n}" for n in range(4) for _ in "ab"]
         assert one.open + two.open <= 2  # one may not have noticed yet
-        assert transport._slots == 1
+        assert transport.slots == 1
 
 
 @virtually
 async def test_idle_connections_expire_by_themselves() -> None:
-    async with Server() as server, PoolTransport(idle_expiry=4) as transport:
+    async with Server() as server, Pool(idle_expiry=4) as transport:
         await asyncio.gather(ask(transport, server), ask(transport, server))
         await asyncio.sleep(3.9)
-        assert len(transport._connections) == 2
+        assert len(transport.connections) == 2
         await asyncio.sleep(0.2)
         await server.until(lambda: server.open == 0)
-        assert (transport._slots, transport._timer) == (0, None)
+        assert (transport.slots, transport.timer) == (0, None)
         await ask(transport, server)
         assert len(server.peers) == 3
 
 
 @virtually
 async def test_idle_time_counts_from_the_last_use() -> None:
-    async with Server() as server, PoolTransport(idle_expiry=4) as transport:
+    async with Server() as server, Pool(idle_expiry=4) as transport:
         for _ in range(5):
             await ask(transport, server, read=30)
             await asyncio.sleep(3)
@@ -81,10 +79,10 @@ async def test_idle_time_counts_from_the_last_use() -> None:
 
 @virtually
 async def test_an_idle_connection_past_its_time_is_not_used_even_if_the_timer_is_late() -> None:
-    async with Server() as server, PoolTransport(idle_expiry=4) as transport:
+    async with Server() as server, Pool(idle_expiry=4) as transport:
         await ask(transport, server)
-        assert transport._timer is not None
-        transport._timer.cancel()
+        assert transport.timer is not None
+        transport.timer.cancel()
         await asyncio.sleep(4.1)
         await ask(transport, server)
         assert len(server.peers) == 2
@@ -97,13 +95,13 @@ async def test_an_idle_connection_past_its_time_is_not_used_even_if_the_timer_is
 @virtually
 async def test_a_servers_own_keep_alive_is_beaten(promise: str, kept: float, gone: float) -> None:
     answer = b"HTTP/1.1 200 OK\r\nKeep-Alive: %b\r\nContent-Length: 2\r\n\r\nok" % promise.encode()
-    async with Server(saying(answer)) as server, PoolTransport(idle_expiry=10) as transport:
+    async with Server(saying(answer)) as server, Pool(idle_expiry=10) as transport:
         await ask(transport, server)
         await asyncio.sleep(kept)
-        assert len(transport._connections) == 1
+        assert len(transport.connections) == 1
         await asyncio.sleep(gone - kept)
         await turns(3)
-        assert not transport._connections
+        assert not transport.connections
 
 
 @everywhere
@@ -112,10 +110,10 @@ async def test_a_connection_without_a_future_is_not_kept() -> None:
         (NO_FUTURE, 4.0),
         (OK, 0.0),
     ):
-        async with Server(saying(answer)) as server, PoolTransport(idle_expiry=expiry) as transport:
+        async with Server(saying(answer)) as server, Pool(idle_expiry=expiry) as transport:
             await ask(transport, server)
             await server.until(lambda server=server: server.open == 0)  # type: ignore[misc]
-    async with Server(saying(NO_FUTURE)) as server, PoolTransport(max_connections=1) as transport:
+    async with Server(saying(NO_FUTURE)) as server, Pool(max_connections=1) as transport:
         await asyncio.gather(*[ask(transport, server) for _ in range(3)])  # nor handed to the next in line
         assert len(server.peers) == 3
 
@@ -131,7 +129,7 @@ async def test_a_connection_closed_while_idle_is_noticed_and_replaced() -> None:
         if peer.number == 1:
             peer.reset()
 
-    async with Server(script) as server, PoolTransport() as transport:
+    async with Server(script) as server, Pool() as transport:
         for calls in (1, 2, 3):
             leave.clear()
             assert (await ask(transport, server)).text == "ok"
@@ -139,7 +137,7 @@ async def test_a_connection_closed_while_idle_is_noticed_and_replaced() -> None:
             leave.set()
             await server.until(lambda: server.open == 0)
             await turns(5)
-            assert not transport._connections
+            assert not transport.connections
 
 
 @everywhere
@@ -153,7 +151,7 @@ async def test_bytes_that_nobody_asked_for_close_an_idle_connection() -> None:
         await peer.send(b"HTTP/1.1 408 Timeout\r\nContent-Length: 4\r\n\r\nlate")
         await peer.reader.read()
 
-    async with Server(script) as server, PoolTransport(idle_expiry=1000) as transport:
+    async with Server(script) as server, Pool(idle_expiry=1000) as transport:
         assert (await ask(transport, server, "/1")).text == "/1"
         speak.set()
         await server.until(lambda: server.open == 0)
@@ -162,9 +160,9 @@ async def test_bytes_that_nobody_asked_for_close_an_idle_connection() -> None:
 
 @everywhere
 async def test_a_connection_known_to_be_closing_is_replaced_before_anything_is_sent() -> None:
-    async with Server() as server, PoolTransport() as transport:
+    async with Server() as server, Pool() as transport:
         await ask(transport, server)
-        (conn,) = transport._connections
+        (conn,) = transport.connections
         assert conn._transport is not None
         conn._transport.abort()  # as the loop does at a reset: `connection_lost` comes a turn later
         assert (await ask(transport, server, "/x")).text == "/x"
@@ -180,7 +178,7 @@ async def test_bytes_on_a_reused_connection_are_never_sent_again() -> None:
         await peer.send(OK)
         requests.append(await peer.request())
 
-    async with Server(script) as server, PoolTransport() as transport:
+    async with Server(script) as server, Pool() as transport:
         await ask(transport, server, "/1")
         says = await fails(httpx.RemoteProtocolError, True, transport, server, "/2")
         assert "without answering" in says
@@ -196,33 +194,33 @@ async def test_a_connection_that_dies_on_its_way_to_a_waiting_call_is_replaced()
             order.append(await peer.request())
             await peer.send(OK)
 
-    async with Server(script) as server, PoolTransport(max_connections=1) as transport:
+    async with Server(script) as server, Pool(max_connections=1) as transport:
         await ask(transport, server, "/1")
-        (conn,) = transport._connections
-        assert transport._take_idle(conn.origin, 0) is conn
+        (conn,) = transport.connections
+        assert transport.take_idle(conn.origin, 0) is conn
         second = asyncio.ensure_future(ask(transport, server, "/2"))
         third = asyncio.ensure_future(ask(transport, server, "/3"))
         await turns(2)
-        transport._release(conn)
+        transport.release(conn)
         conn.drop()
         await asyncio.gather(second, third)
         assert order == [b"/1", b"/2", b"/3"]  # its turn had come, and is not lost
         assert len(server.peers) == 2
-        assert transport._slots == 1
+        assert transport.slots == 1
 
 
 @everywhere
 async def test_a_call_whose_connection_died_takes_an_idle_one() -> None:
-    async with Server() as server, PoolTransport(max_connections=2) as transport:
+    async with Server() as server, Pool(max_connections=2) as transport:
         await asyncio.gather(ask(transport, server), ask(transport, server))
-        origin = next(iter(transport._connections)).origin
-        dying, idle = transport._take_idle(origin, 0), transport._take_idle(origin, 0)
+        origin = next(iter(transport.connections)).origin
+        dying, idle = transport.take_idle(origin, 0), transport.take_idle(origin, 0)
         assert dying is not None
         assert idle is not None
         call = asyncio.ensure_future(ask(transport, server, "/x"))
         await turns(2)
-        transport._release(dying)
-        transport._release(idle)
+        transport.release(dying)
+        transport.release(idle)
         dying.drop()
         assert (await call).text == "/x"
         assert len(server.peers) == 2
@@ -230,7 +228,7 @@ async def test_a_call_whose_connection_died_takes_an_idle_one() -> None:
 
 @everywhere
 async def test_many_calls_over_few_connections() -> None:
-    async with Server() as server, PoolTransport(max_connections=10) as transport:
+    async with Server() as server, Pool(max_connections=10) as transport:
         answers = await asyncio.gather(*[ask(transport, server, f"/{n}") for n in range(500)])
         assert [a.text for a in answers] == [f"/{n}" for n in range(500)]
         assert server.most <= 10
@@ -247,4 +245,4 @@ def test_options_are_checked() -> None:
     ]  # fmt: skip
     for options in bad:
         with pytest.raises(ValueError, match="must"):
-            PoolTransport(**options)
+            Pool(**options)

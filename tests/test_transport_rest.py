@@ -7,9 +7,7 @@ import itertools
 
 import pytest
 
-from aisolution_async.wire.transport import PoolTransport
-
-from .wires import Peer, Server, ask, everywhere, turns, virtually
+from .wires import Peer, Pool, Server, ask, everywhere, turns, virtually
 
 pytestmark = pytest.mark.usefixtures("frozen_imports")
 
@@ -27,17 +25,17 @@ async def test_a_server_one_answer_behind_is_found_as_its_connection_rests(delay
                 await asyncio.sleep(delay)
                 await peer.send(answer)
 
-    async with Server(script) as server, PoolTransport(max_connections=3) as transport:
+    async with Server(script) as server, Pool(max_connections=3) as transport:
         paths = [f"/{n}" for n in range(100)]
         wrong = sum([(await ask(transport, server, path)).text != path for path in paths])
         assert 0 < wrong < 10
-        assert [reuse.distrusted for reuse in transport._reuse.values()] == [True]
+        assert [reuse.distrusted for reuse in transport.reuse.values()] == [True]
 
 
 @pytest.mark.parametrize("connections", [1, 2])
 @everywhere
 async def test_calls_wait_for_a_connection_that_rests(connections: int) -> None:
-    async with Server() as server, PoolTransport(max_connections=connections) as transport:
+    async with Server() as server, Pool(max_connections=connections) as transport:
         paths = [f"/{n}" for n in range(40)]
         answers = await asyncio.gather(*[ask(transport, server, path, pool=20.0) for path in paths])
         assert [answer.text for answer in answers] == paths
@@ -49,12 +47,12 @@ async def test_calls_wait_for_a_connection_that_rests(connections: int) -> None:
 
 @virtually
 async def test_a_call_does_not_wait_where_another_connection_may_be_made_while_one_rests() -> None:
-    async with Server() as server, PoolTransport() as transport:
+    async with Server() as server, Pool() as transport:
         await ask(transport, server)
         await ask(transport, server)
-        assert len(server.peers) == len(transport._resting) == 2
+        assert len(server.peers) == len(transport.resting) == 2
         await asyncio.sleep(0.1)
-        assert not transport._resting
+        assert not transport.resting
         await ask(transport, server)
         assert len(server.peers) == 2
         await asyncio.sleep(3.99)  # the rest counts as idle time
@@ -65,9 +63,9 @@ async def test_a_call_does_not_wait_where_another_connection_may_be_made_while_o
 async def test_a_connection_that_rests_ends_as_others_do() -> None:
     for how in ("closed by us", "closed by the server", "distrusted", "cancelled"):
         async with Server() as server:
-            transport = PoolTransport(max_connections=1)
+            transport = Pool(max_connections=1)
             await ask(transport, server)
-            ((resting, (timer, _)),) = transport._resting.items()
+            ((resting, (timer, _)),) = transport.resting.items()
             if how == "closed by the server":
                 server.peers[0].writer.close()
             elif how == "distrusted":
@@ -85,14 +83,14 @@ async def test_a_connection_that_rests_ends_as_others_do() -> None:
                 assert (await ask(transport, server, "/next")).text == "/next"
                 assert len(server.peers) == 2
             await transport.aclose()
-            assert not transport._resting
-            assert not transport._slots
+            assert not transport.resting
+            assert not transport.slots
             assert timer.cancelled() or timer.when() <= asyncio.get_running_loop().time() + 0.01  # it is over
 
 
 @virtually
 async def test_a_connection_kept_for_less_than_it_rests_is_closed() -> None:
-    async with Server() as server, PoolTransport(idle_expiry=0.001) as transport:
+    async with Server() as server, Pool(idle_expiry=0.001) as transport:
         await ask(transport, server)
         await server.until(lambda: server.open == 0)
-        assert not transport._resting
+        assert not transport.resting

@@ -15,9 +15,9 @@ import httpx
 import pytest
 
 from aisolution_async.wire.connection import Connection
-from aisolution_async.wire.transport import Flight, PoolTransport
+from aisolution_async.wire.transport import Flight
 
-from .wires import OK, SECRET, Peer, Server, Taken, ask, bare_connection, echo, everywhere, turns, virtually
+from .wires import OK, SECRET, Peer, Pool, Server, Taken, ask, bare_connection, echo, everywhere, turns, virtually
 
 pytestmark = pytest.mark.usefixtures("frozen_imports", "restless")
 
@@ -26,7 +26,7 @@ pytestmark = pytest.mark.usefixtures("frozen_imports", "restless")
 @everywhere
 async def test_an_idle_connection_is_looked_at_before_it_is_used(how: str, caplog: pytest.LogCaptureFixture) -> None:
     with Taken() as server:
-        async with PoolTransport() as transport:
+        async with Pool() as transport:
 
             async def end_it_and_ask() -> httpx.Response:
                 """Without a turn of the loop in between."""
@@ -45,7 +45,7 @@ async def test_an_idle_connection_is_looked_at_before_it_is_used(how: str, caplo
                 server.peers[number].send(OK)
                 assert (await call).text == "ok"
             server.peers[-1].close()
-            while transport._connections:
+            while transport.connections:
                 await asyncio.sleep(0.001)
     assert len([r for r in caplog.records if "nobody asked for" in r.getMessage()]) == (how == "spoke")
 
@@ -55,7 +55,7 @@ async def test_an_idle_connection_is_looked_at_before_it_is_used(how: str, caplo
 async def test_a_connection_handed_on_is_looked_at_when_it_is_taken(spoke: bool) -> None:
     with Taken() as server:
 
-        class Pool(PoolTransport):
+        class Meddling(Pool):
             def _release(self, conn: Connection, keep: float | None = None) -> None:
                 super()._release(conn, keep)  # to the call in line, whose turn is the next
                 if spoke:
@@ -63,7 +63,7 @@ async def test_a_connection_handed_on_is_looked_at_when_it_is_taken(spoke: bool)
                 else:
                     server.peers[-1].close()
 
-        async with Pool(max_connections=1) as transport:
+        async with Meddling(max_connections=1) as transport:
             flights = [Flight() for _ in range(3)]
             calls = [asyncio.ensure_future(ask(transport, server.url, flight=flight)) for flight in flights]
             for number in range(3):
@@ -80,7 +80,7 @@ async def test_tls_connections_are_looked_at_too_and_fresh_ones_are_not(
     """A fresh connection has the server's session tickets unread."""
     async with (
         Server(context=server_tls("127.0.0.1")) as server,
-        PoolTransport(ssl_context=client_tls, max_connections=2) as transport,
+        Pool(ssl_context=client_tls, max_connections=2) as transport,
     ):
         await asyncio.gather(*[ask(transport, server) for _ in range(60)])
         for _ in range(20):
@@ -100,7 +100,7 @@ async def test_a_connection_with_something_unread_that_says_nothing_is_closed(
     handed_on: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As with a session ticket that comes late."""
-    async with Server() as server, PoolTransport(max_connections=1, idle_expiry=1000) as transport:
+    async with Server() as server, Pool(max_connections=1, idle_expiry=1000) as transport:
         await ask(transport, server)
         monkeypatch.setattr(Connection, "is_quiet", lambda conn: False)
         if handed_on:
@@ -108,14 +108,14 @@ async def test_a_connection_with_something_unread_that_says_nothing_is_closed(
         else:
             await ask(transport, server)
         assert len(server.peers) == 2 + handed_on
-        assert transport._slots == 1
+        assert transport.slots == 1
 
 
 @everywhere
 async def test_a_platform_without_poll_looks_with_select(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(select, "poll")
     with Taken() as server:
-        async with PoolTransport() as transport:
+        async with Pool() as transport:
             for number in range(2):
                 call = asyncio.ensure_future(ask(transport, server.url))
                 await server.request(number)
@@ -143,7 +143,7 @@ async def test_an_origin_that_says_more_than_it_was_asked_is_not_trusted_again(
 
     context = server_tls("127.0.0.1") if tls else None
     async with Server(script, context=context) as server, Server() as other:
-        async with PoolTransport(ssl_context=client_tls) as transport:
+        async with Pool(ssl_context=client_tls) as transport:
             await asyncio.gather(ask(transport, server), ask(transport, other))
             await server.until(lambda: server.open == 0)
             for _ in range(3):
@@ -178,7 +178,7 @@ async def test_an_idle_connection_that_timed_out_says_nothing_of_its_origin(unas
         else:
             await echo(peer)
 
-    async with Server(script) as server, PoolTransport(idle_expiry=1000) as transport:
+    async with Server(script) as server, Pool(idle_expiry=1000) as transport:
         await ask(transport, server)
         await server.until(lambda: server.open == 0)
         for _ in range(3):
@@ -198,9 +198,8 @@ async def test_an_idle_connection_that_timed_out_says_nothing_of_its_origin(unas
 )
 def test_what_else_comes_unasked_is_strange(unasked: bytes) -> None:
     with contextlib.closing(asyncio.new_event_loop()) as loop:
-        conn = bare_connection(loop)
         heard: list[object] = []
-        conn._strange = heard.append
+        conn = bare_connection(loop, strange=heard.append)
         conn.end()
         conn.data_received(unasked)
         assert heard == [conn.origin]
@@ -218,10 +217,10 @@ async def test_no_idle_connection_outlives_the_trust_in_its_origin() -> None:
         await peer.send(OK + OK if peer.number == 2 else OK)
         await peer.reader.read()
 
-    async with Server(script) as server, PoolTransport(idle_expiry=1000) as transport:
+    async with Server(script) as server, Pool(idle_expiry=1000) as transport:
         await asyncio.gather(*[ask(transport, server) for _ in range(3)])
         await server.until(lambda: server.open == 0)
-        assert not transport._connections
+        assert not transport.connections
 
 
 @everywhere
@@ -230,8 +229,7 @@ async def test_extra_bytes_found_in_the_socket_after_a_failed_send_count_too() -
     with ours, theirs:
         ours.setblocking(False)
         strange: list[object] = []
-        conn = bare_connection(asyncio.get_running_loop())
-        conn._strange = strange.append
+        conn = bare_connection(asyncio.get_running_loop(), strange=strange.append)
         conn.sock = ours
         theirs.sendall(OK + OK)
         conn.connection_lost(BrokenPipeError(32, "Broken pipe"))

@@ -15,9 +15,9 @@ from aisolution_async.wire import connection as connection_module
 from aisolution_async.wire import dial as dial_module
 from aisolution_async.wire import transport as transport_module
 from aisolution_async.wire.connection import MAX_HEAD, Connection
-from aisolution_async.wire.transport import Flight, PoolTransport
+from aisolution_async.wire.transport import Flight
 
-from .wires import SECRET, Server, ask, everywhere, saying, silent, turns
+from .wires import SECRET, Pool, Server, ask, everywhere, saying, silent, turns
 
 pytestmark = pytest.mark.usefixtures("frozen_imports", "restless")
 
@@ -34,7 +34,7 @@ async def test_the_flight_says_so_before_the_first_byte_leaves(monkeypatch: pyte
 
     monkeypatch.setattr(Connection, "write", spy)
     assert flight.left is None
-    async with Server() as server, PoolTransport() as transport:
+    async with Server() as server, Pool() as transport:
         await ask(transport, server, flight=flight)
     assert said == [True]
 
@@ -44,7 +44,7 @@ async def test_an_error_does_not_outlive_its_handling() -> None:
     """A cycle would keep the traceback, and the caller's request in it, until the collector comes by."""
     gc.disable()
     try:
-        async with Server(saying(b"", "close")) as server, PoolTransport() as transport:
+        async with Server(saying(b"", "close")) as server, Pool() as transport:
             for where in (server, "http://127.0.0.1:1/"):
                 try:
                     await ask(transport, where)
@@ -58,12 +58,12 @@ async def test_an_error_does_not_outlive_its_handling() -> None:
 
 @everywhere
 async def test_nothing_shows_a_request() -> None:
-    async with Server(silent) as server, PoolTransport(max_connections=1) as transport:
+    async with Server(silent) as server, Pool(max_connections=1) as transport:
         flight = Flight()
         call = asyncio.ensure_future(ask(transport, server, flight=flight, content=SECRET.encode()))
         while not flight.left:
             await asyncio.sleep(0)
-        (conn,) = transport._connections
+        (conn,) = transport.connections
         for thing in (transport, conn, flight):
             assert SECRET not in repr(thing)
         # And the connection holds none of it.

@@ -14,10 +14,9 @@ import uvloop
 
 from aisolution_async.integrations.instant import InstantLoop
 from aisolution_async.wire import connection as connection_module
-from aisolution_async.wire import transport as transport_module
-from aisolution_async.wire.transport import Flight, PoolTransport
+from aisolution_async.wire.transport import Flight
 
-from .wires import OK, Lazy, Peer, Server, ask, fails, lazy_request, silent, turns, virtually
+from .wires import OK, Lazy, Peer, Pool, Server, ask, fails, lazy_request, silent, turns, virtually
 
 pytestmark = pytest.mark.usefixtures("frozen_imports", "restless")
 
@@ -31,7 +30,7 @@ async def test_read_timeout_is_for_silence_not_for_length() -> None:
             await asyncio.sleep(2)
 
     loop = asyncio.get_running_loop()
-    async with Server(script) as server, PoolTransport() as transport:
+    async with Server(script) as server, Pool() as transport:
         began = loop.time()
         assert (await ask(transport, server, read=3)).text == "ok"
         assert loop.time() - began > 60
@@ -43,13 +42,13 @@ async def test_read_timeout_is_for_silence_not_for_length() -> None:
         assert "deadline" in says
         assert loop.time() - began == pytest.approx(10, abs=0.1)
         await turns(3)
-        assert not transport._connections
+        assert not transport.connections
 
 
 @virtually
 async def test_short_timeouts_are_not_held_up_by_long_ones() -> None:
     loop = asyncio.get_running_loop()
-    async with Server(silent) as server, PoolTransport() as transport:
+    async with Server(silent) as server, Pool() as transport:
         calls = [
             asyncio.ensure_future(fails(httpx.ReadTimeout, True, transport, server, read=read))
             for read in (60.0, 30.0, 0.02, 5.0, 5.01)
@@ -60,7 +59,7 @@ async def test_short_timeouts_are_not_held_up_by_long_ones() -> None:
             call.add_done_callback(lambda _, number=number: ended.__setitem__(number, loop.time() - began))  # type: ignore[misc]
         await asyncio.gather(*calls)
         assert ended == pytest.approx({0: 60, 1: 30, 2: 0.02, 3: 5, 4: 5.01}, abs=0.06)
-        assert transport._timer is None
+        assert transport.timer is None
 
 
 @virtually
@@ -70,13 +69,13 @@ async def test_a_call_with_no_timeout_waits() -> None:
         await asyncio.sleep(100_000)
         await peer.send(OK)
 
-    async with Server(script) as server, PoolTransport() as transport:
+    async with Server(script) as server, Pool() as transport:
         assert (await ask(transport, server, read=None)).text == "ok"
 
 
 @virtually
 async def test_pool_timeout_and_deadline_in_line() -> None:
-    async with Server(silent) as server, PoolTransport(max_connections=1) as transport:
+    async with Server(silent) as server, Pool(max_connections=1) as transport:
         loop = asyncio.get_running_loop()
         first = asyncio.ensure_future(ask(transport, server, flight=Flight()))
         await server.until(lambda: bool(server.peers))
@@ -85,7 +84,7 @@ async def test_pool_timeout_and_deadline_in_line() -> None:
         assert loop.time() - began == pytest.approx(2, abs=0.1)
         await fails(httpx.PoolTimeout, False, transport, server, pool=2, flight=Flight(loop.time() + 1))
         assert loop.time() - began == pytest.approx(3, abs=0.1)
-        assert not transport._line
+        assert not transport.line
         began = loop.time()
         later = asyncio.ensure_future(fails(httpx.PoolTimeout, False, transport, server, pool=6))
         await fails(httpx.PoolTimeout, False, transport, server, pool=2)
@@ -113,7 +112,7 @@ async def test_a_deadline_that_passes_while_the_body_is_made() -> None:
             yield b""
 
     loop = asyncio.get_running_loop()
-    async with Server() as server, PoolTransport() as transport:
+    async with Server() as server, Pool() as transport:
         for body, kind, left in (
             (Slow(), httpx.PoolTimeout, False),
             (Slow(b"abcd"), httpx.WriteTimeout, True),
@@ -130,7 +129,7 @@ async def test_a_deadline_that_passes_while_the_body_is_made() -> None:
         # The connection fails while the body is still being made.
         call = asyncio.ensure_future(transport.handle_async_request(lazy_request(server, Slow(b"abcd"), 8)))
         await asyncio.sleep(1)
-        (conn,) = [conn for conn in transport._connections if conn.busy]
+        (conn,) = [conn for conn in transport.connections if conn.busy]
         server.peers[-1].reset()
         with pytest.raises(httpx.WriteError):
             await call
@@ -148,7 +147,7 @@ async def test_a_deadline_that_passes_while_a_piece_is_encoded_leaves_the_connec
             loop.advance(3)
             yield b"a=1"
 
-    async with Server() as server, PoolTransport() as transport:
+    async with Server() as server, Pool() as transport:
         await ask(transport, server)
         flight = Flight(loop.time() + 2)
         with pytest.raises(httpx.PoolTimeout):
@@ -182,7 +181,7 @@ def test_a_connect_timeout_that_is_heard_of_late_loses_no_place(uv: bool, monkey
     async def run() -> None:
         server = await asyncio.start_server(answer, "127.0.0.1", 0)
         url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/"
-        transport = transport_module.PoolTransport(max_connections=2)
+        transport = Pool(max_connections=2)
         extensions = {"timeout": {"connect": 0.2, "pool": 5, "read": 5, "write": 5}}
         codes = []
         for _ in range(6):

@@ -18,7 +18,7 @@ import trustme
 
 from aisolution_async import AsyncClient, Charge, NotSentError, OutcomeUnknownError
 from aisolution_async.wire import transport as transport_module
-from aisolution_async.wire.transport import Flight, PoolTransport, default_ssl_context
+from aisolution_async.wire.transport import Flight, default_ssl_context
 
 from .wires import (
     OK,
@@ -26,6 +26,7 @@ from .wires import (
     SECRET,
     Lazy,
     Peer,
+    Pool,
     Server,
     ask,
     bare_connection,
@@ -57,7 +58,7 @@ async def test_tls(server_tls: Any, client_tls: ssl.SSLContext) -> None:
 
     before = sockets()
     async with Server(script, context=context) as server:
-        async with PoolTransport(ssl_context=client_tls) as transport:
+        async with Pool(ssl_context=client_tls) as transport:
             answers = await asyncio.gather(*[ask(transport, server, f"/{n}") for n in range(5)])
             assert [a.text for a in answers] == [f"/{n}" for n in range(5)]
             pieces = [bytes([n]) * PIECE for n in range(12)]
@@ -79,16 +80,16 @@ async def test_tls_refuses_what_it_cannot_trust(server_tls: Any, client_tls: ssl
         """The server's side of a refused handshake is not what is tested."""
 
     asyncio.get_running_loop().set_exception_handler(hush)
-    async with Server(context=server_tls("example.org")) as server, PoolTransport(ssl_context=client_tls) as transport:
+    async with Server(context=server_tls("example.org")) as server, Pool(ssl_context=client_tls) as transport:
         assert "not valid for" in await fails(httpx.ConnectError, False, transport, server)
-        assert transport._slots == 0
-    async with Server(context=server_tls("127.0.0.1")) as server, PoolTransport() as transport:
+        assert transport.slots == 0
+    async with Server(context=server_tls("127.0.0.1")) as server, Pool() as transport:
         assert "certificate verify failed" in await fails(httpx.ConnectError, False, transport, server)
 
     async def no_tls(peer: Peer) -> None:
         await peer.send(b"HTTP/1.1 400 Bad Request\r\n\r\n")
 
-    async with Server(no_tls) as server, PoolTransport(ssl_context=client_tls) as transport:
+    async with Server(no_tls) as server, Pool(ssl_context=client_tls) as transport:
         await fails(httpx.ConnectError, False, transport, server.url(scheme="https"))
 
 
@@ -101,14 +102,14 @@ async def test_tls_answers_that_end_early(server_tls: Any, client_tls: ssl.SSLCo
         (b"", "reset", httpx.ReadError),
     ):
         script = saying(answer, then)
-        async with Server(script, context=context) as server, PoolTransport(ssl_context=client_tls) as transport:
+        async with Server(script, context=context) as server, Pool(ssl_context=client_tls) as transport:
             for _ in range(2):
                 flight = Flight()
                 with pytest.raises((kind, httpx.RemoteProtocolError)):
                     await ask(transport, server, flight=flight)
                 assert flight.left is True
     script = saying(b"HTTP/1.1 200 OK\r\n\r\nto the end", "close")
-    async with Server(script, context=context) as server, PoolTransport(ssl_context=client_tls) as transport:
+    async with Server(script, context=context) as server, Pool(ssl_context=client_tls) as transport:
         assert (await ask(transport, server)).text == "to the end"
 
 
@@ -121,7 +122,7 @@ async def test_tls_early_answer(server_tls: Any, client_tls: ssl.SSLContext) -> 
 
     async with (
         Server(script, context=server_tls("127.0.0.1")) as server,
-        PoolTransport(ssl_context=client_tls) as transport,
+        Pool(ssl_context=client_tls) as transport,
     ):
         body = Lazy([b"x" * PIECE] * 40)
         response = await transport.handle_async_request(lazy_request(server, body, 40 * PIECE))
@@ -145,7 +146,7 @@ async def test_trust_is_loaded_once_and_off_the_loop(
     monkeypatch.setattr(transport_module, "default_ssl_context", load)
     context = server_tls("127.0.0.1")
     context.set_alpn_protocols(["h2", "http/1.1"])
-    async with Server(context=context) as server, PoolTransport() as transport:
+    async with Server(context=context) as server, Pool() as transport:
         assert loaded == []
         await asyncio.gather(*[ask(transport, server) for _ in range(5)])
         assert loaded == [False]
@@ -176,14 +177,14 @@ async def test_connect_timeout_covers_the_handshake(server_tls: Any, client_tls:
     loop = asyncio.get_running_loop()
     before = sockets()
     async with Server(silent) as server:
-        async with PoolTransport(ssl_context=client_tls, max_connections=1) as transport:
+        async with Pool(ssl_context=client_tls, max_connections=1) as transport:
             began = loop.time()
             await fails(httpx.ConnectTimeout, False, transport, server.url(scheme="https"), connect=3)
             assert loop.time() - began == pytest.approx(3, abs=0.1)
             flight = Flight(loop.time() + 2)
             await fails(httpx.ConnectTimeout, False, transport, server.url(scheme="https"), connect=3, flight=flight)
             assert loop.time() - began == pytest.approx(5, abs=0.1)
-            assert transport._slots == 0
+            assert transport.slots == 0
         await server.until(lambda: server.open == 0)
     await turns(5)
     assert sockets() == before
@@ -238,11 +239,11 @@ async def test_a_client_certificate_that_is_missing_costs_nothing(
     authority.configure_trust(context)
     alert = "certificate_required" if version == "TLSv1_3" else "handshake_failure"
     with Guarded(context) as server:
-        async with PoolTransport(ssl_context=client_tls) as transport:
+        async with Pool(ssl_context=client_tls) as transport:
             for _ in range(5):
                 says = await fails(httpx.ConnectError, False, transport, server.url, content=b"x" * size, read=5.0)
                 assert alert in says.lower()
-        transport = PoolTransport(ssl_context=client_tls)
+        transport = Pool(ssl_context=client_tls)
         async with AsyncClient(SECRET, base_url=server.url, transport=transport, retry=0) as client:
             with pytest.raises(NotSentError, match=rf"(?i)no connection \(.*{alert}") as caught:
                 await client.delete_face("c5r7jedkujdbnasarhn0")
@@ -253,7 +254,7 @@ async def test_a_client_certificate_that_is_missing_costs_nothing(
             with pytest.raises((NotSentError, OutcomeUnknownError), match=rf"(?i){alert}"):
                 await client.delete_face("c5r7jedkujdbnasarhn0")
         authority.issue_cert("client").configure_cert(client_tls)
-        async with PoolTransport(ssl_context=client_tls) as transport:
+        async with Pool(ssl_context=client_tls) as transport:
             assert (await ask(transport, server.url)).text == "ok"
 
 
@@ -320,7 +321,7 @@ async def test_the_hint_at_a_client_certificate_reaches_the_user(server_tls: Any
         peer.reset()
 
     async with Server(script, context=server_tls("127.0.0.1")) as server:
-        transport = PoolTransport(ssl_context=client_tls)
+        transport = Pool(ssl_context=client_tls)
         async with AsyncClient(SECRET, base_url=server.url(), transport=transport, retry=0) as client:
             with pytest.raises(OutcomeUnknownError, match="perhaps the server wants a client certificate") as caught:
                 await client.delete_face("c5r7jedkujdbnasarhn0")

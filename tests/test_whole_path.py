@@ -35,7 +35,7 @@ from aisolution_async import (
 from aisolution_async.sandbox import Sandbox
 from aisolution_async.wire.transport import PoolTransport
 
-from .support import flat_picture, picture
+from .support import flat_picture, picture, raw_server
 
 
 @pytest.fixture
@@ -193,12 +193,12 @@ async def test_httpx_own_transport_says_what_left(sandbox: Sandbox) -> None:
         await reader.read(1)
         hold.set()
         await reader.read()
-        writer.close()
 
     hold = asyncio.Event()
-    server = await asyncio.start_server(accept, "127.0.0.1", 0)
-    url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
-    async with server, AsyncClient("t", base_url=url, transport=httpx.AsyncHTTPTransport()) as client:
+    async with (
+        raw_server(accept) as url,
+        AsyncClient("t", base_url=url, transport=httpx.AsyncHTTPTransport()) as client,
+    ):
         task = asyncio.create_task(client.whatsapp_detail("6281387300008"))
         await hold.wait()
         task.cancel()
@@ -234,12 +234,9 @@ async def test_the_pools_short_way_sends_what_any_transport_would() -> None:
         received.append(head + await reader.readexactly(length))
         writer.write(b"HTTP/1.1 429 Slow Down\r\nretry-after: 7200\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
         await writer.drain()
-        writer.close()
-        await writer.wait_closed()
 
-    server = await asyncio.start_server(answer, "127.0.0.1", 0)
-    url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/pre%20fix/"
-    async with server:
+    async with raw_server(answer) as place:
+        url = f"{place}/pre%20fix/"
         for transport in (None, Plain(), httpx.AsyncHTTPTransport()):
             async with AsyncClient("t %+&=ü", base_url=url, transport=transport) as client:
                 for call in (FaceCompare(picture(1), picture(2) * 30), WhatsAppDetail("+6281387300008", country="ID")):

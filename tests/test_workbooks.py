@@ -20,10 +20,10 @@ from aisolution_async import ConfigurationError, WhatsAppDetail
 from aisolution_async.bulk import parquet, run_bulk, source, workbooks
 from aisolution_async.bulk.rows import Rows, UnreadableInputError
 
+from .commands import run, the_error
 from .support import Vendor, client_of, ok_whatsapp
-from .test_cli import environment, run, the_error
 
-__all__ = ["environment"]  # a fixture that is used by itself
+pytestmark = pytest.mark.usefixtures("command_environment")
 
 SHEET = "http://schemas.openxmlformats.org/spreadsheetml/2006/main"
 RELATIONS = "http://schemas.openxmlformats.org/officeDocument/2006/relationships"

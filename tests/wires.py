@@ -13,7 +13,7 @@ import socket
 import ssl
 import struct
 import traceback
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ import uvloop
 from aisolution_async.integrations.instant import InstantLoop
 from aisolution_async.wire.connection import Connection
 from aisolution_async.wire.reuse import Reuse
-from aisolution_async.wire.transport import Flight, PoolTransport
+from aisolution_async.wire.transport import Flight, Origin, PoolTransport
 
 SECRET = "tok3nS3cret"
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
@@ -201,6 +201,54 @@ class Server:
         return f"{scheme or ('https' if self.context else 'http')}://{self.host}:{self.port}{path}"
 
 
+class Pool(PoolTransport):
+    """The pool, with what it keeps to itself in the open."""
+
+    @property
+    def connections(self) -> set[Connection]:
+        return self._connections
+
+    @property
+    def slots(self) -> int:
+        """Connections that count towards the limit, those under way included."""
+        return self._slots
+
+    @property
+    def line(self) -> Collection[object]:
+        """The calls that wait."""
+        return self._line
+
+    @property
+    def idle(self) -> Mapping[Origin, Mapping[Connection, None]]:
+        return self._idle
+
+    @property
+    def resting(self) -> Mapping[Connection, tuple[asyncio.TimerHandle, float]]:
+        return self._resting
+
+    @property
+    def timer(self) -> asyncio.TimerHandle | None:
+        return self._timer
+
+    @property
+    def looked_up(self) -> Mapping[object, object]:
+        """Names whose addresses are looked up now."""
+        return self._shared
+
+    @property
+    def reuse(self) -> Mapping[Origin, Reuse]:
+        return self._reuse
+
+    def take_idle(self, origin: Origin, now: float) -> Connection | None:
+        return self._take_idle(origin, now)
+
+    def release(self, conn: Connection) -> None:
+        self._release(conn)
+
+    def give_up(self, conn: Connection) -> None:
+        self._give_up(conn)
+
+
 async def ask(
     transport: PoolTransport,
     where: Server | str,
@@ -292,10 +340,10 @@ class Wire(asyncio.Transport):
         self.aborted = True
 
 
-def bare_connection(loop: asyncio.AbstractEventLoop, max_body: int = 1000) -> Connection:
-    conn = Connection(
-        ("http", "h", 80), Reuse(4.0), loop=loop, max_body=max_body, gone=lambda _: None, strange=lambda _: None
-    )
+def bare_connection(
+    loop: asyncio.AbstractEventLoop, max_body: int = 1000, strange: Callable[[Origin], None] = lambda _: None
+) -> Connection:
+    conn = Connection(("http", "h", 80), Reuse(4.0), loop=loop, max_body=max_body, gone=lambda _: None, strange=strange)
     conn.connection_made(Wire())
     conn.begin(headless=False, read_timeout=math.inf, deadline=math.inf)
     return conn
