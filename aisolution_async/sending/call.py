@@ -15,11 +15,12 @@ import anyio
 
 from aisolution_async import clock
 from aisolution_async.api import Call, R, WhatsAppDetail, WhatsAppProfile
-from aisolution_async.charges import Attempt, Charge, Tally, overall
+from aisolution_async.charges import Attempt, Charge, Tally
 from aisolution_async.echo import STOPPED, Seen
 from aisolution_async.errors import (
     AISolutionError,
     BudgetExhaustedError,
+    ConfigurationError,
     InputError,
     NotSentError,
     OutcomeUnknownError,
@@ -119,7 +120,8 @@ class Sending(NotPickled, Generic[R]):
         """Wait until its next attempt may be made, past the batches, and take a place. False if it is over."""
         if isinstance(self.state, Again):
             await self.rest(self.state.wait)
-        self._shared.check()
+        if not self._may_go():
+            return False
         late = await enter(self._shared, self.course, self._options.timeout.get("pool"))
         if late:
             self._last = finding.of_loss(Lost(False, late))
@@ -148,9 +150,10 @@ class Sending(NotPickled, Generic[R]):
         that wait and the next step does not. `trial`: the attempt only tries whether the vendor is there again, and
         uses up no repeat. When cancelled, the attempt is counted, and is UNKNOWN if a byte may have left.
         """
+        if not self._may_go():
+            return
         shared, options = self._shared, self._options
-        shared.check()
-        began, before = clock.now(), len(self.attempts)
+        began = clock.now()
         ends = self.course.ends(began)
         state: State[R] = self.state if isinstance(self.state, Prepared) else NEW
         answer: Response | Lost | None = None
@@ -194,10 +197,24 @@ class Sending(NotPickled, Generic[R]):
                     await self._record(state)
             raise
         finally:
-            self._rest(state, before)
+            self._rest(state)
 
-    def _rest(self, state: State[Any], before: int) -> None:
-        """The step is over, or was cut off in `state`; there were so many attempts `before` it."""
+    def _may_go(self) -> bool:
+        """Whether the client can be used. If not, what was sent ends as it stands: its charge must not be forgotten.
+
+        Raises ConfigurationError where nothing was.
+        """
+        try:
+            self._shared.check()
+        except ConfigurationError as exc:
+            if not self.attempts:
+                raise
+            self.conclude(str(exc))
+            return False
+        return True
+
+    def _rest(self, state: State[Any]) -> None:
+        """The step is over, or was cut off in `state`."""
         if isinstance(state, Found):  # cut off when it was counted
             self._tell(state.number)
             state = self._ended(state.finding)
@@ -206,7 +223,6 @@ class Sending(NotPickled, Generic[R]):
         if self._reservation is not None:
             callback = self.callback
             self._reservation.attempt_over(
-                overall(self.attempts[before:]),
                 may_come=callback is not None and callback.may_come,
                 overdue=callback is not None and callback.is_overdue,
             )
@@ -373,6 +389,10 @@ class Sending(NotPickled, Generic[R]):
             found = finding.of_loss(answer, called_back=called_back)
         if found.signal is Signal.OVERLOADED and found.retry_after:
             shared.pause(found.retry_after)
+        if self.callback is not None:
+            self.callback.heard(found.reply, found.charge)
+        if self._reservation is not None:
+            self._reservation.spend(found.charge)
         self._last = found
         elapsed = clock.now() - started.since
         return Found(found, self._count(found.attempt(started.at, elapsed, self.next_number)), started.intent)
@@ -610,7 +630,7 @@ class Sending(NotPickled, Generic[R]):
         if isinstance(self.state, Awaiting) and self.state.otherwise is not None:
             return self.state.otherwise
         if self._last is not None:
-            return self._ended(self._last)
+            return self._ended(self._last)._replace(signal=None)  # which was told
         if self._checking is not None:
             return Over(self._checking, None)
         return Over(None, self._problem(NotSentError, f"not sent: {text}"))
