@@ -192,9 +192,13 @@ class Sending(NotPickled, Generic[R]):
                 self.course.spend(clock.now() - began + (state.seconds if isinstance(state, Again) else 0.0))
         except asyncio.CancelledError:
             if isinstance(state, Started):
-                state = self._find(state, answer or Lost(state.flight.left is not False, "cancelled"))
                 with anyio.CancelScope(shield=True):
-                    await self._record(state)
+                    try:
+                        if self.callback is not None:
+                            await self.callback.settled()
+                    finally:  # also when it is cancelled once more
+                        state = self._find(state, answer or Lost(state.flight.left is not False, "cancelled"))
+                        await self._record(state)
             raise
         finally:
             self._rest(state)
@@ -442,8 +446,6 @@ class Sending(NotPickled, Generic[R]):
     async def _decide(self, state: Found[R], ends: float | None, *, trial: bool) -> Again | Awaiting[R] | Over[R]:
         """Record the attempt; then: is the call over, is it asked again, is its answer to come by callback?"""
         found, callback = state.finding, self.callback
-        if callback is not None:
-            callback.heard(found.reply, found.charge)
         if state.intent is not None:
             await self._record(state)
         self._tell(state.number)
