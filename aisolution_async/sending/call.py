@@ -233,11 +233,12 @@ class Sending(NotPickled, Generic[R]):
 
     def _unless_called_back(self, state: Resting[R]) -> Resting[R]:
         """`state`, or the answer that came by callback meanwhile. An answer to the request is as good."""
-        if self.callback is None or self.callback.answer is None:
-            return state
-        if isinstance(state, Over) and state.reply is not None and state.reply.is_answer:
-            return state
-        return Over(cast("R", self.callback.answer).made_by(self.attempts), None, state.signal)
+        return state if _is_answered(state) else self._called_back(state.signal) or state
+
+    def _called_back(self, signal: Signal | None = None) -> Over[R] | None:
+        """The end, if the callback came."""
+        answer = None if self.callback is None else self.callback.answer
+        return None if answer is None else Over(cast("R", answer).made_by(self.attempts), None, signal)
 
     # ------------------------------------------------------------------------------------------ New → Prepared
 
@@ -247,7 +248,9 @@ class Sending(NotPickled, Generic[R]):
         `state` is then Prepared; New where it is known; Over where it cannot be sent, or need not be.
         """
         if isinstance(self.state, New):
-            self.state = await self._prepare(identify=True, is_known=is_known)
+            state = await self._prepare(identify=True, is_known=is_known)
+            if isinstance(self.state, New):  # else it was called back meanwhile
+                self.state = state
 
     async def _prepare(
         self, *, identify: bool, is_known: Callable[[bytes], bool] | None = None
@@ -303,6 +306,8 @@ class Sending(NotPickled, Generic[R]):
     # ------------------------------------------------------------------- Prepared → Admitted → Started, or an end
 
     async def _admit(self, prepared: Prepared) -> Admitted | Following | Over[R]:
+        if (over := self._called_back()) is not None:  # while it was prepared
+            return over
         refused: Over[R] | None = None
         if self._is_stopped:
             refused = self._as_it_stands(STOPPED)
@@ -331,8 +336,9 @@ class Sending(NotPickled, Generic[R]):
         call = self.call
         match verdict:
             case Intent():
-                if self.callback is not None and self.callback.answer is not None:
-                    return await self._take_back(verdict, self.callback.answer)
+                if (over := self._called_back()) is not None:
+                    await self._take_back(verdict)
+                    return over
                 return self._start(form, verdict, ends)
             case Stored():
                 damaged = "not sent: a reply in the ledger does not fit this version: use the version that wrote it"
@@ -353,13 +359,12 @@ class Sending(NotPickled, Generic[R]):
             case _:
                 assert_never(verdict)
 
-    async def _take_back(self, intent: Intent, answer: WhatsAppProfile) -> Over[R]:
+    async def _take_back(self, intent: Intent) -> None:
         """The callback came while leave was asked for: nothing need be sent."""
         attempt = Attempt(Charge.FREE, None, None, clock.today(), 0.0, "answered by callback", number=self.next_number)
         with contextlib.suppress(AISolutionError):
             assert self._options.journal is not None
             await self._options.journal.end(intent, Result(attempt, sent=False))
-        return Over(cast("R", answer).made_by(self.attempts), None)
 
     def _start(self, form: Form, intent: Intent | None, ends: float | None) -> Started:
         at = clock.today()
@@ -605,7 +610,8 @@ class Sending(NotPickled, Generic[R]):
 
     def end_by_callback(self, reply: WhatsAppProfile) -> WhatsAppProfile:
         mine = reply.model_copy().made_by(self.attempts)
-        self.state = Over(cast("R", mine), None)
+        if not _is_answered(self.state):
+            self.state = Over(cast("R", mine), None)
         return mine
 
     def follow_failure(self, error: AISolutionError | None) -> None:
@@ -658,3 +664,7 @@ class Sending(NotPickled, Generic[R]):
     def _redact(self, text: str) -> str:
         text = self._shared.requests.redact(text)
         return text if self.callback is None else self.callback.inbox.redact(text)
+
+
+def _is_answered(state: State[Any]) -> bool:
+    return isinstance(state, Over) and state.reply is not None and bool(state.reply.is_answer)
