@@ -389,11 +389,10 @@ class Sending(NotPickled, Generic[R]):
                     before=self.attempts,
                     called_back=called_back,
                 )
+                if found.reply is None and found.is_of_another:
+                    self._doubt(answer)
             except Exception as exc:  # a fault of ours must not make an answer that was sent for look free
-                lost = Lost(True, f"{type(exc).__name__} while the answer was read", timed_out=False)
-                found = finding.of_loss(lost, called_back=called_back)
-            if found.reply is None and found.is_of_another:
-                self._doubt(answer)
+                found = finding.of_fault(exc, called_back=called_back)
         else:
             found = finding.of_loss(answer, called_back=called_back)
         if found.signal is Signal.OVERLOADED and found.retry_after:
@@ -456,7 +455,7 @@ class Sending(NotPickled, Generic[R]):
         self._tell(state.number)
         if callback is not None and callback.is_awaited:
             return Awaiting(self._ended(found), found.signal)
-        if found.reply is not None or self._is_stopped or (callback is not None and callback.answer is not None):
+        if found.is_final or self._is_stopped or (callback is not None and callback.answer is not None):
             return self._ended(found)
         wait = self.course.again(
             self.call.endpoint,
