@@ -11,13 +11,14 @@ from urllib.parse import urlencode
 
 import httpx
 
-from aisolution_async import AsyncClient, Call, Charge, Inbox, LedgerError
+from aisolution_async import AISolutionError, AsyncClient, Call, Charge, Inbox, LedgerError
 from aisolution_async.charges import Attempt, Tally
 from aisolution_async.clock import today
 from aisolution_async.errors import Key
 from aisolution_async.ledger import Ask, Result, Started, Store, Stored, Verdict
 from aisolution_async.ledger.store import Balance, Record
 from aisolution_async.sending.call import Sending
+from aisolution_async.sending.states import Over
 
 from .support import Vendor
 
@@ -125,6 +126,33 @@ class Fallen(httpx.AsyncBaseTransport):
 def sending_of(client: AsyncClient, call: Call[Any], *, inbox: Inbox | None = None) -> Sending[Any]:
     """`call` on its way, as one of a batch if it has an inbox."""
     return Sending(client.shared, client.options, call, None if inbox is None else Tally(), inbox)
+
+
+def reply_of(sending: Sending[Any]) -> Any:
+    """The reply that it ended in."""
+    assert isinstance(sending.state, Over)
+    assert sending.state.error is None
+    assert sending.state.reply is not None
+    return sending.state.reply
+
+
+def error_of(sending: Sending[Any]) -> AISolutionError:
+    """The error that it ended in."""
+    assert isinstance(sending.state, Over)
+    assert sending.state.reply is None
+    assert sending.state.error is not None
+    return sending.state.error
+
+
+def money_left(client: AsyncClient) -> int:
+    """How many charges its budget would still set aside."""
+    (budget,) = client.options.budgets
+    found = 0
+    while not budget.reserve("gliswadetail"):
+        found += 1
+    for _ in range(found):
+        budget.settle("gliswadetail", FREE)
+    return found
 
 
 def charges(sending: Sending[Any]) -> list[Charge]:

@@ -194,13 +194,14 @@ def test_who_asks_loses_the_answer_and_nobody_asks_again(inbox: Inbox) -> None:
     assert inbox.outstanding == 0
 
 
-def test_who_followed_asks_where_nobody_else_does(inbox: Inbox) -> None:
-    """Also where it was not told: it looks for itself."""
+def test_who_left_and_comes_back_asks_where_nobody_else_does(inbox: Inbox) -> None:
+    """It is not told: it looks for itself."""
     first, second = Asking(inbox), Asking(inbox)
     asked(first)
     assert second.callback.stands_back()
-    first.callback.ring = second.callback.ring = None  # nobody listens
+    second.callback.leave(None, None)
     first.callback.leave(None, None)
+    assert (second.failures, second.callback.step) == ([], Step.FOLLOWING)
     assert not second.callback.stands_back()
     assert second.callback.step is Step.READY
 

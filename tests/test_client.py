@@ -37,8 +37,8 @@ from aisolution_async import (
     WhatsAppDetail,
     WhatsAppState,
 )
+from aisolution_async.integrations.instant import InstantLoop
 
-from . import support
 from .support import TOKEN, Vendor, client_of, in_turn, ok_whatsapp, picture, says, virtual
 
 CHARGED, FREE, UNKNOWN = Charge.CHARGED, Charge.FREE, Charge.UNKNOWN
@@ -572,7 +572,7 @@ async def test_a_callback_to_a_port_that_cannot_be(port: int) -> None:
 
 
 def test_virtual_time_is_virtual() -> None:
-    loop = support.InstantLoop()
+    loop = InstantLoop()
     start = loop.time()
     loop.run_until_complete(asyncio.sleep(3600))
     assert loop.time() - start == pytest.approx(3600, abs=1)

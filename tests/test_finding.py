@@ -63,7 +63,7 @@ def judged(  # what `of_response` makes of an answer
 ) -> Finding[Any]:
     return of_response(
         ENDPOINTS[name],
-        Response(http, retry_after, body, early=early),
+        Response(http, [] if retry_after is None else [(b"Retry-After", retry_after.encode())], body, early=early),
         rules=rules,
         redact=redact,
         names_another=lambda number: number == ANOTHER,
@@ -101,7 +101,7 @@ def test_a_documented_status_costs_what_the_contract_says_whatever_the_http_code
 )
 def test_what_whatsapp_says_refines_the_charge(whatsapp: str, charge: Charge) -> None:
     found = judged("gliswadetail", said("OK", {"number": ASKED, "whatsapp": whatsapp}))
-    assert (found.charge, found.reply.whatsapp) == (charge, whatsapp)
+    assert (found.charge, getattr(found.reply, "whatsapp", None)) == (charge, whatsapp)
 
 
 @pytest.mark.parametrize("name", ENDPOINTS)
@@ -203,7 +203,7 @@ def test_an_answer_about_another_number_is_unknown_even_where_it_is_free(whatsap
 
 def test_what_a_callback_brought_before_is_charged_once() -> None:
     answer = judged("gliswadetail", said("OK", FITS["gliswadetail"]), called_back=True)
-    assert (answer.charge, answer.reply.whatsapp) == (FREE, "yes")
+    assert (answer.charge, getattr(answer.reply, "whatsapp", None)) == (FREE, "yes")
     assert of_loss(Lost(True, "reset"), called_back=True).charge is FREE
     assert of_fault(ValueError(), called_back=True).charge is FREE
     # What is not this request's, or cannot be read, says nothing of the callback's question.

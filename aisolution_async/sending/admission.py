@@ -19,15 +19,17 @@ class Reservation:
 
     It is the attempt's while one is under way. Where the attempt was free and its answer may come by callback, it is
     the callback's, until that comes, is late, or is spent on asking again. Where the attempt is unknown, a callback
-    that comes after it is charged to that one, and sets nothing aside.
+    that comes after it is charged to that one, and sets nothing aside. So it is with one that comes while an attempt is
+    under way, unless it has a charge of its own set aside.
     """
 
-    __slots__ = ("_budgets", "_endpoint", "_is_callbacks", "_is_covered", "_is_flying")
+    __slots__ = ("_budgets", "_charge", "_endpoint", "_is_callbacks", "_is_covered", "_is_flying")
 
     def __init__(self, budgets: tuple[Budget, ...], endpoint: str) -> None:
         self._budgets = budgets
         self._endpoint = endpoint
         self._is_flying = False  # an attempt is under way
+        self._charge = Charge.FREE  # what it cost, as far as is known
         self._is_callbacks = False
         self._is_covered = False  # a callback is charged to an attempt which is unknown
 
@@ -41,14 +43,19 @@ class Reservation:
                     return why
                 self._is_callbacks = False  # what was set aside for the callback is spent on asking again
                 break
-        self._is_flying = True
+        self._is_flying, self._charge = True, Charge.FREE
         return ""
 
-    def attempt_over(self, charge: Charge, *, may_come: bool, overdue: bool) -> None:
-        """What the attempt cost. `may_come`: whether a callback may still bring a charge; `overdue`: a late one."""
+    def spend(self, charge: Charge) -> None:
+        """The attempt cost this."""
+        if charge is not Charge.FREE:
+            self._charge = charge
+
+    def attempt_over(self, *, may_come: bool, overdue: bool) -> None:
+        """The attempt is over. `may_come`: whether a callback may still bring a charge; `overdue`: a late one."""
         if not self._is_flying:
             return
-        self._is_flying = False
+        self._is_flying, charge = False, self._charge
         if may_come and charge is Charge.FREE and not self._is_callbacks:
             self._is_callbacks = True
             return
@@ -60,7 +67,9 @@ class Reservation:
         if self._is_callbacks:
             self._is_callbacks = False
             self._settle(charge)
-        elif not (self._is_flying or self._is_covered) and charge is not Charge.FREE:
+        elif self._is_flying:
+            self.spend(charge)
+        elif not self._is_covered and charge is not Charge.FREE:
             for budget in self._budgets:
                 budget.add(self._endpoint)
 

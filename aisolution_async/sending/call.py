@@ -15,11 +15,12 @@ import anyio
 
 from aisolution_async import clock
 from aisolution_async.api import Call, R, WhatsAppDetail, WhatsAppProfile
-from aisolution_async.charges import Attempt, Charge, Tally, overall
+from aisolution_async.charges import Attempt, Charge, Tally
 from aisolution_async.echo import STOPPED, Seen
 from aisolution_async.errors import (
     AISolutionError,
     BudgetExhaustedError,
+    ConfigurationError,
     InputError,
     NotSentError,
     OutcomeUnknownError,
@@ -125,7 +126,8 @@ class Sending(NotPickled, Generic[R]):
         """Wait until its next attempt may be made, past the batches, and take a place. False if it is over."""
         if isinstance(self.state, Again):
             await self.rest(self.state.wait)
-        self._shared.check()
+        if self._barred() is not None:
+            return False
         late = await enter(self._shared, self.course, self._options.timeout.get("pool"))
         if late:
             self._last = finding.of_loss(Lost(False, late))
@@ -154,9 +156,10 @@ class Sending(NotPickled, Generic[R]):
         that wait and the next step does not. `trial`: the attempt only tries whether the vendor is there again, and
         uses up no repeat. When cancelled, the attempt is counted, and is UNKNOWN if a byte may have left.
         """
+        if (barred := self._barred()) is not None:
+            return barred
         shared, options = self._shared, self._options
-        shared.check()
-        began, before = clock.now(), len(self.attempts)
+        began = clock.now()
         ends = self.course.ends(began)
         state: State[R] = self.state if isinstance(self.state, Prepared) else NEW
         state = self._start_at_once(state, began, ends) or state
@@ -165,18 +168,14 @@ class Sending(NotPickled, Generic[R]):
             while True:
                 match state:  # those first that every call comes to: each case takes its time
                     case Started():
-                        shared.in_flight += 1
-                        try:
-                            answer = await exchange(
-                                shared.transport,
-                                shared.requests,
-                                self.call.endpoint.name,
-                                state.form,
-                                flight=state.flight,
-                                timeout=options.timeout,
-                            )
-                        finally:
-                            shared.in_flight -= 1
+                        answer = await exchange(
+                            shared.transport,
+                            shared.requests,
+                            self.call.endpoint.name,
+                            state.form,
+                            flight=state.flight,
+                            timeout=options.timeout,
+                        )
                         if self.callback is not None:
                             await self.callback.settled()
                         state = self._find(state, answer)
@@ -196,21 +195,40 @@ class Sending(NotPickled, Generic[R]):
                         assert_never(state)
         except asyncio.CancelledError:
             if isinstance(state, Started):
-                lost = answer or Lost(state.flight.left is not False, "cancelled")
-                state = self._find(state, lost, was_cut=True)
-                with anyio.CancelScope(shield=True):
-                    await self._record(state)
+                state = await self._cut_off(state, answer)
             raise
         finally:
-            rests = self._rest(state, before, None if trial else began)
+            rests = self._rest(state, None if trial else began)
         assert rests is not None
         return rests
 
-    def _rest(self, state: State[Any], before: int, began: float | None) -> Resting[R] | None:
-        """The step is over, or was cut off in `state`; there were so many attempts `before` it.
+    async def _cut_off(self, started: Started, answer: Response | Lost | None) -> Found[R]:
+        """The attempt was cancelled: it is counted and recorded all the same, by its `answer` if that is there."""
+        answer = answer or Lost(started.flight.left is not False, "cancelled")
+        with anyio.CancelScope(shield=True):
+            try:
+                if self.callback is not None:
+                    await self.callback.settled()
+            finally:  # also when it is cancelled once more
+                found = self._find(started, answer)
+                await self._record(found)
+        return found
 
-        `began` is when it began, None if its time does not count.
+    def _barred(self) -> Over[R] | None:
+        """The end of a call whose client cannot be used any more: what was sent must not be forgotten.
+
+        None if the client can be used. Raises ConfigurationError where nothing was sent.
         """
+        try:
+            self._shared.check()
+        except ConfigurationError as exc:
+            if not self.attempts:
+                raise
+            return self.conclude(str(exc))
+        return None
+
+    def _rest(self, state: State[Any], began: float | None) -> Resting[R] | None:
+        """The step is over, or was cut off in `state`. `began` is when it began, None if its time does not count."""
         if isinstance(state, Found):  # cut off when it was counted
             self._tell(state.number)
             state = self._ended(state.finding)
@@ -218,23 +236,23 @@ class Sending(NotPickled, Generic[R]):
         if isinstance(state, RESTING):
             if began is not None:
                 self.course.spend(clock.now() - began + (state.seconds if isinstance(state, Again) else 0.0))
-            self.state = rests = state if self.callback is None else self._unless_called_back(state, self.callback)
+            self.state = rests = state if self.callback is None else self._unless_called_back(state)
         if self._reservation is not None:
             callback = self.callback
             self._reservation.attempt_over(
-                overall(self.attempts[before:]),
                 may_come=callback is not None and callback.may_come,
                 overdue=callback is not None and callback.is_overdue,
             )
         return rests
 
-    def _unless_called_back(self, state: Resting[R], callback: Callback) -> Resting[R]:
+    def _unless_called_back(self, state: Resting[R]) -> Resting[R]:
         """`state`, or the answer that came by callback meanwhile. An answer to the request is as good."""
-        if callback.answer is None:
-            return state
-        if isinstance(state, Over) and state.reply is not None and state.reply.is_answer:
-            return state
-        return Over(cast("R", callback.answer).made_by(self.attempts), None, state.signal)
+        return state if _is_answered(state) else self._called_back(state.signal) or state
+
+    def _called_back(self, signal: Signal | None = None) -> Over[R] | None:
+        """The end, if the callback came."""
+        answer = None if self.callback is None else self.callback.answer
+        return None if answer is None else Over(cast("R", answer).made_by(self.attempts), None, signal)
 
     def _start_at_once(self, state: State[R], now: float, ends: float | None) -> Started | Over[R] | None:
         """The start of a call that has nobody to ask for leave, and nothing to wait for; None if it is none."""
@@ -259,11 +277,13 @@ class Sending(NotPickled, Generic[R]):
         """
         if self.state is NEW:
             at_once = self._options.journal is None and is_small(self._source, self._options)
-            self.state = (
+            state = (
                 self._prepare_at_once(identify=True)
                 if at_once
                 else await self._prepare(identify=True, is_known=is_known)
             )
+            if self.state is NEW:  # else it was called back meanwhile
+                self.state = state
 
     async def _prepare(
         self, *, identify: bool, is_known: Callable[[bytes], bool] | None = None
@@ -322,6 +342,8 @@ class Sending(NotPickled, Generic[R]):
     # ------------------------------------------------------------------- Prepared → Admitted → Started, or an end
 
     async def _admit(self, prepared: Prepared) -> Admitted | Following | Over[R]:
+        if (over := self._called_back()) is not None:  # while it was prepared
+            return over
         refused: Over[R] | None = None
         if self._is_stopped:
             refused = self._as_it_stands(STOPPED)
@@ -350,8 +372,9 @@ class Sending(NotPickled, Generic[R]):
         call = self.call
         match verdict:
             case Intent():
-                if self.callback is not None and self.callback.answer is not None:
-                    return await self._take_back(verdict, self.callback.answer)
+                if (over := self._called_back()) is not None:
+                    await self._take_back(verdict)
+                    return over
                 return self._start(form, verdict, clock.now(), ends)
             case Stored():
                 damaged = "not sent: a reply in the ledger does not fit this version: use the version that wrote it"
@@ -372,25 +395,26 @@ class Sending(NotPickled, Generic[R]):
             case _:
                 assert_never(verdict)
 
-    async def _take_back(self, intent: Intent, answer: WhatsAppProfile) -> Over[R]:
+    async def _take_back(self, intent: Intent) -> None:
         """The callback came while leave was asked for: nothing need be sent."""
         attempt = Attempt(Charge.FREE, None, None, clock.today(), 0.0, "answered by callback", number=self.next_number)
         with contextlib.suppress(AISolutionError):
             assert self._options.journal is not None
             await self._options.journal.end(intent, Result(attempt, sent=False))
-        return Over(cast("R", answer).made_by(self.attempts), None)
 
     def _start(self, form: Form, intent: Intent | None, now: float, ends: float | None) -> Started:
         at = clock.today()
         if self.callback is not None:
             self.callback.asked(at)
+        self._shared.in_flight += 1
         return Started(form, intent, Flight(ends), at, now)
 
     # --------------------------------------------------------------------------------------- Started → Found
 
-    def _find(self, started: Started, answer: Response | Lost, *, was_cut: bool = False) -> Found[R]:
-        """Judge what came of the attempt, and count it. `was_cut`: nobody waits for its answer any more."""
+    def _find(self, started: Started, answer: Response | Lost) -> Found[R]:
+        """Judge what came of the attempt, and count it."""
         shared, endpoint = self._shared, self.call.endpoint
+        shared.in_flight -= 1
         called_back = self.callback is not None and self.callback.answer is not None
         if isinstance(answer, Response):
             try:
@@ -403,18 +427,19 @@ class Sending(NotPickled, Generic[R]):
                     before=self.attempts,
                     called_back=called_back,
                 )
+                if found.reply is None and found.is_of_another:
+                    self._doubt(answer)
             except Exception as exc:  # a fault of ours must not make an answer that was sent for look free
-                lost = Lost(True, f"{type(exc).__name__} while the answer was read", timed_out=False)
-                found = finding.of_loss(lost, called_back=called_back)
-            if found.reply is None and found.is_of_another:
-                self._doubt(answer)
+                found = finding.of_fault(exc, called_back=called_back)
         else:
             found = finding.of_loss(answer, called_back=called_back)
         if found.signal is Signal.OVERLOADED and found.retry_after:
             shared.pause(found.retry_after)
-        self._last = found
-        if self.callback is not None and not was_cut:
+        if self.callback is not None:
             self.callback.heard(found.reply, found.charge)
+        if self._reservation is not None:
+            self._reservation.spend(found.charge)
+        self._last = found
         elapsed = clock.now() - started.since
         return Found(found, self._count(found.attempt(started.at, elapsed, self.next_number)), started.intent)
 
@@ -466,7 +491,7 @@ class Sending(NotPickled, Generic[R]):
         self._tell(state.number)
         if callback is not None and callback.is_awaited:
             return Awaiting(self._ended(found), found.signal)
-        if found.reply is not None or self._is_stopped or (callback is not None and callback.answer is not None):
+        if found.is_final or self._is_stopped or (callback is not None and callback.answer is not None):
             return self._ended(found)
         wait = self.course.again(
             self.call.endpoint,
@@ -621,7 +646,8 @@ class Sending(NotPickled, Generic[R]):
 
     def end_by_callback(self, reply: WhatsAppProfile) -> WhatsAppProfile:
         mine = reply.model_copy().made_by(self.attempts)
-        self.state = Over(cast("R", mine), None)
+        if not _is_answered(self.state):
+            self.state = Over(cast("R", mine), None)
         return mine
 
     def follow_failure(self, error: AISolutionError | None) -> None:
@@ -650,7 +676,7 @@ class Sending(NotPickled, Generic[R]):
         if isinstance(self.state, Awaiting) and self.state.otherwise is not None:
             return self.state.otherwise
         if self._last is not None:
-            return self._ended(self._last)
+            return self._ended(self._last)._replace(signal=None)  # which was told
         if self._checking is not None:
             return Over(self._checking, None)
         return Over(None, self._problem(NotSentError, f"not sent: {text}"))
@@ -681,3 +707,7 @@ class Sending(NotPickled, Generic[R]):
     def _redact(self, text: str) -> str:
         text = self._shared.requests.redact(text)
         return text if self.callback is None else self.callback.inbox.redact(text)
+
+
+def _is_answered(state: State[Any]) -> bool:
+    return isinstance(state, Over) and state.reply is not None and bool(state.reply.is_answer)

@@ -1,0 +1,184 @@
+"""Awaiting: the answer is to come by callback. → Over, or New when it is late."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import httpx
+import pytest
+
+from aisolution_async import AsyncClient, Inbox, NotSentError, OutcomeUnknownError, WhatsAppDetail
+from aisolution_async.clock import today
+from aisolution_async.ledger.store import Expected
+from aisolution_async.sending.call import Sending
+from aisolution_async.sending.states import Awaiting, New, Over
+
+from .steps import (
+    ADDRESS,
+    CHARGED,
+    FREE,
+    UNKNOWN,
+    Notes,
+    call_back,
+    charges,
+    error_of,
+    money_left,
+    reply_of,
+    sending_of,
+    spent,
+)
+from .support import NUMBER, Vendor, client_of, in_turn, ok_whatsapp, says, virtual
+
+CHECKING, LOST = ok_whatsapp("checking"), httpx.ReadError("lost")
+
+
+async def awaiting(*answers: Any, **options: Any) -> tuple[Sending[Any], Inbox, AsyncClient, Vendor]:
+    inbox, vendor = Inbox(ADDRESS, patience=60), in_turn(*answers)
+    client = client_of(vendor, **{"max_charges": 3, **options})
+    sending = sending_of(client, WhatsAppDetail(NUMBER), inbox=inbox)
+    await sending.step()
+    assert isinstance(sending.state, Awaiting)
+    return sending, inbox, client, vendor
+
+
+@pytest.mark.parametrize(("answer", "charge"), [(CHECKING, FREE), (LOST, UNKNOWN)])
+@virtual
+async def test_called_back_it_is_over_and_charged_once(answer: Any, charge: Any) -> None:
+    sending, inbox, client, _ = await awaiting(answer)
+    rung: list[None] = []
+    assert sending.callback is not None
+    sending.callback.ring = lambda: rung.append(None)
+    await call_back(inbox, NUMBER)
+    assert reply_of(sending).whatsapp == "yes"
+    assert reply_of(sending).attempts == sending.attempts
+    assert (charges(sending), len(rung), money_left(client)) == ([charge, CHARGED], 1, 2)
+    assert [attempt.number for attempt in sending.attempts] == [1, 2]
+    sending.leave(share=True)
+    assert (money_left(client), inbox.outstanding) == (2, 0)
+    await call_back(inbox, NUMBER)  # once more
+    assert (spent(client)[0], inbox.counts.repeated) == (1, 1)
+
+
+@virtual
+async def test_late_it_is_asked_for_again_without_a_callback() -> None:
+    sending, inbox, client, vendor = await awaiting(CHECKING, ok_whatsapp("no"))
+    sending.course.spend(100.0)
+    sending.give_up_callback()
+    assert isinstance(sending.state, New)
+    assert (sending.course.left, sending.is_repeat) == (120.0, False)  # another asking of the question
+    await sending.step()
+    assert (reply_of(sending).whatsapp, charges(sending)) == ("no", [FREE, CHARGED])
+    assert [b"callback=" in request.content for request in vendor.requests] == [True, False]
+    sending.leave(share=True)
+    assert (money_left(client), inbox.outstanding) == (2, 0)
+
+
+@virtual
+async def test_late_the_callback_may_still_come_before_it_is_asked_for_again() -> None:
+    sending, inbox, client, _ = await awaiting(CHECKING)
+    sending.give_up_callback()
+    await call_back(inbox, NUMBER)
+    assert (reply_of(sending).whatsapp, charges(sending), money_left(client)) == ("yes", [FREE, CHARGED], 2)
+
+
+@virtual
+async def test_late_and_refused_it_ends_as_checking_or_by_the_refusal() -> None:
+    for answer, whatsapp in ((CHECKING, "checking"), (says("FAIL"), None)):
+        sending, _, client, _ = await awaiting(CHECKING, answer)
+        sending.give_up_callback()
+        await sending.step()
+        assert isinstance(sending.state, Over)
+        assert getattr(sending.state.reply, "whatsapp", None) == whatsapp
+        sending.leave(share=True)
+        assert money_left(client) == 3
+
+
+@virtual
+async def test_late_and_stopped_before_it_goes_again_it_is_still_checking() -> None:
+    sending, _, client, _ = await awaiting(CHECKING)
+    sending.give_up_callback()
+    sending.conclude("stopped")
+    assert (reply_of(sending).whatsapp, reply_of(sending).charge) == ("checking", FREE)
+    sending.leave(share=False)
+    assert money_left(client) == 3
+
+
+@virtual
+async def test_a_lost_request_is_not_sent_again_unasked() -> None:
+    sending, inbox, client, vendor = await awaiting(LOST)
+    sending.give_up_callback()
+    assert isinstance(error_of(sending), OutcomeUnknownError)
+    sending.leave(share=True)
+    assert (charges(sending), money_left(client), len(vendor.requests), inbox.outstanding) == ([UNKNOWN], 2, 1, 0)
+
+
+@virtual
+async def test_a_lost_request_is_sent_again_where_that_is_allowed() -> None:
+    sending, _, client, vendor = await awaiting(LOST, LOST, retry_unknown=1)
+    sending.give_up_callback()
+    assert isinstance(sending.state, New)
+    assert sending.is_repeat
+    await sending.step()
+    error = error_of(sending)
+    assert isinstance(error, OutcomeUnknownError)
+    assert (error.holds, charges(sending), len(vendor.requests)) == (2, [UNKNOWN, UNKNOWN], 2)
+    sending.leave(share=True)
+    assert money_left(client) == 1
+
+
+@virtual
+async def test_a_lost_request_that_may_be_sent_again_and_is_not_ends_as_lost() -> None:
+    sending, _, _, _ = await awaiting(LOST, retry_unknown=1)
+    sending.give_up_callback()
+    sending.conclude("stopped")
+    assert isinstance(error_of(sending), OutcomeUnknownError)
+    assert error_of(sending).charge is UNKNOWN
+
+
+@pytest.mark.parametrize(("answer", "kind"), [(CHECKING, None), (LOST, OutcomeUnknownError)])
+@virtual
+async def test_stopped_it_ends_as_the_request_did_and_keeps_the_money_until_it_is_late(answer: Any, kind: Any) -> None:
+    sending, inbox, client, _ = await awaiting(answer)
+    sending.conclude("its answer is still to come")
+    assert isinstance(sending.state, Over)
+    assert type(sending.state.error) is (kind or type(None))
+    sending.leave(share=False)
+    assert (inbox.outstanding, money_left(client)) == (0, 2)
+    await asyncio.sleep(61)
+    assert money_left(client) == (3 if answer is CHECKING else 2)
+
+
+@virtual
+async def test_what_an_earlier_run_asked_for_is_asked_for_again_when_it_is_late() -> None:
+    store = Notes(Expected(today()))
+    sending, _, client, vendor = await awaiting(ok_whatsapp("no"), ledger=store)
+    sending.give_up_callback()
+    await sending.step()
+    assert (reply_of(sending).whatsapp, charges(sending)) == ("no", [CHARGED])
+    assert [ask.overdue for ask in store.asks] == [False, True]
+    assert b"callback=" not in vendor.requests[0].content
+    sending.leave(share=True)
+    assert money_left(client) == 2
+
+
+@virtual
+async def test_what_an_earlier_run_asked_for_and_does_not_come_was_not_sent() -> None:
+    sending, _, client, vendor = await awaiting(CHECKING, ledger=Notes(Expected(today())))
+    sending.conclude("its answer is still to come")
+    assert type(error_of(sending)) is NotSentError
+    assert "still to come" in str(error_of(sending))
+    sending.leave(share=False)
+    assert (vendor.requests, charges(sending), money_left(client)) == ([], [], 2)
+    await asyncio.sleep(61)
+    assert money_left(client) == 3
+
+
+@virtual
+async def test_a_client_that_is_closed_ends_it_as_it_stands() -> None:
+    sending, _, client, _ = await awaiting(LOST, retry_unknown=1)
+    sending.give_up_callback()
+    await client.aclose()
+    await sending.step()
+    assert isinstance(error_of(sending), OutcomeUnknownError)
+    assert charges(sending) == [UNKNOWN]
