@@ -194,25 +194,28 @@ class Sending(NotPickled, Generic[R]):
                     case _:
                         assert_never(state)
         except asyncio.CancelledError:
-            if isinstance(state, Started):
-                state = await self._cut_off(state, answer)
+            await self._cut_off(state, answer)
             raise
         finally:
             rests = self._rest(state, None if trial else began)
         assert rests is not None
         return rests
 
-    async def _cut_off(self, started: Started, answer: Response | Lost | None) -> Found[R]:
-        """The attempt was cancelled: it is counted and recorded all the same, by its `answer` if that is there."""
-        answer = answer or Lost(started.flight.left is not False, "cancelled")
+    async def _cut_off(self, state: State[R], answer: Response | Lost | None) -> None:
+        """An attempt that was cancelled is counted and recorded all the same: by its `answer`, if that is there."""
+        if not isinstance(state, Started):
+            return
+        answer = answer or Lost(state.flight.left is not False, "cancelled")
         with anyio.CancelScope(shield=True):
             try:
                 if self.callback is not None:
                     await self.callback.settled()
             finally:  # also when it is cancelled once more
-                found = self._find(started, answer)
-                await self._record(found)
-        return found
+                found = self._find(state, answer)
+                try:
+                    await self._record(found)
+                finally:
+                    self._rest(found, None)
 
     def _barred(self) -> Over[R] | None:
         """The end of a call whose client cannot be used any more: what was sent must not be forgotten.
