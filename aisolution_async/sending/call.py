@@ -113,7 +113,7 @@ class Sending(NotPickled, Generic[R]):
         self._shared = shared
         self._options = options
         self._tally = tally
-        self._last: Finding[R] | None = None  # of the newest attempt in this round of asking
+        self._last: Finding[R] | None = None  # of the newest attempt in this round of asking, if it brought no reply
         self._checking: R | None = None  # a reply that is no answer yet, and is asked for again
 
     # ------------------------------------------------------------------------------------------- a call by itself
@@ -442,7 +442,7 @@ class Sending(NotPickled, Generic[R]):
             self.callback.heard(found.reply, found.charge)
         if self._reservation is not None:
             self._reservation.spend(found.charge)
-        self._last = found
+        self._last = found if found.reply is None else None  # a reply is kept by the state
         elapsed = clock.now() - started.since
         return Found(found, self._count(found.attempt(started.at, elapsed, self.next_number)), started.intent)
 
