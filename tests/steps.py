@@ -43,6 +43,7 @@ class Notes(Store):
         self.asks: list[Ask] = []
         self.results: list[Result] = []
         self.delivered: list[Result] = []
+        self.places: list[Sequence[bytes]] = []
         self.fails_to: set[str] = set()
         self.accepts = True
 
@@ -77,6 +78,7 @@ class Notes(Store):
     async def deliver(self, callbacks: Sequence[bytes], result: Result) -> bool:
         await self._do("deliver")
         self.delivered.append(result)
+        self.places.append(callbacks)
         return self.accepts
 
     async def find(self, asks: Sequence[Ask]) -> list[Stored | None]:

@@ -232,6 +232,20 @@ def test_what_was_not_asked_for_is_not_awaited(asking: Asking) -> None:
     assert facts(asking.callback) == (Step.READY, False, False, False)
 
 
+def test_who_waits_and_is_told_to_ask_waits_no_longer(asking: Asking) -> None:
+    callback = awaited(asking)
+    callback.follow(None, None)
+    assert (callback.step, asking.failures, asking.rung) == (Step.READY, [None], 1)
+
+
+def test_who_followed_for_too_long_asks_without_one_and_none_is_to_come(inbox: Inbox) -> None:
+    first, second = Asking(inbox), Asking(inbox)
+    asked(first)
+    assert second.callback.stands_back()
+    second.callback.give_up(for_good=False)
+    assert facts(second.callback) == (Step.OVERDUE, False, True, False)
+
+
 def test_a_call_without_a_number_waits_for_nothing(inbox: Inbox, asking: Asking) -> None:
     asking.digits = ""
     asking.callback.leave(YES, None)
@@ -264,6 +278,9 @@ async def test_it_is_recorded_before_it_is_taken(inbox: Inbox) -> None:
     await settled
     assert [(a.charge, a.number, a.recorded) for a in asking.counted] == [(CHARGED, 3, True)]
     assert [result.answer for result in store.delivered] == [True]
+    assert asking.journal is not None
+    assert store.places == [[asking.journal.place(digits) for digits in (DIGITS, "x")]]  # its own comes first
+    assert asking.counted[0].started_at == callback.since
     await callback.settled()
 
 

@@ -135,6 +135,15 @@ async def test_stopped_it_was_not_sent() -> None:
 
 
 @virtual
+async def test_stopped_before_the_other_gives_up_it_stays_over() -> None:
+    two = await Two(CHECKING).started()
+    two.second.conclude("the batch was stopped")
+    two.first.conclude("the batch was stopped")
+    two.first.leave(share=False)
+    assert type(error_of(two.second)) is NotSentError
+
+
+@virtual
 async def test_after_a_day_it_asks_itself_without_a_callback() -> None:
     two = await Two(CHECKING, ok_whatsapp("no")).started()
     two.second.give_up_callback()

@@ -8,7 +8,7 @@ from typing import Any
 import httpx
 import pytest
 
-from aisolution_async import Charge, Inbox, OutcomeUnknownError, Retry, RetryLaterError, WhatsAppDetail
+from aisolution_async import Charge, Inbox, NotSentError, OutcomeUnknownError, Retry, RetryLaterError, WhatsAppDetail
 from aisolution_async.charges import Attempt
 from aisolution_async.echo import Seen
 from aisolution_async.ledger.store import State
@@ -30,7 +30,7 @@ from .steps import (
     sending_of,
     spent,
 )
-from .support import NUMBER, client_of, in_turn, ok_whatsapp, says, virtual
+from .support import NUMBER, Vendor, client_of, in_turn, ok_whatsapp, says, virtual
 
 LOST = httpx.ReadError("lost")
 ANOTHER = says("OK", {"number": "+6281387300009", "whatsapp": "yes"})
@@ -148,6 +148,18 @@ async def test_what_follows() -> None:
         await sending.step()
         assert type(sending.state) is kind, (answer, options)
         assert getattr(sending.state, "signal", None) is signal
+
+
+async def test_what_is_lost_with_the_client_is_not_tried_again() -> None:
+    async def script(request: httpx.Request, number: int) -> httpx.Response:
+        await client.aclose()
+        raise httpx.ConnectError("closed")
+
+    client = client_of(Vendor(script))
+    sending = sending_of(client, WhatsAppDetail(NUMBER))
+    await sending.step()
+    assert type(error_of(sending)) is NotSentError
+    assert charges(sending) == [FREE]
 
 
 @virtual

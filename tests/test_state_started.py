@@ -6,6 +6,7 @@ import asyncio
 from datetime import timedelta
 from typing import Any
 
+import anyio
 import httpx
 import pytest
 
@@ -129,6 +130,23 @@ async def test_cancelled_twice_it_is_counted_all_the_same() -> None:
     assert working.cancelled()
     assert isinstance(sending.state, Over)
     assert (charges(sending), len(store.results), money_left(client)) == ([UNKNOWN], 1, 0)
+
+
+async def test_cancelled_from_outside_again_and_again_it_is_recorded_in_full() -> None:
+    """As a task group of anyio cancels what is in it."""
+    store, transport = Notes(blocked=["end"]), Telling(True)
+    sending = sending_of(client_of(transport, ledger=store), WhatsAppDetail(NUMBER))
+    async with anyio.create_task_group() as group:
+        group.start_soon(sending.step)
+        await transport.reached.wait()
+        group.cancel_scope.cancel()
+        with anyio.CancelScope(shield=True):
+            await store.reached.wait()
+            for _ in range(5):
+                await asyncio.sleep(0)
+            store.go.set()
+    assert [(attempt.charge, attempt.recorded) for attempt in sending.attempts] == [(UNKNOWN, True)]
+    assert len(store.results) == 1
 
 
 @virtual

@@ -676,8 +676,6 @@ class Sending(NotPickled, Generic[R]):
     def _as_it_stands(self, text: str) -> Over[R]:
         if isinstance(self.state, Over):
             return self.state
-        if isinstance(self.state, Awaiting) and self.state.otherwise is not None:
-            return self.state.otherwise
         if self._last is not None:
             return self._ended(self._last)._replace(signal=None)  # which was told
         if self._checking is not None:

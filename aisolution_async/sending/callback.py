@@ -179,8 +179,7 @@ class Callback:
 
     def leave(self, reply: object, error: AISolutionError | None) -> None:
         """The call is over. Others that wait for the number have what came of it, if that is an answer or a loss."""
-        if self.digits:
-            self.inbox.forget(self, reply if isinstance(reply, WhatsAppProfile) else None, error)
+        self.inbox.forget(self, reply if isinstance(reply, WhatsAppProfile) else None, error)
 
     def _to(self, step: Step) -> None:
         if self.step is not Step.ANSWERED:  # that is for good
