@@ -349,7 +349,7 @@ class AsyncClient(NotPickled):
     # ---------------------------------------------------------------------------------------- any call, many
 
     async def send(self, call: Call[R]) -> R:
-        """Ask the vendor `call` and return its reply, trying again where that costs nothing.
+        """Ask the vendor `call` and return its reply, trying again where that is free or `retry_unknown` allows it.
 
         Raises an AISolutionError, whose `.charge` and `.attempts` say what it cost: InputError,
         NotSentError, a StatusError, RefusedError or OutcomeUnknownError; ConfigurationError if the client is

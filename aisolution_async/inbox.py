@@ -178,7 +178,7 @@ class Inbox(NotPickled):
         return self._secret
 
     async def _take(self, digits: str, reply: WhatsAppProfile) -> None:
-        """Record an answer and hand it out. Whoever is told so meanwhile waits for the recording, which goes on."""
+        """Record an answer and hand it out. A second callback for the number waits until the first is recorded."""
         asked = self._asked_as(digits)
         if (under_way := self._taking.get(asked)) is None:
             task = self._taking[asked] = asyncio.create_task(self._deliver(asked, digits, reply))
@@ -242,7 +242,7 @@ def _national(digits: str) -> list[str]:
 def read(query: str | bytes) -> WhatsAppProfile | None:
     """What a callback says; None if it says nothing of a number, or says a thing twice and differently.
 
-    A signature with an unescaped `&` in it would otherwise answer in the vendor's place.
+    The person's text (`signature`) with an unescaped `&` in it would otherwise answer in the vendor's place.
     """
     if len(query) > LONGEST_QUERY:
         return None

@@ -1,4 +1,7 @@
-"""What may be repeated, and how long to wait before it. The only importer of `backoff`.
+"""What may be repeated, a lost answer included, and how long to wait before it. The only importer of `backoff`.
+
+This is the rule for a call's own attempts. For attempts that a ledger knows of, of other calls, runs and machines, see
+`ledger.answers.look`. `sending.call` asks both.
 
 Of `backoff` only the wait generators are used: its decorators sleep by the wall clock, cannot be cancelled,
 and log exception text.
@@ -54,8 +57,8 @@ class Retry:
         """Whether the money rule lets the last of a call's `attempts` be followed by another.
 
         FREE: where it may pass (`repeatable`), as often as `max_retries` says in this round of asking, which began with
-        attempt `since`. UNKNOWN: as often as `unknown` says, over all of them, or on an idempotent endpoint. CHARGED:
-        never.
+        attempt `since`. UNKNOWN, the answer of a request that left is lost: as often as `unknown` says, over all of
+        them; on an idempotent endpoint as often as the larger of `unknown` and `max_retries` says. CHARGED: never.
         """
         last = attempts[-1].charge
         if last is Charge.FREE:

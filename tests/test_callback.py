@@ -36,7 +36,7 @@ class Asking:
         self.failures: list[AISolutionError | None] = []
         self.rung = 0
         self.callback = Callback(self, inbox)
-        self.callback.ring = self.ring
+        self.callback.end_wait = self.ring
 
     def ring(self) -> None:
         self.rung += 1

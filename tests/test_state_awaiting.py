@@ -48,7 +48,7 @@ async def test_called_back_it_is_over_and_charged_once(answer: Any, charge: Any)
     sending, inbox, client, _ = await awaiting(answer)
     rung: list[None] = []
     assert sending.callback is not None
-    sending.callback.ring = lambda: rung.append(None)
+    sending.callback.end_wait = lambda: rung.append(None)
     await call_back(inbox, NUMBER)
     assert reply_of(sending).whatsapp == "yes"
     assert reply_of(sending).attempts == sending.attempts

@@ -41,7 +41,7 @@ class Two:
         self.second: Sending[Any] = sending_of(self.client, WhatsAppDetail(NUMBER, key=2), inbox=self.inbox)
         self.rung = 0
         assert self.second.callback is not None
-        self.second.callback.ring = self.ring
+        self.second.callback.end_wait = self.ring
 
     def ring(self) -> None:
         self.rung += 1

@@ -1,6 +1,6 @@
 """Many calls → a stream of outcomes. How a call walks through the parts of a batch, and which part decides what.
 
-                                  ┌──────────── wait ◀── waiting ◀────────────┐
+                                  ┌──────────── wait ◀── timers  ◀────────────┐
                                   ▼                                           │ another attempt, or a callback
     input ──▶ intake ──▶ lookup ──▶ lineup ──▶ crew: a worker ──▶ twins ──▶ one attempt
                 ▲           │                                       │         │ over
@@ -13,7 +13,7 @@
 | `lookup` | which calls a ledger has answered before: these are over at once |
 | `lineup` | which call may go now: the endpoints' turns, the concurrency, the rates, the brake, the repeats' budget |
 | `twins` | whether a call is asked, or shares the answer of another that asks the same |
-| `waiting` | when a call that waits is looked at again |
+| `timers` | when a call that waits is looked at again |
 | `outlet` | in what order outcomes come out, and when the batch is complete |
 | `crew` | nothing of its own: a worker makes one attempt, and puts the call where its state says |
 | `batch` | when it starts, stops and ends |

@@ -266,7 +266,7 @@ class Batch(NotPickled, Generic[R]):
             return
         task = Task(index, self._shared, self._options, call, tally=self.tally, inbox=self._inbox)
         if task.callback is not None:
-            task.callback.ring = functools.partial(self._crew.called_back, task)
+            task.callback.end_wait = functools.partial(self._crew.called_back, task)
         self._crew.take(task)
 
     def _wake(self) -> None:

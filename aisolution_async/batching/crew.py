@@ -18,11 +18,11 @@ from aisolution_async.batching.lineup import Lineup, Turn
 from aisolution_async.batching.lookup import LOOKERS, Lookup
 from aisolution_async.batching.outlet import Outlet
 from aisolution_async.batching.task import Recheck, Task
+from aisolution_async.batching.timers import Timers
 from aisolution_async.batching.twins import Asks, Follows, Shares, Twins
-from aisolution_async.batching.waiting import Waiting
 from aisolution_async.errors import AISolutionError, ConfigurationError, NotSentError
 from aisolution_async.ledger.store import Stored
-from aisolution_async.sending.states import WAITING, Again, Awaiting, Following, Over, Resting
+from aisolution_async.sending.states import TO_BE_TOLD, Again, Awaiting, Following, Over, Resting
 
 _log = logging.getLogger(__name__)
 
@@ -61,7 +61,7 @@ class Crew:
         self._lookup = lookup
         self._recheck = recheck
         self._parked = parked
-        self._waiting = Waiting(self._due)
+        self._timers = Timers(self._due)
         self._group: TaskGroup
         self._free: deque[asyncio.Future[Turn]] = deque()  # workers that have nothing to do
         self._stop: Stop | None = None
@@ -71,7 +71,7 @@ class Crew:
         """How many calls wait: for their turn, between two attempts, or for another call's answer to the same."""
         following = 0 if self._twins is None else self._twins.following
         asked = 0 if self._lookup is None else len(self._lookup)
-        return self._lineup.ready + len(self._waiting) + following + asked
+        return self._lineup.ready + len(self._timers) + following + asked
 
     @property
     def is_stopping(self) -> bool:
@@ -110,7 +110,7 @@ class Crew:
         self._stop = stop
         for task in [*([] if self._lookup is None else self._lookup.stop()), *self._lineup.stop()]:
             self._put_away(task)
-        for task in self._waiting.stop():
+        for task in self._timers.stop():
             self._put_away(task)
 
     def end(self) -> None:
@@ -121,9 +121,9 @@ class Crew:
 
     def called_back(self, task: Task) -> None:
         """The inbox has the call's answer, or nobody asks in its place any more."""
-        if not self._waiting.end(task):
+        if not self._timers.end(task):
             return  # its turn has come, and finds out
-        self._parked(self._waiting.parked)
+        self._parked(self._timers.parked)
         if isinstance(task.state, Over) or self._stop is not None:
             self._put_away(task)
         else:
@@ -184,7 +184,7 @@ class Crew:
             case _ if self._stop is not None:
                 self._put_away(task)
             case Again():
-                self._waiting.pause(task, state.wait)
+                self._timers.pause(task, state.wait)
             case Awaiting() | Following():
                 assert task.callback is not None
                 self._park(task, task.callback.patience_left)
@@ -211,8 +211,8 @@ class Crew:
 
     def _due(self, task: Task) -> None:
         """A call has waited for long enough."""
-        self._parked(self._waiting.parked)
-        if isinstance(task.state, WAITING):
+        self._parked(self._timers.parked)
+        if isinstance(task.state, TO_BE_TOLD):
             task.give_up_callback()
         if isinstance(task.state, Over):
             self._put_away(task)
@@ -230,14 +230,14 @@ class Crew:
             self._park(task, pause)
 
     def _park(self, task: Task, seconds: float) -> None:
-        self._waiting.park(task, seconds)
-        self._parked(self._waiting.parked)
+        self._timers.park(task, seconds)
+        self._parked(self._timers.parked)
 
     def _put_away(self, task: Task) -> None:
         """Turn a call into its outcome, as it stands, and see to those that follow it."""
         stop = self._stop
         if not isinstance(task.state, Over):
-            is_to_come = isinstance(task.state, WAITING)
+            is_to_come = isinstance(task.state, TO_BE_TOLD)
             task.conclude("its answer is still to come by callback" if is_to_come else (stop or Stop()).why)
         task.leave(share=stop is None)
         self._part(task)

@@ -26,7 +26,11 @@ _ANSWERS = f"""WITH asked (place, identity) AS (VALUES {", ".join(f"({place}, ?)
 
 
 def look(sql: Sql, ask: Ask, now: int) -> Stored | Held | None:
-    """What earlier attempts say: the answer, or that the question is held by more of them than the call may pass."""
+    """What earlier attempts say: the answer, or that the question is held; None where they say neither.
+
+    A lost attempt holds its question. A call may be sent again past as many of them as its `retry_unknown` says. (The
+    rule for the call's own attempts is `retry.Retry.allows`.)
+    """
     rows = sql(_EARLIER, (ask.identity,)).fetchall()
     if not rows:
         return None

@@ -19,8 +19,11 @@ class Reservation:
 
     It is the attempt's while one is under way. Where the attempt was free and its answer may come by callback, it is
     the callback's, until that comes, is late, or is spent on asking again. Where the attempt is unknown, a callback
-    that comes after it is charged to that one, and sets nothing aside. So it is with one that comes while an attempt is
-    under way, unless it has a charge of its own set aside.
+    that comes after it is charged to that one, and nothing is set aside for it. A callback that comes while an attempt
+    is under way is charged to that attempt, unless a charge is set aside for the callback.
+
+    This is for limits that are kept in memory. A ledger given by path keeps its own, and `ledger.intents.add` reserves
+    in it.
     """
 
     __slots__ = ("_budgets", "_charge", "_endpoint", "_is_callbacks", "_is_covered", "_is_flying")

@@ -123,7 +123,7 @@ class Sending(NotPickled, Generic[R]):
         return self.state is NEW and self._shared.rate is None and self._shared.gate.try_enter()
 
     async def enter(self) -> bool:
-        """Wait until its next attempt may be made, past the batches, and take a place. False if it is over."""
+        """Wait until its next attempt may be made, and take a place before any batch does. False if it is over."""
         if isinstance(self.state, Again):
             await self.rest(self.state.wait)
         if self._barred() is not None:
@@ -600,9 +600,9 @@ class Sending(NotPickled, Generic[R]):
         self.state = NEW
 
     def give_up_callback(self) -> None:
-        """The callback is late: `state` is New if the number is to be asked for again, without one, else Over.
+        """The callback is late: `state` is New if the number is to be asked for again, without a callback, else Over.
 
-        It is not where the attempt that asked for it was lost: what may have been charged is not sent again unasked.
+        Where the attempt that asked for the callback was lost, only `retry_unknown` lets the number be asked for again.
         """
         assert self.callback is not None
         otherwise = self.state.otherwise if isinstance(self.state, Awaiting) else None
@@ -676,6 +676,8 @@ class Sending(NotPickled, Generic[R]):
     def _as_it_stands(self, text: str) -> Over[R]:
         if isinstance(self.state, Over):
             return self.state
+        if isinstance(self.state, Awaiting) and self.state.otherwise is not None:
+            return self.state.otherwise
         if self._last is not None:
             return self._ended(self._last)._replace(signal=None)  # which was told
         if self._checking is not None:

@@ -1,9 +1,14 @@
 """An answer that may come by callback, beside the response: what is waited for.
 
+The wait itself is the batch's: `batching.crew.Crew.called_back` ends it. (A single call that waits is a batch of one.)
+
 ```
 READY ──the request names the callback──> ASKED ──"checking", or lost──> AWAITED ──late──> OVERDUE
-  │                                         │  └──another answer──> READY    │                │
-  └─another call asks─> FOLLOWING           └────────── called back ─────────┴──> ANSWERED <──┘
+  │ │                                       │  └──another answer──> READY  ↑ │                │
+  │ └────an earlier run asked, says the ledger─────────────────────────────┘ │                │
+  │                                         └────────── called back ─────────┴──> ANSWERED <──┘
+  └─another call asks─> FOLLOWING ──that one gave up──> READY, ──that one is answered──> ANSWERED
+AWAITED ──nobody asks again──> READY
 ```
 """
 
@@ -62,13 +67,13 @@ class Asker(Protocol):
         """The call is answered. Returns its own copy of `reply`."""
 
     def follow_failure(self, error: AISolutionError | None) -> None:
-        """The call that asked for the number has no answer. With `error`, nobody may ask again."""
+        """The call that asked for the number has no answer. If `error` is an OutcomeUnknownError, nobody may ask."""
 
 
 class Callback:
     """The callback of one call, and what the inbox knows it by: see `inbox.Waiting`."""
 
-    __slots__ = ("_asker", "_delivering", "answer", "inbox", "ring", "since", "step")
+    __slots__ = ("_asker", "_delivering", "answer", "end_wait", "inbox", "since", "step")
 
     def __init__(self, asker: Asker, inbox: Inbox) -> None:
         self.inbox = inbox
@@ -77,8 +82,8 @@ class Callback:
         """When the callback was asked for, in UTC; None if another call asks for the number."""
         self.answer: WhatsAppProfile | None = None
         """What came."""
-        self.ring: Callable[[], None] | None = None
-        """Called when there is an answer, or when it is time to ask."""
+        self.end_wait: Callable[[], None] | None = None
+        """Set by the batch that the call waits in: called when there is an answer, or when it is time to ask."""
         self._asker = asker
         self._delivering: asyncio.Event | None = None  # while an answer is being recorded
 
@@ -143,7 +148,7 @@ class Callback:
         return max(self.inbox.patience - (clock.today() - self.since) / timedelta(seconds=1), 0.0)
 
     async def settled(self) -> None:
-        """Return once an answer on its way in is recorded: which came first is known before they are counted."""
+        """Return once an answer that is on its way in is recorded: the first of the two is counted first."""
         if self._delivering is not None:
             await self._delivering.wait()
 
@@ -174,8 +179,8 @@ class Callback:
         if self.step in (Step.FOLLOWING, Step.AWAITED):
             self.step = Step.READY
         self._asker.follow_failure(error)
-        if self.ring is not None:
-            self.ring()
+        if self.end_wait is not None:
+            self.end_wait()
 
     def leave(self, reply: object, error: AISolutionError | None) -> None:
         """The call is over. Others that wait for the number have what came of it, if that is an answer or a loss."""
@@ -188,5 +193,5 @@ class Callback:
     def _take(self, reply: WhatsAppProfile) -> None:
         self.step = Step.ANSWERED
         self.answer = self._asker.end_by_callback(reply)
-        if self.ring is not None:
-            self.ring()
+        if self.end_wait is not None:
+            self.end_wait()

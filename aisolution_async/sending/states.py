@@ -102,7 +102,8 @@ class Over(NamedTuple, Generic[R]):
 Resting = Again | Awaiting[R] | Following | Over[R]
 """The states that a step ends in: what is to be done next is not this call's to decide."""
 RESTING = (Over, Again, Awaiting, Following)
-WAITING = (Awaiting, Following)
+TO_BE_TOLD = (Awaiting, Following)
+"""Those in which the inbox is to tell the answer."""
 
 State = New | Prepared | Admitted | Started | Found[R] | Again | Awaiting[R] | Following | Over[R]
 NEW: New = New()

@@ -11,7 +11,7 @@ from aisolution_async.ledger.store import Busy
 _A_DAY = 86_400.0
 
 
-class Waiting:
+class Timers:
     """The timers of the calls that wait. `due` is called with each whose time has come."""
 
     def __init__(self, due: Callable[[Task], None]) -> None:
