@@ -11,6 +11,7 @@ import pytest
 
 from aisolution_async import (
     AddFace,
+    AISolutionError,
     BudgetExhaustedError,
     ConfigurationError,
     Inbox,
@@ -199,7 +200,7 @@ async def test_a_lost_attempt_is_remembered_whatever_ends_the_call(how: str) -> 
 @pytest.mark.parametrize(("answer", "kind"), [(LOST, OutcomeUnknownError), (LATER, RetryLaterError)])
 @pytest.mark.parametrize("how", ["enter", "step", "send", "batch"])
 @virtual
-async def test_a_client_closed_meanwhile_forgets_no_charge(answer: Any, kind: type[Exception], how: str) -> None:
+async def test_a_client_closed_meanwhile_forgets_no_charge(answer: Any, kind: type[AISolutionError], how: str) -> None:
     client = client_of(in_turn(answer), retry=QUICK)
     sending = sending_of(client, WhatsAppDetail(NUMBER))
     error: Any
@@ -218,7 +219,7 @@ async def test_a_client_closed_meanwhile_forgets_no_charge(answer: Any, kind: ty
         await client.aclose()
         with pytest.raises(kind) as caught:
             await asking
-        error = caught.value  # type: ignore[assignment]
+        error = caught.value
     else:
         async with client.batch([WhatsAppDetail(NUMBER)]) as batch:
             await asyncio.sleep(0.0001)
