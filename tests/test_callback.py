@@ -266,7 +266,7 @@ async def test_it_is_recorded_before_it_is_taken(inbox: Inbox) -> None:
     store = Notes(blocked=["deliver"])
     asking = Asking(inbox, store)
     callback = awaited(asking)
-    coming = asyncio.create_task(callback.called_back(YES, [DIGITS, "x"]))
+    coming = asyncio.create_task(callback.called_back(YES, ["x", DIGITS]))
     await store.reached.wait()
     assert (callback.step, asking.counted, asking.ended) == (Step.AWAITED, [], [])
     settled = asyncio.create_task(callback.settled())

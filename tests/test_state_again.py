@@ -200,7 +200,10 @@ async def test_a_lost_attempt_is_remembered_whatever_ends_the_call(how: str) -> 
 @pytest.mark.parametrize(("answer", "kind"), [(LOST, OutcomeUnknownError), (LATER, RetryLaterError)])
 @pytest.mark.parametrize("how", ["enter", "step", "send", "batch"])
 @virtual
-async def test_a_client_closed_meanwhile_forgets_no_charge(answer: Any, kind: type[AISolutionError], how: str) -> None:
+async def test_a_client_closed_meanwhile_forgets_no_charge(
+    answer: Any, kind: type[AISolutionError], how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("backoff.full_jitter", lambda longest: longest)
     client = client_of(in_turn(answer), retry=QUICK)
     sending = sending_of(client, WhatsAppDetail(NUMBER))
     error: Any = None
