@@ -49,16 +49,16 @@ class Task(Sending[Any]):
 
     @property
     def end(self) -> tuple[Reply | None, AISolutionError | None]:
-        """Its reply, or what it failed with; neither as long as it is not over."""
+        """The call's reply, or the error it failed with; neither while it is not over."""
         return (self.state.reply, self.state.error) if isinstance(self.state, Over) else (None, None)
 
     @property
     def may_share(self) -> bool:
-        """Whether it may have the answer of a call that asks the same. What adds or deletes a face may not."""
+        """Whether it may have the answer of a call that asks the same. One that adds or deletes a face may not."""
         return not self.call.endpoint.never_charges
 
     def outcome(self) -> Answered[Any] | Failed:
-        """Its outcome, once it is over."""
+        """The call's outcome, once it is over."""
         reply, error = self.end
         return outcome_of(self.index, self.call, reply, error, self.attempts)
 

@@ -19,8 +19,8 @@ class Reservation:
 
     It is the attempt's while one is under way. Where the attempt was free and its answer may come by callback, it is
     the callback's, until that comes, is late, or is spent on asking again. Where the attempt is unknown, a callback
-    that comes after it is charged to that one, and sets nothing aside. So it is with one that comes while an attempt is
-    under way, unless it has a charge of its own set aside.
+    that comes after it is charged to that one, and sets nothing aside. A callback that comes while an attempt is under
+    way is charged to that attempt, unless it has a charge of its own set aside.
     """
 
     __slots__ = ("_budgets", "_charge", "_endpoint", "_is_callbacks", "_is_covered", "_is_flying")

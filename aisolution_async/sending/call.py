@@ -547,7 +547,7 @@ class Sending(NotPickled, Generic[R]):
         )
 
     def question(self) -> Ask | None:
-        """The same before it is prepared; None where its images have to be read first, or it cannot be sent."""
+        """The same before the call is prepared; None where images have to be read first, or it cannot be sent."""
         if self.call.endpoint.takes_images:
             return None
         try:
@@ -602,7 +602,8 @@ class Sending(NotPickled, Generic[R]):
     def give_up_callback(self) -> None:
         """The callback is late: `state` is New if the number is to be asked for again, without one, else Over.
 
-        It is not where the attempt that asked for it was lost: what may have been charged is not sent again unasked.
+        Where the attempt that asked for it was lost, it is Over unless the user lets such attempts be repeated: what
+        may have been charged is not sent again unasked.
         """
         assert self.callback is not None
         otherwise = self.state.otherwise if isinstance(self.state, Awaiting) else None
