@@ -8,6 +8,7 @@ from typing import Any
 
 from aisolution_async.api import Call, Reply, WhatsAppProfile, WhatsAppState
 from aisolution_async.charges import Tally
+from aisolution_async.checks import is_number
 from aisolution_async.errors import AISolutionError, ConfigurationError
 from aisolution_async.inbox import Inbox
 from aisolution_async.outcome import Answered, Failed, outcome_of
@@ -30,7 +31,8 @@ class Recheck:
     give_up: float = 3600.0
 
     def __post_init__(self) -> None:
-        if not 0 < self.first <= self.longest < math.inf or not 0 <= self.give_up < math.inf:
+        good = all(map(is_number, (self.first, self.longest, self.give_up)))
+        if not (good and 0 < self.first <= self.longest < math.inf and 0 <= self.give_up < math.inf):
             raise ConfigurationError("Recheck needs 0 < first <= longest and give_up >= 0, in seconds")
 
 
