@@ -29,7 +29,7 @@ class Prices(Mapping[str, Decimal]):
         return cls(MappingProxyType(found))
 
     def of(self, endpoint: object) -> Decimal:
-        """The price of a charge at `endpoint`, in any of its spellings. Raises KeyError where it `is_missing`."""
+        """The price of a charge at `endpoint`, in any of its spellings. Raises KeyError where that is `missing`."""
         known = endpoint_of(endpoint)
         return self.known[endpoint if known is None else known.name]  # type: ignore[index]  # any other is missing
 
