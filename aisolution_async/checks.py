@@ -21,6 +21,12 @@ def is_number(value: object) -> TypeGuard[float]:
     return isinstance(value, int | float) and not isinstance(value, bool) and value == value  # noqa: PLR0124  # NaN
 
 
+def is_one_of(value: object, kinds: type | tuple[type, ...]) -> bool:
+    """Whether `value` is of one of `kinds`. True and False are bool or object, and no int."""
+    kinds = kinds if isinstance(kinds, tuple) else (kinds,)
+    return bool in kinds or object in kinds if isinstance(value, bool) else isinstance(value, kinds)
+
+
 def whole(name: str, value: object, least: int, *, otherwise: str = "") -> int:
     """`value`, a whole number of `least` or more. `otherwise` is said of what else the option takes."""
     if is_whole(value) and value >= least:

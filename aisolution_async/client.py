@@ -36,7 +36,7 @@ from aisolution_async.api import (
 )
 from aisolution_async.batching import DRAIN_TIMEOUT, Batch, Load, Recheck
 from aisolution_async.charges import Attempt, Charge, Tally
-from aisolution_async.checks import kind_of, running_loop, whole
+from aisolution_async.checks import flag, kind_of, running_loop, whole
 from aisolution_async.errors import AISolutionError, ConfigurationError, InputError, Key
 from aisolution_async.hiding import NotPickled, Secret, forget_locals
 from aisolution_async.inbox import Inbox
@@ -188,6 +188,7 @@ class AsyncClient(NotPickled):
         )
         self._options = dataclasses.replace(options, budgets=budgets, journal=journal)
         whole("max_connections", max_connections, 1)
+        flag("trust_env", trust_env)
         places = max_connections if transport is None else None  # a transport of the user's has bounds of its own
         if transport is None:
             if not via.value and trust_env:

@@ -85,7 +85,7 @@ async def test_something_cancelled_within_the_input(source: str) -> None:
         with pytest.raises(RuntimeError, match="was cancelled"):
             async with client.batch(later() if source == "async" else now()) as batch:
                 async for outcome in batch:
-                    seen.append(outcome)  # noqa: PERF401
+                    seen.append(outcome)  # noqa: PERF401  # those before the error count
         assert [outcome.charge for outcome in seen] == [CHARGED] * 3
 
 

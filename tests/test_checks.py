@@ -16,6 +16,7 @@ from aisolution_async.checks import (
     KEY_TYPES,
     flag,
     is_number,
+    is_one_of,
     is_whole,
     key,
     running_loop,
@@ -43,6 +44,10 @@ def test_articles(spoken: str) -> None:
 def test_numbers_are_numbers(value: Any) -> None:
     assert is_whole(value) is (type(value) is int)
     assert is_number(value) is (type(value) in (int, float) and not math.isnan(value))
+    assert is_one_of(value, int) is is_whole(value)
+    assert is_one_of(value, (int, float)) is (type(value) in (int, float))
+    assert is_one_of(value, bool) is (type(value) is bool)
+    assert is_one_of(value, object)
     if type(value) is int and value >= 3:
         assert whole("n", value, 3) == value
     else:

@@ -857,7 +857,7 @@ def test_other_errors_are_one_line_too() -> None:
     async def fail() -> None:
         raise AISolutionError("something else")
 
-    with pytest.raises(running.Failed) as caught:
+    with pytest.raises(running.Ending) as caught:
         running.run(fail())
     assert (caught.value.exit_code, caught.value.message) == (1, "something else")
 

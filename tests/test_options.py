@@ -36,6 +36,7 @@ from aisolution_async import (
     InputError,
     Ledger,
     OutcomeUnknownError,
+    Recheck,
     RefusedError,
     Retry,
     RetryLaterError,
@@ -124,6 +125,40 @@ def test_bad_options_are_refused_in_both_places(options: dict[str, Any], words: 
         client_of(in_turn(), **options)
     with pytest.raises(ConfigurationError, match=f"^{words}"):
         client_of(in_turn()).with_options(**options)
+
+
+def test_an_environment_is_trusted_or_not() -> None:
+    with pytest.raises(ConfigurationError, match="^trust_env is a str: pass True or False$"):
+        AsyncClient(TOKEN, trust_env="no")  # type: ignore[arg-type]
+
+
+BAD_OF_BATCHES: list[tuple[dict[str, Any], str]] = [
+    ({"ordered": 1}, "ordered is an int: pass True or False"),
+    ({"dedupe": "no"}, "dedupe is a str: pass True or False"),
+    ({"total": True}, "total must be the number of calls, or None"),
+    ({"rate": True}, "rate must be a number of calls a second, above 0"),
+    ({"concurrency": True}, "concurrency must be a whole number, 1 or more"),
+    ({"drain_timeout": True}, "drain_timeout must be seconds, 0 or more"),
+]
+
+
+@pytest.mark.parametrize(("options", "words"), BAD_OF_BATCHES)
+async def test_bad_options_of_a_batch_are_refused(options: dict[str, Any], words: str) -> None:
+    async with client_of(in_turn()) as client:
+        with pytest.raises(ConfigurationError, match=f"^{words}$"):
+            client.batch([], **options)
+
+
+@pytest.mark.parametrize("bad", [True, "1", None, float("nan"), float("inf"), -1.0])
+def test_bad_waits_are_refused(bad: Any) -> None:
+    for name in ("first", "longest"):
+        with pytest.raises(ConfigurationError, match="must be seconds with 0 < first <= longest$"):
+            Retry(**{name: bad})
+    for name in ("first", "longest", "give_up"):
+        with pytest.raises(
+            ConfigurationError, match="^Recheck needs 0 < first <= longest and give_up >= 0, in seconds$"
+        ):
+            Recheck(**{name: bad})
 
 
 @virtual

@@ -21,7 +21,7 @@ from aisolution_async.batching.outlet import Outlet, Progress
 from aisolution_async.batching.task import Recheck, Task
 from aisolution_async.batching.twins import Twins
 from aisolution_async.charges import Tally
-from aisolution_async.checks import is_whole, kind_of, seconds
+from aisolution_async.checks import flag, is_whole, kind_of, seconds
 from aisolution_async.errors import AISolutionError, ConfigurationError
 from aisolution_async.hiding import NotPickled, forget_locals
 from aisolution_async.inbox import Inbox
@@ -88,6 +88,8 @@ class Batch(NotPickled, Generic[R]):
     ) -> None:
         if recheck is not None and not isinstance(recheck, Recheck):
             raise ConfigurationError("recheck must be a Recheck(…), or None")
+        flag("ordered", ordered)
+        flag("dedupe", dedupe)
         seconds("drain_timeout", drain_timeout, zero=True, endless=True)
         if total is not None and not (is_whole(total) and total >= 0):
             raise ConfigurationError("total must be the number of calls, or None")

@@ -155,7 +155,7 @@ class Crew:
                 self.dispatch()  # one end may allow more than one start
 
     async def _step(self, turn: Turn) -> Resting[Any] | Shares | Follows:
-        """One attempt of a call that has its place, unless another asks the same. What came of it."""
+        """One attempt of a call that has its place, unless another asks the same. Returns what came of it."""
         task = turn.task
         try:
             if self._twins is not None and task.may_share and not self._twins.leads(task):

@@ -92,7 +92,7 @@ class Outlet(Generic[R]):
         self._check()
 
     def expect(self, count: int) -> None:
-        """So many outcomes there will be in all."""
+        """`count` outcomes will come in all."""
         self._expected = count
         self._check()
 
@@ -152,11 +152,11 @@ class Pace:
         self._ended: float | None = None
 
     def start(self, now: float) -> None:
-        """It starts now."""
+        """The batch starts now."""
         self._started = now
 
     def end(self, now: float) -> None:
-        """It is over now."""
+        """The batch is over now."""
         self._ended = now
 
     def count(self, now: float) -> None:

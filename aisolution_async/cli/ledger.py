@@ -24,7 +24,7 @@ from aisolution_async.bulk.results import answered
 from aisolution_async.bulk.rows import Rows, text
 from aisolution_async.charges import Charge
 from aisolution_async.cli import show
-from aisolution_async.cli.running import Exit, Failed, foreseen, run
+from aisolution_async.cli.running import Ending, Exit, foreseen, run
 from aisolution_async.errors import ConfigurationError
 from aisolution_async.hiding import SECRET_FIELDS
 from aisolution_async.ledger import Ledger, Record, State, Sum
@@ -204,7 +204,7 @@ def export_command(file: Path, output: Path, *, overwrite: bool, as_json: bool) 
                 with suppress(OSError):
                     target.part.unlink(missing_ok=True)
     if problem:
-        raise Failed(problem, Exit.PROBLEMS)
+        raise Ending(problem, Exit.PROBLEMS)
     if as_json:
         show.say_json({"answers": target.rows, "output": str(output)})
     else:
@@ -365,7 +365,7 @@ def reconcile_command(
         if outside:
             click.echo(f"Not compared: {outside:,} charged on days before {first} or after {last}.")
     if not explained:
-        raise Failed("the invoice and the ledger differ by more than the unknown can explain", Exit.PROBLEMS)
+        raise Ending("the invoice and the ledger differ by more than the unknown can explain", Exit.PROBLEMS)
 
 
 def _compared_numbers(line: _Compared) -> dict[str, Any]:
@@ -447,7 +447,7 @@ def resolve_command(file: Path, key: str, charge: str, *, by_id: bool, as_json: 
     attempt is held until all are settled, or by --retry-unknown with their number.
     """
     if by_id and not re.fullmatch(r"[0-9]{1,18}", key):
-        raise Failed(f"--by-id: {key!r} is no id of an attempt: aisolution ledger attempts shows them", Exit.USAGE)
+        raise Ending(f"--by-id: {key!r} is no id of an attempt: aisolution ledger attempts shows them", Exit.USAGE)
 
     async def settle(ledger: Ledger) -> int:
         if by_id:
@@ -458,7 +458,7 @@ def resolve_command(file: Path, key: str, charge: str, *, by_id: bool, as_json: 
     if as_json:
         show.say_json({"resolved": settled})
     if not settled:
-        raise Failed(
+        raise Ending(
             f"no attempt of {key!r} is unknown: aisolution ledger attempts --unknown lists them", Exit.PROBLEMS
         )
     if not as_json:
@@ -479,7 +479,7 @@ def purge_command(file: Path, older_than: str, *, as_json: bool) -> None:
     """
     found = re.fullmatch(r"(\d{1,6})([smhdw])", older_than.strip())
     if found is None:
-        raise Failed(f"--older-than {older_than!r} is no age: it is like 90d, 12h or 0d", Exit.USAGE)
+        raise Ending(f"--older-than {older_than!r} is no age: it is like 90d, 12h or 0d", Exit.USAGE)
     age = timedelta(seconds=int(found[1]) * _UNITS[found[2]])
 
     async def empty(ledger: Ledger) -> int:

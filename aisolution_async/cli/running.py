@@ -60,7 +60,7 @@ Exit codes:
 """
 
 
-class Failed(click.ClickException):
+class Ending(click.ClickException):
     """The end of a command: one line, and the exit code."""
 
     def __init__(self, message: str, code: Exit) -> None:
@@ -82,7 +82,7 @@ class Access:
     base_url: str | None = None
 
 
-def unwritable(exc: OSError) -> Failed:
+def unwritable(exc: OSError) -> Ending:
     """The end of a command whose stdout cannot be written. Nothing more can be written to it then."""
     # What is left in its buffer would be tried again, and complained of, as the interpreter ends.
     with suppress(OSError, ValueError, AttributeError):
@@ -91,7 +91,7 @@ def unwritable(exc: OSError) -> Failed:
             os.dup2(nowhere, sys.stdout.fileno())
         finally:
             os.close(nowhere)
-    return Failed(f"standard output cannot be written: {exc.strerror or type(exc).__name__}", Exit.PROBLEMS)
+    return Ending(f"standard output cannot be written: {exc.strerror or type(exc).__name__}", Exit.PROBLEMS)
 
 
 class Commands(click.Group):
@@ -111,7 +111,7 @@ class Commands(click.Group):
 
 
 def check_stdout() -> None:
-    """Raise Failed where stdout is closed, before anything is paid for that was to go there."""
+    """Raise Ending where stdout is closed, before anything is paid for that was to go there."""
     with foreseen():
         outputs.check_stdout()
 
@@ -130,9 +130,9 @@ def keep_stdin() -> None:
         shutil.copyfileobj(sys.stdin.buffer, file, 1 << 20)
         file.seek(0)
     except KeyboardInterrupt:
-        failed = Failed("interrupted: nothing was sent", Exit.INTERRUPTED)
+        failed = Ending("interrupted: nothing was sent", Exit.INTERRUPTED)
     except OSError as exc:
-        failed = Failed(f"standard input cannot be kept: {exc.strerror or type(exc).__name__}", Exit.USAGE)
+        failed = Ending(f"standard input cannot be kept: {exc.strerror or type(exc).__name__}", Exit.USAGE)
     else:
         sys.stdin = io.TextIOWrapper(file)
         return
@@ -142,25 +142,25 @@ def keep_stdin() -> None:
 
 @contextmanager
 def foreseen() -> Iterator[None]:
-    """What can be foreseen to go wrong in here becomes a `Failed`."""
+    """What can be foreseen to go wrong in here becomes an `Ending`."""
     try:
         yield
     except (ConfigurationError, LedgerError) as exc:
-        failed = Failed(str(exc), Exit.USAGE)
+        failed = Ending(str(exc), Exit.USAGE)
     except AISolutionError as exc:
-        failed = Failed(str(exc), Exit.PROBLEMS)
+        failed = Ending(str(exc), Exit.PROBLEMS)
     else:
         return
     raise failed
 
 
 def run(main: Coroutine[Any, Any, T]) -> T:
-    """Run `main` on a loop of its own; what can be foreseen to go wrong becomes a `Failed`."""
+    """Run `main` on a loop of its own; what can be foreseen to go wrong becomes an `Ending`."""
     try:
         with foreseen(), asyncio.Runner(loop_factory=new_event_loop) as runner:
             return runner.run(main)
     except KeyboardInterrupt:
-        failed = Failed("interrupted: what was under way may have been charged", Exit.INTERRUPTED)
+        failed = Ending("interrupted: what was under way may have been charged", Exit.INTERRUPTED)
     raise failed
 
 

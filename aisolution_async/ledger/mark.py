@@ -39,14 +39,14 @@ class Mark:
             os.fchmod(self._fd, 0o600)  # whatever the umask took
 
     def note(self, attempts: int) -> None:
-        """So many attempts are committed."""
+        """Write down that so many attempts are committed."""
         if self._fd >= 0:
             with suppress(OSError):
                 os.lseek(self._fd, 0, os.SEEK_SET)
                 os.write(self._fd, b"key %s attempts %020d\n" % (self._key.encode(), attempts))
 
     def close(self) -> None:
-        """Let go of the file. It stays."""
+        """Let go of the file, which stays where it is."""
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1

@@ -31,6 +31,7 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from aisolution_async.charges import Tally
+from aisolution_async.checks import is_number, is_one_of
 from aisolution_async.sandbox import images
 from aisolution_async.sandbox.desk import Desk
 from aisolution_async.sandbox.faults import Fault
@@ -129,7 +130,7 @@ def _read(body: bytes) -> Any:
 def _only(body: bytes, name: str, kind: type | tuple[type, ...]) -> Any:
     value = _read(body)
     found = value.get(name) if isinstance(value, dict) and len(value) == 1 else None
-    if not isinstance(found, kind) or (isinstance(found, bool) and kind is not bool):
+    if not is_one_of(found, kind):
         raise _Wrong(400, f'the body is {{"{name}": …}}')
     return found
 
@@ -307,5 +308,4 @@ def _table(title: str, columns: Iterable[str], rows: Iterable[Iterable[object]])
 def _cell(value: object) -> str:
     if isinstance(value, float):
         value = round(value, 3)
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    return f"<td{' class=n' if number else ''}>{'' if value is None else escape(str(value))}"
+    return f"<td{' class=n' if is_number(value) else ''}>{'' if value is None else escape(str(value))}"

@@ -547,7 +547,7 @@ class Sending(NotPickled, Generic[R]):
         )
 
     def question(self) -> Ask | None:
-        """The same before it is prepared; None where its images have to be read first, or it cannot be sent."""
+        """The same before the call is prepared; None where images have to be read first, or it cannot be sent."""
         if self.call.endpoint.takes_images:
             return None
         try:

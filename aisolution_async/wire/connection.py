@@ -193,7 +193,7 @@ class Connection(asyncio.Protocol):
             self.fail(httpx.ReadTimeout(f"{what} waiting for the answer of {where}"))
 
     def take_error(self) -> httpx.TransportError:
-        """The error to raise. It is not kept, lest it, its traceback and this connection hold each other."""
+        """The error to raise. The connection lets go of it, lest the two and the traceback hold each other."""
         assert self.error is not None
         error, self.error = self.error, None
         return error
