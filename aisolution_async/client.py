@@ -369,6 +369,8 @@ class AsyncClient(NotPickled):
                         self._shared.gate.leave()
         except BaseException as exc:
             forget_locals(exc)
+            if sending.attempts:
+                sending.conclude("cancelled")  # also between two attempts: what was sent has an outcome
             raise
         finally:
             over = sending.state
