@@ -135,8 +135,14 @@ class Batch(NotPickled, Generic[R]):
             raise ConfigurationError("a batch runs once: make another one with client.batch(…)")
         self._shared.check()
         if self._options.journal is not None:
-            await self._options.journal.open()  # so that a ledger that cannot be used is known at once
-            self._shared.check()  # nobody tells a batch that is not running
+            try:
+                await self._options.journal.open()  # so that a ledger that cannot be used is known at once
+                self._shared.check()  # nobody tells a batch that is not running
+            except BaseException:
+                if self._journal is not None:
+                    with anyio.CancelScope(shield=True):
+                        await self._journal.aclose()
+                raise
         self._outlet.pace.start(clock.now())
         self._shared.batches.add(self)
         self._runner = asyncio.create_task(self._run())
