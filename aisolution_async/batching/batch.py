@@ -91,7 +91,8 @@ class Batch(NotPickled, Generic[R]):
         seconds("drain_timeout", drain_timeout, zero=True, endless=True)
         if total is not None and not (is_whole(total) and total >= 0):
             raise ConfigurationError("total must be the number of calls, or None")
-        if not isinstance(calls, Iterable | AsyncIterable) or isinstance(calls, str | bytes):
+        # A future is an iterable to Python.
+        if not isinstance(calls, Iterable | AsyncIterable) or isinstance(calls, str | bytes | asyncio.Future):
             close_unused(calls)
             raise ConfigurationError(
                 f"{kind_of(calls)} is no list of calls: pass an iterable or async iterable of calls"
