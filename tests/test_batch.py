@@ -603,6 +603,7 @@ async def test_how_a_batch_looks() -> None:
             await anext(batch)
             assert repr(batch).startswith("<Batch, running: 30 of 30 read, 10 waiting, 10 in flight, 10 ok, 0 failed, ")
             assert await asyncio.to_thread(repr, batch) == repr(batch)
+            assert await asyncio.to_thread(lambda: batch.progress) == batch.progress
             batch.stop()
             assert repr(batch).startswith("<Batch, stopping: 30 of 30 read, 0 waiting, 10 in flight, 10 ok, 10 failed")
     assert repr(batch) == (

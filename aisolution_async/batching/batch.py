@@ -211,7 +211,7 @@ class Batch(NotPickled, Generic[R]):
 
     @property
     def progress(self) -> Progress:
-        """How far it is, now."""
+        """How far it is, now. May be asked from any thread."""
         outlet = self._outlet
         rate, elapsed = outlet.pace.look()
         to_do = None if self._total is None else max(0, self._total - outlet.done)
