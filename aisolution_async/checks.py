@@ -69,6 +69,12 @@ def running_loop() -> asyncio.AbstractEventLoop:
     )
 
 
+def is_cancelled() -> bool:
+    """Whether the task that runs is being cancelled: else a CancelledError is of something that it waited for."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
+
+
 # ------------------------------------------------------------------------------------------------- names of types
 
 

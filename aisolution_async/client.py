@@ -176,9 +176,9 @@ class AsyncClient(NotPickled):
         options = Options.of(
             timeout=timeout,
             deadline=deadline,
-            retry=NOT_GIVEN if retry is None else retry,
-            max_retries=NOT_GIVEN if max_retries is None else max_retries,
-            retry_unknown=NOT_GIVEN if retry_unknown is None else retry_unknown,
+            retry=retry,
+            max_retries=max_retries,
+            retry_unknown=retry_unknown,
             charge_rules=charge_rules,
             max_image_bytes=max_image_bytes,
             strict_numbers=strict_numbers,
@@ -204,9 +204,9 @@ class AsyncClient(NotPickled):
         *,
         timeout: float | httpx.Timeout | None = NOT_GIVEN,
         deadline: float | None = NOT_GIVEN,
-        retry: Retry | int = NOT_GIVEN,
-        max_retries: int = NOT_GIVEN,
-        retry_unknown: int = NOT_GIVEN,
+        retry: Retry | int | None = None,
+        max_retries: int | None = None,
+        retry_unknown: int | None = None,
         charge_rules: Mapping[str, Mapping[str, Charge | str]] | None = NOT_GIVEN,
         max_image_bytes: int = NOT_GIVEN,
         strict_numbers: bool = NOT_GIVEN,
@@ -370,6 +370,8 @@ class AsyncClient(NotPickled):
                         self._shared.gate.leave()
         except BaseException as exc:
             forget_locals(exc)
+            if sending.attempts:
+                sending.conclude("cancelled")  # also between two attempts: what was sent has an outcome
             raise
         finally:
             over = sending.state

@@ -202,6 +202,14 @@ async def test_a_coroutine_in_place_of_the_list() -> None:
             client.batch(lost)
 
 
+async def test_a_future_in_place_of_the_list() -> None:
+    async with client_of(in_turn(ok_whatsapp())) as client:
+        made: Any = asyncio.ensure_future(asyncio.sleep(0, [WhatsAppDetail("6281387300008")]))
+        await made
+        with pytest.raises(ConfigurationError, match="a Task is no list of calls"):
+            client.batch(made)
+
+
 # ------------------------------------------------------------------------------------------------ the reader by itself
 
 

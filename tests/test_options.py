@@ -98,6 +98,15 @@ def test_what_is_not_given_stays() -> None:
         plain.options.deadline = 1  # type: ignore[misc]
 
 
+@pytest.mark.parametrize("name", ["retry", "max_retries", "retry_unknown"])
+def test_how_often_it_is_repeated_is_not_given_as_none(name: str) -> None:
+    given = {"retry": Retry(max_retries=7, first=2.0, unknown=3)}
+    none: dict[str, Any] = {name: None}
+    client = client_of(in_turn(), **{**none, **given})
+    assert client.with_options(**none).options == client.options
+    assert client.options.retry == given["retry"]
+
+
 BAD: list[tuple[dict[str, Any], str]] = [
     ({"timeout": 0}, "timeout must be seconds above 0"),
     ({"timeout": float("nan")}, "timeout must be seconds above 0"),

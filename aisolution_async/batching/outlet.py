@@ -141,7 +141,7 @@ class Outlet(Generic[R]):
 class Pace:
     """How many calls were finished a second, over the last few seconds; and for how long it has been going."""
 
-    __slots__ = ("_counts", "_ended", "_first", "_started")
+    __slots__ = ("_clock", "_counts", "_ended", "_first", "_started")
 
     _SECONDS = 5
 
@@ -154,6 +154,7 @@ class Pace:
     def start(self, now: float) -> None:
         """The batch starts now."""
         self._started = now
+        self._clock = asyncio.get_running_loop().time  # for who looks from another thread
 
     def end(self, now: float) -> None:
         """The batch is over now."""
@@ -173,11 +174,12 @@ class Pace:
         """How many a second, and the seconds since the start. After the end, as it was then."""
         if self._started is None:
             return 0.0, 0.0
-        at = clock.now() if self._ended is None else self._ended
+        at = self._clock() if self._ended is None else self._ended
         return self._per_second(at), at - self._started
 
     def _per_second(self, now: float) -> float:
-        counted = [(second, count) for second, count in self._counts if second > now - self._SECONDS - 1]
+        counts = tuple(self._counts)  # at once: the loop may go on meanwhile
+        counted = [(second, count) for second, count in counts if second > now - self._SECONDS - 1]
         if self._first is None or not counted:
             return 0.0
         since = max(self._first, counted[0][0])
