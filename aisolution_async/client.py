@@ -35,6 +35,7 @@ from aisolution_async.api import (
     WhatsAppProfile,
 )
 from aisolution_async.batching import DRAIN_TIMEOUT, Batch, Load, Recheck
+from aisolution_async.batching.intake import call_instead
 from aisolution_async.charges import Attempt, Charge, Tally
 from aisolution_async.checks import kind_of, running_loop, whole
 from aisolution_async.errors import AISolutionError, ConfigurationError, InputError, Key
@@ -356,9 +357,9 @@ class AsyncClient(NotPickled):
         closed or belongs to another event loop.
         """
         if not isinstance(call, Call):
-            kind = kind_of(call)
+            what = f"{kind_of(call)} is no call: {call_instead(call)}"
             del call
-            raise InputError(f"{kind} is no call: pass FaceCompare(…), WhatsAppDetail(…) or the like")
+            raise InputError(what)
         sending = Sending(self._shared, self._options, call)
         try:
             while not isinstance(sending.state, Over):
@@ -584,7 +585,7 @@ def _check_transport(transport: object, *, with_proxy: bool, with_context: bool)
     """Refuse what is no transport, and beside one what it has of its own."""
     right = "AsyncClient(transport=httpx.AsyncHTTPTransport(…))"
     if isinstance(transport, type):
-        raise ConfigurationError(f"transport is the class {transport.__name__}: pass an object of it, {right}")
+        raise ConfigurationError(f"transport is {kind_of(transport)}: pass an object of it, {right}")
     if not isinstance(transport, httpx.AsyncBaseTransport):
         why = f"transport is {kind_of(transport)}"
         if isinstance(transport, httpx.AsyncClient | httpx.Client):
