@@ -97,8 +97,8 @@ class AsyncClient(NotPickled):
     `base_url`: else AISOLUTION_BASE_URL, else the vendor's address. https only, loopback aside.
     `timeout`: seconds (or an `httpx.Timeout`) to connect, to write, to wait for an answer's next bytes, and
     for a free connection. `deadline`: seconds for one call over all its attempts and the waits between them,
-    None for no end. `max_retries`: how often an attempt that was free may be repeated; `retry`, in its place, a `Retry`
-    that says how patiently too.
+    None for no end. `max_retries`: how often an attempt that was free may be repeated, 4 times unless you say so;
+    `retry`, in its place, a `Retry` that says how patiently too.
     `retry_unknown`: how often an attempt that may have been charged is repeated: 0 unless you say so.
     `max_connections`: connections open at once. `rate`: attempts a second, over all calls and batches.
     `max_image_bytes`: larger images are refused here. `strict_numbers`: phone numbers have to be in a range that their
