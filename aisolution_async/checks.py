@@ -79,7 +79,11 @@ def is_cancelled() -> bool:
 
 
 def kind_of(value: object) -> str:
-    """The type of `value` with its article, as in "an AsyncClient"."""
+    """What `value` is, in words: its type with the article, as in "an AsyncClient", else None, or the class itself."""
+    if value is None:
+        return "None"
+    if isinstance(value, type):
+        return f"the class {value.__name__}"
     return with_article(type(value).__name__)
 
 

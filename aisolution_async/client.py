@@ -35,6 +35,7 @@ from aisolution_async.api import (
     WhatsAppProfile,
 )
 from aisolution_async.batching import DRAIN_TIMEOUT, Batch, Load, Recheck
+from aisolution_async.batching.intake import call_instead
 from aisolution_async.charges import Attempt, Charge, Tally
 from aisolution_async.checks import flag, kind_of, running_loop, whole
 from aisolution_async.errors import AISolutionError, ConfigurationError, InputError, Key
@@ -96,8 +97,8 @@ class AsyncClient(NotPickled):
     `base_url`: else AISOLUTION_BASE_URL, else the vendor's address. https only, loopback aside.
     `timeout`: seconds (or an `httpx.Timeout`) to connect, to write, to wait for an answer's next bytes, and
     for a free connection. `deadline`: seconds for one call over all its attempts and the waits between them,
-    None for no end. `max_retries`: how often an attempt that was free may be repeated; `retry`, in its place, a `Retry`
-    that says how patiently too.
+    None for no end. `max_retries`: how often an attempt that was free may be repeated, 4 times unless you say so;
+    `retry`, in its place, a `Retry` that says how patiently too.
     `retry_unknown`: how often an attempt that may have been charged is repeated: 0 unless you say so.
     `max_connections`: connections open at once. `rate`: attempts a second, over all calls and batches.
     `max_image_bytes`: larger images are refused here. `strict_numbers`: phone numbers have to be in a range that their
@@ -357,9 +358,9 @@ class AsyncClient(NotPickled):
         closed or belongs to another event loop.
         """
         if not isinstance(call, Call):
-            kind = kind_of(call)
+            what = f"{kind_of(call)} is no call: {call_instead(call)}"
             del call
-            raise InputError(f"{kind} is no call: pass FaceCompare(…), WhatsAppDetail(…) or the like")
+            raise InputError(what)
         sending = Sending(self._shared, self._options, call)
         try:
             while not isinstance(sending.state, Over):
@@ -587,7 +588,7 @@ def _check_transport(transport: object, *, with_proxy: bool, with_context: bool)
     """Refuse what is no transport, and beside one what it has of its own."""
     right = "AsyncClient(transport=httpx.AsyncHTTPTransport(…))"
     if isinstance(transport, type):
-        raise ConfigurationError(f"transport is the class {transport.__name__}: pass an object of it, {right}")
+        raise ConfigurationError(f"transport is {kind_of(transport)}: pass an object of it, {right}")
     if not isinstance(transport, httpx.AsyncBaseTransport):
         why = f"transport is {kind_of(transport)}"
         if isinstance(transport, httpx.AsyncClient | httpx.Client):

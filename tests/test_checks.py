@@ -19,6 +19,7 @@ from aisolution_async.checks import (
     is_one_of,
     is_whole,
     key,
+    kind_of,
     running_loop,
     seconds,
     whole,
@@ -38,6 +39,11 @@ from aisolution_async.checks import (
 )
 def test_articles(spoken: str) -> None:
     assert with_article(spoken.rsplit(maxsplit=1)[-1]) == " ".join(spoken.split())
+
+
+def test_what_has_no_article() -> None:
+    assert kind_of(None) == "None"
+    assert kind_of(int) == "the class int"
 
 
 @given(st.one_of(st.integers(), st.booleans(), st.floats(), st.text(), st.none(), st.decimals()))
@@ -66,7 +72,7 @@ def test_numbers_are_numbers(value: Any) -> None:
 @pytest.mark.parametrize("value", [0, 1, "no", None, Decimal(1)])
 def test_flags(value: Any) -> None:
     assert flag("f", True) is True
-    with pytest.raises(ConfigurationError, match="^f is an? .*: pass True or False$"):
+    with pytest.raises(ConfigurationError, match="^f is (an? .*|None): pass True or False$"):
         flag("f", value)
 
 

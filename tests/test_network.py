@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import os
 import shlex
+import socket
 import ssl
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -223,6 +224,39 @@ async def test_the_remedy_is_said(
     assert (TRUST.partition(".")[0] in str(caught.value)) is (remedy == TRUST)
     assert "\n" not in str(caught.value)
     assert len(sandbox.requests) == 0
+
+
+@pytest.mark.parametrize("way", ["pool", "httpx"])
+@pytest.mark.parametrize(
+    "words",
+    [
+        "Name or service not known",
+        "Temporary failure in name resolution",
+        "nodename nor servname provided, or not known",
+        "getaddrinfo failed",
+        "No address associated with hostname",
+    ],
+)
+async def test_the_remedy_for_a_name_that_nobody_knows(
+    words: str, way: str, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def getaddrinfo(*args: Any, **options: Any) -> Any:
+        raise socket.gaierror(socket.EAI_NONAME, words)
+
+    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
+    options: dict[str, Any] = {} if way == "pool" else {"transport": httpx.AsyncHTTPTransport(trust_env=False)}
+    async with AsyncClient(sandbox.token, base_url="https://localhost:1", retry=0, **options) as client:
+        with pytest.raises(NotSentError, match=rf"{words}\): check base_url .*HTTPS_PROXY or proxy=$"):
+            await client.whatsapp_detail(NUMBER)
+
+
+@pytest.mark.parametrize("way", ["pool", "httpx"])
+async def test_the_remedy_where_what_answers_is_no_tls(way: str, sandbox: Sandbox) -> None:
+    url = sandbox.url.replace("http:", "https:")
+    options: dict[str, Any] = {} if way == "pool" else {"transport": httpx.AsyncHTTPTransport(trust_env=False)}
+    async with AsyncClient(sandbox.token, base_url=url, retry=0, **options) as client:
+        with pytest.raises(NotSentError, match="WRONG_VERSION_NUMBER.*: what answered is no TLS: check base_url"):
+            await client.whatsapp_detail(NUMBER)
 
 
 def at_nobody(**options: Any) -> AsyncClient:

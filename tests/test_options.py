@@ -301,7 +301,7 @@ Expect Cookie COOKIE Proxy-Authorization Proxy-Connection Accept Accept-Encoding
         ({"X": f"{SECRET}\t"}, "begins or ends with a space"),
         ({"X": SECRET.encode()}, "the value of X is a bytes: pass it as text"),
         ({"X": 12}, "the value of X is an int: pass it as text"),
-        ({"X": None}, "the value of X is a NoneType: pass it as text"),
+        ({"X": None}, "the value of X is None: pass it as text"),
         ({"X-A": SECRET, "x-a": SECRET}, "headers has x-a twice"),
         ([("X", SECRET)], "headers is a list: give them by name"),
         (SECRET, "headers is a str: give them by name"),

@@ -159,14 +159,19 @@ def call_of(index: int, item: object) -> Call[Any] | Failed:
         return item
     if isinstance(item, AISolutionError):
         return Failed(index, item.key, None, None, item, item.attempts)
-    what = f"item {index} of the input is {kind_of(item)} and no call: "
+    what = f"item {index} of the input is {kind_of(item)} and no call: {call_instead(item)}"
+    return Failed(index, None, None, None, InputError(what), ())
+
+
+def call_instead(item: object) -> str:
+    """What to pass in place of what is no call. A coroutine that nobody has awaited is closed."""
     if inspect.isawaitable(item):
         close_unused(item)
         named = _CALLS_BY_METHOD.get(getattr(item, "__name__", ""))
-        what += f"pass the call, do not call the method: {named or 'FaceCompare'}(…)"
-    else:
-        what += "give FaceCompare(…), WhatsAppDetail(…) or the like"
-    return Failed(index, None, None, None, InputError(what), ())
+        return f"pass the call, do not call the method: {named or 'FaceCompare'}(…)"
+    if isinstance(item, type) and issubclass(item, Call):
+        return f"pass an object of it, {item.__name__}(…)"
+    return "pass FaceCompare(…), WhatsAppDetail(…) or the like"
 
 
 def close_unused(item: object) -> None:

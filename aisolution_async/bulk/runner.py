@@ -23,7 +23,7 @@ from aisolution_async.bulk.calls import Calls
 from aisolution_async.bulk.earlier import Earlier, Written, is_idle, sources_of
 from aisolution_async.bulk.kinds import kinds_of
 from aisolution_async.bulk.outputs import STDOUT, Dialect, Output, Rescue, UnwrittenError, as_json, origin_of
-from aisolution_async.bulk.results import Results, columns_of, exchanged, free_name, is_held, problem_of
+from aisolution_async.bulk.results import Results, columns_of, exchanged, free_name, is_held, is_unsettled, problem_of
 from aisolution_async.bulk.rows import Row, Rows, UnreadableInputError
 from aisolution_async.charges import Attempt, Charge, Tally
 from aisolution_async.checks import seconds
@@ -54,6 +54,7 @@ class Summary:
     earlier calls, `shared` by other rows that ask the same, `taken_back` by what an earlier run wrote or rescued and
     the ledger lacks) and `failed` the others; `errors` counts the calls that failed, by the error's class. `held` of
     the failed were not sent because an attempt at the same may have been charged; one of them has as many as `holds`.
+    `unsettled` of the failed, the `held` among them, may have been charged now or before: a ledger holds them.
     `checking` of the ok are not settled: the vendor is still checking them, or was not available. `unsent` rows were
     read when the run was stopped, and were neither asked nor written. `left_out` rows of empty cells stood at the
     very end of the input, where spreadsheets leave such, and have no row in the output. `output` is the finished file
@@ -72,6 +73,7 @@ class Summary:
     failed: int = 0
     held: int = 0
     holds: int = 1
+    unsettled: int = 0
     checking: int = 0
     unsent: int = 0
     left_out: int = 0
@@ -609,6 +611,10 @@ class BulkRun:
         summary.rows += 1
         summary.failed += bool(errors)
         summary.ok += not errors
+        summary.unsettled += any(
+            not outcome.ok and number not in entry.taken and is_unsettled(outcome, self._kinds[number].endpoint)
+            for number, outcome in enumerate(outcomes)
+        )
         if held := [outcome.error for outcome in failed if is_held(outcome)]:
             summary.held += 1
             summary.holds = max(summary.holds, *(getattr(error, "holds", 1) for error in held))

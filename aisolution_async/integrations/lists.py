@@ -87,9 +87,9 @@ class ListState:
 
     `status` is "running" while a process runs it, "done" once its results are whole, else "waiting". `total` is how
     many rows it has, None before it was begun. `done` rows have their outcome. Of those in the results so far, `ok`
-    were answered and `failed` were not, `held` of these because an attempt may have been charged: such a row is not
-    sent again. `checking` of the answered are not settled: WhatsApp is still looking. `problem` says why the last run
-    ended early, None if it did not; the list is tried again after a minute.
+    were answered and `failed` were not, `held` of these because an attempt, by this run or before, may have been
+    charged: such a row is not sent again. `checking` of the answered are not settled: WhatsApp is still looking.
+    `problem` says why the last run ended early, None if it did not; the list is tried again after a minute.
     """
 
     status: Literal["waiting", "running", "done"]
@@ -331,7 +331,7 @@ class _Runner:
 def _state_of(run: BulkRun, done: int, problem: str | None = None) -> ListState:
     told = run.summary
     status: Literal["running", "done"] = "done" if told.complete else "running"
-    return ListState(status, run.total, done, told.ok, told.failed, told.held, told.checking, problem)
+    return ListState(status, run.total, done, told.ok, told.failed, told.unsettled, told.checking, problem)
 
 
 # ------------------------------------------------------------------------------------------------------------- files

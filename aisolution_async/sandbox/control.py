@@ -20,6 +20,7 @@ never shown, nor is a group id; of numbers the last four digits are, and of addr
 
 from __future__ import annotations
 
+import inspect
 import ipaddress
 import json
 import re
@@ -224,11 +225,19 @@ def _image(path: str) -> Served:
     maker = images.MAKERS.get(name)
     if maker is None:
         raise _Wrong(404, f"there are pictures of {', '.join(images.MAKERS)}")
+    takes = inspect.signature(maker)
+    try:
+        takes.bind(*arguments)
+    except TypeError:
+        path = PREFIX + "images/" + name
+        for parameter in takes.parameters.values():
+            part = f"/{parameter.name.upper()}"
+            path += part if parameter.default is parameter.empty else f"[{part}]"
+        raise _Wrong(400, f"such pictures are at {path}") from None
     try:
         picture = maker(*arguments)
-    except (TypeError, ValueError) as error:
-        why = str(error) if isinstance(error, ValueError) else f"{name} takes other arguments"
-        raise _Wrong(400, why) from None
+    except ValueError as error:
+        raise _Wrong(400, str(error)) from None
     return Served(200, picture, "image/jpeg", _HEADERS)
 
 
