@@ -104,7 +104,8 @@ class AsyncClient(NotPickled):
     `max_image_bytes`: larger images are refused here. `strict_numbers`: phone numbers have to be in a range that their
     country has handed out, and not only of a possible length. `fit`: make photos that are too large, on their side or
     of another format into upright JPEGs that the vendor takes, off the event loop (needs Pillow, in the extra `cli`);
-    what fits already is sent as it is.
+    what fits already is sent as it is. `keep_metadata=False`: where a photo was taken (GPS) is not sent with it, and
+    nothing is encoded anew for that.
     `headers`: more headers for every request; their values are secrets. A User-Agent among them replaces the library's.
     `ssl_context`: whom to trust, and who we are (mTLS), to the vendor and to an https proxy; else trust is certifi's
     list, or what SSL_CERT_FILE or SSL_CERT_DIR names. It has to check certificates and host names, and its ALPN becomes
@@ -149,6 +150,7 @@ class AsyncClient(NotPickled):
         max_image_bytes: int = MAX_IMAGE_BYTES,
         strict_numbers: bool = False,
         fit: bool = False,
+        keep_metadata: bool = True,
         headers: Mapping[str, str] | None = None,
         ssl_context: ssl.SSLContext | None = None,
         transport: httpx.AsyncBaseTransport | None = None,
@@ -184,6 +186,7 @@ class AsyncClient(NotPickled):
             max_image_bytes=max_image_bytes,
             strict_numbers=strict_numbers,
             fit=fit,
+            keep_metadata=keep_metadata,
             on_attempt=on_attempt,
             on_outcome=on_outcome,
         )
@@ -212,6 +215,7 @@ class AsyncClient(NotPickled):
         max_image_bytes: int = NOT_GIVEN,
         strict_numbers: bool = NOT_GIVEN,
         fit: bool = NOT_GIVEN,
+        keep_metadata: bool = NOT_GIVEN,
         on_attempt: Callable[[Call[Any], Attempt], object] | None = NOT_GIVEN,
         on_outcome: Callable[[Outcome], object] | None = NOT_GIVEN,
     ) -> Self:
@@ -232,6 +236,7 @@ class AsyncClient(NotPickled):
             max_image_bytes=max_image_bytes,
             strict_numbers=strict_numbers,
             fit=fit,
+            keep_metadata=keep_metadata,
             on_attempt=on_attempt,
             on_outcome=on_outcome,
         )

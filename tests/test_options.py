@@ -79,6 +79,7 @@ def test_what_is_not_given_stays() -> None:
         "max_image_bytes": 10,
         "strict_numbers": True,
         "fit": True,
+        "keep_metadata": False,
         "on_attempt": heard,
         "on_outcome": heard,
     }
@@ -115,6 +116,7 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"max_image_bytes": 0}, "max_image_bytes must be a whole number, 1 or more"),
     ({"strict_numbers": "no"}, "strict_numbers is a str: pass True or False"),
     ({"fit": 1}, "fit is an int: pass True or False"),
+    ({"keep_metadata": 0}, "keep_metadata is an int: pass True or False"),
     ({"max_retries": -1}, "max_retries must be a whole number, 0 or more"),
     ({"max_retries": True}, "max_retries must be a whole number, 0 or more"),
     ({"max_retries": 2.0}, "max_retries must be a whole number, 0 or more"),

@@ -524,6 +524,7 @@ class _Memory:
 
     async def of(self, row: Row, kind: int) -> _Knows:
         """What the ledger knows of one call. A call that cannot be sent any more can only have been asked before."""
+        await self._calls.ready(row)
         call = self._calls.make(row)[kind]
         if isinstance(call, InputError):
             return _Knows.THE_QUESTION

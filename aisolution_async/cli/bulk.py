@@ -111,7 +111,13 @@ def _options(call: type[Call[Any]]) -> list[click.Parameter]:
             metavar="[ENDPOINT.]NAME=VALUE",
             help="A parameter that is the same in all rows. May be repeated.",
         ),
-        click.Option(["--images-root"], type=file, metavar="DIR", help="Read no image outside of this folder."),
+        click.Option(
+            ["--images"],
+            type=file,
+            metavar="DIR",
+            help="The folder of the photos: searched, with the folders in it, and nothing outside of it is read.",
+        ),
+        click.Option(["--images-root"], type=file, hidden=True, help="The same."),
         click.Option(["--sheet"], help="The sheet of a workbook.  [default: the first]"),
         click.Option(["--skip-hidden"], is_flag=True, help="Leave out the rows of a workbook that are hidden."),
         click.Option(["--delimiter"], callback=delimiter, help="What stands between cells.  [default: found out]"),
@@ -131,6 +137,7 @@ def _options(call: type[Call[Any]]) -> list[click.Parameter]:
         ),
         click.Option(["--dry-run"], is_flag=True, help="Check all, say what it would cost, send and write nothing."),
         *fit_options(list(every.values())),
+        click.Option(["--keep-metadata"], is_flag=True, help="Send where a photo was taken (GPS) with it."),
         click.Option(
             ["--concurrency"],
             type=click.IntRange(1, _MOST_AT_ONCE),
@@ -247,6 +254,9 @@ def _command(call: type[Call[Any]]) -> click.Command:
         max_cost: Decimal | None,
         fit: bool,
         strict_numbers: bool,
+        keep_metadata: bool,
+        images: Path | None,
+        images_root: Path | None,
         quiet: bool,
         as_json: bool,
         sandbox: bool,
@@ -271,6 +281,7 @@ def _command(call: type[Call[Any]]) -> click.Command:
             **chosen,
             "columns": {**{name: value for what, name, value in given if what == "column"}, **columns},
             "values": {**{name: value for what, name, value in given if what == "value"}, **values},
+            "images_root": images or images_root,
             "ledger": None if no_ledger else _ledger_of(source, output, ledger, sandbox=sandbox, quiet=quiet),
         }
         if str(source) == STDOUT:
@@ -292,6 +303,7 @@ def _command(call: type[Call[Any]]) -> click.Command:
                 "max_charges": max_charges,
                 "max_cost": max_cost,
                 "give_up": give_up,
+                "keep_metadata": keep_metadata,
                 "recheck": Recheck(give_up=recheck_for) if recheck else None,
             }
             job = _CommandRun(calls, source, output, options, of_client)
@@ -316,7 +328,10 @@ def _command(call: type[Call[Any]]) -> click.Command:
     )
 
 
-_IMAGES = "Images are named by their paths, relative to INPUT's folder, or stand in it as base64."
+_IMAGES = (
+    "Images are named\nby their paths, relative to INPUT's folder or to --images, or by their names there, or stand in "
+    "it as base64."
+)
 _HELP = """{summary}
 
 \b

@@ -50,6 +50,7 @@ class Options:
     max_image_bytes: int
     strict_numbers: bool = False
     fit: bool = False
+    keep_metadata: bool = True
     budgets: tuple[Budget, ...] = ()
     journal: Journal | None = None
     on_attempt: Callable[[Call[Any], Attempt], object] | None = None
@@ -160,6 +161,7 @@ TABLE: Mapping[str, _Option] = {
     "max_image_bytes": _Option(functools.partial(whole, least=1), MAX_IMAGE_BYTES),
     "strict_numbers": _Option(flag, False),
     "fit": _Option(flag, False),
+    "keep_metadata": _Option(flag, True),
     "on_attempt": _Option(_hook, None),
     "on_outcome": _Option(_hook, None),
 }
