@@ -1,7 +1,7 @@
 """What a cell of a workbook has beside its text: pictures on it and in it, and what it links to.
 
-Of .xlsx files. A picture that was pasted belongs to the cell that its upper left corner is on, or to the next one where
-it only touches that. Pictures in cells are those of Excel (which says `#VALUE!` in such a cell) and of WPS
+Of .xlsx and .ods files. A picture that was pasted belongs to the cell that its upper left corner is on, or to the next
+one where it only touches that. Pictures in cells are those of Excel (which says `#VALUE!` in such a cell) and of WPS
 (`=DISPIMG(…)`); links are those of cells, and of `=HYPERLINK("…")`. The XML is read as a stream, and a picture is
 unpacked when its turn comes to be sent.
 """
@@ -36,12 +36,13 @@ _POINT, _CHARACTER = 12_700, 7 * 9_525
 _CELL = rb"<(?:\w+:)?c\s(?=[^>]*\br\s*=\s*[\"']([A-Z]{1,3})([0-9]{1,7})[\"'])"
 _RICH_CELL = re.compile(_CELL + rb"[^>]*\bvm\s*=\s*[\"']([0-9]{1,9})[\"']")
 _FORMULA_CELL = re.compile(_CELL + rb"[^>]*>\s*<(?:\w+:)?f\b[^>]*>([^<]*(?:HYPERLINK|DISPIMG|IMAGE)\s*\([^<]*)<")
-_FORMULA = re.compile(r'\s*=?\s*(?:_xl\w+\.)*(HYPERLINK|DISPIMG|IMAGE)\s*\(\s*(?:"((?:[^"]|"")*)"\s*[,;)])?')
+_FORMULA = re.compile(r'\s*(?:of:)?=?\s*(?:_xl\w+\.)*(HYPERLINK|DISPIMG|IMAGE)\s*\(\s*(?:"((?:[^"]|"")*)"\s*[,;)])?')
 _LINK = re.compile(rb"<(?:\w+:)?hyperlink\s([^>]*)>")
 _ROW = re.compile(rb"<(?:\w+:)?row\s([^>]*)>")
 _COLUMN = re.compile(rb"<(?:\w+:)?col\s([^>]*)>")
 _DEFAULTS = re.compile(rb"<(?:\w+:)?sheetFormatPr\s([^>]*)>")
 _RANGE = re.compile(r"([A-Z]{1,3})([0-9]{1,7})(?::([A-Z]{1,3})([0-9]{1,7}))?")
+_DOCUMENT_CELLS = ("table-cell", "covered-table-cell")
 _NO_PHOTOS = (".emf", ".wmf", ".emz", ".wmz", ".svg", ".pict", ".pct")
 _NO_FILE = ("#", "mailto:", "tel:")
 _FROM_THE_WEB = "shows a picture that is fetched from the web: download it, and name its file"
@@ -93,9 +94,11 @@ class Pictures:
         self.remark = " (pictures in this workbook cannot be seen here: save it as .xlsx)"
         try:
             self._archive = zipfile.ZipFile(rows.path)
+            reading = _Reading(rows.path, self._archive)
             if (part := part_of(self._archive, rows.sheet)) is not None:
-                self._spots = _Reading(rows.path, self._archive).of_sheet(part)
-                self.remark = ""
+                self._spots, self.remark = reading.of_sheet(part), ""
+            elif "content.xml" in self._archive.namelist():
+                self._spots, self.remark = reading.of_document(rows.sheet), ""
         except (*workbooks.DAMAGED, expat.ExpatError):
             pass
         except BaseException:
@@ -229,6 +232,38 @@ class _Reading:
             spot.parts += [picture for picture in anchor.parts if picture not in spot.parts]
         return self._spots
 
+    def of_document(self, sheet: str) -> Mapping[int, Spot]:
+        """The same of a table of an .ods file, where pictures stand in their cells."""
+        row = column = 0
+        repeated = [1, 1]
+        is_read = False
+
+        def start(name: str, said: Mapping[str, str], around: Sequence[str]) -> None:
+            nonlocal row, column, is_read
+            if name == "table":
+                is_read, row = said.get("name") == sheet, 0
+            elif name == "table-row":
+                row, column, repeated[0] = row + 1, 0, _number(said.get("number-rows-repeated")) or 1
+            elif name in _DOCUMENT_CELLS:
+                column, repeated[1] = column + 1, _number(said.get("number-columns-repeated")) or 1
+                if is_read and (found := _FORMULA.match(said.get("formula", ""))) is not None:
+                    self._see_formula(self._spot(row, column), found, {})
+            elif is_read and name in ("a", "image") and "table-row" in around:
+                target = said.get("href", "").removeprefix("./")
+                spot = self._spot(row, column)
+                if target in self._names:
+                    spot.parts += [target] if target not in spot.parts else []
+                elif target and not target.startswith(_NO_FILE):
+                    spot.links.append(target.removeprefix("../"))  # which is the folder that the document is in
+
+        def content(name: str, _: str, __: Sequence[str]) -> None:
+            nonlocal row, column
+            row += repeated[0] - 1 if name == "table-row" else 0
+            column += repeated[1] - 1 if name in _DOCUMENT_CELLS else 0
+
+        self._parse("content.xml", start, content)
+        return self._spots
+
     def _see_rich(self, chunk: bytes, in_cells: Sequence[str]) -> None:
         for name, row, number in _RICH_CELL.findall(chunk) if b"vm=" in chunk else ():
             at = int(number) - 1
@@ -245,16 +280,18 @@ class _Reading:
             found = _FORMULA.match(html.unescape(formula.decode("utf-8", "replace")))
             if found is None:
                 continue
-            function, said = found[1], None if found[2] is None else found[2].replace('""', '"')
-            spot = self._spot(int(row), place_of(name))
-            if function == "IMAGE":
-                spot.problem = _FROM_THE_WEB
-            elif said is None:
-                spot.problem = _COMPUTED
-            elif function == "HYPERLINK":
-                spot.links += [] if said.startswith(_NO_FILE) else [said]
-            elif said in of_wps:
-                spot.parts.append(of_wps[said])
+            self._see_formula(self._spot(int(row), place_of(name)), found, of_wps)
+
+    def _see_formula(self, spot: Spot, found: re.Match[str], of_wps: Mapping[str, str]) -> None:
+        function, said = found[1], None if found[2] is None else found[2].replace('""', '"')
+        if function == "IMAGE":
+            spot.problem = _FROM_THE_WEB
+        elif said is None:
+            spot.problem = _COMPUTED
+        elif function == "HYPERLINK":
+            spot.links += [] if said.startswith(_NO_FILE) else [said]
+        elif said in of_wps:
+            spot.parts.append(of_wps[said])
 
     def _see_links(self, chunk: bytes, related: Mapping[str, _Relation]) -> None:
         for tag in _LINK.findall(chunk) if b"hyperlink" in chunk else ():
