@@ -11,7 +11,7 @@ import stat
 import sys
 import tempfile
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from enum import IntEnum
 from pathlib import Path
@@ -225,7 +225,6 @@ def on_interrupt(pressed: Callable[[], None]) -> Iterator[None]:
     """
     loop = asyncio.get_running_loop()
     hangup = getattr(signal, "SIGHUP", None)
-    taken: list[int] = []
     told = False
 
     def tell(number: int) -> None:
@@ -235,17 +234,22 @@ def on_interrupt(pressed: Callable[[], None]) -> Iterator[None]:
             told = True
             pressed()
 
-    # Not possible on Windows, nor outside of the main thread: the run is cancelled at once there.
-    with suppress(NotImplementedError, RuntimeError, ValueError):
-        for number in (signal.SIGINT, signal.SIGTERM, hangup):
-            if number is not None and signal.getsignal(number) is not signal.SIG_IGN:
-                loop.add_signal_handler(number, tell, number)
-                taken.append(number)
-    try:
+    with ExitStack() as listening:
+        with suppress(RuntimeError, ValueError):  # not in the main thread: the run is cancelled at once there
+            for number in (signal.SIGINT, signal.SIGTERM, hangup):
+                if number is not None and signal.getsignal(number) is not signal.SIG_IGN:
+                    listening.callback(_listen(loop, number, tell))
         yield
-    finally:
-        for number in taken:
-            loop.remove_signal_handler(number)
+
+
+def _listen(loop: asyncio.AbstractEventLoop, number: int, tell: Callable[[int], None]) -> Callable[[], object]:
+    """Have the loop call `tell` at a signal. What is returned ends that."""
+    try:
+        loop.add_signal_handler(number, tell, number)
+    except NotImplementedError:  # as on Windows, whose loop a signal wakes up all the same
+        before = signal.signal(number, lambda number, _: loop.call_soon_threadsafe(tell, number) and None)
+        return lambda: signal.signal(number, before)
+    return lambda: loop.remove_signal_handler(number)
 
 
 def _token(path: Path) -> str:

@@ -34,8 +34,8 @@ class Mark:
     def __init__(self, ledger: Path, hash_key: bytes) -> None:
         self._key = key_of(hash_key)
         self._fd = -1
-        with suppress(OSError):
-            self._fd = os.open(_path(ledger), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        with suppress(OSError, AttributeError):  # a disk, or a system, without such modes
+            self._fd = os.open(_path(ledger), os.O_RDWR | os.O_CREAT, 0o600)
             os.fchmod(self._fd, 0o600)  # whatever the umask took
 
     def note(self, attempts: int) -> None:
