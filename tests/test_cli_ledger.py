@@ -421,7 +421,7 @@ def test_what_is_always_free_explains_nothing(vendor_of: VendorOf, monkeypatch: 
         ("day,endpoint,count\n23/11/2026,x,1\n", "line 2 of 'invoice.csv': '23/11/2026' is no day like 2026-11-23: me"),
         ("day,endpoint,count\n2026-13-01,x,1\n", "line 2 of 'invoice.csv': '2026-13-01' is no day like"),
         ("day,endpoint,count\n2026-11-23,x,1.5\n", "line 2 of 'invoice.csv': '1.5' is no count of charges: mend it"),
-        ("day,endpoint,count\n\n2026-11-23,x\n", "'invoice.csv': line 3: 2 cells where the header has 3"),
+        ("day,endpoint,count\n\n2026-11-23,x\n", "line 3 of 'invoice.csv': '' is no count of charges"),
         ("", "'invoice.csv' is empty"),
         (None, "the input 'invoice.csv' does not exist"),
     ],

@@ -11,11 +11,12 @@ from typing import Any
 
 from aisolution_async.api import Call, ImageSource, Kind, Parameter, endpoint_of
 from aisolution_async.bulk.rows import Row, Rows, text
-from aisolution_async.bulk.source import Narrow
+from aisolution_async.bulk.source import Narrow, is_text
 from aisolution_async.errors import ConfigurationError, InputError
 from aisolution_async.inputs import images, numbers, texts
 
 _LONGEST_PATH = 4096
+_NO_TEXT = "has bytes that are no text as the file is written: save the file as CSV in UTF-8 (in Excel: 'CSV UTF-8')"
 _AS_TEXT = "write the column as text"
 
 # A value that is the same for all rows is checked once, before any row is read.
@@ -138,6 +139,7 @@ class Calls:
         """What the input is, what of it is used, and what of that nobody sees, in lines for people."""
         rows = self._rows
         found = [f"{rows.about}: {self.chosen}"]
+        found += rows.notes
         if rows.hidden is None:
             found.append("whether rows are hidden cannot be told of this workbook: save it as .xlsx to know")
         elif rows.hidden:
@@ -165,6 +167,9 @@ class Calls:
     def make(self, row: Row) -> list[Call[Any] | InputError]:
         """The calls of `row`; where one cannot be made, why."""
         key = (text(row.cells[self._key]) or None) if self._key is not None else None
+        if key is not None and not is_text(key):
+            problem = f"{self._unit} {row.line}: the key in column {self.key_column!r} {_NO_TEXT}"
+            return [InputError(problem, endpoint=recipe.call.endpoint.name) for recipe in self._recipes]
         return [self._make(recipe, row, key) for recipe in self._recipes]
 
     def explain(self, row: Row, place: int, problem: str) -> str:
@@ -237,13 +242,8 @@ class Calls:
                 if cell.required:
                     problem = f"{self._at(row, cell)} is empty: fill it in, or take the row out"
                 continue
-            if found == "#UNCALCULATED":
-                problem = (
-                    f"{self._at(row, cell)} is a formula that was never calculated: open and save the file in Excel"
-                )
-                continue
-            if cell.kind is Kind.NUMBER and isinstance(row.cells[cell.place], Narrow):
-                problem = f"{self._at(row, cell)} is a float of 32 bits or fewer, and has lost digits: {_AS_TEXT}"
+            if (lost := _lost(cell, found, row.cells[cell.place])) is not None:
+                problem = f"{self._at(row, cell)} {lost}"
                 continue
             if cell.kind is not Kind.IMAGE:
                 values[cell.parameter] = found
@@ -309,6 +309,17 @@ class Calls:
                 return path
             leads_out = leads_out or _is_there(self._folder / cell)
         return _Unreadable("leads out of the images' folder (--images-root): name a file in it")
+
+
+def _lost(cell: _Cell, found: str, value: Any) -> str | None:
+    """Why the text of a cell is not what somebody wrote, None where it is."""
+    if not is_text(found):
+        return _NO_TEXT
+    if found == "#UNCALCULATED":
+        return "is a formula that was never calculated: open and save the file in Excel"
+    if cell.kind is Kind.NUMBER and isinstance(value, Narrow):
+        return f"is a float of 32 bits or fewer, and has lost digits: {_AS_TEXT}"
+    return None
 
 
 class _Unreadable(str):

@@ -97,6 +97,10 @@ class Reader:
     total: int | None = None
     hidden: int | None = 0
     hidden_columns: Sequence[str] = ()
+    others: Sequence[str] = ()
+    """The other sheets of a workbook."""
+    notes: Sequence[str] = ()
+    """What a person is to be told of how it was read, a line each."""
     left_out = 0
     """How many rows of empty cells stood behind the last row, once it was read: those are none."""
 

@@ -33,7 +33,8 @@ _NAMED = "aisolution_async.config.named"
 HARMLESS = frozenset(
     (
         *("key", "img", "img1", "img2", "number", "person_id", "country", "country_column"),  # what stands where
-        *("sheet", "skip_hidden", "delimiter", "encoding", "images_root"),  # how it is read; the last only ever forbids
+        *("sheet", "skip_hidden", "header_row", "delimiter", "encoding"),  # how it is read
+        "images_root",  # which only ever forbids
         *("concurrency", "any_order", "strict_numbers", "servstatus"),  # how it is asked
         *("max_charges", "max_cost", "price", "dry_run"),  # what limits a run; see `check_price`
         *("quiet", "json", "unknown", "day", "count"),  # what is shown
