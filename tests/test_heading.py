@@ -176,6 +176,21 @@ def test_a_row_that_cannot_be_read_comes_behind_all_that_can() -> None:
         assert [row.line for row in rows] == [2, 3, 4, 5]
 
 
+@FORMATS
+def test_a_run_that_goes_on_finds_the_same_rows(write: Any) -> None:
+    """With its ledger, and with the part file alone of what the ledger lost."""
+    path = write([[TITLE], [], NAMES, *PEOPLE, [None, "TOTAL"]])
+    command = ["bulk", "whatsapp-detail", path, "-o", "out.csv", "--number", "No HP", "--country", "ID", "--sandbox"]
+    first, second = (json.loads(run(*command, "--json").stdout) for _ in range(2))
+    assert (first["charged"], second["charged"], second["from_ledger"]) == (3, 0, 3)
+    content = Path("out.csv").read_bytes()
+    Path("out.csv").rename("kept.csv")
+    Path("out.csv.sandbox.ledger").unlink()
+    third = json.loads(run(*command, "--json", "--rescued", "kept.csv").stdout)
+    assert (third["charged"], third["taken_back"]) == (0, 3)
+    assert Path("out.csv").read_bytes() == content
+
+
 def test_the_other_sheets_are_named() -> None:
     with xlsxwriter.Workbook("in.xlsx") as book:
         book.add_worksheet("Petunjuk").write_column(0, 0, ["Petunjuk pengisian", "1. Isi semua kolom"])
@@ -217,6 +232,34 @@ def test_content_says_the_format_and_not_the_ending() -> None:
             with Rows("in.xls") as rows:
                 assert rows.about.startswith(f"CSV, {between} between cells, ")
                 assert [row.cells for row in rows] == [["A", "0812"]]
+
+
+PAGE = """<html xmlns:x="urn:schemas-microsoft-com:office:excel">
+<head><meta charset="{charset}"><style>td {{}}</style></head>
+<table><tr><td>menu</table><TABLE border=1><tr><td colspan=4>{title}</td></tr>
+<tr><th>No<th>Nama<th>&nbsp;<th>No HP</tr>
+<tr><td>1<td rowspan=2>José &amp; Ayu<br>Ibu<td><td style="mso-number-format:'@'">081387300008
+<tr><td>2</td><td></td><td>081211002201</td></tr><tr><td>Total<td><td><td>2</table></html>"""
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16", "cp1252", "utf-8-sig"])
+def test_a_web_page_under_the_name_of_a_workbook(encoding: str) -> None:
+    Path("in.xls").write_bytes(PAGE.format(title=TITLE, charset=encoding).encode(encoding))
+    with Rows("in.xls") as rows:
+        assert rows.header == ["No", "Nama", "No HP"]
+        assert rows.about.startswith("web page under the name of a sheet, the largest of its 2 tables, ")
+        found = list(rows)
+        assert [(row.line, row.cells) for row in found[:-1]] == [
+            (3, ["1", "José & Ayu Ibu", "081387300008"]),
+            (4, ["2", None, "081211002201"]),
+        ]
+        assert found[-1].problem == "row 5: this is a total, and no row to be asked"
+    with Rows("in.xls", header_row=0) as rows:
+        assert rows.total == 5
+    result = run(
+        "bulk", "whatsapp-detail", "in.xls", "-o", "out.csv", "--number", "No HP", "--country", "ID", "--sandbox"
+    )
+    assert (result.exit_code, len(Path("out.csv").read_text().splitlines())) == (1, 4)
 
 
 @pytest.mark.parametrize("reference", ["A0:B2", "B2:A1", ""])

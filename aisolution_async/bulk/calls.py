@@ -106,7 +106,7 @@ class Calls:
         self._rows = rows
         self._folder = Path.cwd() if str(rows.path) == "-" else rows.path.absolute().parent
         self._root = None if images_root is None else _root(images_root)
-        self._unit = "row" if rows.format in ("xlsx", "parquet") else "line"
+        self._unit = "row" if rows.format in ("xlsx", "html", "parquet") else "line"
         _check_names(calls, columns, values)
         self._recipes = [self._recipe(call, columns, values, several=len(calls) > 1) for call in calls]
         used = {cell.place for recipe in self._recipes for cell in recipe.cells}

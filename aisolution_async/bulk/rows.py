@@ -74,7 +74,7 @@ _OPTIONS = {
     "encoding": ("csv", "tsv", "jsonl"),
     "sheet": ("xlsx",),
     "skip_hidden": ("xlsx",),
-    "header_row": ("csv", "tsv", "xlsx"),
+    "header_row": ("csv", "tsv", "xlsx", "html"),
 }
 
 _HEAD = 4096
@@ -89,10 +89,11 @@ class Rows:
     leaves out the rows of a workbook that nobody sees. `header_row` is the row of a sheet, or the line of CSV, that
     names the columns, 0 if none does, and found where it is not given.
 
-    `format` is "csv", "tsv", "jsonl", "parquet" or "xlsx" (any workbook) and `about` one line for a person on what was
-    found out. `schema` has the types of a Parquet file's columns, and is None for all others. For files of text,
-    `encoding` is a codec's name without a byte order mark, `errors` its error handler under which bytes that are no
-    text go out as they came in, and `bom` what stands at the beginning of the file; `delimiter` is for CSV and TSV.
+    `format` is "csv", "tsv", "jsonl", "parquet", "xlsx" (any workbook) or "html" (a web page so named), and `about` one
+    line for a person on what was found out. `schema` has the types of a Parquet file's columns, and is None for all
+    others. For files of text, `encoding` is a codec's name without a byte order mark, `errors` its error handler under
+    which bytes that are no text go out as they came in, and `bom` what stands at the beginning of the file; `delimiter`
+    is for CSV and TSV.
     `total` is how many rows there are, and None for CSV and TSV: `count()` finds it out. `hidden` is how many rows of a
     workbook are hidden, be they left out or not, and None where that cannot be told; `skips_hidden` says which, and
     `hidden_columns` has the names of columns. `notes` are lines for a person on how the file was read. Rows of totals
@@ -152,7 +153,7 @@ class Rows:
 
     def __iter__(self) -> Iterator[Row]:
         if self.format in _OPTIONS["header_row"]:
-            return heading.with_totals(self._reader, "row" if self.format == "xlsx" else "line")
+            return heading.with_totals(self._reader, "line" if self.delimiter is not None else "row")
         return iter(self._reader)
 
     @property
@@ -215,6 +216,10 @@ class Rows:
             from aisolution_async.bulk.sheets import SheetReader  # noqa: PLC0415  # it needs calamine, which is an extra
 
             return SheetReader(self.path, sheet, skip_hidden=bool(skip_hidden), header_row=header_row)
+        if found == "html":
+            from aisolution_async.bulk.pages import PageReader  # noqa: PLC0415  # only the reader that is needed
+
+            return PageReader(self.path, header_row=header_row)
         if found == "jsonl":
             from aisolution_async.bulk.objects import ObjectReader  # noqa: PLC0415  # only the reader that is needed
 
@@ -241,6 +246,8 @@ def _format(path: Path) -> str | None:
         return "xlsx"
     if head.startswith(b"PAR1"):
         return "parquet"
+    if found == "xlsx" and workbooks.is_page(head):
+        return "html"
     if found == "xlsx" and head and what_it_is(head) is None and workbooks.what_else(head) is None:
         is_text = head.startswith((b"\xff\xfe", b"\xfe\xff")) or b"\0" not in head
         return "csv" if is_text else found

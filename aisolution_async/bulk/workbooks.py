@@ -40,6 +40,7 @@ _PARTS = (".xml", ".bin", ".rels")
 
 # A list of ids and phones may begin like it.
 _SYLK = re.compile(rb"ID;P[^\r\n]{0,40}[\r\n]+(?:[BC];[XY]\d|P;[PFELM]|F;[PWSDNCMR]|O;[LVDPGKE]|NN;|NU;)")
+_XML = "XML under the name of a sheet"
 _BEFORE_97 = re.compile(rb"\t[\0\2\4\x08][\4\6\x08\x10]\0")
 
 _ROW = re.compile(rb"<(?:\w+:)?row\b([^>]*)>")
@@ -65,6 +66,16 @@ def is_workbook(path: Path) -> bool:
     return not names.isdisjoint(("xl/workbook.xml", "xl/workbook.bin"))
 
 
+def is_page(head: bytes) -> bool:
+    """Whether a file that begins so is a web page."""
+    text = head.replace(b"\0", b"").lstrip(b"\xef\xbb\xbf\xff\xfe \t\r\n").lower()
+    return (
+        text.startswith(b"<")
+        and what_else(head) == _XML
+        and any(tag in text for tag in (b"<html", b"<table", b"<meta"))
+    )
+
+
 def what_else(head: bytes) -> str | None:
     """What a file that begins so is, if it is one that only Excel opens, or other programs write for it."""
     text = head.removeprefix(b"\xef\xbb\xbf").lstrip().lower()
@@ -77,7 +88,7 @@ def what_else(head: bytes) -> str | None:
     if text.startswith(b"<") and (b'progid="excel.sheet"' in text or b"microsoft-com:office:spreadsheet" in text):
         return "a sheet in XML of 2003"
     if text.startswith(b"<"):
-        return "a web page or XML, under the name of a sheet"
+        return _XML
     if _BEFORE_97.match(head):
         return "a workbook of before Excel 97"
     return None
