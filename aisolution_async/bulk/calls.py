@@ -14,11 +14,12 @@ from aisolution_async.api import Call, ImageSource, Kind, Parameter, endpoint_of
 from aisolution_async.bulk.photos import NotThere, Photos, Unreadable, is_there
 from aisolution_async.bulk.pictures import Pictures
 from aisolution_async.bulk.rows import Row, Rows, text
-from aisolution_async.bulk.source import Narrow
+from aisolution_async.bulk.source import Narrow, is_text
 from aisolution_async.errors import ConfigurationError, InputError
 from aisolution_async.inputs import images, numbers, texts
 
 _LONGEST_PATH = 4096
+_NO_TEXT = "has bytes that are no text as the file is written: save the file as CSV in UTF-8 (in Excel: 'CSV UTF-8')"
 _AS_TEXT = "write the column as text"
 _EMPTY = "is empty: fill it in, or take the row out"
 _UNCALCULATED = "is a formula that was never calculated: open and save the file in Excel"
@@ -110,7 +111,7 @@ class Calls:
         self._rows = rows
         self._folder = Path.cwd() if str(rows.path) == "-" else rows.path.absolute().parent
         self._photos = Photos(self._folder, images_root)
-        self._unit = "row" if rows.format in ("xlsx", "parquet") else "line"
+        self._unit = "row" if rows.format in ("xlsx", "html", "parquet") else "line"
         _check_names(calls, columns, values)
         self._recipes = [self._recipe(call, columns, values, several=len(calls) > 1) for call in calls]
         used = {cell.place for recipe in self._recipes for cell in recipe.cells}
@@ -149,6 +150,7 @@ class Calls:
         """What the input is, what of it is used, and what of that nobody sees, in lines for people."""
         rows = self._rows
         found = [f"{rows.about}: {self.chosen}"]
+        found += rows.notes
         if rows.hidden is None:
             found.append("whether rows are hidden cannot be told of this workbook: save it as .xlsx to know")
         elif rows.hidden:
@@ -206,6 +208,9 @@ class Calls:
             self._made += 1
             self._unasked.discard(row.line)
         key = (text(row.cells[self._key]) or None) if self._key is not None else None
+        if key is not None and not is_text(key):
+            problem = f"{self._unit} {row.line}: the key in column {self.key_column!r} {_NO_TEXT}"
+            return [InputError(problem, endpoint=recipe.call.endpoint.name) for recipe in self._recipes]
         return [self._make(recipe, row, key) for recipe in self._recipes]
 
     def explain(self, row: Row, place: int, problem: str) -> str:
@@ -280,7 +285,7 @@ class Calls:
                 break
             found = text(row.cells[cell.place])
             if cell.kind is Kind.IMAGE:
-                image = self._photo(row, cell, found.strip())
+                image = self._photo(row, cell, found.strip()) if is_text(found) else Unreadable(_NO_TEXT)
                 if isinstance(image, Unreadable):
                     bad[cell.parameter] = image
                 else:
@@ -290,11 +295,8 @@ class Calls:
                 if cell.required:
                     problem = f"{self._at(row, cell)} {_EMPTY}"
                 continue
-            if found == "#UNCALCULATED":
-                problem = f"{self._at(row, cell)} {_UNCALCULATED}"
-                continue
-            if cell.kind is Kind.NUMBER and isinstance(row.cells[cell.place], Narrow):
-                problem = f"{self._at(row, cell)} is a float of 32 bits or fewer, and has lost digits: {_AS_TEXT}"
+            if (lost := _lost(cell, found, row.cells[cell.place])) is not None:
+                problem = f"{self._at(row, cell)} {lost}"
                 continue
             values[cell.parameter] = found
             number = number or (cell if cell.kind is Kind.NUMBER else None)
@@ -381,6 +383,17 @@ class Calls:
                 "put './' before the file's name, or 'data:;base64,' before base64"
             )
         return self._photos.find(cell)
+
+
+def _lost(cell: _Cell, found: str, value: Any) -> str | None:
+    """Why the text of a cell is not what somebody wrote, None where it is."""
+    if not is_text(found):
+        return _NO_TEXT
+    if found == "#UNCALCULATED":
+        return _UNCALCULATED
+    if cell.kind is Kind.NUMBER and isinstance(value, Narrow):
+        return f"is a float of 32 bits or fewer, and has lost digits: {_AS_TEXT}"
+    return None
 
 
 class _Bad:

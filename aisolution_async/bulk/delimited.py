@@ -2,14 +2,16 @@
 
 What a file may be like: LF, CRLF or CR, quotes (doubled inside), newlines in cells, a first line `sep=;` as Excel
 understands it. What stands between the cells is, where it is not given, the one of , ; tab and | that makes as many
-cells of the first rows as it makes of the header. The encoding is UTF-8 or UTF-16, known by a byte order mark, by
-the NULs of the first line, or by being valid; what is neither is taken for cp1252, which Excel writes, if all of
-its bytes are in that, and more of them are out of place in UTF-8 than in place. Both are found out from the first MiB:
-bytes further on that do not fit put their row in trouble, and no other.
+cells of the first rows as it makes of the first, or else of most. The encoding is UTF-8 or UTF-16, known by a byte
+order mark, by the NULs of the first line, or by being valid; what is neither, and has many bytes that are out of place
+in UTF-8, is taken for cp1252, which Excel writes, where that makes words of it, and else for what a detector says. Both
+are found out from the first MiB: bytes further on that do not fit are kept as they are, and are in the way only where
+their cell is needed.
 
-The first line that is not blank names the columns. Blank lines are no rows, except where there is one column:
-spreadsheets write its empty cells so, and only a blank line at the very end is none. Of more columns, rows of empty
-cells at the very end are none either, and last columns that have no name are none where they are empty.
+`heading.py` says which line names the columns, where none is given; what stands above it is left out. Blank lines are
+no rows, except where there is one column: spreadsheets write its empty cells so, and only a blank line at the very end
+is none. Of more columns, rows of empty cells at the very end are none either, and last columns that have no name are
+none where they are empty. Cells that a row lacks at its end are empty, and empty ones that it has too many are none.
 """
 
 from __future__ import annotations
@@ -23,16 +25,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from aisolution_async.bulk import source
+from aisolution_async.bulk import heading, source
+from aisolution_async.bulk.charsets import Encoding, given, guessed
 from aisolution_async.bulk.source import (
+    MAX_COLUMNS,
     Reader,
     Row,
     UnreadableInputError,
-    check_names,
-    is_text,
     open_bytes,
     remedy,
-    shown,
     surplus,
     what_it_is,
 )
@@ -41,29 +42,27 @@ from aisolution_async.errors import ConfigurationError
 SAVE_AS = "save the file as CSV in UTF-8 (in Excel: 'CSV UTF-8')"
 
 _SAMPLE = 1 << 20
-_SAMPLE_ROWS = 200
 _CANDIDATES = ",;\t|"
 _NAMES = {"\t": "tabs"}
 _SEP = re.compile(r'"?sep=([^\r\n"])"?(\r\n|\r|\n)', re.IGNORECASE)
-_BOMS = {
-    codecs.BOM_UTF8: "utf-8",
-    # Before that of UTF-16, with which it begins.
-    codecs.BOM_UTF32_LE: "utf-32-le",
-    codecs.BOM_UTF16_LE: "utf-16-le",
-    codecs.BOM_UTF16_BE: "utf-16-be",
-}
-# What UTF-8 has more than one byte for.
-_SEQUENCE = re.compile(
-    rb"[\xc2-\xdf][\x80-\xbf]|\xe0[\xa0-\xbf][\x80-\xbf]|[\xe1-\xef][\x80-\xbf]{2}|[\xf0-\xf4][\x80-\xbf]{3}"
-)
-_HIGH = re.compile(rb"[\x80-\xff]+")
-_NOT_CP1252 = re.compile(rb"[\x81\x8d\x8f\x90\x9d]")
 
 
 class DelimitedReader(Reader):
-    """The rows of one CSV or TSV file; `usual` is the delimiter where the file does not tell."""
+    """The rows of one CSV or TSV file; `usual` is the delimiter where the file does not tell.
 
-    def __init__(self, path: Path, format_: str, usual: str, delimiter: str | None, encoding: str | None) -> None:
+    `header_row` is the line that names the columns, 0 if none does; None for the one that looks like it.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        format_: str,
+        usual: str,
+        delimiter: str | None,
+        encoding: str | None,
+        *,
+        header_row: int | None = None,
+    ) -> None:
         self.format = format_
         if delimiter is not None and (len(delimiter) != 1 or delimiter in '\r\n"\0'):
             raise ConfigurationError(f"delimiter must be one character, and no quote or newline, not {delimiter!r}")
@@ -85,7 +84,8 @@ class DelimitedReader(Reader):
                 sample = Sample(sample.text[sep.end() :], sample.is_whole)
             self.delimiter = delimiter or (sep and sep[1]) or _delimiter(sample, usual)
             self._reader = csv.reader(self._lines(), delimiter=self.delimiter)
-            self.header = self._header()
+            self.notes: list[str] = []
+            self.header = self._header(sample.rows(self.delimiter), header_row)
         except BaseException:
             self._file.close()
             raise
@@ -157,55 +157,84 @@ class DelimitedReader(Reader):
                 continue
             raise UnreadableInputError(f"{str(self._path)!r} cannot be read on from line {line}: {problem}")
 
-    def _header(self) -> list[str]:
+    def _header(self, sample: list[tuple[int, list[str]]], chosen: int | None) -> list[str]:
         path = str(self._path)
+        full = [(line + self._lines_before, cells) for line, cells in sample if any(map(str.strip, cells))]
+        if not full and sample and not chosen:
+            raise ConfigurationError(f"{path!r} is empty: its first line must name the columns")
+        if chosen == 0:
+            return self._unnamed([cells for _, cells in full])
+        wanted = chosen or (full[heading.find([cells for _, cells in full])][0] if full else 0)
         try:
             found = self._next()
+            while found is not None and found[0] < wanted:
+                found = self._next()
         except UnreadableInputError as exc:
             raise ConfigurationError(str(exc)) from None
-        if found is None:
-            raise ConfigurationError(f"{path!r} is empty: its first line must name the columns")
+        if found is None or (chosen and (found[0] != chosen or not any(map(str.strip, found[1])))):
+            what = (
+                f"has no names of columns in line {chosen}"
+                if chosen
+                else "is empty: its first line must name the columns"
+            )
+            raise ConfigurationError(f"{path!r} {what}")
         line, names = found
         if self._ended:
             raise ConfigurationError(f"line {line} of {path!r}: a quote is opened and never closed")
         if any("\0" in name for name in names):
             raise ConfigurationError(f"{path!r} is no CSV: its first line has NUL bytes; {SAVE_AS}")
         self._written = len(names)
-        while len(names) > 1 and not names[-1].strip():  # spreadsheets write columns that were emptied
+        width = _width([cells for number, cells in full if number > line])
+        while len(names) > max(1, width) and not names[-1].strip():  # spreadsheets write columns that were emptied
             names = names[:-1]
-        check_names(names, f"line {line} of {path!r}")
-        return names
+        if len(names) > MAX_COLUMNS:
+            raise ConfigurationError(
+                f"line {line} of {path!r}: {len(names)} columns, of which there may be {MAX_COLUMNS}"
+            )
+        if any(number < line for number, _ in full):
+            self.notes.append(heading.told(f"line {line}", is_found=chosen is None))
+        header, notes = heading.named(names, lambda place: heading.letters(place + 1))
+        self.notes += notes
+        return header
+
+    def _unnamed(self, rows: list[list[str]]) -> list[str]:
+        self._written = max(1, _width(rows))
+        header, notes = heading.named([""] * self._written, lambda place: heading.letters(place + 1))
+        self.notes += notes
+        return header
 
     def _row(self, line: int, cells: list[str]) -> Row:
         width = len(self.header)
+        if len(cells) == width and not self._ended:
+            return Row(line, cells)
         problem = None
-        if width < len(cells) <= self._written:
-            if any(cell.strip() for cell in cells[width:]):
-                return Row(
-                    line,
-                    cells[:width],
-                    f"line {line}: {surplus(cells[width:])}, in columns that the header does not name",
-                )
+        if len(cells) > width and not any(map(str.strip, cells[width:])):
             cells = cells[:width]
+        if width < len(cells) <= self._written:
+            return Row(
+                line, cells[:width], f"line {line}: {surplus(cells[width:])}, in columns that the header does not name"
+            )
+        last = self._reader.line_num + self._lines_before
         if self._ended:
             problem = "a quote is opened here and never closed: close it, or remove it"
-        elif len(cells) != width:
+        elif len(cells) > width or (len(cells) < width and last > line):
             between = {",": "comma", "\t": "tab"}.get(self.delimiter or "", repr(self.delimiter))
-            cause = (
-                f"a cell with a {between} in it needs quotes around it" if len(cells) > width else "add what is missing"
-            )
-            last = self._reader.line_num + self._lines_before
+            cause = f"a cell with a {between} in it needs quotes around it"
             if last > line:
                 cause = f"the row goes on to line {last}: is a quote left open?"
             problem = f"{len(cells)} cells where the header has {width}: {cause}"
-        elif (place := next((place for place, cell in enumerate(cells) if not is_text(cell)), None)) is not None:
-            name = "UTF-8" if self.encoding == "utf-8" else self.encoding
-            problem = f"column {shown(self.header[place])} is not {name}: {SAVE_AS}"
+        elif len(cells) == 1 < width and (self.delimiter or ",") in cells[0]:
+            problem = f"the whole row is one cell where the header has {width}: remove the quotes around the row"
         if len(cells) > width:
             problem = f"{problem}; {surplus(cells[width:])}"
         if len(cells) != width:
             cells = [*cells, *[""] * width][:width]
         return Row(line, cells, None if problem is None else f"line {line}: {problem}")
+
+
+def _width(rows: list[list[str]]) -> int:
+    """How many cells the widest of the rows has, without empty ones at its end."""
+    return max((place for cells in rows for place, cell in enumerate(cells, 1) if cell.strip()), default=0)
 
 
 class Sample:
@@ -215,24 +244,28 @@ class Sample:
         self.text = text
         self.is_whole = is_whole
 
-
-class Encoding:
-    """How a file is written: the codec and its error handler, what stands before the text, and all in words."""
-
-    def __init__(self, encoding: str, *, bom: bytes = b"", about: str | None = None) -> None:
-        self.encoding = encoding
-        self.bom = bom
-        # surrogateescape: bytes that are no text come out as they went in, and only their row is in trouble.
-        self.errors = "surrogatepass" if encoding.startswith(("utf-16", "utf-32")) else "surrogateescape"
-        self.about = about or {"utf-8": "UTF-8", "utf-16-le": "UTF-16 LE", "utf-16-be": "UTF-16 BE"}.get(
-            encoding, encoding
-        )
+    def rows(self, delimiter: str) -> list[tuple[int, list[str]]]:
+        """The first rows that are not blank, and the line on which each begins."""
+        found: list[tuple[int, list[str]]] = []
+        line = 1
+        try:
+            reader = csv.reader(io.StringIO(self.text, newline=""), delimiter=delimiter)
+            for cells in reader:
+                if cells:
+                    found.append((line, cells))
+                line = reader.line_num + 1
+                if len(found) > heading.SAMPLE:
+                    return found
+        except csv.Error:
+            pass
+        # The sample may end in the middle of a row.
+        return found if self.is_whole or len(found) < 2 else found[:-1]
 
 
 def open_text(
     path: Path, file: BinaryIO, encoding: str | None, *, newline: str, save_as: str, guesses: bool
 ) -> tuple[io.TextIOWrapper, Sample, Encoding]:
-    """The file as text, at its beginning and without a byte order mark; `guesses` if it may be cp1252.
+    """The file as text, at its beginning and without a byte order mark; `guesses` if it may be no Unicode.
 
     Closes `file` where it raises ConfigurationError.
     """
@@ -241,7 +274,7 @@ def open_text(
         is_whole = len(head) < _SAMPLE
         if (what := what_it_is(head)) is not None:
             raise ConfigurationError(f"the input {str(path)!r} is {what}: {remedy(what, save_as)}")
-        said = _given(head, encoding) if encoding is not None else _encoding(head, is_whole, guesses=guesses)
+        said = given(head, encoding) if encoding is not None else guessed(head, is_whole, guesses=guesses)
         decoder = codecs.getincrementaldecoder(said.encoding)("replace")
         sample = Sample(decoder.decode(head[len(said.bom) :], final=is_whole), is_whole)
         file.seek(len(said.bom))
@@ -257,75 +290,35 @@ def open_text(
     raise ConfigurationError(f"the input {str(path)!r} cannot be read ({problem})")
 
 
-def _given(head: bytes, encoding: str) -> Encoding:
-    try:
-        codec = codecs.lookup(encoding)
-        "".encode(encoding)
-        b"".decode(encoding)
-    except (LookupError, ValueError):
-        codec = None
-    if codec is None:
-        raise ConfigurationError(f"encoding must be one that Python knows, like utf-8 or cp1252, not {encoding!r}")
-    name = codec.name
-    if name in ("utf-16", "utf-32"):
-        found = _by_bom(head)
-        return found if found is not None and found.encoding.startswith(name) else Encoding(f"{name}-le")
-    name = "utf-8" if name == "utf-8-sig" else name
-    bom = next((bom for bom, own in _BOMS.items() if own == name and head.startswith(bom)), b"")
-    return Encoding(name, bom=bom)
-
-
-def _by_bom(head: bytes) -> Encoding | None:
-    for bom, name in _BOMS.items():
-        if head.startswith(bom):
-            return Encoding(name, bom=bom)
-    return None
-
-
-def _encoding(head: bytes, is_whole: bool, *, guesses: bool) -> Encoding:
-    """How the file is written that begins so."""
-    if (found := _by_bom(head)) is not None:
-        return found
-    # Text has no NULs, and the first line, if any, has characters of one byte of two: those beside the others.
-    first = head[: head.find(b"\n") + 1] or head
-    even, odd = first[::2].count(0), first[1::2].count(0)
-    if even != odd:
-        name = "utf-16-le" if odd > even else "utf-16-be"
-        return Encoding(name, about=f"UTF-16 {name[-2:].upper()} (a guess, by its NULs)")
-    try:
-        codecs.getincrementaldecoder("utf-8")().decode(head, is_whole)
-    except UnicodeDecodeError:
-        if guesses and _NOT_CP1252.search(head) is None:
-            good = len(_SEQUENCE.findall(head))
-            bad = len(_HIGH.findall(_SEQUENCE.sub(b"", head)))
-            if bad > good:
-                return Encoding("cp1252", about="cp1252 (a guess: it is not UTF-8)")
-    return Encoding("utf-8")
-
-
 def _delimiter(sample: Sample, usual: str) -> str:
-    """What stands between the cells: what makes as many of the rows as of the header."""
+    """What stands between the cells: what makes as many of the rows as of the first, else as many of most of them."""
     best, best_score = usual, (0.5, 1)
-    for candidate in dict.fromkeys(usual + _CANDIDATES):
-        widths = _widths(sample, candidate)
+    candidates = {candidate: _widths(sample, candidate) for candidate in dict.fromkeys(usual + _CANDIDATES)}
+    for candidate, (widths, _) in candidates.items():
         if widths and widths[0] > 1:
             rows = widths[1:]
             score = (sum(width == widths[0] for width in rows) / len(rows) if rows else 1.0, widths[0])
             if score > best_score:
                 best, best_score = candidate, score
+    if best_score > (0.5, 1):
+        return best
+    # A title stands above, rows end in a delimiter more than the header, or are short of cells.
+    for candidate, (_, widths) in candidates.items():
+        usual_width = max((width for width in widths if width > 1), key=widths.count, default=0)
+        if usual_width:
+            score = (sum(width > 1 for width in widths) / len(widths), widths.count(usual_width))
+            if score > best_score:
+                best, best_score = candidate, score
     return best
 
 
-def _widths(sample: Sample, delimiter: str) -> list[int]:
-    """How many cells the first rows have, the header among them, blank lines not."""
+def _widths(sample: Sample, delimiter: str) -> tuple[list[int], list[int]]:
+    """How many cells the first rows have that are not blank: with those at their end that are empty, and without."""
     widths: list[int] = []
-    try:
-        for cells in csv.reader(io.StringIO(sample.text, newline=""), delimiter=delimiter):
-            if cells:
-                widths.append(len(cells))
-            if len(widths) > _SAMPLE_ROWS:
-                return widths
-    except csv.Error:
-        pass
-    # The sample may end in the middle of a row.
-    return widths if sample.is_whole or len(widths) < 2 else widths[:-1]
+    full: list[int] = []
+    for _, cells in sample.rows(delimiter):
+        widths.append(len(cells))
+        full.append(len(cells))
+        while full[-1] and not cells[full[-1] - 1]:
+            full[-1] -= 1
+    return widths, full

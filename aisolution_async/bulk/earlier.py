@@ -175,7 +175,9 @@ def _records(source: Source, header: list[str] | None = None) -> Iterator[Mappin
     """The rows of a file that a run wrote; `header` gets the columns, where the format has a header."""
     if source.ending in DELIMITERS:
         between = DELIMITERS[source.ending]
-        with closing(DelimitedReader(source.path, source.ending[1:], between, between, "utf-8")) as reader:
+        with closing(
+            DelimitedReader(source.path, source.ending[1:], between, between, "utf-8", header_row=1)
+        ) as reader:
             if header is not None:
                 header += reader.header
             for row in reader:

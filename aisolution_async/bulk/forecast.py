@@ -76,6 +76,7 @@ async def forecast_bulk(
     encoding: str | None = None,
     sheet: str | None = None,
     skip_hidden: bool = False,
+    header_row: int | None = None,
     overwrite: bool = False,
     ledger: str | os.PathLike[str] | None = None,
     reuse_for: float | None = None,
@@ -94,10 +95,15 @@ async def forecast_bulk(
     repeats = 1 + view.options.retry.unknown
     file = None if ledger is None else file_of(ledger)
     calls = calls_of(call)
+    reading: dict[str, Any] = {
+        "delimiter": delimiter,
+        "encoding": encoding,
+        "sheet": sheet,
+        "skip_hidden": skip_hidden,
+        "header_row": header_row,
+    }
     with ExitStack() as opened:
-        rows = opened.enter_context(
-            Rows(source, delimiter=delimiter, encoding=encoding, sheet=sheet, skip_hidden=skip_hidden)
-        )
+        rows = opened.enter_context(Rows(source, **reading))
         found.hidden = rows.hidden
         maker = Calls(
             calls,

@@ -19,9 +19,10 @@ from typing import IO, NamedTuple
 from xml.parsers import expat
 
 from aisolution_async.bulk import workbooks
+from aisolution_async.bulk.heading import letters
 from aisolution_async.bulk.photos import Unreadable
 from aisolution_async.bulk.rows import Rows
-from aisolution_async.bulk.sheets import attributes_of, letters, part_of, place_of
+from aisolution_async.bulk.sheets import attributes_of, part_of, place_of
 from aisolution_async.errors import ConfigurationError
 
 _MOST = 2_000_000  # pictures and links of a workbook: more than people have photos

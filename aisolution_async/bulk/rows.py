@@ -1,6 +1,7 @@
 """Rows in: a CSV, TSV, JSONL or Parquet file or a workbook, read one row at a time.
 
-Which of them a file is, is said by its ending; how it is written, is found out and said in `Rows.about`. Memory
+Which of them a file is, is said by its content where that is a workbook or Parquet, or text under the name of a
+workbook, else by its ending; how it is written, is found out and said in `Rows.about`. Memory
 stays flat, except for workbooks: `sheets.py` says what those need. A row that cannot be used (too few cells, bytes
 that are no text, JSON that does not parse) is still a row: it comes with the problem named, so that it can be
 reported where it stands. What each format may be like is said in its own module.
@@ -17,6 +18,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from aisolution_async.bulk import heading, workbooks
 from aisolution_async.bulk.cells import text
 from aisolution_async.bulk.source import (
     MAX_CELL,
@@ -29,6 +31,7 @@ from aisolution_async.bulk.source import (
     open_bytes,
     shown,
     some,
+    what_it_is,
 )
 from aisolution_async.errors import ConfigurationError
 
@@ -71,25 +74,32 @@ _OPTIONS = {
     "encoding": ("csv", "tsv", "jsonl"),
     "sheet": ("xlsx",),
     "skip_hidden": ("xlsx",),
+    "header_row": ("csv", "tsv", "xlsx", "html"),
 }
+
+_HEAD = 4096
+_MOST_SHEETS = 20
 
 
 class Rows:
     """An input file, open: its `header`, and its rows, which can be iterated once.
 
     `path` "-" is standard input, as JSONL. `delimiter` (one character) and `encoding` (a codec of Python's) are
-    found out where they are not given, `sheet` is the first that is visible. `skip_hidden` leaves out the rows of a
-    workbook that nobody sees.
+    found out where they are not given, `sheet` (a name, or a place from 1) is the first that is visible. `skip_hidden`
+    leaves out the rows of a workbook that nobody sees. `header_row` is the row of a sheet, or the line of CSV, that
+    names the columns, 0 if none does, and found where it is not given.
 
-    `format` is "csv", "tsv", "jsonl", "parquet" or "xlsx" (any workbook) and `about` one line for a person on what was
-    found out. `schema` has the types of a Parquet file's columns, and is None for all others. For files of text,
-    `encoding` is a codec's name without a byte order mark, `errors` its error handler under which bytes that are no
-    text go out as they came in, and `bom` what stands at the beginning of the file; `delimiter` is for CSV and TSV.
+    `format` is "csv", "tsv", "jsonl", "parquet", "xlsx" (any workbook) or "html" (a web page so named), and `about` one
+    line for a person on what was found out. `schema` has the types of a Parquet file's columns, and is None for all
+    others. For files of text, `encoding` is a codec's name without a byte order mark, `errors` its error handler under
+    which bytes that are no text go out as they came in, and `bom` what stands at the beginning of the file; `delimiter`
+    is for CSV and TSV.
     `total` is how many rows there are, and None for CSV and TSV: `count()` finds it out. `hidden` is how many rows of a
     workbook are hidden, be they left out or not, and None where that cannot be told; `skips_hidden` says which, and
-    `hidden_columns` has the names of columns. `left_out` is how many rows of empty cells at the very end were taken for
-    none, once all others were read. `sheet` is the worksheet that is read, and `numbers` has the
-    number of each column in it.
+    `hidden_columns` has the names of columns. `sheet` is the worksheet that is read, and `numbers` has the number of
+    each column in it. `notes` are lines for a person on how the file was read. Rows of totals at the very end of a
+    sheet or of CSV have a problem that says so. `left_out` is how many rows of empty cells at the very end were taken
+    for none, once all others were read.
 
     Raises ConfigurationError for a file that cannot be used as a whole; while iterating,
     UnreadableInputError where the rest of the file cannot be read.
@@ -103,10 +113,11 @@ class Rows:
         encoding: str | None = None,
         sheet: str | None = None,
         skip_hidden: bool = False,
+        header_row: int | None = None,
     ) -> None:
         self.path = Path(path)
         is_stdin = os.fspath(path) == "-"
-        found = "jsonl" if is_stdin else _FORMATS.get(self.path.suffix.lower())
+        found = "jsonl" if is_stdin else _format(self.path)
         if found is None:
             known = f"{', '.join(ENDINGS[:-1])} or {ENDINGS[-1]}"
             packed = self.path.suffix.lower() in (".gz", ".zip", ".zst", ".bz2", ".xz")
@@ -117,7 +128,12 @@ class Rows:
             "encoding": encoding,
             "sheet": sheet,
             "skip_hidden": skip_hidden or None,
+            "header_row": header_row,
         }
+        if header_row is not None and header_row < 0:
+            raise ConfigurationError(
+                f"header_row must be the number of a row, or 0 if none names the columns, not {header_row}"
+            )
         for name, value in given.items():
             if value is not None and found not in _OPTIONS[name]:
                 raise ConfigurationError(f"{name} does not go with {str(self.path)!r}: it is for {_used(name)}")
@@ -136,8 +152,11 @@ class Rows:
         self.hidden_columns = self._reader.hidden_columns
         self.sheet = self._reader.sheet
         self.numbers = self._reader.numbers
+        self.notes = self._reader.notes
 
     def __iter__(self) -> Iterator[Row]:
+        if self.format in _OPTIONS["header_row"]:
+            return heading.with_totals(self._reader, "line" if self.delimiter is not None else "row")
         return iter(self._reader)
 
     @property
@@ -167,7 +186,18 @@ class Rows:
             problem += "; the first line looks like data, and must name the columns"
         elif len(self.header) == 1 and self.delimiter is not None and not self.header[0].replace("_", "").isalnum():
             problem += f"; it was read as {self.about}"
-        return ConfigurationError(problem)
+        return ConfigurationError(f"{problem}{self._elsewhere()}")
+
+    def _elsewhere(self) -> str:
+        """What the other sheets of the workbook have."""
+        found = []
+        for name in self._reader.others[:_MOST_SHEETS]:
+            try:
+                with Rows(self.path, sheet=name) as other:
+                    found.append(f"sheet {name!r} has {some(other.header)}")
+            except ConfigurationError:  # it is empty, say
+                continue
+        return f"; {'; '.join(found)}: say --sheet (sheet=) if one of them is meant" if found else ""
 
     def _open(
         self,
@@ -178,6 +208,7 @@ class Rows:
         encoding: str | None,
         sheet: str | None,
         skip_hidden: bool | None,
+        header_row: int | None,
     ) -> Reader:
         # Each reader is imported where it is needed: two of them need packages that others do without.
         if found == "parquet":
@@ -187,14 +218,43 @@ class Rows:
         if found == "xlsx":
             from aisolution_async.bulk.sheets import SheetReader  # noqa: PLC0415  # it needs calamine, which is an extra
 
-            return SheetReader(self.path, sheet, skip_hidden=bool(skip_hidden))
+            return SheetReader(self.path, sheet, skip_hidden=bool(skip_hidden), header_row=header_row)
+        if found == "html":
+            from aisolution_async.bulk.pages import PageReader  # noqa: PLC0415  # only the reader that is needed
+
+            return PageReader(self.path, header_row=header_row)
         if found == "jsonl":
             from aisolution_async.bulk.objects import ObjectReader  # noqa: PLC0415  # only the reader that is needed
 
             return ObjectReader(self.path, _spool() if is_stdin else open_bytes(self.path), encoding)
         from aisolution_async.bulk.delimited import DelimitedReader  # noqa: PLC0415  # only the reader that is needed
 
-        return DelimitedReader(self.path, found, DELIMITERS.get(f".{found}", ","), delimiter, encoding)
+        usual = DELIMITERS.get(f".{found}", ",")
+        return DelimitedReader(self.path, found, usual, delimiter, encoding, header_row=header_row)
+
+
+def _format(path: Path) -> str | None:
+    """The format of a file: by its content, where that tells, else by its ending; None if neither does."""
+    found = _FORMATS.get(path.suffix.lower())
+    if not path.is_file():
+        return found
+    try:
+        with path.open("rb") as file:
+            head = file.read(_HEAD)
+    except (OSError, ValueError):
+        return found  # whoever opens it says what is wrong
+    if head.startswith(b"PK\x03\x04"):
+        return "xlsx" if found == "xlsx" or workbooks.is_workbook(path) else found
+    if head.startswith(b"\xd0\xcf\x11\xe0"):
+        return "xlsx"
+    if head.startswith(b"PAR1"):
+        return "parquet"
+    if found == "xlsx" and workbooks.is_page(head):
+        return "html"
+    if found == "xlsx" and head and what_it_is(head) is None and workbooks.what_else(head) is None:
+        is_text = head.startswith((b"\xff\xfe", b"\xfe\xff")) or b"\0" not in head
+        return "csv" if is_text else found
+    return found
 
 
 def _used(option: str) -> str:

@@ -153,6 +153,7 @@ class BulkRun:
         encoding: str | None = None,
         sheet: str | None = None,
         skip_hidden: bool = False,
+        header_row: int | None = None,
         ordered: bool = True,
         defuse: bool = True,
         problems: str | os.PathLike[str] | None = None,
@@ -187,6 +188,7 @@ class BulkRun:
             "encoding": encoding,
             "sheet": sheet,
             "skip_hidden": skip_hidden,
+            "header_row": header_row,
         }
         self._ordered = ordered
         self._defuse = defuse
@@ -774,6 +776,7 @@ async def run_bulk(
     encoding: str | None = None,
     sheet: str | None = None,
     skip_hidden: bool = False,
+    header_row: int | None = None,
     ordered: bool = True,
     defuse: bool = True,
     problems: str | os.PathLike[str] | None = None,
@@ -798,7 +801,7 @@ async def run_bulk(
 
     `call` may be several, `[FaceCompare, WhatsAppDetail]`: each row is asked all of them, one bad cell stops none of
     the others, and the result columns' names begin with the endpoint's. `source` is CSV, TSV, JSONL, Parquet or a
-    workbook by its ending (`rows.py` says what it may be like; `delimiter`, `encoding` and `sheet` say what cannot be
+    workbook (`rows.py` says what it may be like; `delimiter`, `encoding`, `sheet` and `header_row` say what cannot be
     found out, and `skip_hidden` leaves out the rows of a workbook that nobody sees), or "-" for JSONL on standard
     input. `output` is CSV, TSV, JSONL or Parquet by its ending, or "-" for JSONL on standard output. `columns` says
     which column holds a parameter, and `values` gives one value for all rows: by the parameter's name or, where two
@@ -845,6 +848,7 @@ async def run_bulk(
         encoding=encoding,
         sheet=sheet,
         skip_hidden=skip_hidden,
+        header_row=header_row,
         ordered=ordered,
         defuse=defuse,
         problems=problems,

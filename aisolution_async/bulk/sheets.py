@@ -4,12 +4,13 @@ The sheet is read as a whole before its first row comes: about 90 bytes for each
 rows of five, and a sheet of Excel's has no more rows. (What streams the rows of a sheet keeps all its different texts,
 which is not much less, and takes ten times as long.)
 
-The first row that is not empty names the columns. Empty rows are no rows, except between others where there is one
-column: as in CSV. Hidden rows are rows, if they are not to be left out, and of merged cells the first has the value.
-Numbers are int where they are whole and below 2**53, of which a float holds all (Excel keeps 15 digits), else float;
-dates and times are what the cell's format says, a date if the time is midnight; a formula is what it came to when the
-workbook was saved, and where that is an error, its name as text, and UNCALCULATED where it came to nothing yet (in
-.xlsx); an empty text is None.
+`heading.py` says which row names the columns, where none is given; where one of its cells is merged over several
+columns, the names below it are taken. Other columns that have cells get a name. Empty rows are no rows, except between
+others where there is one column: as in CSV. Hidden rows are rows, if they are not to be left out, and of merged cells
+the first has the value. Numbers are int where they are whole and have at most 17 digits, else float: those that a float
+cannot hold (Excel keeps 15) are read from the .xlsx file itself. Dates and times are what the cell's format says, a
+date if the time is midnight; a formula is what it came to when the workbook was saved, and where that is an error, its
+name as text, and UNCALCULATED where it came to nothing yet (in .xlsx); an empty text is None.
 """
 
 from __future__ import annotations
@@ -17,15 +18,19 @@ from __future__ import annotations
 import html
 import posixpath
 import re
+import shutil
+import tempfile
 import zipfile
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from decimal import Decimal
 from pathlib import Path
 from typing import IO, Any, Final
 
-from aisolution_async.bulk import workbooks
-from aisolution_async.bulk.cells import EXACT, text
-from aisolution_async.bulk.source import Reader, Row, check_names, open_bytes, remedy, surplus, what_it_is
+from aisolution_async.bulk import heading, workbooks
+from aisolution_async.bulk.cells import text
+from aisolution_async.bulk.heading import letters
+from aisolution_async.bulk.source import MAX_COLUMNS, Reader, Row, open_bytes, remedy, what_it_is
 from aisolution_async.errors import ConfigurationError
 
 _SAVE_AS = "open it in Excel and save it as .xlsx, without a password"
@@ -34,7 +39,12 @@ _SAVE_AS = "open it in Excel and save it as .xlsx, without a password"
 # each that has something in it. Sheets of one letter's columns never have more.
 _MOST_ROOM = 26 * 1_048_576
 
+_PLAIN = 1e16
+"""From there on, the shortest text of a float has an exponent."""
+_MOST_DIGITS = 1e17
+
 _SHEET = re.compile(rb"<(?:\w+:)?sheet\s[^>]*>")
+_DIMENSION = re.compile(rb"<(?:\w+:)?dimension\b[^>]*/>")
 _RELATION = re.compile(rb"<(?:\w+:)?Relationship\s[^>]*>")
 _ATTRIBUTE = re.compile(rb"([\w:]+)\s*=\s*(?:\"([^\"]*)\"|'([^']*)')")
 _FAR_COLUMN = re.compile(rb"\sr=[\"']([A-Z]{2,3})[0-9]")
@@ -47,6 +57,12 @@ _ERROR_CELL = re.compile(
 )
 
 
+# A whole number of more digits than a float holds.
+_LONG_CELL = re.compile(
+    rb"<(?:\w+:)?c\s(?![^>]*\bt=[\"'](?!n[\"']))[^>]*?\br=[\"']([A-Z]{1,3})([0-9]{1,7})[\"'][^>]*(?<!/)>\s*"
+    rb"<(?:\w+:)?v>\s*(-?[0-9]{16,17})(?:\.0+)?\s*<"
+)
+_LONG_NUMBER = re.compile(rb">-?[0-9]{16}")
 _UNCALCULATED_CELL = re.compile(
     rb"<(?:\w+:)?c\s(?![^>]*\bt=[\"']str[\"'])[^>]*?\br=[\"']([A-Z]{1,3})([0-9]{1,7})[\"'][^>]*(?<!/)>\s*"
     rb"<(?:\w+:)?f\b(?:[^>]*/>|[^>]*>[^<]*</(?:\w+:)?f>)\s*"
@@ -57,11 +73,17 @@ UNCALCULATED: Final = "#UNCALCULATED"
 
 
 class SheetReader(Reader):
-    """The rows of one sheet of a workbook: of `sheet`, else of the first that is visible; hidden ones too, or not."""
+    """The rows of one sheet of a workbook: of `sheet`, else of the first that is visible; hidden ones too, or not.
+
+    `sheet` is its name, or its place from 1. `header_row` is the number of the row that names the columns, 0 if none
+    does; None for the one that looks like it.
+    """
 
     format = "xlsx"
 
-    def __init__(self, path: Path, sheet: str | None, *, skip_hidden: bool = False) -> None:
+    def __init__(
+        self, path: Path, sheet: str | None, *, skip_hidden: bool = False, header_row: int | None = None
+    ) -> None:
         try:
             import python_calamine as calamine  # noqa: PLC0415  # an extra
         except ImportError:
@@ -72,16 +94,22 @@ class SheetReader(Reader):
         problem = ""
         documents = workbooks.check(path) if head.startswith(b"PK") else {}
         try:
-            with calamine.load_workbook(str(path)) as book:
+            with _open(calamine, path) as book:
                 names = [other.name for other in book.sheets_metadata if other.typ == calamine.SheetTypeEnum.WorkSheet]
                 visible = [
                     other.name
                     for other in book.sheets_metadata
                     if other.name in names and other.visible == calamine.SheetVisibleEnum.Visible
                 ]
-                name = self._chosen(sheet, names, visible)
-                self._errors, hidden = _look_into(path, name)
-                self._sheet = book.get_sheet_by_name(name)
+                for name in self._chosen(sheet, names, visible):
+                    self._instead, hidden = _look_into(path, name)
+                    try:
+                        self._sheet = book.get_sheet_by_name(name)
+                    except calamine.CalamineError:
+                        with _mended(path, name) as copy, calamine.load_workbook(copy) as mended:
+                            self._sheet = mended.get_sheet_by_name(name)
+                    if self._sheet.start is not None or self._instead:
+                        break
         except ConfigurationError:
             raise
         except calamine.PasswordError:
@@ -94,20 +122,21 @@ class SheetReader(Reader):
         if problem:
             raise ConfigurationError(f"the input {str(path)!r} {problem}")
         others = "" if sheet is not None or len(names) < 2 else f" (of {_list(names)})"
-        self.about = f"{path.suffix[1:].upper()} workbook, sheet {name!r}{others}"
+        self.about = f"{_kind(path, head)} workbook, sheet {name!r}{others}"
+        self.others = [other for other in names if other != name]
         self._offset = (self._sheet.start or (0, 0))[1]
         self._header_row = 0
-        self._first = self._last = 0
-        self.header = self._header(name, names)
+        self.notes: list[str] = []
+        self.header = self._header(name, names, header_row)
         self.sheet = name
-        self.numbers = range(self._first + self._offset + 1, self._last + self._offset + 1)
+        self.numbers = [place + self._offset + 1 for place in self._places]
         self._hidden = hidden = documents.get(name, hidden)
         if skip_hidden and not hidden.known:
             raise ConfigurationError(f"which rows of {str(path)!r} are hidden cannot be told: save it as .xlsx")
         self.hidden_columns = [
             column
-            for place, column in enumerate(self.header, self._first + self._offset + 1)
-            if place in hidden.columns
+            for place, column in zip(self._places, self.header, strict=True)
+            if place + self._offset + 1 in hidden.columns
         ]
         rows = [number in hidden.rows for number, _ in self._kept()]
         self.hidden = sum(rows) if hidden.known else None
@@ -115,48 +144,88 @@ class SheetReader(Reader):
         self.total = len(rows) - sum(rows) * skip_hidden
 
     def __iter__(self) -> Iterator[Row]:
-        first, last = self._first, self._last
+        places = self._places
         for number, values in self._kept():
-            if self._skips and number in self._hidden.rows:
-                continue
-            problem = None
-            if len(values) > last - first and (outside := self._outside(number, values)):
-                problem = (
-                    f"row {number}: {surplus(outside, 'cell')} outside the columns that row {self._header_row} names"
-                )
-            yield Row(number, [_cell(value) for value in values[first:last]], problem)
+            if not (self._skips and number in self._hidden.rows):
+                yield Row(number, [_cell(values[place]) for place in places])
 
-    def _outside(self, number: int, values: Sequence[Any]) -> list[str]:
-        return [
-            f"{letters(place + self._offset + 1)}{number}"
-            for place, value in enumerate(values)
-            if value != "" and not self._first <= place < self._last
-        ]
-
-    def _chosen(self, sheet: str | None, names: Sequence[str], visible: Sequence[str]) -> str:
+    def _chosen(self, sheet: str | None, names: Sequence[str], visible: Sequence[str]) -> Sequence[str]:
+        """The sheets of which the first that is not empty is read."""
         path = str(self._path)
         if not names:
             raise ConfigurationError(f"the workbook {path!r} has no sheet of cells")
         if sheet is None:
-            return (*visible, *names)[0]
-        if sheet not in names:
-            raise ConfigurationError(f"the workbook {path!r} has no sheet {sheet!r}: its sheets are {_list(names)}")
-        return sheet
+            return visible or names
+        if sheet in names:
+            return [sheet]
+        if sheet.isdecimal() and 1 <= int(sheet[:9]) <= len(names):
+            return [names[int(sheet) - 1]]
+        alike = [name for name in names if name.strip().casefold() == sheet.strip().casefold()]
+        if len(alike) == 1:
+            return alike
+        raise ConfigurationError(f"the workbook {path!r} has no sheet {sheet!r}: its sheets are {_list(names)}")
 
-    def _header(self, name: str, names: Sequence[str]) -> list[str]:
+    def _header(self, name: str, names: Sequence[str], chosen: int | None) -> list[str]:
         path = str(self._path)
+        first: list[tuple[int, list[Any]]] = []  # rows that are not empty
         for number, values in self._numbered():
-            places = [place for place, value in enumerate(values) if value != ""]
-            if places:
-                self._header_row = number
-                self._first, self._last = places[0], places[-1] + 1
-                header = [text(_cell(value)) for value in values[self._first : self._last]]
-                where = f"row {number} of sheet {name!r} of {path!r}"
-                check_names(header, where, lambda place: letters(place + self._first + self._offset))
-                return header
-        others = [other for other in names if other != name]
-        hint = f"; the other sheets are {_list(others)}" if others else ""
-        raise ConfigurationError(f"sheet {name!r} of {path!r} is empty: its first row must name the columns{hint}")
+            if values.count("") < len(values):
+                first.append((number, values))
+                if len(first) > heading.SAMPLE and number >= (chosen or 0):
+                    break
+        if not first:
+            others = [other for other in names if other != name]
+            hint = f"; the other sheets are {_list(others)}" if others else ""
+            raise ConfigurationError(f"sheet {name!r} of {path!r} is empty: its first row must name the columns{hint}")
+        if chosen is None:
+            place = heading.find([values for _, values in first[: heading.SAMPLE]])
+        else:
+            place = next((place for place, (number, _) in enumerate(first) if number == chosen), -1)
+        if chosen and place < 0:
+            raise ConfigurationError(f"row {chosen} of sheet {name!r} of {path!r} is empty, and names no columns")
+        said: list[str] = [""] * len(first[0][1])
+        if chosen != 0:
+            self._header_row, values = first[place]
+            said = [text(_cell(value)) for value in values]
+            if place + 1 < len(first) and first[place + 1][0] == self._header_row + 1:
+                self._put_below(said, first[place + 1][1])
+            if place:
+                self.notes.append(heading.told(f"row {self._header_row} of sheet {name!r}", is_found=chosen is None))
+        used = [place for place, own in enumerate(said) if own.strip()]
+        used += self._used({*range(len(said))}.difference(used))
+        self._places = sorted(used)
+        if len(used) > MAX_COLUMNS:
+            raise ConfigurationError(
+                f"sheet {name!r} of {path!r}: {len(used)} columns, of which there may be {MAX_COLUMNS}"
+            )
+        header, notes = heading.named(
+            [said[place] for place in self._places],
+            lambda place: letters(self._places[place] + self._offset + 1),
+        )
+        self.notes += notes
+        return header
+
+    def _put_below(self, said: list[str], below: Sequence[Any]) -> None:
+        """Where a cell of the names is merged over several columns, their names are in the row below it."""
+        top, left = self._header_row - 1, self._offset
+        found = False
+        for (row, start), (last_row, end) in self._sheet.merged_cell_ranges or ():
+            under = below[start - left : end - left + 1]
+            if row == last_row == top and end > start and under and all(isinstance(v, str) and v for v in under):
+                said[start - left : end - left + 1] = under
+                found = True
+        if found:
+            self._header_row += 1
+
+    def _used(self, places: set[int]) -> list[int]:
+        """Those of `places` that have anything in them, in a row that is one."""
+        found: list[int] = []
+        for number, values in self._numbered():
+            if number > self._header_row and places:
+                here = [place for place in places if values[place] != ""]
+                found += here
+                places.difference_update(here)
+        return found
 
     def _kept(self) -> Iterator[tuple[int, list[Any]]]:
         """The rows that are rows, and the number of each."""
@@ -177,30 +246,21 @@ class SheetReader(Reader):
                 blank.append((number, values))
 
     def _numbered(self) -> Iterator[tuple[int, list[Any]]]:
-        errors = self._errors
+        instead = self._instead
         number, width = 0, 0
         for number, values in enumerate(self._sheet.iter_rows(), 1):
             width = len(values)
-            if number in errors:
-                for place, error in errors[number].items():
+            if number in instead:
+                for place, value in instead[number].items():
                     if 0 <= place - self._offset - 1 < len(values):
-                        values[place - self._offset - 1] = error
+                        values[place - self._offset - 1] = value
             yield number, values
-        for row in sorted(row for row in errors if row > number):  # behind the last row that has a value
+        for row in sorted(row for row in instead if row > number):  # behind the last row that has a value
             values = [""] * width
-            for place, error in errors[row].items():
+            for place, value in instead[row].items():
                 if 0 <= place - self._offset - 1 < width:
-                    values[place - self._offset - 1] = error
+                    values[place - self._offset - 1] = value
             yield row, values
-
-
-def letters(place: int) -> str:
-    """What a worksheet calls the column at `place`, counted from 1: A, Z, AA."""
-    name = ""
-    while place:
-        place, letter = divmod(place - 1, 26)
-        name = chr(ord("A") + letter) + name
-    return name
 
 
 def place_of(name: bytes) -> int:
@@ -212,8 +272,8 @@ def place_of(name: bytes) -> int:
 
 
 def _cell(value: Any) -> Any:
-    if isinstance(value, float) and value.is_integer() and abs(value) < EXACT:
-        return int(value)
+    if isinstance(value, float) and abs(value) < _MOST_DIGITS and value.is_integer():
+        return int(value) if abs(value) < _PLAIN else int(Decimal(repr(value)))
     return None if value == "" else value
 
 
@@ -225,24 +285,21 @@ def _explained(head: bytes) -> str:
     """What is wrong with a file that is no workbook."""
     if not head:
         return "is empty: it must be a workbook"
-    if head.lstrip(b"\xef\xbb\xbf \t\r\n")[:1] == b"<":
-        return f"is a web page or XML under the name of a workbook: {_SAVE_AS}"
     if head.startswith(b"PK"):
         return f"is a ZIP file, but no workbook that can be read; it may be cut off or damaged: {_SAVE_AS}"
     if head.startswith(b"\xd0\xcf\x11\xe0"):
         return f"is no workbook that can be read; it may be very old, damaged, or have a password: {_SAVE_AS}"
-    what = what_it_is(head)
-    if what is None and b"\0" not in head:
-        return "is text under the name of a workbook: give it the ending .csv"
+    what = workbooks.what_else(head) or what_it_is(head)
     return f"is {what or 'no workbook'}: {remedy(what or '', _SAVE_AS)}"
 
 
-def _look_into(path: Path, sheet: str) -> tuple[dict[int, dict[int, str]], workbooks.Hidden]:
-    """What no other reader tells of an .xlsx file's sheet: cells that have errors, by row and column; what is hidden.
+def _look_into(path: Path, sheet: str) -> tuple[dict[int, dict[int, Any]], workbooks.Hidden]:
+    """What no other reader tells of an .xlsx file's sheet: what is in cells that have errors, or more digits than a
+    float holds, by row and column; what is hidden.
 
     Raises ConfigurationError where a cell is so far from the others that the room between would take all memory.
     """
-    errors: dict[int, dict[int, str]] = defaultdict(dict)
+    errors: dict[int, dict[int, Any]] = defaultdict(dict)
     columns = {b"Z"}
     last_row = 0
     try:
@@ -258,6 +315,8 @@ def _look_into(path: Path, sheet: str) -> tuple[dict[int, dict[int, str]], workb
                 if b't="e"' in chunk or b"t='e'" in chunk:
                     for name, row, error in _ERROR_CELL.findall(chunk):
                         errors[int(row)][place_of(name)] = html.unescape(error.decode("utf-8", "replace"))
+                for name, row, digits in _LONG_CELL.findall(chunk) if _LONG_NUMBER.search(chunk) else ():
+                    errors[int(row)][place_of(name)] = int(digits)
                 if b"<f" in chunk or b":f" in chunk:
                     for name, row in _UNCALCULATED_CELL.findall(chunk):
                         errors[int(row)][place_of(name)] = UNCALCULATED
@@ -298,6 +357,49 @@ def part_of(archive: zipfile.ZipFile, sheet: str) -> str | None:
                     part = posixpath.normpath(posixpath.join("/xl", relation.get("Target", ""))).lstrip("/")
                     return part if part in names else None
     return None
+
+
+def _mended(path: Path, sheet: str) -> IO[bytes]:
+    """A copy of an .xlsx file that does not say where its sheet begins and ends: some programs say it wrongly."""
+    copy: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115  # who asked for it closes it
+    try:
+        with zipfile.ZipFile(path) as archive, zipfile.ZipFile(copy, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as to:
+            part = part_of(archive, sheet)
+            for info in archive.infolist():
+                with archive.open(info) as file, to.open(info.filename, "w", force_zip64=True) as target:
+                    if info.filename == part:
+                        target.write(_DIMENSION.sub(b"", file.read(1 << 16), count=1))
+                    shutil.copyfileobj(file, target, 1 << 20)
+        copy.seek(0)
+    except BaseException:
+        copy.close()
+        raise
+    return copy
+
+
+def _open(calamine: Any, path: Path) -> Any:
+    """The workbook, by its name (only so it is known to have a password), else by its content."""
+    try:
+        return calamine.load_workbook(str(path))
+    except calamine.PasswordError:
+        raise
+    except calamine.CalamineError:
+        with path.open("rb") as file:
+            return calamine.load_workbook(file)
+
+
+def _kind(path: Path, head: bytes) -> str:
+    """What a workbook is, by its content."""
+    if not head.startswith(b"PK"):
+        return "XLS"
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = set(archive.namelist())
+    except workbooks.DAMAGED:
+        names = set()
+    if "content.xml" in names:
+        return "ODS"
+    return "XLSB" if "xl/workbook.bin" in names else "XLSM" if "xl/vbaProject.bin" in names else "XLSX"
 
 
 def _read(file: IO[bytes]) -> bytes:

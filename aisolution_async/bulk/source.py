@@ -101,6 +101,10 @@ class Reader:
     """The worksheet that is read."""
     numbers: Sequence[int] = ()
     """Of a worksheet, where in it each column is, from 1."""
+    others: Sequence[str] = ()
+    """The other sheets of a workbook."""
+    notes: Sequence[str] = ()
+    """What a person is to be told of how it was read, a line each."""
     left_out = 0
     """How many rows of empty cells stood behind the last row, once it was read: those are none."""
 

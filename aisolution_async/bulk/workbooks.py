@@ -38,6 +38,11 @@ DAMAGED = (
 """What may be raised of a file that is no ZIP file, or a damaged one."""
 _PARTS = (".xml", ".bin", ".rels")
 
+# A list of ids and phones may begin like it.
+_SYLK = re.compile(rb"ID;P[^\r\n]{0,40}[\r\n]+(?:[BC];[XY]\d|P;[PFELM]|F;[PWSDNCMR]|O;[LVDPGKE]|NN;|NU;)")
+_XML = "XML under the name of a sheet"
+_BEFORE_97 = re.compile(rb"\t[\0\2\4\x08][\4\6\x08\x10]\0")
+
 _ROW = re.compile(rb"<(?:\w+:)?row\b([^>]*)>")
 _COLUMN = re.compile(rb"<(?:\w+:)?col\b([^>]*)>")
 _NUMBER = re.compile(rb"""\br\s*=\s*["']([0-9]{1,7})["']""")
@@ -47,6 +52,46 @@ _TO = re.compile(rb"""\bmax\s*=\s*["']([0-9]{1,7})["']""")
 _IS_HIDDEN = re.compile(rb"""\bhidden\s*=\s*["'](?:1|true)["']|\b(?:ht|width)\s*=\s*["']0+(?:\.0*)?["']""")
 _SHARED = re.compile(rb"""\bt\s*=\s*["']s["'][^>]*>\s*<(?:\w+:)?v>\s*([0-9]{1,9})""")
 _ITEM_END = re.compile(rb"</(?:\w+:)?si>")
+
+
+def is_workbook(path: Path) -> bool:
+    """Whether a ZIP file is a workbook."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = set(archive.namelist())
+            if "content.xml" in names and "mimetype" in names:
+                return b"spreadsheet" in archive.read("mimetype")
+    except DAMAGED:
+        return False
+    return not names.isdisjoint(("xl/workbook.xml", "xl/workbook.bin"))
+
+
+def is_page(head: bytes) -> bool:
+    """Whether a file that begins so is a web page."""
+    text = head.replace(b"\0", b"").lstrip(b"\xef\xbb\xbf\xff\xfe \t\r\n").lower()
+    return (
+        text.startswith(b"<")
+        and what_else(head) == _XML
+        and any(tag in text for tag in (b"<html", b"<table", b"<meta"))
+    )
+
+
+def what_else(head: bytes) -> str | None:
+    """What a file that begins so is, if it is one that only Excel opens, or other programs write for it."""
+    text = head.removeprefix(b"\xef\xbb\xbf").lstrip().lower()
+    if head.startswith((b"\xff\xfe", b"\xfe\xff")):
+        text = head[2:].replace(b"\0", b"").lstrip().lower()
+    if text.startswith((b"mime-version:", b"content-type: multipart/", b"from: <saved by")):
+        return "a web archive (MHTML), under the name of a sheet"
+    if _SYLK.match(head):
+        return "a sheet in SYLK, a format of before Excel"
+    if text.startswith(b"<") and (b'progid="excel.sheet"' in text or b"microsoft-com:office:spreadsheet" in text):
+        return "a sheet in XML of 2003"
+    if text.startswith(b"<"):
+        return _XML
+    if _BEFORE_97.match(head):
+        return "a workbook of before Excel 97"
+    return None
 
 
 class Spans:

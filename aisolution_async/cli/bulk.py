@@ -118,7 +118,13 @@ def _options(call: type[Call[Any]]) -> list[click.Parameter]:
             help="The folder of the photos: searched, with the folders in it, and nothing outside of it is read.",
         ),
         click.Option(["--images-root"], type=file, hidden=True, help="The same."),
-        click.Option(["--sheet"], help="The sheet of a workbook.  [default: the first]"),
+        click.Option(["--sheet"], help="The sheet of a workbook: its name, or its number.  [default: the first]"),
+        click.Option(
+            ["--header-row"],
+            type=click.IntRange(0),
+            metavar="N",
+            help="The row, or the line of CSV, that names the columns; 0 if none does.  [default: found out]",
+        ),
         click.Option(["--skip-hidden"], is_flag=True, help="Leave out the rows of a workbook that are hidden."),
         click.Option(["--delimiter"], callback=delimiter, help="What stands between cells.  [default: found out]"),
         click.Option(["--encoding"], help="How INPUT's text is written, as in cp1252.  [default: found out]"),
@@ -388,7 +394,7 @@ def _ledger_of(source: Path, output: Path | None, chosen: Path | None, *, sandbo
 # What is of one run alone, and not of the one that goes on with the rows that were mended.
 _OF_ONE_RUN = (
     *("source", "output", "problems", "ledger", "no_ledger", "dry_run", "overwrite", "quiet", "as_json"),
-    *("retry_unknown", "reuse_for", "rescued"),
+    *("retry_unknown", "reuse_for", "rescued", "header_row"),
 )
 _OF_THE_FILE = ("sheet", "skip_hidden", "delimiter", "encoding")
 
@@ -508,7 +514,9 @@ class _CommandRun:
                 return
             running = self._running = asyncio.create_task(bulk.run())
             prices, each = self._options["prices"], len(self._calls)
-            reading = {name: self._options[name] for name in ("delimiter", "encoding", "sheet", "skip_hidden")}
+            reading = {
+                name: self._options[name] for name in ("delimiter", "encoding", "sheet", "skip_hidden", "header_row")
+            }
             with _followed(bulk, self._source, reading, None if quiet else show.display(prices, each)):
                 try:
                     await asyncio.wait({running})

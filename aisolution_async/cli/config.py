@@ -33,7 +33,7 @@ _NAMED = "aisolution_async.config.named"
 HARMLESS = frozenset(
     (
         *("key", "img", "img1", "img2", "number", "person_id", "country", "country_column"),  # what stands where
-        *("sheet", "skip_hidden", "delimiter", "encoding"),  # how it is read
+        *("sheet", "skip_hidden", "header_row", "delimiter", "encoding"),  # how it is read
         *("images", "images_root"),  # a list may name any file without it, and none outside of it
         *("concurrency", "any_order", "strict_numbers", "servstatus"),  # how it is asked
         *("max_charges", "max_cost", "price", "dry_run"),  # what limits a run; see `check_price`

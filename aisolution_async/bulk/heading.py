@@ -1,0 +1,178 @@
+"""Which row of a table names its columns, what columns without a name are called, and which rows are totals.
+
+People put a title, a date and blank lines above a table, and a total below it. The names are in the first row that is
+about as wide as the table; where a wider row of texts follows it at once, with numbers below, that is the one. A first
+row that is as wide as all others names the columns, whatever is in it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
+from typing import Any, Final
+
+from aisolution_async.bulk.source import Row, is_text, shown
+
+SAMPLE: Final = 200
+"""How many rows are looked at; more are not needed."""
+_DEEPEST = 50  # rows above a table, at most
+_BEHIND = 5  # rows between a first one that is nearly as wide as the table, and the names
+_MOST_TOTALS = 3  # rows of totals at the end: total, VAT, grand total
+_LONGEST_TOTAL = 60
+
+_LETTER = re.compile(r"[^\W\d_]")
+_YEAR = re.compile(r"(?:19|20)\d\d")
+# In the languages of the vendor's markets, and of those who lend there. What may follow is a count, or who is counted.
+_TOTAL = re.compile(
+    r"""[\W_]*(?:(?:grand|sub|jumlah|overall|running)[\s._-]*)?
+    (?:totals?|jumlah|jml|tổng(?:\s+(?:cộng|số))?|tong\s+(?:cong|so)|kabuuan(?:g)?|कुल(?:\s+योग)?|योग|kul(?:\s+yog)?
+        |合计|合計|总计|總計|итого|всего)
+    (?:\s+(?:semua|seluruh(?:nya)?|keseluruhan|akhir|data|baris|rows?|records?|count|nasabah|debitur|pelanggan|pemohon
+        |orang|customers?|clients?|applicants?|borrowers?|people|persons?|entries|items?|amount|halaman|page
+        |plafon|pinjaman|kredit|tagihan|nilai|loans?|due))*
+    \s*[:=-]?\s*(?:[\d.,]+\s*(?:[^\W\d_]{1,12})?)?[\W_]*""",
+    re.IGNORECASE | re.VERBOSE,
+)
+
+
+def is_full(cell: object) -> bool:
+    """Whether there is anything in a cell."""
+    return cell is not None and (not isinstance(cell, str) or bool(cell.strip()))
+
+
+def find(rows: Sequence[Sequence[object]]) -> int:
+    """The place of the row that names the columns among `rows`, the first that are not empty."""
+    widths = [sum(map(is_full, row)) for row in rows]
+    found = 0
+    for width in sorted({*widths}, reverse=True):
+        if _is_near(widths[0], width):
+            break
+        place = next(place for place, own in enumerate(widths) if _is_near(own, width))
+        # A table goes on to the end, or nearly so; cells beside one are in a few rows.
+        rest = widths[place + 1 :]
+        wide = sum(_is_near(own, width) for own in rest)
+        if place <= _DEEPEST and rest and 2 * wide >= len(rest) and 4 * wide >= place and _names(rows[place]):
+            found = place
+            break
+    for place in range(found + 1, min(found + _BEHIND, len(rows) - 1)):
+        if widths[place] > widths[found] and _names(rows[place]) and _has_numbers(rows[place], rows[place + 1 :]):
+            return place
+    return found
+
+
+def _is_near(own: int, width: int) -> bool:
+    return 5 * own >= 3 * width
+
+
+def _names(row: Sequence[object]) -> bool:
+    """Whether a row is one of names: each cell is text, and different."""
+    cells = [cell.strip() if isinstance(cell, str) else str(cell) for cell in row if is_full(cell)]
+    return all(_LETTER.search(cell) or _YEAR.fullmatch(cell) for cell in cells)
+
+
+def _has_numbers(names: Sequence[object], rows: Sequence[Sequence[object]]) -> bool:
+    """Whether under one of the names there are mostly numbers, and whether the table goes on as wide as they are."""
+    width = sum(map(is_full, names))
+    if 2 * sum(_is_near(sum(map(is_full, row)), width) for row in rows) < len(rows):
+        return False
+    for place, name in enumerate(names):
+        if is_full(name):
+            cells = [row[place] for row in rows if place < len(row) and is_full(row[place])]
+            if cells and 2 * sum(not (isinstance(cell, str) and _LETTER.search(cell)) for cell in cells) > len(cells):
+                return True
+    return False
+
+
+def named(names: Sequence[str], label: Callable[[int], str]) -> tuple[list[str], list[str]]:
+    """A name for each column, no two alike, and what is to be told of those that got a new one.
+
+    `label` is what a person calls the column at a place.
+    """
+    found: list[str] = []
+    unnamed: list[str] = []
+    doubled: list[str] = []
+    seen = {name for name in names if name.strip()}
+    used: set[str] = set()
+    for place, name in enumerate(names):
+        own = name if is_text(name) else name.encode("utf-8", "replace").decode()
+        if not own.strip():
+            own = _free(f"column {label(place)}", seen | used)
+            unnamed.append(own)
+        elif own in used:
+            own = _free(own, seen | used)
+            doubled.append(own)
+        used.add(own)
+        found.append(own)
+    notes = []
+    if unnamed:
+        notes.append(
+            f"columns without a name are called {_some(unnamed)}"
+            if unnamed[1:]
+            else f"a column without a name is called {_some(unnamed)}"
+        )
+    if doubled:
+        notes.append(f"columns of the same name are told apart: {_some(doubled)}")
+    return found, notes
+
+
+def told(where: str, *, is_found: bool) -> str:
+    """The line on names that do not stand at the top; `is_found` if nobody said so."""
+    return f"{where} names the columns, and what stands above is left out" + (
+        ": say --header-row (header_row=) if another does" if is_found else ""
+    )
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join([shown(name) for name in names[:10]] + ["…"] * (len(names) > 10))
+
+
+def _free(name: str, used: set[str]) -> str:
+    if name not in used:
+        return name
+    number = 2
+    while f"{name} ({number})" in used:
+        number += 1
+    return f"{name} ({number})"
+
+
+def letters(place: int) -> str:
+    """What a worksheet calls the column at `place`, counted from 1: A, Z, AA."""
+    name = ""
+    while place:
+        place, letter = divmod(place - 1, 26)
+        name = chr(ord("A") + letter) + name
+    return name
+
+
+def with_totals(rows: Iterable[Row], unit: str) -> Iterator[Row]:
+    """`rows`, of which those at the very end that are totals say so: nobody is to be asked of them."""
+    last: deque[Row] = deque()
+    try:
+        for row in rows:
+            last.append(row)
+            if len(last) > _MOST_TOTALS:
+                yield last.popleft()
+    except Exception:
+        yield from last
+        raise
+    totals = 0
+    while totals < len(last) and is_total(last[-1 - totals].cells):
+        totals += 1
+    for place, row in enumerate(last):
+        if place >= len(last) - totals and row.problem is None:
+            yield replace(row, problem=f"{unit} {row.line}: this is a total, and no row to be asked")
+        else:
+            yield row
+
+
+def is_total(cells: Sequence[Any]) -> bool:
+    """Whether a row is one of totals: it says so, and at most about half of its cells have anything in them."""
+    full = [cell for cell in cells if is_full(cell)]
+    return (
+        len(cells) > 1
+        and 2 * len(full) <= len(cells) + 1
+        and len(full) < len(cells)
+        and any(isinstance(cell, str) and len(cell) <= _LONGEST_TOTAL and _TOTAL.fullmatch(cell) for cell in full)
+    )
