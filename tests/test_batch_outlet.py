@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+from pathlib import Path
 
 import httpx
 import pytest
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 
 from aisolution_async import Failed, InputError, Outcome, WhatsAppProfile
 from aisolution_async.batching import WINDOW
-from aisolution_async.batching.outlet import Outlet
+from aisolution_async.batching.outlet import Outlet, Pace
 
 from .batches import asks, taken
 from .support import Vendor, client_of, in_turn, ok_whatsapp, virtual
@@ -55,6 +56,50 @@ async def test_progress() -> None:
             assert now.in_flight in range(8, 11)
             assert not now.braked
             batch.stop()
+
+
+async def test_what_comes_from_the_ledger_is_no_speed(tmp_path: Path) -> None:
+    vendor = in_turn(ok_whatsapp())
+    for sent in (True, False):
+        async with client_of(vendor, ledger=tmp_path / "a.ledger") as client:
+            batch = client.batch(asks(10), total=20)
+            await taken(batch)
+            progress = batch.progress
+            assert (progress.done, progress.from_ledger) == (10, 0 if sent else 10)
+            assert (progress.rate > 0, progress.share, progress.left is None) == (sent, float(sent), not sent)
+    assert len(vendor.requests) == 10
+
+
+def pace(*seconds: tuple[int, int]) -> tuple[float, float]:
+    """The rate and the share after seconds in which so many were sent, and so many came from the ledger."""
+    made = Pace()
+    made.start(100.0)
+    for second, (sent, stored) in enumerate(seconds, 100):
+        for place in range(sent + stored):
+            made.count(second + place / (sent + stored), sent=place < sent)
+    made.end(100.0 + len(seconds))
+    rate, share, _ = made.look()
+    return rate, share
+
+
+def test_the_pace_of_a_run_that_goes_on_from_a_ledger() -> None:
+    assert pace((0, 20_000), (0, 20_000)) == (0.0, 0.0)
+    rate, share = pace((0, 20_000), (0, 20_000), (10, 20_000), (100, 0), (100, 0), (100, 0))
+    assert rate == pytest.approx(100, rel=0.25)
+    rate, share = pace((0, 20_000), (0, 20_000), (10, 20_000), *[(100, 0)] * 6)
+    assert rate == pytest.approx(100, rel=0.25)
+    assert share == 1.0
+    rate, share = pace(*[(100, 1900), (100, 1800), (100, 2000)] * 3)  # what has to be mended is all over the list
+    assert rate == pytest.approx(100, rel=0.25)
+    assert share == pytest.approx(0.05, rel=0.1)
+
+
+@given(st.lists(st.tuples(st.integers(0, 50), st.integers(0, 50)), min_size=1, max_size=12))
+def test_any_pace_is_within_what_there_was(seconds: list[tuple[int, int]]) -> None:
+    rate, share = pace(*seconds)
+    assert 0 <= rate <= 1.01 * sum(sent for sent, _ in seconds[-7:])
+    assert 0 <= share <= 1
+    assert not rate or any(sent for sent, _ in seconds[-7:])
 
 
 async def test_progress_after_the_loop_is_over() -> None:

@@ -332,6 +332,12 @@ def test_what_is_not_sure_is_refused(text: str, problem: str) -> None:
     assert refused(text).startswith(problem)
 
 
+def test_no_secret_of_a_url_is_shown() -> None:
+    found = of("path,calls\n/v2/unknown?token=SECRET,3\n/v1/gliswadetail?token=SECRET,4\n")
+    assert charges(found) == {("None", "/v2/unknown"): 3, ("None", "gliswadetail"): 4}
+    assert "SECRET" not in " ".join(found.about)
+
+
 def test_what_a_person_says_of_it() -> None:
     assert charges(of("Service,Qty\nWA,1.000\n", decimal=",")) == {("None", "gliswadetail"): 1000}
     assert charges(of("Date,Service,Qty\n05/11/2026,WA,7\n", dates="mdy")) == {("2026-05-11", "gliswadetail"): 7}

@@ -15,7 +15,8 @@ from typing import BinaryIO
 
 import pytest
 
-from aisolution_async import locks
+from aisolution_async import ConfigurationError, locks
+from aisolution_async.bulk.outputs import Output
 
 from .commands import settled
 from .windows import Locks, is_open
@@ -144,6 +145,25 @@ def test_it_ends_with_its_process_and_no_child_keeps_it(path: Path) -> None:
         os.waitpid(process.pid, 0)
         process.returncode = -9
         assert not locks.is_locked(file.fileno())  # and the child is still there
+
+
+def test_a_part_that_another_run_took_away_meanwhile_is_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between the look at what a stopped run left and the lock on it, another run may have put its own there."""
+    part = tmp_path / "out.csv.part"
+    part.write_text("of a stopped run")
+    real = locks.lock
+
+    def lock(number: int, *, waits: bool = False) -> None:
+        part.unlink()
+        part.write_text("of another run")
+        real(number, waits=waits)
+
+    monkeypatch.setattr(locks, "lock", lock)
+    with pytest.raises(ConfigurationError, match="another run is writing it"):
+        Output(tmp_path / "out.csv", None).open(["a"], replace=True)
+    assert part.read_text() == "of another run"
 
 
 # ------------------------------------------------------------------------------------------------------ on Windows

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 from collections.abc import AsyncIterable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Generic, Self
 
@@ -215,22 +215,26 @@ class Batch(NotPickled, Generic[R]):
     def progress(self) -> Progress:
         """How far it is, now. May be asked from any thread."""
         outlet = self._outlet
-        rate, elapsed = outlet.pace.look()
-        to_do = None if self._total is None else max(0, self._total - outlet.done)
-        return Progress(
+        rate, share, elapsed = outlet.pace.look()
+        progress = Progress(
             total=self._total,
             read=self._intake.read,
             waiting=self._crew.waiting,
             in_flight=self._lineup.places,
             ok=outlet.ok,
             failed=outlet.failed,
+            from_ledger=outlet.from_ledger,
             rate=rate,
-            left=to_do / rate if to_do is not None and rate else None,
+            share=share,
+            left=None,
             limit=self.limit,
             braked=self.braked,
             elapsed=elapsed,
             tally=self.tally,
         )
+        if self._total is None:
+            return progress
+        return replace(progress, left=progress.time_for(max(0, self._total - progress.done)))
 
     def __repr__(self) -> str:
         if self._runner is None:

@@ -6,6 +6,7 @@ import asyncio
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from statistics import median
 from typing import Any, Generic
 
 from aisolution_async import clock
@@ -20,8 +21,9 @@ class Progress:
     """How far a batch is, in calls.
 
     `read` from the input; `waiting` for their turn, between two attempts, or for another call's answer to the same;
-    `in_flight` being asked now; `ok` and `failed` have their outcome. `rate` is calls finished a second, over the last
-    seconds; `left` the seconds until the end at that rate, None without `total`. `limit` is how many may be in
+    `in_flight` being asked now; `ok` and `failed` have their outcome, `from_ledger` of the ok without being asked.
+    `rate` is calls that were sent and finished a second, over the last seconds, and `share` what part they were of all
+    that finished; `left` the seconds until the end at that rate, None without `total`. `limit` is how many may be in
     flight now. `braked` says that the vendor seems to be down and is only being tried. `elapsed` is in seconds.
     """
 
@@ -31,7 +33,9 @@ class Progress:
     in_flight: int
     ok: int
     failed: int
+    from_ledger: int
     rate: float
+    share: float
     left: float | None
     limit: float
     braked: bool
@@ -43,6 +47,10 @@ class Progress:
         """Calls that have their outcome."""
         return self.ok + self.failed
 
+    def time_for(self, calls: float) -> float | None:
+        """The seconds that so many more calls take, if they are like the last; None if nobody knows."""
+        return calls * self.share / self.rate if self.rate and self.share else None
+
 
 class Outlet(Generic[R]):
     """Takes each call's outcome once, and gives them to the consumer: as they come, or in the input's order.
@@ -51,7 +59,7 @@ class Outlet(Generic[R]):
     """
 
     def __init__(self, *, ordered: bool, hook: Callable[[Any], object] | None) -> None:
-        self.ok = self.failed = 0
+        self.ok = self.failed = self.from_ledger = 0
         """Outcomes so far."""
         self.complete = asyncio.Event()
         self.pace = Pace()
@@ -78,9 +86,10 @@ class Outlet(Generic[R]):
             call_hook("on_outcome", self._hook, outcome)
         if outcome.error is None:
             self.ok += 1
+            self.from_ledger += outcome.from_ledger
         else:
             self.failed += 1
-        self.pace.count(clock.now())
+        self.pace.count(clock.now(), sent=bool(outcome.attempts))
         if aside:
             self._aside.append(outcome)
         if self._ordered:
@@ -139,14 +148,17 @@ class Outlet(Generic[R]):
 
 
 class Pace:
-    """How many calls were finished a second, over the last few seconds; and for how long it has been going."""
+    """How many calls were sent and finished a second, over the last few seconds; and for how long it has been going.
+
+    What comes from a ledger, or fails before it is sent, takes no time, and says nothing of how fast the others go.
+    """
 
     __slots__ = ("_clock", "_counts", "_ended", "_first", "_started")
 
     _SECONDS = 5
 
     def __init__(self) -> None:
-        self._counts: deque[list[int]] = deque(maxlen=self._SECONDS + 1)
+        self._counts: deque[list[int]] = deque(maxlen=self._SECONDS + 1)  # second, sent, all
         self._first: float | None = None
         self._started: float | None = None
         self._ended: float | None = None
@@ -160,27 +172,41 @@ class Pace:
         """The batch is over now."""
         self._ended = now
 
-    def count(self, now: float) -> None:
-        """One more, now."""
+    def count(self, now: float, *, sent: bool = True) -> None:
+        """One more, now; `sent`, or not."""
         second = int(now)
-        if self._first is None:
+        if self._first is None and sent:
             self._first = now
         if self._counts and self._counts[-1][0] == second:
-            self._counts[-1][1] += 1
+            self._counts[-1][1] += sent
+            self._counts[-1][2] += 1
         else:
-            self._counts.append([second, 1])
+            self._counts.append([second, int(sent), 1])
 
-    def look(self) -> tuple[float, float]:
-        """How many a second, and the seconds since the start. After the end, as it was then."""
+    def look(self) -> tuple[float, float, float]:
+        """How many were sent a second, what part of all that was, and the seconds since the start.
+
+        After the end, as it was then.
+        """
         if self._started is None:
-            return 0.0, 0.0
+            return 0.0, 0.0, 0.0
         at = self._clock() if self._ended is None else self._ended
-        return self._per_second(at), at - self._started
+        counted = [
+            counts for counts in tuple(self._counts) if counts[0] > at - self._SECONDS - 1
+        ]  # at once: see `_clock`
+        return self._per_second(at, counted), _share(counted), at - self._started
 
-    def _per_second(self, now: float) -> float:
-        counts = tuple(self._counts)  # at once: the loop may go on meanwhile
-        counted = [(second, count) for second, count in counts if second > now - self._SECONDS - 1]
-        if self._first is None or not counted:
+    def _per_second(self, now: float, counted: list[list[int]]) -> float:
+        sent = [(second, count) for second, count, _ in counted if count]
+        if self._first is None or not sent:
             return 0.0
-        since = max(self._first, counted[0][0])
-        return sum(count for _, count in counted) / max(now - since, 1.0)
+        since = max(self._first, sent[0][0])
+        return sum(count for _, count in sent) / max(now - since, 1.0)
+
+
+def _share(counted: list[list[int]]) -> float:
+    """What part was sent of what finished: that of the middle one of the seconds, however many finished in each.
+
+    A ledger answers very many in its first seconds: over all together, its share would be believed too long.
+    """
+    return median(sent / finished for _, sent, finished in counted) if counted else 0.0

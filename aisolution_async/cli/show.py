@@ -6,7 +6,6 @@ import json
 import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import timedelta
 from decimal import Decimal
 from itertools import islice
 from pathlib import Path
@@ -71,11 +70,12 @@ def money(tally: Tally) -> Text:
 
 
 def _counts(counts: Counts) -> Text:
-    parts: list[Text | tuple[str, str] | str] = []
+    return Text(" · ").join(_charges(counts))
+
+
+def _charges(counts: Counts | Tally) -> list[Text]:
     known = ((Charge.CHARGED, counts.charged), (Charge.FREE, counts.free), (Charge.UNKNOWN, counts.unknown))
-    for charge, count in known:
-        parts += [" · " if parts else "", (f"{charge.value} {count:,}", _COLOURS[charge] if count else "")]
-    return Text.assemble(*parts)
+    return [Text(f"{charge.value} {count:,}", _COLOURS[charge] if count else "") for charge, count in known]
 
 
 def fields(console: Console, rows: Iterable[tuple[str, object]]) -> None:
@@ -184,7 +184,7 @@ class Lines:
     def update(self, progress: Progress, total: int | None, trouble: str | None = None) -> None:
         """Say it."""
         of = "" if total is None else f" of {total:,}"
-        numbers = [*_pace(progress, total, self._each, trouble), *_state(progress)]
+        numbers = [*_pace(progress, total, self._each, trouble), *_state(progress, self._each)]
         spent = [money(progress.tally).plain, *_spent(progress.tally, self._prices)]
         say(f"{progress.done // self._each:,}{of} rows · {' · '.join([*numbers, *spent])}")
 
@@ -209,14 +209,16 @@ class Bar:
 
     def update(self, progress: Progress, total: int | None, trouble: str | None = None) -> None:
         """Redraw it."""
-        line = Table.grid(padding=(0, 1))
+        # The terminal's own "^C" behind a line that fills the width would put all out of place.
+        width = max(20, self._live.console.width - 4)
         rows = progress.done // self._each
-        bar = ProgressBar(total=total, completed=rows, width=30, pulse=total is None)
-        line.add_row(bar, f"{rows:,} of {'…' if total is None else f'{total:,}'} rows")
-        spent = [money(progress.tally), *map(Text, _spent(progress.tally, self._prices))]
-        # Short lines: the terminal's own "^C" behind one that fills the width would put all out of place.
-        pace, state = " · ".join(_pace(progress, total, self._each, trouble)), " · ".join(_state(progress))
-        self._live.update(Group(line, pace, state, Text(" · ").join(spent)), refresh=True)
+        counted = f"{rows:,} of {'…' if total is None else f'{total:,}'} rows"
+        line = Table.grid(padding=(0, 1))
+        room = min(60, max(8, width - cell_len(counted) - 1))
+        line.add_row(ProgressBar(total=total, completed=rows, width=room, pulse=total is None), counted)
+        numbers = map(Text, [*_pace(progress, total, self._each, trouble), *_state(progress, self._each)])
+        spent = [*_charges(progress.tally), *map(Text, _spent(progress.tally, self._prices))]
+        self._live.update(Group(line, *_packed(numbers, width), *_packed(spent, width)), refresh=True)
 
 
 def display(prices: Mapping[str, Decimal] | None = None, each: int = 1) -> Display:
@@ -231,13 +233,28 @@ def _pace(progress: Progress, total: int | None, each: int, trouble: str | None)
     if progress.braked:
         cause = f" ({clean(trouble)})" if trouble else ""
         shown = [f"the vendor does not answer{cause}: trying now and then"]
-    elif total is not None and rate:
-        shown.append(f"{clock(max(0, total - progress.done / each) / rate)} left")
+    elif total is not None and (left := progress.time_for(max(0, total * each - progress.done))) is not None:
+        shown.append(f"{clock(left)} left")
     return shown
 
 
-def _state(progress: Progress) -> list[str]:
-    return [f"{progress.in_flight:,} in flight of {progress.limit:,.0f}", f"{progress.failed:,} with problems"]
+def _state(progress: Progress, each: int) -> list[str]:
+    shown = [f"{progress.in_flight:,} in flight of {progress.limit:,.0f}", f"{progress.failed:,} with problems"]
+    if progress.from_ledger:
+        shown.append(f"{progress.from_ledger // each:,} from the ledger")
+    return shown
+
+
+def _packed(parts: Iterable[Text], width: int) -> list[Text]:
+    """The parts on as few lines as they fit on; one that fits on none is cut off."""
+    lines: list[Text] = []
+    for part in parts:
+        if lines and lines[-1].cell_len + 3 + part.cell_len <= width:
+            lines[-1] = Text.assemble(lines[-1], " · ", part)
+        else:
+            part.truncate(width, overflow="ellipsis")
+            lines.append(part)
+    return lines
 
 
 def _spent(tally: Tally, prices: Mapping[str, Decimal]) -> list[str]:
@@ -250,9 +267,19 @@ def _spent(tally: Tally, prices: Mapping[str, Decimal]) -> list[str]:
     return [f"cost {amount(cost)}{f', and {amount(risk)} unknown' if risk else ''}"]
 
 
+_TIMES = ((86_400, "d", 3600, "h"), (3600, "h", 60, "min"), (60, "min", 1, "s"))
+
+
 def clock(seconds: float) -> str:
-    """Seconds as people read them."""
-    return f"{seconds:.1f} s" if seconds < 60 else str(timedelta(seconds=round(seconds)))
+    """Seconds as people read them: a number and its unit, and of the next smaller one what is left."""
+    if seconds < 9.95:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    for size, unit, smaller, its_unit in _TIMES:
+        if whole >= size:
+            big, rest = divmod(round(whole / smaller), size // smaller)
+            return f"{big:,} {unit} {rest} {its_unit}" if rest else f"{big:,} {unit}"
+    return f"{whole} s"
 
 
 # ----------------------------------------------------------------------------------------------- at the end
@@ -261,7 +288,8 @@ def clock(seconds: float) -> str:
 def summary(done: Summary, ledger: Path | None, prices: Mapping[str, Decimal] | None = None) -> None:
     """What a run did, on stderr."""
     console = Console(stderr=True, highlight=False)
-    rate = f", {done.rows / done.seconds:,.0f} rows/s" if done.seconds and done.rows else ""
+    sent = _sent(done)
+    rate = f", {sent / done.seconds:,.0f} rows/s" if done.seconds and sent else ""
     rows: list[tuple[str, object]] = [
         ("rows", f"{done.rows:,}" if done.rows or not done.complete else "0: the input has a header and nothing else"),
         ("answered", f"{done.ok - done.checking:,}{_sources(done)}"),
@@ -294,6 +322,12 @@ def summary(done: Summary, ledger: Path | None, prices: Mapping[str, Decimal] | 
     if ledger is not None:
         rows.append(("ledger", str(ledger)))
     fields(console, rows)
+
+
+def _sent(done: Summary) -> int:
+    """How many rows asked the vendor something. What a ledger answers, or nothing is sent for, is no speed."""
+    answered = done.from_ledger + done.shared + done.taken_back
+    return max(0, done.rows - answered - done.held - done.over_budget - done.errors["InputError"])
 
 
 def forecast(found: Forecast, prices: Mapping[str, Decimal]) -> None:

@@ -455,7 +455,8 @@ class _Reading:
     def _take(self, number: int, cells: Sequence[Any], sums: _Sums, period: Span | None) -> None:
         places = self.places
         labels = [label for at, cell in enumerate(cells) if at not in places.numbers() and (label := _label(cell))]
-        name = "" if places.service is None else _label(_at(cells, places.service))
+        # Behind the question mark of a URL stands what is nobody's to see.
+        name = "" if places.service is None else _label(_at(cells, places.service)).partition("?")[0]
         service = words.service_of(name) if name else None
         if self._is_aside(cells):
             if service or (name and self._has_day(cells)) or (_service_in(labels) and any(map(words.written, labels))):
