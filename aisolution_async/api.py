@@ -156,8 +156,8 @@ class Reply(_Said):  # noqa: PLW1641  # pydantic gives frozen models their hash
     _attempts: tuple[Attempt, ...] = PrivateAttr(default=())
     _recorded: Attempt | None = PrivateAttr(default=None)
 
-    # Which field a message that is not an object goes into; None where such a message says nothing.
-    _holds: ClassVar[str | None] = None
+    sole_field: ClassVar[str | None] = None
+    """The field that a message goes into which is no object; None where a message is an object, or says nothing."""
 
     @property
     def attempts(self) -> tuple[Attempt, ...]:
@@ -199,8 +199,8 @@ class Reply(_Said):  # noqa: PLW1641  # pydantic gives frozen models their hash
     @classmethod
     def from_message(cls, message: object) -> Self:
         """Read the `message` of an OK. Raises pydantic's ValidationError where it does not fit."""
-        if cls._holds is not None:
-            message = {cls._holds: message}
+        if cls.sole_field is not None:
+            message = {cls.sole_field: message}
         return cls.model_validate(message)
 
     def made_by(self, attempts: tuple[Attempt, ...]) -> Self:
@@ -351,7 +351,7 @@ class FaceMatch(_Said):
 class FaceMatches(Reply):
     """Whom the photo looks like; empty if nobody."""
 
-    _holds: ClassVar[str | None] = "matches"
+    sole_field: ClassVar[str | None] = "matches"
 
     matches: list[FaceMatch]
 

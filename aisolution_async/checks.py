@@ -21,6 +21,12 @@ def is_number(value: object) -> TypeGuard[float]:
     return isinstance(value, int | float) and not isinstance(value, bool) and value == value  # noqa: PLR0124  # NaN
 
 
+def is_one_of(value: object, kinds: type | tuple[type, ...]) -> bool:
+    """Whether `value` is of one of `kinds`. True and False are bool or object, and no int."""
+    kinds = kinds if isinstance(kinds, tuple) else (kinds,)
+    return bool in kinds or object in kinds if isinstance(value, bool) else isinstance(value, kinds)
+
+
 def whole(name: str, value: object, least: int, *, otherwise: str = "") -> int:
     """`value`, a whole number of `least` or more. `otherwise` is said of what else the option takes."""
     if is_whole(value) and value >= least:
@@ -63,11 +69,21 @@ def running_loop() -> asyncio.AbstractEventLoop:
     )
 
 
+def is_cancelled() -> bool:
+    """Whether the task that runs is being cancelled: else a CancelledError is of something that it waited for."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
+
+
 # ------------------------------------------------------------------------------------------------- names of types
 
 
 def kind_of(value: object) -> str:
-    """The type of `value` with its article, as in "an AsyncClient"."""
+    """What `value` is, in words: its type with the article, as in "an AsyncClient", else None, or the class itself."""
+    if value is None:
+        return "None"
+    if isinstance(value, type):
+        return f"the class {value.__name__}"
     return with_article(type(value).__name__)
 
 

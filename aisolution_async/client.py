@@ -35,8 +35,9 @@ from aisolution_async.api import (
     WhatsAppProfile,
 )
 from aisolution_async.batching import DRAIN_TIMEOUT, Batch, Load, Recheck
+from aisolution_async.batching.intake import call_instead
 from aisolution_async.charges import Attempt, Charge, Tally
-from aisolution_async.checks import kind_of, running_loop, whole
+from aisolution_async.checks import flag, kind_of, running_loop, whole
 from aisolution_async.errors import AISolutionError, ConfigurationError, InputError, Key
 from aisolution_async.hiding import NotPickled, Secret, forget_locals
 from aisolution_async.inbox import Inbox
@@ -96,14 +97,15 @@ class AsyncClient(NotPickled):
     `base_url`: else AISOLUTION_BASE_URL, else the vendor's address. https only, loopback aside.
     `timeout`: seconds (or an `httpx.Timeout`) to connect, to write, to wait for an answer's next bytes, and
     for a free connection. `deadline`: seconds for one call over all its attempts and the waits between them,
-    None for no end. `max_retries`: how often an attempt that was free may be repeated; `retry`, in its place, a `Retry`
-    that says how patiently too.
+    None for no end. `max_retries`: how often an attempt that was free may be repeated, 4 times unless you say so;
+    `retry`, in its place, a `Retry` that says how patiently too.
     `retry_unknown`: how often an attempt that may have been charged is repeated: 0 unless you say so.
     `max_connections`: connections open at once. `rate`: attempts a second, over all calls and batches.
     `max_image_bytes`: larger images are refused here. `strict_numbers`: phone numbers have to be in a range that their
     country has handed out, and not only of a possible length. `fit`: make photos that are too large, on their side or
     of another format into upright JPEGs that the vendor takes, off the event loop (needs Pillow, in the extra `cli`);
-    what fits already is sent as it is.
+    what fits already is sent as it is. `keep_metadata=False`: where a photo was taken (GPS) is not sent with it, and
+    nothing is encoded anew for that.
     `headers`: more headers for every request; their values are secrets. A User-Agent among them replaces the library's.
     `ssl_context`: whom to trust, and who we are (mTLS), to the vendor and to an https proxy; else trust is certifi's
     list, or what SSL_CERT_FILE or SSL_CERT_DIR names. It has to check certificates and host names, and its ALPN becomes
@@ -148,6 +150,7 @@ class AsyncClient(NotPickled):
         max_image_bytes: int = MAX_IMAGE_BYTES,
         strict_numbers: bool = False,
         fit: bool = False,
+        keep_metadata: bool = True,
         headers: Mapping[str, str] | None = None,
         ssl_context: ssl.SSLContext | None = None,
         transport: httpx.AsyncBaseTransport | None = None,
@@ -176,18 +179,20 @@ class AsyncClient(NotPickled):
         options = Options.of(
             timeout=timeout,
             deadline=deadline,
-            retry=NOT_GIVEN if retry is None else retry,
-            max_retries=NOT_GIVEN if max_retries is None else max_retries,
-            retry_unknown=NOT_GIVEN if retry_unknown is None else retry_unknown,
+            retry=retry,
+            max_retries=max_retries,
+            retry_unknown=retry_unknown,
             charge_rules=charge_rules,
             max_image_bytes=max_image_bytes,
             strict_numbers=strict_numbers,
             fit=fit,
+            keep_metadata=keep_metadata,
             on_attempt=on_attempt,
             on_outcome=on_outcome,
         )
         self._options = dataclasses.replace(options, budgets=budgets, journal=journal)
         whole("max_connections", max_connections, 1)
+        flag("trust_env", trust_env)
         places = max_connections if transport is None else None  # a transport of the user's has bounds of its own
         if transport is None:
             if not via.value and trust_env:
@@ -203,13 +208,14 @@ class AsyncClient(NotPickled):
         *,
         timeout: float | httpx.Timeout | None = NOT_GIVEN,
         deadline: float | None = NOT_GIVEN,
-        retry: Retry | int = NOT_GIVEN,
-        max_retries: int = NOT_GIVEN,
-        retry_unknown: int = NOT_GIVEN,
+        retry: Retry | int | None = None,
+        max_retries: int | None = None,
+        retry_unknown: int | None = None,
         charge_rules: Mapping[str, Mapping[str, Charge | str]] | None = NOT_GIVEN,
         max_image_bytes: int = NOT_GIVEN,
         strict_numbers: bool = NOT_GIVEN,
         fit: bool = NOT_GIVEN,
+        keep_metadata: bool = NOT_GIVEN,
         on_attempt: Callable[[Call[Any], Attempt], object] | None = NOT_GIVEN,
         on_outcome: Callable[[Outcome], object] | None = NOT_GIVEN,
     ) -> Self:
@@ -230,6 +236,7 @@ class AsyncClient(NotPickled):
             max_image_bytes=max_image_bytes,
             strict_numbers=strict_numbers,
             fit=fit,
+            keep_metadata=keep_metadata,
             on_attempt=on_attempt,
             on_outcome=on_outcome,
         )
@@ -356,9 +363,9 @@ class AsyncClient(NotPickled):
         closed or belongs to another event loop.
         """
         if not isinstance(call, Call):
-            kind = kind_of(call)
+            what = f"{kind_of(call)} is no call: {call_instead(call)}"
             del call
-            raise InputError(f"{kind} is no call: pass FaceCompare(…), WhatsAppDetail(…) or the like")
+            raise InputError(what)
         sending = Sending(self._shared, self._options, call)
         try:
             while not isinstance(sending.state, Over):
@@ -369,6 +376,8 @@ class AsyncClient(NotPickled):
                         self._shared.gate.leave()
         except BaseException as exc:
             forget_locals(exc)
+            if sending.attempts:
+                sending.conclude("cancelled")  # also between two attempts: what was sent has an outcome
             raise
         finally:
             over = sending.state
@@ -584,7 +593,7 @@ def _check_transport(transport: object, *, with_proxy: bool, with_context: bool)
     """Refuse what is no transport, and beside one what it has of its own."""
     right = "AsyncClient(transport=httpx.AsyncHTTPTransport(…))"
     if isinstance(transport, type):
-        raise ConfigurationError(f"transport is the class {transport.__name__}: pass an object of it, {right}")
+        raise ConfigurationError(f"transport is {kind_of(transport)}: pass an object of it, {right}")
     if not isinstance(transport, httpx.AsyncBaseTransport):
         why = f"transport is {kind_of(transport)}"
         if isinstance(transport, httpx.AsyncClient | httpx.Client):

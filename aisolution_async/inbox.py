@@ -35,7 +35,7 @@ _REMEMBERED = 10_000
 _SHORTEST_NATIONAL = 7
 
 
-class Waiting(Protocol):
+class Waiter(Protocol):
     """A call that waits for its answer."""
 
     @property
@@ -49,7 +49,7 @@ class Waiting(Protocol):
         """
 
     def follow(self, reply: WhatsAppProfile | None, error: AISolutionError | None) -> None:
-        """Who asked the same in your place has this answer, or gives up with this; with neither, ask yourself."""
+        """The call that asked in this one's place has `reply`, or gives up with `error`; or, with neither, ask now."""
 
 
 @dataclass(slots=True)
@@ -77,7 +77,7 @@ class Inbox(NotPickled):
     (open before `url` is read), the address stays the same and what is outstanding is known after a restart; it is to
     be the ledger of the client that asks. `secret` sets the last part yourself, 16 characters or more.
 
-    Raises ConfigurationError. It belongs to one event loop.
+    Raises ConfigurationError. An inbox belongs to one event loop.
     """
 
     _instead = "it holds the secret of its address. Make one in each process, with the same ledger, or with secret="
@@ -98,7 +98,7 @@ class Inbox(NotPickled):
         self._ledger = ledger
         self._secret = secret or (secrets.token_urlsafe(24) if ledger is None else None)
         self._redactor: Redactor | None = None
-        self._waiting: dict[str, list[Waiting]] = {}  # by number; the first of them asks
+        self._waiting: dict[str, list[Waiter]] = {}  # by number; the first of them asks
         self._taking: dict[str, asyncio.Task[bool]] = {}
         self._answered: OrderedDict[str, None] = OrderedDict()
 
@@ -146,14 +146,14 @@ class Inbox(NotPickled):
 
     # ------------------------------------------------------------------------------------------- who waits
 
-    def expect(self, call: Waiting) -> bool:
+    def expect(self, call: Waiter) -> bool:
         """`call` waits for its answer. False if another asks for the same number already: then do not ask."""
         waiting = self._waiting.setdefault(call.digits, [])
         if call not in waiting:
             waiting.append(call)
         return waiting[0] is call
 
-    def forget(self, call: Waiting, reply: WhatsAppProfile | None = None, error: AISolutionError | None = None) -> None:
+    def forget(self, call: Waiter, reply: WhatsAppProfile | None = None, error: AISolutionError | None = None) -> None:
         """`call` waits no longer. If it was the one that asked, the others have what it has, or the next one asks."""
         waiting = self._waiting.get(call.digits, [])
         if call not in waiting:
@@ -212,7 +212,7 @@ class Inbox(NotPickled):
         return True
 
     def _asked_as(self, digits: str) -> str:
-        """As it was asked for: a number without its country comes back with it."""
+        """The number as we asked for it: callbacks add the country code."""
         if digits in self._waiting:
             return digits
         national = [text for text in _national(digits) if text in self._waiting or text in self._answered]
@@ -234,7 +234,7 @@ async def _record(ledger: Store, places: Sequence[bytes], result: Result) -> boo
 
 
 def _national(digits: str) -> list[str]:
-    """As what it may have been asked for without its country, of one to three digits."""
+    """The numbers that may have been asked for: `digits` without a country code of one to three digits."""
     found = [digits[n:] for n in (1, 2, 3) if len(digits) - n >= _SHORTEST_NATIONAL]
     return [zero + text for text in found for zero in ("", "0")]
 

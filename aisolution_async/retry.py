@@ -18,7 +18,7 @@ import backoff
 
 from aisolution_async.api import Endpoint
 from aisolution_async.charges import Attempt, Charge
-from aisolution_async.checks import whole
+from aisolution_async.checks import is_number, whole
 from aisolution_async.errors import ConfigurationError
 
 LONGEST_PAUSE = 600.0
@@ -43,7 +43,8 @@ class Retry:
     def __post_init__(self) -> None:
         for name in ("max_retries", "unknown"):
             whole(f"Retry({name}=…)", getattr(self, name), 0)
-        if not 0 < self.first <= self.longest < float("inf"):
+        good = is_number(self.first) and is_number(self.longest)
+        if not (good and 0 < self.first <= self.longest < math.inf):
             raise ConfigurationError("Retry(first=…, longest=…) must be seconds with 0 < first <= longest")
 
     def waits(self) -> Iterator[float]:

@@ -29,16 +29,16 @@ class Prices(Mapping[str, Decimal]):
         return cls(MappingProxyType(found))
 
     def of(self, endpoint: object) -> Decimal:
-        """The price of a charge at `endpoint`, in any of its spellings. Raises KeyError where it `is_missing`."""
+        """The price of a charge at `endpoint`, in any of its spellings. Raises KeyError where that is `missing`."""
         known = endpoint_of(endpoint)
         return self.known[endpoint if known is None else known.name]  # type: ignore[index]  # any other is missing
 
     def cost(self, charges: Mapping[str, int]) -> Decimal:
-        """What so many charges cost, by endpoint. Those that are `missing` add nothing."""
+        """The cost of so many charges, by endpoint. Endpoints that are `missing` add nothing."""
         return sum((self.known[name] * count for name, count in charges.items() if name in self.known), Decimal(0))
 
     def missing(self, endpoints: Iterable[str]) -> list[str]:
-        """Those of `endpoints`, by the vendor's names, that have no price."""
+        """The names among `endpoints`, as the vendor spells them, that have no price."""
         return [name for name in endpoints if name not in self.known]
 
     def __getitem__(self, endpoint: str) -> Decimal:

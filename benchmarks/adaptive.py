@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import itertools
 import random
-import selectors
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ from pathlib import Path
 import httpx
 
 from aisolution_async import Adaptive, AsyncClient, WhatsAppDetail
+from aisolution_async.integrations.instant import InstantLoop
 from benchmarks.table import print_table
 
 SUMMARY = "Adaptive() beside 10 and 100 at once: a vendor that answers 300 calls/s, then 150, then 300 again"
@@ -49,27 +49,12 @@ def capacity(second: float) -> float:
     return next(rate for until, rate in _CAPACITY if second < until)
 
 
-class _JumpingSelector(selectors.DefaultSelector):
-    """Instead of waiting, moves the loop's clock on to its next timer."""
-
-    jumped = 0.0
-
-    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
-        events = super().select(0)
-        if timeout and not events:
-            self.jumped += timeout
-        return events
+def elapsed() -> float:
+    """Seconds on the loop since it was made: only waiting takes time there, and none of ours."""
+    return asyncio.get_running_loop().time() - _START
 
 
-class VirtualLoop(asyncio.SelectorEventLoop):
-    """An event loop on which only waiting takes time, and none of ours."""
-
-    def __init__(self) -> None:
-        self._jumping = _JumpingSelector()
-        super().__init__(self._jumping)
-
-    def time(self) -> float:
-        return self._jumping.jumped
+_START = 1000.0  # where an InstantLoop begins
 
 
 class Vendor(httpx.AsyncBaseTransport):
@@ -82,7 +67,7 @@ class Vendor(httpx.AsyncBaseTransport):
         self._filled_at = 0.0
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:  # noqa: ARG002  # the interface
-        now = asyncio.get_running_loop().time()
+        now = elapsed()
         rate = capacity(now)
         self._tokens = min(rate / 10, self._tokens + rate * (now - self._filled_at))
         self._filled_at = now
@@ -106,7 +91,7 @@ async def ask(concurrency: int | Adaptive, seconds: float) -> Vendor:
         client.batch(calls, concurrency=concurrency, drain_timeout=0.1) as batch,
     ):
         async for _ in batch:
-            if asyncio.get_running_loop().time() >= seconds:
+            if elapsed() >= seconds:
                 break
     return vendor
 
@@ -117,7 +102,7 @@ def main(path: Path | None, *, quick: bool) -> None:
     vendors = {}
     for curve in CURVES:
         random.seed(1)  # of the waits before repeats
-        with asyncio.Runner(loop_factory=VirtualLoop) as runner:
+        with asyncio.Runner(loop_factory=InstantLoop) as runner:
             vendors[curve.name] = runner.run(ask(curve.concurrency, seconds))
     possible = sum(capacity(STEP * number) * STEP for number in range(int(seconds / STEP)))
     rows = [("concurrency", "answered", "of what could be", "rejected", "of all attempts")]

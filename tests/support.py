@@ -7,14 +7,14 @@ import contextlib
 import functools
 import io
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, ParamSpec
 from urllib.parse import parse_qs
 
 import httpx
 
-from aisolution_async import AsyncClient, Batch, Outcome, WhatsAppDetail
+from aisolution_async import AsyncClient
 from aisolution_async.integrations.instant import InstantLoop
 
 P = ParamSpec("P")
@@ -168,17 +168,6 @@ def in_turn(*answers: httpx.Response | Exception) -> Vendor:
 def client_of(transport: httpx.AsyncBaseTransport, **options: Any) -> AsyncClient:
     """A client on `transport`."""
     return AsyncClient(TOKEN, base_url="https://vendor.example", transport=transport, **options)
-
-
-def asks(count: int, *, distinct: int | None = None) -> Iterator[WhatsAppDetail]:
-    """Calls, each with its own key, of so many numbers."""
-    for number in range(count):
-        yield WhatsAppDetail(f"62813{number % (distinct or count):08}", key=number)
-
-
-async def taken(batch: Batch[Any]) -> list[Outcome]:
-    async with batch:
-        return [outcome async for outcome in batch]
 
 
 def picture(seed: int, size: tuple[int, int] = (160, 120), *, form: str = "JPEG", quality: int = 90) -> bytes:

@@ -6,6 +6,7 @@ import asyncio
 import gc
 import io
 import random
+import threading
 import time
 import tracemalloc
 from collections.abc import AsyncIterator, Iterator
@@ -602,6 +603,7 @@ async def test_how_a_batch_looks() -> None:
             await anext(batch)
             assert repr(batch).startswith("<Batch, running: 30 of 30 read, 10 waiting, 10 in flight, 10 ok, 0 failed, ")
             assert await asyncio.to_thread(repr, batch) == repr(batch)
+            assert await asyncio.to_thread(lambda: batch.progress) == batch.progress
             batch.stop()
             assert repr(batch).startswith("<Batch, stopping: 30 of 30 read, 0 waiting, 10 in flight, 10 ok, 10 failed")
     assert repr(batch) == (
@@ -609,3 +611,71 @@ async def test_how_a_batch_looks() -> None:
     )
     assert repr(client.batch([])).startswith("<Batch, not entered: 0 read, ")
     assert TOKEN not in repr(batch)
+
+
+async def test_a_transport_that_is_cancelled_within_ends_one_call() -> None:
+    def script(request: httpx.Request, number: int) -> httpx.Response:
+        if number == 1:
+            raise asyncio.CancelledError
+        return ok_whatsapp()
+
+    async with client_of(Vendor(script)) as client:
+        outcomes = await client.collect(asks(5), concurrency=1)
+    assert [outcome.charge for outcome in outcomes if outcome.ok] == [Charge.CHARGED] * 4
+    assert isinstance(outcomes[1].error, OutcomeUnknownError)
+    assert (client.tally.charged, client.tally.unknown) == (4, 1)
+
+
+async def test_a_client_whose_closing_is_cut_off_closes_all_the_same(tmp_path: Path) -> None:
+    go, reached = asyncio.Event(), asyncio.Event()
+
+    async def script(request: httpx.Request, number: int) -> httpx.Response:
+        reached.set()
+        await go.wait()
+        return ok_whatsapp()
+
+    client = client_of(Vendor(script), ledger=tmp_path / "l")
+    batch = client.batch(asks(1))
+    running = asyncio.ensure_future(taken(batch))
+    await reached.wait()
+    closing = asyncio.ensure_future(client.aclose())
+    await asyncio.sleep(0)
+    closing.cancel()
+    await asyncio.wait({closing})
+    assert closing.cancelled()
+    again = asyncio.ensure_future(client.aclose())
+    go.set()
+    await again
+    with pytest.raises(ConfigurationError, match="the client was closed"):
+        await running
+    assert not [thread for thread in threading.enumerate() if thread.name == "aisolution-ledger"]
+
+
+async def test_an_input_that_closes_the_client_closes_it() -> None:
+    class Slow(Vendor):
+        async def aclose(self) -> None:
+            await asyncio.sleep(0)
+            await super().aclose()
+
+    vendor = Slow(lambda request, number: ok_whatsapp())
+
+    async def calls() -> AsyncIterator[WhatsAppDetail]:
+        for call in asks(3):
+            yield call
+        await client.aclose()
+
+    client = client_of(vendor)
+    with pytest.raises(ConfigurationError, match="the client was closed"):
+        await client.collect(calls())
+    await client.aclose()
+    assert vendor.closed == 1
+
+
+async def test_a_batch_that_is_cancelled_as_it_is_entered_closes_its_ledger(tmp_path: Path) -> None:
+    async with client_of(in_turn(ok_whatsapp())) as client:
+        entering = asyncio.ensure_future(client.batch(asks(1), ledger=tmp_path / "l").__aenter__())
+        await asyncio.sleep(0)
+        entering.cancel()
+        await asyncio.wait({entering})
+        assert entering.cancelled()
+        assert not [thread for thread in threading.enumerate() if thread.name == "aisolution-ledger"]

@@ -85,7 +85,7 @@ async def test_something_cancelled_within_the_input(source: str) -> None:
         with pytest.raises(RuntimeError, match="was cancelled"):
             async with client.batch(later() if source == "async" else now()) as batch:
                 async for outcome in batch:
-                    seen.append(outcome)  # noqa: PERF401
+                    seen.append(outcome)  # noqa: PERF401  # those before the error count
         assert [outcome.charge for outcome in seen] == [CHARGED] * 3
 
 
@@ -149,11 +149,12 @@ async def _called(client: AsyncClient) -> list[tuple[Any, str]]:
         (client.delete_face("p"), "do not call the method: DeleteFace(…)"),
         (client.send(WhatsAppDetail("62813")), "pass the call, do not call the method: FaceCompare(…)"),
         (asyncio.get_running_loop().create_future(), "a Future and no call: pass the call, do not call the method"),
-        (5, "an int and no call: give FaceCompare(…)"),
-        ({"number": "62813"}, "a dict and no call: give FaceCompare(…)"),
-        (client.face_compare, "a method and no call: give FaceCompare(…)"),
-        (WhatsAppDetail, "a type and no call: give FaceCompare(…)"),
-        (None, "a NoneType and no call"),
+        (5, "an int and no call: pass FaceCompare(…)"),
+        ({"number": "62813"}, "a dict and no call: pass FaceCompare(…)"),
+        (client.face_compare, "a method and no call: pass FaceCompare(…)"),
+        (WhatsAppDetail, "the class WhatsAppDetail and no call: pass an object of it, WhatsAppDetail(…)"),
+        (int, "the class int and no call: pass FaceCompare(…)"),
+        (None, "None and no call: pass FaceCompare(…)"),
     ]
 
 
@@ -174,9 +175,17 @@ async def test_what_is_no_call_is_told_so(source: str) -> None:
         assert len(vendor.requests) == 1
     for number, (outcome, (_, text)) in enumerate(zip(outcomes[1:], wrong, strict=True)):
         assert isinstance(outcome.error, InputError)
-        assert str(outcome.error).startswith(f"item {number} of the input is a")
+        assert str(outcome.error).startswith(f"item {number} of the input is ")
         assert text in str(outcome.error)
         assert outcome.charge is Charge.FREE
+
+
+async def test_a_single_call_is_told_so_as_well() -> None:
+    async with client_of(in_turn()) as client:
+        for wrong, text in await _called(client):
+            with pytest.raises(InputError) as caught:
+                await client.send(wrong)
+            assert text.replace("and no call", "is no call") in str(caught.value)
 
 
 async def test_what_runs_already_is_let_run() -> None:
@@ -200,6 +209,14 @@ async def test_a_coroutine_in_place_of_the_list() -> None:
         lost: Any = client.whatsapp_detail("6281387300008")
         with pytest.raises(ConfigurationError, match="a coroutine is no list of calls"):
             client.batch(lost)
+
+
+async def test_a_future_in_place_of_the_list() -> None:
+    async with client_of(in_turn(ok_whatsapp())) as client:
+        made: Any = asyncio.ensure_future(asyncio.sleep(0, [WhatsAppDetail("6281387300008")]))
+        await made
+        with pytest.raises(ConfigurationError, match="a Task is no list of calls"):
+            client.batch(made)
 
 
 # ------------------------------------------------------------------------------------------------ the reader by itself

@@ -39,6 +39,7 @@ from aisolution_async import (
     Recheck,
     SearchFace,
     WhatsAppDetail,
+    locks,
 )
 from aisolution_async.api import CALLS
 from aisolution_async.bulk import BulkError, BulkRun, Summary, delimited, outputs, run_bulk
@@ -1277,16 +1278,16 @@ async def test_two_runs_of_one_output(tmp_path: Path) -> None:
     assert len(read(tmp_path / "out.csv")) == len(gate.vendor.requests) == 100
 
 
-@pytest.mark.parametrize("locks", [None, OSError(errno.ENOLCK, "No locks available")])
+@pytest.mark.parametrize("problem", [None, OSError(errno.ENOLCK, "No locks available")])
 async def test_file_systems_without_locks(
-    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, locks: OSError | None
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, problem: OSError | None
 ) -> None:
     def refuse(*arguments: object) -> None:
-        assert locks is not None
-        raise locks
+        assert problem is not None
+        raise problem
 
-    fake = None if locks is None else SimpleNamespace(flock=refuse, LOCK_EX=2, LOCK_NB=4)
-    monkeypatch.setattr(outputs, "fcntl", fake)
+    fake = None if problem is None else SimpleNamespace(flock=refuse, LOCK_EX=2, LOCK_NB=4)
+    monkeypatch.setattr(locks, "fcntl", fake)
     write(tmp_path / "out.csv.part", "old")
     await bulk(source, tmp_path / "out.csv", overwrite=True)
     assert len(read(tmp_path / "out.csv")) == 3

@@ -134,9 +134,7 @@ async def test_no_image_outside_of_the_root(tmp_path: Path) -> None:
     found = jsonl(tmp_path / "out.jsonl")
     assert [row["ok"] for row in found] == [True] * len(good) + [False] * (len(bad) + 1)
     for row in found[len(good) : -1]:
-        assert row["problem"].endswith(
-            "column 'img' leads out of the images' folder (--images-root): name a file in it"
-        )
+        assert row["problem"].endswith("column 'img' leads out of the images' folder (--images): name a file in it")
     assert summary.errors == {"InputError": len(bad) + 1}
     with pytest.raises(ConfigurationError, match="images' folder .*nowhere' is not there"):
         await bulk(source, tmp_path / "other.jsonl", SearchFace, images_root=tmp_path / "nowhere")

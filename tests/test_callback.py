@@ -13,7 +13,7 @@ import pytest
 from aisolution_async import AISolutionError, Charge, Inbox, LedgerError, WhatsAppDetail, WhatsAppProfile
 from aisolution_async.charges import Attempt
 from aisolution_async.clock import today
-from aisolution_async.sending.callback import Callback, Step
+from aisolution_async.sending.callback import Callback, Stage
 from aisolution_async.sending.journal import Journal
 
 from .steps import ADDRESS, CHARGED, FREE, UNKNOWN, Notes
@@ -72,52 +72,52 @@ def asked(asking: Asking) -> Callback:
 def awaited(asking: Asking) -> Callback:
     callback = asked(asking)
     callback.heard(CHECKING, FREE)
-    assert callback.step is Step.AWAITED
+    assert callback.stage is Stage.AWAITED
     return callback
 
 
-def facts(callback: Callback) -> tuple[Step, bool, bool, bool]:
-    return callback.step, callback.is_awaited, callback.is_overdue, callback.may_come
+def facts(callback: Callback) -> tuple[Stage, bool, bool, bool]:
+    return callback.stage, callback.is_awaited, callback.is_overdue, callback.may_come
 
 
 # --------------------------------------------------------------------------------------------- the arrows
 
 
 def test_it_begins_ready(asking: Asking) -> None:
-    assert facts(asking.callback) == (Step.READY, False, False, False)
+    assert facts(asking.callback) == (Stage.READY, False, False, False)
     assert (asking.callback.patience_left, asking.callback.digits) == (math.inf, DIGITS)
 
 
 def test_the_request_that_goes_out_names_it(asking: Asking) -> None:
     callback = asked(asking)
-    assert facts(callback) == (Step.ASKED, False, False, False)
+    assert facts(callback) == (Stage.ASKED, False, False, False)
     assert 59 < callback.patience_left <= 60
 
 
 @pytest.mark.parametrize(
-    ("reply", "charge", "step"),
+    ("reply", "charge", "stage"),
     [
-        (CHECKING, FREE, Step.AWAITED),
-        (None, UNKNOWN, Step.AWAITED),  # lost, or answered by what cannot be read
-        (YES, CHARGED, Step.READY),
-        (WhatsAppProfile(whatsapp="unavailable"), FREE, Step.READY),
-        (YES, UNKNOWN, Step.READY),  # an answer, whatever a user's rules say of its charge
-        (None, FREE, Step.READY),  # refused, or never sent
-        (None, CHARGED, Step.READY),
+        (CHECKING, FREE, Stage.AWAITED),
+        (None, UNKNOWN, Stage.AWAITED),  # lost, or answered by what cannot be read
+        (YES, CHARGED, Stage.READY),
+        (WhatsAppProfile(whatsapp="unavailable"), FREE, Stage.READY),
+        (YES, UNKNOWN, Stage.READY),  # an answer, whatever a user's rules say of its charge
+        (None, FREE, Stage.READY),  # refused, or never sent
+        (None, CHARGED, Stage.READY),
     ],
 )
 def test_what_the_request_comes_to_says_whether_it_is_to_come(
-    asking: Asking, reply: WhatsAppProfile | None, charge: Charge, step: Step
+    asking: Asking, reply: WhatsAppProfile | None, charge: Charge, stage: Stage
 ) -> None:
     callback = asked(asking)
     callback.heard(reply, charge)
-    assert facts(callback) == (step, step is Step.AWAITED, False, step is Step.AWAITED)
+    assert facts(callback) == (stage, stage is Stage.AWAITED, False, stage is Stage.AWAITED)
 
 
 def test_an_earlier_run_may_have_asked(asking: Asking) -> None:
     callback = asking.callback
     callback.expected(today() - timedelta(seconds=45))
-    assert facts(callback) == (Step.AWAITED, True, False, True)
+    assert facts(callback) == (Stage.AWAITED, True, False, True)
     assert 14 < callback.patience_left <= 15
     callback.expected(today() - timedelta(seconds=90))
     assert callback.patience_left == 0
@@ -126,33 +126,33 @@ def test_an_earlier_run_may_have_asked(asking: Asking) -> None:
 def test_it_is_late(asking: Asking) -> None:
     callback = awaited(asking)
     callback.give_up(for_good=False)
-    assert facts(callback) == (Step.OVERDUE, False, True, True)
+    assert facts(callback) == (Stage.OVERDUE, False, True, True)
     since = callback.since
     callback.asked(today())  # this request names none
     callback.heard(CHECKING, FREE)
-    assert (callback.step, callback.since) == (Step.OVERDUE, since)
+    assert (callback.stage, callback.since) == (Stage.OVERDUE, since)
     callback.heard(None, UNKNOWN)
-    assert callback.step is Step.OVERDUE
+    assert callback.stage is Stage.OVERDUE
 
 
 def test_it_is_late_for_good(asking: Asking) -> None:
     callback = awaited(asking)
     callback.give_up(for_good=True)
-    assert facts(callback) == (Step.READY, False, False, False)
+    assert facts(callback) == (Stage.READY, False, False, False)
 
 
-@pytest.mark.parametrize("step", [Step.READY, Step.ASKED, Step.AWAITED, Step.OVERDUE])
-async def test_it_comes_whenever_it_comes(asking: Asking, step: Step) -> None:
+@pytest.mark.parametrize("stage", [Stage.READY, Stage.ASKED, Stage.AWAITED, Stage.OVERDUE])
+async def test_it_comes_whenever_it_comes(asking: Asking, stage: Stage) -> None:
     callback = asking.callback
-    if step is not Step.READY:
+    if stage is not Stage.READY:
         asked(asking)
-    if step in (Step.AWAITED, Step.OVERDUE):
+    if stage in (Stage.AWAITED, Stage.OVERDUE):
         callback.heard(CHECKING, FREE)
-    if step is Step.OVERDUE:
+    if stage is Stage.OVERDUE:
         callback.give_up(for_good=False)
-    assert callback.step is step
+    assert callback.stage is stage
     assert await callback.called_back(YES, [DIGITS])
-    assert facts(callback) == (Step.ANSWERED, False, False, False)
+    assert facts(callback) == (Stage.ANSWERED, False, False, False)
     assert callback.answer == YES
     assert [(a.charge, a.status, a.number, a.recorded) for a in asking.counted] == [(CHARGED, "OK", 2, None)]
     assert (asking.ended, asking.rung) == ([YES], 1)
@@ -162,10 +162,10 @@ def test_another_call_asks_for_the_number(inbox: Inbox) -> None:
     first, second = Asking(inbox), Asking(inbox)
     asked(first)
     assert second.callback.stands_back()
-    assert facts(second.callback) == (Step.FOLLOWING, False, False, False)
+    assert facts(second.callback) == (Stage.FOLLOWING, False, False, False)
     assert second.callback.patience_left == math.inf
     first.callback.leave(YES, None)
-    assert facts(second.callback) == (Step.ANSWERED, False, False, False)
+    assert facts(second.callback) == (Stage.ANSWERED, False, False, False)
     assert (second.callback.answer, second.ended, second.counted, second.rung) == (YES, [YES], [], 1)
 
 
@@ -175,8 +175,8 @@ def test_who_asks_gives_up_and_the_next_one_asks(inbox: Inbox) -> None:
     assert second.callback.stands_back()
     assert third.callback.stands_back()
     first.callback.leave(None, None)
-    assert (second.failures, second.rung, second.callback.step) == ([None], 1, Step.READY)
-    assert (third.failures, third.rung, third.callback.step) == ([], 0, Step.FOLLOWING)
+    assert (second.failures, second.rung, second.callback.stage) == ([None], 1, Stage.READY)
+    assert (third.failures, third.rung, third.callback.stage) == ([], 0, Stage.FOLLOWING)
     assert not second.callback.stands_back()
     second.callback.leave(None, None)
     assert not third.callback.stands_back()
@@ -201,9 +201,9 @@ def test_who_left_and_comes_back_asks_where_nobody_else_does(inbox: Inbox) -> No
     assert second.callback.stands_back()
     second.callback.leave(None, None)
     first.callback.leave(None, None)
-    assert (second.failures, second.callback.step) == ([], Step.FOLLOWING)
+    assert (second.failures, second.callback.stage) == ([], Stage.FOLLOWING)
     assert not second.callback.stands_back()
-    assert second.callback.step is Step.READY
+    assert second.callback.stage is Stage.READY
 
 
 # ------------------------------------------------------------------------------------- the wrong order
@@ -222,20 +222,20 @@ async def test_what_was_answered_stays_answered(inbox: Inbox, asking: Asking) ->
     callback.give_up(for_good=True)
     callback.give_up(for_good=False)
     callback.asked(today())
-    assert facts(callback) == (Step.ANSWERED, False, False, False)
+    assert facts(callback) == (Stage.ANSWERED, False, False, False)
     assert callback.answer == YES
 
 
 def test_what_was_not_asked_for_is_not_awaited(asking: Asking) -> None:
     asking.callback.heard(None, UNKNOWN)
     asking.callback.heard(CHECKING, FREE)
-    assert facts(asking.callback) == (Step.READY, False, False, False)
+    assert facts(asking.callback) == (Stage.READY, False, False, False)
 
 
 def test_who_waits_and_is_told_to_ask_waits_no_longer(asking: Asking) -> None:
     callback = awaited(asking)
     callback.follow(None, None)
-    assert (callback.step, asking.failures, asking.rung) == (Step.READY, [None], 1)
+    assert (callback.stage, asking.failures, asking.rung) == (Stage.READY, [None], 1)
 
 
 def test_who_followed_for_too_long_asks_without_one_and_none_is_to_come(inbox: Inbox) -> None:
@@ -243,7 +243,7 @@ def test_who_followed_for_too_long_asks_without_one_and_none_is_to_come(inbox: I
     asked(first)
     assert second.callback.stands_back()
     second.callback.give_up(for_good=False)
-    assert facts(second.callback) == (Step.OVERDUE, False, True, False)
+    assert facts(second.callback) == (Stage.OVERDUE, False, True, False)
 
 
 def test_a_call_without_a_number_waits_for_nothing(inbox: Inbox, asking: Asking) -> None:
@@ -266,9 +266,9 @@ async def test_it_is_recorded_before_it_is_taken(inbox: Inbox) -> None:
     store = Notes(blocked=["deliver"])
     asking = Asking(inbox, store)
     callback = awaited(asking)
-    coming = asyncio.create_task(callback.called_back(YES, [DIGITS, "x"]))
+    coming = asyncio.create_task(callback.called_back(YES, ["x", DIGITS]))
     await store.reached.wait()
-    assert (callback.step, asking.counted, asking.ended) == (Step.AWAITED, [], [])
+    assert (callback.stage, asking.counted, asking.ended) == (Stage.AWAITED, [], [])
     settled = asyncio.create_task(callback.settled())
     await asyncio.sleep(0)
     assert not settled.done()
@@ -299,7 +299,7 @@ async def test_what_cannot_be_recorded_is_not_taken(inbox: Inbox) -> None:
     callback = awaited(asking)
     with pytest.raises(LedgerError):
         await callback.called_back(YES, [DIGITS])
-    assert facts(callback) == (Step.AWAITED, True, False, True)
+    assert facts(callback) == (Stage.AWAITED, True, False, True)
     assert (asking.counted, asking.ended, callback.answer) == ([], [], None)
     await callback.settled()
     store.fails_to = set()
@@ -315,4 +315,4 @@ async def test_a_recording_that_is_cut_off_keeps_nobody_waiting(inbox: Inbox) ->
     await asyncio.sleep(0)
     coming.cancel()
     await settled
-    assert callback.step is Step.AWAITED
+    assert callback.stage is Stage.AWAITED

@@ -21,7 +21,7 @@ from aisolution_async import AsyncClient, Charge, Inbox, Ledger, Outcome, Tally,
 from aisolution_async.integrations.aiohttp import inbox_routes
 from aisolution_async.integrations.pytest_plugin import skipping
 from aisolution_async.sandbox import Sandbox
-from aisolution_async.sandbox.vendor import Callback
+from aisolution_async.sandbox.vendor import DueCallback
 
 MANY = int(os.environ.get("CALLBACKS_MANY", "1000"))  # the issue's case is 10000
 LATE = 60.0
@@ -44,9 +44,9 @@ class Careless(Sandbox):
     def __init__(self) -> None:
         super().__init__()
         self.truth: dict[str, str] = {}
-        self.forgeries: list[Callback] = []
+        self.forgeries: list[DueCallback] = []
 
-    def call_back(self, callbacks: tuple[Callback, ...]) -> None:
+    def call_back(self, callbacks: tuple[DueCallback, ...]) -> None:
         for callback in callbacks:
             said = dict(part.split("=", 1) for part in callback.target.partition("?")[2].split("&"))
             self.truth[callback.number] = said["whatsapp"]
@@ -64,7 +64,7 @@ class Careless(Sandbox):
                     super().call_back((callback,))
 
 
-def forged(callback: Callback) -> Iterable[Callback]:
+def forged(callback: DueCallback) -> Iterable[DueCallback]:
     """The opposite of the answer to a wrong address, and a number that nobody asked for to the right one."""
     path, _, query = callback.target.partition("?")
     swapped = query.replace("whatsapp=yes", "whatsapp=").replace("whatsapp=no", "whatsapp=yes")

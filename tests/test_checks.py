@@ -16,8 +16,10 @@ from aisolution_async.checks import (
     KEY_TYPES,
     flag,
     is_number,
+    is_one_of,
     is_whole,
     key,
+    kind_of,
     running_loop,
     seconds,
     whole,
@@ -39,10 +41,19 @@ def test_articles(spoken: str) -> None:
     assert with_article(spoken.rsplit(maxsplit=1)[-1]) == " ".join(spoken.split())
 
 
+def test_what_has_no_article() -> None:
+    assert kind_of(None) == "None"
+    assert kind_of(int) == "the class int"
+
+
 @given(st.one_of(st.integers(), st.booleans(), st.floats(), st.text(), st.none(), st.decimals()))
 def test_numbers_are_numbers(value: Any) -> None:
     assert is_whole(value) is (type(value) is int)
     assert is_number(value) is (type(value) in (int, float) and not math.isnan(value))
+    assert is_one_of(value, int) is is_whole(value)
+    assert is_one_of(value, (int, float)) is (type(value) in (int, float))
+    assert is_one_of(value, bool) is (type(value) is bool)
+    assert is_one_of(value, object)
     if type(value) is int and value >= 3:
         assert whole("n", value, 3) == value
     else:
@@ -61,7 +72,7 @@ def test_numbers_are_numbers(value: Any) -> None:
 @pytest.mark.parametrize("value", [0, 1, "no", None, Decimal(1)])
 def test_flags(value: Any) -> None:
     assert flag("f", True) is True
-    with pytest.raises(ConfigurationError, match="^f is an? .*: pass True or False$"):
+    with pytest.raises(ConfigurationError, match="^f is (an? .*|None): pass True or False$"):
         flag("f", value)
 
 

@@ -377,6 +377,53 @@ def test_reconcile(file: str, first: int, second: int, verdicts: list[str]) -> N
     assert found["totals"][0]["theirs"] == first + second
 
 
+@pytest.mark.parametrize(
+    ("text", "options", "read"),
+    [
+        (
+            "Period: 01/11/2026 - 30/11/2026\nNo;Description;Qty;Amount\n1;WhatsApp Detail;10;0,50\n;TOTAL;10;0,50\n",
+            [],
+            "- it is of 2026-11",
+        ),
+        ("Service,Amount (USD)\nCek WhatsApp,0.50\n", [], "- it has amounts and no counts: they are divided"),
+        ("Service,Fee (USD)\nCek WhatsApp,1.00\n", ["--price", "whatsapp-detail=0.1"], "- charges: 10 in 1 row"),
+        ("endpoint,charges\ngliswadetail,10\n", [], "- it says no days: all that the ledger has is compared"),
+    ],
+)  # fmt: skip
+def test_invoices_as_vendors_send_them(file: str, text: str, options: list[str], read: str) -> None:
+    """How one was read is said before the difference, in JSON too."""
+    result = run("ledger", "reconcile", file, "--invoice", invoice(text), *options)
+    assert result.exit_code == 0, result.output
+    assert result.stderr.startswith("invoice.csv was read like this:\n- line ")
+    assert read in result.stderr
+    assert lines(result)[1][1:] == [
+        "gliswadetail",
+        "9",
+        "3",
+        "10",
+        "1",
+        "they charge 1 more, and the unknown may explain it",
+    ]
+    found = said("reconcile", file, "--invoice", "invoice.csv", *options)
+    assert any(line in read for line in found["read"]) or any(read[2:] in line for line in found["read"])
+    assert found["totals"][0]["difference"] == 1
+
+
+def test_a_period_that_is_none(file: str) -> None:
+    name = invoice("endpoint,charges\ngliswadetail,10\n")
+    result = run("ledger", "reconcile", file, "--invoice", name, "--period", "November")
+    assert (result.exit_code, the_error(result)) == (
+        2,
+        "--period 'November' is none: it is like 2026-11 or 2026-11-01..2026-11-15",
+    )
+    found = said("reconcile", file, "--invoice", name, "--period", "2026-11-22..2026-11-23")
+    assert (found["first_day"], found["last_day"], found["lines"][0]["day"]) == (
+        "2026-11-22",
+        "2026-11-23",
+        "2026-11-22 to 2026-11-23",
+    )
+
+
 def test_reconcile_several_ledgers_and_other_columns(file: str) -> None:
     for key in "AB":
         asyncio.run(_begin("b.ledger", key, end=True))
@@ -418,10 +465,13 @@ def test_what_is_always_free_explains_nothing(vendor_of: VendorOf, monkeypatch: 
     [
         ("day,endpoint\n", "'invoice.csv' has no column 'charged' for the invoice (say which with --count COLUMN)"),
         ("day,endpoint,count\n", "'invoice.csv' has no rows"),
-        ("day,endpoint,count\n23/11/2026,x,1\n", "line 2 of 'invoice.csv': '23/11/2026' is no day like 2026-11-23: me"),
+        ("day,endpoint,count\n23/31/2026,x,1\n", "line 2 of 'invoice.csv': '23/31/2026' is no day like 2026-11-23: me"),
         ("day,endpoint,count\n2026-13-01,x,1\n", "line 2 of 'invoice.csv': '2026-13-01' is no day like"),
         ("day,endpoint,count\n2026-11-23,x,1.5\n", "line 2 of 'invoice.csv': '1.5' is no count of charges: mend it"),
-        ("day,endpoint,count\n\n2026-11-23,x\n", "'invoice.csv': line 3: 2 cells where the header has 3"),
+        (
+            "day,endpoint,count\n\n2026-11-23,x\n",
+            "line 3 of 'invoice.csv': it has no count and no amount: fill them in",
+        ),
         ("", "'invoice.csv' is empty"),
         (None, "the input 'invoice.csv' does not exist"),
     ],

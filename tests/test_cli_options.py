@@ -104,6 +104,7 @@ REFUSED = {
     "endpoint": '["whatsapp-detail"]',
     "fit": "false",
     "give-up": '"1d"',
+    "keep-metadata": "true",
     "invoice": '"invoice.csv"',
     "no-ledger": "true",
     "older-than": '"0d"',

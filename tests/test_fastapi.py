@@ -158,7 +158,7 @@ async def test_a_list_of_a_killed_worker_is_finished_by_the_other(source: str, t
 async def test_a_list_under_way_is_left_with_grace(source: str, tmp_path: Path) -> None:
     clock = Clock(ticking=False)
     async with Sandbox(clock=clock) as sandbox, httpx.AsyncClient() as user:
-        numbers = {str(n): sandbox.number("yes").removesuffix("000") + f"{n:03}" for n in range(300, 360)}
+        numbers = {str(n): sandbox.number("yes").removesuffix("000") + f"{n:03}" for n in range(300, 400)}
         sandbox.faults.add(Fault("latency", seconds=20))
         async with serving(source, UNDER_UVICORN, tmp_path, sandbox, HTTP="auto") as service:
             await user.put(f"{service.url}/lists/monday", json=numbers)

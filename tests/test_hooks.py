@@ -184,3 +184,15 @@ async def test_a_vendor_that_is_down_is_said_once(caplog: pytest.LogCaptureFixtu
                 async for _ in batch:
                     pass
     assert [record.levelname for record in caplog.records] == ["WARNING", "INFO"]
+
+
+@pytest.mark.parametrize("name", ["on_attempt", "on_outcome"])
+async def test_a_hook_that_looks_at_a_cancelled_future_cancels_no_call(name: str) -> None:
+    cancelled: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    cancelled.cancel()
+    options: dict[str, Any] = {name: lambda *_: cancelled.result()}
+    async with client_of(in_turn(ok_whatsapp()), max_charges=9, **options) as client:
+        assert (await client.whatsapp_detail(NUMBER)).whatsapp == "yes"
+        outcomes = await client.collect([WhatsAppDetail(f"62813873000{n:02}") for n in range(5)], concurrency=1)
+        assert [outcome.ok for outcome in outcomes] == [True] * 5
+        assert client.tally.charged == 6

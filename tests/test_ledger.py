@@ -40,8 +40,9 @@ from aisolution_async import (
 from aisolution_async.ledger import State
 from aisolution_async.sandbox import Sandbox
 
+from .batches import asks, taken
 from .crash import CHILD, CountingSandbox, one_round
-from .support import TOKEN, Vendor, asks, client_of, in_turn, ok_whatsapp, picture, says, taken, virtual
+from .support import TOKEN, Vendor, client_of, in_turn, ok_whatsapp, picture, says, virtual
 
 CHARGED, FREE, UNKNOWN = Charge.CHARGED, Charge.FREE, Charge.UNKNOWN
 NUMBER = "6281387300008"

@@ -215,13 +215,14 @@ async def test_a_folder_that_cannot_be_written(ledger_path: Path, monkeypatch: p
 async def test_a_file_that_cannot_be_written(ledger_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async with Ledger(ledger_path):
         pass
-    real = schema._open
-    monkeypatch.setattr(schema, "_open", lambda path, mode, timeout: real(path, "ro", timeout))
+    real = sqlite3.connect
+    monkeypatch.setattr(sqlite3, "connect", lambda file, **how: real(file.replace("mode=rw", "mode=ro"), **how))
     await refused(ledger_path, "cannot be written")
 
 
 async def test_a_file_system_without_a_log(ledger_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(schema, "_open", lambda *_: sqlite3.connect(":memory:", check_same_thread=False))
+    real = sqlite3.connect
+    monkeypatch.setattr(sqlite3, "connect", lambda *_, **__: real(":memory:", check_same_thread=False))
     await refused(ledger_path, "put it on a local disk")
 
 

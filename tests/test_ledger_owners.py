@@ -5,12 +5,11 @@ from __future__ import annotations
 import datetime
 import fcntl
 import sqlite3
-import sys
 from pathlib import Path
 
 import pytest
 
-from aisolution_async import clock
+from aisolution_async import clock, locks
 from aisolution_async.ledger import (
     Busy,
     Exhausted,
@@ -132,7 +131,7 @@ def test_a_file_swept_before_it_was_locked_is_made_anew(ledger_path: Path, monke
 
 
 async def test_a_system_without_file_locks(ledger_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "fcntl", None)
+    monkeypatch.setattr(locks, "fcntl", None)
     with pytest.raises(LedgerError, match="file locks"):
         await Ledger(ledger_path).open()
 

@@ -274,6 +274,19 @@ async def test_several_calls_a_row(tmp_path: Path) -> None:
     assert lists.state("monday") == ListState("done", 2, 2, 2)
 
 
+async def test_what_may_have_been_charged_in_this_run_is_held_too(tmp_path: Path) -> None:
+    lists = Lists(tmp_path, WhatsAppDetail, concurrency=1)
+    lists.put("monday", [*ROWS[:4], {**ROWS[1], "key": "again"}, {"key": "wrong", "number": "no number"}])
+
+    def script(request: httpx.Request, number: int) -> httpx.Response:
+        answers = (ok_whatsapp(), httpx.Response(500), says("SOMETHING_NEW", "x"), says("FAIL", "x"))
+        return answers[number]
+
+    rows = await run(lists, "monday", Vendor(script))
+    assert [row["key"] for row in rows if "held" in (row["problem"] or "")] == ["A-1", "A-2", "again"]
+    assert lists.state("monday") == ListState("done", 6, 6, 1, 5, held=3)
+
+
 FORKING = """
 import os, socket, sys
 from aisolution_async import WhatsAppDetail

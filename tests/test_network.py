@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import os
 import shlex
+import socket
 import ssl
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -23,34 +24,17 @@ from aisolution_async.sandbox import Sandbox
 
 from .test_readme import NETWORK, NETWORK_COMMANDS, run
 
+pytestmark = pytest.mark.usefixtures("no_proxies")
 NUMBER = "+6281387300008"
 Peer = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 
-@pytest.fixture(autouse=True)
-def environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("HTTPS_PROXY", "HTTP_PROXY", "ALL_PROXY", "NO_PROXY", "SSL_CERT_FILE", "SSL_CERT_DIR"):
-        monkeypatch.delenv(name, raising=False)
-        monkeypatch.delenv(name.lower(), raising=False)
-
-
-@pytest.fixture(scope="module")
-def company() -> trustme.CA:
-    return trustme.CA()
-
-
 @pytest.fixture
-def folder(company: trustme.CA, tmp_path: Path) -> Path:
+def folder(authority: trustme.CA, tmp_path: Path) -> Path:
     """What the examples find where they run."""
-    company.cert_pem.write_to_path(str(tmp_path / "company-ca.pem"))
-    company.issue_cert("us@example.com").private_key_and_cert_chain_pem.write_to_path(str(tmp_path / "client.pem"))
+    authority.cert_pem.write_to_path(str(tmp_path / "company-ca.pem"))
+    authority.issue_cert("us@example.com").private_key_and_cert_chain_pem.write_to_path(str(tmp_path / "client.pem"))
     return tmp_path
-
-
-@pytest.fixture
-async def sandbox() -> AsyncIterator[Sandbox]:
-    async with Sandbox() as running:
-        yield running
 
 
 async def copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -145,15 +129,15 @@ def test_each_example_is_run_here() -> None:
 
 
 async def test_the_companys_authority_and_a_client_certificate(
-    sandbox: Sandbox, company: trustme.CA, folder: Path
+    sandbox: Sandbox, authority: trustme.CA, folder: Path
 ) -> None:
-    async with over_tls(sandbox, company, mutual=True) as (url, heard):
+    async with over_tls(sandbox, authority, mutual=True) as (url, heard):
         await play(named("load_cert_chain"), folder, sandbox, AISOLUTION_BASE_URL=url)
     assert [bool(certificate) for certificate in heard] == [True]
 
 
-async def test_a_proxy(sandbox: Sandbox, company: trustme.CA, folder: Path) -> None:
-    async with over_tls(sandbox, company) as (url, _), proxy() as (address, tunnels):
+async def test_a_proxy(sandbox: Sandbox, authority: trustme.CA, folder: Path) -> None:
+    async with over_tls(sandbox, authority) as (url, _), proxy() as (address, tunnels):
         env = {"AISOLUTION_BASE_URL": url, "COMPANY_PROXY": address, "SSL_CERT_FILE": "company-ca.pem"}
         await play(named("COMPANY_PROXY"), folder, sandbox, **env)
     assert tunnels == [url.removeprefix("https://")]
@@ -166,14 +150,14 @@ async def test_a_unix_socket(sandbox: Sandbox, folder: Path) -> None:
         await play(named("uds="), folder, sandbox, AISOLUTION_BASE_URL="https://unused.example")
 
 
-async def test_the_companys_authority_by_the_environment(sandbox: Sandbox, company: trustme.CA, folder: Path) -> None:
+async def test_the_companys_authority_by_the_environment(sandbox: Sandbox, authority: trustme.CA, folder: Path) -> None:
     words = shlex.split(NETWORK_COMMANDS[0])
     assert words[0].startswith("SSL_CERT_FILE=")
     named_in_it = dict(word.split("=", 1) for word in words if word.isupper() or "=" in word)
     command = words[len(named_in_it) :]
     environment = {k: v for k, v in os.environ.items() if not k.startswith("AISOLUTION")}
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    async with over_tls(sandbox, company) as (url, _):
+    async with over_tls(sandbox, authority) as (url, _):
         env = {"AISOLUTION_TOKEN": sandbox.token, "AISOLUTION_BASE_URL": url, "PATH": path, **named_in_it}
         status, output = await run(command, folder, environment | env)
     assert status == 0, output
@@ -183,12 +167,12 @@ async def test_the_companys_authority_by_the_environment(sandbox: Sandbox, compa
 # -------------------------------------------------------------------------------------------------- ssl_context
 
 
-async def test_a_context_is_used_by_the_pool_and_through_a_proxy(sandbox: Sandbox, company: trustme.CA) -> None:
+async def test_a_context_is_used_by_the_pool_and_through_a_proxy(sandbox: Sandbox, authority: trustme.CA) -> None:
     theirs = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    company.issue_cert("127.0.0.1").configure_cert(theirs)
-    async with over_tls(sandbox, company) as (url, _), proxy() as (plain, _), proxy(theirs) as (encrypted, tunnels):
+    authority.issue_cert("127.0.0.1").configure_cert(theirs)
+    async with over_tls(sandbox, authority) as (url, _), proxy() as (plain, _), proxy(theirs) as (encrypted, tunnels):
         for address in (None, plain, encrypted):
-            context = trusting(company)
+            context = trusting(authority)
             async with AsyncClient(sandbox.token, base_url=url, proxy=address, ssl_context=context) as client:
                 assert (await client.whatsapp_detail(NUMBER)).charge is Charge.CHARGED
     assert len(tunnels) == 1
@@ -196,12 +180,12 @@ async def test_a_context_is_used_by_the_pool_and_through_a_proxy(sandbox: Sandbo
 
 
 async def test_a_context_stands_before_the_environments(
-    sandbox: Sandbox, company: trustme.CA, monkeypatch: pytest.MonkeyPatch
+    sandbox: Sandbox, authority: trustme.CA, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SSL_CERT_FILE", "not/there.pem")
     async with (
-        over_tls(sandbox, company) as (url, _),
-        AsyncClient(sandbox.token, base_url=url, ssl_context=trusting(company)) as client,
+        over_tls(sandbox, authority) as (url, _),
+        AsyncClient(sandbox.token, base_url=url, ssl_context=trusting(authority)) as client,
     ):
         assert (await client.whatsapp_detail(NUMBER)).charge is Charge.CHARGED
 
@@ -223,10 +207,10 @@ YESTERDAY = datetime.now(UTC) - timedelta(days=1)
 )
 @pytest.mark.parametrize("way", ["pool", "httpx", "proxy"])
 async def test_the_remedy_is_said(
-    way: str, how: dict[str, Any], trusted: bool, remedy: str, sandbox: Sandbox, company: trustme.CA
+    way: str, how: dict[str, Any], trusted: bool, remedy: str, sandbox: Sandbox, authority: trustme.CA
 ) -> None:
-    context = trusting(company) if trusted else ssl.create_default_context()
-    async with over_tls(sandbox, company, **how) as (url, _), proxy() as (address, _):
+    context = trusting(authority) if trusted else ssl.create_default_context()
+    async with over_tls(sandbox, authority, **how) as (url, _), proxy() as (address, _):
         ways: dict[str, dict[str, Any]] = {
             "pool": {"ssl_context": context},
             "httpx": {"transport": httpx.AsyncHTTPTransport(verify=context, trust_env=False)},
@@ -242,13 +226,46 @@ async def test_the_remedy_is_said(
     assert len(sandbox.requests) == 0
 
 
+@pytest.mark.parametrize("way", ["pool", "httpx"])
+@pytest.mark.parametrize(
+    "words",
+    [
+        "Name or service not known",
+        "Temporary failure in name resolution",
+        "nodename nor servname provided, or not known",
+        "getaddrinfo failed",
+        "No address associated with hostname",
+    ],
+)
+async def test_the_remedy_for_a_name_that_nobody_knows(
+    words: str, way: str, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def getaddrinfo(*args: Any, **options: Any) -> Any:
+        raise socket.gaierror(socket.EAI_NONAME, words)
+
+    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
+    options: dict[str, Any] = {} if way == "pool" else {"transport": httpx.AsyncHTTPTransport(trust_env=False)}
+    async with AsyncClient(sandbox.token, base_url="https://localhost:1", retry=0, **options) as client:
+        with pytest.raises(NotSentError, match=rf"{words}\): check base_url .*HTTPS_PROXY or proxy=$"):
+            await client.whatsapp_detail(NUMBER)
+
+
+@pytest.mark.parametrize("way", ["pool", "httpx"])
+async def test_the_remedy_where_what_answers_is_no_tls(way: str, sandbox: Sandbox) -> None:
+    url = sandbox.url.replace("http:", "https:")
+    options: dict[str, Any] = {} if way == "pool" else {"transport": httpx.AsyncHTTPTransport(trust_env=False)}
+    async with AsyncClient(sandbox.token, base_url=url, retry=0, **options) as client:
+        with pytest.raises(NotSentError, match="WRONG_VERSION_NUMBER.*: what answered is no TLS: check base_url"):
+            await client.whatsapp_detail(NUMBER)
+
+
 def at_nobody(**options: Any) -> AsyncClient:
     return AsyncClient("t" * 20, base_url="https://127.0.0.1:1", retry=0, **options)
 
 
-async def test_a_proxy_whose_certificate_is_not_trusted(sandbox: Sandbox, company: trustme.CA) -> None:
+async def test_a_proxy_whose_certificate_is_not_trusted(sandbox: Sandbox, authority: trustme.CA) -> None:
     theirs = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    company.issue_cert("127.0.0.1").configure_cert(theirs)
+    authority.issue_cert("127.0.0.1").configure_cert(theirs)
     async with proxy(theirs) as (address, _), at_nobody(proxy=address) as client:
         with pytest.raises(NotSentError, match=f"the proxy 127.0.0.1.*CERTIFICATE_VERIFY_FAILED.*{TRUST}"):
             await client.whatsapp_detail(NUMBER)

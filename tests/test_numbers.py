@@ -207,7 +207,7 @@ def test_bare_digits_without_a_country_stay_as_they_are(typed: str) -> None:
         (10**20, "no phone number"),
         (-6281387300008, "no phone number"),
         (True, "is a bool"),
-        (None, "is a NoneType"),
+        (None, "is None: pass the phone number"),
         (b"081387300008", "is a bytes"),
     ],
 )

@@ -36,6 +36,7 @@ from aisolution_async import (
     InputError,
     Ledger,
     OutcomeUnknownError,
+    Recheck,
     RefusedError,
     Retry,
     RetryLaterError,
@@ -78,6 +79,7 @@ def test_what_is_not_given_stays() -> None:
         "max_image_bytes": 10,
         "strict_numbers": True,
         "fit": True,
+        "keep_metadata": False,
         "on_attempt": heard,
         "on_outcome": heard,
     }
@@ -97,6 +99,15 @@ def test_what_is_not_given_stays() -> None:
         plain.options.deadline = 1  # type: ignore[misc]
 
 
+@pytest.mark.parametrize("name", ["retry", "max_retries", "retry_unknown"])
+def test_how_often_it_is_repeated_is_not_given_as_none(name: str) -> None:
+    given = {"retry": Retry(max_retries=7, first=2.0, unknown=3)}
+    none: dict[str, Any] = {name: None}
+    client = client_of(in_turn(), **{**none, **given})
+    assert client.with_options(**none).options == client.options
+    assert client.options.retry == given["retry"]
+
+
 BAD: list[tuple[dict[str, Any], str]] = [
     ({"timeout": 0}, "timeout must be seconds above 0"),
     ({"timeout": float("nan")}, "timeout must be seconds above 0"),
@@ -105,6 +116,7 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"max_image_bytes": 0}, "max_image_bytes must be a whole number, 1 or more"),
     ({"strict_numbers": "no"}, "strict_numbers is a str: pass True or False"),
     ({"fit": 1}, "fit is an int: pass True or False"),
+    ({"keep_metadata": 0}, "keep_metadata is an int: pass True or False"),
     ({"max_retries": -1}, "max_retries must be a whole number, 0 or more"),
     ({"max_retries": True}, "max_retries must be a whole number, 0 or more"),
     ({"max_retries": 2.0}, "max_retries must be a whole number, 0 or more"),
@@ -124,6 +136,40 @@ def test_bad_options_are_refused_in_both_places(options: dict[str, Any], words: 
         client_of(in_turn(), **options)
     with pytest.raises(ConfigurationError, match=f"^{words}"):
         client_of(in_turn()).with_options(**options)
+
+
+def test_an_environment_is_trusted_or_not() -> None:
+    with pytest.raises(ConfigurationError, match="^trust_env is a str: pass True or False$"):
+        AsyncClient(TOKEN, trust_env="no")  # type: ignore[arg-type]
+
+
+BAD_OF_BATCHES: list[tuple[dict[str, Any], str]] = [
+    ({"ordered": 1}, "ordered is an int: pass True or False"),
+    ({"dedupe": "no"}, "dedupe is a str: pass True or False"),
+    ({"total": True}, "total must be the number of calls, or None"),
+    ({"rate": True}, "rate must be a number of calls a second, above 0"),
+    ({"concurrency": True}, "concurrency must be a whole number, 1 or more"),
+    ({"drain_timeout": True}, "drain_timeout must be seconds, 0 or more"),
+]
+
+
+@pytest.mark.parametrize(("options", "words"), BAD_OF_BATCHES)
+async def test_bad_options_of_a_batch_are_refused(options: dict[str, Any], words: str) -> None:
+    async with client_of(in_turn()) as client:
+        with pytest.raises(ConfigurationError, match=f"^{words}$"):
+            client.batch([], **options)
+
+
+@pytest.mark.parametrize("bad", [True, "1", None, float("nan"), float("inf"), -1.0])
+def test_bad_waits_are_refused(bad: Any) -> None:
+    for name in ("first", "longest"):
+        with pytest.raises(ConfigurationError, match="must be seconds with 0 < first <= longest$"):
+            Retry(**{name: bad})
+    for name in ("first", "longest", "give_up"):
+        with pytest.raises(
+            ConfigurationError, match="^Recheck needs 0 < first <= longest and give_up >= 0, in seconds$"
+        ):
+            Recheck(**{name: bad})
 
 
 @virtual
@@ -257,7 +303,7 @@ Expect Cookie COOKIE Proxy-Authorization Proxy-Connection Accept Accept-Encoding
         ({"X": f"{SECRET}\t"}, "begins or ends with a space"),
         ({"X": SECRET.encode()}, "the value of X is a bytes: pass it as text"),
         ({"X": 12}, "the value of X is an int: pass it as text"),
-        ({"X": None}, "the value of X is a NoneType: pass it as text"),
+        ({"X": None}, "the value of X is None: pass it as text"),
         ({"X-A": SECRET, "x-a": SECRET}, "headers has x-a twice"),
         ([("X", SECRET)], "headers is a list: give them by name"),
         (SECRET, "headers is a str: give them by name"),

@@ -18,18 +18,14 @@ from aisolution_async.wire.transport import default_ssl_context
 
 from .support import TOKEN
 
-pytestmark = pytest.mark.aisolution_network  # the proxies are on this machine, and the vendor is nowhere
+pytestmark = [
+    pytest.mark.usefixtures("no_proxies"),
+    pytest.mark.aisolution_network,  # the proxies are on this machine, and the vendor is nowhere
+]
 NUMBER = "+6281387300008"
 ANSWER = b'{"status": "OK", "message": {"number": "+6281387300008", "whatsapp": "yes"}}'
 PASSWORD = "hunter2"
 Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
-
-
-@pytest.fixture(autouse=True)
-def environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("HTTPS_PROXY", "HTTP_PROXY", "ALL_PROXY", "NO_PROXY", "SSL_CERT_FILE", "SSL_CERT_DIR"):
-        monkeypatch.delenv(name, raising=False)
-        monkeypatch.delenv(name.lower(), raising=False)
 
 
 @asynccontextmanager

@@ -172,7 +172,7 @@ def test_in_plain_tests(installed: Path, tmp_path: Path) -> None:
     said = run(tmp_path, installed, "-p", "no:asyncio", "-p", "no:anyio")
     assert "1 passed" in said, said
     assert "1 error" in said, said
-    assert "aisolution_client is for asyncio tests" in said
+    assert "aisolution_client is for asyncio tests: mark an async test with @pytest.mark.asyncio" in said
 
 
 def test_it_costs_nothing_where_it_is_not_used(installed: Path, tmp_path: Path) -> None:

@@ -71,7 +71,7 @@ def test_the_blocks_are_found() -> None:
 def test_what_type_checkers_find_has_the_readme_s_lines() -> None:
     lines = (ROOT / "README.md").read_text(encoding="utf-8").splitlines()
     found = blocks("\n".join(lines) + "\n")
-    assert len(found) == len(PYTHON)
+    assert len(found) == len(PYTHON) + len(NETWORK)
     for fence, code in found.items():
         assert lines[fence - 1] == "```python"
         for number, line in enumerate(code.splitlines()):

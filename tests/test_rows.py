@@ -742,10 +742,11 @@ def test_how_images_are_named(tmp_path: Path) -> None:
     with Rows(write(tmp_path / "in.csv", "img\n" + "\n".join(names))) as rows:
         calls = Calls([SearchFace], rows, columns={}, values={}, key=None, images_root=photos)
         found = [calls.make(row)[0] for row in rows]
-    out = "leads out of the images' folder (--images-root): name a file in it"
+        calls.close()
+    out = "leads out of the images' folder (--images): name a file in it"
     url = "is a URL: download the image, and name its file"
     assert [call.img if isinstance(call, SearchFace) else str(call).partition("'img' ")[2] for call in found] == [
-        photos / "a.jpg", out, url, url, out, photos / "a.jpg"
+        photos / "a.jpg", out, url, photos / "a.jpg", out, photos / "a.jpg"
     ]  # fmt: skip
 
 

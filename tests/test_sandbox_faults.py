@@ -734,6 +734,22 @@ async def test_what_is_not_there_over_http(client: httpx.AsyncClient, method: st
 
 
 @pytest.mark.parametrize(
+    ("path", "told"),
+    [
+        ("person", "such pictures are at /_sandbox/images/person/NAME"),
+        ("person/a/b", "such pictures are at /_sandbox/images/person/NAME"),
+        ("holding", "such pictures are at /_sandbox/images/holding/NAME[/CARD]"),
+        ("nobody/a", "such pictures are at /_sandbox/images/nobody"),
+        ("similarity", "such pictures are at /_sandbox/images/similarity/SCORE"),
+        ("similarity/much", "score is 'much': it is 0 to 100"),
+        ("similarity/nan", "score is nan: it is 0 to 100"),
+    ],
+)
+async def test_where_a_picture_is(client: httpx.AsyncClient, path: str, told: str) -> None:
+    assert (await client.get(f"/images/{path}")).json() == {"error": told}
+
+
+@pytest.mark.parametrize(
     "headers",
     [
         {"host": "evil.example"},

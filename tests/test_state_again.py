@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+from pathlib import Path
 from typing import Any, cast
 
 import httpx
@@ -15,6 +16,7 @@ from aisolution_async import (
     BudgetExhaustedError,
     ConfigurationError,
     Inbox,
+    Ledger,
     NotSentError,
     OutcomeUnknownError,
     Retry,
@@ -200,7 +202,10 @@ async def test_a_lost_attempt_is_remembered_whatever_ends_the_call(how: str) -> 
 @pytest.mark.parametrize(("answer", "kind"), [(LOST, OutcomeUnknownError), (LATER, RetryLaterError)])
 @pytest.mark.parametrize("how", ["enter", "step", "send", "batch"])
 @virtual
-async def test_a_client_closed_meanwhile_forgets_no_charge(answer: Any, kind: type[AISolutionError], how: str) -> None:
+async def test_a_client_closed_meanwhile_forgets_no_charge(
+    answer: Any, kind: type[AISolutionError], how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("backoff.full_jitter", lambda longest: longest)
     client = client_of(in_turn(answer), retry=QUICK)
     sending = sending_of(client, WhatsAppDetail(NUMBER))
     error: Any = None
@@ -281,3 +286,17 @@ async def test_a_request_that_is_repeated_names_the_callback_again() -> None:
     await sending.step()
     await sending.step()
     assert [b"callback=" in request.content for request in vendor.requests] == [True, True]
+
+
+@virtual
+async def test_a_ledger_that_is_closed_between_two_attempts_does_not_make_the_first_one_free(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path / "l")
+    await ledger.open()
+    client = client_of(in_turn(httpx.ReadError("lost")), ledger=ledger, retry_unknown=1)
+    sending = sending_of(client, WhatsAppDetail(NUMBER))
+    assert isinstance(await sending.step(), Again)
+    await ledger.aclose()
+    await sending.step()
+    error = error_of(sending)
+    assert isinstance(error, OutcomeUnknownError)
+    assert (error.charge, error.attempts) == (UNKNOWN, sending.attempts)

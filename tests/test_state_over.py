@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import httpx
 import pytest
 
-from aisolution_async import ConfigurationError, Inbox, OutcomeUnknownError, WhatsAppDetail
+from aisolution_async import ConfigurationError, Inbox, OutcomeUnknownError, Retry, WhatsAppDetail
 from aisolution_async.ledger import Stored
 from aisolution_async.sending.states import NEW, Over
 
 from .steps import (
     ADDRESS,
     CHARGED,
+    UNKNOWN,
     Fallen,
     Notes,
     attempt_of,
@@ -96,3 +98,24 @@ async def test_a_hook_hears_of_each_attempt_once_and_of_the_end_once() -> None:
     assert tuple(attempt for _, attempt in attempts) == caught.value.attempts
     (outcome,) = outcomes
     assert (outcome.error, outcome.attempts) == (caught.value, caught.value.attempts)
+
+
+@virtual
+async def test_a_call_that_is_cancelled_between_two_attempts_has_its_outcome() -> None:
+    outcomes: list[Any] = []
+    first = asyncio.Event()
+    async with client_of(
+        in_turn(httpx.ReadError("lost")),
+        retry=Retry(first=9, longest=9, unknown=1),
+        on_attempt=lambda *_: first.set(),
+        on_outcome=outcomes.append,
+    ) as client:
+        task = asyncio.ensure_future(client.whatsapp_detail(NUMBER))
+        await first.wait()
+        await asyncio.sleep(0)  # it waits for its repeat
+        task.cancel()
+        await asyncio.wait({task})
+        assert task.cancelled()
+    (outcome,) = outcomes
+    assert isinstance(outcome.error, OutcomeUnknownError)
+    assert (outcome.charge, len(outcome.attempts), spent(client)) == (UNKNOWN, 1, (0, 0, 1))

@@ -331,3 +331,17 @@ async def test_nothing_goes_out_of_a_client_that_is_closed() -> None:
     with pytest.raises(Exception, match="the client is closed"):
         await sending.step()
     assert sending.attempts == ()
+
+
+@pytest.mark.parametrize("how", [KeyboardInterrupt, SystemExit, GeneratorExit])
+async def test_what_is_out_when_the_program_ends_is_counted(how: type[BaseException]) -> None:
+    store, (told, options) = Notes(), hooked()
+    client = client_of(HeldVendor(ok_whatsapp()), ledger=store, max_charges=2, **options)
+    sending = sending_of(client, WhatsAppDetail(NUMBER))
+    step = sending.step()
+    step.send(None)
+    with pytest.raises(how):
+        step.throw(how)
+    assert isinstance(error_of(sending), OutcomeUnknownError)
+    assert (charges(sending), sending.attempts, store.results) == ([UNKNOWN], tuple(told), [])
+    assert (spent(client), money_left(client), client.load.in_flight) == ((0, 0, 1), 1, 0)

@@ -21,7 +21,7 @@ from aisolution_async.batching.outlet import Outlet, Progress
 from aisolution_async.batching.task import Recheck, Task
 from aisolution_async.batching.twins import Twins
 from aisolution_async.charges import Tally
-from aisolution_async.checks import is_whole, kind_of, seconds
+from aisolution_async.checks import flag, is_whole, kind_of, seconds
 from aisolution_async.errors import AISolutionError, ConfigurationError
 from aisolution_async.hiding import NotPickled, forget_locals
 from aisolution_async.inbox import Inbox
@@ -88,10 +88,13 @@ class Batch(NotPickled, Generic[R]):
     ) -> None:
         if recheck is not None and not isinstance(recheck, Recheck):
             raise ConfigurationError("recheck must be a Recheck(…), or None")
+        flag("ordered", ordered)
+        flag("dedupe", dedupe)
         seconds("drain_timeout", drain_timeout, zero=True, endless=True)
         if total is not None and not (is_whole(total) and total >= 0):
             raise ConfigurationError("total must be the number of calls, or None")
-        if not isinstance(calls, Iterable | AsyncIterable) or isinstance(calls, str | bytes):
+        # A future is an iterable to Python.
+        if not isinstance(calls, Iterable | AsyncIterable) or isinstance(calls, str | bytes | asyncio.Future):
             close_unused(calls)
             raise ConfigurationError(
                 f"{kind_of(calls)} is no list of calls: pass an iterable or async iterable of calls"
@@ -135,8 +138,14 @@ class Batch(NotPickled, Generic[R]):
             raise ConfigurationError("a batch runs once: make another one with client.batch(…)")
         self._shared.check()
         if self._options.journal is not None:
-            await self._options.journal.open()  # so that a ledger that cannot be used is known at once
-            self._shared.check()  # nobody tells a batch that is not running
+            try:
+                await self._options.journal.open()  # so that a ledger that cannot be used is known at once
+                self._shared.check()  # nobody tells a batch that is not running
+            except BaseException:
+                if self._journal is not None:
+                    with anyio.CancelScope(shield=True):
+                        await self._journal.aclose()
+                raise
         self._outlet.pace.start(clock.now())
         self._shared.batches.add(self)
         self._runner = asyncio.create_task(self._run())
@@ -204,7 +213,7 @@ class Batch(NotPickled, Generic[R]):
 
     @property
     def progress(self) -> Progress:
-        """How far it is, now."""
+        """How far it is, now. May be asked from any thread."""
         outlet = self._outlet
         rate, elapsed = outlet.pace.look()
         to_do = None if self._total is None else max(0, self._total - outlet.done)

@@ -20,6 +20,7 @@ from aisolution_async.batching.outlet import Outlet
 from aisolution_async.batching.task import Recheck, Task
 from aisolution_async.batching.timers import Timers
 from aisolution_async.batching.twins import Asks, Follows, Shares, Twins
+from aisolution_async.checks import is_cancelled
 from aisolution_async.errors import AISolutionError, ConfigurationError, NotSentError
 from aisolution_async.ledger.store import Stored
 from aisolution_async.sending.states import TO_BE_TOLD, Again, Awaiting, Following, Over, Resting
@@ -155,7 +156,7 @@ class Crew:
                 self.dispatch()  # one end may allow more than one start
 
     async def _step(self, turn: Turn) -> Resting[Any] | Shares | Follows:
-        """One attempt of a call that has its place, unless another asks the same. What came of it."""
+        """One attempt of a call that has its place, unless another asks the same. Returns what came of it."""
         task = turn.task
         try:
             if self._twins is not None and task.may_share and not self._twins.leads(task):
@@ -166,7 +167,9 @@ class Crew:
             return task.state if isinstance(task.state, Over) else await task.step(trial=turn.trial)
         except AISolutionError as exc:  # the client was closed, or belongs to another loop
             return task.fail(exc) if self._stop is None else task.conclude(self._stop.why)
-        except Exception as exc:  # one call must not take the others down
+        except (Exception, asyncio.CancelledError) as exc:  # one call must not take the others down
+            if isinstance(exc, asyncio.CancelledError) and is_cancelled():
+                raise
             told = {"endpoint": task.call.endpoint.name, "error": type(exc).__name__, "place": _place_of(exc)}
             _log.error("%(endpoint)s: an attempt failed in an unforeseen way: %(error)s in %(place)s", told, extra=told)
             return task.conclude(f"{type(exc).__name__} in the client")

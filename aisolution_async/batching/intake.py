@@ -19,7 +19,7 @@ Item = Call[Any] | AISolutionError
 WINDOW = 64
 """Calls that may be read ahead of, or finished and not yet taken behind, those being worked on."""
 
-WAITING = 10_000
+MOST_PARKED = 10_000
 """Calls that wait, for minutes, for a callback or to be asked again: so many of them do not count as read ahead."""
 
 # How many places in the window must be free before the reader is woken, unless workers have nothing to do.
@@ -31,7 +31,7 @@ _READ_AT_A_STRETCH = 8
 class Intake:
     """Reads the input only while fewer than `ahead` items are between it and the consumer, whatever their state.
 
-    That bounds the memory. `is_busy` says whether an attempt is under way: where none is, one free place is enough
+    The memory is bounded so. `is_busy` says whether an attempt is under way: where none is, one free place is enough
     to read on. An input that has to be closed has `close_within` seconds for it.
     """
 
@@ -83,8 +83,8 @@ class Intake:
         self._let_read()
 
     def allow(self, parked: int) -> None:
-        """So many of the calls that were read wait for minutes."""
-        self._parked = min(parked, WAITING)
+        """`parked` of the calls that were read wait for minutes."""
+        self._parked = min(parked, MOST_PARKED)
         self._let_read()
 
     def stop(self) -> None:
@@ -159,17 +159,22 @@ def call_of(index: int, item: object) -> Call[Any] | Failed:
         return item
     if isinstance(item, AISolutionError):
         return Failed(index, item.key, None, None, item, item.attempts)
-    what = f"item {index} of the input is {kind_of(item)} and no call: "
-    if inspect.isawaitable(item):
-        close_unused(item)
-        named = _CALLS_BY_METHOD.get(getattr(item, "__name__", ""))
-        what += f"pass the call, do not call the method: {named or 'FaceCompare'}(…)"
-    else:
-        what += "give FaceCompare(…), WhatsAppDetail(…) or the like"
+    what = f"item {index} of the input is {kind_of(item)} and no call: {call_instead(item)}"
     return Failed(index, None, None, None, InputError(what), ())
 
 
+def call_instead(item: object) -> str:
+    """What to pass in place of what is no call. A coroutine that nobody has awaited is closed."""
+    if inspect.isawaitable(item):
+        close_unused(item)
+        named = _CALLS_BY_METHOD.get(getattr(item, "__name__", ""))
+        return f"pass the call, do not call the method: {named or 'FaceCompare'}(…)"
+    if isinstance(item, type) and issubclass(item, Call):
+        return f"pass an object of it, {item.__name__}(…)"
+    return "pass FaceCompare(…), WhatsAppDetail(…) or the like"
+
+
 def close_unused(item: object) -> None:
-    """Close a coroutine that nobody has awaited: else Python warns, where nobody sees why. What runs is let run."""
+    """Close a coroutine that nobody has awaited: else Python warns, where nobody sees why. One that runs is let run."""
     if inspect.iscoroutine(item) and inspect.getcoroutinestate(item) == inspect.CORO_CREATED:
         item.close()

@@ -92,7 +92,7 @@ class Outlet(Generic[R]):
         self._check()
 
     def expect(self, count: int) -> None:
-        """So many outcomes there will be in all."""
+        """`count` outcomes will come in all."""
         self._expected = count
         self._check()
 
@@ -141,7 +141,7 @@ class Outlet(Generic[R]):
 class Pace:
     """How many calls were finished a second, over the last few seconds; and for how long it has been going."""
 
-    __slots__ = ("_counts", "_ended", "_first", "_started")
+    __slots__ = ("_clock", "_counts", "_ended", "_first", "_started")
 
     _SECONDS = 5
 
@@ -152,11 +152,12 @@ class Pace:
         self._ended: float | None = None
 
     def start(self, now: float) -> None:
-        """It starts now."""
+        """The batch starts now."""
         self._started = now
+        self._clock = asyncio.get_running_loop().time  # for who looks from another thread
 
     def end(self, now: float) -> None:
-        """It is over now."""
+        """The batch is over now."""
         self._ended = now
 
     def count(self, now: float) -> None:
@@ -173,11 +174,12 @@ class Pace:
         """How many a second, and the seconds since the start. After the end, as it was then."""
         if self._started is None:
             return 0.0, 0.0
-        at = clock.now() if self._ended is None else self._ended
+        at = self._clock() if self._ended is None else self._ended
         return self._per_second(at), at - self._started
 
     def _per_second(self, now: float) -> float:
-        counted = [(second, count) for second, count in self._counts if second > now - self._SECONDS - 1]
+        counts = tuple(self._counts)  # at once: the loop may go on meanwhile
+        counted = [(second, count) for second, count in counts if second > now - self._SECONDS - 1]
         if self._first is None or not counted:
             return 0.0
         since = max(self._first, counted[0][0])

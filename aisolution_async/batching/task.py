@@ -8,6 +8,7 @@ from typing import Any
 
 from aisolution_async.api import Call, Reply, WhatsAppProfile, WhatsAppState
 from aisolution_async.charges import Tally
+from aisolution_async.checks import is_number
 from aisolution_async.errors import AISolutionError, ConfigurationError
 from aisolution_async.inbox import Inbox
 from aisolution_async.outcome import Answered, Failed, outcome_of
@@ -30,7 +31,8 @@ class Recheck:
     give_up: float = 3600.0
 
     def __post_init__(self) -> None:
-        if not 0 < self.first <= self.longest < math.inf or not 0 <= self.give_up < math.inf:
+        good = all(map(is_number, (self.first, self.longest, self.give_up)))
+        if not (good and 0 < self.first <= self.longest < math.inf and 0 <= self.give_up < math.inf):
             raise ConfigurationError("Recheck needs 0 < first <= longest and give_up >= 0, in seconds")
 
 
@@ -49,16 +51,16 @@ class Task(Sending[Any]):
 
     @property
     def end(self) -> tuple[Reply | None, AISolutionError | None]:
-        """Its reply, or what it failed with; neither as long as it is not over."""
+        """The call's reply, or the error it failed with; neither while it is not over."""
         return (self.state.reply, self.state.error) if isinstance(self.state, Over) else (None, None)
 
     @property
     def may_share(self) -> bool:
-        """Whether it may have the answer of a call that asks the same. What adds or deletes a face may not."""
+        """Whether it may have the answer of a call that asks the same. One that adds or deletes a face may not."""
         return not self.call.endpoint.never_charges
 
     def outcome(self) -> Answered[Any] | Failed:
-        """Its outcome, once it is over."""
+        """The call's outcome, once it is over."""
         reply, error = self.end
         return outcome_of(self.index, self.call, reply, error, self.attempts)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,6 +11,8 @@ from typing import Any
 
 from aisolution_async.api import Call, ImageSource, Kind, endpoint_of
 from aisolution_async.bulk.choice import Choice
+from aisolution_async.bulk.photos import NotThere, Photos, Unreadable, is_there
+from aisolution_async.bulk.pictures import Pictures
 from aisolution_async.bulk.rows import Row, Rows, text
 from aisolution_async.bulk.source import Narrow
 from aisolution_async.errors import ConfigurationError, InputError
@@ -17,6 +20,8 @@ from aisolution_async.inputs import images, numbers, texts
 
 _LONGEST_PATH = 4096
 _AS_TEXT = "write the column as text"
+_EMPTY = "is empty: fill it in, or take the row out"
+_UNCALCULATED = "is a formula that was never calculated: open and save the file in Excel"
 _NOT_AVAILABLE = "NA"
 """As statistics programs write an empty cell; numbers of Indonesia are valid in Namibia."""
 
@@ -69,8 +74,8 @@ class Calls:
     column that nothing is said of is found by its name or its cells (`choice.py`), if it has to be there or says the
     country. `key` names the column of the calls' keys; else that is found too. A relative path of an image starts at
     the input file's folder. With `images_root`, no image outside of that folder is read, and a relative path that
-    leads out of it starts there instead. Raises ConfigurationError where these do not fit the endpoints or the file,
-    or where two columns may be meant.
+    leads out of it starts there instead; `photos.py` says what a photo may be called, and when it is searched for.
+    Raises ConfigurationError where these do not fit the endpoints or the file, or where two columns may be meant.
     """
 
     def __init__(
@@ -85,7 +90,7 @@ class Calls:
     ) -> None:
         self._rows = rows
         self._folder = Path.cwd() if str(rows.path) == "-" else rows.path.absolute().parent
-        self._root = None if images_root is None else _root(images_root)
+        self._photos = Photos(self._folder, images_root)
         self._unit = "row" if rows.format in ("xlsx", "parquet") else "line"
         _check_names(calls, columns, values)
         self._choice = Choice(rows, [*columns.values(), *([] if key is None else [key])])
@@ -95,6 +100,12 @@ class Calls:
         key = self._choice.key(used) if key is None else key
         self._key = None if key is None else _place(rows, key, "the key")
         self._told: dict[str, _Told] = {}
+        images = [cell.place for recipe in self._recipes for cell in recipe.cells if cell.kind is Kind.IMAGE]
+        self.take_images = bool(images)
+        """Whether the calls have images."""
+        self._pictures = Pictures(rows if images else None)
+        self._unasked = self._pictures.lines(images)  # rows that have pictures, and may have nothing else
+        self._first = self._newest = self._made = 0
 
     @property
     def keyed(self) -> bool:
@@ -148,14 +159,44 @@ class Calls:
     @property
     def warnings(self) -> list[str]:
         """What a person should be told of the calls made so far that is no error: each once, with an example."""
-        return [
+        found = [
             f"{told.calls:,} number{'s are' if told.calls > 1 else ' is'} {remark}: {told.first}"
             + (" is the first" if told.calls > 1 else "")
             for remark, told in self._told.items()
         ]
+        alone = sorted(line for line in self._unasked if line > self._first)
+        if alone and self._made == self._rows.total and not self._rows.skips_hidden:
+            found.append(
+                f"pictures lie on {len(alone):,} row{'s' * (len(alone) > 1)} without any text, which "
+                f"{'were' if len(alone) > 1 else 'was'} not asked: write an id into row {alone[0]}"
+                + (" and the others" if len(alone) > 1 else "")
+            )
+        return found
+
+    async def ready(self, row: Row) -> None:
+        """Search for the photos that `row` names, off the event loop: `make` would do it on the loop."""
+        for recipe in self._recipes:
+            for cell in recipe.cells:
+                if cell.kind is not Kind.IMAGE or row.problem is not None:
+                    continue
+                said, spot = text(row.cells[cell.place]).strip(), self._pictures.at(row.line, cell.place)
+                names = [said] if said and not _is_base64(said) else []
+                names += () if spot is None else spot.links
+                if any(map(self._photos.must_search, names)):
+                    await asyncio.to_thread(self._photos.search)
+                    return
+
+    def close(self) -> None:
+        """Forget where the photos are."""
+        self._photos.close()
+        self._pictures.close()
 
     def make(self, row: Row) -> list[Call[Any] | InputError]:
         """The calls of `row`; where one cannot be made, why."""
+        if row.line > self._newest:  # else the rows are read once more
+            self._first, self._newest = self._first or row.line, row.line
+            self._made += 1
+            self._unasked.discard(row.line)
         key = (text(row.cells[self._key]) or None) if self._key is not None else None
         return [self._make(recipe, row, key) for recipe in self._recipes]
 
@@ -230,16 +271,22 @@ class Calls:
             return InputError(row.problem, endpoint=recipe.call.endpoint.name, key=key)
         values = dict(recipe.values)
         problems = []
+        bad: dict[str, str] = {}  # images, by their parameter
         for cell in recipe.reading:
             try:
                 value = self._value(row, cell, values)
             except InputError as exc:
                 problems.append(_explained(recipe, str(exc)))
                 continue
-            if isinstance(value, _Unreadable):
+            if not isinstance(value, Unreadable):
+                if value is not None:
+                    values[cell.parameter] = value
+            elif cell.kind is Kind.IMAGE:
+                bad[cell.parameter] = value
+            else:
                 problems.append(f"column {cell.column!r} {value}")
-            elif value is not None:
-                values[cell.parameter] = value
+        if bad:
+            problems += self._all_bad(recipe, bad, values)
         if problems:
             problem = f"{self._unit} {row.line}: {'; '.join(problems)}"
             return InputError(problem, endpoint=recipe.call.endpoint.name, key=key)
@@ -250,23 +297,68 @@ class Calls:
         """What a cell holds for its parameter, None for nothing. `values` has its country. Raises InputError."""
         held = row.cells[cell.place]
         found = text(held)
-        if not found.strip():
-            return _Unreadable("is empty: fill it in, or take the row out") if cell.required else None
-        if found == "#UNCALCULATED":
-            return _Unreadable("is a formula that was never calculated: open and save the file in Excel")
         if cell.kind is Kind.IMAGE:
-            return self._image(found.strip())
+            return self._photo(row, cell, found.strip())
+        if not found.strip():
+            return Unreadable(_EMPTY) if cell.required else None
+        if found == "#UNCALCULATED":
+            return Unreadable(_UNCALCULATED)
         if cell.kind is Kind.NUMBER:
             if isinstance(held, Narrow):
-                return _Unreadable(f"is a float of 32 bits or fewer, and has lost digits: {_AS_TEXT}")
+                return Unreadable(f"is a float of 32 bits or fewer, and has lost digits: {_AS_TEXT}")
             country = values.get("country")
             country = None if country is None else texts.country(country, name="country")
             return numbers.normalise(found, name=cell.parameter, country=country)
         if cell.kind is Kind.COUNTRY:
             if found.strip().upper() == _NOT_AVAILABLE:
-                return _Unreadable("may be Namibia, or not available: write NAM, or leave the cell empty")
+                return Unreadable("may be Namibia, or not available: write NAM, or leave the cell empty")
             return texts.written_country(found, name=cell.parameter)
         return _CHECKS[cell.kind](found, name=cell.parameter)
+
+    def _all_bad(self, recipe: _Recipe, bad: Mapping[str, str], values: dict[str, Any]) -> list[str]:
+        """What is wrong with each image of a call; nothing where some of them have yet to be read.
+
+        Then the others are in `values` too, and say what is wrong as they are read.
+        """
+        cells = {cell.parameter: cell for cell in recipe.cells if cell.kind is Kind.IMAGE}
+        said = {
+            name: f"{name} {problem}" if isinstance(problem, NotThere) else problem for name, problem in bad.items()
+        }
+        if len(bad) == len(cells):
+            return [
+                f"column {cells[name].column!r}{':' if isinstance(bad[name], NotThere) else ''} {problem}"
+                for name, problem in said.items()
+            ]
+        for name, problem in said.items():
+            values[name] = _Bad(problem if isinstance(bad[name], NotThere) else f"{name} {problem}")
+        return []
+
+    def _photo(self, row: Row, cell: _Cell, said: str) -> ImageSource:
+        """The image of a cell, wherever it is, or what is wrong with it."""
+        spot = self._pictures.at(row.line, cell.place)
+        if spot is None or not (spot.parts or spot.links or spot.problem):
+            if said:
+                return Unreadable(_UNCALCULATED) if said == "#UNCALCULATED" else self._image(said)
+            beside = self._pictures.beside(row.line)
+            remark = f" (pictures are on {', '.join(beside)})" if beside else self._pictures.remark
+            return Unreadable(f"{_EMPTY}{remark}")
+        found = Unreadable(_EMPTY) if _is_no_text(said) else self._image(said)
+        links = [self._photos.find(link) for link in spot.links]
+        linked = next((link for link in links if not isinstance(link, str)), None)
+        if not isinstance(found, Unreadable):
+            if isinstance(found, Path) and linked is not None and os.path.realpath(found) != os.path.realpath(linked):
+                return Unreadable(f"names {found.name!r} and links to {linked.name!r}: leave the one that is meant")
+            return found
+        if len(spot.parts) > 1:
+            return Unreadable(f"has {len(spot.parts)} pictures on it: leave one")
+        if spot.parts:
+            return self._pictures.open(spot.parts[0])
+        if linked is not None:
+            return linked
+        problem = next(iter(links), None) or spot.problem
+        return (
+            problem if isinstance(problem, NotThere) else Unreadable(f"has a link that {problem}" if links else problem)
+        )
 
     def _tell(self, row: Row, recipe: _Recipe, values: Mapping[str, Any]) -> None:
         """Count a number of which something is to be told."""
@@ -278,51 +370,49 @@ class Calls:
     def _at(self, row: Row, cell: _Cell) -> str:
         return f"{self._unit} {row.line}: column {cell.column!r}"
 
-    def _image(self, cell: str) -> ImageSource | _Unreadable:
-        """A path, or the text if it is base64."""
-        if cell[:5].lower() == "data:" or len(cell) > _LONGEST_PATH:
+    def _image(self, cell: str) -> ImageSource:
+        """A path, the text if it is base64, or what is wrong with it."""
+        if _is_base64(cell):
             return cell
-        if os.sep == "/" and not _is_there(self._folder / cell):
-            if "://" in cell or cell[:5].lower() == "file:":
-                return _Unreadable("is a URL: download the image, and name its file")
-            cell = cell.replace("\\", "/")  # as Windows writes paths
-        path = self._folder / cell
         if images.begins_like_an_image(cell):
-            if not _is_there(path):
+            if not is_there(self._folder / cell):
                 return cell
-            return _Unreadable(
+            return Unreadable(
                 "decodes as a base64 image and also names a file: "
                 "put './' before the file's name, or 'data:;base64,' before base64"
             )
-        return path if self._root is None else self._inside(cell, self._root)
-
-    def _inside(self, cell: str, root: Path) -> Path | _Unreadable:
-        leads_out = False
-        for folder in (self._folder, root):
-            try:
-                # What is opened later is what was looked at here, whatever links there are.
-                path = (folder / cell).resolve()
-            except (OSError, ValueError, RuntimeError):  # a NUL inside; links that go round in a circle
-                continue
-            if path.is_relative_to(root):
-                if leads_out and not _is_there(path):
-                    break
-                return path
-            leads_out = leads_out or _is_there(self._folder / cell)
-        return _Unreadable("leads out of the images' folder (--images-root): name a file in it")
+        return self._photos.find(cell)
 
 
-class _Unreadable(str):
-    """Why a cell cannot be used."""
+class _Bad:
+    """An image that there is not: who reads it is told why, together with what is wrong with the row's other one."""
 
-    __slots__ = ()
+    def __init__(self, problem: str) -> None:
+        self._problem = problem
+
+    def read(self, size: int, /) -> bytes:  # noqa: ARG002  # a file's signature
+        """See `ImageSource`."""
+        raise InputError(self._problem)
+
+
+def _is_no_text(cell: str) -> bool:
+    """Whether it is what programs put where a picture is."""
+    return not cell or cell[0] in "#="
+
+
+def _is_base64(cell: str) -> bool:
+    return cell[:5].lower() == "data:" or len(cell) > _LONGEST_PATH
 
 
 def _explained(recipe: _Recipe, problem: str) -> str:
-    """`problem`, which speaks of a parameter, with the column to look up."""
+    """`problem`, which speaks of parameters, with the columns to look up."""
     for cell in recipe.cells:
-        if cell.column != cell.parameter and problem.startswith(f"{cell.parameter} "):
-            return f"column {cell.column!r}: {problem}"
+        if cell.column != cell.parameter:
+            # Of several images each may have a problem.
+            where = f"column {cell.column!r}: "
+            problem = "; ".join(
+                where + each if each.startswith(f"{cell.parameter} ") else each for each in problem.split("; ")
+            )
     return problem
 
 
@@ -362,23 +452,6 @@ def _check_names(calls: Sequence[type[Call[Any]]], columns: Mapping[str, str], v
         prefix, dot, own = name.rpartition(".")
         if not any(own == its and (not dot or endpoint_of(prefix) is endpoint) for endpoint, its in known):
             raise ConfigurationError(f"{who} has no {name!r}: it takes {takes}")
-
-
-def _root(folder: Path) -> Path:
-    try:
-        root = folder.resolve(strict=True)
-    except (OSError, ValueError, RuntimeError):
-        root = None
-    if root is None or not root.is_dir():
-        raise ConfigurationError(f"the images' folder {str(folder)!r} is not there, or no folder: check the path")
-    return root
-
-
-def _is_there(path: Path) -> bool:
-    try:
-        return os.path.lexists(path)
-    except ValueError:  # a NUL inside
-        return False
 
 
 def _place(rows: Rows, column: str, purpose: str) -> int:

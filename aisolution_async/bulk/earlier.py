@@ -86,12 +86,12 @@ class Written:
 
     @property
     def error(self) -> str:
-        """The class of its error."""
+        """The class of the error that the call ended in."""
         return str(self.values[-2])
 
     @property
     def problem(self) -> str | None:
-        """What was wrong with it."""
+        """What was wrong with the call."""
         return None if self.values[-1] is None else str(self.values[-1])
 
 
@@ -523,7 +523,8 @@ class _Memory:
         self._calls = calls
 
     async def of(self, row: Row, kind: int) -> _Knows:
-        """What it knows of one call. What cannot be sent any more can only have been asked before."""
+        """What the ledger knows of one call. A call that cannot be sent any more can only have been asked before."""
+        await self._calls.ready(row)
         call = self._calls.make(row)[kind]
         if isinstance(call, InputError):
             return _Knows.THE_QUESTION

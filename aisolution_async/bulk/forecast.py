@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import os
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from decimal import Decimal
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -96,7 +96,10 @@ async def forecast_bulk(
     repeats = 1 + view.options.retry.unknown
     file = None if ledger is None else file_of(ledger)
     calls = calls_of(call)
-    with Rows(source, delimiter=delimiter, encoding=encoding, sheet=sheet, skip_hidden=skip_hidden) as rows:
+    with ExitStack() as opened:
+        rows = opened.enter_context(
+            Rows(source, delimiter=delimiter, encoding=encoding, sheet=sheet, skip_hidden=skip_hidden)
+        )
         found.hidden = rows.hidden
         maker = Calls(
             calls,
@@ -106,6 +109,7 @@ async def forecast_bulk(
             key=key,
             images_root=None if images_root is None else Path(images_root),
         )
+        opened.callback(maker.close)
         if output is not None:
             target = Output(Path(output), Path(source))
             if not overwrite and (file is None or not file.exists()):
@@ -120,9 +124,15 @@ async def forecast_bulk(
         with Peek(file) as peek:
             questions = Questions(view, peek, reuse_for=reuse_for)
             check = _Count(view.options, questions, peek, maker, found, limit=None if file is not None else REMEMBERED)
-            left = _each(rows, maker, found)
-            while chunk := list(islice(left, _AT_ONCE)):
-                await check.see(chunk)
+            chunk: list[_Asked] = []
+            for row in rows:
+                found.rows += 1
+                await maker.ready(row)
+                chunk += [_Asked(row, number, call) for number, call in enumerate(maker.make(row))]
+                if len(chunk) >= _AT_ONCE:
+                    await check.see(chunk)
+                    chunk = []
+            await check.see(chunk)
     found.warnings = maker.warnings
     found.charges = Counter({name: found.charges[name] * repeats for name in found.charges})
     if not known.missing(found.charges):
@@ -137,13 +147,6 @@ class _Asked:
     row: Row
     number: int
     call: Call[Any] | InputError
-
-
-def _each(rows: Rows, maker: Calls, found: Forecast) -> Iterator[_Asked]:
-    for row in rows:
-        found.rows += 1
-        for number, call in enumerate(maker.make(row)):
-            yield _Asked(row, number, call)
 
 
 class _Count:

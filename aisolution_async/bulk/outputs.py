@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import errno
 import hashlib
 import io
 import json
@@ -25,11 +26,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Protocol
 
-try:
-    import fcntl
-except ImportError:  # on Windows, a file that is open cannot be removed anyhow
-    fcntl = None  # type: ignore[assignment]
-
+from aisolution_async import locks
 from aisolution_async.bulk.results import bare, cell, defused
 from aisolution_async.bulk.rows import MISSING, text
 from aisolution_async.errors import ConfigurationError
@@ -102,10 +99,15 @@ def origin_of(path: Path) -> Origin | None:
 
 def check_stdout() -> None:
     """Raise ConfigurationError where standard output is closed, or open for reading only."""
-    problem = sys.stdout is None
+    number, is_closed = -1, sys.stdout is None
     with suppress(OSError, ValueError, AttributeError):  # of a stream that is no file, which will do
-        problem = fcntl is not None and fcntl.fcntl(sys.stdout.fileno(), fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDONLY
-    if problem:
+        number = sys.stdout.fileno()
+    if number >= 0:
+        try:
+            os.write(number, b"")
+        except OSError as exc:
+            is_closed = exc.errno == errno.EBADF
+    if is_closed:
         raise ConfigurationError("standard output is closed, where results were to go: name a file, or open it")
 
 
@@ -243,17 +245,15 @@ class Output:
             self._file = _Stdout()
             return
         self._replaces = replace
-        claimed = None
         try:
             if replace or self.part_is_idle:
-                claimed = _claim(self.part)
-                self.part.unlink(missing_ok=True)
+                _remove_idle(self.part)
             mode = 0o600 if self._private else 0o666
             number = os.open(self.part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _BINARY, mode)
             if self._private:
                 _make_private(number)
-            _lock(number)
             self._file = _Appender(number)
+            _lock(self._file)
             self._file.append(self._form.start())
         except BlockingIOError:
             problem = "another run is writing it"
@@ -261,9 +261,6 @@ class Output:
             problem = _reason(exc)
         else:
             return
-        finally:
-            if claimed is not None:
-                os.close(claimed)
         self.close()
         raise ConfigurationError(f"the output {str(self.part)!r} cannot be written: {problem}; choose another place")
 
@@ -705,6 +702,9 @@ class _Appender:
     def sync(self) -> None:
         os.fsync(self._file.fileno())
 
+    def fileno(self) -> int:
+        return self._file.fileno()
+
     def close(self) -> None:
         with suppress(OSError):
             self._file.close()
@@ -726,17 +726,21 @@ class _Stdout:
 
 _BINARY = getattr(os, "O_BINARY", 0)
 # Neither what a link leads to, nor to wait for somebody at the other end of a pipe.
-_LOOK = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
+_LOOK = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
 
 
-def _claim(part: Path) -> int | None:
-    """What a stopped run left, locked until it is closed. Raises BlockingIOError if that run is still alive."""
+def _remove_idle(part: Path) -> None:
+    """Remove what a stopped run left. Raises BlockingIOError if that run is still alive."""
     try:
-        number = os.open(part, _LOOK)
+        file = open(part, "rb", buffering=0, opener=lambda path, flags: os.open(path, flags | _LOOK))  # noqa: SIM115  # `Path.open` has no opener; locks.remove closes it
     except OSError:
-        return None
-    _lock(number)
-    return number
+        part.unlink(missing_ok=True)
+        return
+    with file:
+        _lock(file)
+        if not os.fstat(file.fileno()).st_nlink:
+            raise BlockingIOError  # another run took it away meanwhile, and writes its own
+        locks.remove(part, file.close)
 
 
 def _make_private(number: int) -> None:
@@ -745,14 +749,12 @@ def _make_private(number: int) -> None:
         os.fchmod(number, 0o600)
 
 
-def _lock(number: int) -> None:
-    """Lock the open file as one that a living run writes; where it is locked, close it and raise BlockingIOError."""
-    if fcntl is None:
-        return
+def _lock(file: _Appender | io.FileIO) -> None:
+    """Lock the open file as one that a living run writes. Raises BlockingIOError where another run does."""
+    locks.close_in_children(file)
     try:
-        fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        locks.lock(file.fileno())
     except BlockingIOError:
-        os.close(number)
         raise
     except OSError:
         return  # a file system without locks has to do without

@@ -194,12 +194,14 @@ def _values(column: Any) -> tuple[list[Any], bool]:
     kind = column.type
     if arrow.types.is_dictionary(kind) and not arrow.types.is_dictionary(kind.value_type):
         return _looked_up(column)
-    if arrow.types.is_timestamp(kind) and kind.unit == "ns":
-        # With pandas installed, and only then, they would be that one's.
+    if getattr(kind, "unit", None) == "ns":
+        # With pandas installed, and only then, they would be that one's, or lose their last digits.
         try:
-            column = column.cast(arrow.timestamp("us", kind.tz))
+            column = column.cast(_in_microseconds(kind))
         except arrow.ArrowInvalid:
-            return column.cast(arrow.string()).to_pylist(), False
+            if arrow.types.is_timestamp(kind):
+                return column.cast(arrow.string()).to_pylist(), False
+            return [_written(scalar) for scalar in column], False
     exact = _HALF if arrow.types.is_float16(kind) else _SINGLE if arrow.types.is_float32(kind) else None
     try:
         values = column.to_pylist()
@@ -211,6 +213,14 @@ def _values(column: Any) -> tuple[list[Any], bool]:
         return [None if v is None else v.decode("utf-8", "surrogateescape") for v in binary.to_pylist()], True
     except (arrow.ArrowException, ValueError, OverflowError):
         return [_value(scalar) for scalar in column], False
+
+
+def _in_microseconds(kind: Any) -> Any:
+    """The type of a moment, a time of day or a duration, as Python has it."""
+    arrow = _arrow()
+    if arrow.types.is_timestamp(kind):
+        return arrow.timestamp("us", kind.tz)
+    return arrow.time64("us") if arrow.types.is_time(kind) else arrow.duration("us")
 
 
 def _looked_up(column: Any) -> tuple[list[Any], bool]:
@@ -227,12 +237,17 @@ def _value(scalar: Any) -> Any:
     try:
         return scalar.as_py()
     except (arrow.ArrowException, ValueError, OverflowError):
-        pass
+        return _written(scalar)
+
+
+def _written(scalar: Any) -> Any:
+    """The value as text, or as its number where nothing can read that text back (a year that is too large, say)."""
+    arrow = _arrow()
     try:
         written = scalar.cast(arrow.string())
         written.cast(scalar.type)
     except arrow.ArrowException:
-        return scalar.value  # of a year that nothing can read back
+        return scalar.value
     return written.as_py()
 
 

@@ -181,6 +181,14 @@ def is_held(outcome: Outcome) -> bool:
     return isinstance(error, OutcomeUnknownError) and (error.recorded is not None or not outcome.attempts)
 
 
+def is_unsettled(outcome: Outcome, endpoint: Endpoint[Any]) -> bool:
+    """Whether a ledger holds a call that failed: an attempt at it, now or before, may have been charged."""
+    if not _may_be_held(outcome, endpoint):
+        return False
+    shared = outcome.answered_by is not None and isinstance(outcome.error, OutcomeUnknownError | UnknownStatusError)
+    return shared or is_held(outcome) or any(attempt.charge is Charge.UNKNOWN for attempt in outcome.attempts)
+
+
 def answered(reply: Reply) -> dict[str, Any]:
     """The documented fields of `reply` as plain values, without what is secret."""
     found: dict[str, Any] = plain(reply)

@@ -89,7 +89,8 @@ class Rows:
     `total` is how many rows there are, and None for CSV and TSV: `count()` finds it out. `hidden` is how many rows of a
     workbook are hidden, be they left out or not, and None where that cannot be told; `skips_hidden` says which, and
     `hidden_columns` has the names of columns. `left_out` is how many rows of empty cells at the very end were taken for
-    none, once all others were read.
+    none, once all others were read. `sheet` is the worksheet that is read, and `numbers` has the
+    number of each column in it.
 
     Raises ConfigurationError for a file that cannot be used as a whole; while iterating,
     UnreadableInputError where the rest of the file cannot be read.
@@ -137,6 +138,8 @@ class Rows:
         self.hidden = self._reader.hidden
         self.skips_hidden = skip_hidden
         self.hidden_columns = self._reader.hidden_columns
+        self.sheet = self._reader.sheet
+        self.numbers = self._reader.numbers
 
     def __iter__(self) -> Iterator[Row]:
         while self._ahead:

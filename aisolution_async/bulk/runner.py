@@ -9,7 +9,7 @@ import sys
 import tempfile
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from decimal import Decimal
@@ -23,7 +23,7 @@ from aisolution_async.bulk.calls import Calls
 from aisolution_async.bulk.earlier import Earlier, Written, is_idle, sources_of
 from aisolution_async.bulk.kinds import kinds_of
 from aisolution_async.bulk.outputs import STDOUT, Dialect, Output, Rescue, UnwrittenError, as_json, origin_of
-from aisolution_async.bulk.results import Results, columns_of, exchanged, free_name, is_held, problem_of
+from aisolution_async.bulk.results import Results, columns_of, exchanged, free_name, is_held, is_unsettled, problem_of
 from aisolution_async.bulk.rows import Row, Rows, UnreadableInputError
 from aisolution_async.charges import Attempt, Charge, Tally
 from aisolution_async.checks import seconds
@@ -54,6 +54,7 @@ class Summary:
     earlier calls, `shared` by other rows that ask the same, `taken_back` by what an earlier run wrote or rescued and
     the ledger lacks) and `failed` the others; `errors` counts the calls that failed, by the error's class. `held` of
     the failed were not sent because an attempt at the same may have been charged; one of them has as many as `holds`.
+    `unsettled` of the failed, the `held` among them, may have been charged now or before: a ledger holds them.
     `checking` of the ok are not settled: the vendor is still checking them, or was not available. `unsent` rows were
     read when the run was stopped, and were neither asked nor written. `left_out` rows of empty cells stood at the
     very end of the input, where spreadsheets leave such, and have no row in the output. `output` is the finished file
@@ -72,6 +73,7 @@ class Summary:
     failed: int = 0
     held: int = 0
     holds: int = 1
+    unsettled: int = 0
     checking: int = 0
     unsent: int = 0
     left_out: int = 0
@@ -146,6 +148,7 @@ class BulkRun:
         values: Mapping[str, Any] | None = None,
         key: str | None = None,
         images_root: str | os.PathLike[str] | None = None,
+        keep_metadata: bool = False,
         delimiter: str | None = None,
         encoding: str | None = None,
         sheet: str | None = None,
@@ -170,7 +173,7 @@ class BulkRun:
         self.summary = Summary()
         self.total: int | None = None
         """How many rows the input has, where that is known without counting them."""
-        self._client = client.with_options(on_attempt=self._hear)
+        self._client = client.with_options(on_attempt=self._hear, keep_metadata=keep_metadata)
         self._hook = client.options.on_attempt
         self._kinds = calls_of(call)
         self._source = Path(source)
@@ -231,7 +234,8 @@ class BulkRun:
 
     async def _run(self) -> Summary:
         started = clock.now()
-        with Rows(self._source, **self._reading) as rows:
+        with ExitStack() as opened:
+            rows = opened.enter_context(Rows(self._source, **self._reading))
             self.total = rows.total
             self.summary.hidden = rows.hidden
             self._calls = Calls(
@@ -242,6 +246,7 @@ class BulkRun:
                 key=self._key,
                 images_root=self._images_root,
             )
+            opened.callback(self._calls.close)
             self._name_results(rows)
             resumes = self._check_ledger()
             if self._ledger is not None and resumes:
@@ -256,7 +261,7 @@ class BulkRun:
             types = await self._types_of(rows)
             ledger = None if self._ledger is None else Ledger(self._ledger, **self._budget)
             batch = self._client.batch(
-                self._read(rows),
+                self._read_photos(rows) if self._calls.take_images else self._read(rows),
                 concurrency=self._concurrency,
                 ordered=self._ordered,
                 retry_unknown=self._retry_unknown,
@@ -497,12 +502,23 @@ class BulkRun:
     # ------------------------------------------------------------------------------------------------- while it runs
 
     def _read(self, rows: Rows) -> Iterator[Call[Any] | AISolutionError]:
-        each = len(self._kinds)
         for place, row in enumerate(rows):
-            taken = {} if self._earlier is None else self._earlier.take(row)
-            self._entries[place] = _Pending(row, [None] * each, each, taken)
-            for number, call in enumerate(self._calls.make(row)):
-                yield _TakenBackError("taken from an earlier run") if number in taken else call
+            yield from self._calls_of(place, row)
+
+    async def _read_photos(self, rows: Rows) -> AsyncIterator[Call[Any] | AISolutionError]:
+        """The same, where photos may have to be searched for."""
+        for place, row in enumerate(rows):
+            await self._calls.ready(row)
+            for call in self._calls_of(place, row):
+                yield call
+            await asyncio.sleep(0)  # looking for files is slow, and others use this loop
+
+    def _calls_of(self, place: int, row: Row) -> Iterator[Call[Any] | AISolutionError]:
+        each = len(self._kinds)
+        taken = {} if self._earlier is None else self._earlier.take(row)
+        self._entries[place] = _Pending(row, [None] * each, each, taken)
+        for number, call in enumerate(self._calls.make(row)):
+            yield _TakenBackError("taken from an earlier run") if number in taken else call
 
     async def _ask(self, batch: Batch[Any]) -> None:
         if self._stopping:
@@ -609,6 +625,10 @@ class BulkRun:
         summary.rows += 1
         summary.failed += bool(errors)
         summary.ok += not errors
+        summary.unsettled += any(
+            not outcome.ok and number not in entry.taken and is_unsettled(outcome, self._kinds[number].endpoint)
+            for number, outcome in enumerate(outcomes)
+        )
         if held := [outcome.error for outcome in failed if is_held(outcome)]:
             summary.held += 1
             summary.holds = max(summary.holds, *(getattr(error, "holds", 1) for error in held))
@@ -749,6 +769,7 @@ async def run_bulk(
     values: Mapping[str, Any] | None = None,
     key: str | None = None,
     images_root: str | os.PathLike[str] | None = None,
+    keep_metadata: bool = False,
     delimiter: str | None = None,
     encoding: str | None = None,
     sheet: str | None = None,
@@ -783,8 +804,9 @@ async def run_bulk(
     which column holds a parameter, and `values` gives one value for all rows: by the parameter's name or, where two
     endpoints differ, as `"id-holding.img"`. What neither names is found by the columns' names, a phone number's also by
     its cells (`choice.py`). `key` names a column for the calls' keys, else found by its name. Image cells are paths,
-    relative to the folder of `source`, or base64; no image outside of `images_root` is read. `results.py` lists the
-    result columns.
+    relative to the folder of `source`, or base64; what is not there is searched for by its name in `images_root`, else
+    in that folder (`photos.py`), and no image outside of `images_root` is read. Where a photo was taken (GPS) is not
+    sent with it, unless `keep_metadata`. `results.py` lists the result columns.
 
     A row that cannot be asked, or that fails, is a row of the output too, and if `problems` names a file (CSV, TSV,
     JSONL or Parquet), also of that: as it came, with a column that says what is wrong, to be mended and run.
@@ -818,6 +840,7 @@ async def run_bulk(
         values=values,
         key=key,
         images_root=images_root,
+        keep_metadata=keep_metadata,
         delimiter=delimiter,
         encoding=encoding,
         sheet=sheet,

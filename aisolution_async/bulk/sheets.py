@@ -99,6 +99,8 @@ class SheetReader(Reader):
         self._header_row = 0
         self._first = self._last = 0
         self.header = self._header(name, names)
+        self.sheet = name
+        self.numbers = range(self._first + self._offset + 1, self._last + self._offset + 1)
         self._hidden = hidden = documents.get(name, hidden)
         if skip_hidden and not hidden.known:
             raise ConfigurationError(f"which rows of {str(path)!r} are hidden cannot be told: save it as .xlsx")
@@ -201,7 +203,8 @@ def letters(place: int) -> str:
     return name
 
 
-def _place(name: bytes) -> int:
+def place_of(name: bytes) -> int:
+    """The number of a column by what a worksheet calls it; see `letters`."""
     place = 0
     for letter in name:
         place = place * 26 + letter - ord("A") + 1
@@ -244,7 +247,7 @@ def _look_into(path: Path, sheet: str) -> tuple[dict[int, dict[int, str]], workb
     last_row = 0
     try:
         with zipfile.ZipFile(path) as archive:
-            part = _part(archive, sheet)
+            part = part_of(archive, sheet)
             if part is None:
                 return {}, workbooks.Hidden()
             hidden = workbooks.look_into_sheet(path, archive, part)
@@ -254,11 +257,11 @@ def _look_into(path: Path, sheet: str) -> tuple[dict[int, dict[int, str]], workb
                     last_row = max(last_row, int(number[1]))
                 if b't="e"' in chunk or b"t='e'" in chunk:
                     for name, row, error in _ERROR_CELL.findall(chunk):
-                        errors[int(row)][_place(name)] = html.unescape(error.decode("utf-8", "replace"))
+                        errors[int(row)][place_of(name)] = html.unescape(error.decode("utf-8", "replace"))
                 if b"<f" in chunk or b":f" in chunk:
                     for name, row in _UNCALCULATED_CELL.findall(chunk):
-                        errors[int(row)][_place(name)] = UNCALCULATED
-            if max(map(_place, columns)) * last_row > _MOST_ROOM:
+                        errors[int(row)][place_of(name)] = UNCALCULATED
+            if max(map(place_of, columns)) * last_row > _MOST_ROOM:
                 _check_room(path, sheet, archive, part)
     except workbooks.DAMAGED:
         return {}, workbooks.Hidden()  # what is wrong with it is said by who reads it
@@ -271,7 +274,7 @@ def _check_room(path: Path, sheet: str, archive: zipfile.ZipFile, part: str) -> 
     for chunk in workbooks.chunks(path, archive, part):
         for name, row in _FULL_CELL.findall(chunk):
             cells += 1
-            last_column, last_row = max(last_column, _place(name)), max(last_row, int(row))
+            last_column, last_row = max(last_column, place_of(name)), max(last_row, int(row))
     if last_column * last_row > max(_MOST_ROOM, 10 * cells):
         raise ConfigurationError(
             f"sheet {sheet!r} of {str(path)!r} reaches to cell {letters(last_column)}{last_row}, far from all others: "
@@ -279,17 +282,17 @@ def _check_room(path: Path, sheet: str, archive: zipfile.ZipFile, part: str) -> 
         )
 
 
-def _part(archive: zipfile.ZipFile, sheet: str) -> str | None:
+def part_of(archive: zipfile.ZipFile, sheet: str) -> str | None:
     """The name of the sheet's part in the archive."""
     names = set(archive.namelist())
     if not {"xl/workbook.xml", "xl/_rels/workbook.xml.rels"} <= names:
         return None
     for tag in _SHEET.findall(_read(workbooks.unpacked(archive, "xl/workbook.xml"))):
-        attributes = _attributes(tag)
+        attributes = attributes_of(tag)
         if attributes.get("name") == sheet:
             identity = next((value for name, value in attributes.items() if name.endswith(":id")), None)
             for relation in map(
-                _attributes, _RELATION.findall(_read(workbooks.unpacked(archive, "xl/_rels/workbook.xml.rels")))
+                attributes_of, _RELATION.findall(_read(workbooks.unpacked(archive, "xl/_rels/workbook.xml.rels")))
             ):
                 if relation.get("Id") == identity:
                     part = posixpath.normpath(posixpath.join("/xl", relation.get("Target", ""))).lstrip("/")
@@ -302,7 +305,8 @@ def _read(file: IO[bytes]) -> bytes:
         return file.read(64 << 20)
 
 
-def _attributes(tag: bytes) -> dict[str, str]:
+def attributes_of(tag: bytes) -> dict[str, str]:
+    """What a tag of XML says."""
     return {
         name.decode(): html.unescape((double or single).decode("utf-8", "replace"))
         for name, double, single in _ATTRIBUTE.findall(tag)

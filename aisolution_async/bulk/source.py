@@ -97,6 +97,10 @@ class Reader:
     total: int | None = None
     hidden: int | None = 0
     hidden_columns: Sequence[str] = ()
+    sheet: str | None = None
+    """The worksheet that is read."""
+    numbers: Sequence[int] = ()
+    """Of a worksheet, where in it each column is, from 1."""
     left_out = 0
     """How many rows of empty cells stood behind the last row, once it was read: those are none."""
 

@@ -39,8 +39,8 @@ from aisolution_async.cli.options import (
 from aisolution_async.cli.running import (
     EXIT_CODES,
     Access,
+    Ending,
     Exit,
-    Failed,
     check_stdout,
     connected,
     disconnected,
@@ -111,7 +111,13 @@ def _options(call: type[Call[Any]]) -> list[click.Parameter]:
             metavar="[ENDPOINT.]NAME=VALUE",
             help="A parameter that is the same in all rows. May be repeated.",
         ),
-        click.Option(["--images-root"], type=file, metavar="DIR", help="Read no image outside of this folder."),
+        click.Option(
+            ["--images"],
+            type=file,
+            metavar="DIR",
+            help="The folder of the photos: searched, with the folders in it, and nothing outside of it is read.",
+        ),
+        click.Option(["--images-root"], type=file, hidden=True, help="The same."),
         click.Option(["--sheet"], help="The sheet of a workbook.  [default: the first]"),
         click.Option(["--skip-hidden"], is_flag=True, help="Leave out the rows of a workbook that are hidden."),
         click.Option(["--delimiter"], callback=delimiter, help="What stands between cells.  [default: found out]"),
@@ -131,6 +137,7 @@ def _options(call: type[Call[Any]]) -> list[click.Parameter]:
         ),
         click.Option(["--dry-run"], is_flag=True, help="Check all, say what it would cost, send and write nothing."),
         *fit_options(list(every.values())),
+        click.Option(["--keep-metadata"], is_flag=True, help="Send where a photo was taken (GPS) with it."),
         click.Option(
             ["--concurrency"],
             type=click.IntRange(1, _MOST_AT_ONCE),
@@ -247,6 +254,9 @@ def _command(call: type[Call[Any]]) -> click.Command:
         max_cost: Decimal | None,
         fit: bool,
         strict_numbers: bool,
+        keep_metadata: bool,
+        images: Path | None,
+        images_root: Path | None,
         quiet: bool,
         as_json: bool,
         sandbox: bool,
@@ -255,11 +265,11 @@ def _command(call: type[Call[Any]]) -> click.Command:
         **chosen: Any,
     ) -> None:
         if no_ledger and ledger is not None:
-            raise Failed("give either --ledger or --no-ledger", Exit.USAGE)
+            raise Ending("give either --ledger or --no-ledger", Exit.USAGE)
         if output is None and not dry_run:
-            raise Failed("say where the results go: -o results.csv", Exit.USAGE)
+            raise Ending("say where the results go: -o results.csv", Exit.USAGE)
         if as_json and not dry_run and STDOUT in (str(output), str(problems)):
-            raise Failed("--json prints on stdout, where the results go: leave one of them out", Exit.USAGE)
+            raise Ending("--json prints on stdout, where the results go: leave one of them out", Exit.USAGE)
         if as_json:
             check_stdout()
         check_price(click.get_current_context())
@@ -271,6 +281,7 @@ def _command(call: type[Call[Any]]) -> click.Command:
             **chosen,
             "columns": {**{name: value for what, name, value in given if what == "column"}, **columns},
             "values": {**{name: value for what, name, value in given if what == "value"}, **values},
+            "images_root": images or images_root,
             "ledger": None if no_ledger else _ledger_of(source, output, ledger, sandbox=sandbox, quiet=quiet),
         }
         if str(source) == STDOUT:
@@ -292,6 +303,7 @@ def _command(call: type[Call[Any]]) -> click.Command:
                 "max_charges": max_charges,
                 "max_cost": max_cost,
                 "give_up": give_up,
+                "keep_metadata": keep_metadata,
                 "recheck": Recheck(give_up=recheck_for) if recheck else None,
             }
             job = _CommandRun(calls, source, output, options, of_client)
@@ -316,7 +328,10 @@ def _command(call: type[Call[Any]]) -> click.Command:
     )
 
 
-_IMAGES = "Images are named by their paths, relative to INPUT's folder, or stand in it as base64."
+_IMAGES = (
+    "Images are named\nby their paths, relative to INPUT's folder or to --images, or by their names there, or stand in "
+    "it as base64."
+)
 _HELP = """{summary}
 
 \b
@@ -351,7 +366,7 @@ a ledger only where --ledger names one.
 def _ledger_of(source: Path, output: Path | None, chosen: Path | None, *, sandbox: bool, quiet: bool) -> Path | None:
     """Where the ledger is. Answers that are made up must never be taken for the vendor's."""
     if sandbox and chosen is not None and not chosen.name.endswith(_MADE_UP):
-        raise Failed(f"--sandbox has a ledger of its own: leave --ledger out, or name one in {_MADE_UP}", Exit.USAGE)
+        raise Ending(f"--sandbox has a ledger of its own: leave --ledger out, or name one in {_MADE_UP}", Exit.USAGE)
     if chosen is not None:
         return chosen
     with foreseen():
@@ -360,9 +375,9 @@ def _ledger_of(source: Path, output: Path | None, chosen: Path | None, *, sandbo
         shown = f"{str(source)!r} has the rows with problems of {str(origin.output)!r}, whose ledger"
         if origin.other is not None:
             ledgers = f"{str(origin.ledger)!r} or {str(origin.other)!r}"
-            raise Failed(f"{str(source)!r} may belong to the ledger {ledgers}: name it with --ledger", Exit.USAGE)
+            raise Ending(f"{str(source)!r} may belong to the ledger {ledgers}: name it with --ledger", Exit.USAGE)
         if not origin.ledger.exists():
-            raise Failed(f"{shown} {str(origin.ledger)!r} is not there: name it with --ledger", Exit.USAGE)
+            raise Ending(f"{shown} {str(origin.ledger)!r} is not there: name it with --ledger", Exit.USAGE)
         if not quiet:
             show.say(f"{shown} is used: {origin.ledger}")
         return origin.ledger
@@ -448,17 +463,17 @@ class _CommandRun:
         self._bulk: BulkRun | None = None
         self._running: asyncio.Task[Summary] | None = None
         self._pressed = 0
-        self._unsaid: Failed | None = None
+        self._unsaid: Ending | None = None
 
     async def run(self, access: Access, *, quiet: bool, as_json: bool) -> Exit:
-        """Run it, and say what came of it; raises Failed where that is an error."""
-        failed: Failed | None = None
+        """Run it, and say what came of it; raises Ending where that is an error."""
+        failed: Ending | None = None
         # Up to the last word: whoever presses Ctrl-C twice still wants to know where the results are.
         with on_interrupt(self._interrupt):
             try:
                 await self._run(access, quiet=quiet)
             except BulkError as exc:
-                failed = Failed(str(exc), Exit.PROBLEMS if exc.summary.gave_up is None else Exit.UNREACHABLE)
+                failed = Ending(str(exc), Exit.PROBLEMS if exc.summary.gave_up is None else Exit.UNREACHABLE)
                 if str(self._output) == STDOUT:
                     unwritable(OSError())
             except asyncio.CancelledError:  # Ctrl-C where signals cannot be handled
@@ -471,9 +486,9 @@ class _CommandRun:
                 where = "the rows so far were written"
             if self._options["ledger"] is not None:
                 where += "; run it again to go on"
-            failed = Failed(f"interrupted: {where}", Exit.INTERRUPTED)
+            failed = Ending(f"interrupted: {where}", Exit.INTERRUPTED)
         if self._unsaid is not None:
-            failed = Failed(f"{failed.message}; and {self._unsaid.message}", failed.code) if failed else self._unsaid
+            failed = Ending(f"{failed.message}; and {self._unsaid.message}", failed.code) if failed else self._unsaid
         if failed is not None:
             raise failed
         return _exit_code(done)

@@ -16,7 +16,7 @@ from aisolution_async.bulk.results import answered
 from aisolution_async.charges import Attempt
 from aisolution_async.cli import show
 from aisolution_async.cli.options import HELP, METAVARS, Endpoints, access_options, fit_options, option
-from aisolution_async.cli.running import EXIT_CODES, Access, Exit, Failed, check_stdout, connected, run, unwritable
+from aisolution_async.cli.running import EXIT_CODES, Access, Ending, Exit, check_stdout, connected, run, unwritable
 from aisolution_async.errors import AISolutionError, NotSentError
 from aisolution_async.hiding import redacted
 
@@ -77,7 +77,7 @@ def _command(call: type[Call[Any]]) -> click.Command:
             if as_json:
                 _print(show.json_line(_account(endpoint, result.attempts, result.charge.value, error=result)))
             code = Exit.UNREACHABLE if isinstance(result, NotSentError) else Exit.PROBLEMS
-            raise Failed(str(result), code)
+            raise Ending(str(result), code)
         answer = redacted(answered(result), redact)
         if show_group_id:
             answer["group_id"] = getattr(result, "group_id", None)
@@ -103,7 +103,7 @@ def _command(call: type[Call[Any]]) -> click.Command:
 async def _send(
     access: Access, call: Call[Any], options: Mapping[str, Any]
 ) -> tuple[Reply | AISolutionError, Callable[[str], str]]:
-    """What came of it, and what takes the token out of the vendor's words: they may go to a file."""
+    """What came of the call, and a function that takes the token out of the vendor's words: they may go to a file."""
     async with connected(access, **options) as client:
         try:
             reply: Reply = await client.send(call)
@@ -133,7 +133,7 @@ def _account(
 
 
 def _print(text: str) -> None:
-    """On stdout; where that cannot be, on stderr, and Failed is raised: it may have been paid for."""
+    """On stdout; where that cannot be, on stderr, and Ending is raised: it may have been paid for."""
     try:
         click.echo(text, file=sys.stdout, nl=False, color=True)
     except OSError as exc:

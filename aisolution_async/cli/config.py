@@ -21,7 +21,7 @@ from typing import Any
 import click
 
 from aisolution_async.api import CALLS, Kind
-from aisolution_async.cli.running import Exit, Failed
+from aisolution_async.cli.running import Ending, Exit
 
 FILE = "aisolution.toml"
 """The file that is looked for in the current folder."""
@@ -33,10 +33,12 @@ _NAMED = "aisolution_async.config.named"
 HARMLESS = frozenset(
     (
         *("key", "img", "img1", "img2", "number", "person_id", "country", "country_column"),  # what stands where
-        *("sheet", "skip_hidden", "delimiter", "encoding", "images_root"),  # how it is read; the last only ever forbids
+        *("sheet", "skip_hidden", "delimiter", "encoding"),  # how it is read
+        *("images", "images_root"),  # a list may name any file without it, and none outside of it
         *("concurrency", "any_order", "strict_numbers", "servstatus"),  # how it is asked
         *("max_charges", "max_cost", "price", "dry_run"),  # what limits a run; see `check_price`
-        *("quiet", "json", "unknown", "day", "count"),  # what is shown
+        *("quiet", "json", "unknown"),  # what is shown
+        *("day", "count", "amount", "status", "decimal", "dates", "period"),  # how an invoice is read
         # The vendor, pretended.
         *("port", "latency", "latency_spread", "capacity", "fault", "seed", "callback_delay", "whatsapp_down"),
     )
@@ -77,11 +79,11 @@ def name_variables(root: click.Group) -> None:
 
 
 def check_price(ctx: click.Context) -> None:
-    """Raise Failed where a limit that somebody gave would be counted by the prices of a file that nobody named."""
+    """Raise Ending where a limit that somebody gave would be counted by the prices of a file that nobody named."""
     given = (click.core.ParameterSource.COMMANDLINE, click.core.ParameterSource.ENVIRONMENT)
     theirs = ctx.get_parameter_source("prices") is click.core.ParameterSource.DEFAULT_MAP
     if theirs and ctx.get_parameter_source("max_cost") in given and not ctx.meta.get(_NAMED):
-        raise Failed(
+        raise Ending(
             f"--max-cost is counted by the prices of {FILE!r}, which nobody named: say --price, or --config {FILE}",
             Exit.USAGE,
         )
@@ -104,7 +106,7 @@ def _configure(ctx: click.Context, param: click.Parameter, path: Path | None) ->
 
 
 def _read(path: Path, root: click.Group, *, is_named: bool) -> dict[str, Any]:
-    """What the file says, as click's default map. Raises Failed."""
+    """What the file says, as click's default map. Raises Ending."""
     try:
         # Prices are money: they stay as they are written.
         said = tomllib.loads(path.read_bytes().decode("utf-8-sig"), parse_float=str)
@@ -116,7 +118,7 @@ def _read(path: Path, root: click.Group, *, is_named: bool) -> dict[str, Any]:
         problem = f"is no TOML: {exc}"
     else:
         return _Map(path, is_named=is_named).of(root, said, {}, "")
-    raise Failed(f"the configuration {str(path)!r} {problem}", Exit.USAGE)
+    raise Ending(f"the configuration {str(path)!r} {problem}", Exit.USAGE)
 
 
 class _Map:
@@ -161,7 +163,7 @@ class _Map:
         return found if isinstance(found, dict) else {}
 
     def _check(self, param: click.Option, name: str, value: Any, where: str) -> None:
-        """Raise Failed for what a file that nobody named may not say."""
+        """Raise Ending for what a file that nobody named may not say."""
         if self._is_named or name in HARMLESS or (param.is_flag and value is (param.default is True)):
             return
         why = "says where data goes" if name in _WHERETO else "may spend money, replace files, or turn a safety off"
@@ -191,9 +193,9 @@ class _Map:
             raise self._failed(f"{key!r} is {'true or false' if param.is_flag else 'a value, and neither'}", where)
         return [str(held) for held in value] if isinstance(value, list) else value if param.is_flag else str(value)
 
-    def _failed(self, text: str, where: str) -> Failed:
+    def _failed(self, text: str, where: str) -> Ending:
         table = f", [{where.rstrip('.')}]" if where else ""
-        return Failed(f"the configuration {str(self._path)!r}{table}: {text}", Exit.USAGE)
+        return Ending(f"the configuration {str(self._path)!r}{table}: {text}", Exit.USAGE)
 
 
 def _is_inside(value: Any) -> bool:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
-from datetime import date, timedelta
+from datetime import timedelta
+from decimal import Decimal
 from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
@@ -18,13 +17,15 @@ from pydantic_core import from_json
 from rich.console import Console
 from rich.text import Text
 
-from aisolution_async.api import CALLS, ENDPOINTS, endpoint_of
+from aisolution_async.api import CALLS, ENDPOINTS
+from aisolution_async.bulk import invoice as invoices
+from aisolution_async.bulk.invoice.words import period_of
 from aisolution_async.bulk.outputs import Output
 from aisolution_async.bulk.results import answered
-from aisolution_async.bulk.rows import Rows, text
 from aisolution_async.charges import Charge
 from aisolution_async.cli import show
-from aisolution_async.cli.running import Exit, Failed, foreseen, run
+from aisolution_async.cli.options import prices
+from aisolution_async.cli.running import Ending, Exit, foreseen, run
 from aisolution_async.errors import ConfigurationError
 from aisolution_async.hiding import SECRET_FIELDS
 from aisolution_async.ledger import Ledger, Record, State, Sum
@@ -204,7 +205,7 @@ def export_command(file: Path, output: Path, *, overwrite: bool, as_json: bool) 
                 with suppress(OSError):
                     target.part.unlink(missing_ok=True)
     if problem:
-        raise Failed(problem, Exit.PROBLEMS)
+        raise Ending(problem, Exit.PROBLEMS)
     if as_json:
         show.say_json({"answers": target.rows, "output": str(output)})
     else:
@@ -266,93 +267,78 @@ def _sums(names: Sequence[str], found: Mapping[tuple[object, ...], Sum]) -> None
 # -------------------------------------------------------------------------------------------------- the invoice
 
 
-@dataclass(frozen=True, slots=True)
-class _Compared:
-    """A day of an endpoint: what we count, what nobody knows, what they charge."""
-
-    ours: int
-    unknown: int
-    theirs: int
-
-    @property
-    def difference(self) -> int:
-        return self.theirs - self.ours
-
-    @property
-    def explained(self) -> bool:
-        """Whether there is no difference, or the unknown attempts may be all of it."""
-        return 0 <= self.difference <= self.unknown
-
-    @property
-    def verdict(self) -> str:
-        """In words."""
-        more = self.difference
-        if more < 0:
-            return f"they charge {-more:,} fewer"
-        if more > self.unknown:
-            return f"they charge {more:,} more, and the unknown explain {self.unknown:,} at most"
-        if more:
-            return f"they charge {more:,} more, and the unknown may explain it"
-        return "agrees, if no unknown was charged" if self.unknown else "agrees"
-
-
 @ledger_group.command("reconcile")
 @click.argument("files", metavar="FILE...", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option("--invoice", required=True, type=click.Path(path_type=Path), help="The invoice: .csv or .tsv.")
-@click.option("--day", metavar="COLUMN", help="Its column of days, like 2026-11-23.  [default: day or date]")
-@click.option("--endpoint", metavar="COLUMN", help="Its column of endpoints.  [default: endpoint]")
-@click.option("--count", metavar="COLUMN", help="Its column of charges.  [default: charged or count]")
+@click.option("--invoice", required=True, type=click.Path(path_type=Path), help="The invoice: .xlsx, .csv or the like.")
+@click.option("--sheet", metavar="NAME", help="Its sheet in a workbook.  [default: the one that is an invoice]")
+@click.option("--day", metavar="COLUMN", help="Its column of days or months.  [default: found]")
+@click.option("--endpoint", metavar="COLUMN", help="Its column of services, or the one service that it is of.")
+@click.option("--count", metavar="COLUMN", help="Its column of charges.  [default: found]")
+@click.option("--amount", metavar="COLUMN", help="Its column of amounts of money.  [default: found]")
+@click.option("--status", metavar="COLUMN", help="Its column that says what was charged.  [default: found]")
+@click.option("--decimal", type=click.Choice([".", ","]), help="What stands before decimals, if not clear.")
+@click.option("--dates", type=click.Choice(["dmy", "mdy"]), help="What stands first in days, if not clear.")
+@click.option("--period", metavar="DAYS", help="What it is of: 2026-11, or 2026-11-01..2026-11-15.  [default: its own]")
+@click.option(
+    "--price",
+    multiple=True,
+    metavar="ENDPOINT=MONEY",
+    callback=prices,
+    help="What a charge costs, for an invoice of amounts without counts.  [default: what the ledger says]",
+)
 @_JSON
 def reconcile_command(
-    files: Sequence[Path], invoice: Path, day: str | None, endpoint: str | None, count: str | None, *, as_json: bool
+    files: Sequence[Path],
+    invoice: Path,
+    sheet: str | None,
+    period: str | None,
+    price: Mapping[str, Decimal],
+    *,
+    as_json: bool,
+    **said: Any,
 ) -> None:
-    """Compare ledgers with the vendor's invoice, by day (UTC) and endpoint.
+    """Compare ledgers with the vendor's invoice, by day (UTC) or month, and endpoint.
 
-    Only the days from the invoice's first to its last are compared. Attempts of unknown outcome, which may or
-    may not have been charged, are what can explain that an invoice charges more than was counted here. The exit
-    code is 1 if there is a difference that they do not explain.
+    The invoice may be as vendors send it: with lines above and below the table, totals, counts by state, amounts
+    without counts, a row for each request, services in their own words. How it was read is said before the difference;
+    what can be read in two ways is refused, with the option that says which.
+
+    Only the days that the invoice is of are compared. Attempts of unknown outcome, which may or may not have been
+    charged, are what can explain that an invoice charges more than was counted here. The exit code is 1 if there is a
+    difference that they do not explain.
     """
     with foreseen():
-        theirs = _read_invoice(invoice, day, endpoint, count)
         ledgers = dict.fromkeys(file.resolve() for file in files)
         sums = [Ledger(file).summary().by("day", "endpoint") for file in ledgers]
-    ours: Counter[tuple[date, str]] = Counter()
-    unknown: Counter[tuple[date, str]] = Counter()
-    outside = 0
-    first, last = min(d for d, _ in theirs), max(d for d, _ in theirs)
-    for found in sums:
-        for (when, name), counts in found.items():
-            assert isinstance(when, date)
-            if not first <= when <= last:
-                outside += counts.charged
-                continue
-            ours[when, str(name)] += counts.charged
-            if name not in ENDPOINTS or not ENDPOINTS[str(name)].never_charges:
-                unknown[when, str(name)] += counts.unknown + counts.intended
-    places = sorted(place for place in {*theirs, *ours, *unknown} if theirs[place] or ours[place] or unknown[place])
-    compared = {place: _Compared(ours[place], unknown[place], theirs[place]) for place in places}
-    totals = {
-        name: _Compared(*(sum(n for (_, e), n in counts.items() if e == name) for counts in (ours, unknown, theirs)))
-        for name in sorted({name for _, name in places})
-    }
-    explained = all(line.explained for line in compared.values())
+        span = None if period is None else period_of(period)
+        if period is not None and span is None:
+            raise ConfigurationError(f"--period {period!r} is none: it is like 2026-11 or 2026-11-01..2026-11-15")
+        hints = invoices.Hints(**said, period=span, prices=price, ledger_prices=_prices_of(sums))
+        theirs = invoices.read(invoice, hints, sheet)
+    found = invoices.compare(theirs, sums)
     if as_json:
+        days = theirs.period
         show.say_json(
             {
-                "explained": explained,
-                "first_day": str(first),
-                "last_day": str(last),
-                "charged_on_other_days": outside,
-                "totals": [{"endpoint": name, **_compared_numbers(total)} for name, total in totals.items()],
+                "explained": found.explained,
+                "read": list(theirs.about),
+                "first_day": None if days is None else str(days.first),
+                "last_day": None if days is None else str(days.last),
+                "charged_on_other_days": found.outside,
+                "totals": [{"endpoint": name, **_compared_numbers(total)} for name, total in found.totals.items()],
                 "lines": [
-                    {"day": str(when), "endpoint": name, **_compared_numbers(line)}
-                    for (when, name), line in compared.items()
+                    {"day": None if when is None else str(when), "endpoint": name, **_compared_numbers(line)}
+                    for (when, name), line in found.lines.items()
                 ],
             }
         )
     else:
-        rows = [(str(when), name, line) for (when, name), line in compared.items()]
-        rows += [("all days", name, total) for name, total in totals.items()]
+        show.say(f"{invoice} was read like this:")
+        for line in theirs.about:
+            show.say(f"- {line}")
+        rows = [("all days" if when is None else str(when), name, line) for (when, name), line in found.lines.items()]
+        if any(when is not None for when, _ in found.lines):
+            rows += [("all days", name, total) for name, total in found.totals.items()]
         show.columns(
             ("day", "endpoint", "ours", "unknown", "theirs", "difference", ""),
             [
@@ -360,15 +346,15 @@ def reconcile_command(
                 for when, name, x in rows
             ],
         )
-        if not explained and all(total.explained for total in totals.values()):
+        if not found.explained and found.comes_out_even:
             click.echo("Over all days it comes out even: their days may not begin at midnight UTC, as ours do.")
-        if outside:
-            click.echo(f"Not compared: {outside:,} charged on days before {first} or after {last}.")
-    if not explained:
-        raise Failed("the invoice and the ledger differ by more than the unknown can explain", Exit.PROBLEMS)
+        if found.outside and (days := theirs.period) is not None:
+            click.echo(f"Not compared: {found.outside:,} charged on days before {days.first} or after {days.last}.")
+    if not found.explained:
+        raise Ending("the invoice and the ledger differ by more than the unknown can explain", Exit.PROBLEMS)
 
 
-def _compared_numbers(line: _Compared) -> dict[str, Any]:
+def _compared_numbers(line: invoices.Difference) -> dict[str, Any]:
     return {
         "ours": line.ours,
         "unknown": line.unknown,
@@ -379,55 +365,14 @@ def _compared_numbers(line: _Compared) -> dict[str, Any]:
     }
 
 
-def _read_invoice(path: Path, day: str | None, endpoint: str | None, count: str | None) -> Counter[tuple[date, str]]:
-    """The charges by day and endpoint. Raises ConfigurationError for what cannot be understood."""
-    theirs: Counter[tuple[date, str]] = Counter()
-    with Rows(path) as rows:
-        places = (
-            _column(rows, day, "--day", "day", "date"),
-            _column(rows, endpoint, "--endpoint", "endpoint"),
-            _column(rows, count, "--count", "charged", "count"),
-        )
-        for row in rows:
-            if row.problem is not None:
-                raise ConfigurationError(f"{str(path)!r}: {row.problem}")
-            when, name, number = (text(row.cells[place]).strip() for place in places)
-            where = f"line {row.line} of {str(path)!r}"
-            charges = _understood(_count, number, f"{where}: {number[:40]!r} is no count of charges")
-            found = _understood(_day, when, f"{where}: {when[:40]!r} is no day like 2026-11-23")
-            endpoint_meant = endpoint_of(name)
-            theirs[found, name if endpoint_meant is None else endpoint_meant.name] += charges
-    if not theirs:
-        raise ConfigurationError(f"{str(path)!r} has no rows")
-    return theirs
-
-
-def _column(rows: Rows, chosen: str | None, option: str, *usual: str) -> int:
-    for place, name in enumerate(rows.header):
-        if name == chosen or (chosen is None and name.strip().lower() in usual):
-            return place
-    raise rows.missing(chosen or usual[0], f"the invoice (say which with {option} COLUMN)")
-
-
-def _understood(read: Callable[[str], T], text: str, problem: str) -> T:
-    try:
-        return read(text)
-    except ValueError:
-        pass
-    raise ConfigurationError(f"{problem}: mend it, or take the row out")
-
-
-def _day(text: str) -> date:
-    found = re.match(r"(\d{4})([-/]?)(\d\d)\2(\d\d)(?!\d)", text)
-    if found is None:
-        raise ValueError
-    return date(int(found[1]), int(found[3]), int(found[4]))
-
-
-def _count(text: str) -> int:
-    if not re.fullmatch(r"-?(\d{1,15}|\d{1,3}(,\d{3}){1,4})(\.0+)?", text):
-        raise ValueError
-    return int(text.partition(".")[0].replace(",", ""))
+def _prices_of(ledgers: Iterable[Mapping[tuple[object, ...], Sum]]) -> dict[str, Decimal]:
+    """What a charge costs, by endpoint, where the ledgers know one price."""
+    found: dict[str, set[Decimal]] = {}
+    for sums in ledgers:
+        for (_, name), counts in sums.items():
+            if counts.charged:
+                found.setdefault(str(name), set()).add(counts.cost / counts.charged)
+    return {name: price for name, prices in found.items() if len(prices) == 1 and (price := prices.pop())}
 
 
 # ----------------------------------------------------------------------------------------------------- to settle
@@ -447,7 +392,7 @@ def resolve_command(file: Path, key: str, charge: str, *, by_id: bool, as_json: 
     attempt is held until all are settled, or by --retry-unknown with their number.
     """
     if by_id and not re.fullmatch(r"[0-9]{1,18}", key):
-        raise Failed(f"--by-id: {key!r} is no id of an attempt: aisolution ledger attempts shows them", Exit.USAGE)
+        raise Ending(f"--by-id: {key!r} is no id of an attempt: aisolution ledger attempts shows them", Exit.USAGE)
 
     async def settle(ledger: Ledger) -> int:
         if by_id:
@@ -458,7 +403,7 @@ def resolve_command(file: Path, key: str, charge: str, *, by_id: bool, as_json: 
     if as_json:
         show.say_json({"resolved": settled})
     if not settled:
-        raise Failed(
+        raise Ending(
             f"no attempt of {key!r} is unknown: aisolution ledger attempts --unknown lists them", Exit.PROBLEMS
         )
     if not as_json:
@@ -479,7 +424,7 @@ def purge_command(file: Path, older_than: str, *, as_json: bool) -> None:
     """
     found = re.fullmatch(r"(\d{1,6})([smhdw])", older_than.strip())
     if found is None:
-        raise Failed(f"--older-than {older_than!r} is no age: it is like 90d, 12h or 0d", Exit.USAGE)
+        raise Ending(f"--older-than {older_than!r} is no age: it is like 90d, 12h or 0d", Exit.USAGE)
     age = timedelta(seconds=int(found[1]) * _UNITS[found[2]])
 
     async def empty(ledger: Ledger) -> int:

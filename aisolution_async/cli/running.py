@@ -11,7 +11,7 @@ import stat
 import sys
 import tempfile
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from enum import IntEnum
 from pathlib import Path
@@ -60,7 +60,7 @@ Exit codes:
 """
 
 
-class Failed(click.ClickException):
+class Ending(click.ClickException):
     """The end of a command: one line, and the exit code."""
 
     def __init__(self, message: str, code: Exit) -> None:
@@ -82,7 +82,7 @@ class Access:
     base_url: str | None = None
 
 
-def unwritable(exc: OSError) -> Failed:
+def unwritable(exc: OSError) -> Ending:
     """The end of a command whose stdout cannot be written. Nothing more can be written to it then."""
     # What is left in its buffer would be tried again, and complained of, as the interpreter ends.
     with suppress(OSError, ValueError, AttributeError):
@@ -91,7 +91,7 @@ def unwritable(exc: OSError) -> Failed:
             os.dup2(nowhere, sys.stdout.fileno())
         finally:
             os.close(nowhere)
-    return Failed(f"standard output cannot be written: {exc.strerror or type(exc).__name__}", Exit.PROBLEMS)
+    return Ending(f"standard output cannot be written: {exc.strerror or type(exc).__name__}", Exit.PROBLEMS)
 
 
 class Commands(click.Group):
@@ -111,7 +111,7 @@ class Commands(click.Group):
 
 
 def check_stdout() -> None:
-    """Raise Failed where stdout is closed, before anything is paid for that was to go there."""
+    """Raise Ending where stdout is closed, before anything is paid for that was to go there."""
     with foreseen():
         outputs.check_stdout()
 
@@ -130,9 +130,9 @@ def keep_stdin() -> None:
         shutil.copyfileobj(sys.stdin.buffer, file, 1 << 20)
         file.seek(0)
     except KeyboardInterrupt:
-        failed = Failed("interrupted: nothing was sent", Exit.INTERRUPTED)
+        failed = Ending("interrupted: nothing was sent", Exit.INTERRUPTED)
     except OSError as exc:
-        failed = Failed(f"standard input cannot be kept: {exc.strerror or type(exc).__name__}", Exit.USAGE)
+        failed = Ending(f"standard input cannot be kept: {exc.strerror or type(exc).__name__}", Exit.USAGE)
     else:
         sys.stdin = io.TextIOWrapper(file)
         return
@@ -142,25 +142,25 @@ def keep_stdin() -> None:
 
 @contextmanager
 def foreseen() -> Iterator[None]:
-    """What can be foreseen to go wrong in here becomes a `Failed`."""
+    """What can be foreseen to go wrong in here becomes an `Ending`."""
     try:
         yield
     except (ConfigurationError, LedgerError) as exc:
-        failed = Failed(str(exc), Exit.USAGE)
+        failed = Ending(str(exc), Exit.USAGE)
     except AISolutionError as exc:
-        failed = Failed(str(exc), Exit.PROBLEMS)
+        failed = Ending(str(exc), Exit.PROBLEMS)
     else:
         return
     raise failed
 
 
 def run(main: Coroutine[Any, Any, T]) -> T:
-    """Run `main` on a loop of its own; what can be foreseen to go wrong becomes a `Failed`."""
+    """Run `main` on a loop of its own; what can be foreseen to go wrong becomes an `Ending`."""
     try:
         with foreseen(), asyncio.Runner(loop_factory=new_event_loop) as runner:
             return runner.run(main)
     except KeyboardInterrupt:
-        failed = Failed("interrupted: what was under way may have been charged", Exit.INTERRUPTED)
+        failed = Ending("interrupted: what was under way may have been charged", Exit.INTERRUPTED)
     raise failed
 
 
@@ -225,7 +225,6 @@ def on_interrupt(pressed: Callable[[], None]) -> Iterator[None]:
     """
     loop = asyncio.get_running_loop()
     hangup = getattr(signal, "SIGHUP", None)
-    taken: list[int] = []
     told = False
 
     def tell(number: int) -> None:
@@ -235,17 +234,22 @@ def on_interrupt(pressed: Callable[[], None]) -> Iterator[None]:
             told = True
             pressed()
 
-    # Not possible on Windows, nor outside of the main thread: the run is cancelled at once there.
-    with suppress(NotImplementedError, RuntimeError, ValueError):
-        for number in (signal.SIGINT, signal.SIGTERM, hangup):
-            if number is not None and signal.getsignal(number) is not signal.SIG_IGN:
-                loop.add_signal_handler(number, tell, number)
-                taken.append(number)
-    try:
+    with ExitStack() as listening:
+        with suppress(RuntimeError, ValueError):  # not in the main thread: the run is cancelled at once there
+            for number in (signal.SIGINT, signal.SIGTERM, hangup):
+                if number is not None and signal.getsignal(number) is not signal.SIG_IGN:
+                    listening.callback(_listen(loop, number, tell))
         yield
-    finally:
-        for number in taken:
-            loop.remove_signal_handler(number)
+
+
+def _listen(loop: asyncio.AbstractEventLoop, number: int, tell: Callable[[int], None]) -> Callable[[], object]:
+    """Have the loop call `tell` at a signal. What is returned ends that."""
+    try:
+        loop.add_signal_handler(number, tell, number)
+    except NotImplementedError:  # as on Windows, whose loop a signal wakes up all the same
+        before = signal.signal(number, lambda number, _: loop.call_soon_threadsafe(tell, number) and None)
+        return lambda: signal.signal(number, before)
+    return lambda: loop.remove_signal_handler(number)
 
 
 def _token(path: Path) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import io
 import os
 import sys
@@ -10,6 +11,20 @@ from typing import Any
 # What is open in place of a closed stream. Reading its input ends at once; to write results to it is an error, which
 # the mode of its descriptor sees to; messages for people have nobody to read them.
 _INSTEAD = (os.O_RDONLY, os.O_RDONLY, os.O_WRONLY)
+
+
+_LOOKS_LIKE = {"·": "-", "…": "...", "▏": "|"}
+
+
+def _replaced(exc: UnicodeError) -> tuple[str, int]:
+    """What a terminal or a file is given for characters that its code page lacks: no reason to fail."""
+    if not isinstance(exc, UnicodeEncodeError):
+        raise exc
+    lacking = exc.object[exc.start : exc.end]
+    return "".join(_LOOKS_LIKE.get(char, "?") for char in lacking), exc.end
+
+
+codecs.register_error("aisolution", _replaced)
 
 
 class _Unheard(io.FileIO):
@@ -39,8 +54,8 @@ def mend() -> None:
         sys.stdout = open(1, "w", encoding="utf-8", closefd=False)  # noqa: SIM115  # it stays open
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")  # a terminal that knows no "·" is no reason to fail
+            stream.reconfigure(errors="aisolution")
     if sys.stderr is sys.__stderr__:  # and nobody has put something else in its place
         encoding = "utf-8" if sys.stderr is None else sys.stderr.encoding
         raw = io.BufferedWriter(_Unheard(2, "w", closefd=False))
-        sys.stderr = io.TextIOWrapper(raw, encoding=encoding, errors="replace", line_buffering=True)
+        sys.stderr = io.TextIOWrapper(raw, encoding=encoding, errors="aisolution", line_buffering=True)

@@ -326,14 +326,14 @@ def _exists(path: str) -> bool:
 
 
 def _from_path(path: str, name: str, max_bytes: int) -> bytes:
-    shown = _shown(path, name)
+    what = f"{name} {shown(path)}"
     try:
         with open(path, "rb", buffering=0, opener=_open_without_waiting) as file:  # Path.open has no opener
             mode = os.fstat(file.fileno())
             if not stat.S_ISREG(mode.st_mode):
-                raise InputError(f"{shown} is not a regular file: name an image file")
+                raise InputError(f"{what} is not a regular file: name an image file")
             if mode.st_size > max_bytes:
-                raise InputError(_too_large(shown, mode.st_size, max_bytes))
+                raise InputError(_too_large(what, mode.st_size, max_bytes))
             # One byte more than it has, to notice its end; a growing file is read as far as it was.
             data = file.read(mode.st_size + 1)
     except IsADirectoryError:
@@ -346,8 +346,8 @@ def _from_path(path: str, name: str, max_bytes: int) -> bytes:
     except (OSError, ValueError) as exc:
         problem = f"cannot be read ({_reason(exc)})"
     else:
-        return _checked(_unwrapped(data, shown), shown, max_bytes, "name")
-    raise InputError(f"{shown} {problem}")
+        return _checked(_unwrapped(data, what), what, max_bytes, "name")
+    raise InputError(f"{what} {problem}")
 
 
 def _open_without_waiting(path: str, flags: int) -> int:
@@ -461,12 +461,12 @@ def _piece(piece: object, what: str) -> bytes | bytearray | memoryview:
     return piece
 
 
-def _shown(path: str, name: str) -> str:
-    # Text that is no sensible path may be an image that lost its way: it does not belong into a log.
+def shown(path: str) -> str:
+    """The path, for an error; only its length where it may be an image that lost its way, which is not for a log."""
     coded = len(path) >= 64 and len(path) % 4 == 0 and _decode(path) is not None  # base64 of something, most likely
     if coded or len(path) > 255 or "\n" in path or not path.isprintable():
-        return f"{name} (text of {len(path)} characters, neither base64 of an image nor a path)"
-    return f"{name} {path!r}"
+        return f"(text of {len(path)} characters, neither base64 of an image nor a path)"
+    return repr(path)
 
 
 def _reason(exc: BaseException) -> str:

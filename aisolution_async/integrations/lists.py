@@ -32,20 +32,14 @@ import os
 import re
 import tempfile
 import time
-import weakref
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from decimal import Decimal
 from pathlib import Path
-from typing import Any, Literal, TypedDict, Unpack
+from typing import Any, BinaryIO, Literal, TypedDict, Unpack
 
-try:
-    import fcntl
-except ImportError:
-    raise ImportError("lists need file locks that this system lacks: use Linux or macOS") from None
-
-from aisolution_async import clock
+from aisolution_async import clock, locks
 from aisolution_async.api import Call
 from aisolution_async.batching import Recheck
 from aisolution_async.bulk.runner import BulkError, BulkRun, calls_of
@@ -87,9 +81,9 @@ class ListState:
 
     `status` is "running" while a process runs it, "done" once its results are whole, else "waiting". `total` is how
     many rows it has, None before it was begun. `done` rows have their outcome. Of those in the results so far, `ok`
-    were answered and `failed` were not, `held` of these because an attempt may have been charged: such a row is not
-    sent again. `checking` of the answered are not settled: WhatsApp is still looking. `problem` says why the last run
-    ended early, None if it did not; the list is tried again after a minute.
+    were answered and `failed` were not, `held` of these because an attempt, by this run or before, may have been
+    charged: such a row is not sent again. `checking` of the answered are not settled: WhatsApp is still looking.
+    `problem` says why the last run ended early, None if it did not; the list is tried again after a minute.
     """
 
     status: Literal["waiting", "running", "done"]
@@ -213,12 +207,12 @@ class Lists:
     @contextmanager
     def claimed(self, name: str) -> Iterator[bool]:
         """Hold the list, if nobody does and it is not done. Whether it is held."""
-        lock = _Lock.of(self._beside(name, "jsonl"))
+        file = _claim(self._beside(name, "jsonl"))
         try:
-            yield lock is not None and self._told(name).status != "done"
+            yield file is not None and self._told(name).status != "done"
         finally:
-            if lock is not None:
-                lock.close()
+            if file is not None:
+                file.close()
 
     def bulk_run(self, name: str, client: AsyncClient) -> BulkRun:
         """The run of a list that is held."""
@@ -331,66 +325,36 @@ class _Runner:
 def _state_of(run: BulkRun, done: int, problem: str | None = None) -> ListState:
     told = run.summary
     status: Literal["running", "done"] = "done" if told.complete else "running"
-    return ListState(status, run.total, done, told.ok, told.failed, told.held, told.checking, problem)
+    return ListState(status, run.total, done, told.ok, told.failed, told.unsettled, told.checking, problem)
 
 
 # ------------------------------------------------------------------------------------------------------------- files
 
 
-class _Lock:
-    """A lock on a file, the system's: it ends with the process, and no forked child goes on holding it."""
-
-    def __init__(self, number: int) -> None:
-        self._number = number
-        _held.add(self)
-
-    @classmethod
-    def of(cls, path: Path) -> _Lock | None:
-        """The lock, if it is free. None where somebody holds it, or where the file is not there."""
-        try:
-            number = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        except FileNotFoundError:
+def _claim(path: Path) -> BinaryIO | None:
+    """The file, locked until it is closed. None where somebody has it locked, or where it is not there."""
+    try:
+        file = path.open("rb")
+    except FileNotFoundError:
+        return None
+    try:
+        locks.close_in_children(file)
+        locks.lock(file.fileno())
+    except BaseException as exc:
+        file.close()
+        if isinstance(exc, BlockingIOError):
             return None
-        try:
-            fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(number)
-            return None
-        except BaseException:
-            os.close(number)
-            raise
-        return cls(number)
-
-    def close(self) -> None:
-        if self._number >= 0:
-            os.close(self._number)
-            self._number = -1
-
-
-_held: weakref.WeakSet[_Lock] = weakref.WeakSet()
-
-
-def _forget() -> None:
-    for lock in list(_held):
-        lock.close()
-
-
-os.register_at_fork(after_in_child=_forget)
+        raise
+    return file
 
 
 def _is_claimed(path: Path) -> bool:
     try:
-        number = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        file = path.open("rb")
     except FileNotFoundError:
         return False
-    try:
-        # Shared, so that two who look do not take each other for whoever runs it.
-        fcntl.flock(number, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    finally:
-        os.close(number)
-    return False
+    with file:
+        return locks.is_locked(file.fileno())
 
 
 def _line(row: Mapping[str, object]) -> bytes:
@@ -420,7 +384,9 @@ def _same(one: Path, other: Path) -> bool:
 
 
 def _sync(folder: Path) -> None:
-    """Make the names in a folder safe on the disk."""
+    """Make the names in a folder safe on the disk, where the system opens folders."""
+    if os.name == "nt":
+        return
     number = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(number)

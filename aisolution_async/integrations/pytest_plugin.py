@@ -152,8 +152,9 @@ def _asyncio_place(request: pytest.FixtureRequest) -> str:
     place = _place(request)
     if place is None:
         pytest.fail(
-            f"{request.fixturename} is for asyncio tests (pytest-asyncio or anyio): in others, give the sandbox's "
-            "token and url to a client of your own",
+            f"{request.fixturename} is for asyncio tests: mark an async test with @pytest.mark.asyncio "
+            "(pytest-asyncio has to be installed) or @pytest.mark.anyio; in a plain test, give the sandbox's token and "
+            "url to a client of your own",
             pytrace=False,
         )
     return place

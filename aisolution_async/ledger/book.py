@@ -79,7 +79,7 @@ class Book:
                 leaves = self._sql(owned, (self._owner.name,)).fetchone() != (0,)
             schema.close(self._db, self._path, others=owners.others(self._path, self._owner.name))
         finally:
-            self._owner.let_go() if leaves else self._owner.release()
+            self._owner.close() if leaves else self._owner.release()
             if self._mark is not None:
                 self._mark.close()
 

@@ -47,7 +47,7 @@ class Awaited:
 
     @property
     def counts_as(self) -> State:
-        """What its reservation counts as: a charge to come or, answered otherwise, one that may come all the same."""
+        """What the reservation counts as: a charge to come or, answered otherwise, one that may come all the same."""
         return State.UNKNOWN if self.answered else State.INTENDED
 
 

@@ -45,7 +45,7 @@ def under_way(step: Step, identity: bytes) -> tuple[int, str, int] | None:
 
 
 def owners_of_any(step: Step) -> list[str]:
-    """Who has anything under way."""
+    """The owners that have anything under way."""
     return [owner for (owner,) in step.sql(_OWNERS).fetchall()]
 
 

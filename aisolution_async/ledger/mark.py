@@ -34,19 +34,19 @@ class Mark:
     def __init__(self, ledger: Path, hash_key: bytes) -> None:
         self._key = key_of(hash_key)
         self._fd = -1
-        with suppress(OSError):
-            self._fd = os.open(_path(ledger), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        with suppress(OSError, AttributeError):  # a disk, or a system, without such modes
+            self._fd = os.open(_path(ledger), os.O_RDWR | os.O_CREAT, 0o600)
             os.fchmod(self._fd, 0o600)  # whatever the umask took
 
     def note(self, attempts: int) -> None:
-        """So many attempts are committed."""
+        """Write down that so many attempts are committed."""
         if self._fd >= 0:
             with suppress(OSError):
                 os.lseek(self._fd, 0, os.SEEK_SET)
                 os.write(self._fd, b"key %s attempts %020d\n" % (self._key.encode(), attempts))
 
     def close(self) -> None:
-        """Let go of the file. It stays."""
+        """Let go of the file, which stays where it is."""
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1

@@ -1,41 +1,27 @@
-"""Who is alive: an owner holds a lock on a file of its own beside the ledger, and the system drops it with the process.
-
-It is flock, not a POSIX record lock: those are dropped when any descriptor of the file is closed. A flock is
-shared with forked children, so they close their copy at once; else a child would keep its dead parent alive.
-"""
+"""Who is alive: an owner locks a file of its own beside the ledger, and the system drops the lock with the process."""
 
 from __future__ import annotations
 
-import contextlib
-import functools
 import os
 import secrets
-import weakref
 from collections.abc import Collection
+from contextlib import suppress
 from pathlib import Path
 
+from aisolution_async import locks
 from aisolution_async.ledger.store import LedgerError
-
-_held: weakref.WeakSet[Owner] = weakref.WeakSet()
 
 
 class Owner:
     """This opening of the ledger: alive until `release`, or until the process ends in whatever way."""
 
     def __init__(self, ledger: Path) -> None:
-        try:
-            import fcntl  # noqa: PLC0415  # not there on Windows
-        except ImportError:
-            raise LedgerError(
-                f"the ledger {ledger} needs file locks that this system lacks: use Linux or macOS"
-            ) from None
-        _watch_forks()
         while True:
             self.name = secrets.token_hex(8)
             self._path = _file(ledger, self.name)
-            self._fd = os.open(self._path, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600)
-            fcntl.flock(self._fd, fcntl.LOCK_EX)
-            _held.add(self)
+            self._fd = os.open(self._path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600)
+            locks.close_in_children(self)
+            self._lock(ledger)
             # Whoever sweeps may have taken the file for a dead owner's before it was locked.
             if os.fstat(self._fd).st_nlink:
                 return
@@ -50,14 +36,24 @@ class Owner:
 
     def release(self) -> None:
         """Be alive no more."""
-        self._path.unlink(missing_ok=True)
-        self.let_go()
+        with suppress(PermissionError):  # on Windows, somebody is looking at it: it is swept later
+            locks.remove(self._path, self.close)
 
-    def let_go(self) -> None:
+    def close(self) -> None:
         """Close this process's hold on the lock."""
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
+
+    def _lock(self, ledger: Path) -> None:
+        try:
+            locks.lock(self._fd, waits=True)
+        except OSError as exc:
+            problem = exc.strerror or type(exc).__name__
+        else:
+            return
+        self.release()
+        raise LedgerError(f"the ledger {ledger} needs file locks, and there are none: {problem}; use another disk")
 
 
 def is_alive(ledger: Path, name: str) -> bool | None:
@@ -84,34 +80,18 @@ def others(ledger: Path, name: str) -> bool:
 
 
 def _look(path: Path, *, remove: bool) -> bool | None:
-    import fcntl  # noqa: PLC0415  # not there on Windows
-
     try:
-        fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        file = path.open("r+b", buffering=0)
     except FileNotFoundError:
         return None
-    try:
-        # Shared, so that two who look do not take each other for the owner.
-        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    with file:
+        if locks.is_locked(file.fileno()):
+            return True
         if remove:  # while it is locked: it may be an owner's that is about to lock it
-            with contextlib.suppress(OSError):
-                path.unlink()
-    except BlockingIOError:
-        return True
-    finally:
-        os.close(fd)
+            with suppress(OSError):
+                locks.remove(path, file.close)
     return False
 
 
 def _file(ledger: Path, name: str) -> Path:
     return ledger.with_name(f"{ledger.name}-owner-{name}")
-
-
-@functools.cache
-def _watch_forks() -> None:
-    os.register_at_fork(after_in_child=_forget)
-
-
-def _forget() -> None:
-    for owner in list(_held):
-        owner.let_go()

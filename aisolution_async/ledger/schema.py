@@ -311,11 +311,12 @@ def _create(path: Path) -> None:
     """
     with _creating:
         try:
-            fd = os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600)
+            fd = os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600)
         except FileExistsError:
             return
         try:
-            os.fchmod(fd, 0o600)  # whatever the umask took
+            if hasattr(os, "fchmod"):
+                os.fchmod(fd, 0o600)  # whatever the umask took
         finally:
             os.close(fd)
 

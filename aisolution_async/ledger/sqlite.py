@@ -63,7 +63,7 @@ class Ledger(Store):
     every intent and outcome through a loss of power, "normal" and "off" through the end of the process only.
     `busy_timeout`: seconds to wait for another process that writes.
 
-    It holds replies, which are personal data, your keys, and keyed hashes of what was asked with the key to
+    A ledger holds replies, which are personal data, your keys, and keyed hashes of what was asked with the key to
     them; never an image or the token.
     """
 
@@ -292,7 +292,8 @@ class Ledger(Store):
     def _do_together(self, book: Book, works: list[_Work]) -> list[object]:
         """The answers to begins and ends, done in one transaction; where that fails, each in one of its own.
 
-        The ends that the file would not take before are tried again first. Who asked for those was told already.
+        The ends that the file would not take before are tried again first. The calls that asked for those were told
+        already.
         """
         again = list(self._unrecorded.values())
         try:

@@ -14,7 +14,7 @@ from math import inf
 
 from aisolution_async.sandbox.bill import Bill, Entry
 from aisolution_async.sandbox.clock import Clock
-from aisolution_async.sandbox.vendor import Callback
+from aisolution_async.sandbox.vendor import DueCallback
 
 _AT_ONCE = 64
 _REMEMBERED = 10_000
@@ -59,7 +59,7 @@ class Callbacks:
 
     @property
     def outstanding(self) -> tuple[Outstanding, ...]:
-        """Those that were asked for and are not made yet, in the order in which they were asked for."""
+        """The callbacks that were asked for and are not made yet, in the order in which they were asked for."""
         return tuple(self._outstanding.values())
 
     def clear(self) -> None:
@@ -72,7 +72,7 @@ class Callbacks:
         """The number was answered to a request, and charged: a callback asked for before costs nothing more."""
         self._answered[number] = self._clock.now()
 
-    async def make(self, callbacks: Sequence[Callback]) -> None:
+    async def make(self, callbacks: Sequence[DueCallback]) -> None:
         """Make these, one after the other, each when it is due."""
         entry, asked = None, self._clock.now()
         for callback in callbacks:
@@ -89,7 +89,7 @@ class Callbacks:
             if entry is not None and callback.number == callbacks[-1].number and delivery.is_accepted:
                 self._bill.deliver(entry)
 
-    async def _deliver(self, callback: Callback) -> Delivery:
+    async def _deliver(self, callback: DueCallback) -> Delivery:
         """Make one, once, and record what came of it."""
         http_status: int | None = None
         error: str | None = None
@@ -109,7 +109,7 @@ class Callbacks:
         return delivery
 
 
-async def _get(callback: Callback) -> int:
+async def _get(callback: DueCallback) -> int:
     """GET, without following redirects; the HTTP status. Raises OSError, EOFError or ValueError."""
     reader, writer = await _connect(callback)
     try:
@@ -125,7 +125,7 @@ async def _get(callback: Callback) -> int:
     return int(found[1])
 
 
-async def _connect(callback: Callback) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+async def _connect(callback: DueCallback) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
     # The certificate must name the host of the URL, which is not the address where that is "localhost".
     tls, name = (_tls(), callback.name) if callback.tls else (None, None)
     *others, last = callback.addresses

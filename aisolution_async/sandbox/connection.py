@@ -27,7 +27,7 @@ from aisolution_async.sandbox import control
 from aisolution_async.sandbox.bill import Entry
 from aisolution_async.sandbox.desk import Desk
 from aisolution_async.sandbox.faults import Fault, garbage
-from aisolution_async.sandbox.vendor import Callback, Request, Served
+from aisolution_async.sandbox.vendor import DueCallback, Request, Served
 
 LARGEST_BODY = 8 * 1024 * 1024
 LARGEST_HEAD = 64 * 1024
@@ -47,7 +47,7 @@ _RESET = struct.pack("hh" if sys.platform == "win32" else "ii", 1, 0)
 
 
 class Host(Protocol):
-    """Whose socket it is, as a connection sees it."""
+    """The sandbox, as a connection to it sees it."""
 
     @property
     def desk(self) -> Desk:
@@ -68,7 +68,7 @@ class Host(Protocol):
     def account(self, answer: Served) -> Entry | None:
         """Put an answer on the bill."""
 
-    def call_back(self, callbacks: tuple[Callback, ...]) -> None:
+    def call_back(self, callbacks: tuple[DueCallback, ...]) -> None:
         """Make these callbacks, one after the other, each when it is due."""
 
 
@@ -154,7 +154,7 @@ class Visitor(asyncio.Protocol):
         self._transport.abort()
 
     def reset(self) -> None:
-        """The same, and the client is told that it was no orderly end."""
+        """Close at once, and tell the client that it is no orderly end."""
         self._deaf = True
         self._turns.clear()
         with suppress(OSError):

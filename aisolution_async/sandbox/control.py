@@ -20,6 +20,7 @@ never shown, nor is a group id; of numbers the last four digits are, and of addr
 
 from __future__ import annotations
 
+import inspect
 import ipaddress
 import json
 import re
@@ -31,6 +32,7 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from aisolution_async.charges import Tally
+from aisolution_async.checks import is_number, is_one_of
 from aisolution_async.sandbox import images
 from aisolution_async.sandbox.desk import Desk
 from aisolution_async.sandbox.faults import Fault
@@ -129,7 +131,7 @@ def _read(body: bytes) -> Any:
 def _only(body: bytes, name: str, kind: type | tuple[type, ...]) -> Any:
     value = _read(body)
     found = value.get(name) if isinstance(value, dict) and len(value) == 1 else None
-    if not isinstance(found, kind) or (isinstance(found, bool) and kind is not bool):
+    if not is_one_of(found, kind):
         raise _Wrong(400, f'the body is {{"{name}": …}}')
     return found
 
@@ -223,11 +225,19 @@ def _image(path: str) -> Served:
     maker = images.MAKERS.get(name)
     if maker is None:
         raise _Wrong(404, f"there are pictures of {', '.join(images.MAKERS)}")
+    takes = inspect.signature(maker)
+    try:
+        takes.bind(*arguments)
+    except TypeError:
+        path = PREFIX + "images/" + name
+        for parameter in takes.parameters.values():
+            part = f"/{parameter.name.upper()}"
+            path += part if parameter.default is parameter.empty else f"[{part}]"
+        raise _Wrong(400, f"such pictures are at {path}") from None
     try:
         picture = maker(*arguments)
-    except (TypeError, ValueError) as error:
-        why = str(error) if isinstance(error, ValueError) else f"{name} takes other arguments"
-        raise _Wrong(400, why) from None
+    except ValueError as error:
+        raise _Wrong(400, str(error)) from None
     return Served(200, picture, "image/jpeg", _HEADERS)
 
 
@@ -307,5 +317,4 @@ def _table(title: str, columns: Iterable[str], rows: Iterable[Iterable[object]])
 def _cell(value: object) -> str:
     if isinstance(value, float):
         value = round(value, 3)
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    return f"<td{' class=n' if number else ''}>{'' if value is None else escape(str(value))}"
+    return f"<td{' class=n' if is_number(value) else ''}>{'' if value is None else escape(str(value))}"

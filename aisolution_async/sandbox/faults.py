@@ -38,7 +38,7 @@ from math import cos, exp, inf, isfinite, log, pi, sqrt
 from typing import Any, Self
 
 from aisolution_async.api import ENDPOINTS, endpoint_of
-from aisolution_async.checks import kind_of
+from aisolution_async.checks import is_one_of, kind_of
 
 KINDS: Mapping[str, bool | None] = {
     "latency": None,
@@ -195,7 +195,7 @@ class Fault:
                 raise ValueError(f"a fault has no {name!r}{_nearest(name, _TYPES)}")
             if held is None:
                 del given[name]
-            elif not _fits(held, _TYPES[name]):
+            elif not is_one_of(held, _TYPES[name]):
                 raise ValueError(f"{name} is not of the right type")
         return cls(**given)
 
@@ -259,12 +259,6 @@ _TYPES: Mapping[str, Any] = {
     "retry_after": (int, float),
     "size": int,
 }
-
-
-def _fits(held: object, wanted: Any) -> bool:
-    if isinstance(held, bool):  # which is an int to Python
-        return wanted in (bool, object)
-    return isinstance(held, wanted)
 
 
 def _nearest(name: str, names: Iterable[str]) -> str:

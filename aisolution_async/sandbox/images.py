@@ -116,6 +116,14 @@ def fault(text: str) -> bytes:
     return _tagged(f"fault {text}")
 
 
+def _similarity_of(score: str) -> bytes:
+    try:
+        number = float(score)
+    except ValueError:
+        raise ValueError(f"score is {score!r}: it is 0 to 100") from None
+    return similarity(number)
+
+
 MAKERS: Mapping[str, Callable[..., bytes]] = {
     "person": person,
     "holding": holding,
@@ -126,7 +134,7 @@ MAKERS: Mapping[str, Callable[..., bytes]] = {
     "unfitting": unfitting,
     "status": status,
     "fault": fault,
-    "similarity": lambda score: similarity(float(score)),
+    "similarity": _similarity_of,
 }
 """The same by the names that `/_sandbox/images/NAME/ARGUMENT…` has for them: text goes in."""
 

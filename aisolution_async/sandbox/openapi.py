@@ -113,9 +113,8 @@ def _message(endpoint: Endpoint[Any], schemas: dict[str, Any]) -> dict[str, Any]
     # A reply without fields carries nothing; one that holds a single value is made of that value itself.
     if not schema.get("properties"):
         return {"type": "null"}
-    holds = endpoint.reply._holds  # noqa: SLF001  # the table's own
-    if holds is not None:
-        held: dict[str, Any] = schema["properties"][holds]
+    if endpoint.reply.sole_field is not None:
+        held: dict[str, Any] = schema["properties"][endpoint.reply.sole_field]
         return held
     schema.pop("description", None)
     return schema

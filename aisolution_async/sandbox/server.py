@@ -17,7 +17,7 @@ from aisolution_async.sandbox.connection import Visitor
 from aisolution_async.sandbox.desk import Desk
 from aisolution_async.sandbox.faults import Fault
 from aisolution_async.sandbox.magic import magic_number
-from aisolution_async.sandbox.vendor import Callback, Request, Served, Vendor
+from aisolution_async.sandbox.vendor import DueCallback, Request, Served, Vendor
 
 HOST = "127.0.0.1"
 
@@ -75,7 +75,7 @@ class Sandbox(NotPickled):
         self.token = token
         """The token that is accepted, or the first of them."""
         self.clock = Clock() if clock is None else clock
-        """Its time: `sandbox.clock.advance(20)`."""
+        """The sandbox's time: `sandbox.clock.advance(20)`."""
         self._vendor = Vendor(
             accepted,
             whatsapp_available=whatsapp_available,
@@ -229,6 +229,6 @@ class Sandbox(NotPickled):
         """Put an answer on the bill."""
         return self.desk.account(answer)
 
-    def call_back(self, callbacks: tuple[Callback, ...]) -> None:
+    def call_back(self, callbacks: tuple[DueCallback, ...]) -> None:
         """Make these callbacks, one after the other, each when it is due."""
         self.run(self.desk.callbacks.make(callbacks))

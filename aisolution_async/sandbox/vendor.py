@@ -151,7 +151,7 @@ class Request:
 
 
 @dataclass(frozen=True, slots=True)
-class Callback:
+class DueCallback:
     """A GET that is due: to any one of `addresses`, and with `target` as its request line has it."""
 
     number: str = field(repr=False)
@@ -184,7 +184,7 @@ class Served:
     headers: tuple[tuple[str, str], ...] = ()
     endpoint: str | None = None
     charge: Charge = Charge.FREE
-    callbacks: tuple[Callback, ...] = ()
+    callbacks: tuple[DueCallback, ...] = ()
     number: str | None = None
     status: str | None = None
     delay: float = 0.0
@@ -231,7 +231,7 @@ class _Refusal(Exception):  # noqa: N818  # an answer like any other, only found
 class _Statement(NamedTuple):
     status: str
     message: Any
-    callbacks: tuple[Callback, ...] = ()
+    callbacks: tuple[DueCallback, ...] = ()
     fault: Fault | None = None
 
 
@@ -443,13 +443,13 @@ class Vendor:
             return "checking"
         return magic.answers[min(times, len(magic.answers) - 1)]
 
-    def _callbacks(self, magic: MagicNumber, url: str, number: str) -> tuple[Callback, ...]:
+    def _callbacks(self, magic: MagicNumber, url: str, number: str) -> tuple[DueCallback, ...]:
         last = magic.answers[-1]
         assert isinstance(last, str)  # a number that always fails is never called back
         _, since = self._asked_by_magic[number]
         waiting = max(0.0, since + magic.checking_for - self._now())
 
-        def made(number: str, **how: Any) -> Callback:
+        def made(number: str, **how: Any) -> DueCallback:
             profile = _profile_of(last, number)
             escaped = magic.callback != "unescaped"
             made = _callback(url, number, anywhere=self._callbacks_anywhere, profile=profile, escaped=escaped)
@@ -627,7 +627,7 @@ def _profile_of(word: str, number: str) -> dict[str, str]:
 
 def _callback(
     url: str, number: str, *, anywhere: bool, profile: Mapping[str, str] | None = None, escaped: bool = True
-) -> Callback:
+) -> DueCallback:
     try:
         # urlsplit drops newlines, and the target goes into a request line as it is.
         if re.search(r"[^!-~]", url):
@@ -651,7 +651,7 @@ def _callback(
         found = found.replace("%2B", "+", 1)
     query = "&".join(filter(None, (parts.query, found)))
     target = f"{parts.path or '/'}?{query}"
-    return Callback(
+    return DueCallback(
         number=number,
         url=f"{parts.scheme}://{parts.netloc}{target}",
         addresses=addresses,

@@ -1,17 +1,18 @@
 """One call, from the client's door to the socket and back.
 
-The frames between a method and the socket are five, whatever the call:
+Five frames lead from a method to the connection that writes, whatever is asked:
 
 ```
 AsyncClient.face_compare            client.py              the question as a value
   AsyncClient.send                  client.py              step after step, until the call is over; a place for each
     Sending.step                    sending/call.py        one attempt: from state to state, see states.py
       exchange                      wire/exchange.py       one request → Response, or Lost(did a byte leave?)
-        PoolTransport               wire/transport.py      a connection; the bytes are written here
+        PoolTransport               wire/transport.py      a connection, whose `write` hands the bytes to the socket
 ```
 
-A batch takes the first two frames' place with its worker, and calls `Sending.step` too. Before and after the exchange,
-`step` asks, and each has one subject:
+What is left of a body that the socket does not take at once goes out from `PoolTransport` too, by a frame more. A
+batch, and a look-up that waits for its callback, take the first two frames' place with a worker, and call
+`Sending.step` too. Before and after the exchange, `step` asks these, and each has one subject:
 
 ```
 prepare.py     read, check, identify, encode                        New      → Prepared

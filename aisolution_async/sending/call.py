@@ -193,19 +193,25 @@ class Sending(NotPickled, Generic[R]):
                         state = await self._begin(state, ends)
                     case _:
                         assert_never(state)
-        except asyncio.CancelledError:
-            await self._cut_off(state, answer)
+        except BaseException as exc:
+            await self._cut_off(state, answer, exc)
             raise
         finally:
             rests = self._rest(state, None if trial else began)
         assert rests is not None
         return rests
 
-    async def _cut_off(self, state: State[R], answer: Response | Lost | None) -> None:
-        """An attempt that was cancelled is counted and recorded all the same: by its `answer`, if that is there."""
+    async def _cut_off(self, state: State[R], answer: Response | Lost | None, exc: BaseException) -> None:
+        """An attempt that was cancelled is counted and recorded all the same: by its `answer`, if that is there.
+
+        Where the program is to end at once, there is no time to record it: a ledger has its intent.
+        """
         if not isinstance(state, Started):
             return
         answer = answer or Lost(state.flight.left is not False, "cancelled")
+        if not isinstance(exc, asyncio.CancelledError):
+            self._rest(self._find(state, answer), None)
+            return
         with anyio.CancelScope(shield=True):
             try:
                 if self.callback is not None:
@@ -367,6 +373,10 @@ class Sending(NotPickled, Generic[R]):
             verdict = await store.begin(self.ask(None if ends is None else ends - clock.now()))
         except LedgerError as exc:
             problem = str(exc)
+        except ConfigurationError as exc:  # it was closed
+            if not self.attempts:
+                raise
+            return self._as_it_stands(str(exc))
         else:
             return await self._heed(verdict, admitted.form, ends)
         return Over(None, self._problem(LedgerError, f"not sent: {problem}"))
@@ -547,7 +557,7 @@ class Sending(NotPickled, Generic[R]):
         )
 
     def question(self) -> Ask | None:
-        """The same before it is prepared; None where its images have to be read first, or it cannot be sent."""
+        """The same before the call is prepared; None where images have to be read first, or it cannot be sent."""
         if self.call.endpoint.takes_images:
             return None
         try:

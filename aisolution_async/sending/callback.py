@@ -30,7 +30,7 @@ from aisolution_async.inbox import Inbox, result_of
 from aisolution_async.sending.journal import Journal
 
 
-class Step(Enum):
+class Stage(Enum):
     """How far a callback is."""
 
     READY = "not asked for yet, or its request was refused"
@@ -71,13 +71,13 @@ class Asker(Protocol):
 
 
 class Callback:
-    """The callback of one call, and what the inbox knows it by: see `inbox.Waiting`."""
+    """The callback of one call, and what the inbox knows it by: see `inbox.Waiter`."""
 
-    __slots__ = ("_asker", "_delivering", "answer", "end_wait", "inbox", "since", "step")
+    __slots__ = ("_asker", "_delivering", "answer", "end_wait", "inbox", "since", "stage")
 
     def __init__(self, asker: Asker, inbox: Inbox) -> None:
         self.inbox = inbox
-        self.step = Step.READY
+        self.stage = Stage.READY
         self.since: datetime | None = None
         """When the callback was asked for, in UTC; None if another call asks for the number."""
         self.answer: WhatsAppProfile | None = None
@@ -89,56 +89,56 @@ class Callback:
 
     @property
     def digits(self) -> str:
-        """See `inbox.Waiting`."""
+        """See `inbox.Waiter`."""
         return self._asker.digits
 
     def stands_back(self) -> bool:
         """Whether another call asks for the number: then this one is told, and does not ask."""
         if not self.inbox.expect(self):
-            self._to(Step.FOLLOWING)
-        elif self.step is Step.FOLLOWING:
-            self.step = Step.READY
-        return self.step is Step.FOLLOWING
+            self._to(Stage.FOLLOWING)
+        elif self.stage is Stage.FOLLOWING:
+            self.stage = Stage.READY
+        return self.stage is Stage.FOLLOWING
 
     def asked(self, at: datetime) -> None:
         """The request goes out; it names the callback, unless that is overdue."""
-        if self.step is not Step.OVERDUE:
-            self._to(Step.ASKED)
+        if self.stage is not Stage.OVERDUE:
+            self._to(Stage.ASKED)
             self.since = at
 
     def expected(self, since: datetime) -> None:
         """An earlier run asked, says the ledger."""
-        self._to(Step.AWAITED)
+        self._to(Stage.AWAITED)
         self.since = since
 
     def heard(self, reply: object, charge: Charge) -> None:
-        """What the request that named the callback came to: whether the answer is still to come."""
-        if self.step is Step.ASKED:
+        """The request that named the callback has ended so: is the answer still to come?"""
+        if self.stage is Stage.ASKED:
             unfinished = (
                 reply.whatsapp == WhatsAppState.CHECKING
                 if isinstance(reply, WhatsAppProfile)
                 else charge is Charge.UNKNOWN
             )
-            self.step = Step.AWAITED if unfinished else Step.READY
+            self.stage = Stage.AWAITED if unfinished else Stage.READY
 
     def give_up(self, *, for_good: bool) -> None:
-        """It is late. `for_good`: nobody asks again."""
-        self._to(Step.READY if for_good else Step.OVERDUE)
+        """The callback is late. `for_good`: nobody asks again."""
+        self._to(Stage.READY if for_good else Stage.OVERDUE)
 
     @property
     def is_overdue(self) -> bool:
         """Whether the number is asked for without a callback."""
-        return self.step is Step.OVERDUE
+        return self.stage is Stage.OVERDUE
 
     @property
     def is_awaited(self) -> bool:
         """Whether the answer to this call's own request is to come."""
-        return self.step is Step.AWAITED
+        return self.stage is Stage.AWAITED
 
     @property
     def may_come(self) -> bool:
         """Whether a callback may still bring a charge."""
-        return self.since is not None and self.step in (Step.AWAITED, Step.OVERDUE)
+        return self.since is not None and self.stage in (Stage.AWAITED, Stage.OVERDUE)
 
     @property
     def patience_left(self) -> float:
@@ -153,7 +153,7 @@ class Callback:
             await self._delivering.wait()
 
     async def called_back(self, reply: WhatsAppProfile, callbacks: Sequence[str]) -> bool:
-        """See `inbox.Waiting`."""
+        """See `inbox.Waiter`."""
         asker, journal = self._asker, self._asker.journal
         result = result_of(reply, self.since or clock.today(), asker.charges, number=asker.next_number)
         recorded = None
@@ -172,12 +172,12 @@ class Callback:
         return recorded is not False
 
     def follow(self, reply: WhatsAppProfile | None, error: AISolutionError | None) -> None:
-        """See `inbox.Waiting`."""
+        """See `inbox.Waiter`."""
         if reply is not None:
             self._take(reply)
             return
-        if self.step in (Step.FOLLOWING, Step.AWAITED):
-            self.step = Step.READY
+        if self.stage in (Stage.FOLLOWING, Stage.AWAITED):
+            self.stage = Stage.READY
         self._asker.follow_failure(error)
         if self.end_wait is not None:
             self.end_wait()
@@ -186,12 +186,12 @@ class Callback:
         """The call is over. Others that wait for the number have what came of it, if that is an answer or a loss."""
         self.inbox.forget(self, reply if isinstance(reply, WhatsAppProfile) else None, error)
 
-    def _to(self, step: Step) -> None:
-        if self.step is not Step.ANSWERED:  # that is for good
-            self.step = step
+    def _to(self, stage: Stage) -> None:
+        if self.stage is not Stage.ANSWERED:  # that is for good
+            self.stage = stage
 
     def _take(self, reply: WhatsAppProfile) -> None:
-        self.step = Step.ANSWERED
+        self.stage = Stage.ANSWERED
         self.answer = self._asker.end_by_callback(reply)
         if self.end_wait is not None:
             self.end_wait()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import functools
 import logging
@@ -19,7 +20,7 @@ def call_hook(name: str, hook: Callable[..., object], *arguments: object) -> Non
     """Call what the user gave as `name`. Its errors are logged and go no further: no call may suffer for them."""
     try:
         hook(*arguments)
-    except Exception as exc:  # it is the user's code
+    except (Exception, asyncio.CancelledError) as exc:  # it is the user's code, and this call was not cancelled
         # Not its text: it may quote what the hook was given.
         while isinstance(hook, functools.partial):
             hook = hook.func
@@ -35,7 +36,7 @@ def _called(hook: Any) -> str:
     return type(hook).__name__
 
 
-def _where(hook: Any, exc: Exception) -> str:
+def _where(hook: Any, exc: BaseException) -> str:
     """The file and line of the user's code that `exc` came from: the innermost, with only libraries below it."""
     frames = [(frame, line) for frame, line in traceback.walk_tb(exc.__traceback__)]
     frames = [(frame, line) for frame, line in frames if not frame.f_code.co_filename.startswith(_OURS)]

@@ -178,7 +178,8 @@ def held_error(held: Held, endpoint: str, key: Key, attempts: tuple[Attempt, ...
 async def record(journal: Journal, echo: Echo, started: Started, result: Result, *, of_another: bool) -> bool:
     """Put an attempt into the ledger. False, with a line in the log, if it cannot be.
 
-    `of_another`: its answer is about another number than was asked. It holds its question until `echo` knows better.
+    `of_another`: its answer is about another number than was asked. Such an attempt holds its question until `echo`
+    knows better.
     """
     if of_another:
         echo.keep(journal, started, result)

@@ -50,6 +50,7 @@ class Options:
     max_image_bytes: int
     strict_numbers: bool = False
     fit: bool = False
+    keep_metadata: bool = True
     budgets: tuple[Budget, ...] = ()
     journal: Journal | None = None
     on_attempt: Callable[[Call[Any], Attempt], object] | None = None
@@ -127,9 +128,9 @@ def _hook(name: str, hook: Any) -> Any:
 
 
 def _retry(old: Retry, given: Mapping[str, Any]) -> Retry:
-    """`old` with what is given of `retry`, `max_retries` and `retry_unknown`: three options, one value."""
-    retry, most, unknown = (given.get(name, NOT_GIVEN) for name in ("retry", "max_retries", "retry_unknown"))
-    if retry is not NOT_GIVEN and most is not NOT_GIVEN:
+    """`old` with what is given of `retry`, `max_retries` and `retry_unknown`, each None if it is not: one value."""
+    retry, most, unknown = (given.get(name) for name in ("retry", "max_retries", "retry_unknown"))
+    if retry is not None and most is not None:
         raise ConfigurationError(
             "give either retry= or max_retries=: max_retries=4 says how often what was free is repeated, "
             "retry=Retry(max_retries=4, first=1.0) how patiently too"
@@ -138,11 +139,11 @@ def _retry(old: Retry, given: Mapping[str, Any]) -> Retry:
         old = dataclasses.replace(old, max_retries=retry)
     elif isinstance(retry, Retry):
         old = retry
-    elif retry is not NOT_GIVEN:
+    elif retry is not None:
         raise ConfigurationError("retry must be a Retry(…), or how many times to repeat what was free")
-    if most is not NOT_GIVEN:
+    if most is not None:
         old = dataclasses.replace(old, max_retries=whole("max_retries", most, 0))
-    return old if unknown is NOT_GIVEN else dataclasses.replace(old, unknown=whole("retry_unknown", unknown, 0))
+    return old if unknown is None else dataclasses.replace(old, unknown=whole("retry_unknown", unknown, 0))
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,6 +161,7 @@ TABLE: Mapping[str, _Option] = {
     "max_image_bytes": _Option(functools.partial(whole, least=1), MAX_IMAGE_BYTES),
     "strict_numbers": _Option(flag, False),
     "fit": _Option(flag, False),
+    "keep_metadata": _Option(flag, True),
     "on_attempt": _Option(_hook, None),
     "on_outcome": _Option(_hook, None),
 }

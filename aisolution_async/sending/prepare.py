@@ -20,6 +20,7 @@ from aisolution_async.hiding import NotPickled
 from aisolution_async.inbox import digits_of
 from aisolution_async.inputs import images, numbers, texts
 from aisolution_async.inputs.fit import LARGEST_FILE, TARGET, Fitter, fit
+from aisolution_async.inputs.location import without_location
 from aisolution_async.sending.journal import Journal
 from aisolution_async.sending.options import Options
 from aisolution_async.wire.form import Form
@@ -71,14 +72,14 @@ class Readers(NotPickled):
     async def fit(self, fields: Fields, options: Options, *, alone: bool) -> tuple[Fields, str]:
         """The fields with images that fit, and why not, if one cannot be made to."""
         target = min(TARGET, options.max_image_bytes)
-        fitting, problem = [*fields], ""
+        fitting, problems = [*fields], list[str]()
         for number, (name, value) in enumerate(fields):
             if isinstance(value, bytes):
                 try:
                     fitting[number] = (name, await self._fit(value, name, target, alone=alone))
                 except InputError as exc:
-                    problem = str(exc)
-        return fitting, problem
+                    problems.append(str(exc))
+        return fitting, "; ".join(problems)
 
     async def _fit(self, image: bytes, name: str, target: int, *, alone: bool) -> bytes:
         """For a single call in a thread, for a batch in a process, so that two cores are two."""
@@ -142,6 +143,7 @@ def read(call: Call[Any], options: Options, *, callback: str | None, vendor: str
     """
     fields: Fields = []
     held, digits = call, ""
+    problems: list[str] = []
     try:
         if type(call.key) not in KEY_TYPES:
             check_key(call.key)
@@ -153,7 +155,11 @@ def read(call: Call[Any], options: Options, *, callback: str | None, vendor: str
                 continue
             if parameter.kind is Kind.IMAGE:
                 most = LARGEST_FILE if options.fit else options.max_image_bytes
-                data = images.load(value, name=parameter.name, max_bytes=most)
+                try:
+                    data = images.load(value, name=parameter.name, max_bytes=most)
+                except InputError as exc:
+                    problems.append(str(exc))  # who mends one photo wants to know of the others too
+                    continue
                 if hasattr(value, "read"):  # it can be read once; another attempt needs it again
                     again: dict[str, Any] = {parameter.name: data}
                     held = dataclasses.replace(held, **again)
@@ -164,10 +170,17 @@ def read(call: Call[Any], options: Options, *, callback: str | None, vendor: str
                 fields.append((parameter.name, number))
             elif (text := _TEXTS[parameter.kind](value, name=parameter.name)) is not None:
                 fields.append((parameter.name, text))
+        if problems:
+            return "; ".join(problems)
+        # By the bytes as they were given: what is sent of them may change from one version to the next.
         identity = identity_of(call, fields, options.journal, vendor) if identify else None
     except InputError as exc:
         return str(exc)
-    return Read(fields, held, digits, identity)
+    return Read(fields if options.keep_metadata else _without_locations(fields), held, digits, identity)
+
+
+def _without_locations(fields: Fields) -> Fields:
+    return [(name, without_location(held) if isinstance(held, bytes) else held) for name, held in fields]
 
 
 def identity_of(call: Call[Any], fields: Fields, journal: Journal | None, vendor: str) -> bytes:

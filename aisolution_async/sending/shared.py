@@ -52,6 +52,7 @@ class Shared(NotPickled):
         self.batches: set[Any] = set()
         """The batches that are running."""
         self.closed = False
+        self._closing: asyncio.Task[None] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._hush(True)
 
@@ -87,17 +88,26 @@ class Shared(NotPickled):
         return True
 
     async def aclose(self) -> None:
-        """Close the pool; what is in flight ends in an error. Idempotent."""
+        """Close the pool; what is in flight ends in an error. Idempotent; one that is cancelled still closes."""
         if not self.closed:
             if self._loop not in (None, running_loop()):
                 raise ConfigurationError("the client belongs to another event loop: close it there")
             self.closed = True
-            running = tuple(self.batches)
-            for batch in running:
-                batch.client_closed()
-            self._hush(False)
+            self._closing = asyncio.create_task(self._close())
+            await asyncio.shield(self._closing)
+        elif self._closing is not None and not self._closing.done():
+            await asyncio.shield(self._closing)
+
+    async def _close(self) -> None:
+        """In a task of its own: the input of a batch that closes the client is ended by that."""
+        running = tuple(self.batches)
+        for batch in running:
+            batch.client_closed()
+        self._hush(False)
+        try:
             await self.transport.aclose()
             await asyncio.gather(*(batch.ended() for batch in running))  # what came in is recorded
+        finally:
             await self.readers.aclose()
             if self.journal is not None:
                 await self.journal.aclose()

@@ -193,7 +193,7 @@ class Connection(asyncio.Protocol):
             self.fail(httpx.ReadTimeout(f"{what} waiting for the answer of {where}"))
 
     def take_error(self) -> httpx.TransportError:
-        """The error to raise. It is not kept, lest it, its traceback and this connection hold each other."""
+        """The error to raise. The connection lets go of it, lest the two and the traceback hold each other."""
         assert self.error is not None
         error, self.error = self.error, None
         return error
@@ -392,10 +392,26 @@ def refusal_of(exc: BaseException | None) -> str:
     return f"alert {_REFUSALS[name]}, {name.lower()}{hint}"
 
 
-def certificate_remedy(problem: str) -> str:
-    """What can be done where we do not trust the server's certificate; empty where that is not the problem."""
-    if "CERTIFICATE_VERIFY_FAILED" not in problem:
+def connect_remedy(problem: str) -> str:
+    """What can be done where no connection was made; empty where `problem` says it, or nothing is known to help."""
+    if "CERTIFICATE_VERIFY_FAILED" in problem:
+        return _certificate_remedy(problem)
+    if "proxy=" in problem:
         return ""
+    if _NO_SUCH_NAME.search(problem):
+        return ": check base_url and this machine's DNS; where only a proxy leads out, name it in HTTPS_PROXY or proxy="
+    if "WRONG_VERSION_NUMBER" in problem:
+        return ": what answered is no TLS: check base_url, the port too, and what the name resolves to here"
+    return ""
+
+
+# As Linux, macOS and Windows say it.
+_NO_SUCH_NAME = re.compile(
+    "Name or service not known|name resolution|nodename nor servname|getaddrinfo failed|No address associated"
+)
+
+
+def _certificate_remedy(problem: str) -> str:
     if "expired" in problem or "not yet valid" in problem:
         return ": check this machine's clock, else the certificate has to be renewed"
     if "ostname mismatch" in problem or "IP address mismatch" in problem:

@@ -14,7 +14,7 @@ import httpx
 
 from aisolution_async import clock
 from aisolution_async.errors import AISolutionError
-from aisolution_async.wire.connection import CERTIFICATE_HINT, certificate_remedy, refusal_of
+from aisolution_async.wire.connection import CERTIFICATE_HINT, connect_remedy, refusal_of
 from aisolution_async.wire.form import Form
 from aisolution_async.wire.reach import Refused
 from aisolution_async.wire.request import Requests
@@ -148,7 +148,7 @@ def _explain(exc: Exception, timeout: Mapping[str, float | None], redact: Callab
     if isinstance(exc, httpx.ConnectError):
         lines = redact(str(exc)).splitlines()
         why = lines[0] if lines else type(exc).__name__
-        return f"no connection ({why[:200]}){certificate_remedy(why)}"
+        return f"no connection ({why[:200]}){connect_remedy(why)}"
     if isinstance(exc, httpx.RemoteProtocolError):
         return next((words for words, pattern in _FAULTS if pattern.search(str(exc))), _NO_ANSWER)
     if alert := refusal_of(exc) or refusal_of(exc.__cause__ or exc.__context__):

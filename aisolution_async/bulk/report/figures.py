@@ -150,7 +150,7 @@ class Steps:
 
     @classmethod
     def over(cls, first: int, last: int) -> Steps:
-        """As few and as round as fit the time from `first` to `last`. Days and weeks begin at midnight UTC."""
+        """The fewest and roundest steps from `first` to `last`. Days and weeks begin at midnight UTC."""
         lengths = [*(s * _SECOND for s in _STEPS), *(d * _DAY for d in _LONG_STEPS)]
         for length in lengths:
             # 1970 began on a Thursday: a step of weeks begins on a Monday.
