@@ -149,6 +149,7 @@ def test_what_is_said_of_the_others(found: Photos, folder: Path, said: str, prob
         "budi/selfie.jpg",  # whose folder is there, and has no selfie: another's must not be sent
         "C:\\data\\budi\\selfie.jpg",
         "dewi/selfie.jpg",
+        "dewi/selfie1.jpg",
         "C:\\data\\dewi\\selfie.jpg",  # what everybody's is called
         "C:\\DCIM\\IMG_0001.jpg",
         "selfie.jpg",
