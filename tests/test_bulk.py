@@ -466,7 +466,7 @@ async def test_blank_lines(tmp_path: Path, lines: list[str], cells: list[str], e
     assert count_rows(source, threading.Event()) == len(found)
 
 
-NO_NUMBER = "'IN' has no column 'number' for number (say which with --number COLUMN): its columns are"
+NO_NUMBER = "'IN': no column looks like a phone number (say which with --number COLUMN): these are the columns:"
 MUST = ", and must name the columns"
 
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import os
-import unicodedata
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from aisolution_async.api import Call, ImageSource, Kind, Parameter, endpoint_of
+from aisolution_async.api import Call, ImageSource, Kind, endpoint_of
+from aisolution_async.bulk.choice import Choice
 from aisolution_async.bulk.photos import NotThere, Photos, Unreadable, is_there
 from aisolution_async.bulk.pictures import Pictures
 from aisolution_async.bulk.rows import Row, Rows, text
@@ -23,6 +23,8 @@ _NO_TEXT = "has bytes that are no text as the file is written: save the file as 
 _AS_TEXT = "write the column as text"
 _EMPTY = "is empty: fill it in, or take the row out"
 _UNCALCULATED = "is a formula that was never calculated: open and save the file in Excel"
+_NOT_AVAILABLE = "NA"
+"""As statistics programs write an empty cell; numbers of Indonesia are valid in Namibia."""
 
 # A value that is the same for all rows is checked once, before any row is read.
 _CHECKS: Mapping[Kind, Callable[..., object]] = {
@@ -31,30 +33,6 @@ _CHECKS: Mapping[Kind, Callable[..., object]] = {
     Kind.URL: texts.url,
     Kind.TEXT: texts.text,
     Kind.FLAG: texts.flag,
-}
-
-# What people call their columns, without case, spaces and signs. A parameter's own name is always among them.
-_NUMBERS = """phone phonenumber phoneno phonenum mobile mobilenumber mobileno mobilephone cell cellphone cellnumber
-    cellphonenumber msisdn whatsapp whatsappnumber whatsappno wa wanumber nowa nomorwa nowhatsapp nomorwhatsapp hp nohp
-    nomorhp handphone nohandphone nomorhandphone telepon notelepon nomortelepon telp notelp nomortelp telephone
-    telephonenumber telephoneno tel telno telnumber contactnumber contactno sdt sodienthoai dienthoai"""
-_COUNTRIES = "countrycode countryiso countryiso2 isocountry isocountrycode negara kodenegara quocgia bansa"
-_PHOTOS = "image photo picture pic foto imagepath photopath imagefile photofile"
-_FACES = """selfie selfiephoto selfieimage selfiepath selfiefile fotoselfie swafoto face facephoto faceimage wajah
-    fotowajah portrait"""
-_CARDS = """image2 photo2 picture2 foto2 ktp ktpphoto ktpimage ktppath ktpfile fotoktp idcard idcardphoto idcardimage
-    idcardpath idphoto idimage idcardfile card cardphoto cardimage cardpath cardfile kartu fotokartu"""
-_HELD = """idholding idholdingphoto holdingid holding handheld handheldid handheldidcard handheldktp selfiektp ktpselfie
-    selfiewithktp selfiewithid selfiewithidcard selfiewithcard selfieid idselfie fotoselfiektp selfiedenganktp"""
-_KEYS = """key id ref reference refno referenceid referencenumber externalid applicantid applicant applicantno
-    applicationid applicationno applicationnumber application customerid customerno clientid userid loanid loanno
-    caseid caseno recordid rowid"""
-
-_BY_KIND: Mapping[Kind, str] = {Kind.NUMBER: _NUMBERS, Kind.COUNTRY: _COUNTRIES, Kind.IMAGE: f"{_PHOTOS} {_FACES}"}
-_BY_NAME: Mapping[str, str] = {
-    "facecompare.img1": f"image1 photo1 picture1 foto1 {_PHOTOS} {_FACES}",
-    "facecompare.img2": _CARDS,
-    "idholding.img": f"{_PHOTOS} {_HELD}",
 }
 
 
@@ -67,6 +45,7 @@ class _Cell:
     required: bool
     column: str
     place: int
+    why: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +55,8 @@ class _Recipe:
     call: type[Call[Any]]
     values: Mapping[str, Any]
     cells: Sequence[_Cell]
+    reading: Sequence[_Cell]
+    """The same, with the country before the number that is read by it."""
 
 
 @dataclass(slots=True)
@@ -91,11 +72,11 @@ class Calls:
 
     `columns` says which column a parameter is in, `values` gives a parameter the same value in all rows; both are by
     the parameter's name (`"number"`), or by endpoint and name where two endpoints differ (`"id-holding.img"`). A
-    column that nothing is said of is found by the usual names, if it has to be there or says the country. `key`
-    names the column of the calls' keys; else that is found too. A relative path of an image starts at the input
-    file's folder. With `images_root`, no image outside of that folder is read, and a relative path that leads out of
-    it starts there instead; `photos.py` says what a photo may be called, and when it is searched for. Raises
-    ConfigurationError where these do not fit the endpoints or the file, or where two columns may be meant.
+    column that nothing is said of is found by its name or its cells (`choice.py`), if it has to be there or says the
+    country. `key` names the column of the calls' keys; else that is found too. A relative path of an image starts at
+    the input file's folder. With `images_root`, no image outside of that folder is read, and a relative path that
+    leads out of it starts there instead; `photos.py` says what a photo may be called, and when it is searched for.
+    Raises ConfigurationError where these do not fit the endpoints or the file, or where two columns may be meant.
     """
 
     def __init__(
@@ -113,9 +94,12 @@ class Calls:
         self._photos = Photos(self._folder, images_root)
         self._unit = "row" if rows.format in ("xlsx", "html", "parquet") else "line"
         _check_names(calls, columns, values)
+        self._choice = Choice(rows, [*columns.values(), *([] if key is None else [key])])
+        self._unexpected: list[str] = []
         self._recipes = [self._recipe(call, columns, values, several=len(calls) > 1) for call in calls]
-        used = {cell.place for recipe in self._recipes for cell in recipe.cells}
-        self._key = self._find_key(used) if key is None else _place(rows, key, "the key")
+        used = [cell.column for recipe in self._recipes for cell in recipe.cells]
+        key = self._choice.key(used) if key is None else key
+        self._key = None if key is None else _place(rows, key, "the key")
         self._told: dict[str, _Told] = {}
         images = [cell.place for recipe in self._recipes for cell in recipe.cells if cell.kind is Kind.IMAGE]
         self.take_images = bool(images)
@@ -146,11 +130,18 @@ class Calls:
         parts.append("no key" if self._key is None else f"key from {self._rows.header[self._key]!r}")
         return ", ".join(parts)
 
+    def reasons(self) -> list[str]:
+        """Which column is used for what, and why, in a line for each."""
+        several, found = len(self._recipes) > 1, []
+        for recipe in self._recipes:
+            command = f"{recipe.call.endpoint.command}." if several else ""
+            found += [f"{command}{cell.parameter} is read from {cell.column!r} {cell.why}" for cell in recipe.cells]
+        return found
+
     def lines(self) -> list[str]:
         """What the input is, what of it is used, and what of that nobody sees, in lines for people."""
         rows = self._rows
-        found = [f"{rows.about}: {self.chosen}"]
-        found += rows.notes
+        found = [f"{rows.about}: {self.chosen}", *rows.notes, *self._unexpected, *self._without_country()]
         if rows.hidden is None:
             found.append("whether rows are hidden cannot be told of this workbook: save it as .xlsx to know")
         elif rows.hidden:
@@ -215,14 +206,7 @@ class Calls:
 
     def explain(self, row: Row, place: int, problem: str) -> str:
         """`problem`, which speaks of a parameter of call `place`, with the line and the column to look up."""
-        for cell in self._recipes[place].cells:
-            if cell.column != cell.parameter:
-                # Of several images each may have a problem.
-                where = f"column {cell.column!r}: "
-                problem = "; ".join(
-                    where + each if each.startswith(f"{cell.parameter} ") else each for each in problem.split("; ")
-                )
-        return f"{self._unit} {row.line}: {problem}"
+        return f"{self._unit} {row.line}: {_explained(self._recipes[place], problem)}"
 
     # ------------------------------------------------------------------------------------------------ the columns
 
@@ -230,8 +214,10 @@ class Calls:
         self, call: type[Call[Any]], columns: Mapping[str, str], values: Mapping[str, Any], *, several: bool
     ) -> _Recipe:
         command = call.endpoint.command
-        fixed, cells = {}, []
-        for parameter in call.endpoint.parameters:
+        fixed: dict[str, Any] = {}
+        cells: dict[str, _Cell] = {}
+        # The country first: numbers are known by it.
+        for parameter in sorted(call.endpoint.parameters, key=lambda each: each.kind is not Kind.COUNTRY):
             name, kind = parameter.name, parameter.kind
             column = _of(columns, call, name)
             value = _of(values, call, name)
@@ -243,73 +229,100 @@ class Calls:
                 fixed[name] = value
                 continue
             option = f"--column {command}.{name}=COLUMN" if several else f"--{name.replace('_', '-')} COLUMN"
+            why = "as was said"
             if column is None and (parameter.required or kind is Kind.COUNTRY):
                 if not parameter.required and not several:
                     option = f"--{name.replace('_', '-')}-column COLUMN"
-                column = self._find(call, parameter, option)
+                found = self._choice.of(call, parameter, option, lambda row: _country(row, fixed, cells.get("country")))
+                if found is not None:
+                    column, why = found.column, found.why
+                    self._unexpected += [] if found.told is None else [found.told]
+                elif parameter.required:
+                    column = name
             if column is not None:
                 place = _place(self._rows, column, f"{name} (say which with {option})")
-                cells.append(_Cell(name, kind, parameter.required, column, place))
-        return _Recipe(call, fixed, cells)
+                cells[name] = _Cell(name, kind, parameter.required, column, place, why)
+        ordered = [cells[parameter.name] for parameter in call.endpoint.parameters if parameter.name in cells]
+        return _Recipe(call, fixed, ordered, [*cells.values()])
 
-    def _find(self, call: type[Call[Any]], parameter: Parameter, option: str) -> str | None:
-        """The column of a parameter by the usual names; its own name if there is none and it has to be there."""
-        usual = _BY_NAME.get(f"{call.endpoint.name}.{parameter.name}") or _BY_KIND.get(parameter.kind, "")
-        found = self._named(f"{parameter.name} {usual}")
-        if len(found) > 1:
-            raise ConfigurationError(
-                f"{self._file}: {' and '.join(map(repr, found))} may both be {parameter.name}: say which with {option}"
-            )
-        return found[0] if found else parameter.name if parameter.required else None
-
-    def _find_key(self, used: Iterable[int]) -> int | None:
-        found = [place for name in self._named(_KEYS) if (place := self._rows.header.index(name)) not in used]
-        return found[0] if len(found) == 1 else None
-
-    def _named(self, names: str) -> list[str]:
-        wanted = {_bare(name) for name in names.split()}
-        return [name for name in self._rows.header if _bare(name) in wanted]
-
-    @property
-    def _file(self) -> str:
-        return repr(str(self._rows.path))
+    def _without_country(self) -> list[str]:
+        """What is to be known of the numbers before the first of them is sent."""
+        found = []
+        for recipe in self._recipes:
+            country = next((cell for cell in recipe.cells if cell.kind is Kind.COUNTRY), None)
+            for cell in recipe.cells:
+                if cell.kind is not Kind.NUMBER or recipe.values.get("country"):
+                    continue
+                rows = [row for row in self._choice.ahead() if row.problem is None and text(row.cells[cell.place])]
+                national = [
+                    row
+                    for row in rows
+                    if _is_national(text(row.cells[cell.place])) and _country(row, recipe.values, country) is None
+                ]
+                if national:
+                    begin = "begins" if len(national) == 1 else "begin"
+                    found.append(
+                        f"{len(national)} of the first {len(rows)} numbers {begin} with 0, and nothing says their "
+                        f"country ({self._at(national[0], cell)}): say it, as in --country ID, or in a column; else "
+                        "the vendor decides whose they are"
+                    )
+        return found
 
     # --------------------------------------------------------------------------------------------------- the calls
 
     def _make(self, recipe: _Recipe, row: Row, key: str | None) -> Call[Any] | InputError:
-        problem, number = row.problem, None
+        if row.problem is not None:
+            return InputError(row.problem, endpoint=recipe.call.endpoint.name, key=key)
         values = dict(recipe.values)
+        problems = []
         bad: dict[str, str] = {}  # images, by their parameter
-        for cell in recipe.cells:
-            if problem is not None:
-                break
-            found = text(row.cells[cell.place])
-            if cell.kind is Kind.IMAGE:
-                image = self._photo(row, cell, found.strip()) if is_text(found) else Unreadable(_NO_TEXT)
-                if isinstance(image, Unreadable):
-                    bad[cell.parameter] = image
-                else:
-                    values[cell.parameter] = image
+        for cell in recipe.reading:
+            try:
+                value = self._value(row, cell, values)
+            except InputError as exc:
+                problems.append(_explained(recipe, str(exc)))
                 continue
-            if not found.strip():
-                if cell.required:
-                    problem = f"{self._at(row, cell)} {_EMPTY}"
-                continue
-            if (lost := _lost(cell, found, row.cells[cell.place])) is not None:
-                problem = f"{self._at(row, cell)} {lost}"
-                continue
-            values[cell.parameter] = found
-            number = number or (cell if cell.kind is Kind.NUMBER else None)
-        if problem is None and bad:
-            problem = self._all_bad(recipe, row, bad, values)
-        if problem is not None:
+            if not isinstance(value, Unreadable):
+                if value is not None:
+                    values[cell.parameter] = value
+            elif cell.kind is Kind.IMAGE:
+                bad[cell.parameter] = value
+            else:
+                problems.append(f"column {cell.column!r} {value}")
+        if bad:
+            problems += self._all_bad(recipe, bad, values)
+        if problems:
+            problem = f"{self._unit} {row.line}: {'; '.join(problems)}"
             return InputError(problem, endpoint=recipe.call.endpoint.name, key=key)
-        if number is not None:
-            self._tell(row, number, values)
+        self._tell(row, recipe, values)
         return recipe.call(**values, key=key)
 
-    def _all_bad(self, recipe: _Recipe, row: Row, bad: Mapping[str, str], values: dict[str, Any]) -> str | None:
-        """What is wrong with all the images of a call; None where some of them have yet to be read.
+    def _value(self, row: Row, cell: _Cell, values: Mapping[str, Any]) -> Any:
+        """What a cell holds for its parameter, None for nothing. `values` has its country. Raises InputError."""
+        held = row.cells[cell.place]
+        found = text(held)
+        if not is_text(found):
+            return Unreadable(_NO_TEXT)
+        if cell.kind is Kind.IMAGE:
+            return self._photo(row, cell, found.strip())
+        if not found.strip():
+            return Unreadable(_EMPTY) if cell.required else None
+        if found == "#UNCALCULATED":
+            return Unreadable(_UNCALCULATED)
+        if cell.kind is Kind.NUMBER:
+            if isinstance(held, Narrow):
+                return Unreadable(f"is a float of 32 bits or fewer, and has lost digits: {_AS_TEXT}")
+            country = values.get("country")
+            country = None if country is None else texts.country(country, name="country")
+            return numbers.normalise(found, name=cell.parameter, country=country)
+        if cell.kind is Kind.COUNTRY:
+            if found.strip().upper() == _NOT_AVAILABLE:
+                return Unreadable("may be Namibia, or not available: write NAM, or leave the cell empty")
+            return texts.written_country(found, name=cell.parameter)
+        return _CHECKS[cell.kind](found, name=cell.parameter)
+
+    def _all_bad(self, recipe: _Recipe, bad: Mapping[str, str], values: dict[str, Any]) -> list[str]:
+        """What is wrong with each image of a call; nothing where some of them have yet to be read.
 
         Then the others are in `values` too, and say what is wrong as they are read.
         """
@@ -318,14 +331,13 @@ class Calls:
             name: f"{name} {problem}" if isinstance(problem, NotThere) else problem for name, problem in bad.items()
         }
         if len(bad) == len(cells):
-            first, *others = (
+            return [
                 f"column {cells[name].column!r}{':' if isinstance(bad[name], NotThere) else ''} {problem}"
                 for name, problem in said.items()
-            )
-            return "; ".join([f"{self._unit} {row.line}: {first}", *others])
+            ]
         for name, problem in said.items():
             values[name] = _Bad(problem if isinstance(bad[name], NotThere) else f"{name} {problem}")
-        return None
+        return []
 
     def _photo(self, row: Row, cell: _Cell, said: str) -> ImageSource:
         """The image of a cell, wherever it is, or what is wrong with it."""
@@ -354,19 +366,12 @@ class Calls:
             problem if isinstance(problem, NotThere) else Unreadable(f"has a link that {problem}" if links else problem)
         )
 
-    def _tell(self, row: Row, cell: _Cell, values: dict[str, Any]) -> None:
-        """Count a number of which something is to be told. It is read here, and found as it is sent when it is sent."""
-        country = values.get("country")
-        try:
-            number = numbers.normalise(
-                values[cell.parameter], country=None if country is None else texts.country(country, name="country")
-            )
-        except InputError:
-            return  # whoever sends it says so
-        values[cell.parameter] = number
-        if (remark := numbers.remark(number)) is not None:
-            told = self._told.setdefault(remark, _Told(self._at(row, cell)))
-            told.calls += 1
+    def _tell(self, row: Row, recipe: _Recipe, values: Mapping[str, Any]) -> None:
+        """Count a number of which something is to be told."""
+        for cell in recipe.cells:
+            if cell.kind is Kind.NUMBER and (remark := numbers.remark(values[cell.parameter])) is not None:
+                told = self._told.setdefault(remark, _Told(self._at(row, cell)))
+                told.calls += 1
 
     def _at(self, row: Row, cell: _Cell) -> str:
         return f"{self._unit} {row.line}: column {cell.column!r}"
@@ -383,17 +388,6 @@ class Calls:
                 "put './' before the file's name, or 'data:;base64,' before base64"
             )
         return self._photos.find(cell)
-
-
-def _lost(cell: _Cell, found: str, value: Any) -> str | None:
-    """Why the text of a cell is not what somebody wrote, None where it is."""
-    if not is_text(found):
-        return _NO_TEXT
-    if found == "#UNCALCULATED":
-        return _UNCALCULATED
-    if cell.kind is Kind.NUMBER and isinstance(value, Narrow):
-        return f"is a float of 32 bits or fewer, and has lost digits: {_AS_TEXT}"
-    return None
 
 
 class _Bad:
@@ -416,6 +410,36 @@ def _is_base64(cell: str) -> bool:
     return cell[:5].lower() == "data:" or len(cell) > _LONGEST_PATH
 
 
+def _explained(recipe: _Recipe, problem: str) -> str:
+    """`problem`, which speaks of parameters, with the columns to look up."""
+    for cell in recipe.cells:
+        if cell.column != cell.parameter:
+            # Of several images each may have a problem.
+            where = f"column {cell.column!r}: "
+            problem = "; ".join(
+                where + each if each.startswith(f"{cell.parameter} ") else each for each in problem.split("; ")
+            )
+    return problem
+
+
+def _country(row: Row, values: Mapping[str, Any], cell: _Cell | None) -> str | None:
+    """The country of a row, None if neither `values` nor a `cell` says it."""
+    try:
+        if (held := values.get("country")) is not None:
+            return texts.country(held, name="country")
+        return None if cell is None else texts.written_country(text(row.cells[cell.place]).strip(), name="country")
+    except InputError:
+        return None
+
+
+def _is_national(number: str) -> bool:
+    """Whether a number is as it is dialled in its country."""
+    try:
+        return numbers.normalise(number)[0] == "0"
+    except InputError:
+        return False
+
+
 def _of(given: Mapping[str, Any], call: type[Call[Any]], name: str) -> Any:
     """What is given for a parameter of `call`: by endpoint and name, or by name."""
     for full, value in given.items():
@@ -434,11 +458,6 @@ def _check_names(calls: Sequence[type[Call[Any]]], columns: Mapping[str, str], v
         prefix, dot, own = name.rpartition(".")
         if not any(own == its and (not dot or endpoint_of(prefix) is endpoint) for endpoint, its in known):
             raise ConfigurationError(f"{who} has no {name!r}: it takes {takes}")
-
-
-def _bare(name: str) -> str:
-    """A column's name without what people vary: case, spaces, underscores and other signs."""
-    return "".join(filter(str.isalnum, unicodedata.normalize("NFKC", name).casefold()))
 
 
 def _place(rows: Rows, column: str, purpose: str) -> int:

@@ -40,7 +40,8 @@ class Forecast:
     """What a run would do.
 
     `rows` of the input, `failed` of them with problems, counted in `errors` by class for each call; `problems` are
-    the first of these. `warnings` are lines on what would be sent all the same, as landlines.
+    the first of these. `warnings` are lines on what would be sent all the same, as landlines, and `columns` lines on
+    which column is used for what, and why.
     Of the calls, `from_ledger` would be answered by earlier ones, `shared` by others that ask the
     same, `held` would not be sent because they may have been charged before, and `calls` would be sent, by endpoint.
     `charges` is how many charges that makes at most, by endpoint, and `cost` what those cost by the prices known: None
@@ -58,6 +59,7 @@ class Forecast:
     errors: Counter[str] = field(default_factory=Counter)
     problems: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
+    columns: list[str] = field(default_factory=list)
     cost: Decimal | None = None
     hidden: int | None = 0
 
@@ -121,8 +123,9 @@ async def forecast_bulk(
                     names, _ = columns_of(calls, rows.header, client.redact)
                     target.part_is_idle = is_idle(target.part, target.path.suffix.lower(), names)
                 target.check_free()
+        found.columns = maker.reasons()
         if on_start is not None:
-            for line in maker.lines():
+            for line in (*maker.lines(), *maker.reasons()):
                 on_start(line)
         with Peek(file) as peek:
             questions = Questions(view, peek, reuse_for=reuse_for)

@@ -13,7 +13,8 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -138,6 +139,8 @@ class Rows:
             if value is not None and found not in _OPTIONS[name]:
                 raise ConfigurationError(f"{name} does not go with {str(self.path)!r}: it is for {_used(name)}")
         self._reader = self._open(found, is_stdin, **given)
+        self._ahead: deque[Row] = deque()
+        self._broken: UnreadableInputError | None = None
         self.header = self._reader.header
         self.schema = self._reader.schema
         self.format = self._reader.format
@@ -153,11 +156,34 @@ class Rows:
         self.sheet = self._reader.sheet
         self.numbers = self._reader.numbers
         self.notes = self._reader.notes
+        self._left = iter(self._reader)
+        if self.format in _OPTIONS["header_row"]:
+            self._left = heading.with_totals(self._reader, "line" if self.delimiter is not None else "row")
 
     def __iter__(self) -> Iterator[Row]:
-        if self.format in _OPTIONS["header_row"]:
-            return heading.with_totals(self._reader, "line" if self.delimiter is not None else "row")
-        return iter(self._reader)
+        while self._ahead:
+            yield self._ahead.popleft()
+        if self._broken is not None:
+            raise self._broken
+        yield from self._left
+
+    def ahead(self, most: int, most_characters: int) -> Sequence[Row]:
+        """The first rows, which are iterated all the same: `most` of them, and no more than hold so many characters.
+
+        To be asked before the first row is taken.
+        """
+        held = sum(map(_size, self._ahead))
+        while self._broken is None and len(self._ahead) < most and held < most_characters:
+            try:
+                row = next(self._left, None)
+            except UnreadableInputError as exc:
+                self._broken = exc  # whoever comes to it is told
+                break
+            if row is None:
+                break
+            self._ahead.append(row)
+            held += _size(row)
+        return [*self._ahead]
 
     @property
     def left_out(self) -> int:
@@ -181,7 +207,11 @@ class Rows:
 
     def missing(self, column: str, purpose: str) -> ConfigurationError:
         """The error that there is no such column."""
-        problem = f"{str(self.path)!r} has no column {column!r} for {purpose}: its columns are {some(self.header)}"
+        return self.unfit(f"{str(self.path)!r} has no column {column!r} for {purpose}: its columns are")
+
+    def unfit(self, problem: str) -> ConfigurationError:
+        """The error that a column is not there, as `problem` says: with the columns that are."""
+        problem = f"{problem} {some(self.header)}"
         if any(shown(name) == "…" for name in self.header):
             problem += "; the first line looks like data, and must name the columns"
         elif len(self.header) == 1 and self.delimiter is not None and not self.header[0].replace("_", "").isalnum():
@@ -255,6 +285,10 @@ def _format(path: Path) -> str | None:
         is_text = head.startswith((b"\xff\xfe", b"\xfe\xff")) or b"\0" not in head
         return "csv" if is_text else found
     return found
+
+
+def _size(row: Row) -> int:
+    return sum(len(cell) for cell in row.cells if isinstance(cell, str | bytes))
 
 
 def _used(option: str) -> str:

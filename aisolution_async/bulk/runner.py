@@ -805,11 +805,11 @@ async def run_bulk(
     found out, and `skip_hidden` leaves out the rows of a workbook that nobody sees), or "-" for JSONL on standard
     input. `output` is CSV, TSV, JSONL or Parquet by its ending, or "-" for JSONL on standard output. `columns` says
     which column holds a parameter, and `values` gives one value for all rows: by the parameter's name or, where two
-    endpoints differ, as `"id-holding.img"`. What neither names is found by the usual names of such columns
-    (`calls.py`). `key` names a column for the calls' keys, else found likewise. Image cells are paths, relative to the
-    folder of `source`, or base64; what is not there is searched for by its name in `images_root`, else in that folder
-    (`photos.py`), and no image outside of `images_root` is read. Where a photo was taken (GPS) is not sent with it,
-    unless `keep_metadata`. `results.py` lists the result columns.
+    endpoints differ, as `"id-holding.img"`. What neither names is found by the columns' names, a phone number's also by
+    its cells (`choice.py`). `key` names a column for the calls' keys, else found by its name. Image cells are paths,
+    relative to the folder of `source`, or base64; what is not there is searched for by its name in `images_root`, else
+    in that folder (`photos.py`), and no image outside of `images_root` is read. Where a photo was taken (GPS) is not
+    sent with it, unless `keep_metadata`. `results.py` lists the result columns.
 
     A row that cannot be asked, or that fails, is a row of the output too, and if `problems` names a file (CSV, TSV,
     JSONL or Parquet), also of that: as it came, with a column that says what is wrong, to be mended and run.

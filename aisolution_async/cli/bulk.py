@@ -349,7 +349,8 @@ Examples:
   aisolution bulk {command} - -o - <list.jsonl >results.jsonl
 
 INPUT is a workbook (.xlsx and others), .csv, .tsv, .jsonl or .parquet, or - for JSONL on stdin. Columns are found
-by their usual names, and what was found is said; options say what is not. {images}
+by their names, a phone number's also by its cells, and what was found is said; options say what is not. A country
+stands in a cell by its name, its code (ID, IDN) or its calling code (+62). {images}
 
 The output has every row of it, in order and with all its columns, and after them the results: ok, answer_…,
 charge, status, attempts, error, problem. With several endpoints their names begin with the endpoint's, as in

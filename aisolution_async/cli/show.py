@@ -365,6 +365,7 @@ def forecast_as_json(found: Forecast) -> dict[str, Any]:
         "errors": dict(found.errors),
         "problems": found.problems,
         "warnings": found.warnings,
+        "columns": found.columns,
         "from_ledger": found.from_ledger,
         "shared": found.shared,
         "held": found.held,

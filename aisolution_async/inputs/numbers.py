@@ -116,7 +116,7 @@ def normalise(number: object, *, name: str = "number", country: str | None = Non
 def remark(sent: str) -> str | None:
     """What a person should be told of a normalised number that is sent all the same; None for nearly all."""
     if sent[:1] != "+":
-        return None
+        return _WITHOUT_COUNTRY if sent[:1] == "0" else None
     plan, rest = _split(sent[1:])
     is_one_digit = _is_one_digit(rest)
     if plan is None or (not is_one_digit and plan.mobile.fullmatch(rest)):
@@ -129,6 +129,37 @@ def remark(sent: str) -> str | None:
     return _NOT_MOBILE if kind in _FIXED else None
 
 
+def mobile_of(number: str, *, country: str | None = None) -> tuple[str, bool] | None:
+    """E.164 of what is a mobile number beyond doubt, and whether it looks like a phone number by itself; else None.
+
+    Valid is not enough: without a country, only a number in full is known, or one of the vendor's own markets with its
+    leading zero. What looks like nothing but digits (no plus, no calling code, no zero in front) may be any id.
+    """
+    try:
+        sent = normalise(number, country=country, strict=country is not None)
+    except InputError:
+        return None
+    if sent[:1] != "+":
+        said: list[tuple[str, str | None]] = [(sent, market) for market in MARKETS if sent[0] == "0"]
+        said += [(f"+{sent}", None) for code in _MARKET_CODES if sent.startswith(code)]
+    else:
+        said = [(sent, None)]
+    for text, market in said:
+        try:
+            sent = normalise(text, country=market, strict=True)
+        except InputError:
+            continue
+        plan, rest = _split(sent[1:])
+        if plan is not None and remark(sent) is None:
+            return sent, "".join(filter(str.isdecimal, number)) != rest
+    return None
+
+
+MARKETS = ("ID", "PH", "VN", "IN")
+"""Where the vendor is."""
+_MARKET_CODES = ("62", "63", "84", "91")
+
+_WITHOUT_COUNTRY = "without a country, with a 0 in front: say the country, as in --country ID, or in a column"
 _ONE_DIGIT = "one digit over and over, as in a filler, but in a range of their country"
 _NOT_MOBILE = "in a range of landlines or service numbers, which are seldom on WhatsApp"
 _FIXED = frozenset({0, 3, 4, 5, 8, 9})  # fixed lines, toll-free, premium rate, shared cost, UAN, voicemail

@@ -7,6 +7,7 @@ from urllib.parse import urlsplit
 
 from aisolution_async.checks import is_whole, kind_of
 from aisolution_async.errors import InputError
+from aisolution_async.inputs import countries
 
 _LONGEST = 2048
 
@@ -29,8 +30,23 @@ def country(value: object, *, name: str) -> str | None:
         return None
     code = text(value, name=name).upper()
     if not re.fullmatch("[A-Z]{2}", code):
-        raise InputError(f"{name} is no two-letter country code: use ID, PH, VN, IN or the like")
+        meant = countries.codes_of(str(value))
+        use = f"use {' or '.join(meant)} for it" if meant else "use ID, PH, VN, IN or the like"
+        raise InputError(f"{name} is no two-letter country code: {use}")
     return code
+
+
+def written_country(value: object, *, name: str) -> str | None:
+    """The same of whatever people write in a sheet: a name, an ISO code of two or three letters, a calling code."""
+    if value == "":
+        return None
+    written = text(value, name=name)
+    found = countries.codes_of(written)
+    if not found:
+        raise InputError(f"{name} is no two-letter country code, and no country's name: use ID, PH, VN, IN or the like")
+    if len(found) > 1:
+        raise InputError(f"{name} may be {' or '.join(found)}: write one of these codes")
+    return found[0]
 
 
 def url(value: object, *, name: str) -> str | None:
