@@ -73,7 +73,7 @@ async def test_what_comes_from_the_ledger_is_no_speed(tmp_path: Path) -> None:
 def pace(*seconds: tuple[int, int]) -> tuple[float, float]:
     """The rate and the share after seconds in which so many were sent, and so many came from the ledger."""
     made = Pace()
-    made.start(100.0)
+    made.start(100.0, lambda: 100.0)
     for second, (sent, stored) in enumerate(seconds, 100):
         for place in range(sent + stored):
             made.count(second + place / (sent + stored), sent=place < sent)

@@ -17,12 +17,12 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from aisolution_async.api import CALLS
-from aisolution_async.bulk.invoice import Hints, Invoice, Span, compare, read, understand
+from aisolution_async.bulk.invoice import Days, Hints, Invoice, compare, read, understand
 from aisolution_async.bulk.invoice.words import Point, period_of, role_of, service_of, when, written
 from aisolution_async.errors import ConfigurationError
 from aisolution_async.ledger import Sum
 
-NOVEMBER = Span(date(2026, 11, 1), date(2026, 11, 30))
+NOVEMBER = Days(date(2026, 11, 1), date(2026, 11, 30))
 
 
 def rows_of(text: str, delimiter: str = ",") -> list[tuple[int, list[str]]]:

@@ -146,7 +146,7 @@ class Batch(NotPickled, Generic[R]):
                     with anyio.CancelScope(shield=True):
                         await self._journal.aclose()
                 raise
-        self._outlet.pace.start(clock.now())
+        self._outlet.pace.start(clock.now(), asyncio.get_running_loop().time)
         self._shared.batches.add(self)
         self._runner = asyncio.create_task(self._run())
         return self

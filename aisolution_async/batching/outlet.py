@@ -163,10 +163,10 @@ class Pace:
         self._started: float | None = None
         self._ended: float | None = None
 
-    def start(self, now: float) -> None:
-        """The batch starts now."""
+    def start(self, now: float, clock: Callable[[], float]) -> None:
+        """The batch starts now. `clock` is asked of who looks, from any thread."""
         self._started = now
-        self._clock = asyncio.get_running_loop().time  # for who looks from another thread
+        self._clock = clock
 
     def end(self, now: float) -> None:
         """The batch is over now."""

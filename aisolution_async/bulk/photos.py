@@ -112,7 +112,7 @@ class Photos:
         self._root = None if root is None else _resolved(root)
         self._base = self._root or folder
         self._lock = threading.Lock()
-        self._found: _Found | None = None
+        self._found: _Match | None = None
         self._closed = False
         self._compared = 0
 
@@ -139,7 +139,7 @@ class Photos:
         """
         with self._lock, _noting():
             if self._found is None:
-                self._found = _Found(self._base, lambda: self._closed)
+                self._found = _Match(self._base, lambda: self._closed)
 
     def close(self) -> None:
         """Forget what was found. A search under way ends soon."""
@@ -302,7 +302,7 @@ class Photos:
         ]
 
 
-class _Found:
+class _Match:
     """What is in a folder and the folders in it, in a database on the disk: a million names would fill the memory."""
 
     def __init__(self, base: Path, given_up: Callable[[], bool]) -> None:

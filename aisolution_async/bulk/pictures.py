@@ -95,7 +95,7 @@ class Pictures:
         self.remark = " (pictures in this workbook cannot be seen here: save it as .xlsx)"
         try:
             self._archive = zipfile.ZipFile(rows.path)
-            reading = _Reading(rows.path, self._archive)
+            reading = _Parsing(rows.path, self._archive)
             if (part := part_of(self._archive, rows.sheet)) is not None:
                 self._spots, self.remark = reading.of_sheet(part), ""
             elif "content.xml" in self._archive.namelist():
@@ -204,7 +204,7 @@ class _Sizes:
         return next((width for first, last, width in self._widths if first <= column <= last), self._width)
 
 
-class _Reading:
+class _Parsing:
     """Reads the parts of a workbook that say what is on, in and behind its cells."""
 
     def __init__(self, path: Path, archive: zipfile.ZipFile) -> None:

@@ -60,9 +60,9 @@ _ERROR_CELL = re.compile(
 # A whole number of more digits than a float holds.
 _LONG_CELL = re.compile(
     rb"<(?:\w+:)?c\s(?![^>]*\bt=[\"'](?!n[\"']))[^>]*?\br=[\"']([A-Z]{1,3})([0-9]{1,7})[\"'][^>]*(?<!/)>\s*"
-    rb"<(?:\w+:)?v>\s*(-?[0-9]{16,17})(?:\.0+)?\s*<"
+    rb"<(?:\w+:)?v>\s*(-?(?:9[0-9]{15}|[0-9]{17}))(?:\.0+)?\s*<"
 )
-_LONG_NUMBER = re.compile(rb">-?[0-9]{16}")
+_LONG_NUMBER = re.compile(rb">-?(?:9[0-9]{15}|[0-9]{17})[<.]")
 _UNCALCULATED_CELL = re.compile(
     rb"<(?:\w+:)?c\s(?![^>]*\bt=[\"']str[\"'])[^>]*?\br=[\"']([A-Z]{1,3})([0-9]{1,7})[\"'][^>]*(?<!/)>\s*"
     rb"<(?:\w+:)?f\b(?:[^>]*/>|[^>]*>[^<]*</(?:\w+:)?f>)\s*"
@@ -144,10 +144,12 @@ class SheetReader(Reader):
         self.total = len(rows) - sum(rows) * skip_hidden
 
     def __iter__(self) -> Iterator[Row]:
-        places = self._places
+        places, first, last = self._places, self._places[0], self._places[-1] + 1
+        is_whole = last - first == len(places)
         for number, values in self._kept():
             if not (self._skips and number in self._hidden.rows):
-                yield Row(number, [_cell(values[place]) for place in places])
+                used = values[first:last] if is_whole else [values[place] for place in places]
+                yield Row(number, [_cell(value) for value in used])
 
     def _chosen(self, sheet: str | None, names: Sequence[str], visible: Sequence[str]) -> Sequence[str]:
         """The sheets of which the first that is not empty is read."""
@@ -316,7 +318,8 @@ def _look_into(path: Path, sheet: str) -> tuple[dict[int, dict[int, Any]], workb
                     for name, row, error in _ERROR_CELL.findall(chunk):
                         errors[int(row)][place_of(name)] = html.unescape(error.decode("utf-8", "replace"))
                 for name, row, digits in _LONG_CELL.findall(chunk) if _LONG_NUMBER.search(chunk) else ():
-                    errors[int(row)][place_of(name)] = int(digits)
+                    if (exact := int(digits)) != _cell(float(digits)):
+                        errors[int(row)][place_of(name)] = exact
                 if b"<f" in chunk or b":f" in chunk:
                     for name, row in _UNCALCULATED_CELL.findall(chunk):
                         errors[int(row)][place_of(name)] = UNCALCULATED

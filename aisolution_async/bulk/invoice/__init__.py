@@ -8,6 +8,6 @@ two ways, or in none, is refused with its line and what to do about it.
 from aisolution_async.bulk.invoice.compare import Comparison, Difference, compare
 from aisolution_async.bulk.invoice.reading import Hints, Invoice, understand
 from aisolution_async.bulk.invoice.tables import read
-from aisolution_async.bulk.invoice.words import Span
+from aisolution_async.bulk.invoice.words import Days
 
-__all__ = ["Comparison", "Difference", "Hints", "Invoice", "Span", "compare", "read", "understand"]
+__all__ = ["Comparison", "Days", "Difference", "Hints", "Invoice", "compare", "read", "understand"]

@@ -9,7 +9,7 @@ from datetime import date
 
 from aisolution_async.api import ENDPOINTS
 from aisolution_async.bulk.invoice.reading import Invoice
-from aisolution_async.bulk.invoice.words import Span
+from aisolution_async.bulk.invoice.words import Days
 from aisolution_async.ledger import Sum
 
 
@@ -51,7 +51,7 @@ class Comparison:
     The days of a line are None where the invoice says none: then all that the ledgers have is in it.
     """
 
-    lines: Mapping[tuple[Span | None, str], Difference]
+    lines: Mapping[tuple[Days | None, str], Difference]
     totals: Mapping[str, Difference]
     outside: int
 
@@ -69,12 +69,12 @@ class Comparison:
 def compare(invoice: Invoice, ledgers: Iterable[Mapping[tuple[object, ...], Sum]]) -> Comparison:
     """Compare the invoice with ledgers, each by day and endpoint, on the days that the invoice is of."""
     theirs = Counter(invoice.charges)
-    spans: dict[str, list[Span]] = {}
+    spans: dict[str, list[Days]] = {}
     for span, name in theirs:
         if span is not None:
             spans.setdefault(name, []).append(span)
-    ours: Counter[tuple[Span | None, str]] = Counter()
-    unknown: Counter[tuple[Span | None, str]] = Counter()
+    ours: Counter[tuple[Days | None, str]] = Counter()
+    unknown: Counter[tuple[Days | None, str]] = Counter()
     outside = 0
     for found in ledgers:
         for (when, endpoint), counts in found.items():
@@ -88,7 +88,7 @@ def compare(invoice: Invoice, ledgers: Iterable[Mapping[tuple[object, ...], Sum]
             if name not in ENDPOINTS or not ENDPOINTS[name].never_charges:
                 unknown[place] += counts.unknown + counts.intended
     places = [place for place in {*theirs, *ours, *unknown} if theirs[place] or ours[place] or unknown[place]]
-    places.sort(key=lambda place: (place[0] or Span(date.min, date.min), place[1]))
+    places.sort(key=lambda place: (place[0] or Days(date.min, date.min), place[1]))
     lines = {place: Difference(ours[place], unknown[place], theirs[place]) for place in places}
     totals = {
         name: Difference(*(sum(n for (_, e), n in counts.items() if e == name) for counts in (ours, unknown, theirs)))
@@ -97,8 +97,8 @@ def compare(invoice: Invoice, ledgers: Iterable[Mapping[tuple[object, ...], Sum]
     return Comparison(lines, totals, outside)
 
 
-def _span_of(day: date, spans: Iterable[Span], invoice: Invoice) -> Span | None:
+def _span_of(day: date, spans: Iterable[Days], invoice: Invoice) -> Days | None:
     """The days of the line that this day belongs to."""
     if invoice.period is None:
         return None
-    return next((span for span in spans if day in span), invoice.period if invoice.is_one_period else Span(day, day))
+    return next((span for span in spans if day in span), invoice.period if invoice.is_one_period else Days(day, day))

@@ -19,7 +19,7 @@ from typing import Any
 from aisolution_async.api import ENDPOINTS, endpoint_of
 from aisolution_async.bulk.cells import text
 from aisolution_async.bulk.invoice import words
-from aisolution_async.bulk.invoice.words import Order, Point, Role, Span, When
+from aisolution_async.bulk.invoice.words import Days, Order, Point, Role, When
 from aisolution_async.bulk.source import shown, some
 from aisolution_async.errors import ConfigurationError
 
@@ -50,7 +50,7 @@ class Hints:
     status: str | None = None
     decimal: Point | None = None
     dates: Order | None = None
-    period: Span | None = None
+    period: Days | None = None
     prices: Mapping[str, Decimal] = field(default_factory=dict)
     ledger_prices: Mapping[str, Decimal] = field(default_factory=dict)
 
@@ -71,8 +71,8 @@ class Invoice:
     lines for a person how it was read.
     """
 
-    charges: Mapping[tuple[Span | None, str], int]
-    period: Span | None
+    charges: Mapping[tuple[Days | None, str], int]
+    period: Days | None
     about: tuple[str, ...]
 
     @property
@@ -125,15 +125,15 @@ class _Places:
 
 def understand(lines: Lines, path: str, hints: Hints, noun: str = "line") -> Invoice:
     """Read the table; `noun` is what a person calls its rows. Raises ConfigurationError for what is not sure in it."""
-    return _Reading(lines, path, hints, noun).read()
+    return _Pass(lines, path, hints, noun).read()
 
 
 def columns_of(lines: Lines, path: str, hints: Hints) -> int:
     """How many columns the table has, where one of its first rows names them. Raises NoTableError."""
-    return sum(map(bool, _Reading(lines, path, hints, "line").places.names))
+    return sum(map(bool, _Pass(lines, path, hints, "line").places.names))
 
 
-class _Reading:
+class _Pass:
     """The reading of one table."""
 
     def __init__(self, lines: Lines, path: str, hints: Hints, noun: str) -> None:
@@ -160,7 +160,7 @@ class _Reading:
         self._check_spans(sums)
         spans = [*(span for span, _ in sums.charges if span is not None), *([] if period is None else [period])]
         if spans:
-            period = Span(min(span.first for span in spans), max(span.last for span in spans))
+            period = Days(min(span.first for span in spans), max(span.last for span in spans))
         self._tell(sums, period)
         return Invoice(sums.charges, period, tuple(self._about))
 
@@ -305,7 +305,7 @@ class _Reading:
                 continue  # of the next page
             yield number, cells
 
-    def _look(self) -> Span | None:
+    def _look(self) -> Days | None:
         """Find out what stands before decimals and which of two comes first in a day. The period that is said above."""
         said = [words.period_in(line) for line in self._above]
         periods = [days for days in said if days]
@@ -431,20 +431,20 @@ class _Reading:
             ways = " or ".join(str(span) for span in found.days.values())
             raise self._refused(open_[1], f"{open_[0]!r} can be {ways}", "say --dates dmy or --dates mdy")
 
-    def _period(self, periods: list[list[When]]) -> Span | None:
-        spans: set[Span] = set()
+    def _period(self, periods: list[list[When]]) -> Days | None:
+        spans: set[Days] = set()
         for days in periods:
             ends = [self._resolved(found) for found in days]
             if all(end is not None for end in ends):
                 known = [end for end in ends if end is not None]
                 if known[0].first <= known[-1].last:
-                    spans.add(Span(known[0].first, known[-1].last))
+                    spans.add(Days(known[0].first, known[-1].last))
         if len(spans) > 1:
             several = ", ".join(map(str, sorted(spans)))
             raise ConfigurationError(f"{self._path!r} names several periods: {several}: say which with --period")
         return spans.pop() if spans else None
 
-    def _resolved(self, found: When) -> Span | None:
+    def _resolved(self, found: When) -> Days | None:
         values = set(found.days.values())
         if len(values) == 1:
             return values.pop()
@@ -452,7 +452,7 @@ class _Reading:
 
     # ----------------------------------------------------------------------------------------------------- the rows
 
-    def _take(self, number: int, cells: Sequence[Any], sums: _Sums, period: Span | None) -> None:
+    def _take(self, number: int, cells: Sequence[Any], sums: _Sums, period: Days | None) -> None:
         places = self.places
         labels = [label for at, cell in enumerate(cells) if at not in places.numbers() and (label := _label(cell))]
         # Behind the question mark of a URL stands what is nobody's to see.
@@ -487,7 +487,7 @@ class _Reading:
     def _has_day(self, cells: Sequence[Any]) -> bool:
         return any(isinstance(_at(cells, at), date) or words.when(_label(_at(cells, at))) for at in self.places.days())
 
-    def _span(self, number: int, cells: Sequence[Any], period: Span | None) -> Span | None:
+    def _span(self, number: int, cells: Sequence[Any], period: Days | None) -> Days | None:
         places = self.places
         if places.day is None:
             return period
@@ -495,15 +495,15 @@ class _Reading:
         last = first if places.until is None else self._day(number, cells, places.until)
         if last.last < first.first:
             raise self._refused(number, f"it goes from {first} back to {last}", _MEND)
-        return Span(first.first, last.last)
+        return Days(first.first, last.last)
 
-    def _day(self, number: int, cells: Sequence[Any], at: int) -> Span:
+    def _day(self, number: int, cells: Sequence[Any], at: int) -> Days:
         cell = _at(cells, at)
         if isinstance(cell, datetime):
             cell = cell.date()
         if isinstance(cell, date):
             is_month = cell.day == 1 and words.is_of_months(self.places.names[at])
-            return words.month(cell.year, cell.month) if is_month else Span(cell, cell)
+            return words.month(cell.year, cell.month) if is_month else Days(cell, cell)
         label = _label(cell)
         found = words.when(label) if isinstance(cell, str) or label.isdecimal() else None
         span = None if found is None else self._resolved(found)
@@ -662,7 +662,7 @@ class _Reading:
 
     def _check_spans(self, sums: _Sums) -> None:
         """Raise where one row's days are within another's: then one of them may add up the other."""
-        by_service: dict[str, list[Span]] = {}
+        by_service: dict[str, list[Days]] = {}
         for span, service in sums.charges:
             if span is not None:
                 by_service.setdefault(service, []).append(span)
@@ -677,7 +677,7 @@ class _Reading:
 
     # --------------------------------------------------------------------------------------------------- in words
 
-    def _tell(self, sums: _Sums, period: Span | None) -> None:
+    def _tell(self, sums: _Sums, period: Days | None) -> None:
         places = self.places
         first = f"{self._noun} {places.line} names its columns: {places.told()}"
         if places.service is None:
@@ -735,8 +735,8 @@ class _Total:
 class _Sums:
     """What the rows come to."""
 
-    charges: Counter[tuple[Span | None, str]] = field(default_factory=Counter)
-    lines: dict[tuple[Span | None, str], int] = field(default_factory=dict)
+    charges: Counter[tuple[Days | None, str]] = field(default_factory=Counter)
+    lines: dict[tuple[Days | None, str], int] = field(default_factory=dict)
     counts: _Total = field(default_factory=_Total)
     amounts: _Total = field(default_factory=_Total)
     currencies: dict[str | None, Decimal] = field(default_factory=dict)
@@ -785,7 +785,7 @@ def _clean(cell: str) -> str:
     return " ".join(cell.split())
 
 
-def _may_be_count(number: words.Written) -> bool:
+def _may_be_count(number: words.Number) -> bool:
     values = [number.value(point) for point in number.points()]
     return number.currency is None and any(value is not None and value == value.to_integral_value() for value in values)
 

@@ -207,7 +207,7 @@ _MONEY = re.compile(
 
 
 @dataclass(frozen=True, slots=True)
-class Written:
+class Number:
     """A number as it was written: its digits with what stands between them, its sign, its currency if it says one."""
 
     digits: str
@@ -225,7 +225,7 @@ class Written:
 
 
 @lru_cache(4096)
-def written(text: str) -> Written | None:
+def written(text: str) -> Number | None:
     """The number that `text` is, with or without a currency; None if it is none."""
     text = text.strip()
     brackets = text.startswith("(") and text.endswith(")")
@@ -239,7 +239,7 @@ def written(text: str) -> Written | None:
     currency = currency_of(marks[0]) if marks else None
     if marks and currency is None:
         return None
-    return Written(found["digits"].strip(), bool(minus) or brackets, currency)
+    return Number(found["digits"].strip(), bool(minus) or brackets, currency)
 
 
 def currency_of(text: str) -> str | None:
@@ -284,7 +284,7 @@ Order = Literal["dmy", "mdy"]
 
 
 @dataclass(frozen=True, slots=True, order=True)
-class Span:
+class Days:
     """Days, from the first to the last."""
 
     first: date
@@ -300,16 +300,16 @@ class Span:
             return f"{self.first:%Y-%m}"
         return f"{self.first} to {self.last}"
 
-    def meets(self, other: Span) -> bool:
+    def meets(self, other: Days) -> bool:
         """Whether they have a day in common."""
         return self.first <= other.last and other.first <= self.last
 
 
-def month(year: int, number: int) -> Span:
+def month(year: int, number: int) -> Days:
     """All days of a month. Raises ValueError."""
     if not 1 <= number <= 12:
         raise ValueError
-    return Span(date(year, number, 1), date(year, number, monthrange(year, number)[1]))
+    return Days(date(year, number, 1), date(year, number, monthrange(year, number)[1]))
 
 
 _MONTHS = {
@@ -351,7 +351,7 @@ class When:
     are those of UTC.
     """
 
-    days: dict[Order, Span]
+    days: dict[Order, Days]
     has_time: bool = False
     has_zone: bool = False
 
@@ -370,7 +370,7 @@ def _moment(text: str) -> When | None:
     if _UNIX.fullmatch(text):
         seconds = int(text.partition(".")[0][:10])
         day = datetime.fromtimestamp(seconds, UTC).date()
-        return When({"dmy": Span(day, day), "mdy": Span(day, day)}, has_time=True, has_zone=True)
+        return When({"dmy": Days(day, day), "mdy": Days(day, day)}, has_time=True, has_zone=True)
     if (found := _ISO.fullmatch(text)) is not None:
         ways: dict[Order, tuple[str, str]] = {"dmy": (found["m"], found["d"]), "mdy": (found["m"], found["d"])}
     elif (found := _SLASHED.fullmatch(text)) is not None:
@@ -382,13 +382,13 @@ def _moment(text: str) -> When | None:
         ways = {"dmy": (str(named), found["d"]), "mdy": (str(named), found["d"])}
     else:
         return None
-    days: dict[Order, Span] = {}
+    days: dict[Order, Days] = {}
     for order, (number, day_of_month) in ways.items():
         try:
             day = _shifted(date(int(found["y"]), int(number), int(day_of_month)), found)
         except ValueError:
             continue
-        days[order] = Span(day, day)
+        days[order] = Days(day, day)
     has_time = any(found[part] and int(found[part]) for part in ("hour", "minute", "second"))
     return When(days, has_time, found["zone"] is not None) if days else None
 
@@ -443,10 +443,10 @@ def period_in(line: str) -> list[When]:
     return months if 1 <= len(months) <= 2 else []
 
 
-def period_of(text: str) -> Span | None:
+def period_of(text: str) -> Days | None:
     """A period as people give it: 2026-11, 2026-11-01..2026-11-15; None if it is none."""
     ends = [when(part) for part in text.split("..")]
     spans = [span for end in ends if end is not None for span in {*end.days.values()}]
     if len(ends) > 2 or len(spans) != len(ends) or spans[-1].last < spans[0].first:
         return None
-    return Span(spans[0].first, spans[-1].last)
+    return Days(spans[0].first, spans[-1].last)
