@@ -304,7 +304,7 @@ def test_export_of_what_this_version_does_not_know(file: str) -> None:
 @pytest.mark.parametrize(
     ("output", "problem"),
     [
-        ("out.xlsx", "the output 'out.xlsx' must end in .csv, .tsv, .jsonl"),
+        ("out.xls", "the output 'out.xls' must end in .xlsx, .csv, .tsv, .jsonl"),
         ("out.csv", "'out.csv' exists already and may hold results of an earlier run: move it away, or say --over"),
         ("nowhere/out.csv", "the output's folder 'nowhere' does not exist: make it first"),
     ],

@@ -20,7 +20,7 @@ from aisolution_async.bulk.outputs import Output
 from aisolution_async.bulk.questions import Questions
 from aisolution_async.bulk.results import columns_of
 from aisolution_async.bulk.rows import Row, Rows
-from aisolution_async.bulk.runner import calls_of
+from aisolution_async.bulk.runner import calls_of, dialect_of
 from aisolution_async.charges import Charge
 from aisolution_async.client import AsyncClient
 from aisolution_async.errors import AISolutionError, InputError
@@ -76,6 +76,7 @@ async def forecast_bulk(
     encoding: str | None = None,
     sheet: str | None = None,
     skip_hidden: bool = False,
+    excel: bool = False,
     overwrite: bool = False,
     ledger: str | os.PathLike[str] | None = None,
     reuse_for: float | None = None,
@@ -88,7 +89,7 @@ async def forecast_bulk(
     Nothing is sent, and no file is made or changed. The ledger is only looked into. Raises as `run_bulk` does before
     it sends anything, and UnreadableInputError where the input cannot be read on.
     """
-    found = Forecast()
+    found, target = Forecast(), None
     known = Spending.of(prices=prices).prices
     view = client if retry_unknown is None else client.with_options(retry_unknown=retry_unknown)
     repeats = 1 + view.options.retry.unknown
@@ -105,11 +106,13 @@ async def forecast_bulk(
             images_root=None if images_root is None else Path(images_root),
         )
         if output is not None:
-            target = Output(Path(output), Path(source))
+            like = dialect_of(Path(output), rows, excel=excel)
+            target = Output(Path(output), Path(source), like=like)
+            target.check_room(rows.total)
             if not overwrite and (file is None or not file.exists()):
                 if not target.streams:
                     names, _ = columns_of(calls, rows.header, client.redact)
-                    target.part_is_idle = is_idle(target.part, target.path.suffix.lower(), names)
+                    target.part_is_idle = is_idle(target.part, target.path.suffix.lower(), names, target.between)
                 target.check_free()
         if on_start is not None:
             for line in maker.lines():
@@ -120,6 +123,8 @@ async def forecast_bulk(
             left = _each(rows, maker, found)
             while chunk := list(islice(left, _AT_ONCE)):
                 await check.see(chunk)
+    if target is not None:
+        target.check_room(found.rows)
     found.warnings = maker.warnings
     found.charges = Counter({name: found.charges[name] * repeats for name in found.charges})
     if not known.missing(found.charges):

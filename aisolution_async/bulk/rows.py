@@ -74,6 +74,11 @@ _OPTIONS = {
 }
 
 
+def format_of(path: Path) -> str | None:
+    """The format of an input file, None for one of an unknown ending: "xlsx" for any workbook."""
+    return _FORMATS.get(path.suffix.lower())
+
+
 class Rows:
     """An input file, open: its `header`, and its rows, which can be iterated once.
 
@@ -85,6 +90,7 @@ class Rows:
     found out. `schema` has the types of a Parquet file's columns, and is None for all others. For files of text,
     `encoding` is a codec's name without a byte order mark, `errors` its error handler under which bytes that are no
     text go out as they came in, and `bom` what stands at the beginning of the file; `delimiter` is for CSV and TSV.
+    `grid` says where the table stands in a workbook: the sheet, and the number of its first column.
     `total` is how many rows there are, and None for CSV and TSV: `count()` finds it out. `hidden` is how many rows of a
     workbook are hidden, be they left out or not, and None where that cannot be told; `skips_hidden` says which, and
     `hidden_columns` has the names of columns. `left_out` is how many rows of empty cells at the very end were taken for
@@ -105,7 +111,7 @@ class Rows:
     ) -> None:
         self.path = Path(path)
         is_stdin = os.fspath(path) == "-"
-        found = "jsonl" if is_stdin else _FORMATS.get(self.path.suffix.lower())
+        found = "jsonl" if is_stdin else format_of(self.path)
         if found is None:
             known = f"{', '.join(ENDINGS[:-1])} or {ENDINGS[-1]}"
             packed = self.path.suffix.lower() in (".gz", ".zip", ".zst", ".bz2", ".xz")
@@ -133,6 +139,7 @@ class Rows:
         self.hidden = self._reader.hidden
         self.skips_hidden = skip_hidden
         self.hidden_columns = self._reader.hidden_columns
+        self.grid = self._reader.grid
 
     def __iter__(self) -> Iterator[Row]:
         return iter(self._reader)

@@ -99,6 +99,7 @@ class SheetReader(Reader):
         self._header_row = 0
         self._first = self._last = 0
         self.header = self._header(name, names)
+        self.grid = (name, self._first + self._offset + 1)
         self._hidden = hidden = documents.get(name, hidden)
         if skip_hidden and not hidden.known:
             raise ConfigurationError(f"which rows of {str(path)!r} are hidden cannot be told: save it as .xlsx")

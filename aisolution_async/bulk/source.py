@@ -97,6 +97,8 @@ class Reader:
     total: int | None = None
     hidden: int | None = 0
     hidden_columns: Sequence[str] = ()
+    grid: tuple[str, int] | None = None
+    """For .xlsx files: the sheet, and the number of the column (A is 1) that the first of the header stands in."""
     left_out = 0
     """How many rows of empty cells stood behind the last row, once it was read: those are none."""
 

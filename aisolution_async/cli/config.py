@@ -36,7 +36,7 @@ HARMLESS = frozenset(
         *("sheet", "skip_hidden", "delimiter", "encoding", "images_root"),  # how it is read; the last only ever forbids
         *("concurrency", "any_order", "strict_numbers", "servstatus"),  # how it is asked
         *("max_charges", "max_cost", "price", "dry_run"),  # what limits a run; see `check_price`
-        *("quiet", "json", "unknown", "day", "count"),  # what is shown
+        *("quiet", "json", "unknown", "day", "count", "excel"),  # what is shown, and how
         # The vendor, pretended.
         *("port", "latency", "latency_spread", "capacity", "fault", "seed", "callback_delay", "whatsapp_down"),
     )
