@@ -8,6 +8,7 @@ import datetime as dt
 import json
 import shutil
 import subprocess
+import threading
 import zipfile
 from decimal import Decimal
 from pathlib import Path
@@ -328,6 +329,35 @@ async def test_stopped_while_the_workbook_is_made(tmp_path: Path, monkeypatch: p
         again = await run_bulk(client, WhatsAppDetail, source, output, ledger=tmp_path / "a.ledger")
     assert (again.complete, again.from_ledger, len(vendor.requests)) == (True, 20, 20)
     assert left(tmp_path) == {"in.csv", "out.xlsx", "a.ledger"}
+
+
+async def test_cancelled_while_the_workbook_is_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its thread ends too, and leaves nothing but the rows."""
+    monkeypatch.setattr(books, "_LOOK_EVERY", 1)
+    source, output, loop, ended = many(tmp_path, 20), tmp_path / "out.xlsx", asyncio.get_running_loop(), asyncio.Event()
+    make, add, cancelled = Output.make, books._Pages.add, threading.Event()
+
+    def making(self: Output, *arguments: Any) -> Any:
+        try:
+            return make(self, *arguments)
+        finally:
+            loop.call_soon_threadsafe(ended.set)
+
+    def cancelling(self: Any, number: int, *arguments: Any) -> None:
+        if number == 5:
+            loop.call_soon_threadsafe(running.cancel)
+            cancelled.wait()
+        add(self, number, *arguments)
+
+    monkeypatch.setattr(Output, "make", making)
+    monkeypatch.setattr(books._Pages, "add", cancelling)
+    running = asyncio.create_task(bulk(source, output))
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    cancelled.set()
+    await ended.wait()
+    assert left(tmp_path) == {"in.csv", "out.xlsx.part"}
+    assert len(jsonl(tmp_path / "out.xlsx.part")) == 20
 
 
 async def test_a_workbook_that_cannot_be_made(tmp_path: Path) -> None:

@@ -211,6 +211,7 @@ class Output:
         """Whether the answers in the part file that is there are taken over."""
         self._replaces = False
         self._made: Path | None = None  # the workbook, before it has its name
+        self._unmade: UnwrittenError | None = None  # why there is none
         self._whole: Path | None = None  # where the rows stay that a workbook cannot hold
         self._file: _Appender | _Stdout | None = None
         self._form: _Format
@@ -327,6 +328,8 @@ class Output:
         `notes` go into its summary. What is to be told to people. Raises UnwrittenError, and `books.Abandoned` where
         `given_up()` became true meanwhile: the rows are in the part file.
         """
+        if self._unmade is not None:
+            raise self._unmade
         if not self.as_book or self._made is not None:
             return []
         assert self._file is not None
@@ -340,7 +343,8 @@ class Output:
                 os.fsync(file.fileno())
         except OSError as exc:
             shutil.rmtree(folder, ignore_errors=True)
-            raise UnwrittenError(_reason(exc), []) from None
+            self._unmade = UnwrittenError(_reason(exc), [])
+            raise self._unmade from None
         except BaseException:
             shutil.rmtree(folder, ignore_errors=True)
             raise

@@ -747,10 +747,11 @@ class BulkRun:
                 notes = self._calls.warnings if output is self._output else []
                 try:
                     self._told += await asyncio.to_thread(output.make, self._given_up.is_set, notes)
-                except Abandoned:
-                    return
-                except UnwrittenError:
-                    return  # it is tried once more when it is finished, and told then
+                except (Abandoned, UnwrittenError):
+                    return  # where it cannot be written, that is told when it is finished
+                except asyncio.CancelledError:
+                    self._given_up.set()  # a thread is not cancelled
+                    raise
 
     def _settle(self, *, finished: bool) -> None:
         """Close the files, and say what is where."""
