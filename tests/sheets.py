@@ -35,7 +35,7 @@ def sane(request: httpx.Request, number: int) -> httpx.Response:
 
 
 def read(path: Path, delimiter: str = ",") -> list[dict[str, str]]:
-    with path.open(encoding="utf-8", errors="surrogateescape", newline="") as file:
+    with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
         return list(csv.DictReader(file, delimiter=delimiter))
 
 

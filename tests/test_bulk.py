@@ -635,11 +635,11 @@ def test_count_rows(source: Path) -> None:
     ("output", "problem"),
     [
         (
-            "out.xlsx",
-            "the output 'OUT' must end in .csv, .tsv, .jsonl, .ndjson, .parquet: that says the format "
-            "(a spreadsheet opens .csv)",
+            "out.xls",
+            "the output 'OUT' must end in .xlsx, .csv, .tsv, .jsonl, .ndjson, .parquet: that says the format "
+            "(a spreadsheet opens .xlsx)",
         ),
-        ("out", "the output 'OUT' must end in .csv, .tsv, .jsonl, .ndjson, .parquet: that says the format"),
+        ("out", "the output 'OUT' must end in .xlsx, .csv, .tsv, .jsonl, .ndjson, .parquet: that says the format"),
         ("folder.csv", "the output 'OUT' is a directory: name a file in it"),
         ("nowhere/out.csv", "the output's folder 'FOLDER/nowhere' does not exist: make it first"),
         ("in.csv", "the output 'OUT' is the input: give it another name"),
@@ -648,7 +648,8 @@ def test_count_rows(source: Path) -> None:
         ("old.csv", "'OUT' exists already and may hold results of an earlier run: move it away, or say --overwrite"),
         (
             "stopped.csv",
-            "'OUT.part' exists already and may hold what a stopped run had: move it away, or say --overwrite",
+            "'OUT.part' exists already and may hold what a stopped run had: say --rescued 'OUT.part' to take its "
+            "answers over, move it away, or say --overwrite",
         ),
         ("x" * 300 + ".csv", "the output 'OUT' cannot be written: File name too long"),
     ],

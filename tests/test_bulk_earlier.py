@@ -23,7 +23,7 @@ from aisolution_async.ledger import Ledger, LedgerError
 
 from .support import Vendor, client_of, picture, says
 
-ENDINGS = ["csv", "tsv", "jsonl", "parquet"]
+ENDINGS = ["csv", "tsv", "jsonl", "parquet", "xlsx"]
 GONE = "of the answers paid for are not in its ledger any more, and would be paid for again"
 
 
@@ -383,7 +383,7 @@ async def test_a_ledger_that_knows_the_questions_and_lost_the_answers(tmp_path: 
     assert (again.ok, again.taken_back, len(vendor.requests)) == (12, 7, 12)
 
 
-@pytest.mark.parametrize("ending", ["csv", "jsonl"])
+@pytest.mark.parametrize("ending", ["csv", "jsonl", "xlsx"])
 async def test_a_part_file_that_is_named_is_kept_until_its_answers_are_elsewhere(
     tmp_path: Path, ending: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -565,7 +565,7 @@ async def test_an_input_that_can_be_read_once(tmp_path: Path, disk: Any, monkeyp
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
-@pytest.mark.parametrize("moved", ["kept.csv", "out.csv.part.old", "rows.jsonl", "rows.parquet"])
+@pytest.mark.parametrize("moved", ["kept.csv", "out.csv.part.old", "rows.jsonl", "rows.parquet", "rows.xlsx"])
 @pytest.mark.parametrize("ending", ENDINGS)
 async def test_rows_are_taken_from_any_format(tmp_path: Path, disk: Any, moved: str, ending: str) -> None:
     source, vendor, path = numbers(tmp_path), Echo(), tmp_path / "ledger"
@@ -577,7 +577,7 @@ async def test_rows_are_taken_from_any_format(tmp_path: Path, disk: Any, moved: 
     output = tmp_path / f"out.{ending}"
     again = await bulk(source, output, vendor, ledger=tmp_path / "new", rescued=[tmp_path / moved])
     assert (again.taken_back, again.rows, len(vendor.requests)) == (12, 12, 12)
-    if not (moved.endswith(("csv", "old")) and ending in ("jsonl", "parquet")):  # an apostrophe more
+    if not (moved.endswith(("csv", "old")) and ending in ("jsonl", "parquet", "xlsx")):  # an apostrophe more
         assert output.read_bytes() == whole.read_bytes()
 
 

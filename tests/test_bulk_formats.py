@@ -33,6 +33,7 @@ from aisolution_async import (
     WhatsAppDetail,
 )
 from aisolution_async.bulk import BulkError, BulkRun, Summary, forecast_bulk, outputs, run_bulk
+from aisolution_async.bulk.books import records
 from aisolution_async.bulk.results import defused
 from aisolution_async.bulk.rows import Rows
 from aisolution_async.inputs import images
@@ -446,8 +447,8 @@ async def test_what_is_to_be_mended_is_as_it_came(tmp_path: Path, encoding: str,
     write(mend, bom + mended.encode(encoding))
     summary = await bulk(mend, tmp_path / "again.csv", problems=tmp_path / "mend2.csv", **options)
     assert (summary.ok, summary.failed, summary.tally.charged, len(vendor.requests)) == (1, 1, 1, 7)
-    assert list(read(tmp_path / "again.csv")[0])[:4] == ["ref", "phone", "note", "ok"]
-    assert "problem_2" not in read(tmp_path / "again.csv")[0]
+    assert list(read(tmp_path / "again.csv", delimiter)[0])[:4] == ["ref", "phone", "note", "ok"]
+    assert "problem_2" not in read(tmp_path / "again.csv", delimiter)[0]
     with Rows(tmp_path / "mend2.csv") as again:
         assert again.header == ["ref", "phone", "note", "problem"]
         assert "column 'phone'" in next(iter(again)).cells[3]
@@ -476,7 +477,7 @@ async def test_what_somebody_mended_is_not_replaced(tmp_path: Path) -> None:
         await bulk(mend, tmp_path / "again.csv", **options)
 
 
-@pytest.mark.parametrize("ending", ["jsonl", "tsv", "parquet"])
+@pytest.mark.parametrize("ending", ["jsonl", "tsv", "parquet", "xlsx"])
 async def test_problems_in_other_forms(tmp_path: Path, ending: str) -> None:
     source = workbook(tmp_path / "in.xlsx", [["id", "phone"], [1, f"{SOME}01"], [2, "=1+1"], [3, 6281387300003]])
     mend = tmp_path / f"mend.{ending}"
@@ -619,7 +620,7 @@ asyncio.run(main())
 """
 
 
-@pytest.mark.parametrize(("ending", "at"), [("csv", 61), ("jsonl", 233), ("parquet", 170)])
+@pytest.mark.parametrize(("ending", "at"), [("csv", 61), ("jsonl", 233), ("parquet", 170), ("xlsx", 90)])
 async def test_killed_at_any_row(tmp_path: Path, ending: str, at: int) -> None:
     """And run again: the file is that of an unbroken run, byte for byte."""
     numbers = settled(400)
@@ -651,10 +652,12 @@ def _rows(path: Path) -> list[dict[str, Any]]:
     if path.suffix == ".parquet":
         found: list[dict[str, Any]] = parquet.read_table(path).to_pylist()
         return found
+    if path.suffix == ".xlsx":
+        return [dict(record) for record in records(path)]
     return read(path) if path.suffix == ".csv" else jsonl(path)
 
 
-@pytest.mark.parametrize("ending", ["csv", "jsonl", "parquet"])
+@pytest.mark.parametrize("ending", ["csv", "jsonl", "parquet", "xlsx"])
 async def test_stopped_and_run_again(tmp_path: Path, ending: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(outputs, "GROUP_ROWS", 30)
     source, output = many(tmp_path), tmp_path / f"out.{ending}"
@@ -704,7 +707,7 @@ def test_any_rows(tmp_path: Path, rows: list[dict[str, Any]], said: str) -> None
     rows = [{"phone": None, "a": 1, "=b": 2}, *rows]
     source = write(tmp_path / "in.jsonl", "".join(f"{json.dumps(row)}\n" for row in rows))
     vendor = Vendor(lambda request, number: says("OK", {"whatsapp": "yes", "signature": said}))
-    for ending in ("csv", "tsv", "jsonl", "parquet"):
+    for ending in ("csv", "tsv", "jsonl", "parquet", "xlsx"):
         output = tmp_path / f"out.{ending}"
         summary = asyncio.run(bulk(source, output, vendor=vendor, overwrite=True, problems=tmp_path / f"mend.{ending}"))
         assert summary.rows == len(rows) == len(_everything(output))

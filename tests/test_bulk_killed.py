@@ -23,16 +23,27 @@ import asyncio, json, os, shutil, signal, sys
 from pathlib import Path
 from aisolution_async import AsyncClient, Ledger, WhatsAppDetail
 from aisolution_async.bulk import run_bulk
+from aisolution_async.bulk.books import records
 from aisolution_async.bulk.outputs import origin_of
 from aisolution_async.ledger import LedgerError
 
-url, folder, kind, rows = sys.argv[1], Path(sys.argv[2]), sys.argv[3], int(sys.argv[4])
+url, folder, kind, rows, out = sys.argv[1], Path(sys.argv[2]), sys.argv[3], int(sys.argv[4]), sys.argv[5]
 
-async def bulk(source="in.csv", output="out.csv", ledger=Path("out.csv.ledger"), problems="mend.csv", hook=None):
+async def bulk(source="in.csv", output=out, ledger=Path(f"{out}.ledger"), problems="mend.csv", hook=None):
     async with AsyncClient("sandbox-token", base_url=url, on_attempt=hook) as client:
         await run_bulk(
             client, WhatsAppDetail, source, output, ledger=ledger, problems=problems, key="ref", concurrency=1
         )
+
+def told(path):
+    # Its rows, a line each, whatever it is.
+    path = Path(path)
+    if not path.exists() or out.endswith(".csv"):
+        return path.read_text() if path.exists() else ""
+    with path.open("rb") as file:
+        is_book = file.read(2) == b"PK"
+    found = records(path) if is_book else map(json.loads, path.read_text().splitlines())
+    return "\\n".join(",".join(map(str, record.values())) for record in found)
 
 def die(*_):
     os.kill(os.getpid(), signal.SIGKILL)
@@ -104,12 +115,12 @@ while code:
         if kind == "unrecorded":  # the output and its part have the only copy
             [rescued] = Path().glob("*.rescued-*")
             rescued.unlink()
-            os.rename("out.csv", "out.csv.part")
+            os.rename(out, f"{out}.part")
     code = forked(lambda: killed_at(number))
     left = sorted(path.name for path in Path().iterdir())
-    texts = [Path(name).read_text() for name in ("out.csv", "out.csv.part") if Path(name).exists()]
+    texts = [told(out), told(f"{out}.part")]
     again = forked(run_again)
-    whole = Path("out.csv").read_text() if Path("out.csv").exists() else ""
+    whole = told(out)
     print(json.dumps([code, again, left, texts, whole]), flush=True)
 """
 
@@ -139,14 +150,20 @@ class Billing:
         writer.close()
 
 
-@pytest.mark.parametrize("kind", ["nothing", "finished", "killed", "unrecorded"])
-async def test_killed_at_every_operation(tmp_path: Path, kind: str) -> None:
+@pytest.mark.parametrize(
+    ("kind", "output"),
+    [
+        *((kind, "out.csv") for kind in ("nothing", "finished", "killed", "unrecorded")),
+        *((kind, "out.xlsx") for kind in ("nothing", "unrecorded")),
+    ],
+)
+async def test_killed_at_every_operation(tmp_path: Path, kind: str, output: str) -> None:
     """No row is bought twice, no answer that a file had is lost, and the same command comes to its end."""
     vendor = Billing()
     async with await asyncio.start_server(vendor.serve, "127.0.0.1", 0) as server:
         port = server.sockets[0].getsockname()[1]
         child = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-c", CHILD, f"http://127.0.0.1:{port}/v1", tmp_path / "run", kind, str(ROWS)),
+            *(sys.executable, "-c", CHILD, f"http://127.0.0.1:{port}/v1", tmp_path / "run", kind, str(ROWS), output),
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
         )
@@ -166,4 +183,4 @@ async def test_killed_at_every_operation(tmp_path: Path, kind: str) -> None:
         # What was under way when it was killed is held: nobody knows whether it was charged.
         in_flight = {"nothing": 1, "killed": 2}.get(kind, 0)
         assert sum(",yes," in line for line in whole.splitlines()) >= ROWS - 1 - in_flight, told
-        assert "out.csv.part" not in left or "out.csv.ledger" in left or not answered, told
+        assert f"{output}.part" not in left or f"{output}.ledger" in left or not answered, told

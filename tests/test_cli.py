@@ -440,8 +440,8 @@ def test_a_list_without_rows() -> None:
             "'in.csv' has no column 'id' for the key: its columns are 'number'",
         ),
         (
-            ["in.csv", "-o", "out.xlsx"],
-            "the output 'out.xlsx' must end in .csv, .tsv, .jsonl, .ndjson, .parquet: that says the format (a spre",
+            ["in.csv", "-o", "out.xls"],
+            "the output 'out.xls' must end in .xlsx, .csv, .tsv, .jsonl, .ndjson, .parquet: that says the format (a",
         ),
         (["in.csv", "-o", "nowhere/out.csv"], "the output's folder 'nowhere' does not exist: make it first"),
         (["in.csv", "-o", "in.csv"], "the output 'in.csv' is the input: give it another name"),
@@ -775,7 +775,8 @@ def test_ctrl_c_waits_for_the_answers(vendor_of: VendorOf, monkeypatch: pytest.M
     arguments = ["bulk", "whatsapp-detail", "in.csv", "-o", "out.csv", "--base-url", vendor.url]
     refused = run(*arguments, "--no-ledger")
     assert refused.exit_code == 2
-    assert the_error(refused).endswith("may hold what a stopped run had: move it away, or say --overwrite")
+    assert "may hold what a stopped run had: say --rescued 'out.csv.part'" in the_error(refused)
+    assert the_error(refused).endswith("move it away, or say --overwrite")
     again = run(*arguments)
     assert again.exit_code == 0
     assert f"resuming: {done['ok']} answers are in the ledger already\n" in again.stderr

@@ -19,6 +19,7 @@ from click.testing import CliRunner, Result
 
 from aisolution_async import clock
 from aisolution_async.bulk import outputs
+from aisolution_async.bulk.books import records
 from aisolution_async.charges import Attempt, Charge
 from aisolution_async.cli import ledger as commands
 from aisolution_async.cli.commands import aisolution
@@ -261,7 +262,11 @@ def test_export(file: str) -> None:
     typed = [json.loads(line) for line in Path("replies.jsonl").read_text().split("\n")[:-1]]
     assert list(typed[0]) == list(first)
     assert typed[0]["reply"]["signature"] == typed[0]["answer_signature"] == HOSTILE
-    assert left() == {"in.csv", "out.csv", "a.ledger", "replies.csv", "replies.jsonl"}
+    assert said("export", file, "-o", "replies.xlsx") == {"answers": 9, "output": "replies.xlsx"}
+    book = [*records(Path("replies.xlsx"))]
+    assert [row["key"] for row in book] == [row["key"] for row in rows]
+    assert (book[0]["answer_signature"], json.loads(book[0]["reply"])["signature"]) == (HOSTILE, HOSTILE)
+    assert left() == {"in.csv", "out.csv", "a.ledger", "replies.csv", "replies.jsonl", "replies.xlsx"}
 
 
 def test_export_of_several_endpoints_has_no_secret(
@@ -304,7 +309,7 @@ def test_export_of_what_this_version_does_not_know(file: str) -> None:
 @pytest.mark.parametrize(
     ("output", "problem"),
     [
-        ("out.xlsx", "the output 'out.xlsx' must end in .csv, .tsv, .jsonl"),
+        ("out.xls", "the output 'out.xls' must end in .xlsx, .csv, .tsv, .jsonl"),
         ("out.csv", "'out.csv' exists already and may hold results of an earlier run: move it away, or say --over"),
         ("nowhere/out.csv", "the output's folder 'nowhere' does not exist: make it first"),
     ],

@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import xlsxwriter
 from click.testing import CliRunner, Result
 
 from aisolution_async.api import CALLS
+from aisolution_async.bulk.books import records
 from aisolution_async.cli import config as config_file
 from aisolution_async.cli.commands import aisolution
 
@@ -343,7 +345,7 @@ def test_a_dry_run_needs_no_token() -> None:
         ([], "say where the results go: -o results.csv"),
         (["-o", "-", "--json"], "--json prints on stdout, where the results go"),
         (["-o", "out.csv", "--errors", "out.csv"], "the file of problems 'out.csv' is the output"),
-        (["-o", "out.csv", "--errors", "mend.xlsx"], "the output 'mend.xlsx' must end in "),
+        (["-o", "out.csv", "--errors", "mend.xls"], "the output 'mend.xls' must end in "),
         (["-o", "out.csv", "--errors", "in.csv"], "the output 'in.csv' is the input"),
         (["-o", "out.csv", "--images-root", "nowhere"], "the images' folder 'nowhere' is not there"),
         (["-o", "out.csv", "--reuse-for", "long"], "'long' is no time: it is like 30d"),
@@ -366,3 +368,46 @@ def test_old_answers_are_asked_for_again() -> None:
     for options, now in (([], 1), (["--reuse-for", "30d"], 0), (["--reuse-for", "0s"], 1)):
         said = json.loads(run(*BULK, *options, "--json", "--quiet").stdout)
         assert said["charged"] + said["free"] == now
+
+
+# ------------------------------------------------------------------------------------------ sheets for people
+
+
+def a_workbook() -> Path:
+    book = xlsxwriter.Workbook("list.xlsx")
+    sheet = book.add_worksheet()
+    for row, cells in enumerate([["ref", "phone"], ["0007", "+6281387300001"], ["0008", "+6281387300002"]]):
+        sheet.write_row(row, 0, cells)
+    book.close()
+    return Path("list.xlsx")
+
+
+def test_the_results_of_a_workbook_are_one_beside_it() -> None:
+    a_workbook()
+    dry = run("bulk", "whatsapp-detail", "list.xlsx", "--sandbox", "--dry-run")
+    assert (dry.exit_code, left()) == (0, {"list.xlsx"})
+    first = run("bulk", "whatsapp-detail", "list.xlsx", "--sandbox")
+    assert "list-results.xlsx\n" in first.stderr
+    assert left() == {"list.xlsx", "list-results.xlsx", "list-results.xlsx.sandbox.ledger"}
+    before = Path("list-results.xlsx").read_bytes()
+    again = run("bulk", "whatsapp-detail", "list.xlsx", "--sandbox")
+    assert "resuming: 2 answers are in the ledger already" in again.stderr
+    assert Path("list-results.xlsx").read_bytes() == before
+    [row, _] = records(Path("list-results.xlsx"))
+    assert (row["ref"], row["phone"]) == ("0007", "+6281387300001")
+
+
+def test_csv_that_excel_opens(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the locale of whoever runs it, where the input says nothing of what stands between cells."""
+    a_workbook()
+    for name in ("LC_ALL", "LC_NUMERIC"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("LANG", "id_ID.UTF-8")
+    arguments = ["bulk", "whatsapp-detail", "list.xlsx", "--sandbox", "--excel"]
+    run(*arguments, "-o", "out.csv")
+    lines = Path("out.csv").read_bytes().decode("utf-8-sig").splitlines()
+    assert lines[0].startswith("ref;phone;ok;")
+    assert lines[1].startswith('"=""0007""";"=""+6281387300001""";true;')
+    refused = run(*arguments, "-o", "out.jsonl")
+    assert refused.exit_code == 2
+    assert the_error(refused) == "what Excel opens is .csv or .xlsx: give the output 'out.jsonl' such an ending"

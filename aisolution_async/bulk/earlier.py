@@ -22,6 +22,7 @@ from __future__ import annotations
 import asyncio
 import csv
 import dataclasses
+import io
 import json
 import re
 import sqlite3
@@ -40,7 +41,8 @@ from typing import Any
 from aisolution_async.api import Call
 from aisolution_async.bulk.calls import Calls
 from aisolution_async.bulk.delimited import DelimitedReader
-from aisolution_async.bulk.outputs import DELIMITERS, Output, as_json, keep, plain_text
+from aisolution_async.bulk.excel import unshielded
+from aisolution_async.bulk.outputs import BOOK, DELIMITERS, Output, as_json, keep, plain_text
 from aisolution_async.bulk.questions import Questions
 from aisolution_async.bulk.results import Results, cell, defused
 from aisolution_async.bulk.rows import MISSING, Row, Rows, UnreadableInputError, text
@@ -64,6 +66,7 @@ class Source:
     """A file of rows with results.
 
     `replaced`: it is OUTPUT or OUTPUT.part, and goes. `named`: somebody said that answers are to be taken from it.
+    `between` is what stands between its cells if it is of this run's kind; another kind is found out.
     """
 
     path: Path
@@ -71,6 +74,7 @@ class Source:
     replaced: bool = False
     named: bool = False
     is_part: bool = False
+    between: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +105,8 @@ def sources_of(output: Output, named: Sequence[Path], *, resumes: bool, has_ledg
     if not output.streams and has_ledger:
         ending, folder = output.path.suffix.lower(), output.path.absolute().parent
         if resumes:
-            found += [Source(output.part, ending, replaced=True, is_part=True), Source(output.path, ending, True)]
+            found.append(Source(output.part, ending, True, is_part=True, between=output.between))
+            found.append(Source(output.path, ending, True, between=output.between))
         begins, ends = f"{output.path.name}.rescued-", ".jsonl"
         with suppress(OSError):  # a folder that may be written and not be listed
             beside = sorted(path for path in folder.iterdir() if path.name.startswith(begins) and path.suffix == ends)
@@ -127,25 +132,28 @@ def sources_of(output: Output, named: Sequence[Path], *, resumes: bool, has_ledg
 
 def _ending(path: Path) -> str:
     """The format of a file of results, also where something was put behind its name."""
-    known = (*DELIMITERS, ".jsonl", ".ndjson", ".parquet")
+    known = (*DELIMITERS, ".jsonl", ".ndjson", ".parquet", BOOK)
     for suffix in reversed(path.suffixes):
         if suffix.lower() in known:
             return suffix.lower()
     raise ConfigurationError(f"the file of rescued rows {str(path)!r} must be named as it was: {', '.join(known)}")
 
 
-def is_idle(part: Path, ending: str, names: Sequence[str]) -> bool:
-    """Whether a part file is one that a run had only begun: its columns are `names`, and no call was answered."""
+def is_idle(part: Path, ending: str, names: Sequence[str], between: str | None = None) -> bool:
+    """Whether a part file is one that a run had only begun: its columns are `names`, and no call was answered.
+
+    `between` is what stands between its cells, unless it is what is usual.
+    """
     try:
         if not part.is_file():
             return False
         if part.stat().st_size <= (len(b"PAR1") if ending == ".parquet" else 0):
             return True
         known = {*names, *map(defused, names)}
-        if ending in DELIMITERS and _is_begun_header(part, ending, known):
+        if ending in DELIMITERS and _is_begun_header(part, between or DELIMITERS[ending], known):
             return True
         header: list[str] = []
-        for record in _records(Source(part, ending), header):
+        for record in _records(Source(part, ending, between=between), header):
             if not record or not known.issuperset(record) or _is_paid(record) or _is_ok(record):
                 return False
     except (ConfigurationError, UnreadableInputError, OSError):
@@ -153,13 +161,13 @@ def is_idle(part: Path, ending: str, names: Sequence[str]) -> bool:
     return known.issuperset(header) and (bool(header) or ending not in DELIMITERS)
 
 
-def _is_begun_header(part: Path, ending: str, known: set[str]) -> bool:
+def _is_begun_header(part: Path, between: str, known: set[str]) -> bool:
     """Whether there is less than one line in it, and that is the beginning of its header."""
     with part.open("rb") as file:
         begun = file.read(_LONGEST_HEADER + 1)
     if b"\n" in begun or len(begun) > _LONGEST_HEADER:
         return False
-    *whole, last = next(csv.reader([begun.decode("utf-8", "replace")], delimiter=DELIMITERS[ending]), [""])
+    *whole, last = next(csv.reader([begun.decode("utf-8-sig", "replace")], delimiter=between), [""])
     return set(whole) <= known and any(name.startswith(last.rstrip("\ufffd")) for name in known)
 
 
@@ -174,14 +182,19 @@ def _is_ok(record: Mapping[str, Any]) -> bool:
 def _records(source: Source, header: list[str] | None = None) -> Iterator[Mapping[str, Any]]:
     """The rows of a file that a run wrote; `header` gets the columns, where the format has a header."""
     if source.ending in DELIMITERS:
-        between = DELIMITERS[source.ending]
+        between = _between(source)
         with closing(
             DelimitedReader(source.path, source.ending[1:], between, between, "utf-8", header_row=1)
         ) as reader:
+            names = [*map(unshielded, reader.header)]
             if header is not None:
-                header += reader.header
+                header += names
             for row in reader:
-                yield dict(zip(reader.header, row.cells, strict=True))
+                yield dict(zip(names, map(unshielded, row.cells), strict=True))
+    elif source.ending == BOOK and _is_book(source.path):
+        from aisolution_async.bulk.books import records  # noqa: PLC0415  # only where there is a workbook
+
+        yield from records(source.path)
     elif source.ending == ".parquet":
         from aisolution_async.bulk.parquet import ParquetReader  # noqa: PLC0415  # it needs pyarrow, which is an extra
 
@@ -198,6 +211,27 @@ def _records(source: Source, header: list[str] | None = None) -> Iterator[Mappin
                 except (ValueError, RecursionError):
                     record = None  # torn by a loss of power
                 yield record if isinstance(record, dict) else {}
+
+
+def _is_book(path: Path) -> bool:
+    """Whether a file is a workbook, and not the rows that one is made of."""
+    with path.open("rb") as file:
+        return file.read(2) == b"PK"
+
+
+def _between(source: Source) -> str:
+    """What stands between the cells: what makes columns of results of the header, as the run before may have had it."""
+    usual: str = DELIMITERS[source.ending]
+    expected: str = source.between or usual
+    with source.path.open(encoding="utf-8-sig", errors="replace", newline="") as file:
+        begun = file.read(_LONGEST_HEADER)
+    candidates: list[str] = [expected, usual, *",;\t|"]
+    for between in candidates:
+        with suppress(csv.Error):
+            header = next(csv.reader(io.StringIO(begun, newline=""), delimiter=between), [])
+            if any(map(_CHARGE.fullmatch, header)):
+                return between
+    return expected
 
 
 class Earlier:

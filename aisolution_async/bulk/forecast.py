@@ -20,7 +20,7 @@ from aisolution_async.bulk.outputs import Output
 from aisolution_async.bulk.questions import Questions
 from aisolution_async.bulk.results import columns_of
 from aisolution_async.bulk.rows import Row, Rows
-from aisolution_async.bulk.runner import calls_of
+from aisolution_async.bulk.runner import calls_of, dialect_of
 from aisolution_async.charges import Charge
 from aisolution_async.client import AsyncClient
 from aisolution_async.errors import AISolutionError, InputError
@@ -79,6 +79,7 @@ async def forecast_bulk(
     sheet: str | None = None,
     skip_hidden: bool = False,
     header_row: int | None = None,
+    excel: bool = False,
     overwrite: bool = False,
     ledger: str | os.PathLike[str] | None = None,
     reuse_for: float | None = None,
@@ -91,7 +92,7 @@ async def forecast_bulk(
     Nothing is sent, and no file is made or changed. The ledger is only looked into. Raises as `run_bulk` does before
     it sends anything, and UnreadableInputError where the input cannot be read on.
     """
-    found = Forecast()
+    found, target = Forecast(), None
     known = Spending.of(prices=prices).prices
     view = client if retry_unknown is None else client.with_options(retry_unknown=retry_unknown)
     repeats = 1 + view.options.retry.unknown
@@ -117,11 +118,13 @@ async def forecast_bulk(
         )
         opened.callback(maker.close)
         if output is not None:
-            target = Output(Path(output), Path(source))
+            like = dialect_of(Path(output), rows, excel=excel)
+            target = Output(Path(output), Path(source), like=like)
+            target.check_room(rows.total)
             if not overwrite and (file is None or not file.exists()):
                 if not target.streams:
                     names, _ = columns_of(calls, rows.header, client.redact)
-                    target.part_is_idle = is_idle(target.part, target.path.suffix.lower(), names)
+                    target.part_is_idle = is_idle(target.part, target.path.suffix.lower(), names, target.between)
                 target.check_free()
         found.columns = maker.reasons()
         if on_start is not None:
@@ -139,6 +142,8 @@ async def forecast_bulk(
                     await check.see(chunk)
                     chunk = []
             await check.see(chunk)
+    if target is not None:
+        target.check_room(found.rows)
     found.warnings = maker.warnings
     found.charges = Counter({name: found.charges[name] * repeats for name in found.charges})
     if not known.missing(found.charges):

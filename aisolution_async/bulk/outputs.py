@@ -1,9 +1,9 @@
-"""Rows out: CSV, TSV, JSONL or Parquet, under a name that says so until the file is whole.
+"""Rows out: a workbook, CSV, TSV, JSONL or Parquet, under a name that says so until the file is whole.
 
 Rows go to `OUTPUT.part` as they come, each whole or not at all, and straight to the operating system, so that
-even a killed process loses none that it had; those of Parquet, which has no single rows, in groups. Once all are
-there, the file is renamed to OUTPUT. What a file holds depends on its rows alone: not on when, or in how many runs,
-they came.
+even a killed process loses none that it had; those of Parquet, which has no single rows, in groups, and those of a
+workbook as JSONL, of which it is made in the end (`books.py`). Once all are there, the file is renamed to OUTPUT.
+What a file holds depends on its rows alone: not on when, or in how many runs, they came.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import io
 import json
 import math
 import os
+import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -24,12 +25,16 @@ from dataclasses import dataclass
 from datetime import date, datetime
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from aisolution_async import locks
-from aisolution_async.bulk.results import bare, cell, defused
+from aisolution_async.bulk.excel import shielded
+from aisolution_async.bulk.results import bare, defused
 from aisolution_async.bulk.rows import MISSING, text
 from aisolution_async.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from aisolution_async.bulk.books import Plan, Workbook
 
 STDOUT = "-"
 """The name that stands for standard output: JSONL."""
@@ -42,13 +47,18 @@ GROUP_BYTES = 32 * 1024 * 1024
 DELIMITERS: Mapping[str, str] = {".csv": ",", ".tsv": "\t"}
 """What stands between the cells, by the ending of a file of text."""
 _LINES = (".jsonl", ".ndjson")
-ENDINGS = (*DELIMITERS, *_LINES, ".parquet")
+BOOK = ".xlsx"
+"""The ending of a workbook."""
+ENDINGS = (BOOK, *DELIMITERS, *_LINES, ".parquet")
 """What an output file may end in."""
 
 _LONGEST_SIDE = 65_536
 
 _QUOTED = ";\t\r\n"
-_PARQUET = "Parquet needs pyarrow: pip install 'aisolution-async[cli]'"
+_NEEDS = {
+    BOOK: ("xlsxwriter", "workbooks need xlsxwriter: pip install 'aisolution-async[cli]'"),
+    ".parquet": ("pyarrow", "Parquet needs pyarrow: pip install 'aisolution-async[cli]'"),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,13 +66,14 @@ class Dialect:
     """How a file of cells is written: as another one that it is to be like.
 
     `errors` is the codec's handler under which bytes that are no text go out as they came in, `bom` what the file
-    begins with.
+    begins with. `excel`: cells are written so that Excel shows them as they are.
     """
 
     delimiter: str
     encoding: str = "utf-8"
     errors: str = "surrogateescape"
     bom: bytes = b""
+    excel: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,10 +184,10 @@ def _from(folder: Path, path: Path) -> str:
 class Output:
     """The output file of one run.
 
-    It is CSV, TSV, JSONL or Parquet by its ending; "-" is standard output. `source` is the file that it must not be,
-    None where there is none. `private`: nobody else may read it, whatever the umask. `defuse`: put an apostrophe in
-    front of cells that a spreadsheet would take for a formula, in CSV and TSV. `like`: how cells are written, where it
-    is not as usual.
+    It is a workbook, CSV, TSV, JSONL or Parquet by its ending; "-" is standard output. `source` is the file that it
+    must not be, None where there is none. `private`: nobody else may read it, whatever the umask. `defuse`: put an
+    apostrophe in front of cells that a spreadsheet would take for a formula, in CSV and TSV. `like`: how cells are
+    written, where it is not as usual.
 
     Raises ConfigurationError where it cannot be written; nothing is touched then.
     """
@@ -198,7 +209,12 @@ class Output:
         """Whether it is standard output: then there is no file, and nothing to go on from."""
         self.part_is_idle = False
         """Whether the part file that is there is known to hold nothing."""
+        self.part_is_taken = False
+        """Whether the answers in the part file that is there are taken over."""
         self._replaces = False
+        self._made: Path | None = None  # the workbook, before it has its name
+        self._unmade: UnwrittenError | None = None  # why there is none
+        self._whole: Path | None = None  # where the rows stay that a workbook cannot hold
         self._file: _Appender | _Stdout | None = None
         self._form: _Format
         self._defuse = defuse
@@ -213,13 +229,37 @@ class Output:
         """Whether columns have types here."""
         return not self.streams and self.path.suffix.lower() == ".parquet"
 
-    def check_free(self, why: str = "") -> None:
-        """Raise ConfigurationError if there is something that may have been paid for; `why` says more of it."""
+    @property
+    def as_book(self) -> bool:
+        """Whether it is a workbook."""
+        return not self.streams and self.path.suffix.lower() == BOOK
+
+    @property
+    def between(self) -> str | None:
+        """What stands between the cells, None where nothing does."""
+        ending = self.path.suffix.lower()
+        return self._like.delimiter if self._like is not None else DELIMITERS.get(ending)
+
+    def check_free(self, why: str = "", hint: str = "") -> None:
+        """Raise ConfigurationError if there is something that may have been paid for; `why` says more of it.
+
+        `hint` is what else to do about a part file.
+        """
         for file, what in ((self.path, "results of an earlier run"), (self.part, "what a stopped run had")):
-            if not self.streams and os.path.lexists(file) and not (file is self.part and self.part_is_idle):
-                raise ConfigurationError(
-                    f"{str(file)!r} exists already and may hold {what}{why}: move it away, or say --overwrite"
-                )
+            is_part = file is self.part
+            if self.streams or not os.path.lexists(file) or (is_part and (self.part_is_idle or self.part_is_taken)):
+                continue
+            also = hint.format(str(file)) if is_part else ""
+            raise ConfigurationError(
+                f"{str(file)!r} exists already and may hold {what}{why}: {also}move it away, or say --overwrite"
+            )
+
+    def check_room(self, rows: int | None) -> None:
+        """Raise ConfigurationError where the format has no room for so many rows."""
+        if self.as_book:
+            from aisolution_async.bulk.books import check_room  # noqa: PLC0415  # only where there is a workbook
+
+            check_room(repr(str(self.path)), rows)
 
     def check_unchanged(self) -> None:
         """Raise ConfigurationError if there is a file of problems that is not as the last run wrote it."""
@@ -234,19 +274,26 @@ class Output:
             "or say --overwrite"
         )
 
-    def open(self, names: Sequence[str], *, replace: bool, types: Sequence[Any] | None = None) -> None:
+    def open(
+        self,
+        names: Sequence[str],
+        *,
+        replace: bool,
+        types: Sequence[Any] | None = None,
+        plan: Plan | None = None,
+    ) -> None:
         """Make the file, with a header where its format has one; `replace` what is there, but no living run's.
 
         `types` are the columns' for Parquet: an Arrow type, or bool, int, float, str, or [{name: type}]; else all is
-        text.
+        text. `plan` says what a workbook has besides its rows.
         """
-        self._form = self._new_form(names, types)
+        self._form = self._new_form(names, types, plan)
         if self.streams:
             self._file = _Stdout()
             return
         self._replaces = replace
         try:
-            if replace or self.part_is_idle:
+            if replace or self.part_is_idle or self.part_is_taken:
                 _remove_idle(self.part)
             mode = 0o600 if self._private else 0o666
             number = os.open(self.part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _BINARY, mode)
@@ -264,10 +311,49 @@ class Output:
         self.close()
         raise ConfigurationError(f"the output {str(self.part)!r} cannot be written: {problem}; choose another place")
 
-    def write(self, cells: Sequence[Any], values: Sequence[Any]) -> None:
-        """Add a row: the input's cells, then the results. Raises UnwrittenError."""
-        self._put(lambda: self._form.add(cells, values))
+    def write(self, cells: Sequence[Any], values: Sequence[Any], formats: Sequence[int | str] = ()) -> None:
+        """Add a row: the input's cells, then the results. Raises UnwrittenError.
+
+        `formats` are the number formats that the cells had, for a workbook.
+        """
+        self._put(lambda: self._form.add(cells, values, formats))
         self.rows += 1
+
+    def make(self, given_up: Callable[[], bool] = lambda: False, notes: Sequence[str] = ()) -> list[str]:
+        """All rows are there: make a workbook of them, which takes its time; nothing for other formats. Blocks.
+
+        `notes` go into its summary. What is to be told to people. Raises UnwrittenError, and `books.Abandoned` where
+        `given_up()` became true meanwhile: the rows are in the part file.
+        """
+        if self._unmade is not None:
+            raise self._unmade
+        if not self.as_book or self._made is not None:
+            return []
+        assert self._file is not None
+        form, folder = cast("Workbook", self._form), self._folder
+        try:
+            self._file.sync()
+            made, cut = form.make(self.part, folder, given_up, notes)
+            if self._private:
+                made.chmod(0o600)
+            with made.open("rb+") as file:
+                os.fsync(file.fileno())
+        except OSError as exc:
+            shutil.rmtree(folder, ignore_errors=True)
+            self._unmade = UnwrittenError(_reason(exc), [])
+            raise self._unmade from None
+        except BaseException:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
+        self._made = made
+        if not cut:
+            return []
+        self._whole = self.path.with_name(f"{_rescued(self.path)}long.jsonl")
+        return [f"{cut:,} results are longer than a cell of Excel's, and were cut: {str(self._whole)!r} has them"]
+
+    @property
+    def _folder(self) -> Path:
+        return self.path.with_name(f"{self.path.name}.making")
 
     def finish(self, ledger: Path | None = None, of: Path | None = None) -> None:
         """All rows are there: give the file its name. Raises UnwrittenError; what was written is in the part file.
@@ -277,6 +363,8 @@ class Output:
         """
         assert self._file is not None
         self._put(self._form.end)
+        self.make()
+        made = self._made or self.part
         try:
             self._file.sync()
             self._file.close()
@@ -285,16 +373,27 @@ class Output:
                     raise FileExistsError(0, "a file of that name has appeared meanwhile")
                 note = None
                 if of is not None and ledger is not None:
-                    note = Origin(ledger, of, _digest(self.part))
+                    note = Origin(ledger, of, _digest(made))
                     _note(self.path, note, _origin(self.path) if self.path.is_file() else None)
-                self.part.replace(self.path)
+                made.replace(self.path)
                 _sync(self.path.parent)
+                if made is not self.part:
+                    self._put_part_away()
                 if note is not None:
                     _note(self.path, note, None)
                 elif of is not None:
                     _side(self.path).unlink(missing_ok=True)
         except OSError as exc:
             raise UnwrittenError(_reason(exc), []) from None
+
+    def _put_part_away(self) -> None:
+        """The workbook has its name. Its rows stay only where it could not hold all of them."""
+        if self._whole is None:
+            self.part.unlink()
+        else:
+            self.part.replace(self._whole)
+        _sync(self.path.parent)
+        shutil.rmtree(self._folder, ignore_errors=True)
 
     def close(self) -> None:
         """Leave the rows in the part file, or nothing where there is none. Idempotent."""
@@ -303,6 +402,8 @@ class Output:
                 self._file.append(self._form.end())
             self._file.close()
             self._file = None
+            if self._made is not None:
+                shutil.rmtree(self._folder, ignore_errors=True)
             if not self.rows and not self.streams:
                 with suppress(OSError):
                     self.part.unlink(missing_ok=True)
@@ -320,8 +421,12 @@ class Output:
             self._form = _Ended()
             raise UnwrittenError(_reason(exc), lost) from None
 
-    def _new_form(self, names: Sequence[str], types: Sequence[Any] | None) -> _Format:
+    def _new_form(self, names: Sequence[str], types: Sequence[Any] | None, plan: Plan | None) -> _Format:
         ending = ".jsonl" if self.streams else self.path.suffix.lower()
+        if ending == BOOK:
+            from aisolution_async.bulk import books  # noqa: PLC0415  # only where there is a workbook
+
+            return books.Workbook(names, plan or books.Plan())
         if ending in _LINES:
             return _JsonLines(names)
         if ending == ".parquet":
@@ -331,10 +436,11 @@ class Output:
     def _check(self, source: Path | None) -> None:
         path, shown = self.path, repr(str(self.path))
         if path.suffix.lower() not in ENDINGS:
-            hint = " (a spreadsheet opens .csv)" if path.suffix.lower() in (".xlsx", ".xls", ".ods") else ""
+            hint = " (a spreadsheet opens .xlsx)" if path.suffix.lower() in (".xlsm", ".xlsb", ".xls", ".ods") else ""
             raise ConfigurationError(f"the output {shown} must end in {', '.join(ENDINGS)}: that says the format{hint}")
-        if self.as_parquet and find_spec("pyarrow") is None:
-            raise ConfigurationError(f"the output {shown}: {_PARQUET}")
+        package, remedy = _NEEDS.get(path.suffix.lower(), ("", ""))
+        if package and find_spec(package) is None:
+            raise ConfigurationError(f"the output {shown}: {remedy}")
         try:
             if path.is_dir():
                 raise ConfigurationError(f"the output {shown} is a directory: name a file in it")
@@ -368,7 +474,7 @@ class _Format(Protocol):
     def start(self) -> bytes:
         """What the file begins with."""
 
-    def add(self, cells: Sequence[Any], values: Sequence[Any]) -> bytes:
+    def add(self, cells: Sequence[Any], values: Sequence[Any], formats: Sequence[int | str] = ()) -> bytes:
         """Take a row; what is to be appended now. Raises OSError for what the format cannot hold."""
 
     def end(self) -> bytes:
@@ -393,9 +499,9 @@ class _Cells:
     def start(self) -> bytes:
         return self._like.bom + self._encoded(self._line(map(self._cell, self._names)))
 
-    def add(self, cells: Sequence[Any], values: Sequence[Any]) -> bytes:
+    def add(self, cells: Sequence[Any], values: Sequence[Any], formats: Sequence[int | str] = ()) -> bytes:  # noqa: ARG002
         self._last = (cells, values)
-        return self._encoded(self._line([*map(self._cell, cells), *map(cell if self._defuse else bare, values)]))
+        return self._encoded(self._line([*map(self._cell, cells), *map(self._value, values)]))
 
     def end(self) -> bytes:
         return b""
@@ -407,15 +513,23 @@ class _Cells:
         return [as_json(self._names, *self._last)]
 
     def _cell(self, value: Any) -> str:
-        found = "" if value is MISSING else text(value)
+        return self._safe(value, "" if value is MISSING else text(value))
+
+    def _value(self, value: Any) -> str:
+        return self._safe(value, bare(value))
+
+    def _safe(self, value: Any, found: str) -> str:
+        if self._like.excel and (shield := shielded(value, found, self._like.delimiter)) is not found:
+            return shield
         return defused(found) if self._defuse else found
 
     def _line(self, cells: Iterable[str]) -> str:
         line = io.StringIO()
         # The csv module quotes what has a character of its line end: so newlines, and what else a spreadsheet
         # may take for the end of a cell, whatever is behind it for a formula.
-        csv.writer(line, delimiter=self._like.delimiter, lineterminator=_QUOTED).writerow(cells)
-        return line.getvalue()[: -len(_QUOTED)] + "\n"
+        quoted = _QUOTED.replace(self._like.delimiter, "")
+        csv.writer(line, delimiter=self._like.delimiter, lineterminator=quoted).writerow(cells)
+        return line.getvalue()[: -len(quoted)] + "\n"
 
     def _encoded(self, line: str) -> bytes:
         with suppress(UnicodeEncodeError):
@@ -439,7 +553,7 @@ class _JsonLines:
     def start(self) -> bytes:
         return b""
 
-    def add(self, cells: Sequence[Any], values: Sequence[Any]) -> bytes:
+    def add(self, cells: Sequence[Any], values: Sequence[Any], formats: Sequence[int | str] = ()) -> bytes:  # noqa: ARG002
         self._last = as_json(self._names, cells, values)
         return self._last
 
@@ -474,7 +588,7 @@ class _Table:
     def start(self) -> bytes:
         return self._sink.take()
 
-    def add(self, cells: Sequence[Any], values: Sequence[Any]) -> bytes:
+    def add(self, cells: Sequence[Any], values: Sequence[Any], formats: Sequence[int | str] = ()) -> bytes:  # noqa: ARG002
         self._rows.append((cells, values))
         self._size += sum(len(value) for value in (*cells, *values) if isinstance(value, str | bytes))
         return self._group() if len(self._rows) >= GROUP_ROWS or self._size >= GROUP_BYTES else b""
@@ -500,7 +614,7 @@ class _Table:
         for field, is_text, column in zip(self._schema, self._is_text, columns, strict=True):
             held = [None if value is MISSING else value for value in column]
             if is_text:
-                held = [None if value is None else _unicode(text(value)) for value in held]
+                held = [None if value is None else unicode_text(text(value)) for value in held]
             try:
                 arrays.append(self._arrow.array(held, type=field.type))
             except (self._arrow.ArrowException, ValueError, TypeError, OverflowError):
@@ -518,7 +632,7 @@ class _Ended:
     def start(self) -> bytes:
         return b""
 
-    def add(self, cells: Sequence[Any], values: Sequence[Any]) -> bytes:  # noqa: ARG002  # the format's
+    def add(self, cells: Sequence[Any], values: Sequence[Any], formats: Sequence[int | str] = ()) -> bytes:  # noqa: ARG002
         raise OSError(0, "it takes no more rows")
 
     def end(self) -> bytes:
@@ -592,8 +706,8 @@ def plain_text(value: Any) -> str:
     return value if isinstance(value, str) else text(None if value is MISSING else _plain(value))
 
 
-def _unicode(found: str) -> str:
-    """`found`, with what is no Unicode text written out: Parquet takes nothing else."""
+def unicode_text(found: str) -> str:
+    """`found`, with what is no Unicode text written out: Parquet and workbooks take nothing else."""
     return found if found.isascii() else found.encode("utf-8", "backslashreplace").decode()
 
 

@@ -22,7 +22,8 @@ import dataclasses
 import json
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Any
+from enum import StrEnum
+from typing import Any, get_args
 
 from aisolution_async.api import Call, Endpoint, Reply
 from aisolution_async.charges import Charge, overall
@@ -55,7 +56,7 @@ class Results:
     def __init__(
         self, call: type[Call[Any]], taken: Collection[str], redact: Callable[[str], str], *, several: bool = False
     ) -> None:
-        endpoint = call.endpoint
+        endpoint = self.endpoint = call.endpoint
         self._redact = redact
         self._reply = endpoint.reply
         self._fields = [name for name in endpoint.reply.model_fields if name not in SECRET_FIELDS]
@@ -68,6 +69,12 @@ class Results:
         # What is another result's name is no free one either.
         self.names = [free_name(name, {*taken, *names}) if name in taken else name for name in names]
         """Their names."""
+
+    @property
+    def verdicts(self) -> list[int]:
+        """The places, among the values, of the vendor's verdicts: fields of which there are only so many words."""
+        fields = self._reply.model_fields
+        return [place for place, name in enumerate(self._fields, 1) if _is_word(fields[name].annotation)]
 
     def values(self, outcome: Outcome, problem: str | None) -> list[Any]:
         """What goes into the columns: text, numbers, truth values, lists and None."""
@@ -216,10 +223,21 @@ def defused(text: str) -> str:
     return text
 
 
+def _is_word(annotation: Any) -> bool:
+    """Whether a field is one of the words of an enumeration, or may be."""
+    if isinstance(annotation, type):
+        return issubclass(annotation, StrEnum)
+    return any(map(_is_word, get_args(annotation)))
+
+
 def _typed(value: Any, kind: Any) -> Any:
-    """A value as its column has it, also where it stands in a file of text."""
+    """A value as its column has it, also where it stands in a file of text, or in a workbook."""
+    if kind is float and isinstance(value, int):
+        return float(value)  # a workbook does not tell 97 from 97.0
     if not isinstance(value, str) or kind is str:
         return None if value == "" else value
+    if kind is float:
+        value = value.replace(",", ".")
     try:
         return None if value == "" else json.loads(value)
     except ValueError:

@@ -118,7 +118,7 @@ class Rows:
     ) -> None:
         self.path = Path(path)
         is_stdin = os.fspath(path) == "-"
-        found = "jsonl" if is_stdin else _format(self.path)
+        found = "jsonl" if is_stdin else format_of(self.path)
         if found is None:
             known = f"{', '.join(ENDINGS[:-1])} or {ENDINGS[-1]}"
             packed = self.path.suffix.lower() in (".gz", ".zip", ".zst", ".bz2", ".xz")
@@ -263,7 +263,7 @@ class Rows:
         return DelimitedReader(self.path, found, usual, delimiter, encoding, header_row=header_row)
 
 
-def _format(path: Path) -> str | None:
+def format_of(path: Path) -> str | None:
     """The format of a file: by its content, where that tells, else by its ending; None if neither does."""
     found = _FORMATS.get(path.suffix.lower())
     if not path.is_file():

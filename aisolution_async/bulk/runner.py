@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import codecs
 import os
 import sqlite3
 import sys
@@ -19,10 +20,13 @@ from typing import Any, TypeVar
 from aisolution_async import clock
 from aisolution_async.api import Call
 from aisolution_async.batching import Batch, Progress, Recheck
+from aisolution_async.bulk.books import MOST_ROWS, Abandoned, Plan
 from aisolution_async.bulk.calls import Calls
 from aisolution_async.bulk.earlier import Earlier, Written, is_idle, sources_of
+from aisolution_async.bulk.excel import separator
+from aisolution_async.bulk.formats import NumberFormats
 from aisolution_async.bulk.kinds import kinds_of
-from aisolution_async.bulk.outputs import STDOUT, Dialect, Output, Rescue, UnwrittenError, as_json, origin_of
+from aisolution_async.bulk.outputs import BOOK, STDOUT, Dialect, Output, Rescue, UnwrittenError, as_json, origin_of
 from aisolution_async.bulk.results import Results, columns_of, exchanged, free_name, is_held, is_unsettled, problem_of
 from aisolution_async.bulk.rows import Row, Rows, UnreadableInputError
 from aisolution_async.charges import Attempt, Charge, Tally
@@ -156,6 +160,7 @@ class BulkRun:
         header_row: int | None = None,
         ordered: bool = True,
         defuse: bool = True,
+        excel: bool = False,
         problems: str | os.PathLike[str] | None = None,
         concurrency: int = CONCURRENCY,
         overwrite: bool = False,
@@ -192,6 +197,9 @@ class BulkRun:
         }
         self._ordered = ordered
         self._defuse = defuse
+        self._excel = excel
+        self._formats: NumberFormats | None = None
+        self._told: list[str] = []  # what was told of the workbooks that were made
         self._problems_path = None if problems is None else Path(problems)
         self._concurrency = concurrency
         self._overwrite = overwrite
@@ -253,14 +261,17 @@ class BulkRun:
             resumes = self._check_ledger()
             if self._ledger is not None and resumes:
                 await asyncio.to_thread(schema.check_is_ledger, self._ledger)
-            output = self._output = Output(self._target, self._source, defuse=self._defuse)
+            like = dialect_of(self._target, rows, excel=self._excel)
+            output = self._output = Output(self._target, self._source, defuse=self._defuse, like=like)
             self._problems = self._problems_output(rows)
+            await self._check_room()
             self._look_for_idle_parts(rows)
             replaces = self._may_replace(rows, resumes=resumes)
             if self._on_start is not None:
                 for line in self._calls.lines():
                     self._on_start(line)
             types = await self._types_of(rows)
+            self._formats = await self._formats_of(rows)
             ledger = None if self._ledger is None else Ledger(self._ledger, **self._budget)
             batch = self._client.batch(
                 self._read_photos(rows) if self._calls.take_images else self._read(rows),
@@ -286,6 +297,7 @@ class BulkRun:
                     self._names,
                     replace=replaces,
                     types=[*types, *(kind for results in self._results for kind in results.types)],
+                    plan=Plan(self._results, self._budget["prices"], f"Results of {self._source.name}"),
                 )
                 stack.callback(output.close)
                 if self._problems is not None:
@@ -295,6 +307,7 @@ class BulkRun:
                     await stack.enter_async_context(ledger)
                 try:
                     await self._ask(batch)
+                    await self._make()
                     finished = not self._stopping
                 finally:
                     self._write_the_rest()
@@ -352,6 +365,21 @@ class BulkRun:
 
         return await asyncio.to_thread(look)
 
+    async def _check_room(self) -> None:
+        """Raise ConfigurationError where a workbook has no room for all rows, which are counted for that."""
+        outputs = [output for output in (self._output, self._problems) if output is not None and output.as_book]
+        if outputs and self.total is None and _may_be_many(self._source):
+            self.total = await asyncio.to_thread(count_rows, self._source, self._given_up, **self._reading)
+        for output in outputs:
+            output.check_room(self.total)
+
+    async def _formats_of(self, rows: Rows) -> NumberFormats | None:
+        """The number formats of the input, where an output can have them."""
+        outputs = [output for output in (self._output, self._problems) if output is not None and output.as_book]
+        if not outputs or rows.sheet is None:
+            return None
+        return await asyncio.to_thread(NumberFormats, self._source, rows.sheet, rows.numbers)
+
     def _problems_output(self, rows: Rows) -> Output | None:
         """The file of the rows with problems: like the input, if it is of the same format."""
         path = self._problems_path
@@ -373,10 +401,12 @@ class BulkRun:
 
     def _look_for_idle_parts(self, rows: Rows) -> None:
         """A run that was killed before it had asked anything leaves files that nobody needs."""
+        with suppress(OSError):
+            self._output.part_is_taken = any(named.samefile(self._output.part) for named in self._named)
         for output in (self._output, self._problems):
             if output is not None and not output.streams:
                 names = self._names if output is self._output else self._names_of_problems(rows)
-                output.part_is_idle = is_idle(output.part, output.path.suffix.lower(), names)
+                output.part_is_idle = is_idle(output.part, output.path.suffix.lower(), names, output.between)
 
     def _check_ledger(self) -> bool:
         """Whether there is a ledger to go on from."""
@@ -441,7 +471,8 @@ class BulkRun:
 
     def _check_free(self, why: str) -> None:
         if not self._overwrite:
-            self._output.check_free(why)
+            hint = "say --rescued {!r} to take its answers over, " if self._ledger is None else ""
+            self._output.check_free(why, hint)
             if self._problems is not None:
                 self._problems.check_free(why)
 
@@ -483,6 +514,11 @@ class BulkRun:
                     await earlier.compare(whole, self._calls, self._client, path, self._given_up)
             if self._given_up.is_set():
                 return False
+            if earlier.lost and not self._overwrite and self._ledger is None:
+                raise ConfigurationError(
+                    f"{str(earlier.where)!r} has {earlier.lost} answers that were paid for and are of no row of the "
+                    "input: move it away, or say --overwrite"
+                )
             if earlier.lost and not self._overwrite:
                 where, ledger_path = repr(str(earlier.where)), repr(str(self._ledger))
                 raise ConfigurationError(
@@ -677,9 +713,12 @@ class BulkRun:
             self._keep_the_lost([as_json(self._names, cells, values)])
             return
         try:
-            self._output.write(cells, values)
+            self._output.write(cells, values, self._formats_in(row))
         except UnwrittenError as exc:
             self._fail(self._output, exc)
+
+    def _formats_in(self, row: Row) -> Sequence[int | str]:
+        return () if self._formats is None else tuple(self._without_stale(self._formats.of(row.line)))
 
     def _write_problem(self, output: Output, row: Row, problems: Sequence[str | None]) -> None:
         several = len(self._kinds) > 1 and row.problem is None
@@ -691,7 +730,8 @@ class BulkRun:
         if row.raw is not None:
             said[f"it reads: {row.raw}"] = None
         try:
-            output.write(self._without_stale(row.cells), [" ".join("; ".join(said).split())])
+            cells = self._without_stale(row.cells)
+            output.write(cells, [" ".join("; ".join(said).split())], self._formats_in(row))
         except UnwrittenError as exc:
             self._problem = f"the file of problems {str(output.part)!r} cannot be written: {exc.strerror}"
             self._problem += "; the run was stopped"
@@ -719,6 +759,21 @@ class BulkRun:
         for line in lines:
             self._rescue.write(line)
 
+    async def _make(self) -> None:
+        """All rows have their results: make workbooks of them, where that is what was asked for."""
+        if self._stopping or self._is_full:
+            return
+        for output in (self._problems, self._output):
+            if output is not None:
+                notes = self._calls.warnings if output is self._output else []
+                try:
+                    self._told += await asyncio.to_thread(output.make, self._given_up.is_set, notes)
+                except (Abandoned, UnwrittenError):
+                    return  # where it cannot be written, that is told when it is finished
+                except asyncio.CancelledError:
+                    self._given_up.set()  # a thread is not cancelled
+                    raise
+
     def _settle(self, *, finished: bool) -> None:
         """Close the files, and say what is where."""
         output, problems, summary = self._output, self._problems, self.summary
@@ -745,7 +800,7 @@ class BulkRun:
             summary.problems = place if place.exists() else None
         if summary.output is None and output.rows and not output.streams:
             summary.part = output.part
-        summary.warnings = self._calls.warnings
+        summary.warnings = [*self._calls.warnings, *self._told]
         self._settle_rescue()
 
     def _settle_rescue(self) -> None:
@@ -755,6 +810,30 @@ class BulkRun:
         self.summary.rescued = self._rescue.places
         if self._problem is not None:
             self._problem += f", and {self._rescue.rows} rows went to {' and '.join(self.summary.rescued)}"
+
+
+def dialect_of(target: Path, rows: Rows, *, excel: bool) -> Dialect | None:
+    """How CSV is written: as the input's, if it is CSV too, or so that Excel opens it; None for what is usual.
+
+    Raises ConfigurationError for another format that is to be CSV for Excel.
+    """
+    if target.suffix.lower() != ".csv":
+        if excel and target.suffix.lower() != BOOK:
+            raise ConfigurationError(
+                f"what Excel opens is .csv or .xlsx: give the output {str(target)!r} such an ending"
+            )
+        return None
+    is_csv = rows.format == "csv" and rows.delimiter is not None
+    between = rows.delimiter if is_csv and rows.delimiter is not None else separator() if excel else ","
+    return Dialect(between, bom=codecs.BOM_UTF8 if excel or (is_csv and rows.bom) else b"", excel=excel)
+
+
+def _may_be_many(source: Path) -> bool:
+    """Whether a file is so large that it may have more rows than a sheet. A row takes a byte at least."""
+    try:
+        return str(source) != STDOUT and source.stat().st_size > MOST_ROWS
+    except OSError:
+        return True
 
 
 def _beside(path: Path, ending: str) -> Path:
@@ -779,6 +858,7 @@ async def run_bulk(
     header_row: int | None = None,
     ordered: bool = True,
     defuse: bool = True,
+    excel: bool = False,
     problems: str | os.PathLike[str] | None = None,
     concurrency: int = CONCURRENCY,
     overwrite: bool = False,
@@ -803,7 +883,8 @@ async def run_bulk(
     the others, and the result columns' names begin with the endpoint's. `source` is CSV, TSV, JSONL, Parquet or a
     workbook (`rows.py` says what it may be like; `delimiter`, `encoding`, `sheet` and `header_row` say what cannot be
     found out, and `skip_hidden` leaves out the rows of a workbook that nobody sees), or "-" for JSONL on standard
-    input. `output` is CSV, TSV, JSONL or Parquet by its ending, or "-" for JSONL on standard output. `columns` says
+    input. `output` is a workbook (.xlsx), CSV, TSV, JSONL or Parquet by its ending, or "-" for JSONL on standard
+    output; CSV has the delimiter and the byte order mark of an input that is CSV too. `columns` says
     which column holds a parameter, and `values` gives one value for all rows: by the parameter's name or, where two
     endpoints differ, as `"id-holding.img"`. What neither names is found by the columns' names, a phone number's also by
     its cells (`choice.py`). `key` names a column for the calls' keys, else found by its name. Image cells are paths,
@@ -811,10 +892,11 @@ async def run_bulk(
     in that folder (`photos.py`), and no image outside of `images_root` is read. Where a photo was taken (GPS) is not
     sent with it, unless `keep_metadata`. `results.py` lists the result columns.
 
-    A row that cannot be asked, or that fails, is a row of the output too, and if `problems` names a file (CSV, TSV,
-    JSONL or Parquet), also of that: as it came, with a column that says what is wrong, to be mended and run.
+    A row that cannot be asked, or that fails, is a row of the output too, and if `problems` names a file (of any of
+    these formats), also of that: as it came, with a column that says what is wrong, to be mended and run.
     `ordered=False` writes rows as they finish. `defuse=False` leaves cells of CSV and TSV that a spreadsheet takes for
-    formulas as they are. While it runs, the rows are in `output` + ".part"; an existing output or part file is left
+    formulas as they are; `excel=True` writes CSV for Excel, as `excel.py` has it. A workbook (`books.py`) is made when
+    all rows are there. While it runs, the rows are in `output` + ".part"; an existing output or part file is left
     alone unless `overwrite`.
 
     `ledger` is the path of a ledger for this run. Where it is there already, the run goes on from it: what it
@@ -851,6 +933,7 @@ async def run_bulk(
         header_row=header_row,
         ordered=ordered,
         defuse=defuse,
+        excel=excel,
         problems=problems,
         concurrency=concurrency,
         overwrite=overwrite,

@@ -17,7 +17,8 @@ from aisolution_async import clock
 from aisolution_async.api import CALLS, Call, Endpoint, Kind, Parameter
 from aisolution_async.batching import GRACE, Recheck
 from aisolution_async.bulk import BulkError, BulkRun, Forecast, Summary, forecast_bulk
-from aisolution_async.bulk.outputs import STDOUT, origin_of
+from aisolution_async.bulk.outputs import BOOK, STDOUT, origin_of
+from aisolution_async.bulk.rows import format_of
 from aisolution_async.bulk.runner import CONCURRENCY, GIVE_UP, count_rows
 from aisolution_async.cli import show
 from aisolution_async.cli.config import check_price
@@ -82,7 +83,8 @@ def _options(call: type[Call[Any]]) -> list[click.Parameter]:
         click.Option(
             ["-o", "--output"],
             type=click.Path(path_type=Path, allow_dash=True),
-            help="The results: .csv, .tsv, .jsonl or .parquet, or - for JSONL on stdout.",
+            help="The results: .xlsx, .csv, .tsv, .jsonl or .parquet, or - for JSONL on stdout.  "
+            "[default, for a workbook: INPUT-results.xlsx]",
         ),
         click.Option(["--key"], metavar="COLUMN", help="The column of your own ids.  [default: found by its name]"),
     ]
@@ -140,6 +142,11 @@ def _options(call: type[Call[Any]]) -> list[click.Parameter]:
             default=True,
             show_default=True,
             help="In .csv and .tsv, put an apostrophe before what a spreadsheet takes for a formula.",
+        ),
+        click.Option(
+            ["--excel"],
+            is_flag=True,
+            help="Write .csv so that Excel opens it as it is: 0007 stays 0007, and numbers keep their digits.",
         ),
         click.Option(["--dry-run"], is_flag=True, help="Check all, say what it would cost, send and write nothing."),
         *fit_options(list(every.values())),
@@ -272,8 +279,10 @@ def _command(call: type[Call[Any]]) -> click.Command:
     ) -> None:
         if no_ledger and ledger is not None:
             raise Ending("give either --ledger or --no-ledger", Exit.USAGE)
+        if output is None:
+            output = _output_of(source)
         if output is None and not dry_run:
-            raise Ending("say where the results go: -o results.csv", Exit.USAGE)
+            raise Ending("say where the results go: -o results.csv, or results.xlsx", Exit.USAGE)
         if as_json and not dry_run and STDOUT in (str(output), str(problems)):
             raise Ending("--json prints on stdout, where the results go: leave one of them out", Exit.USAGE)
         if as_json:
@@ -343,7 +352,7 @@ _HELP = """{summary}
 \b
 Examples:
   aisolution bulk {command} applicants.xlsx --dry-run --price {command}=0.05
-  aisolution bulk {command} applicants.xlsx -o results.csv --errors mend.csv
+  aisolution bulk {command} applicants.xlsx -o results.xlsx --errors mend.xlsx
   aisolution bulk {command} list.csv -o results.parquet {first} COLUMN --key id
   aisolution bulk {command} list.csv -o results.csv --endpoint {other}
   aisolution bulk {command} - -o - <list.jsonl >results.jsonl
@@ -356,6 +365,9 @@ The output has every row of it, in order and with all its columns, and after the
 charge, status, attempts, error, problem. With several endpoints their names begin with the endpoint's, as in
 face_compare_ok. While it runs, and if it was stopped, the rows are in OUTPUT.part. In .csv and .tsv, a cell that a
 spreadsheet could take for a formula gets an apostrophe in front, unless --no-defuse; numbers, +62… too, do not.
+A .csv has the delimiter and the byte order mark of an INPUT that is CSV too. An .xlsx has the types and the number
+formats of INPUT, colours, filters and a summary; its .part is JSONL, and it is made at the end. A sheet has
+1,048,576 rows at most.
 
 Ctrl-C stops it, and waits for the answers under way; Ctrl-C again waits only a moment longer. However it was
 ended, run it again to go on: what was answered is in OUTPUT.ledger, is not paid for twice, and is written as if
@@ -367,6 +379,13 @@ The file of --errors is to be mended and is then an INPUT: it remembers its ledg
 nothing is paid for twice. The ledger holds personal data; see `aisolution ledger`. With -o -, there is
 a ledger only where --ledger names one.
 """
+
+
+def _output_of(source: Path) -> Path | None:
+    """Where the results go that nobody gave a place: of a workbook, into one beside it."""
+    if format_of(source) != "xlsx":
+        return None
+    return source.with_name(f"{source.stem}-results{BOOK}")
 
 
 def _ledger_of(source: Path, output: Path | None, chosen: Path | None, *, sandbox: bool, quiet: bool) -> Path | None:

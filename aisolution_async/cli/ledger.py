@@ -161,7 +161,7 @@ def attempts_command(file: Path, *, unknown: bool, as_json: bool) -> None:
     "--output",
     required=True,
     type=click.Path(path_type=Path),
-    help="Where to: .csv, .tsv, .jsonl or .parquet.",
+    help="Where to: .xlsx, .csv, .tsv, .jsonl or .parquet.",
 )
 @click.option("--overwrite", is_flag=True, help="Replace a file that exists already.")
 @_JSON
