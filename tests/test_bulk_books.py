@@ -234,17 +234,22 @@ async def test_colours_and_the_summary(tmp_path: Path) -> None:
 
 async def test_two_endpoints(tmp_path: Path) -> None:
     write(tmp_path / "a.jpg", picture(1))
-    source = write(tmp_path / "in.csv", "selfie,ktp,phone\na.jpg,a.jpg,+6281387300001\na.jpg,none.jpg,+6281387300002\n")
+    source = write(
+        tmp_path / "in.csv",
+        "selfie,ktp,phone\na.jpg,a.jpg,+6281387300001\na.jpg,none.jpg,+6281387300002\na.jpg,b/c.jpg,+6281387300003\n",
+    )
     async with client_of(Vendor(sane)) as client:
         await run_bulk(
             client, [FaceCompare, WhatsAppDetail], source, tmp_path / "out.xlsx", prices={"facecompare": Decimal("1.5")}
         )
     said = {str(row[0]): row[1:] for row in cells(tmp_path / "out.xlsx", "Summary") if row[0]}
-    assert [said[name][0] for name in ("all", "answered", "problems")] == [2, 1, 1]
+    assert [said[name][0] for name in ("all", "answered", "problems")] == [3, 1, 2]
     assert said["facecompare: charged"][:2] == [1, 1.5]
-    assert said["gliswadetail: charged"][:2] == [2, None]
+    assert said["gliswadetail: charged"][:2] == [3, None]
     assert "--price gliswadetail=" in said["gliswadetail: charged"][2]
-    assert said["all charged"][:2] == [3, None]
+    assert said["all charged"][:2] == [4, None]
+    # Whatever the file, and wherever the row: it is one kind of problem.
+    assert [row[:2] for name, row in said.items() if name.startswith("column 'ktp': img2 … does not exist")] == [[2, 3]]
 
 
 async def test_results_longer_than_a_cell(tmp_path: Path) -> None:

@@ -45,6 +45,8 @@ MOST_DIGITS = 15
 _LOOK_EVERY = 1000
 _WIDEST, _NARROWEST = 48, 8
 _MOST_KINDS = 30  # of problems, in the summary
+_WIDTHS = 60, 12, 14, 90  # of its columns
+_LINE_HEIGHT, _MOST_LINES = 15, 20
 _MOST_OF_AN_ID = 20  # digits
 _SHOWN_DIGITS = 11  # of a number without a format
 
@@ -118,7 +120,8 @@ _BY_ERROR = {
     "LedgerError": "See that the ledger's disk has room and can be written; then run the list again.",
 }
 _DIGIT_MARKS = re.compile(r"[#0?,._*\"\\]|\[[^\]]*\]")
-_OF_ONE_ROW = re.compile(r"'[^']*[./\\\d][^']*'|\bline \d+\b|\brow \d+\b")
+_OF_ONE_ROW = re.compile(r"""('[^']*'|"[^"]*")|\b(?:line|row) \d+(?:: )?""")
+_OF_ONE_FILE = re.compile(r"[./\\\d]")
 
 
 class Abandoned(Exception):  # noqa: N818  # it is no error: somebody asked for it
@@ -426,14 +429,22 @@ class _Counts:
         self.charges[group.endpoint.name][group.charge(values)] += 1
         if state not in (REFUSED, HOLDING):
             return
-        said = _OF_ONE_ROW.sub("…", str(values[-1] or values[-2]))
+        said = _OF_ONE_ROW.sub(_alike, str(values[-1] or values[-2]))
         found = self.problems.get(said)
         if found is None:
             if len(self.problems) >= _MOST_KINDS:
                 self.others += 1
                 return
-            found = self.problems[said] = _Problem(said.removeprefix("…: "), str(values[-2]), number)
+            found = self.problems[said] = _Problem(said, str(values[-2]), number)
         found.calls += 1
+
+
+def _alike(found: re.Match[str]) -> str:
+    """What stands for a part of a problem's text that is another in each row: its place, a file, a number."""
+    quoted: str | None = found[1]
+    if quoted is None:
+        return ""
+    return "…" if _OF_ONE_FILE.search(quoted) else quoted
 
 
 class _Summary:
@@ -460,7 +471,7 @@ class _Summary:
     def write(self, notes: Sequence[str]) -> None:
         """Write it, from the top to the bottom."""
         sheet, rows = self._sheet, self._count.rows
-        for place, width in enumerate((56, 12, 14, 90)):
+        for place, width in enumerate(_WIDTHS):
             sheet.set_column(place, place, width)
         sheet.set_landscape()
         sheet.fit_to_pages(1, 0)
@@ -521,6 +532,14 @@ class _Summary:
         self._line([(what, self._head), *((each, self._right) for each in numbers), ("what to do", self._remark_head)])
 
     def _line(self, cells: Sequence[tuple[Any, Any]]) -> None:
+        # Not every program makes room by itself for text that goes on in another line.
+        wrapped = (
+            -(-len(value) // width)
+            for (value, _), width in zip(cells, _WIDTHS, strict=False)
+            if value and isinstance(value, str)
+        )
+        if (lines := max(wrapped, default=1)) > 1 and len(cells) > 1:
+            self._sheet.set_row(self._row, _LINE_HEIGHT * min(lines, _MOST_LINES))
         for place, (value, format_) in enumerate(cells):
             if isinstance(value, int | Decimal):
                 self._sheet.write_number(self._row, place, _exact(value), format_)
