@@ -382,8 +382,8 @@ a ledger only where --ledger names one.
 
 
 def _output_of(source: Path) -> Path | None:
-    """Where the results go that nobody gave a place: of a workbook, into one beside it."""
-    if format_of(source) != "xlsx":
+    """Where the results go that nobody gave a place: of a workbook, or what is named so, into one beside it."""
+    if format_of(source) not in ("xlsx", "html"):
         return None
     return source.with_name(f"{source.stem}-results{BOOK}")
 
