@@ -291,7 +291,7 @@ async def test_all_bad_images_of_a_row_are_told_at_once(folder: Path) -> None:
     )
     vendor = Vendor(sane)
     await bulk(source, folder / "out.csv", FaceCompare, vendor=vendor)
-    problems = [row["problem"].replace(str(folder), "FOLDER") for row in read(folder / "out.csv")]
+    problems = [row["problem"].replace(str(folder), "FOLDER") for row in read(folder / "out.csv", ";")]
     assert not vendor.requests
     ada = "column 'selfie': img1 'FOLDER/ada.jpg' does not exist: check the path"
     letter = "column 'ktp': img2 'FOLDER/letter.jpg' is not an image but text: name a JPEG or PNG file"
