@@ -537,7 +537,7 @@ def test_a_bad_retry(retry: dict[str, Any]) -> None:
     ["http://localhost:1", "http://127.0.0.1:1", "http://127.9.9.9", "http://[::1]:8", "https://x.example/api/v1/"],
 )
 def test_good_base_urls(base_url: str) -> None:
-    AsyncClient(TOKEN, base_url=base_url)
+    assert AsyncClient(TOKEN, base_url=base_url).base_url == base_url.removesuffix("/v1/")
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
@@ -83,7 +84,7 @@ class Row:
     raw: str | None = field(default=None, repr=False)
 
 
-class Reader:
+class Reader(ABC):
     """The rows of one format. A reader is what `Rows` is in front of, and says the same of itself."""
 
     format: str
@@ -108,8 +109,9 @@ class Reader:
     left_out = 0
     """How many rows of empty cells stood behind the last row, once it was read: those are none."""
 
+    @abstractmethod
     def __iter__(self) -> Iterator[Row]:
-        raise NotImplementedError
+        """The rows, one after the other. Raises UnreadableInputError where the file cannot be read on."""
 
     def count(self, given_up: Callable[[], bool]) -> int | None:
         """How many rows there are, None if `given_up()` became true meanwhile. Uses the rows up."""
@@ -122,7 +124,7 @@ class Reader:
                 return None
         return rows
 
-    def close(self) -> None:
+    def close(self) -> None:  # noqa: B027  # a reader that keeps no file open has nothing to do
         """Close the file."""
 
 
