@@ -44,7 +44,7 @@ from aisolution_async import (
 from aisolution_async.api import CALLS
 from aisolution_async.bulk import BulkError, BulkRun, Summary, delimited, outputs, run_bulk
 from aisolution_async.bulk import source as source_module
-from aisolution_async.bulk.runner import count_rows
+from aisolution_async.bulk.facts import count_rows
 from aisolution_async.ledger import Ledger, LedgerError
 from aisolution_async.sandbox import Sandbox
 

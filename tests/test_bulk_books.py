@@ -25,7 +25,7 @@ from pyarrow import parquet
 
 from aisolution_async import ConfigurationError, FaceCompare, WhatsAppDetail
 from aisolution_async.bulk import BulkError, BulkRun, books, forecast_bulk, run_bulk
-from aisolution_async.bulk.books import Plan, Workbook, records
+from aisolution_async.bulk.books import BookPlan, Workbook, records
 from aisolution_async.bulk.excel import separator, shielded, unshielded
 from aisolution_async.bulk.outputs import Output
 
@@ -377,7 +377,7 @@ async def test_a_workbook_that_cannot_be_made(tmp_path: Path) -> None:
 
 def test_a_part_file_that_was_changed(tmp_path: Path) -> None:
     for text in ("", "no json\n", '{"a": 1}\n'):
-        book = Workbook(["a"], Plan())
+        book = Workbook(["a"], BookPlan())
         write(tmp_path / "part", book.add([1], []) + book.add([2], []))
         write(tmp_path / "part", text)
         with pytest.raises(OSError, match="part was changed meanwhile"):
@@ -387,7 +387,7 @@ def test_a_part_file_that_was_changed(tmp_path: Path) -> None:
 @pytest.mark.parametrize("ending", ["csv", "jsonl"])
 async def test_more_rows_than_a_sheet_has(tmp_path: Path, ending: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """That is said before anything is sent, by a dry run too."""
-    for module in ("books", "runner"):
+    for module in ("books", "plan"):
         monkeypatch.setattr(f"aisolution_async.bulk.{module}.MOST_ROWS", 3)
     numbers = [f"+6281387{n:06}" for n in range(4)]
     lines = [*(["number"] if ending == "csv" else []), *numbers]
@@ -409,7 +409,7 @@ async def test_more_rows_than_a_sheet_has(tmp_path: Path, ending: str, monkeypat
 
 def test_more_columns_than_a_sheet_has() -> None:
     with pytest.raises(ConfigurationError, match="room for 16,384 columns, not 16,385"):
-        Workbook([str(n) for n in range(16_385)], Plan())
+        Workbook([str(n) for n in range(16_385)], BookPlan())
 
 
 async def test_what_is_to_be_mended_as_a_workbook(tmp_path: Path) -> None:
@@ -531,7 +531,7 @@ async def test_csv_that_excel_does_not_spoil(tmp_path: Path, between: str) -> No
 
 
 async def test_excel_where_a_comma_is_the_decimal_mark(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("aisolution_async.bulk.runner.separator", lambda: ";")
+    monkeypatch.setattr("aisolution_async.bulk.plan.separator", lambda: ";")
     write(tmp_path / "a.jpg", picture(1))
     source = made(tmp_path / "in.xlsx", [["selfie", "ktp", "rate"], ["a.jpg", "a.jpg", 0.125]])
     vendor = Vendor(sane)

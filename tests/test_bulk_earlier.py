@@ -16,6 +16,7 @@ import httpx
 import pytest
 
 from aisolution_async import Call, ConfigurationError, FaceCompare, WhatsAppDetail
+from aisolution_async.batching import Batch
 from aisolution_async.bulk import BulkError, BulkRun, Summary, forecast_bulk, run_bulk
 from aisolution_async.bulk.earlier import sources_of
 from aisolution_async.bulk.outputs import Output, UnwrittenError, origin_of
@@ -398,7 +399,7 @@ async def test_a_part_file_that_is_named_is_kept_until_its_answers_are_elsewhere
         raise RuntimeError("the end")
 
     with monkeypatch.context() as patch:
-        patch.setattr(BulkRun, "_ask", ended)
+        patch.setattr(Batch, "__aenter__", ended)
         with pytest.raises(RuntimeError, match="the end"):
             await bulk(source, output, vendor, ledger=path, rescued=[part], overwrite=True)
     [rescue] = tmp_path.glob("out.*.rescued-*.jsonl")
@@ -533,7 +534,9 @@ async def test_stopped_while_it_looks_back(tmp_path: Path) -> None:
     part = output.rename(tmp_path / "out.csv.part")
     before = part.read_bytes()
     async with client_of(vendor) as client:
-        run = BulkRun(client, WhatsAppDetail, source, output, ledger=path, on_resume=lambda answers: run.stop())
+        run: BulkRun = BulkRun(
+            client, WhatsAppDetail, source, output, ledger=path, on_resume=lambda answers: run.stop()
+        )
         summary = await run.run()
     assert (summary.rows, summary.part, part.read_bytes() == before) == (0, None, True)
     assert len(vendor.requests) == 12

@@ -30,7 +30,7 @@ from rich.console import Console
 import aisolution_async
 from aisolution_async.api import CALLS
 from aisolution_async.batching import Progress
-from aisolution_async.bulk import runner
+from aisolution_async.bulk import facts
 from aisolution_async.charges import Charge, Tally
 from aisolution_async.cli import bulk as bulk_commands
 from aisolution_async.cli import demo, main, running, show
@@ -933,7 +933,7 @@ def test_progress_on_a_terminal(vendor_of: VendorOf, monkeypatch: pytest.MonkeyP
             counted.wait(20)
         return ok(PROFILE)
 
-    real = runner.count_rows
+    real = facts.count_rows
 
     def count(source: Path, given_up: threading.Event, **reading: str | None) -> int | None:
         while not vendor.requests[100:] and not given_up.is_set():

@@ -29,7 +29,7 @@ from aisolution_async.bulk.cells import EXACT, text
 from aisolution_async.bulk.formats import NumberFormat
 from aisolution_async.bulk.outputs import as_json, unicode_text
 from aisolution_async.bulk.report.words import CAUSES
-from aisolution_async.bulk.results import Results, bare, defused
+from aisolution_async.bulk.results import Results, RowState, bare, defused
 from aisolution_async.bulk.rows import MISSING, UnreadableInputError
 from aisolution_async.charges import Charge
 from aisolution_async.errors import ConfigurationError
@@ -129,7 +129,7 @@ class Abandoned(Exception):  # noqa: N818  # it is no error: somebody asked for 
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class BookPlan:
     """What a workbook has besides its rows: the `results` whose columns are coloured and summed up, at their `prices`.
 
     Without results there is no summary. `about` says what the rows are of.
@@ -152,7 +152,7 @@ def check_room(shown: str, rows: int | None) -> None:
 class Workbook:
     """A workbook as a format of an output: lines of JSONL first, and the file that is made of them in the end."""
 
-    def __init__(self, names: Sequence[str], plan: Plan) -> None:
+    def __init__(self, names: Sequence[str], plan: BookPlan) -> None:
         if len(names) > MOST_COLUMNS:
             raise ConfigurationError(
                 f"a workbook has room for {MOST_COLUMNS:,} columns, not {len(names):,}: name a .csv"
@@ -244,7 +244,7 @@ def _close_quietly(book: Any) -> None:
 class _Pages:
     """The sheets of a workbook that is being made."""
 
-    def __init__(self, book: Any, names: Sequence[str], plan: Plan) -> None:
+    def __init__(self, book: Any, names: Sequence[str], plan: BookPlan) -> None:
         self._book = book
         self._names = names
         self._plan = plan
@@ -385,8 +385,9 @@ class _Kind:
 
     def state(self, values: Sequence[Any]) -> str:
         """What came of the call."""
-        if values[0] is True:
-            return ANSWERED if self._results.is_answer(values) else CHECKING
+        state = self._results.state(values)
+        if state is not RowState.FAILED:
+            return ANSWERED if state is RowState.OK else CHECKING
         return HOLDING if _HELD_SAID.search(str(values[-1])) else REFUSED
 
     def tones(self, state: str, values: Sequence[Any]) -> list[str]:
@@ -450,7 +451,7 @@ def _alike(found: re.Match[str]) -> str:
 class _Summary:
     """The second sheet."""
 
-    def __init__(self, book: Any, count: _Counts, plan: Plan) -> None:
+    def __init__(self, book: Any, count: _Counts, plan: BookPlan) -> None:
         self._sheet = book.add_worksheet("Summary")
         self._count = count
         self._plan = plan

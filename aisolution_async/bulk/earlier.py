@@ -44,7 +44,7 @@ from aisolution_async.bulk.delimited import DelimitedReader
 from aisolution_async.bulk.excel import unshielded
 from aisolution_async.bulk.outputs import BOOK, DELIMITERS, Output, as_json, keep, plain_text
 from aisolution_async.bulk.questions import Questions
-from aisolution_async.bulk.results import Results, cell, defused
+from aisolution_async.bulk.results import Results, RowState, cell, defused
 from aisolution_async.bulk.rows import MISSING, Row, Rows, UnreadableInputError, text
 from aisolution_async.charges import Charge
 from aisolution_async.client import AsyncClient
@@ -82,11 +82,6 @@ class Written:
     """What an earlier run wrote of one call of a row: the values of its result columns."""
 
     values: list[Any]
-
-    @property
-    def ok(self) -> bool:
-        """Whether it was answered."""
-        return self.values[0] is True
 
     @property
     def error(self) -> str:
@@ -349,18 +344,19 @@ class Earlier:
                 is_paid, is_answered = self._weigh(kind, values)
                 if is_paid or is_answered:
                     key, answer = record.get(self._key or ""), self._results[kind].answer(values)
-                    yield kind, self._digest(kind, key, answer) if values[0] is True else None, is_paid
+                    has_reply = self._results[kind].state(values) is not RowState.FAILED
+                    yield kind, self._digest(kind, key, answer) if has_reply else None, is_paid
 
     def _weigh(self, kind: int, values: Sequence[Any]) -> tuple[bool, bool]:
         """Whether it was paid for, or done, and must not be once more; and whether there is an answer to keep."""
         endpoint, results = self._kinds[kind].endpoint, self._results[kind]
         if endpoint.idempotent:
             return False, False
-        is_ok = values[0] is True
-        is_paid = results.charge(values) in _PAID or (endpoint.never_charges and is_ok)
-        if is_ok:
-            return is_paid, is_paid or results.is_answer(values)
-        return is_paid, results.raw(values) is not None
+        state = results.state(values)
+        is_paid = results.charge(values) in _PAID or (endpoint.never_charges and state is not RowState.FAILED)
+        if state is RowState.FAILED:
+            return is_paid, results.raw(values) is not None
+        return is_paid, is_paid or state is RowState.OK
 
     def _digests(self, answers: Iterable[Record], given_up: threading.Event) -> Iterator[int]:
         kinds = {call.endpoint.name: kind for kind, call in enumerate(self._kinds)}

@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 import asyncio
-import os
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Coroutine, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from decimal import Decimal
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec, Protocol, cast
 
 from aisolution_async.api import Call
 from aisolution_async.batching import REMEMBERED
 from aisolution_async.bulk.calls import Calls
-from aisolution_async.bulk.earlier import is_idle
+from aisolution_async.bulk.facts import Asked, Facts, calls_of, gather, in_thread
+from aisolution_async.bulk.options import BulkOptions, StrPath, by_keyword
 from aisolution_async.bulk.outputs import Output
+from aisolution_async.bulk.plan import dialect_of, look_at_part
 from aisolution_async.bulk.questions import Questions
-from aisolution_async.bulk.results import columns_of
-from aisolution_async.bulk.rows import Row, Rows
-from aisolution_async.bulk.runner import calls_of, dialect_of
+from aisolution_async.bulk.rows import Row
 from aisolution_async.charges import Charge
 from aisolution_async.client import AsyncClient
 from aisolution_async.errors import AISolutionError, InputError
@@ -28,7 +28,8 @@ from aisolution_async.ledger import Ask, Held, Stored
 from aisolution_async.ledger.peek import Peek
 from aisolution_async.ledger.schema import file_of
 from aisolution_async.sending.options import Options
-from aisolution_async.spending import Spending
+
+P = ParamSpec("P")
 
 _AT_ONCE = 32
 SHOWN = 20
@@ -64,91 +65,86 @@ class Forecast:
     hidden: int | None = 0
 
 
+async def foresee(
+    client: AsyncClient, call: Asked, source: StrPath, output: StrPath | None, options: BulkOptions
+) -> Forecast:
+    """What a run would do; see `forecast_bulk`."""
+    gathering = partial(gather, calls_of(call), source, output, options, client.redact)
+    with closing(await in_thread(gathering, Facts.close)) as facts:
+        return await _foresee(client, facts)
+
+
+async def _foresee(client: AsyncClient, facts: Facts) -> Forecast:
+    found, options, maker = Forecast(hidden=facts.rows.hidden), facts.options, facts.calls
+    target = None if facts.target is None else await asyncio.to_thread(_target_of, facts, facts.target)
+    retries = options.retry_unknown
+    view = client if retries is None else client.with_options(retry_unknown=retries)
+    file = None if facts.ledger is None else file_of(facts.ledger)
+    found.columns = maker.reasons()
+    if options.on_start is not None:
+        for line in (*maker.lines(), *maker.reasons()):
+            options.on_start(line)
+    with Peek(file) as peek:
+        questions = Questions(view, peek, reuse_for=options.reuse_for)
+        check = _Count(view.options, questions, peek, maker, found, limit=None if file is not None else REMEMBERED)
+        chunk: list[_Asked] = []
+        for row in facts.rows:
+            found.rows += 1
+            await maker.ready(row)
+            chunk += [_Asked(row, number, call) for number, call in enumerate(maker.make(row))]
+            if len(chunk) >= _AT_ONCE:
+                await check.see(chunk)
+                chunk = []
+        await check.see(chunk)
+    if target is not None:
+        target.check_room(found.rows)
+    found.warnings = maker.warnings
+    repeats = 1 + view.options.retry.unknown
+    found.charges = Counter({name: found.charges[name] * repeats for name in found.charges})
+    if not options.known_prices.missing(found.charges):
+        found.cost = options.known_prices.cost(found.charges)
+    return found
+
+
+def _target_of(facts: Facts, path: Path) -> Output:
+    """The output, as far as it can be checked before anything is written. Blocks."""
+    target = Output(path, facts.source.path, like=dialect_of(path, facts.rows, excel=facts.options.excel))
+    target.check_room(facts.rows.total)
+    if not facts.options.overwrite and not facts.resumes:
+        look_at_part(target, facts.columns.names)
+        target.check_free()
+    return target
+
+
+class Foresees(Protocol[P]):
+    """`forecast_bulk`, with the parameters of `BulkOptions` as its own."""
+
+    def __call__(
+        self,
+        client: AsyncClient,
+        call: Asked,
+        source: StrPath,
+        output: StrPath | None = None,
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> Coroutine[Any, Any, Forecast]:
+        """See `forecast_bulk`."""
+
+
+def _typed(_: Callable[P, BulkOptions]) -> Callable[[Callable[..., Coroutine[Any, Any, Forecast]]], Foresees[P]]:
+    return lambda function: cast("Foresees[P]", by_keyword(function))
+
+
+@_typed(BulkOptions)
 async def forecast_bulk(
-    client: AsyncClient,
-    call: type[Call[Any]] | Sequence[type[Call[Any]]],
-    source: str | os.PathLike[str],
-    output: str | os.PathLike[str] | None = None,
-    *,
-    columns: Mapping[str, str] | None = None,
-    values: Mapping[str, Any] | None = None,
-    key: str | None = None,
-    images_root: str | os.PathLike[str] | None = None,
-    delimiter: str | None = None,
-    encoding: str | None = None,
-    sheet: str | None = None,
-    skip_hidden: bool = False,
-    header_row: int | None = None,
-    excel: bool = False,
-    overwrite: bool = False,
-    ledger: str | os.PathLike[str] | None = None,
-    reuse_for: float | None = None,
-    retry_unknown: int | None = None,
-    prices: Mapping[str, Decimal] | None = None,
-    on_start: Callable[[str], None] | None = None,
+    client: AsyncClient, call: Asked, source: StrPath, output: StrPath | None = None, *, options: BulkOptions
 ) -> Forecast:
     """What `run_bulk` would do with these, found out by the same checks: images are read, numbers looked at.
 
     Nothing is sent, and no file is made or changed. The ledger is only looked into. Raises as `run_bulk` does before
     it sends anything, and UnreadableInputError where the input cannot be read on.
     """
-    found, target = Forecast(), None
-    known = Spending.of(prices=prices).prices
-    view = client if retry_unknown is None else client.with_options(retry_unknown=retry_unknown)
-    repeats = 1 + view.options.retry.unknown
-    file = None if ledger is None else file_of(ledger)
-    calls = calls_of(call)
-    reading: dict[str, Any] = {
-        "delimiter": delimiter,
-        "encoding": encoding,
-        "sheet": sheet,
-        "skip_hidden": skip_hidden,
-        "header_row": header_row,
-    }
-    with ExitStack() as opened:
-        rows = opened.enter_context(Rows(source, **reading))
-        found.hidden = rows.hidden
-        maker = Calls(
-            calls,
-            rows,
-            columns=columns or {},
-            values=values or {},
-            key=key,
-            images_root=None if images_root is None else Path(images_root),
-        )
-        opened.callback(maker.close)
-        if output is not None:
-            like = dialect_of(Path(output), rows, excel=excel)
-            target = Output(Path(output), Path(source), like=like)
-            target.check_room(rows.total)
-            if not overwrite and (file is None or not file.exists()):
-                if not target.streams:
-                    names, _ = columns_of(calls, rows.header, client.redact)
-                    target.part_is_idle = is_idle(target.part, target.path.suffix.lower(), names, target.between)
-                target.check_free()
-        found.columns = maker.reasons()
-        if on_start is not None:
-            for line in (*maker.lines(), *maker.reasons()):
-                on_start(line)
-        with Peek(file) as peek:
-            questions = Questions(view, peek, reuse_for=reuse_for)
-            check = _Count(view.options, questions, peek, maker, found, limit=None if file is not None else REMEMBERED)
-            chunk: list[_Asked] = []
-            for row in rows:
-                found.rows += 1
-                await maker.ready(row)
-                chunk += [_Asked(row, number, call) for number, call in enumerate(maker.make(row))]
-                if len(chunk) >= _AT_ONCE:
-                    await check.see(chunk)
-                    chunk = []
-            await check.see(chunk)
-    if target is not None:
-        target.check_room(found.rows)
-    found.warnings = maker.warnings
-    found.charges = Counter({name: found.charges[name] * repeats for name in found.charges})
-    if not known.missing(found.charges):
-        found.cost = known.cost(found.charges)
-    return found
+    return await foresee(client, call, source, output, options)
 
 
 @dataclass(slots=True)

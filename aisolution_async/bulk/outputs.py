@@ -34,7 +34,7 @@ from aisolution_async.bulk.rows import MISSING, text
 from aisolution_async.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from aisolution_async.bulk.books import Plan, Workbook
+    from aisolution_async.bulk.books import BookPlan, Workbook
 
 STDOUT = "-"
 """The name that stands for standard output: JSONL."""
@@ -280,7 +280,7 @@ class Output:
         *,
         replace: bool,
         types: Sequence[Any] | None = None,
-        plan: Plan | None = None,
+        plan: BookPlan | None = None,
     ) -> None:
         """Make the file, with a header where its format has one; `replace` what is there, but no living run's.
 
@@ -421,12 +421,12 @@ class Output:
             self._form = _Ended()
             raise UnwrittenError(_reason(exc), lost) from None
 
-    def _new_form(self, names: Sequence[str], types: Sequence[Any] | None, plan: Plan | None) -> _Format:
+    def _new_form(self, names: Sequence[str], types: Sequence[Any] | None, plan: BookPlan | None) -> _Format:
         ending = ".jsonl" if self.streams else self.path.suffix.lower()
         if ending == BOOK:
             from aisolution_async.bulk import books  # noqa: PLC0415  # only where there is a workbook
 
-            return books.Workbook(names, plan or books.Plan())
+            return books.Workbook(names, plan or books.BookPlan())
         if ending in _LINES:
             return _JsonLines(names)
         if ending == ".parquet":

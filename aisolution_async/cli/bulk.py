@@ -7,7 +7,6 @@ import shlex
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +15,12 @@ import click
 from aisolution_async import clock
 from aisolution_async.api import CALLS, Call, Endpoint, Kind, Parameter
 from aisolution_async.batching import GRACE, Recheck
-from aisolution_async.bulk import BulkError, BulkRun, Forecast, Summary, forecast_bulk
+from aisolution_async.bulk import BulkError, BulkOptions, BulkRun, Summary
+from aisolution_async.bulk.facts import count_rows
+from aisolution_async.bulk.forecast import foresee
+from aisolution_async.bulk.options import CONCURRENCY, GIVE_UP
 from aisolution_async.bulk.outputs import BOOK, STDOUT, origin_of
 from aisolution_async.bulk.rows import format_of
-from aisolution_async.bulk.runner import CONCURRENCY, GIVE_UP, count_rows
 from aisolution_async.cli import show
 from aisolution_async.cli.config import check_price
 from aisolution_async.cli.options import (
@@ -255,19 +256,11 @@ def _command(call: type[Call[Any]]) -> click.Command:
         ledger: Path | None,
         no_ledger: bool,
         dry_run: bool,
-        concurrency: int,
-        rescued: Sequence[Path],
         any_order: bool,
-        defuse: bool,
-        problems: Path | None,
-        give_up: float,
         recheck: bool,
         recheck_for: float,
-        max_charges: int | None,
-        max_cost: Decimal | None,
         fit: bool,
         strict_numbers: bool,
-        keep_metadata: bool,
         images: Path | None,
         images_root: Path | None,
         quiet: bool,
@@ -283,7 +276,7 @@ def _command(call: type[Call[Any]]) -> click.Command:
             output = _output_of(source)
         if output is None and not dry_run:
             raise Ending("say where the results go: -o results.csv, or results.xlsx", Exit.USAGE)
-        if as_json and not dry_run and STDOUT in (str(output), str(problems)):
+        if as_json and not dry_run and STDOUT in (str(output), str(chosen["problems"])):
             raise Ending("--json prints on stdout, where the results go: leave one of them out", Exit.USAGE)
         if as_json:
             check_stdout()
@@ -292,35 +285,27 @@ def _command(call: type[Call[Any]]) -> click.Command:
             (*name.split("_", 1), chosen.pop(name)) for name in [*chosen] if name.startswith(("column_", "value_"))
         ]
         given = [each for each in given if each[2] not in (None, False)]
-        options = {
-            **chosen,
-            "columns": {**{name: value for what, name, value in given if what == "column"}, **columns},
-            "values": {**{name: value for what, name, value in given if what == "value"}, **values},
-            "images_root": images or images_root,
-            "ledger": None if no_ledger else _ledger_of(source, output, ledger, sandbox=sandbox, quiet=quiet),
-        }
+        with foreseen():
+            options = BulkOptions(
+                **chosen,
+                columns={**{name: value for what, name, value in given if what == "column"}, **columns},
+                values={**{name: value for what, name, value in given if what == "value"}, **values},
+                images_root=images or images_root,
+                ledger=None if no_ledger else _ledger_of(source, output, ledger, sandbox=sandbox, quiet=quiet),
+                ordered=not any_order,
+                recheck=Recheck(give_up=recheck_for) if recheck else None,
+                on_start=None if quiet else show.say,
+                on_resume=None if quiet else _say_resumed,
+            )
         if str(source) == STDOUT:
             keep_stdin()
         access = Access(sandbox, token_file, base_url)
         of_client = {"fit": fit, "strict_numbers": strict_numbers}
         calls = [call, *(_CALLS[name] for name in dict.fromkeys(endpoints))]
         if dry_run:
-            options |= {"call": calls, "source": source, "output": output}
-            code = run(_forecast(access, of_client, options, quiet=quiet, as_json=as_json))
+            code = run(_forecast(access, of_client, (calls, source, output), options, quiet=quiet, as_json=as_json))
         else:
             assert output is not None
-            options |= {
-                "problems": problems,
-                "rescued": rescued,
-                "ordered": not any_order,
-                "defuse": defuse,
-                "concurrency": concurrency,
-                "max_charges": max_charges,
-                "max_cost": max_cost,
-                "give_up": give_up,
-                "keep_metadata": keep_metadata,
-                "recheck": Recheck(give_up=recheck_for) if recheck else None,
-            }
             job = _CommandRun(calls, source, output, options, of_client)
             code = run(job.run(access, quiet=quiet, as_json=as_json))
         click.get_current_context().exit(code)
@@ -455,17 +440,18 @@ def _words_of(param: click.Option, value: Any) -> list[str]:
 async def _forecast(
     access: Access,
     of_client: Mapping[str, Any],
-    options: Mapping[str, Any],
+    what: tuple[Sequence[type[Call[Any]]], Path, Path | None],
+    options: BulkOptions,
     *,
     quiet: bool,
     as_json: bool,
 ) -> Exit:
     async with disconnected(access, **of_client) as client:
-        found: Forecast = await forecast_bulk(client, on_start=None if quiet else show.say, **options)
+        found = await foresee(client, *what, options)
     if as_json:
         show.say_json(show.forecast_as_json(found))
     if not quiet:
-        show.forecast(found, options["prices"])
+        show.forecast(found, options.known_prices)
     return Exit.PROBLEMS if found.failed else Exit.OK
 
 
@@ -477,7 +463,7 @@ class _CommandRun:
         calls: Sequence[type[Call[Any]]],
         source: Path,
         output: Path,
-        options: Mapping[str, Any],
+        options: BulkOptions,
         of_client: Mapping[str, Any],
     ) -> None:
         self._calls = calls
@@ -509,7 +495,7 @@ class _CommandRun:
             where = "no row has a result" if done.part is None else f"the rows so far are in {str(done.part)!r}"
             if done.rows and str(self._output) == STDOUT:
                 where = "the rows so far were written"
-            if self._options["ledger"] is not None:
+            if self._options.ledger is not None:
                 where += "; run it again to go on"
             failed = Ending(f"interrupted: {where}", Exit.INTERRUPTED)
         if self._unsaid is not None:
@@ -519,25 +505,14 @@ class _CommandRun:
         return _exit_code(done)
 
     async def _run(self, access: Access, *, quiet: bool) -> None:
-        connections = self._options["concurrency"]
-        async with connected(access, max_connections=connections, **self._of_client) as client:
-            bulk = self._bulk = BulkRun(
-                client,
-                self._calls,
-                self._source,
-                self._output,
-                on_start=None if quiet else show.say,
-                on_resume=None if quiet else _say_resumed,
-                **self._options,
-            )
+        options, each = self._options, len(self._calls)
+        async with connected(access, max_connections=options.concurrency, **self._of_client) as client:
+            bulk = self._bulk = BulkRun(client, self._calls, self._source, self._output, options)
             if self._pressed:
                 return
             running = self._running = asyncio.create_task(bulk.run())
-            prices, each = self._options["prices"], len(self._calls)
-            reading = {
-                name: self._options[name] for name in ("delimiter", "encoding", "sheet", "skip_hidden", "header_row")
-            }
-            with _followed(bulk, self._source, reading, None if quiet else show.display(prices, each)):
+            display = None if quiet else show.display(options.known_prices, each)
+            with _followed(bulk, self._source, options.reading, display):
                 try:
                     await asyncio.wait({running})
                 finally:
@@ -559,7 +534,8 @@ class _CommandRun:
 
     def _report(self, access: Access, *, quiet: bool, as_json: bool) -> Summary:
         done = Summary() if self._bulk is None else self._bulk.summary
-        ledger, prices = self._options["ledger"], self._options["prices"]
+        ledger = None if self._options.ledger is None else Path(self._options.ledger)
+        prices = self._options.known_prices
         if as_json:
             try:
                 show.say_json(show.as_json(done, ledger, prices))
@@ -584,8 +560,8 @@ def _exit_code(done: Summary) -> Exit:
         return Exit.PROBLEMS if done.checking else Exit.OK
     if done.over_budget:
         return Exit.BUDGET
-    unreachable = "NotSentError" in done.errors and not done.ok and done.errors.keys() <= {"InputError", "NotSentError"}
-    return Exit.UNREACHABLE if unreachable else Exit.PROBLEMS
+    is_only_that = "NotSentError" in done.errors and done.errors.keys() <= {"InputError", "NotSentError"}
+    return Exit.UNREACHABLE if is_only_that and not (done.ok or done.checking) else Exit.PROBLEMS
 
 
 @contextmanager

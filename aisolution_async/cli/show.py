@@ -292,7 +292,7 @@ def summary(done: Summary, ledger: Path | None, prices: Mapping[str, Decimal] | 
     rate = f", {sent / done.seconds:,.0f} rows/s" if done.seconds and sent else ""
     rows: list[tuple[str, object]] = [
         ("rows", f"{done.rows:,}" if done.rows or not done.complete else "0: the input has a header and nothing else"),
-        ("answered", f"{done.ok - done.checking:,}{_sources(done)}"),
+        ("answered", f"{done.ok:,}{_sources(done)}"),
         ("with problems", _counted(done)),
         ("attempts", money(done.tally)),
     ]
@@ -427,7 +427,7 @@ def _hidden(of: Summary | Forecast) -> dict[str, int | None]:
 def _sources(done: Summary) -> str:
     counts = {"from the ledger": done.from_ledger, "like another row": done.shared, "taken back": done.taken_back}
     others = [f"{count:,} {name}" for name, count in counts.items() if count]
-    return f": {', '.join([f'{done.ok - done.checking - sum(counts.values()):,} now', *others])}" if others else ""
+    return f": {', '.join([f'{done.ok - sum(counts.values()):,} now', *others])}" if others else ""
 
 
 def _counted(done: Summary) -> Text:

@@ -1,0 +1,279 @@
+"""One run: rows in, calls out, outcomes in, rows out, in the order of the input."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from contextlib import AsyncExitStack, closing
+from pathlib import Path
+from typing import Any, ParamSpec, Protocol, cast
+
+from aisolution_async import clock
+from aisolution_async.api import Call
+from aisolution_async.batching import Batch, Progress
+from aisolution_async.bulk.assemble import Assembler, DoneRow
+from aisolution_async.bulk.earlier import Earlier
+from aisolution_async.bulk.facts import Asked, Facts, calls_of, gather, in_thread
+from aisolution_async.bulk.files import Files
+from aisolution_async.bulk.options import BulkOptions, StrPath, by_keyword
+from aisolution_async.bulk.plan import Plan, plan
+from aisolution_async.bulk.resume import count_answers, look_back
+from aisolution_async.bulk.rows import Row, UnreadableInputError
+from aisolution_async.bulk.summary import BulkError, Summary
+from aisolution_async.bulk.watch import Watch
+from aisolution_async.client import AsyncClient
+from aisolution_async.errors import AISolutionError
+from aisolution_async.hiding import forget_locals
+from aisolution_async.ledger import Ledger, LedgerError
+from aisolution_async.outcome import Outcome
+
+P = ParamSpec("P")
+
+
+class BulkRun:
+    """One file through one endpoint, or several; see `run_bulk`. An option may be given by its keyword, too.
+
+    `run()` does it, once. Meanwhile `progress` says how far it is, in calls, and `stop()` ends it early. `summary` is
+    true at any time, also after `run()` was cancelled.
+    """
+
+    def __init__(
+        self,
+        client: AsyncClient,
+        call: Asked,
+        source: StrPath,
+        output: StrPath,
+        options: BulkOptions | None = None,
+        **changed: Any,
+    ) -> None:
+        options = BulkOptions(**changed) if options is None else dataclasses.replace(options, **changed)
+        self.summary = Summary()
+        self.total: int | None = None
+        """How many rows the input has, where that is known without counting them."""
+        self._watch = Watch(options.give_up, client.options.on_attempt)
+        self._client = client.with_options(on_attempt=self._watch.hear, keep_metadata=options.keep_metadata)
+        self._kinds = calls_of(call)
+        self._source = Path(source)
+        self._target = Path(output)
+        self._options = options
+
+    async def run(self) -> Summary:
+        """Run to the end, or until stopped. Raises as `run_bulk` does."""
+        started = clock.now()
+        try:
+            planned = await in_thread(self._plan, Plan.close)
+            with closing(planned):
+                self.total = planned.total
+                self.summary.hidden = planned.facts.rows.hidden
+                await self._carry_out(planned, started)
+        except BaseException as exc:
+            forget_locals(exc)  # rows are in them
+            raise
+        return self.summary
+
+    def stop(self) -> None:
+        """Ask for a graceful end: nothing more is sent, what is under way is waited for and written."""
+        self._watch.stop()
+
+    @property
+    def progress(self) -> Progress | None:
+        """How far it is; None before it has begun."""
+        return self._watch.progress
+
+    @property
+    def trouble(self) -> str | None:
+        """Why the newest attempt that failed did, in a few words without anything secret; None if none did."""
+        return self._watch.trouble
+
+    def _plan(self) -> Plan:
+        facts = gather(self._kinds, self._source, self._target, self._options, self._client.redact)
+        try:
+            return plan(facts, self._watch.given_up)
+        except BaseException:
+            facts.close()
+            raise
+
+    async def _carry_out(self, planned: Plan, started: float) -> None:
+        facts, options, watch = planned.facts, self._options, self._watch
+        if options.on_start is not None:
+            for line in facts.calls.lines():
+                options.on_start(line)
+        ledger = None if facts.ledger is None else Ledger(facts.ledger, **options.budget)
+        asking = _Asking(facts, watch, self.summary)
+        batch = self._client.batch(
+            asking.calls(),
+            concurrency=options.concurrency,
+            ordered=options.ordered,
+            retry_unknown=options.retry_unknown,
+            reuse_for=options.reuse_for,
+            recheck=options.recheck,
+            **(options.budget if ledger is None else {"ledger": ledger}),
+        )
+        watch.follow(batch)
+        self.summary.tally = batch.tally
+        async with AsyncExitStack() as stack:
+            # What a stopped run left goes only once its ledger is known to be good; a new ledger is only
+            # made where there can be an output.
+            before = ledger if facts.resumes else None
+            if before is not None:
+                await stack.enter_async_context(before)
+                answers = await count_answers(facts, before, planned.output, planned.problems)
+                if options.on_resume is not None:
+                    options.on_resume(answers)
+            asking.earlier = await look_back(
+                facts, planned.output, before, self._client, stack=stack, given_up=watch.given_up
+            )
+            if watch.stopping:
+                return
+            files = asking.files = Files(planned, watch.stop)
+            stack.callback(files.close)
+            files.open(planned)
+            if ledger is not None and before is None:
+                await stack.enter_async_context(ledger)
+            finished = False
+            try:
+                await asking.ask(batch)
+                if not watch.stopping:
+                    await files.make(watch.given_up.is_set)
+                finished = not watch.stopping
+            finally:
+                asking.end()
+                files.settle(self.summary, finished=finished)
+                self.summary.left_out = facts.rows.left_out
+                self.summary.gave_up = watch.gave_up
+                self.summary.seconds = clock.now() - started
+        if (problem := files.problem or watch.problem) is not None:
+            raise BulkError(files.told(problem), self.summary)
+
+
+class _TakenBackError(AISolutionError):
+    """In the place of a call whose answer is taken over: nothing is asked."""
+
+
+class _Asking:
+    """The rows of a run on their way: to calls, and from their outcomes to the files."""
+
+    def __init__(self, facts: Facts, watch: Watch, summary: Summary) -> None:
+        self.earlier: Earlier | None = None
+        """What earlier runs wrote, before the first row is read."""
+        self.files: Files
+        """Where finished rows go, before the first one is there."""
+        self._facts = facts
+        self._watch = watch
+        self._summary = summary
+        self._assembler = Assembler(
+            facts.columns.results,
+            ordered=facts.options.ordered,
+            holds=facts.ledger is not None,
+            explain=facts.calls.explain,
+        )
+
+    def calls(self) -> Iterator[Call[Any] | AISolutionError] | AsyncIterator[Call[Any] | AISolutionError]:
+        """The calls of all rows; in the place of one that cannot be made, why."""
+        return self._read_photos() if self._facts.calls.take_images else self._read()
+
+    def _read(self) -> Iterator[Call[Any] | AISolutionError]:
+        for place, row in enumerate(self._facts.rows):
+            yield from self._calls_of(place, row)
+
+    async def _read_photos(self) -> AsyncIterator[Call[Any] | AISolutionError]:
+        """The same, where photos may have to be searched for."""
+        for place, row in enumerate(self._facts.rows):
+            await self._facts.calls.ready(row)
+            for call in self._calls_of(place, row):
+                yield call
+            await asyncio.sleep(0)  # looking for files is slow, and others use this loop
+
+    def _calls_of(self, place: int, row: Row) -> Iterator[Call[Any] | AISolutionError]:
+        taken = {} if self.earlier is None else self.earlier.take(row)
+        self._assembler.expect(place, row, taken)
+        for number, call in enumerate(self._facts.calls.make(row)):
+            yield _TakenBackError("taken from an earlier run") if number in taken else call
+
+    async def ask(self, batch: Batch[Any]) -> None:
+        """Ask until all is answered, or the run is stopped."""
+        if self._watch.stopping:
+            return
+        try:
+            async with batch:
+                with self._watch.watching(batch):
+                    async for outcome in batch:
+                        self._take(outcome)
+        except UnreadableInputError as exc:
+            self._watch.stop(str(exc))
+        finally:
+            # Answers that came in while the run was being cancelled are paid for too.
+            for outcome in batch.unread:
+                self._take(outcome)
+
+    def end(self) -> None:
+        """Write the rows of which the run was stopped in the middle."""
+        for done in self._assembler.rest():
+            self._finish(done)
+
+    def _take(self, outcome: Outcome) -> None:
+        """Put an outcome to its row, and write the rows that are whole now."""
+        if isinstance(outcome.error, LedgerError) and not self._watch.stopping:
+            self._watch.stop(f"{outcome.error}; the run was stopped")
+        self._assembler.take(outcome)
+        for done in self._assembler.whole():
+            self._finish(done)
+
+    def _finish(self, done: DoneRow) -> None:
+        """Count a row and write it, if anything was asked of it."""
+        if self._watch.stopping and done.is_untouched:
+            self._summary.unsent += 1
+            return
+        self._summary.count(done)
+        self.files.write(done)
+
+
+class RunsBulk(Protocol[P]):
+    """`run_bulk`, with the parameters of `BulkOptions` as its own."""
+
+    def __call__(
+        self,
+        client: AsyncClient,
+        call: Asked,
+        source: StrPath,
+        output: StrPath,
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> Coroutine[Any, Any, Summary]:
+        """See `run_bulk`."""
+
+
+def _typed(_: Callable[P, BulkOptions]) -> Callable[[Callable[..., Coroutine[Any, Any, Summary]]], RunsBulk[P]]:
+    return lambda function: cast("RunsBulk[P]", by_keyword(function))
+
+
+@_typed(BulkOptions)
+async def run_bulk(client: AsyncClient, call: Asked, source: StrPath, output: StrPath, options: BulkOptions) -> Summary:
+    """Ask `call` for every row of the file `source`, and write every row, with its results, to `output`.
+
+    ```python
+    async with AsyncClient() as client:
+        summary = await run_bulk(client, WhatsAppDetail, "applicants.xlsx", "results.csv", columns={"number": "phone"})
+    ```
+
+    `call` may be several, `[FaceCompare, WhatsAppDetail]`: each row is asked all of them, one bad cell stops none of
+    the others, and the result columns' names begin with the endpoint's. `source` is CSV, TSV, JSONL, Parquet or a
+    workbook (`rows.py` says what it may be like), or "-" for JSONL on standard input. Image cells are paths, relative
+    to the folder of `source`, or base64. `output` is a workbook (.xlsx), CSV, TSV, JSONL or Parquet by its ending, or
+    "-" for JSONL on standard output; CSV has the delimiter and the byte order mark of an input that is CSV too.
+    `results.py` lists the result columns.
+
+    A row that cannot be asked, or that fails, is a row of the output too. A workbook (`books.py`) is made when all rows
+    are there. While it runs, the rows are in `output` + ".part"; an existing output or part file is left alone unless
+    `overwrite`.
+
+    Where its ledger is there already, the run goes on from it, and the output is begun anew. An answer that the output,
+    its part file or a file of rescued rows beside it has, and the ledger has not, is taken over: a row that has one is
+    not asked. Where the ledger does not even know the question, it has lost its memory, and the run refuses unless
+    `overwrite`. Without a ledger, a Parquet file that was killed in the middle cannot be read.
+
+    Raises ConfigurationError or LedgerError, before anything is sent, for files and columns that cannot be
+    used; BulkError when the run has to stop in the middle.
+    """
+    return await BulkRun(client, call, source, output, options).run()
