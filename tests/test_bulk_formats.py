@@ -583,15 +583,16 @@ async def check_workbook(tmp_path: Path, count: int, broken: int) -> None:
         found = read(tmp_path / "out.csv")
         assert [row["Applicant ID"] for row in found] == [f"A-{n}" for n in range(count)]
         bad = {f"A-{n}" for n in range(0, count, every)}
-        assert {row["Applicant ID"] for row in found if row["ok"] == "false"} == bad
+        assert {row["Applicant ID"] for row in found if row["error"]} == bad
         for place, row in enumerate(found):
-            if row["ok"] == "false":
+            if row["error"]:
                 assert row["problem"].startswith(f"row {place + 2}: column 'No. HP'"), row
         assert {row["Applicant ID"] for row in read(tmp_path / "mend.csv")} == bad
         assert summary.errors == {"InputError": len(bad)}
         assert (sandbox.bill.charged, sandbox.bill.free) == (summary.tally.charged, summary.tally.free)
         assert sum(row["charge"] == "charged" for row in found) == summary.tally.charged
         waiting = sum(row["answer_whatsapp"] == "checking" for row in found)
+        assert sum(row["ok"] == "false" for row in found) == len(bad) + waiting
         again = await run_bulk(client, WhatsAppDetail, source, tmp_path / "out.csv", overwrite=True, **options)
         assert again.tally.total == waiting
         last = await run_bulk(client, WhatsAppDetail, source, tmp_path / "out.csv", **options)
