@@ -1,4 +1,4 @@
-"""The README's code, run as it stands."""
+"""The code of the README and of the guides, run as it stands."""
 
 from __future__ import annotations
 
@@ -15,19 +15,23 @@ import pytest
 
 from aisolution_async.sandbox import Sandbox
 
-from .check_readme import blocks
+from .check_readme import GUIDES, blocks, name_of
 from .support import picture
 
-ROOT = Path(__file__).parent.parent
-README = (ROOT / "README.md").read_text(encoding="utf-8")
-BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-BLOCKS = BLOCK.findall(README)
+BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+TEXTS = {name_of(guide): guide.read_text(encoding="utf-8") for guide in GUIDES}
+README = TEXTS["README.md"]
+BLOCKS = [(name, language, code) for name, text in TEXTS.items() for language, code in BLOCK.findall(text)]
 # These need a network of their own: see test_network.
-(NETWORKS,) = re.findall(r"^### Company networks$.*?(?=^##)", README, re.MULTILINE | re.DOTALL)
+(NETWORKS,) = re.findall(r"^## Company networks$.*?(?=^## )", "\n".join(TEXTS.values()), re.MULTILINE | re.DOTALL)
 NETWORK = [code for language, code in BLOCK.findall(NETWORKS) if language == "python"]
 NETWORK_COMMANDS = [code.strip() for language, code in BLOCK.findall(NETWORKS) if language == "sh"]
-PYTHON = [code for language, code in BLOCKS if language == "python" and code not in NETWORK]
-SHELL = [line for language, code in BLOCKS if language == "sh" for line in code.splitlines()]
+PYTHON = [
+    pytest.param(code, id=f"{name}-{code.count(chr(10))}")
+    for name, language, code in BLOCKS
+    if language == "python" and code not in NETWORK
+]
+SHELL = [line for _, language, code in BLOCKS if language == "sh" for line in code.splitlines()]
 COMMANDS = [line for line in SHELL if line.startswith("aisolution ")]
 
 
@@ -65,20 +69,21 @@ async def run(command: list[str], folder: Path, env: dict[str, str]) -> tuple[in
 def test_the_blocks_are_found() -> None:
     assert len(PYTHON) >= 6
     assert len(COMMANDS) >= 4
-    assert {language for language, _ in BLOCKS} == {"python", "sh", "text"}
+    assert {language for _, language, _ in BLOCKS} == {"python", "sh", "text"}
 
 
-def test_what_type_checkers_find_has_the_readme_s_lines() -> None:
-    lines = (ROOT / "README.md").read_text(encoding="utf-8").splitlines()
+@pytest.mark.parametrize("name", TEXTS)
+def test_what_type_checkers_find_has_the_guide_s_lines(name: str) -> None:
+    lines = TEXTS[name].splitlines()
     found = blocks("\n".join(lines) + "\n")
-    assert len(found) == len(PYTHON) + len(NETWORK)
+    assert len(found) == sum((name, "python") == (where, language) for where, language, _ in BLOCKS)
     for fence, code in found.items():
         assert lines[fence - 1] == "```python"
         for number, line in enumerate(code.splitlines()):
             assert line in ("", lines[number])
 
 
-@pytest.mark.parametrize("code", PYTHON, ids=range(len(PYTHON)))
+@pytest.mark.parametrize("code", PYTHON)
 async def test_python(code: str, folder: Path, vendor: dict[str, str]) -> None:
     (folder / "example.py").write_text(code, encoding="utf-8")
     status, output = await run([sys.executable, "-X", "dev", "-W", "error", "example.py"], folder, vendor)
