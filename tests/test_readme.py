@@ -78,7 +78,7 @@ async def run(command: list[str], folder: Path, env: dict[str, str]) -> tuple[in
 def test_the_blocks_are_found() -> None:
     assert len(PYTHON) >= 6
     assert len(COMMANDS["README.md"]) >= 4
-    assert {language for _, language, _ in BLOCKS} == {"python", "sh", "text"}
+    assert {language for _, language, _ in BLOCKS} == {"python", "sh", "text", "toml"}
     assert [line for _, line in SHELL if not line.startswith(("aisolution ", *OTHERS))] == []
 
 
@@ -141,6 +141,15 @@ async def test_what_is_held_is_settled_as_the_readme_says(
     assert status == 0, output
     assert (await run(shlex.split(ask), folder, vendor))[0] == 0
     assert sandbox.bill.delivered.charged == 2
+
+
+async def test_the_file_of_options(folder: Path, vendor: dict[str, str]) -> None:
+    (options,) = [code for _, language, code in BLOCKS if language == "toml"]
+    (folder / "aisolution.toml").write_text(options, encoding="utf-8")
+    command = "aisolution bulk whatsapp-detail applicants.csv -o out.csv --dry-run"
+    status, output = await run(command.split(), folder, vendor)
+    assert status == 0, output
+    assert "key from 'applicant_id'" in output
 
 
 def test_the_two_lines_to_paste() -> None:
