@@ -40,6 +40,7 @@ COMMANDS = {
 }
 """The commands of each guide, in its order."""
 SETTLES = "aisolution ledger resolve "
+PYTEST = ("-m", "pytest", "-q", "-p", "no:cacheprovider", "-o", "asyncio_default_fixture_loop_scope=function")
 OTHERS = ("python3 -m venv ", "pip install ", "uvicorn ", "SSL_CERT_FILE=")
 """Lines of the shell that are not run here: by `.ci/run`, in the tests of services and in test_network."""
 
@@ -110,7 +111,8 @@ def test_what_type_checkers_find_has_the_guide_s_lines(name: str) -> None:
 @pytest.mark.parametrize("code", PYTHON)
 async def test_python(code: str, folder: Path, vendor: dict[str, str]) -> None:
     (folder / "example.py").write_text(code, encoding="utf-8")
-    status, output = await run([sys.executable, "-X", "dev", "-W", "error", "example.py"], folder, vendor)
+    tests = PYTEST if re.search(r"^(async )?def test_", code, re.MULTILINE) else ()
+    status, output = await run([sys.executable, "-X", "dev", "-W", "error", *tests, "example.py"], folder, vendor)
     assert status == 0, output
     assert "Traceback" not in output
 
