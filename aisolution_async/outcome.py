@@ -22,10 +22,12 @@ from aisolution_async.hiding import SECRET_FIELDS, redacted
 class Outcome:
     """What came of one call: `reply` or `error`, never both, never neither. It is an `Answered` or a `Failed`.
 
-    `index` is the call's place in the input, from 0; `call` what was asked (None where the input held no
-    call), `key` the call's own key. `charge` is what the call cost over all its `attempts`. `answered_by` is
-    the index of the call whose answer this is, where the same was asked before: then nothing was sent for
-    this one, and it was free. So it is with a reply `from_ledger`.
+    - `index`: the call's place in the input, from 0.
+    - `key`: your key of the call. `call`: what was asked; None where the input held no call.
+    - `reply`, `error`: the vendor's answer, or why there is none; the other one is None.
+    - `attempts`: the requests that were sent for this call, oldest first. `charge`: what they cost together.
+    - `answered_by`: where the same was asked before, the `index` of the call whose reply this is; else None. Nothing
+      was sent for this call then, and it was free. So it is with a reply `from_ledger`.
     """
 
     index: int

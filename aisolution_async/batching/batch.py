@@ -59,13 +59,20 @@ class Batch(NotPickled, Generic[R]):
             ...
     ```
 
-    A failure is an outcome, never an exception. Only two things reach the loop, after the outcomes of every call read
-    before: an exception that the input itself raises, and, once, a ConfigurationError if the client is closed under
-    the batch. Each call read comes out exactly once: as an outcome of the loop or, if the loop or the `async with` is
-    left early, in `unread`; so do the calls that a closed client could not send. Leaving early stops
-    the reading, lets the attempts under way finish for `drain_timeout` seconds, and cancels the rest,
-    which are then UNKNOWN if a byte had left. An item of the input that is an AISolutionError becomes that
-    call's outcome; one that is no call at all becomes an outcome with an InputError.
+    A call that fails is an outcome, never an exception. Only two things are raised in the loop, after the outcomes of
+    every call that was read before: an exception of the input itself, and, once, a ConfigurationError if the client is
+    closed under the batch.
+
+    Each call that was read comes out exactly once: as an outcome of the loop, or in `unread` if the loop or the `async
+    with` is left early. Calls that a closed client could not send are in `unread` too. Leaving early stops the reading,
+    lets the attempts under way finish for `drain_timeout` seconds, and cancels the rest, which are then UNKNOWN if a
+    byte had left.
+
+    An item of the input that is an AISolutionError becomes that call's outcome. An item that is no call at all becomes
+    an outcome with an InputError.
+
+    `tally` counts what the attempts of this batch were charged, `progress` says how far the batch is, and `stop()` ends
+    it.
     """
 
     _instead = "it runs on its client's connections. Make it where it is read; calls and outcomes can be pickled"
