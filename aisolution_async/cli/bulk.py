@@ -358,7 +358,8 @@ Ctrl-C stops it, and waits for the answers under way; Ctrl-C again waits only a 
 ended, run it again to go on: what was answered is in OUTPUT.ledger, is not paid for twice, and is written as if
 the run had never been stopped. A call that may have been charged, and has no answer, is held: it is not sent
 again unless --retry-unknown says so. Where the vendor does not answer any more, the run ends (--give-up), to be gone
-on with later. A number that is still being checked is not ok, and told at the end: run it again later, or say --recheck.
+on with later. A number that is still being checked is not ok, and told at the end: run it again later, or say
+--recheck.
 
 The file of --errors is to be mended and is then an INPUT: it remembers its ledger (FILE.of, beside it), so that
 nothing is paid for twice. The ledger holds personal data; see `aisolution ledger`. With -o -, there is
