@@ -21,8 +21,7 @@ def make_report(ledger: str | os.PathLike[str], *, made_at: datetime | None = No
 
     The same ledger gives the same text, but for `made_at` (the default: now, in UTC). The file is only read,
     whoever writes to it meanwhile. No number, image, token or group id is in it; your keys of held calls are.
-    Raises LedgerError where it is not there, or of another version, or damaged; ConfigurationError where
-    matplotlib is missing (`pip install 'aisolution-async[cli]'`).
+    Raises LedgerError where it is not there, or of another version, or damaged.
     """
     return page(read(Path(ledger)), made_at or clock.today())
 

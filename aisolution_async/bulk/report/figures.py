@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
@@ -44,6 +45,10 @@ _LONGEST_ATTEMPT = _DAY
 _FACTOR = 1 << 20
 _STATES = (State.CHARGED, State.FREE, State.NOT_SENT, State.UNKNOWN)
 _MOST_PRICE = 10**12
+# Currencies in which prices are whole numbers.
+_WHOLE = frozenset(
+    ("BIF", "CLP", "DJF", "GNF", "IDR", "ISK", "JPY", "KMF", "KRW", "LAK", "MMK", "PYG", "RWF", "UGX", "VND", "VUV")
+)
 _STEPS = (1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 10800, 21600, 43200)
 _LONG_STEPS = (1, 2, 7, 14, 28, 91, 182, 364, 728, 1456)  # days
 
@@ -170,6 +175,7 @@ class Figures:
     """All that a report shows. Empty counters where there is nothing."""
 
     name: str
+    currency: str = ""
     money: Money = field(default_factory=Money)
     by_endpoint: dict[str, Money] = field(default_factory=dict)
     by_day: dict[int, dict[str, Money]] = field(default_factory=dict)
@@ -209,6 +215,18 @@ class Figures:
     held_count: int = 0
     unsettled: int = 0
     """Of the held calls, those of which nobody knows whether they were charged."""
+
+    def amount(self, millionths: int) -> str:
+        """Money as it is shown."""
+        return amount_of(millionths, self.currency)
+
+
+def amount_of(millionths: int, currency: str) -> str:
+    """Money, with the digits that it has, and two behind the point at least, where the currency has such."""
+    whole, _, rest = f"{Decimal(millionths).scaleb(-6):,.6f}".partition(".")
+    rest = rest.rstrip("0")
+    number = whole if currency in _WHOLE and not rest else f"{whole}.{rest:0<2}"
+    return f"{currency} {number}".strip()
 
 
 def moment(micros: int) -> datetime:
