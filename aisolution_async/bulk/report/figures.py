@@ -237,13 +237,16 @@ def moment(micros: int) -> datetime:
 # ------------------------------------------------------------------------------------------------------ the reading
 
 
-def read(path: Path, *, busy_timeout: float = 10.0) -> Figures:
-    """The figures of the ledger at `path`. Raises LedgerError: it is not there, or older, newer, damaged."""
+def read(path: Path, *, prices: Mapping[str, int] | None = None, busy_timeout: float = 10.0) -> Figures:
+    """The figures of the ledger at `path`. Raises LedgerError: it is not there, or older, newer, damaged.
+
+    `prices`, in millionths, are for charges that have no recorded price.
+    """
     try:
         with closing(schema.connect_to_read(path, busy_timeout=busy_timeout)) as db:
             db.text_factory = lambda data: data.decode("utf-8", "replace")
             db.execute("BEGIN")  # one state of the file, whoever writes meanwhile
-            return _Reading(db, path.name).figures()
+            return _Reading(db, path.name, prices or {}).figures()
     except sqlite3.Error as exc:
         raise schema.fault(path, exc) from None
 
@@ -293,8 +296,9 @@ _SCORE = "CASE WHEN json_type({0}, '{1}') IN ('integer', 'real') THEN json_extra
 
 
 class _Reading:
-    def __init__(self, db: sqlite3.Connection, name: str) -> None:
+    def __init__(self, db: sqlite3.Connection, name: str, prices: Mapping[str, int]) -> None:
         self._db = db
+        self._prices = prices
         self._timed: Counter[tuple[int, int]] = Counter()
         self.found = Figures(name)
         top = db.execute(

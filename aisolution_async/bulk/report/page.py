@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from importlib.resources import files
 
 import aisolution_async
-from aisolution_async.bulk.report import answers_part, failures_part, money_part, pieces, time_part
+from aisolution_async.bulk.report import answers_part, applicants_part, failures_part, money_part, pieces, time_part
+from aisolution_async.bulk.report.applicants import Applicants
 from aisolution_async.bulk.report.charts import Charts
 from aisolution_async.bulk.report.figures import Figures
 from aisolution_async.bulk.report.html import Content, Html, stranger, tag
@@ -16,9 +19,24 @@ from aisolution_async.bulk.report.words import CAUSES
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'"
 
 
-def page(found: Figures, made_at: datetime) -> str:
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What a page is made of: attempts, rows, or both. `notes` say what is missing."""
+
+    ledger: Figures | None = None
+    applicants: Applicants | None = None
+    notes: Sequence[str] = ()
+
+    @property
+    def title(self) -> str:
+        """What it is of."""
+        if self.applicants is not None:
+            return f"Report: {self.applicants.name}"
+        return f"Ledger report: {'' if self.ledger is None else self.ledger.name}"
+
+
+def page(report: Report, made_at: datetime) -> str:
     """The whole document."""
-    charts = Charts()
     head = tag(
         "head",
         tag("meta", charset="utf-8"),
@@ -27,48 +45,69 @@ def page(found: Figures, made_at: datetime) -> str:
         tag("meta", name="color-scheme", content="light dark"),
         tag("meta", name="referrer", content="no-referrer"),
         tag("meta", name="robots", content="noindex"),
-        tag("title", f"Ledger report: {found.name}"),
+        tag("title", report.title),
         tag("style", Html((files(__package__) / "style.css").read_text("utf-8"))),
     )
-    sections = (
-        [_top(found, made_at), money_part.money(found, charts)] if found.money.attempts else [_empty(found, made_at)]
-    )
-    if found.money.attempts:
-        sections += [
-            answers_part.faces(found, charts),
-            answers_part.whatsapp(found, charts),
-            failures_part.failures(found),
-            failures_part.held(found),
-            time_part.pace(found, charts),
-            time_part.latency(found, charts),
-            time_part.repeats(found),
-        ]
-    body = tag("body", tag("main", sections, _foot()))
+    ledger, applicants = report.ledger, report.applicants
+    sections: list[Content] = [_title(report, made_at)]
+    if applicants is not None:
+        sections += [applicants_part.top(applicants), _notice(ledger), applicants_part.sections(applicants)]
+        sections.append(tag("h2", "Attempts") if ledger is not None else None)
+    if ledger is not None:
+        sections.append(_attempts(ledger, None if applicants is not None else _notice(ledger)))
+    body = tag("body", tag("main", sections, _foot(report)))
     return f"<!doctype html>\n{tag('html', head, body, lang='en')}\n"
 
 
-def _title(found: Figures, made_at: datetime) -> Content:
-    period = ""
-    if found.first and found.last:
+def _attempts(found: Figures, notice: Content) -> Content:
+    """All about the attempts of a ledger."""
+    if not found.money.attempts:
+        return _empty(found)
+    charts = Charts()
+    return [
+        _top(found),
+        notice,
+        money_part.money(found, charts),
+        answers_part.faces(found, charts),
+        answers_part.whatsapp(found, charts),
+        failures_part.failures(found),
+        failures_part.held(found),
+        time_part.pace(found, charts),
+        time_part.latency(found, charts),
+        time_part.repeats(found),
+    ]
+
+
+def _title(report: Report, made_at: datetime) -> Content:
+    found, period = report.ledger, ""
+    names = [each.name for each in (report.applicants, found) if each is not None]
+    if found is not None and found.first and found.last:
         period = (
             f"{pieces.when(found.first)} to {pieces.when(found.last)}, "
             if found.first != found.last
             else f"{pieces.when(found.first)}, "
         )
     return [
-        tag("h1", "Ledger report"),
-        tag("p", stranger(found.name), ": ", period, f"made {pieces.when(made_at)}. All times are UTC.", class_="soft"),
+        tag("h1", "Report" if report.applicants is not None else "Ledger report"),
+        tag(
+            "p",
+            [[stranger(name), ", " if number < len(names) else ": "] for number, name in enumerate(names, 1)],
+            period,
+            f"made {pieces.when(made_at)}. All times are UTC.",
+            class_="soft",
+        ),
+        [tag("p", note, class_="soft small") for note in report.notes],
     ]
 
 
-def _empty(found: Figures, made_at: datetime) -> Content:
+def _empty(found: Figures) -> Content:
     text = "No attempt is recorded in this ledger: nothing was asked, and nothing was spent."
     if found.under_way:
         text = f"{pieces.attempts_are(found.under_way)} under way, or of a process that has died. None is over yet."
-    return [_title(found, made_at), tag("p", text)]
+    return tag("p", text)
 
 
-def _top(found: Figures, made_at: datetime) -> Content:
+def _top(found: Figures) -> Content:
     money = found.money
     repeats = sum(sum(ends.values()) for number, ends in found.numbers.items() if number > 1)
     paid = bool(money.cost or money.at_risk or found.under_way_price)
@@ -109,15 +148,15 @@ def _top(found: Figures, made_at: datetime) -> Content:
             "chart over time."
         )
     return [
-        _title(found, made_at),
         tag("dl", tiles, class_="tiles"),
         [tag("p", note, class_="soft small") for note in notes],
-        _notice(found),
     ]
 
 
-def _notice(found: Figures) -> Content:
+def _notice(found: Figures | None) -> Content:
     """What cannot wait."""
+    if found is None:
+        return None
     said = []
     if found.held_count:
         said.append(
@@ -144,14 +183,21 @@ def _notice(found: Figures) -> Content:
     return tag("div", said, class_="notice") if said else None
 
 
-def _foot() -> Html:
+def _foot(report: Report) -> Html:
+    said, holds = ["All counts are exact."], []
+    if report.ledger is not None:
+        said.append(
+            "Percentiles are true to 1 %. Attempts stand on the day on which they were begun, and in the charts over "
+            "time where they ended."
+        )
+        holds.append("your keys of held calls")
+    if report.applicants is not None:
+        holds.append("your keys of rows")
+        if report.applicants.photographs:
+            holds.append("photographs of your applicants")
+    said.append(f"This file holds {' and '.join(holds)}: keep it where you keep what it was made of.")
     return tag(
         "footer",
-        tag(
-            "p",
-            "Made from the ledger alone. All counts and percentiles are exact. Attempts stand on the day on which they "
-            "were begun, and in the charts over time where they ended. This file holds your keys of held calls: keep "
-            "it where you keep the ledger.",
-        ),
+        tag("p", " ".join(said)),
         tag("p", f"aisolution-async {aisolution_async.__version__}"),
     )
