@@ -29,7 +29,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aisolution_async.bulk.report import figures, make_report, write_report
+from aisolution_async.bulk.report import counting, figures, make_report, write_report
 from aisolution_async.bulk.report.figures import Figures
 from aisolution_async.bulk.report.html import tag
 from aisolution_async.bulk.report.words import CAUSES
@@ -192,7 +192,7 @@ async def fill(path: Path, attempts: Iterator[Made] | list[Made], *, prices: Any
 
 
 def figures_of(path: Path) -> Figures:
-    return figures.read(path)
+    return counting.read(path)
 
 
 def ledger_of(path: Path, *attempts: Made, prices: Any = PRICES) -> Path:
@@ -282,13 +282,13 @@ def test_the_answers_are_counted(file: Path, some: list[Made]) -> None:
     assert found.business == Counter(reply["business_user"] for reply in last.values() if "business_user" in reply)
 
 
-def test_percentiles_are_of_the_nearest_rank(file: Path, some: list[Made]) -> None:
+def test_percentiles_are_of_the_nearest_rank_to_1_percent(file: Path, some: list[Made]) -> None:
     found = figures_of(file)
     for name, percentiles in found.latency.items():
         took = sorted(m.attempt.elapsed for m in some if m.endpoint == name and m.attempt.http_status is not None)
         ranks = [took[-(-share * len(took) // 100) - 1] for share in (50, 90, 99, 100)]
         shown = [percentiles.p50, percentiles.p90, percentiles.p99, percentiles.longest]
-        assert shown == pytest.approx(ranks, abs=1e-6)
+        assert shown == pytest.approx(ranks, rel=0.008)
         assert percentiles.count == sum(p.count for p in found.latency_over_time[name].values()) == len(took)
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from aisolution_async import clock
 from aisolution_async.bulk.report.applicants import Asked
 from aisolution_async.bulk.report.applicants import read as read_applicants
-from aisolution_async.bulk.report.figures import read
+from aisolution_async.bulk.report.counting import read
 from aisolution_async.bulk.report.page import Report, page
 from aisolution_async.bulk.report.sources import Files, files_of
 from aisolution_async.bulk.report.thumbnails import photographs_of

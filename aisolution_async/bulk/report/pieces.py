@@ -57,20 +57,20 @@ def figure(
     )
 
 
-class Number(Html):
+class RightCell(Html):
     """What stands on the right in a table."""
 
     __slots__ = ()
 
 
-def number(value: int | str) -> Number:
+def number(value: int | str) -> RightCell:
     """A cell with a number."""
-    return Number(html(f"{value:,}" if isinstance(value, int) else value))
+    return RightCell(html(f"{value:,}" if isinstance(value, int) else value))
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[Content]], *, class_: str | None = None) -> Html:
     """The first cell of a row is its head; the narrow page shows the head of a column beside each cell."""
-    right = [isinstance(cell, Number) for cell in rows[0]] if rows else []
+    right = [isinstance(cell, RightCell) for cell in rows[0]] if rows else []
     named = class_ is not None and "stacked" in class_
     names = [
         tag("th", name, scope="col", class_="number" if number else None)
@@ -80,7 +80,12 @@ def table(head: Sequence[str], rows: Sequence[Sequence[Content]], *, class_: str
     for row in rows:
         first, *rest = row
         cells = [
-            tag("td", cell, class_="number" if isinstance(cell, Number) else "words", data_name=name if named else None)
+            tag(
+                "td",
+                cell,
+                class_="number" if isinstance(cell, RightCell) else "words",
+                data_name=name if named else None,
+            )
             for name, cell in zip(head[1:], rest, strict=True)
         ]
         lines.append(tag("tr", tag("th", first, scope="row"), cells))
@@ -105,7 +110,7 @@ def share(part: int, whole: int) -> str:
     return f"{percent:.1f} %".replace(".0 ", " ") if percent in (0, 100) else f"{percent:.1f} %"
 
 
-def share_of(part: int, whole: int) -> Number:
+def share_of(part: int, whole: int) -> RightCell:
     """A cell with a share."""
     return number(share(part, whole))
 
