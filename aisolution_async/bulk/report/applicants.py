@@ -185,7 +185,7 @@ class _RowReader:
                 listed = ", ".join(map(repr, header[:20]))
                 raise ConfigurationError(f"{str(path)!r} has no column {wanted!r}: its columns are {listed}")
         self._key = asked.key or _key_column(inputs)
-        self._names = [_name_of(results, self._results, asked.endpoints, inputs) for results in self._results]
+        self._names = [_name_of(results, self._results, asked, inputs) for results in self._results]
         self._photos = [
             self._photo_columns(name, inputs, asked.columns) if asked.photos else [] for name in self._names
         ]
@@ -195,6 +195,11 @@ class _RowReader:
 
     def _photo_columns(self, name: str, inputs: Sequence[str], said: Mapping[str, str]) -> list[tuple[str, str]]:
         """The columns of an endpoint's photos, with the parameters' names."""
+        if name == _EITHER:
+            self._found.notes.append(
+                "Photos are not shown: whether two were compared, or one with the card in it, is not known. Say --img1 "
+                "and --img2, or --img."
+            )
         if name not in _SAME_COLUMNS:
             return []
         found = []
@@ -323,18 +328,19 @@ def _state_of(results: Results, values: Sequence[Any]) -> str:
     return words.HELD if words.is_held(str(values[-1])) else words.PROBLEM
 
 
-def _name_of(results: Results, every: Sequence[Results], known: Collection[str], inputs: Sequence[str]) -> str:
+def _name_of(results: Results, every: Sequence[Results], asked: Asked, inputs: Sequence[str]) -> str:
     """Which endpoint it was: two of them have the same columns, if nothing else was asked of the rows."""
     name = results.endpoint.name
     if len(every) > 1 or name not in _SAME_COLUMNS:
         return name
-    candidates = [each for each in _SAME_COLUMNS if each in known]
-    if len(candidates) == 1:
-        return candidates[0]
-    candidates = [
-        each for each in _SAME_COLUMNS if all(_photo_column(k, k.partition(".")[2], inputs) for k in _keys(each))
-    ]
-    return candidates[0] if len(candidates) == 1 else _EITHER
+    for candidates in (
+        [each for each in _SAME_COLUMNS if each in asked.endpoints],
+        [each for each in _SAME_COLUMNS if any(key.partition(".")[2] in asked.columns for key in _keys(each))],
+        [each for each in _SAME_COLUMNS if all(_photo_column(k, k.partition(".")[2], inputs) for k in _keys(each))],
+    ):
+        if len(candidates) == 1:
+            return candidates[0]
+    return _EITHER
 
 
 def _keys(endpoint: str) -> list[str]:

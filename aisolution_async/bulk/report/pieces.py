@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import datetime
 
-from aisolution_async.api import ENDPOINTS
 from aisolution_async.bulk.report.charts import Series
 from aisolution_async.bulk.report.figures import OTHERS
 from aisolution_async.bulk.report.html import Content, Html, html, stranger, tag
@@ -95,7 +94,7 @@ def table(head: Sequence[str], rows: Sequence[Sequence[Content]], *, class_: str
 
 def service(endpoint: str) -> Html:
     """An endpoint's name, which in a ledger that was tampered with is anybody's text."""
-    if endpoint in ENDPOINTS or endpoint == OTHERS:
+    if endpoint in SERVICES or endpoint == OTHERS:
         return html(SERVICES.get(endpoint, endpoint))
     return stranger(endpoint if len(endpoint) <= _LONGEST_NAME else f"{endpoint[:_LONGEST_NAME]}…")
 

@@ -12,6 +12,7 @@ SERVICES = {
     "searchface": "Face search",
     "delface": "Delete face",
     "gliswadetail": "WhatsApp detail",
+    "facecompare or idholding": "Faces compared",
 }
 """What people call an endpoint, by the vendor's names."""
 
