@@ -796,6 +796,18 @@ def test_numbers_names_and_paths_are_not_on_the_page(tmp_path: Path) -> None:
     check_is_safe(page)
 
 
+def test_results_that_a_spreadsheet_saved_again(tmp_path: Path) -> None:
+    """With other truth values, another delimiter, a byte order mark, and a column behind the results."""
+    rows = list_of(16)
+    with (tmp_path / "results.csv").open("w", encoding="utf-8-sig", newline="") as file:
+        writer = csv.writer(file, delimiter=";")
+        writer.writerow([*rows[0], "remark"])
+        for row in rows:
+            writer.writerow([*(bare(value).replace("true", "TRUE") for value in row.values()), "seen"])
+    text = text_of(make_report(tmp_path / "results.csv"))
+    assert "16 rows = 10 answered + 0 still being checked + 2 held + 4 with a problem." in text
+
+
 def test_checking_is_neither_answered_nor_a_problem(tmp_path: Path) -> None:
     def number(state: str | None, *, ok: bool, **said: Any) -> dict[str, Any]:
         results = {"ok": ok, **dict.fromkeys(result_columns(WhatsAppDetail.endpoint)), "charge": "free"}
@@ -876,9 +888,11 @@ def test_what_makes_no_report_is_said(
     written(tmp_path / "results.csv", list_of(8))
     (tmp_path / "list.csv").write_text("id,number\n1,+6281200000000\n")
     (tmp_path / "notes.txt").write_text("call them back")
+    (tmp_path / "damaged.xlsx").write_bytes(b"PK\x03\x04 and no more")
     result = run("report", name, "-o", "r.html", *arguments)
     assert result.exit_code == 2
     assert said in result.stderr
+    assert "no workbook that can be read" in run("report", "damaged.xlsx", "-o", "r.html").stderr
     assert not Path("r.html").exists()
 
 

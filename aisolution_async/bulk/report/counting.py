@@ -1,7 +1,7 @@
 """A ledger counted into figures, in SQL and in one look at the file: no row of an attempt comes out of SQLite.
 
-So memory does not grow with the ledger, and a million attempts take some four seconds. What is counted by is packed into
-one number for each attempt, and the numbers come out as one text for many attempts (`_tally`).
+So memory does not grow with the ledger, and a million attempts take some four seconds. What is counted by is packed
+into one number for each attempt, and the numbers come out as one text for many attempts (`_tally`).
 """
 
 # ruff: noqa: S608  # the SQL that is put together here is made of our own constants

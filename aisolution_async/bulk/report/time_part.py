@@ -85,9 +85,9 @@ def _troubles(found: Figures) -> Content:
         tag("h3", "When the vendor was busy or away"),
         tag(
             "p",
-            f"{IN_A_ROW} attempts in a row, or more, as they were begun, that found it busy, could not reach it or had no "
-            "usable answer, "
-            "and none in between that was answered. Counted from this side: it may have been the network in between.",
+            f"{IN_A_ROW} attempts in a row, or more, as they were begun, that found it busy, could not reach it or had "
+            "no usable answer, and none in between that was answered. Counted from this side: it may have been the "
+            "network in between.",
             f" The longest {len(rows)} of {found.trouble_count:,}." if longest else "",
         ),
         tag("div", pieces.table(["from (UTC)", "for", "attempts", "that found"], rows, class_="stacked")),
