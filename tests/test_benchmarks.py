@@ -21,7 +21,7 @@ def benchmarks(*arguments: str) -> str:
     return done.stdout
 
 
-SMOKE = ("whatsapp-10", "faces-100k", "adaptive", "runner")
+SMOKE = ("whatsapp-10", "faces-100k", "adaptive", "runner", "report")
 
 
 def test_a_quick_run_measures_what_it_names_and_every_peer_that_is_there(tmp_path: Path) -> None:

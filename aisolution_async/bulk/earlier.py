@@ -148,7 +148,7 @@ def is_idle(part: Path, ending: str, names: Sequence[str], between: str | None =
         if ending in DELIMITERS and _is_begun_header(part, between or DELIMITERS[ending], known):
             return True
         header: list[str] = []
-        for record in _records(Source(part, ending, between=between), header):
+        for record in records(Source(part, ending, between=between), header):
             if not record or not known.issuperset(record) or _is_paid(record) or _is_ok(record):
                 return False
     except (ConfigurationError, UnreadableInputError, OSError):
@@ -174,8 +174,11 @@ def _is_ok(record: Mapping[str, Any]) -> bool:
     return any(_OK.fullmatch(name) and (value is True or value == "true") for name, value in record.items())
 
 
-def _records(source: Source, header: list[str] | None = None) -> Iterator[Mapping[str, Any]]:
-    """The rows of a file that a run wrote; `header` gets the columns, where the format has a header."""
+def records(source: Source, header: list[str] | None = None) -> Iterator[Mapping[str, Any]]:
+    """The rows of a file that a run wrote; `header` gets the columns, where the format has a header.
+
+    Raises UnreadableInputError.
+    """
     if source.ending in DELIMITERS:
         between = _between(source)
         with closing(
@@ -187,9 +190,9 @@ def _records(source: Source, header: list[str] | None = None) -> Iterator[Mappin
             for row in reader:
                 yield dict(zip(names, map(unshielded, row.cells), strict=True))
     elif source.ending == BOOK and _is_book(source.path):
-        from aisolution_async.bulk.books import records  # noqa: PLC0415  # only where there is a workbook
+        from aisolution_async.bulk import books  # noqa: PLC0415  # only where there is a workbook
 
-        yield from records(source.path)
+        yield from books.records(source.path)
     elif source.ending == ".parquet":
         from aisolution_async.bulk.parquet import ParquetReader  # noqa: PLC0415  # it needs pyarrow, which is an extra
 
@@ -317,7 +320,7 @@ class Earlier:
     def _found(self, given_up: threading.Event) -> Iterator[tuple[int, int, int, int | None, bool]]:
         for number, source in enumerate(self._sources):
             try:
-                for place, record in enumerate(_records(source)):
+                for place, record in enumerate(records(source)):
                     if given_up.is_set():
                         return
                     said = [results.read(record) for results in self._results]
@@ -385,7 +388,7 @@ class Earlier:
             following = wanted.fetchone()
             if following is None:
                 continue
-            for place, record in enumerate(_records(source)):
+            for place, record in enumerate(records(source)):
                 if following is None or given_up.is_set():
                     break
                 mark = self._mark_of(source, record) if following[0] == place else None

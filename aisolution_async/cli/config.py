@@ -37,7 +37,7 @@ HARMLESS = frozenset(
         *("images", "images_root"),  # a list may name any file without it, and none outside of it
         *("concurrency", "any_order", "strict_numbers", "servstatus"),  # how it is asked
         *("max_charges", "max_cost", "price", "dry_run"),  # what limits a run; see `check_price`
-        *("quiet", "json", "unknown", "excel"),  # what is shown
+        *("quiet", "json", "unknown", "excel", "currency"),  # what is shown
         *("day", "count", "amount", "status", "decimal", "dates", "period"),  # how an invoice is read
         # The vendor, pretended.
         *("port", "latency", "latency_spread", "capacity", "fault", "seed", "callback_delay", "whatsapp_down"),
