@@ -17,7 +17,7 @@ from aisolution_async.api import CALLS, Judgment, Kind
 from aisolution_async.bulk.cells import text
 from aisolution_async.bulk.report import words
 from aisolution_async.bulk.report.figures import amount_of
-from aisolution_async.bulk.results import Results
+from aisolution_async.bulk.results import Results, RowState
 from aisolution_async.errors import ConfigurationError
 from aisolution_async.inputs import columns, numbers
 from aisolution_async.inputs.columns import Fit, Role
@@ -320,11 +320,9 @@ def _results_of(header: Sequence[str]) -> tuple[list[Results], Sequence[str]]:
 
 
 def _state_of(results: Results, values: Sequence[Any]) -> str:
-    has_reply = any(value is not None for value in results.answer(values))
-    if has_reply and not results.is_answer(values):
-        return words.CHECKING
-    if values[0] is True:
-        return words.ANSWERED
+    state = results.state(values)
+    if state is not RowState.FAILED:
+        return words.ANSWERED if state is RowState.OK else words.CHECKING
     return words.HELD if words.is_held(str(values[-1])) else words.PROBLEM
 
 
