@@ -11,18 +11,21 @@ OUTPUT.rescued-long.jsonl has all of it.
 
 from __future__ import annotations
 
+import io
 import json
 import re
 import shutil
 import unicodedata
+import zipfile
 from array import array
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
+from itertools import zip_longest
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from aisolution_async.api import Endpoint
 from aisolution_async.bulk.cells import EXACT, text
@@ -31,6 +34,7 @@ from aisolution_async.bulk.outputs import as_json, unicode_text
 from aisolution_async.bulk.report.words import CAUSES
 from aisolution_async.bulk.results import Results, bare, defused
 from aisolution_async.bulk.rows import MISSING, UnreadableInputError
+from aisolution_async.bulk.sheets import part_of
 from aisolution_async.charges import Charge
 from aisolution_async.errors import ConfigurationError
 
@@ -74,6 +78,10 @@ _AS_TEXT: NumberFormat = 49  # @
 _TRUTHS: NumberFormat = '"TRUE";"TRUE";"FALSE"'  # some programs show 1 and 0 of truth values otherwise
 _LONGEST_AS_TEXT = 255  # older ones show #### for more
 _BEGIN = datetime(1900, 3, 1)  # noqa: DTZ001  # a date of a cell has no zone; before it, programs disagree on the day
+_SHARED, _FOOT = "xl/sharedStrings.xml", b"</sheetData></worksheet>"
+_DIMENSION = re.compile(rb"<dimension\b[^>]*/>")
+_PIECE = 1 << 20  # bytes of the XML of rows that are read at once
+_MOST_HEAD = 8 << 20  # bytes of what stands before them: something of each column
 _SPAN_TEXT = re.compile(r"(?:(-?[0-9]+) days?, )?([0-9]+):([0-9]{2}):([0-9]{2})(?:\.([0-9]{1,6}))?")
 
 # Tones: the colours that Excel's own "good", "bad" and "neutral" have, and one for what may have been charged.
@@ -621,23 +629,72 @@ def _width(value: Any, had: NumberFormat = 0) -> int:
 
 
 def records(path: Path) -> Iterator[Mapping[str, Any]]:
-    """The rows of a workbook that a run wrote. Raises UnreadableInputError."""
+    """The rows of a workbook that a run wrote, in little memory. Raises UnreadableInputError."""
+    header: list[str] | None = None
+    for rows in _tables(path):
+        for row in rows:
+            if header is None:
+                header = [text(name) for name in row]
+            else:
+                yield dict(zip_longest(header, map(_plain, row[: len(header)])))
+
+
+def _tables(path: Path) -> Iterator[list[list[Any]]]:
+    """The cells of the first sheet, some thousand rows after the others."""
     import python_calamine as calamine  # noqa: PLC0415  # an extra
 
-    problem = ""
     try:
-        with calamine.load_workbook(str(path)) as book:
-            rows = iter(book.get_sheet_by_index(0).iter_rows())
+        for piece in _pieces(path):
+            with calamine.load_workbook(piece) as book:
+                sheet = book.get_sheet_by_index(0)
+            offset = [""] * (sheet.start or (0, 0))[1]
+            yield [offset + row for row in sheet.to_python(skip_empty_area=True)]
     except BaseException as exc:
         # Of a damaged workbook anything may come, and what a panic in Rust becomes is no Exception.
         if not isinstance(exc, Exception) and type(exc).__name__ != "PanicException":
             raise
-        problem = "is no workbook that can be read"
-    if problem:
-        raise UnreadableInputError(f"{str(path)!r} {problem}")
-    header = [text(name) for name in next(rows, ())]
-    for row in rows:
-        yield dict(zip(header, map(_plain, row), strict=True))
+    else:
+        return
+    raise UnreadableInputError(f"{str(path)!r} is no workbook that can be read")
+
+
+def _pieces(path: Path) -> Iterator[str | IO[bytes]]:
+    """The workbook as several, each with some of the rows of its first sheet: a reader has all rows in memory at once.
+
+    It is one where its texts stand in a part of their own, as in what Excel has saved.
+    """
+    with zipfile.ZipFile(path) as archive:
+        names = archive.namelist()
+        part = None if _SHARED in names else part_of(archive, None)
+        if part is None:
+            yield str(path)
+            return
+        with archive.open(part) as file:
+            head = begin = rows = b""
+            while not begin and len(head) < _MOST_HEAD and (more := file.read(_PIECE)):
+                head, begin, rows = (head + more).partition(b"<sheetData>")
+            head = _DIMENSION.sub(b"", head) + begin
+            while begin:
+                more = file.read(_PIECE)
+                if not more:
+                    yield _piece(archive, part, head + rows)
+                    return
+                whole, end, rest = (rows + more).rpartition(b"</row>")
+                if end:
+                    yield _piece(archive, part, head + whole + end + _FOOT)
+                rows = rest
+    yield str(path)  # of another program, whose XML is otherwise
+
+
+def _piece(archive: zipfile.ZipFile, part: str, sheet: bytes) -> IO[bytes]:
+    copy = io.BytesIO()
+    with zipfile.ZipFile(copy, "w") as to:
+        for name in archive.namelist():
+            # Other sheets are not read.
+            if name == part or not name.startswith("xl/worksheets/"):
+                to.writestr(name, sheet if name == part else archive.read(name))
+    copy.seek(0)
+    return copy
 
 
 def _plain(value: Any) -> Any:
