@@ -155,6 +155,48 @@ HOSTILE = [
 HOSTILE += ["\0", "\x0b\x1f", "https://example.org", "0007", "1e5", "'x", "TRUE", "#N/A", '="0007"']
 
 
+async def test_days_of_excel_s_first_months_stay_days(tmp_path: Path) -> None:
+    """As it has none before 1900, those are texts."""
+    days = [1, 1.25, 2.5, 59, 61, 2_958_465.75]
+    rows: list[list[Any]] = [["No HP", "Hari"], *([f"+6281387{n:06}", day] for n, day in enumerate(days))]
+    source = made(tmp_path / "in.xlsx", rows, {1: "dd mmm yyyy hh:mm"})
+    await bulk(source, tmp_path / "out.xlsx")
+    assert [row[1] for row in cells(tmp_path / "out.xlsx")] == [row[1] for row in cells(source, "Daftar")]
+    assert of_calamine(tmp_path / "out.xlsx") == of_calamine(source)
+    sheet = openpyxl.load_workbook(tmp_path / "out.xlsx")["Results"]
+    assert {row[1].number_format for row in sheet.iter_rows(min_row=2)} == {"dd mmm yyyy hh:mm"}
+    write(tmp_path / "in.jsonl", '{"number": "+6281387300008", "day": "1899-12-31"}\n')
+    await bulk(tmp_path / "in.jsonl", tmp_path / "old.xlsx")
+    assert cells(tmp_path / "old.xlsx")[1][1] == "1899-12-31"
+
+
+def of_calamine(path: Path) -> list[Any]:
+    """The second column, as calamine reads it."""
+    return [row[1] for row in calamine.load_workbook(str(path)).get_sheet_by_index(0).to_python()]
+
+
+async def test_a_sheet_is_one_to_look_at_and_to_print(tmp_path: Path) -> None:
+    """Lines of a text have room, a problem has too, and a wide sheet is printed on several pages side by side."""
+    address = "Jl. Merdeka 3\nBandung"
+    rows: list[list[Any]] = [["No HP", "Alamat"], ["+6281387300008", address], ["xyz", "Jakarta"], [None, "TOTAL"]]
+    await bulk(made(tmp_path / "in.xlsx", rows), tmp_path / "out.xlsx")
+    book = openpyxl.load_workbook(tmp_path / "out.xlsx")
+    sheet = book["Results"]
+    assert (sheet["B2"].value, sheet["B2"].alignment.wrap_text, sheet.row_dimensions[2].height) == (address, True, 30)
+    assert (sheet["B3"].alignment.wrap_text, sheet.row_dimensions[3].height) == (None, None)
+    last = sheet.cell(1, sheet.max_column)
+    assert last.value == "problem"
+    assert sheet.column_dimensions[last.column_letter].width > max(48, len(sheet.cell(3, last.column).value))
+    assert (sheet.page_setup.fitToWidth or 1, sheet.page_setup.paperSize) == (1, 9)
+    said = {str(row[0]): row[1:] for row in cells(tmp_path / "out.xlsx", "Summary") if row[0]}
+    assert said["this is a total, and no row to be asked"][2].startswith("Nothing: ")
+    wide = [[f"Kolom tambahan {n}" for n in range(40)], ["+6281387300008"] * 40]
+    await bulk(made(tmp_path / "wide.xlsx", wide), tmp_path / "o.xlsx", columns={"number": "Kolom tambahan 0"})
+    sheet = openpyxl.load_workbook(tmp_path / "o.xlsx")["Results"]
+    assert sheet.page_setup.fitToWidth > 2
+    assert sheet.print_title_cols == "$A:$A"
+
+
 @pytest.mark.parametrize("columns", [2, 40])
 def test_a_result_is_read_in_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, columns: int) -> None:
     """As many as it takes, each whole, and the same as all of it at once: also where first columns are empty."""

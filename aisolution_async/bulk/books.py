@@ -48,6 +48,9 @@ MOST_DIGITS = 15
 
 _LOOK_EVERY = 1000
 _WIDEST, _NARROWEST = 48, 8
+_WIDEST_LAST = 100  # nothing stands beside the problem
+_WIDEST_PAGE = 260  # characters that can still be read when they are printed side by side
+_A4 = 9
 _MOST_KINDS = 30  # of problems, in the summary
 _WIDTHS = 60, 12, 14, 90  # of its columns
 _LINE_HEIGHT, _MOST_LINES = 15, 20
@@ -77,7 +80,7 @@ _DIGITS: NumberFormat = 1  # 0
 _AS_TEXT: NumberFormat = 49  # @
 _TRUTHS: NumberFormat = '"TRUE";"TRUE";"FALSE"'  # some programs show 1 and 0 of truth values otherwise
 _LONGEST_AS_TEXT = 255  # older ones show #### for more
-_BEGIN = datetime(1900, 3, 1)  # noqa: DTZ001  # a date of a cell has no zone; before it, programs disagree on the day
+_BEGIN = datetime(1900, 1, 1)  # noqa: DTZ001  # a date of a cell has no zone; Excel has none before it
 _SHARED, _FOOT = "xl/sharedStrings.xml", b"</sheetData></worksheet>"
 _DIMENSION = re.compile(rb"<dimension\b[^>]*/>")
 _PIECE = 1 << 20  # bytes of the XML of rows that are read at once
@@ -104,6 +107,7 @@ _VERDICTS = {
 _HEADER = {"bold": True, "bottom": 1, "valign": "top", "text_wrap": True}
 
 ANSWERED, CHECKING, REFUSED, HOLDING = "answered", "checking", "problem", "held"
+_TOTAL_SAID = re.compile(r"\bthis is a total, and no row to be asked")
 _HELD_SAID = re.compile(r"\bheld: ")
 _REMEDIES = {
     ANSWERED: "",
@@ -170,6 +174,7 @@ class Workbook:
         self._last = b""
         self._patterns: dict[tuple[str, Sequence[NumberFormat]], int] = {}
         self._rows = array("I")  # the pattern of each
+        self._most = [*[_WIDEST] * (len(names) - 1), _WIDEST_LAST]
         self._widths = [min(_WIDEST, _width(name) + 3) for name in names]  # the filter's arrow stands beside the name
 
     def start(self) -> bytes:
@@ -181,15 +186,15 @@ class Workbook:
         self._last = line = as_json(self._names, cells, values)
         kinds = "".join([_KINDS.get(type(value)) or _kind(value) for value in cells])
         pattern = self._patterns.setdefault((kinds, formats), len(self._patterns))
-        widths = self._widths
+        widths, most = self._widths, self._most
         for place, value in enumerate((*cells, *values)):
-            if value is not None and value is not MISSING and widths[place] < _WIDEST:
+            if value is not None and value is not MISSING and widths[place] < most[place]:
                 if type(value) is str and value.isascii():
                     needs = len(value)
                 else:
                     needs = _width(value, formats[place] if place < len(formats) else 0)
                 if needs >= widths[place]:
-                    widths[place] = min(_WIDEST, needs + 1)
+                    widths[place] = min(most[place], needs + 1)
         self._rows.append(pattern)
         return line
 
@@ -249,6 +254,12 @@ def _close_quietly(book: Any) -> None:
     book.fileclosed = True  # or else it warns, when it is collected, that nobody closed it
 
 
+def _print_on_a4(sheet: Any) -> None:
+    sheet.set_landscape()
+    sheet.set_paper(_A4)
+    sheet.set_margins(left=0.4, right=0.4, top=0.5, bottom=0.5)
+
+
 class _Pages:
     """The sheets of a workbook that is being made."""
 
@@ -256,17 +267,17 @@ class _Pages:
         self._book = book
         self._names = names
         self._plan = plan
-        self._formats: dict[tuple[NumberFormat, str, bool], Any] = {}
+        self._formats: dict[tuple[NumberFormat, str, bool, bool], Any] = {}
         self.rows = 0
         self._sheet = book.add_worksheet("Results" if plan.results else "Rows")
         self._sheet.freeze_panes(1, 0)
         self._sheet.ignore_errors({"number_stored_as_text": f"A1:XFD{MOST_ROWS + 1}"})
-        self._sheet.set_landscape()
+        _print_on_a4(self._sheet)
         self._sheet.repeat_rows(0)
-        self._sheet.fit_to_pages(1, 0)
         self._groups = [_Kind(results) for results in plan.results]
         self._inputs = len(names) - sum(len(group.names) for group in self._groups)
         self._cut = 0
+        self._lines = 1  # of the cell in this row that has most
         self.cut_results = 0
         self._count = _Counts(self._groups)
         for place, name in enumerate(names):
@@ -275,7 +286,13 @@ class _Pages:
 
     def add(self, number: int, record: Mapping[str, Any], kinds: str, formats: Sequence[NumberFormat]) -> None:
         """Write a row."""
+        self._write(number, record, kinds, formats)
+        if self._lines > 1:
+            self._sheet.set_row(number, _LINE_HEIGHT * min(self._lines, _MOST_LINES))
+            self._lines = 1
         self.rows = number
+
+    def _write(self, number: int, record: Mapping[str, Any], kinds: str, formats: Sequence[NumberFormat]) -> None:
         for place, kind in enumerate(kinds):
             value = record.get(self._names[place])
             if value is not None:
@@ -307,6 +324,10 @@ class _Pages:
         """Fit the sheet, and sum it up on another."""
         for place, width in enumerate(widths):
             self._sheet.set_column(place, place, max(_NARROWEST, width))
+        pages = max(1, round(sum(widths) / _WIDEST_PAGE))
+        self._sheet.fit_to_pages(pages, 0)
+        if pages > 1:
+            self._sheet.repeat_columns(0)
         if self._names:
             self._sheet.autofilter(0, 0, max(1, self.rows), len(self._names) - 1)
         if self._cut:
@@ -325,6 +346,10 @@ class _Pages:
         usual = _USUAL.get(kind)
         if usual is not None:
             moment = _moment(value, kind)
+            if isinstance(moment, datetime) and moment.date() == _BEGIN.date():
+                # xlsxwriter takes that day for none, and writes the time alone.
+                self._sheet.write_number(row, place, 1 + (moment - _BEGIN) / timedelta(1), self._format(said or usual))
+                return
             if moment is not None:
                 self._sheet.write_datetime(row, place, moment, self._format(said or usual))
                 return
@@ -368,16 +393,22 @@ class _Pages:
         # As a text it stays one also when somebody edits it; and the apostrophe keeps what would be a formula then.
         if had is None:
             had = _AS_TEXT if len(found) <= _LONGEST_AS_TEXT else 0
-        return self._format(had, tone, quoted=defused(found) is not found)
+        # Some programs write lines that are not wrapped, or have no room, over the row above.
+        wraps = "\n" in found and len(found) <= _LONGEST_AS_TEXT
+        if wraps:
+            self._lines = max(self._lines, sum(-(-len(line) // _WIDEST) or 1 for line in found.split("\n")))
+        return self._format(had, tone, quoted=defused(found) is not found, wraps=wraps)
 
-    def _format(self, said: NumberFormat, tone: str = "", *, quoted: bool = False) -> Any:
-        key = said, tone, quoted
+    def _format(self, said: NumberFormat, tone: str = "", *, quoted: bool = False, wraps: bool = False) -> Any:
+        key = said, tone, quoted, wraps
         if key not in self._formats:
             properties: dict[str, Any] = {**_TONES.get(tone, {})}
             if said:
                 properties["num_format"] = said
             if quoted:
                 properties["quote_prefix"] = True
+            if wraps:
+                properties["text_wrap"] = True
             self._formats[key] = self._book.add_format(properties) if properties else None
         return self._formats[key]
 
@@ -481,7 +512,7 @@ class _Summary:
         sheet, rows = self._sheet, self._count.rows
         for place, width in enumerate(_WIDTHS):
             sheet.set_column(place, place, width)
-        sheet.set_landscape()
+        _print_on_a4(sheet)
         sheet.fit_to_pages(1, 0)
         self._line([(self._plan.about, self._title)])
         self._line([])
@@ -530,6 +561,8 @@ class _Summary:
         self._heads("problems, by kind", "calls", "first in row")
         for found in sorted(self._count.problems.values(), key=lambda each: -each.calls):
             remedy = _REMEDIES[HOLDING] if _HELD_SAID.search(found.said) else _BY_ERROR.get(found.error, "")
+            if _TOTAL_SAID.fullmatch(found.said):
+                remedy = "Nothing: it stays where it is, and was not asked."
             numbers = [(found.calls, self._whole), (found.first, self._whole)]
             self._line([(found.said, self._wrap), *numbers, (remedy, self._remark)])
         if self._count.others:

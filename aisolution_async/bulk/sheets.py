@@ -93,7 +93,7 @@ class SheetReader(Reader):
         with open_bytes(path) as file:
             head = file.read(512)
         problem = ""
-        documents = workbooks.check(path) if head.startswith(b"PK") else {}
+        documents = workbooks.check(path, sheets=False) if head.startswith(b"PK") else {}
         try:
             with _open(calamine, path) as book:
                 names = [other.name for other in book.sheets_metadata if other.typ == calamine.SheetTypeEnum.WorkSheet]

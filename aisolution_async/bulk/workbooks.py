@@ -130,17 +130,18 @@ class Hidden:
     columns: Spans = field(default_factory=Spans)
 
 
-def check(path: Path) -> dict[str, Hidden]:
+def check(path: Path, *, sheets: bool = True) -> dict[str, Hidden]:
     """Look through the parts of the workbook that are read whichever sheet is; what is hidden, of .ods, by sheet.
 
     Raises ConfigurationError for what takes more memory than any list of people needs. Of what is no such workbook,
-    or is damaged, whoever reads it says what is wrong. What a worksheet of an .xlsx file unpacks to, is seen by who
-    looks through it: by `chunks`, or else by `check_sheets`.
+    or is damaged, whoever reads it says what is wrong. `sheets`: those of an .xlsx file, too; whoever looks through one
+    by `chunks` sees by that what it unpacks to.
     """
     try:
         with zipfile.ZipFile(path) as archive:
             for info in archive.infolist():
-                if info.filename.endswith(_PARTS) and not (_is_sheet(info) and info.file_size <= MOST_UNPACKED):
+                is_seen = not sheets and _is_sheet(info) and info.file_size <= MOST_UNPACKED
+                if info.filename.endswith(_PARTS) and not is_seen:
                     _check_size(path, archive, info)
             if "content.xml" in archive.namelist():
                 with unpacked(archive, "content.xml") as file:
