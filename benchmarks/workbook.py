@@ -48,13 +48,13 @@ def rows(count: int) -> Iterator[tuple[Any, ...]]:
 
 
 async def fill(folder: Path, count: int) -> dict[str, float]:
-    """A CSV of `count` rows, asked, and made a workbook of."""
+    """A CSV of `count` rows, asked, recorded, and made a workbook of."""
     source, target = folder / "in.csv", folder / "out.xlsx"
     with source.open("w", encoding="utf-8") as file:
         file.writelines(",".join(map(str, cells)) + "\n" for cells in chain([_HEADER], rows(count)))
     cpu, wall = time.process_time(), time.perf_counter()
     async with AsyncClient("benchmark", base_url="https://vendor.example", transport=Instant()) as client:
-        summary = await run_bulk(client, WhatsAppDetail, source, target)
+        summary = await run_bulk(client, WhatsAppDetail, source, target, ledger=folder / "out.xlsx.ledger")
     assert summary.ok == count, summary
     cpu, wall = time.process_time() - cpu, time.perf_counter() - wall
     return {"cpu": cpu, "wall": wall, "memory": peak_megabytes(), "size": target.stat().st_size / 1e6}

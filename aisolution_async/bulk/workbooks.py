@@ -257,7 +257,8 @@ def _items(path: Path, archive: zipfile.ZipFile, part: str) -> Iterator[bytes]:
     with unpacked(archive, part) as file:
         rest = b""
         while piece := file.read(_CHUNK):
-            *whole, rest = _ITEM_END.split(rest + piece)
+            rest += piece
+            *whole, rest = _ITEM_END.split(rest) if b":si>" in rest else rest.split(b"</si>")
             yield from whole
             if len(rest) > _LONGEST:
                 raise _too_much(path, f"has a cell of more than {_LONGEST >> 20} MiB")
