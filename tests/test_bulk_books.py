@@ -18,6 +18,7 @@ import httpx
 import openpyxl
 import pyarrow
 import pytest
+import python_calamine as calamine
 import xlsxwriter
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
@@ -28,6 +29,7 @@ from aisolution_async.bulk import BulkError, BulkRun, books, forecast_bulk, run_
 from aisolution_async.bulk.books import BookPlan, Workbook, records
 from aisolution_async.bulk.excel import separator, shielded, unshielded
 from aisolution_async.bulk.outputs import Output
+from aisolution_async.bulk.rows import text
 
 from .sheets import Gate, bulk, jsonl, left, many, read, sane, write
 from .support import Vendor, client_of, ok_whatsapp, picture, says
@@ -151,6 +153,86 @@ HOSTILE = [
     "{=1}",
 ]
 HOSTILE += ["\0", "\x0b\x1f", "https://example.org", "0007", "1e5", "'x", "TRUE", "#N/A", '="0007"']
+
+
+async def test_days_of_excel_s_first_months_stay_days(tmp_path: Path) -> None:
+    """As it has none before 1900, those are texts."""
+    days = [1, 1.25, 2.5, 59, 61, 2_958_465.75]
+    rows: list[list[Any]] = [["No HP", "Hari"], *([f"+6281387{n:06}", day] for n, day in enumerate(days))]
+    source = made(tmp_path / "in.xlsx", rows, {1: "dd mmm yyyy hh:mm"})
+    await bulk(source, tmp_path / "out.xlsx")
+    assert [row[1] for row in cells(tmp_path / "out.xlsx")] == [row[1] for row in cells(source, "Daftar")]
+    assert of_calamine(tmp_path / "out.xlsx") == of_calamine(source)
+    sheet = openpyxl.load_workbook(tmp_path / "out.xlsx")["Results"]
+    assert {row[1].number_format for row in sheet.iter_rows(min_row=2)} == {"dd mmm yyyy hh:mm"}
+    write(tmp_path / "in.jsonl", '{"number": "+6281387300008", "day": "1899-12-31"}\n')
+    await bulk(tmp_path / "in.jsonl", tmp_path / "old.xlsx")
+    assert cells(tmp_path / "old.xlsx")[1][1] == "1899-12-31"
+
+
+def of_calamine(path: Path) -> list[Any]:
+    """The second column, as calamine reads it."""
+    return [row[1] for row in calamine.load_workbook(str(path)).get_sheet_by_index(0).to_python()]
+
+
+async def test_a_sheet_is_one_to_look_at_and_to_print(tmp_path: Path) -> None:
+    """Lines of a text have room, a problem has too, and a wide sheet is printed on several pages side by side."""
+    address = "Jl. Merdeka 3\nBandung"
+    rows: list[list[Any]] = [["No HP", "Alamat"], ["+6281387300008", address], ["xyz", "Jakarta"], [None, "TOTAL"]]
+    await bulk(made(tmp_path / "in.xlsx", rows), tmp_path / "out.xlsx")
+    book = openpyxl.load_workbook(tmp_path / "out.xlsx")
+    sheet = book["Results"]
+    assert (sheet["B2"].value, sheet["B2"].alignment.wrap_text, sheet.row_dimensions[2].height) == (address, True, 30)
+    assert (sheet["B3"].alignment.wrap_text, sheet.row_dimensions[3].height) == (None, None)
+    last = sheet.cell(1, sheet.max_column)
+    assert last.value == "problem"
+    assert sheet.column_dimensions[last.column_letter].width > max(48, len(sheet.cell(3, last.column).value))
+    assert (sheet.page_setup.fitToWidth or 1, sheet.page_setup.paperSize) == (1, 9)
+    said = {str(row[0]): row[1:] for row in cells(tmp_path / "out.xlsx", "Summary") if row[0]}
+    assert said["this is a total, and no row to be asked"][2].startswith("Nothing: ")
+    wide = [[f"Kolom tambahan {n}" for n in range(40)], ["+6281387300008"] * 40]
+    await bulk(made(tmp_path / "wide.xlsx", wide), tmp_path / "o.xlsx", columns={"number": "Kolom tambahan 0"})
+    sheet = openpyxl.load_workbook(tmp_path / "o.xlsx")["Results"]
+    assert sheet.page_setup.fitToWidth > 2
+    assert sheet.print_title_cols == "$A:$A"
+
+
+@pytest.mark.parametrize("columns", [2, 40])
+def test_a_result_is_read_in_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, columns: int) -> None:
+    """As many as it takes, each whole, and the same as all of it at once: also where first columns are empty."""
+    output = Output(tmp_path / "out.xlsx", None)
+    names = [f"n{place}" for place in range(columns)]
+    output.open([*names, "ok", "charge"], replace=True)
+    values = [None, "a\r_x000D_", 0.5, when("2024-01-15"), True, 7, "</row>", None, 10**16, "é" * 40]
+    for number in range(60):
+        row = [values[(place + number) % 10] if place % 3 or number % 2 else None for place in range(columns)]
+        output.write([row[0] and text(row[0]), *row[1:]], [True, "charged"])
+    output.finish()
+    output.close()
+    expected = [dict(record) for record in records(output.path)]
+    assert len(expected) == 60
+    reads: list[int] = []
+    load = calamine.load_workbook
+
+    def counted(path: Any) -> Any:
+        reads.append(1)
+        return load(path)
+
+    monkeypatch.setattr(calamine, "load_workbook", counted)
+    for size in (300, 1500, 10_000):
+        reads.clear()
+        monkeypatch.setattr(books, "_PIECE", size)
+        assert [dict(record) for record in records(output.path)] == expected
+        assert len(reads) > 1 or size > 5000
+
+
+async def test_a_result_that_another_program_saved_is_read_all_the_same(tmp_path: Path) -> None:
+    source = made(tmp_path / "in.xlsx", [["No HP", "Lahir"], ["+6281387300008", when("1990-01-05")]], {1: 14})
+    await bulk(source, tmp_path / "out.xlsx")
+    expected = [dict(record) for record in records(tmp_path / "out.xlsx")]
+    book = openpyxl.load_workbook(tmp_path / "out.xlsx")
+    book.save(tmp_path / "saved.xlsx")
+    assert [dict(record) for record in records(tmp_path / "saved.xlsx")] == expected
 
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -378,10 +460,10 @@ async def test_a_workbook_that_cannot_be_made(tmp_path: Path) -> None:
 
 
 def test_a_part_file_that_was_changed(tmp_path: Path) -> None:
-    for text in ("", "no json\n", '{"a": 1}\n'):
+    for said in ("", "no json\n", '{"a": 1}\n'):
         book = Workbook(["a"], BookPlan())
         write(tmp_path / "part", book.add([1], []) + book.add([2], []))
-        write(tmp_path / "part", text)
+        write(tmp_path / "part", said)
         with pytest.raises(OSError, match="part was changed meanwhile"):
             book.make(tmp_path / "part", tmp_path / "making", lambda: False, [])
 
@@ -393,8 +475,8 @@ async def test_more_rows_than_a_sheet_has(tmp_path: Path, ending: str, monkeypat
         monkeypatch.setattr(f"aisolution_async.bulk.{module}.MOST_ROWS", 3)
     numbers = [f"+6281387{n:06}" for n in range(4)]
     lines = [*(["number"] if ending == "csv" else []), *numbers]
-    text = "".join(f"{line}\n" if ending == "csv" else f"{json.dumps({'number': line})}\n" for line in lines)
-    source, vendor = write(tmp_path / f"in.{ending}", text), Vendor(sane)
+    said = "".join(f"{line}\n" if ending == "csv" else f"{json.dumps({'number': line})}\n" for line in lines)
+    source, vendor = write(tmp_path / f"in.{ending}", said), Vendor(sane)
     problem = (
         r"out\.xlsx' has room for 3 rows below its header, as each sheet of Excel's, and the input has 4: name a \.csv"
     )
