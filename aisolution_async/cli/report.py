@@ -8,7 +8,8 @@ from pathlib import Path
 import click
 
 from aisolution_async.cli import show
-from aisolution_async.cli.running import EXIT_CODES, foreseen
+from aisolution_async.cli.ending import EXIT_CODES
+from aisolution_async.cli.running import foreseen
 
 
 @click.command("report", epilog=EXIT_CODES)

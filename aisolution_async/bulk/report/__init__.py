@@ -9,8 +9,6 @@ from datetime import datetime
 from pathlib import Path
 
 from aisolution_async import clock
-from aisolution_async.bulk.report.figures import read
-from aisolution_async.bulk.report.page import page
 from aisolution_async.errors import ConfigurationError
 
 __all__ = ["make_report", "write_report"]
@@ -24,6 +22,9 @@ def make_report(ledger: str | os.PathLike[str], *, made_at: datetime | None = No
     Raises LedgerError where it is not there, or of another version, or damaged; ConfigurationError where
     matplotlib is missing (`pip install 'aisolution-async[cli]'`).
     """
+    from aisolution_async.bulk.report.figures import read  # noqa: PLC0415  # slow to import: a run needs its words only
+    from aisolution_async.bulk.report.page import page  # noqa: PLC0415
+
     return page(read(Path(ledger)), made_at or clock.today())
 
 
