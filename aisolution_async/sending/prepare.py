@@ -29,6 +29,8 @@ from aisolution_async.wire.form import Form
 _AT_ONCE = 128 * 1024
 _READERS = 4
 
+_IMAGE, _NUMBER, _FLAG = Kind.IMAGE, Kind.NUMBER, Kind.FLAG  # looked up for every call: an Enum takes its time
+
 # How the answer is to come does not make it another question.
 _HOW_NOT_WHAT = frozenset({"callback", "servstatus"})
 
@@ -127,7 +129,7 @@ def is_small(call: Call[Any], options: Options) -> bool:
         return False
     size = 0
     for parameter in call.endpoint.parameters:
-        if parameter.kind is Kind.IMAGE:
+        if parameter.kind is _IMAGE:
             value = getattr(call, parameter.name)
             if not isinstance(value, bytes):
                 return False
@@ -153,7 +155,8 @@ def read(call: Call[Any], options: Options, *, callback: str | None, vendor: str
                 value = callback
             if value is None and not parameter.required:
                 continue
-            if parameter.kind is Kind.IMAGE:
+            kind = parameter.kind
+            if kind is _IMAGE:
                 most = LARGEST_FILE if options.fit else options.max_image_bytes
                 try:
                     data = images.load(value, name=parameter.name, max_bytes=most)
@@ -164,11 +167,13 @@ def read(call: Call[Any], options: Options, *, callback: str | None, vendor: str
                     again: dict[str, Any] = {parameter.name: data}
                     held = dataclasses.replace(held, **again)
                 fields.append((parameter.name, data))
-            elif parameter.kind is Kind.NUMBER:
+            elif kind is _NUMBER:
                 number = _number(value, parameter.name, call, options)
-                digits = digits_of(number)
+                digits = number[1:] if number[0] == "+" else digits_of(number)
                 fields.append((parameter.name, number))
-            elif (text := _TEXTS[parameter.kind](value, name=parameter.name)) is not None:
+            elif kind is _FLAG and value is False:
+                continue
+            elif (text := _TEXTS[kind](value, name=parameter.name)) is not None:
                 fields.append((parameter.name, text))
         if problems:
             return "; ".join(problems)

@@ -52,18 +52,19 @@ class Form(httpx.SyncByteStream, httpx.AsyncByteStream):
         return form
 
     def _encode(self, fields: Iterable[tuple[str, str | bytes]]) -> Iterator[None]:
-        text = b""
-        for number, (name, value) in enumerate(fields):
-            text += b"%s%s=" % (b"&" if number else b"", _quoted(name))
+        text = between = ""
+        for name, value in fields:
+            text += f"{between}{_quoted(name)}="
+            between = "&"
             if isinstance(value, str):
                 text += _quoted(value)
             else:
                 for start in range(0, len(value), _PIECE):
-                    self._append(b"".join([text, *_encoded(value, start)]))
-                    text = b""
+                    self._append(b"".join([text.encode(), *_encoded(value, start)]))
+                    text = ""
                     yield
         if text:
-            self._append(text)
+            self._append(text.encode())
 
     def _append(self, piece: bytes) -> None:
         self._pieces.append(piece)
@@ -84,13 +85,13 @@ class Form(httpx.SyncByteStream, httpx.AsyncByteStream):
         return f"<Form of {self.length} bytes>"
 
 
-def _quoted(text: str) -> bytes:
+def _quoted(text: str) -> str:
     if text.isascii():
         if text.isalnum():  # as most names are
-            return text.encode()
-        if text[0:1] == "+" and text[1:].isalnum():  # as most numbers are
-            return b"%2B" + text[1:].encode()
-    return quote_plus(text).encode()
+            return text
+        if text[:1] == "+" and text[1:].isalnum():  # as most numbers are
+            return f"%2B{text[1:]}"
+    return quote_plus(text)
 
 
 def _encoded(image: bytes, start: int) -> Iterator[bytes]:
