@@ -194,7 +194,11 @@ class Reply(_Said):  # noqa: PLW1641  # pydantic gives frozen models their hash
 
     def to_record(self) -> str:
         """The reply as a ledger keeps it: JSON, without access keys."""
-        return self.model_dump_json()
+        return self.to_json().decode()
+
+    def to_json(self) -> bytes:
+        """The same in UTF-8: what `model_dump_json` says, without looking at the options that nobody gave."""
+        return self.__pydantic_serializer__.to_json(self)
 
     @classmethod
     def from_message(cls, message: object) -> Self:
