@@ -15,6 +15,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from contextlib import redirect_stderr
 from dataclasses import fields
 from decimal import Decimal
@@ -33,8 +34,9 @@ from aisolution_async.batching import Progress
 from aisolution_async.bulk import facts
 from aisolution_async.charges import Charge, Tally
 from aisolution_async.cli import bulk as bulk_commands
-from aisolution_async.cli import demo, main, running, show
+from aisolution_async.cli import demo, ending, main, running, show
 from aisolution_async.cli.commands import aisolution
+from aisolution_async.cli.lazy import Lazy
 from aisolution_async.errors import AISolutionError
 from aisolution_async.sandbox import Sandbox
 
@@ -85,6 +87,50 @@ def test_the_token_is_no_option() -> None:
         result = CliRunner().invoke(aisolution, [*arguments, "--token", "secret"])
         assert result.exit_code == 2
         assert "No such option" in result.output
+
+
+_SLOW = ("rich", "PIL", "httpx", "phonenumbers", "uvloop", "sqlite3")
+_OURS = ("client", "batching", "sending", "wire", "ledger", "bulk", "sandbox", "cli.running", "cli.show")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "others"),
+    [
+        (["--help"], ["pydantic", "asyncio", "tomllib", "aisolution_async.api"]),
+        (["--version"], ["pydantic", "asyncio", "tomllib", "aisolution_async.api"]),
+        (["bulk", "--help"], ["tomllib"]),
+        (["call", "--help"], ["tomllib"]),
+        (["ledger", "--help"], ["PIL", "aisolution_async.sandbox"]),
+    ],
+)
+def test_help_imports_nothing_that_it_does_not_need(arguments: list[str], others: list[str]) -> None:
+    script = f"import atexit, sys; atexit.register(lambda: sys.stderr.write(' '.join(sys.modules))); {MAIN}"
+    done = python(script, *arguments)
+    assert done.returncode == 0
+    unwanted = (
+        {*others} if arguments[0] == "ledger" else {*others, *_SLOW, *(f"aisolution_async.{name}" for name in _OURS)}
+    )
+    assert unwanted & {*done.stderr.split()} == set()
+
+
+def test_a_run_imports_no_sandbox_and_no_report() -> None:
+    """Nor what draws pictures: they take as long to import as a row takes to be asked."""
+    script = "import sys, aisolution_async.cli.bulk; print(*sys.modules)"
+    unwanted = {"PIL", "matplotlib", "aisolution_async.sandbox", "aisolution_async.bulk.report.page", "tomllib"}
+    assert unwanted & {*python(script).stdout.split()} == set()
+
+
+def _groups() -> Iterator[Lazy]:
+    yield aisolution
+    yield from (each for each in aisolution.commands.values() if isinstance(each, Lazy))
+
+
+def test_the_list_of_commands_says_of_each_what_it_says_itself() -> None:
+    for group in _groups():
+        assert group.offers()
+        for name, offered in group.offers().items():
+            command = group.imported(name)
+            assert (command.name, command.get_short_help_str(300)) == (name, offered.get_short_help_str(300))
 
 
 @pytest.mark.parametrize("missing", ["click", "rich", "PIL"])
@@ -863,7 +909,7 @@ def test_other_errors_are_one_line_too() -> None:
     async def fail() -> None:
         raise AISolutionError("something else")
 
-    with pytest.raises(running.Ending) as caught:
+    with pytest.raises(ending.Ending) as caught:
         running.run(fail())
     assert (caught.value.exit_code, caught.value.message) == (1, "something else")
 

@@ -47,8 +47,8 @@ from aisolution_async.bulk.report import (
 )
 from aisolution_async.bulk.report.figures import Figures
 from aisolution_async.bulk.report.html import tag
-from aisolution_async.bulk.report.words import CAUSES
 from aisolution_async.bulk.results import bare
+from aisolution_async.bulk.words import CAUSES
 from aisolution_async.charges import Attempt, Charge
 from aisolution_async.errors import ConfigurationError
 from aisolution_async.ledger import Ledger, LedgerError

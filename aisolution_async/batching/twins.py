@@ -111,7 +111,7 @@ class Twins:
         if reply is not None:
             shares = Shares(leader.index, reply)
             if reply.is_answer:
-                self._remember(identity, leader.index, reply.model_dump_json().encode())
+                self._remember(identity, leader.index, reply.to_json())
         elif error is not None and _may_be_bought(leader, error):
             shares = Shares(leader.index, error)
             self._remember(identity, leader.index, error)

@@ -31,10 +31,10 @@ from aisolution_async.api import Endpoint
 from aisolution_async.bulk.cells import EXACT, text
 from aisolution_async.bulk.formats import NumberFormat
 from aisolution_async.bulk.outputs import as_json, unicode_text
-from aisolution_async.bulk.report.words import CAUSES
 from aisolution_async.bulk.results import Results, RowState, bare, defused
 from aisolution_async.bulk.rows import MISSING, UnreadableInputError
 from aisolution_async.bulk.sheets import part_of
+from aisolution_async.bulk.words import ANSWERED, BY_ERROR, CHECKING, HELD, PROBLEM, STATES, is_held, kind_of
 from aisolution_async.charges import Charge
 from aisolution_async.errors import ConfigurationError
 
@@ -106,34 +106,8 @@ _VERDICTS = {
 }
 _HEADER = {"bold": True, "bottom": 1, "valign": "top", "text_wrap": True}
 
-ANSWERED, CHECKING, REFUSED, HOLDING = "answered", "checking", "problem", "held"
 _TOTAL_SAID = re.compile(r"\bthis is a total, and no row to be asked")
-_HELD_SAID = re.compile(r"\bheld: ")
-_REMEDIES = {
-    ANSWERED: "",
-    CHECKING: "Not settled: the vendor is still checking, or was not available. Run the list again later.",
-    HOLDING: "May have been charged, and has no answer: look it up in the invoice and settle it with aisolution ledger "
-    "resolve, or have it sent again with --retry-unknown 1.",
-    REFUSED: "See below, and the column of problems in each row.",
-}
-_BY_ERROR = {
-    "InputError": "Free: nothing was sent. Mend the cell, or take the row out, and run the list again.",
-    "InvalidRequestError": CAUSES["invalid"].remedy,
-    "ImageTooLargeError": CAUSES["too large"].remedy,
-    "FaceNotFoundError": CAUSES["no face"].remedy,
-    "PersonNotFoundError": CAUSES["no person"].remedy,
-    "ServiceFailedError": CAUSES["failed"].remedy,
-    "RetryLaterError": CAUSES["busy"].remedy,
-    "UnknownStatusError": CAUSES["undocumented"].remedy,
-    "RefusedError": CAUSES["refused"].remedy,
-    "OutcomeUnknownError": CAUSES["lost"].remedy,
-    "NotSentError": CAUSES["not sent"].remedy,
-    "BudgetExhaustedError": "Free: nothing was sent. Run the list again with a larger --max-charges or --max-cost.",
-    "LedgerError": "See that the ledger's disk has room and can be written; then run the list again.",
-}
 _DIGIT_MARKS = re.compile(r"[#0?,._*\"\\]|\[[^\]]*\]")
-_OF_ONE_ROW = re.compile(r"""('[^']*'|"[^"]*")|\b(?:line|row) \d+(?:: )?""")
-_OF_ONE_FILE = re.compile(r"[./\\\d]")
 
 
 class Abandoned(Exception):  # noqa: N818  # it is no error: somebody asked for it
@@ -427,12 +401,12 @@ class _Kind:
         state = self._results.state(values)
         if state is not RowState.FAILED:
             return ANSWERED if state is RowState.OK else CHECKING
-        return HOLDING if _HELD_SAID.search(str(values[-1])) else REFUSED
+        return HELD if is_held(str(values[-1])) else PROBLEM
 
     def tones(self, state: str, values: Sequence[Any]) -> list[str]:
         """The colour of each cell."""
-        if state in (REFUSED, HOLDING):
-            return [_BAD if state == REFUSED else _HELD] * len(values)
+        if state in (PROBLEM, HELD):
+            return [_BAD if state == PROBLEM else _HELD] * len(values)
         tones = [""] * len(values)
         tones[0] = _GOOD if state == ANSWERED else _NEUTRAL
         for place in self._verdicts:
@@ -463,13 +437,13 @@ class _Counts:
         self.others = 0
 
     def row(self, states: Sequence[str]) -> None:
-        self.rows[next(state for state in (HOLDING, REFUSED, CHECKING, ANSWERED) if state in states)] += 1
+        self.rows[next(state for state in (HELD, PROBLEM, CHECKING, ANSWERED) if state in states)] += 1
 
     def call(self, group: _Kind, state: str, values: Sequence[Any], number: int) -> None:
         self.charges[group.endpoint.name][group.charge(values)] += 1
-        if state not in (REFUSED, HOLDING):
+        if state not in (PROBLEM, HELD):
             return
-        said = _OF_ONE_ROW.sub(_alike, str(values[-1] or values[-2]))
+        said = kind_of(str(values[-1] or values[-2]))
         found = self.problems.get(said)
         if found is None:
             if len(self.problems) >= _MOST_KINDS:
@@ -477,14 +451,6 @@ class _Counts:
                 return
             found = self.problems[said] = _Problem(said, str(values[-2]), number)
         found.calls += 1
-
-
-def _alike(found: re.Match[str]) -> str:
-    """What stands for a part of a problem's text that is another in each row: its place, a file, a number."""
-    quoted: str | None = found[1]
-    if quoted is None:
-        return ""
-    return "…" if _OF_ONE_FILE.search(quoted) else quoted
 
 
 class _Summary:
@@ -505,7 +471,7 @@ class _Summary:
         self._money = book.add_format({"num_format": "#,##0.00####", "valign": "top"})
         self._state = {
             state: book.add_format({**_TONES[tone], "valign": "top"})
-            for state, tone in ((ANSWERED, _GOOD), (CHECKING, _NEUTRAL), (REFUSED, _BAD), (HOLDING, _HELD))
+            for state, tone in ((ANSWERED, _GOOD), (CHECKING, _NEUTRAL), (PROBLEM, _BAD), (HELD, _HELD))
         }
 
     def write(self, notes: Sequence[str]) -> None:
@@ -519,8 +485,8 @@ class _Summary:
         self._line([])
         self._heads("rows", "rows", "")
         self._line([("all", None), (rows.total(), self._whole)])
-        for state, name in ((ANSWERED, "answered"), (CHECKING, "checking"), (HOLDING, "held"), (REFUSED, "problems")):
-            remedy = _REMEDIES[state] if rows[state] else ""
+        for state, name in ((ANSWERED, "answered"), (CHECKING, "checking"), (HELD, "held"), (PROBLEM, "problems")):
+            remedy = STATES[state] if rows[state] else ""
             self._line([(name, self._state[state]), (rows[state], self._whole), ("", None), (remedy, self._remark)])
         self._line([])
         self._write_money()
@@ -561,7 +527,7 @@ class _Summary:
     def _write_problems(self) -> None:
         self._heads("problems, by kind", "calls", "first in row")
         for found in sorted(self._count.problems.values(), key=lambda each: -each.calls):
-            remedy = _REMEDIES[HOLDING] if _HELD_SAID.search(found.said) else _BY_ERROR.get(found.error, "")
+            remedy = STATES[HELD] if is_held(found.said) else BY_ERROR.get(found.error, "")
             if _TOTAL_SAID.fullmatch(found.said):
                 remedy = "Nothing: it stays where it is, and was not asked."
             numbers = [(found.calls, self._whole), (found.first, self._whole)]

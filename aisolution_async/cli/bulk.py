@@ -23,11 +23,11 @@ from aisolution_async.bulk.outputs import BOOK, STDOUT, origin_of
 from aisolution_async.bulk.rows import format_of
 from aisolution_async.cli import show
 from aisolution_async.cli.config import check_price
+from aisolution_async.cli.ending import EXIT_CODES, Ending, Exit, unwritable
 from aisolution_async.cli.options import (
     HELP,
     METAVARS,
     EndpointName,
-    Endpoints,
     access_options,
     delimiter,
     duration,
@@ -39,10 +39,7 @@ from aisolution_async.cli.options import (
     seconds,
 )
 from aisolution_async.cli.running import (
-    EXIT_CODES,
     Access,
-    Ending,
-    Exit,
     check_stdout,
     connected,
     disconnected,
@@ -50,7 +47,6 @@ from aisolution_async.cli.running import (
     keep_stdin,
     on_interrupt,
     run,
-    unwritable,
 )
 
 # Kinds of optional parameters that may differ from row to row.
@@ -58,17 +54,6 @@ _BY_COLUMN = (Kind.NUMBER, Kind.COUNTRY, Kind.TEXT)
 _MOST_AT_ONCE = 1000
 _MADE_UP = ".sandbox.ledger"
 _CALLS = {call.endpoint.command: call for call in CALLS}
-
-
-@click.group("bulk", cls=Endpoints, epilog=EXIT_CODES)
-def bulk_group() -> None:
-    """Ask the vendor for every row of a list: a workbook, CSV, JSONL or Parquet.
-
-    \b
-    Examples:
-      aisolution bulk whatsapp-detail applicants.xlsx -o checked.csv --country ID
-      aisolution bulk face-compare applicants.csv -o all.csv --endpoint whatsapp-detail --errors mend.csv
-    """
 
 
 def _options(call: type[Call[Any]]) -> list[click.Parameter]:
@@ -243,7 +228,8 @@ def _parameter_options(parameter: Parameter, *, hidden: bool) -> list[click.Opti
     return options
 
 
-def _command(call: type[Call[Any]]) -> click.Command:
+def command_of(call: type[Call[Any]]) -> click.Command:
+    """The command of one endpoint."""
     endpoint: Endpoint[Any] = call.endpoint
 
     def command(
@@ -592,8 +578,3 @@ def _followed(bulk: BulkRun, source: Path, reading: Mapping[str, Any], display: 
         finally:
             following.cancel()
             given_up.set()
-
-
-for _each in CALLS:
-    bulk_group.add_command(_command(_each))
-del _each

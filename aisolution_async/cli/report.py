@@ -11,8 +11,9 @@ from pathlib import Path
 import click
 
 from aisolution_async.cli import show
+from aisolution_async.cli.ending import EXIT_CODES
 from aisolution_async.cli.options import prices
-from aisolution_async.cli.running import EXIT_CODES, foreseen
+from aisolution_async.cli.running import foreseen
 
 
 def _currency(ctx: click.Context, param: click.Parameter, text: str | None) -> str:  # noqa: ARG001  # click's

@@ -7,7 +7,7 @@ from aisolution_async.bulk.report import pieces
 from aisolution_async.bulk.report.charts import HALF, WIDE, Charts, Series, Ticks
 from aisolution_async.bulk.report.figures import Figures
 from aisolution_async.bulk.report.html import Content, tag
-from aisolution_async.bulk.report.words import SERVICES
+from aisolution_async.bulk.words import SERVICES
 
 _JUDGMENTS = (
     (Judgment.NOT_SAME_PERSON, "differs", ""),

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from aisolution_async.api import CALLS, Judgment, Kind
+from aisolution_async.bulk import words
 from aisolution_async.bulk.cells import text
-from aisolution_async.bulk.report import words
 from aisolution_async.bulk.report.figures import amount_of
 from aisolution_async.bulk.results import Results, RowState
 from aisolution_async.errors import ConfigurationError

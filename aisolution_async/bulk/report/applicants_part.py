@@ -5,7 +5,8 @@ from __future__ import annotations
 import base64
 from collections.abc import Sequence
 
-from aisolution_async.bulk.report import pieces, words
+from aisolution_async.bulk import words
+from aisolution_async.bulk.report import pieces
 from aisolution_async.bulk.report.applicants import (
     MOST_LISTED,
     MOST_PROBLEMS,

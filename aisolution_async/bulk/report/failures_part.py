@@ -7,7 +7,7 @@ from shlex import quote
 from aisolution_async.bulk.report import pieces
 from aisolution_async.bulk.report.figures import MOST_HELD, Figures
 from aisolution_async.bulk.report.html import Content, stranger, tag
-from aisolution_async.bulk.report.words import CAUSES
+from aisolution_async.bulk.words import CAUSES
 
 
 def failures(found: Figures) -> Content:

@@ -6,7 +6,7 @@ from aisolution_async.bulk.report import axes, pieces
 from aisolution_async.bulk.report.charts import Charts, Series, Ticks
 from aisolution_async.bulk.report.figures import Figures, Money, moment
 from aisolution_async.bulk.report.html import Content, tag
-from aisolution_async.bulk.report.words import SERVICES
+from aisolution_async.bulk.words import SERVICES
 
 _UNITS = {"day": "day", "week": "week, from its Monday", "month": "month", "year": "year"}
 

@@ -13,7 +13,7 @@ from aisolution_async.bulk.report.applicants import Applicants
 from aisolution_async.bulk.report.charts import Charts
 from aisolution_async.bulk.report.figures import Figures
 from aisolution_async.bulk.report.html import Content, Html, stranger, tag
-from aisolution_async.bulk.report.words import CAUSES
+from aisolution_async.bulk.words import CAUSES
 
 # Nothing is loaded and nothing runs, whatever may have got into the page.
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'"

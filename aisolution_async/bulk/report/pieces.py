@@ -8,7 +8,7 @@ from datetime import datetime
 from aisolution_async.bulk.report.charts import Series
 from aisolution_async.bulk.report.figures import OTHERS
 from aisolution_async.bulk.report.html import Content, Html, html, stranger, tag
-from aisolution_async.bulk.report.words import SERVICES
+from aisolution_async.bulk.words import SERVICES
 
 DAY = 86_400_000_000
 STATES = (("charged", "charged", ""), ("free", "free", ""), ("unknown", "unknown", "//"))

@@ -8,7 +8,7 @@ from aisolution_async.bulk.report import axes, pieces
 from aisolution_async.bulk.report.charts import HALF, WIDE, Charts, Series, seconds
 from aisolution_async.bulk.report.figures import IN_A_ROW, PAUSE, Figures, Percentiles, Span, Steps, moment
 from aisolution_async.bulk.report.html import Content, tag
-from aisolution_async.bulk.report.words import SERVICES
+from aisolution_async.bulk.words import SERVICES
 
 
 def pace(found: Figures, charts: Charts) -> Content:
