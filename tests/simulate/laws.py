@@ -49,7 +49,7 @@ class Laws:
         most = process.plan.most
         if most is not None:
             tally = process.client.tally
-            self.hold(tally.charged + tally.unknown <= most, f"{process.name} spent over its limit in memory: {tally}")
+            self.hold(tally.charged <= most, f"{process.name} spent over its limit in memory: {tally}")
 
     def callbacks_counted(self, question: int) -> int:
         """How many attempts at a question were counted for a callback."""
@@ -74,8 +74,13 @@ class Laws:
         self._handed[process.number, key] += 1
 
     def purged(self, seconds: float) -> None:
-        """A person purged what is older."""
+        """A person purges what is older: whoever asks for it then pays again."""
         self._purged.append(seconds)
+        requests = self._world.vendor.requests
+        for question in {each.question for each in requests}:
+            self._lift(self._world.vendor.of(question))
+        for each in requests:
+            each.is_lifted = each.is_lifted or each.view == ANSWERED
 
     def _is_own(self, question: int, reply: Any) -> None:
         told = reply.signature
@@ -137,7 +142,7 @@ class Laws:
         """The last look at all of it."""
         world = self._world
         for problem in world.loop.problems:
-            self.hold(False, problem)
+            self.hold("LedgerError: dead" in problem, problem)
         for text in world.errors:
             self.hold("unforeseen" not in text and "in the client" not in text, text)
         for process in world.processes:
@@ -156,20 +161,23 @@ class Laws:
         if process.is_dead:
             return
         tally = process.client.tally
-        counted = Counter(
-            attempt.charge for (number, _), found in self._attempts.items() if number == process.number
-            for _, attempt in found
-        )
+        attempts = [
+            attempt for (number, _), found in self._attempts.items() if number == process.number for _, attempt in found
+        ]
+        counted = Counter(attempt.charge for attempt in attempts)
         same = (counted[CHARGED], counted[FREE], counted[Charge.UNKNOWN]) == (tally.charged, tally.free, tally.unknown)
         self.hold(same, f"{process.name} told of {counted}, and has {tally}")
         most = process.plan.most
         if most is not None:
-            self.hold(tally.charged + tally.unknown <= most, f"{process.name} spent over its limit in memory: {tally}")
             billed = sum(each.is_billed for each in self._world.vendor.requests if each.process is process)
             self.hold(billed <= most, f"{process.name} is billed {billed}, over its limit of {most} in memory")
             (budget,) = process.client.options.budgets
             spent = budget._charges
-            self.hold(spent == tally.charged + tally.unknown, f"{process.name} keeps {spent} of its limit for {tally}")
+            # A lost attempt and the callback that answers it are one charge.
+            one = min(tally.unknown, sum(map(_is_by_callback, attempts)))
+            least, sum_ = tally.charged + tally.unknown - one, tally.charged + tally.unknown
+            self.hold(least <= spent <= sum_, f"{process.name} keeps {spent} of its limit for {tally}")
+            self.hold(spent <= most, f"{process.name} has spent {spent} of its limit of {most} in memory")
         for (number, key), outcome in self._outcomes.items():
             if number == process.number:
                 self._of_outcome(process, key, outcome)

@@ -141,7 +141,7 @@ _KINDS = (
     *("lost", "lost", "lost-unbilled", "silent", "silent-unbilled", "broken", "broken-unbilled", "unconnected"),
     *("garbage", "garbage-unbilled", "odd", "odd-unbilled", "misfit", "half-written", "another"),
 )
-_CALLED_BACK = ("checking", "checking", "ok", "lost", "lost-unbilled", "silent", "broken", "later", "odd")
+_CALLED_BACK = ("checking", "checking", "ok", "lost", "lost-unbilled", "silent", "broken", "odd")
 
 
 def plan_of(seed: int) -> Plan:
@@ -227,7 +227,7 @@ def _behaviour(rng: random.Random, likes_callbacks: bool) -> Behaviour:
     callbacks: list[tuple[float, str]] = []
     kind = choice(_KINDS)
     if likes_callbacks and chance() < 0.7:
-        kind = choice(_CALLED_BACK)
+        kind = choice(_CALLED_BACK)  # who is told to come later, or to go, is not called back
         word = choice(("yes", "yes", "no"))
         after = choice((0.0, uniform(-0.1, 0.3), uniform(0, 40), uniform(0, 40), uniform(25, 45), uniform(0, 150)))
         callbacks.append((after, word))

@@ -252,7 +252,9 @@ class World:
         there = [
             each
             for each in self._live.values()
-            if hasattr(each, "inbox") and each.inbox.url.rpartition("/")[2] == secret and not each.is_closed
+            if hasattr(each, "inbox")
+            and not (each.is_closed or each.is_dead)
+            and each.inbox.url.rpartition("/")[2] == secret
         ]
         if not there:
             return False
@@ -348,7 +350,7 @@ class World:
                 read = batch.progress.read
                 self.laws.hold(sorted(whole) == [*range(read)], f"of {read} calls read, these came out: {whole}")
                 if job.max_charges is not None:
-                    spent = batch.tally.charged + batch.tally.unknown
+                    spent = batch.tally.charged
                     self.laws.hold(spent <= job.max_charges, f"job {place} spent {spent}, over its limit")
 
     async def _resolve(self, process: Process, place: int, job: Job) -> None:
