@@ -67,7 +67,7 @@ class Asker(Protocol):
         """The call is answered. Returns its own copy of `reply`."""
 
     def follow_failure(self, error: AISolutionError | None) -> None:
-        """The call that asked for the number has no answer. If `error` is an OutcomeUnknownError, nobody may ask."""
+        """The call that asked for the number has no answer. If there is an `error`, that may be bought: nobody asks."""
 
 
 class Callback:
