@@ -82,10 +82,9 @@ def can_lend(step: Step, awaited: Awaited | None, ask: Ask) -> bool:
     return awaited is not None and awaited.reserved and (ask.overdue or awaited.ends <= step.now)
 
 
-def lend(step: Step, awaited: Awaited, started: Started) -> None:
-    """The charge of the callback is now that of the attempt, which asks again."""
+def lend(step: Step, awaited: Awaited) -> None:
+    """What was set aside for the callback is now the attempt's, which asks again. A callback is charged besides it."""
     _reserve(step, awaited, -1)
-    step.sql(f"UPDATE outstanding SET attempt = ? {_THIS}", (started.id, awaited.callback, awaited.identity))
 
 
 def settle(step: Step, awaited: Awaited, started: Started, result: Result) -> None:
@@ -101,12 +100,14 @@ def settle(step: Step, awaited: Awaited, started: Started, result: Result) -> No
         awaited.answered = True
         step.totals.count(awaited.endpoint, awaited.counts_as, 1, awaited.price)
         step.sql(f"UPDATE outstanding SET answered = 1 {_THIS}", values)
-    elif awaited.attempt == started.id and result.state is State.NOT_SENT and not started.ask.overdue:
+    elif awaited.attempt is None and started.ask.overdue and result.state is not State.UNKNOWN:
+        _reserve(step, awaited, 1)  # what was lent is given back
+    elif awaited.attempt == started.id and result.state is State.NOT_SENT:
         drop(step, awaited)
     elif awaited.attempt == started.id and result.state is not State.UNKNOWN:
         # A callback may come, after any answer but a final one; its charge is set aside if it is to come.
         step.sql(f"UPDATE outstanding SET attempt = NULL {_THIS}", values)
-        if result.expected or started.ask.overdue:
+        if result.expected:
             _reserve(step, awaited, 1)
 
 
@@ -124,8 +125,9 @@ def drop_late(step: Step) -> None:
 
 
 def drop_older(step: Step, before: int) -> None:
-    """Wait no longer for what was asked for before then: no callback comes so late."""
-    for awaited in _all(step, "since < ?", (before,)):
+    """Wait no longer for what was asked for before then, unless its request is still out."""
+    is_out = "attempt IS NOT NULL AND attempt IN (SELECT id FROM intents)"
+    for awaited in _all(step, f"since < ? AND NOT ({is_out})", (before,)):
         drop(step, awaited)
 
 

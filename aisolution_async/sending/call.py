@@ -428,7 +428,7 @@ class Sending(NotPickled, Generic[R]):
         """Judge what came of the attempt, and count it."""
         shared, endpoint = self._shared, self.call.endpoint
         shared.in_flight -= 1
-        called_back = self.callback is not None and self.callback.answer is not None
+        called_back = self.callback is not None and self.callback.has_paid
         if isinstance(answer, Response):
             try:
                 found = finding.of_response(
@@ -656,7 +656,8 @@ class Sending(NotPickled, Generic[R]):
     def count_callback(self, attempt: Attempt) -> None:
         self._tell(self._count(attempt))
         if self._reservation is not None:
-            self._reservation.called_back(attempt.charge)
+            assert self.callback is not None
+            self._reservation.called_back(attempt.charge, for_request=self.callback.has_paid)
 
     def end_by_callback(self, reply: WhatsAppProfile) -> WhatsAppProfile:
         mine = reply.model_copy().made_by(self.attempts)
