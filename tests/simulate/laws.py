@@ -111,7 +111,9 @@ class Laws:
         ]
         if not world.has_jumped:
             self.hold(len(holding) <= allowed, f"{request} leaves past {holding}, and may pass {allowed}")
-        answered = [each for each in earlier if self._stands(each, process)]
+        # What is called back while the request is on its way comes too late for it.
+        fresh = world.loop.time() - 1.0
+        answered = [each for each in earlier if self._stands(each, process) and each.called_back_at < fresh]
         self.hold(not answered, f"{request} leaves, and {answered} is in the ledger")
 
     def _lift(self, earlier: list[Request]) -> None:
@@ -169,7 +171,8 @@ class Laws:
         self.hold(same, f"{process.name} told of {counted}, and has {tally}")
         most = process.plan.most
         if most is not None:
-            billed = sum(each.is_billed for each in self._world.vendor.requests if each.process is process)
+            mine = [each for each in self._world.vendor.requests if each.process is process]
+            billed = sum(each.is_billed and not self._is_excused(each) for each in mine)
             self.hold(billed <= most, f"{process.name} is billed {billed}, over its limit of {most} in memory")
             (budget,) = process.client.options.budgets
             spent = budget._charges
