@@ -49,7 +49,7 @@ def _run_many(first: int, last: int, options: argparse.Namespace) -> int:
     from .run import run_range
 
     start, cpu = time.time(), time.process_time()
-    step = 500
+    step = 500 if options.all or options.jobs > 1 else 50
     ranges = [range(at, min(at + step, last)) for at in range(first, last, step)]
     done = events = 0
     failed: list[tuple[int, list[str]]] = []

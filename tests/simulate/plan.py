@@ -139,7 +139,7 @@ _KINDS = (
     *("ok",) * 10,
     *("no", "checking", "checking", "checking", "unavailable", "later", "later", "fail", "busy", "slow-down", "refused"),
     *("lost", "lost", "lost-unbilled", "silent", "silent-unbilled", "broken", "broken-unbilled", "unconnected"),
-    *("garbage", "garbage-unbilled", "odd", "odd-unbilled", "misfit", "half-written", "another"),
+    *("garbage", "garbage-unbilled", "odd", "odd-unbilled", "misfit", "contradiction", "half-written", "another"),
 )
 _CALLED_BACK = ("checking", "checking", "ok", "lost", "lost-unbilled", "silent", "broken", "odd")
 

@@ -34,6 +34,7 @@ class Request:
         self.behaviour: Behaviour
         self.is_billed = self.is_billed_by_callback = False
         self.is_counted_as_callback = False  # by a call that waited for it
+        self.is_counted_elsewhere = False  # by a call of another process than the one that asked
         self.view = FLYING
         self.is_over = False  # the vendor is done with it
         self.is_settled = False  # by a person
@@ -86,6 +87,9 @@ KINDS: dict[str, Kind] = {
     "garbage-unbilled": Kind(False, UNKNOWN, lambda _: httpx.Response(200, content=b"welcome to the internet")),
     "odd": Kind(True, UNKNOWN, lambda _: _says("MAYBE", "who knows")),
     "odd-unbilled": Kind(False, UNKNOWN, lambda _: _says("NEVER", "who knows")),
+    "contradiction": Kind(
+        True, UNKNOWN, lambda _: httpx.Response(200, content=b'{"status": "OK", "status": "FAIL", "message": null}')
+    ),
     "misfit": Kind(True, UNKNOWN, lambda _: _says("OK", "a text")),
     "another": Kind(
         True, UNKNOWN, lambda r: _says("OK", {"number": _ANOTHER, "whatsapp": "yes", "signature": r.token})
@@ -169,7 +173,7 @@ class Vendor:
         """A callback; billed when it is first made, if the number was not answered, for money, in the meantime."""
         if word in ("yes", "no") and not request.is_billed and not self._is_answered_since(request):
             request.is_billed = request.is_billed_by_callback = True
-            request.called_back_at = self._world.loop.time()
+        request.called_back_at = self._world.loop.time()
         self._world.note(f"the vendor calls back: {request} {word}")
         assert request.callback is not None
         query = urlencode({"number": request.text, "whatsapp": word, "signature": request.token})
@@ -183,7 +187,7 @@ class Vendor:
     def _is_answered_since(self, request: Request) -> bool:
         """The number was answered to another request, which was charged: the callback of a mild vendor is free then."""
         return not self._world.plan.is_strict and any(
-            each.is_billed and not each.is_billed_by_callback and each.left_at >= request.left_at and each is not request
+            each.is_billed and each.is_over and not each.is_billed_by_callback and each.left_at >= request.left_at and each is not request
             for each in self.of(request.question)
         )
 

@@ -265,7 +265,9 @@ class World:
         process.tasks[task] = None
         await asyncio.wait({task})
         process.tasks.pop(task)
-        request.is_counted_as_callback |= self.laws.callbacks_counted(request.question) > before
+        if self.laws.callbacks_counted(request.question) > before:
+            request.is_counted_as_callback = True
+            request.is_counted_elsewhere = process is not request.process
         if task.cancelled():
             return False
         if (error := task.exception()) is not None:
