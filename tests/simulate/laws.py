@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from aisolution_async import Attempt, Charge
 from aisolution_async.outcome import Outcome
 
-from .vendor import ANSWERED, FLYING, UNKNOWN, Request
+from .vendor import ANSWERED, CHECKING, FLYING, UNKNOWN, Request
 
 if TYPE_CHECKING:
     from .world import Process, World
@@ -28,7 +28,6 @@ class Laws:
         self._world = world
         self._attempts: dict[tuple[int, str], list[tuple[int, Attempt]]] = {}  # by process and key: question, attempt
         self._outcomes: dict[tuple[int, str], Outcome] = {}
-        self._handed = Counter[tuple[int, str]]()
         self._purged: list[float] = []
 
     def hold(self, condition: object, text: str) -> None:
@@ -68,10 +67,20 @@ class Laws:
         self._outcomes[place] = outcome
         if outcome.reply is not None:
             self._is_own(question, outcome.reply)
+            self._is_recorded(outcome)
 
-    def handed(self, process: Process, key: str) -> None:
-        """The outcome was handed to who asked."""
-        self._handed[process.number, key] += 1
+    def batch(self, process: Process, place: int, asks: tuple[int, ...]) -> None:
+        """A batch in which the same is asked once is over."""
+        most = 1 + process.plan.retry_unknown
+        for question in {*asks}:
+            found = [
+                attempt
+                for (number, key), attempts in self._attempts.items()
+                if number == process.number and key.startswith(f"q{question}.{place}.")
+                for _, attempt in attempts
+                if attempt.charge is not FREE and not _is_by_callback(attempt)
+            ]
+            self.hold(len(found) <= most, f"job {place} asked q{question}, which it may ask {most} times: {found}")
 
     def purged(self, seconds: float) -> None:
         """A person purges what is older: whoever asks for it then pays again."""
@@ -88,6 +97,13 @@ class Laws:
             return
         found = [each for each in self._world.vendor.requests if each.token == told]
         self.hold(found and found[0].question == question, f"an answer to another question was given to q{question}")
+
+    def _is_recorded(self, outcome: Outcome) -> None:
+        """What an attempt says that is recorded, is."""
+        told = getattr(outcome.reply, "signature", None)
+        says = [each for each in outcome.attempts if each.recorded and each.charge is CHARGED]
+        if told and says and not self._purged and self._world.plan.has_ledger:
+            self.hold(told in self._replies(), f"{outcome.key} says that it is recorded, and it is not")
 
     # ---------------------------------------------------------------------------------- a request is leaving
 
@@ -109,6 +125,15 @@ class Laws:
             for each in earlier
             if (each.view in (UNKNOWN, ANSWERED, FLYING)) and not each.is_lifted and not each.is_resolved_free
         ]
+        if request.callback is not None and not self._purged and not world.has_jumped:
+            soon = min(client.patience for client in world.plan.clients) - 1
+            due = [
+                each
+                for each in earlier
+                if each.callback and each.view == CHECKING and not each.is_lifted and not each.is_counted_as_callback
+                and world.loop.time() - each.left_at < soon
+            ]
+            self.hold(not due, f"{request} asks for a callback, and {due} is outstanding")
         if not world.has_jumped:
             self.hold(len(holding) <= allowed, f"{request} leaves past {holding}, and may pass {allowed}")
         # What is called back while the request is on its way comes too late for it.

@@ -60,20 +60,20 @@ class Job:
     leave_after: int | None = None
     drain: float = 0.05
     recheck: bool = False
-    retry_unknown: int | None = None
     max_charges: int | None = None
     charged: bool = False  # of resolve: settle what was charged, too
     older: float = 0.0  # of purge
 
 
 class Strike(NamedTuple):
-    """At the `at`-th event, and after so many turns of the loop more, `kind` happens to `target`."""
+    """At the `at`-th event, or the `at`-th that is called so, and after so many turns more, `kind` happens to `target`."""
 
     at: int
     hops: int
     kind: str
     target: int
     amount: float = 0.0
+    event: str = ""
 
 
 @dataclass(frozen=True)
@@ -141,68 +141,98 @@ _KINDS = (
     *("lost", "lost", "lost-unbilled", "silent", "silent-unbilled", "broken", "broken-unbilled", "unconnected"),
     *("garbage", "garbage-unbilled", "odd", "odd-unbilled", "misfit", "contradiction", "half-written", "another"),
 )
+_LOSSES = (
+    *("lost", "lost-unbilled", "silent", "silent-unbilled", "broken", "broken-unbilled", "garbage", "garbage-unbilled"),
+    *("odd", "odd-unbilled", "misfit", "contradiction", "half-written", "another", "checking"),
+)
 _CALLED_BACK = ("checking", "checking", "ok", "lost", "lost-unbilled", "silent", "broken", "odd")
+
+
+class _Theme(NamedTuple):
+    """What a plan is about: chances of this and that."""
+
+    callbacks: float = 0.4
+    limits: float = 0.2
+    persons: float = 0.4
+    struck: float = 0.7
+    losses: float = 0.3
+    ledger: float = 0.9
+
+
+_THEMES = (
+    _Theme(),
+    _Theme(ledger=0.0, losses=0.5),
+    _Theme(callbacks=1.0, losses=0.1, struck=0.4, ledger=0.9),
+    _Theme(callbacks=1.0, losses=0.2, ledger=1.0),
+    _Theme(callbacks=0.8, limits=1.0, struck=0.4),
+    _Theme(limits=1.0, losses=0.5),
+    _Theme(persons=1.0, losses=0.9, callbacks=0.1, struck=0.3, ledger=1.0),
+    _Theme(losses=0.8, callbacks=0.2, ledger=1.0),
+)
 
 
 def plan_of(seed: int) -> Plan:
     """The plan that a seed stands for."""
     rng = random.Random(seed)
     chance, choice, uniform = rng.random, rng.choice, rng.uniform
-    has_ledger = chance() < 0.85
+    theme = choice(_THEMES)
+    has_ledger = chance() < theme.ledger
     questions = choice((1, 1, 2, 2, 3))
-    likes_callbacks = chance() < 0.5
-    limited = chance() < 0.3
+    likes_callbacks = chance() < theme.callbacks
+    limited = chance() < theme.limits
     clients = tuple(
         ClientPlan(
             retry_unknown=choice((0, 0, 0, 0, 1, 2)),
             max_retries=choice((0, 1, 1, 2)),
             reuse_for=uniform(1, 100) if has_ledger and chance() < 0.1 else None,
             deadline=choice((1.0, 5.0, 20.0, 20.0)),
-            max_charges=choice((1, 2, 3)) if chance() < 0.2 else None,
+            max_charges=choice((1, 1, 2, 3)) if limited and chance() < 0.5 else None,
             patience=choice((PATIENCE, PATIENCE, 10.0)),
             owns=has_ledger and chance() < 0.3,
             ends_twice=has_ledger and chance() < 0.1,
         )
         for _ in range(choice((1, 2, 2, 2, 3, 4)))
     )
-    jobs = [_job(rng, len(clients), questions, has_ledger, likes_callbacks) for _ in range(choice((1, 2, 2, 3, 3, 4, 5)))]
+    jobs = [_job(rng, theme, len(clients), questions, has_ledger, likes_callbacks) for _ in range(choice(_JOBS))]
     jobs.sort(key=lambda job: job.at)
     does = tuple(
-        (question, turn, _behaviour(rng, likes_callbacks))
+        (question, turn, _behaviour(rng, theme, likes_callbacks))
         for question in range(questions)
         for turn in range(choice((1, 2, 3, 4)))
     )
-    strikes = tuple(_strike(rng, len(clients), len(jobs)) for _ in range(choice((0, 0, 1, 1, 1, 2, 2, 3, 4))))
+    strikes = []
+    while chance() < theme.struck and len(strikes) < 4:
+        strikes.append(_strike(rng, len(clients), len(jobs)))
     return Plan(
         seed,
         has_ledger,
-        choice((1, 1, 2, 3)) if limited else None,
+        choice((1, 1, 2, 3)) if limited and has_ledger and chance() < 0.7 else None,
         chance() < 0.3,
         not has_ledger or chance() < 0.5,
         clients,
         tuple(jobs),
         does,
-        strikes,
+        tuple(strikes),
     )
 
 
-def _job(rng: random.Random, clients: int, questions: int, has_ledger: bool, likes_callbacks: bool) -> Job:
+_JOBS = (1, 2, 2, 3, 3, 4, 5)
+
+
+def _job(
+    rng: random.Random, theme: _Theme, clients: int, questions: int, has_ledger: bool, likes_callbacks: bool
+) -> Job:
     chance, choice = rng.random, rng.choice
     at = choice((0.0, 0.0, 0.0, rng.uniform(0, 1), rng.uniform(0, 5), rng.uniform(0, 60), rng.uniform(0, 200)))
     client = rng.randrange(clients)
     one = rng.randrange(questions)
-    kinds = ["send", "send", "batch", "batch", "batch"]
-    if likes_callbacks:
-        kinds += ["wait", "wait"]
-    if has_ledger:
-        kinds += ["resolve", "purge"] if chance() < 0.5 else ["resolve"]
-    if chance() < 0.1:
+    if chance() < 0.06:
         return Job(client, at, "close")
-    kind = choice(kinds)
-    if kind == "resolve":
-        return Job(client, rng.uniform(0, 100), kind, (one,), charged=chance() < 0.5)
-    if kind == "purge":
-        return Job(client, rng.uniform(0, 100), kind, older=choice((0.0, 1.0, rng.uniform(0, 60))))
+    if has_ledger and chance() < theme.persons * 0.5:
+        if chance() < 0.3:
+            return Job(client, rng.uniform(0, 100), "purge", older=choice((0.0, 1.0, rng.uniform(0, 60))))
+        return Job(client, rng.uniform(20, 150), "resolve", (one,), charged=chance() < 0.5)
+    kind = choice(("send", "send", "batch", "batch", "batch", *(("wait", "wait") if likes_callbacks else ())))
     if kind != "batch":
         return Job(client, at, kind, (one,))
     return Job(
@@ -217,15 +247,14 @@ def _job(rng: random.Random, clients: int, questions: int, has_ledger: bool, lik
         leave_after=rng.randrange(3) if chance() < 0.2 else None,
         drain=choice((0.0, 0.05, 0.05, 1.0)),
         recheck=chance() < 0.2,
-        retry_unknown=choice((0, 1)) if chance() < 0.1 else None,
-        max_charges=choice((1, 2)) if chance() < 0.1 else None,
+        max_charges=choice((1, 2)) if chance() < theme.limits * 0.3 else None,
     )
 
 
-def _behaviour(rng: random.Random, likes_callbacks: bool) -> Behaviour:
+def _behaviour(rng: random.Random, theme: _Theme, likes_callbacks: bool) -> Behaviour:
     chance, choice, uniform = rng.random, rng.choice, rng.uniform
     callbacks: list[tuple[float, str]] = []
-    kind = choice(_KINDS)
+    kind = choice(_LOSSES if chance() < theme.losses else _KINDS)
     if likes_callbacks and chance() < 0.7:
         kind = choice(_CALLED_BACK)  # who is told to come later, or to go, is not called back
         word = choice(("yes", "yes", "no"))
@@ -240,9 +269,14 @@ def _behaviour(rng: random.Random, likes_callbacks: bool) -> Behaviour:
 
 
 _STRIKES = (
-    *("cancel",) * 5,
+    *("cancel",) * 6,
     *("cancel twice", "crash", "crash", "crash", "crash in the store", "crash in the store"),
     *("disk", "disk", "disk", "locked", "stop", "stop", "close", "close", "jump", "unseen", "late"),
+)
+_MOMENTS = (
+    *("a request begins", "a request left", "a request is there", "a request is answered", "an answer is there") * 2,
+    *("the store is asked", "the store has answered", "the store's answer is there"),
+    *("a callback is made", "a callback is made", "a callback is taken", "an outcome is taken"),
 )
 
 
@@ -258,4 +292,6 @@ def _strike(rng: random.Random, clients: int, jobs: int) -> Strike:
         amount = rng.choice((1, 1, 2, 5, 50)) + rng.randrange(20) / 100  # how often, after so many statements
     elif kind == "late":
         amount = rng.uniform(0, 0.5)
-    return Strike(int(rng.expovariate(1 / 25)), rng.choice((0, 0, 1, 2, 3, 5, 8)), kind, target, amount)
+    moment = "" if rng.random() < 0.4 else rng.choice(_MOMENTS)
+    at = int(rng.expovariate(1 / 2 if moment else 1 / 25))
+    return Strike(at, rng.choice((0, 0, 1, 2, 3, 5, 8, 13)), kind, target, amount, moment)

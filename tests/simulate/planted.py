@@ -94,11 +94,6 @@ BUGS: dict[str, Bug] = {
     ),
     "a hold is no hold": Bug("sending/call.py", "return Over(None, held_error(verdict, call.endpoint.name, call.key, self.attempts))",
         "return self._start(form, None, clock.now(), ends)"),
-    "who finds a call under way for too long sends it": Bug(
-        "sending/call.py",
-        "return Over(None, self._problem(NotSentError, busy))",
-        "return self._start(form, None, clock.now(), ends)",
-    ),
     "without leave from a ledger that fails, it is sent": Bug(
         "sending/call.py",
         'return Over(None, self._problem(LedgerError, f"not sent: {problem}"))\n\n    async def _heed',

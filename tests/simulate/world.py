@@ -172,9 +172,10 @@ class World:
         self._rng = random.Random(plan.seed + 0.5)
         self._live: dict[int, Process] = {}
         self._opening: dict[int, asyncio.Lock] = {}
-        self._strikes: dict[int, list[Strike]] = {}
+        self._strikes: dict[int | tuple[str, int], list[Strike]] = {}
         for strike in plan.strikes:
-            self._strikes.setdefault(strike.at, []).append(strike)
+            self._strikes.setdefault((strike.event, strike.at) if strike.event else strike.at, []).append(strike)
+        self._named = {strike.event: 0 for strike in plan.strikes if strike.event}
         self._jobs: dict[int, asyncio.Task[None]] = {}
 
     # ------------------------------------------------------------------------------------------ what happens
@@ -188,8 +189,13 @@ class World:
         """Something happened: a strike may follow."""
         if self._tells:
             self.note(f"[{self.events}] {text}")
-        strikes = self._strikes.pop(self.events, ())
+        strikes = self._strikes.pop(self.events, [])
         self.events += 1
+        if self._named:
+            name = text.rpartition(": ")[2]
+            if (count := self._named.get(name)) is not None:
+                self._named[name] = count + 1
+                strikes = strikes + self._strikes.pop((name, count), [])
         for strike in strikes:
             self.loop.call_soon(self._hop, strike, strike.hops)
 
@@ -260,6 +266,7 @@ class World:
             return False
         process = there[self._rng.randrange(len(there))]
         before = self.laws.callbacks_counted(request.question)
+        self.event("a callback is made")
         self.note(f"{process.name} is called back for {request}")
         task = self.loop.create_task(process.inbox.receive(secret, query))
         process.tasks[task] = None
@@ -351,6 +358,8 @@ class World:
                 whole = [outcome.index for outcome in (*taken, *batch.unread)]
                 read = batch.progress.read
                 self.laws.hold(sorted(whole) == [*range(read)], f"of {read} calls read, these came out: {whole}")
+                if job.dedupe and not batch.braked:
+                    self.laws.batch(process, place, job.asks)
                 if job.max_charges is not None:
                     spent = batch.tally.charged
                     self.laws.hold(spent <= job.max_charges, f"job {place} spent {spent}, over its limit")
