@@ -105,6 +105,23 @@ async def test_a_callback_after_a_direct_answer_is_a_repeat(ledger: Ledger) -> N
     assert [record.reply for record in ledger.answers()] == [REPLY]
 
 
+async def test_a_repeat_that_came_in_time_may_be_on_the_bill_for_good(
+    ledger_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, ahead = clock.today, datetime.timedelta()
+    monkeypatch.setattr(clock, "today", lambda: real() + ahead)
+    async with Ledger(ledger_path, max_charges=2) as ledger:
+        await do(ledger, CHECKING, callback=b"place", patience=60.0, key="A")
+        await do(ledger, answered())
+        assert not await ledger.deliver([b"place"], answered())
+        ahead = datetime.timedelta(seconds=61)
+        assert isinstance(await ledger.begin(ask(ledger, 2)), Exhausted)
+        assert sums(ledger) == (1, 1, 1, 0)
+        assert list(ledger.held()) == []
+        assert await ledger.resolve("A", FREE) == 1
+        assert sums(ledger) == (1, 2, 0, 0)
+
+
 async def test_a_reserve_is_lent_only_once_the_callback_is_late(ledger_path: Path) -> None:
     async with Ledger(ledger_path, max_charges=1) as ledger:
         await do(ledger, CHECKING, callback=b"place", patience=60.0)
