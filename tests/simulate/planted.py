@@ -196,7 +196,7 @@ BUGS: dict[str, Bug] = {
     ),
     # Callbacks.
     "a callback is counted twice": Bug("sending/callback.py", "if recorded is not False:", "if True:"),
-    "a callback is recorded twice": Bug("ledger/callbacks.py", "if not awaited.answered:", "if True:"),
+    "a callback is recorded twice": Bug("ledger/callbacks.py", "if not awaited.answered]", "if True]"),
     "a callback leaves the request its charge": Bug(
         "ledger/book.py", "intents.has_charge(step, started.id):", "True:"
     ),
@@ -216,6 +216,9 @@ BUGS: dict[str, Bug] = {
     ),
     "a callback that may be charged all the same is given up at once": Bug(
         "ledger/callbacks.py", '"answered AND ends <= ?", (step.now,)', '"answered", ()'
+    ),
+    "a callback after another answer is forgotten when it is late": Bug(
+        "ledger/callbacks.py", "        _repeat(step, found[0], result)\n", "        pass\n"
     ),
     "a purge gives up the callback of a request that is out": Bug(
         "ledger/callbacks.py", 'f"since < ? AND NOT ({is_out})"', '"since < ?"'

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import parse_qs, urlencode, urlsplit
@@ -36,7 +37,8 @@ class Request:
         self.is_counted_as_callback = False  # by a call that waited for it
         self.is_counted_elsewhere = False  # by a call of another process than the one that asked
         self.view = FLYING
-        self.is_over = False  # the vendor is done with it
+        self.is_over = False  # the vendor has answered
+        self.is_over_at = math.inf
         self.is_settled = False  # by a person
         self.is_resolved_free = False
         self.is_lifted = False  # an answer to the question is in the ledger
@@ -154,7 +156,7 @@ class Vendor:
         request.is_billed = True
 
     def _answer(self, request: Request) -> None:
-        request.is_over = True
+        request.is_over, request.is_over_at = True, self._world.loop.time()
         answer = KINDS[request.behaviour.kind].answer(request)
         if answer is None or request.future.done():
             return
@@ -185,9 +187,15 @@ class Vendor:
             request.callbacks_left -= 1
 
     def _is_answered_since(self, request: Request) -> bool:
-        """The number was answered to another request, which was charged: the callback of a mild vendor is free then."""
+        """The number was answered to another request, which was charged: the callback of a mild vendor is free then.
+
+        If it knew in time: a callback that is on its way with the answer is charged.
+        """
+        before = self._world.loop.time() - 1.0
         return not self._world.plan.is_strict and any(
-            each.is_billed and each.is_over and not each.is_billed_by_callback and each.left_at >= request.left_at and each is not request
+            each.is_billed
+            and each.is_over_at < before
+            and not each.is_billed_by_callback and each.left_at >= request.left_at and each is not request
             for each in self.of(request.question)
         )
 
