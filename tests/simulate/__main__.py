@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from collections.abc import Iterable
 from concurrent.futures import ProcessPoolExecutor
 
 
@@ -29,8 +28,8 @@ def main() -> int:
 
 
 def _show(seed: int, *, shrinks: bool) -> int:
-    from .run import run, shrink
     from .plan import plan_of
+    from .run import run, shrink
 
     plan = plan_of(seed)
     broken, history = run(plan, tells=True)
@@ -53,7 +52,6 @@ def _run_many(first: int, last: int, options: argparse.Namespace) -> int:
     ranges = [range(at, min(at + step, last)) for at in range(first, last, step)]
     done = events = 0
     failed: list[tuple[int, list[str]]] = []
-    found: Iterable[tuple[int, int, float, list[tuple[int, list[str]]]]]
     with ProcessPoolExecutor(options.jobs) if options.jobs > 1 else _Here() as pool:
         spent = 0.0
         for count, seen, seconds, bad in pool.map(run_range, ranges):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
-from aisolution_async import Attempt, Charge
+from aisolution_async import Attempt, Charge, WhatsAppProfile
 from aisolution_async.outcome import Outcome
 
 from .vendor import ANSWERED, CHECKING, FLYING, UNKNOWN, Request
@@ -130,7 +130,10 @@ class Laws:
             due = [
                 each
                 for each in earlier
-                if each.callback and each.view == CHECKING and not each.is_lifted and not each.is_counted_as_callback
+                if each.callback
+                and each.view == CHECKING
+                and not each.is_lifted
+                and not each.is_counted_as_callback
                 and world.loop.time() - each.left_at < soon
             ]
             self.hold(not due, f"{request} asks for a callback, and {due} is outstanding")
@@ -242,9 +245,7 @@ class Laws:
     def _of_ledger(self, question: int) -> None:
         world = self._world
         rows = dict(
-            world.shelf.rows(
-                "SELECT state, count(*) FROM attempts WHERE key LIKE ? GROUP BY state", f'"q{question}.%'
-            )
+            world.shelf.rows("SELECT state, count(*) FROM attempts WHERE key LIKE ? GROUP BY state", f'"q{question}.%')
         )
         ((set_aside,),) = world.shelf.rows(
             "SELECT count(*) FROM outstanding WHERE reserved AND key LIKE ?", f'"q{question}.%'
@@ -255,13 +256,13 @@ class Laws:
         self.hold(charged <= billed, f"q{question}: {charged} charged in the ledger, {billed} on the bill")
         due = sum(each.is_billed and not self._is_excused(each) for each in requests)
         most = charged + unknown + set_aside
-        self.hold(
-            due <= most, f"q{question}: {due} on the bill, {charged} + {unknown} + {set_aside} in the ledger"
-        )
+        self.hold(due <= most, f"q{question}: {due} on the bill, {charged} + {unknown} + {set_aside} in the ledger")
         if not self._purged and not any(client.reuse_for for client in world.plan.clients):
             allowed = 1 + max(client.retry_unknown for client in world.plan.clients)
             asked_again = sum(each.is_billed_by_callback for each in requests)
-            self.hold(billed - asked_again <= allowed, f"q{question} is billed {billed} times, and {allowed} is allowed")
+            self.hold(
+                billed - asked_again <= allowed, f"q{question} is billed {billed} times, and {allowed} is allowed"
+            )
 
     def _is_excused(self, request: Request) -> bool:
         """A callback so late that nobody waits for it any more."""
@@ -278,7 +279,7 @@ class Laws:
         if most is None:
             return
         ((stake,),) = world.shelf.rows("SELECT ifnull(sum(at_stake), 0) FROM totals")
-        # What was set aside for a callback that is late was lent to asking again: one that comes all the same is counted.
+        # What was set aside for a callback that is late was lent to asking again: one that comes then is counted too.
         late = sum(map(self._is_late, world.vendor.requests))
         self.hold(stake <= most + late, f"{stake} charges are at stake in the ledger, and its limit is {most}")
         billed = sum(each.is_billed and not self._is_excused(each) for each in world.vendor.requests)
@@ -289,7 +290,9 @@ class Laws:
         world = self._world
         told = self._replies() if world.plan.has_ledger else ""
         handed = {
-            outcome.reply.signature: outcome for outcome in self._outcomes.values() if hasattr(outcome.reply, "signature")
+            outcome.reply.signature: outcome
+            for outcome in self._outcomes.values()
+            if isinstance(outcome.reply, WhatsAppProfile)
         }
         for request in world.vendor.requests:
             if not (request.is_billed and request.view == ANSWERED) or request.process.is_dead:
@@ -300,8 +303,10 @@ class Laws:
             self.hold(outcome is not None or self._is_answered_otherwise(request), f"the answer to {request} is lost")
             if outcome is not None and world.plan.has_ledger and not outcome.from_ledger:
                 flags = {attempt.recorded for attempt in outcome.attempts}
-                self.hold(False in flags or self._is_answered_otherwise(request),
-                          f"the answer to {request} is not in the ledger, and {outcome.key} says {flags}")
+                self.hold(
+                    False in flags or self._is_answered_otherwise(request),
+                    f"the answer to {request} is not in the ledger, and {outcome.key} says {flags}",
+                )
 
     def _is_answered_otherwise(self, request: Request) -> bool:
         """A callback answered the question first, or the answer was given to a call that asks the same."""

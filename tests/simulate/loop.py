@@ -34,9 +34,7 @@ class SimulatedLoop(InstantLoop):
         super().__init__()
         self._elsewhere.is_at_work = lambda: False  # type: ignore[method-assign]  # all of it is on this loop
         numbers = itertools.count(1)
-        self.set_task_factory(
-            lambda loop, coro, context=None, **_: Task(next(numbers), coro, loop, context)  # type: ignore[arg-type]
-        )
+        self.set_task_factory(lambda loop, coro, context=None, **_: Task(next(numbers), coro, loop, context))
         self.problems: list[str] = []
         """What no part of a program may leave behind: exceptions of callbacks, and of tasks that nobody asked."""
         self.set_exception_handler(self._note)

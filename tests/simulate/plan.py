@@ -6,7 +6,7 @@ import dataclasses
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 PATIENCE = 30.0
 
@@ -66,7 +66,10 @@ class Job:
 
 
 class Strike(NamedTuple):
-    """At the `at`-th event, or the `at`-th that is called so, and after so many turns more, `kind` happens to `target`."""
+    """At the `at`-th event, or the `at`-th of those called so, and after so many turns more, something happens.
+
+    `kind` says what; `target` is a job or a client.
+    """
 
     at: int
     hops: int
@@ -117,7 +120,8 @@ class Plan:
         for place, client in enumerate(self.clients):
             for each in dataclasses.fields(ClientPlan):
                 if getattr(client, each.name) != each.default:
-                    changed = dataclasses.replace(client, **{each.name: each.default})
+                    reset: dict[str, Any] = {each.name: each.default}
+                    changed = dataclasses.replace(client, **reset)
                     yield self._but(clients=(*self.clients[:place], changed, *self.clients[place + 1 :]))
         for place, (question, turn, behaviour) in enumerate(self.does):
             for name, default in Behaviour()._asdict().items():
@@ -137,7 +141,19 @@ class Plan:
 # Kinds of answers, and how often one is chosen for another.
 _KINDS = (
     *("ok",) * 10,
-    *("no", "checking", "checking", "checking", "unavailable", "later", "later", "fail", "busy", "slow-down", "refused"),
+    *(
+        "no",
+        "checking",
+        "checking",
+        "checking",
+        "unavailable",
+        "later",
+        "later",
+        "fail",
+        "busy",
+        "slow-down",
+        "refused",
+    ),
     *("lost", "lost", "lost-unbilled", "silent", "silent-unbilled", "broken", "broken-unbilled", "unconnected"),
     *("garbage", "garbage-unbilled", "odd", "odd-unbilled", "misfit", "contradiction", "half-written", "another"),
 )
@@ -200,7 +216,7 @@ def plan_of(seed: int) -> Plan:
         for question in range(questions)
         for turn in range(choice((1, 2, 3, 4)))
     )
-    strikes = []
+    strikes: list[Strike] = []
     while chance() < theme.struck and len(strikes) < 4:
         strikes.append(_strike(rng, len(clients), len(jobs)))
     return Plan(

@@ -33,9 +33,7 @@ class Bug(NamedTuple):
 
 BUGS: dict[str, Bug] = {
     # What an attempt cost.
-    "a cancelled attempt was not sent": Bug(
-        "sending/call.py", "Lost(state.flight.left is not False, ", "Lost(False, "
-    ),
+    "a cancelled attempt was not sent": Bug("sending/call.py", "Lost(state.flight.left is not False, ", "Lost(False, "),
     "an answer is forgotten where its call is cancelled": Bug(
         "sending/call.py", "answer = answer or Lost(", "answer = Lost("
     ),
@@ -46,23 +44,29 @@ BUGS: dict[str, Bug] = {
         "sending/finding.py", "if lost.left and not called_back else", "if lost.left and called_back else"
     ),
     "a request that was half written never left": Bug(
-        "wire/exchange.py", "if flight.left is None else flight.left", "if flight.left is None else flight.left and not"
-        " isinstance(exc, httpx.WriteError)",
+        "wire/exchange.py",
+        "if flight.left is None else flight.left",
+        "if flight.left is None else flight.left and not isinstance(exc, httpx.WriteError)",
     ),
     "a reset is no loss": Bug(
-        "wire/exchange.py", "if flight.left is None else flight.left", "if flight.left is None else flight.left and not"
-        " isinstance(exc, httpx.ReadError)",
+        "wire/exchange.py",
+        "if flight.left is None else flight.left",
+        "if flight.left is None else flight.left and not isinstance(exc, httpx.ReadError)",
     ),
     "an undocumented status is free": Bug(
-        "wire/envelope.py", "charge = Charge.FREE if endpoint.never_charges else Charge.UNKNOWN\n", "charge = Charge.FREE\n"
+        "wire/envelope.py",
+        "charge = Charge.FREE if endpoint.never_charges else Charge.UNKNOWN\n",
+        "charge = Charge.FREE\n",
     ),
     "an OK that does not fit is free": Bug(
-        "wire/envelope.py", 'Charge.UNKNOWN,\n            http_status,\n            "OK",', 'Charge.FREE,\n            http_status,\n            "OK",'
+        "wire/envelope.py",
+        'Charge.UNKNOWN,\n            http_status,\n            "OK",',
+        'Charge.FREE,\n            http_status,\n            "OK",',
     ),
     "an answer that cannot be read is free": Bug(
         "wire/envelope.py",
-        "RefusedError, text=f\"refused with HTTP {http_status}{hint}\")\n    return Answer(\n        Charge.UNKNOWN,",
-        "RefusedError, text=f\"refused with HTTP {http_status}{hint}\")\n    return Answer(\n        Charge.FREE,",
+        'RefusedError, text=f"refused with HTTP {http_status}{hint}")\n    return Answer(\n        Charge.UNKNOWN,',
+        'RefusedError, text=f"refused with HTTP {http_status}{hint}")\n    return Answer(\n        Charge.FREE,',
     ),
     "a contradiction is free": Bug(
         "wire/envelope.py", "Charge.FREE if endpoint.never_charges else Charge.UNKNOWN,\n", "Charge.FREE,\n"
@@ -89,11 +93,15 @@ BUGS: dict[str, Bug] = {
         "holding = [row for row in rows[:1] if row[7] == HOLDS]",
     ),
     "a call repeats one unknown attempt too many": Bug(
-        "retry.py", "return sum(attempt.charge is last for attempt in attempts) <= most",
+        "retry.py",
+        "return sum(attempt.charge is last for attempt in attempts) <= most",
         "return sum(attempt.charge is last for attempt in attempts) <= most + 1",
     ),
-    "a hold is no hold": Bug("sending/call.py", "return Over(None, held_error(verdict, call.endpoint.name, call.key, self.attempts))",
-        "return self._start(form, None, clock.now(), ends)"),
+    "a hold is no hold": Bug(
+        "sending/call.py",
+        "return Over(None, held_error(verdict, call.endpoint.name, call.key, self.attempts))",
+        "return self._start(form, None, clock.now(), ends)",
+    ),
     "without leave from a ledger that fails, it is sent": Bug(
         "sending/call.py",
         'return Over(None, self._problem(LedgerError, f"not sent: {problem}"))\n\n    async def _heed',
@@ -107,13 +115,16 @@ BUGS: dict[str, Bug] = {
         "alive = owner == self._owner.name",
     ),
     "what a dead owner had under way is free": Bug(
-        "ledger/intents.py", "state, holds = State.UNKNOWN, LIFTED if identity is None else HOLDS", "state, holds = State.FREE, 0"
+        "ledger/intents.py",
+        "state, holds = State.UNKNOWN, LIFTED if identity is None else HOLDS",
+        "state, holds = State.FREE, 0",
     ),
     "what a dead owner had under way holds nothing": Bug(
         "ledger/intents.py", "LIFTED if identity is None else HOLDS", "LIFTED"
     ),
     "what a dead owner had under way was never sent": Bug(
-        "ledger/intents.py", "state, holds = State.UNKNOWN, LIFTED if identity is None else HOLDS",
+        "ledger/intents.py",
+        "state, holds = State.UNKNOWN, LIFTED if identity is None else HOLDS",
         "state, holds = State.NOT_SENT, 0",
     ),
     "an unknown attempt holds nothing": Bug(
@@ -126,7 +137,9 @@ BUGS: dict[str, Bug] = {
         "ledger/answers.py", "return ask.reuse_for is None or ", "return ask.reuse_for is not None and "
     ),
     "a call that is paid for is not told from others": Bug(
-        "sending/call.py", "reusable=not call.endpoint.never_charges or call.key is not None", "reusable=call.key is None"
+        "sending/call.py",
+        "reusable=not call.endpoint.never_charges or call.key is not None",
+        "reusable=call.key is None",
     ),
     "the number is no part of the question": Bug(
         "sending/prepare.py", 'frozenset({"callback", "servstatus"})', 'frozenset({"callback", "servstatus", "number"})'
@@ -145,7 +158,9 @@ BUGS: dict[str, Bug] = {
     ),
     # What a ledger keeps.
     "what is not recorded is told as recorded": Bug(
-        "sending/journal.py", "    except AISolutionError as exc:\n        recorded = False\n", "    except AISolutionError as exc:\n"
+        "sending/journal.py",
+        "    except AISolutionError as exc:\n        recorded = False\n",
+        "    except AISolutionError as exc:\n",
     ),
     "a disk that is full is no fault": Bug(
         "ledger/sqlite.py", "return schema.fault(self.path, exc), schema.is_fault_of_file(exc)", "return None, False"
@@ -153,19 +168,19 @@ BUGS: dict[str, Bug] = {
     "an answer is recorded without its reply": Bug(
         "sending/call.py", "reply=to_record(found, self._redact),", "reply=None,"
     ),
-    "a purge takes the hold, too": Bug(
-        "ledger/attempts.py", " AND holds <> {HOLDS}\"\"\"", "\"\"\""
-    ),
+    "a purge takes the hold, too": Bug("ledger/attempts.py", ' AND holds <> {HOLDS}"""', '"""'),
     "to settle one settles others": Bug(
         "ledger/attempts.py", "(id = ? OR identity = ? OR key IN (?, ?))", "(id >= ? OR identity = ? OR key IN (?, ?))"
     ),
     "what is settled as charged holds no more": Bug(
-        "ledger/attempts.py", "step.sql(_SETTLE, (state, state is State.CHARGED, id_))", "step.sql(_SETTLE, (state, False, id_))"
+        "ledger/attempts.py",
+        "step.sql(_SETTLE, (state, state is State.CHARGED, id_))",
+        "step.sql(_SETTLE, (state, False, id_))",
     ),
     "what is settled is not taken from the counts": Bug(
         "ledger/attempts.py",
-        "        step.totals.count(endpoint, State.UNKNOWN, may_charge, price, -1)\n        step.totals.count(endpoint, state, may_charge, price)\n    return",
-        "        step.totals.count(endpoint, state, may_charge, price)\n    return",
+        "step.totals.count(endpoint, State.UNKNOWN, may_charge, price, -1)\n        step.totals.count(endpoint, state,",
+        "step.totals.count(endpoint, state,",
     ),
     "outcomes that nobody took are gone": Bug(
         "batching/batch.py", "self.unread.extend(self._outlet.left())", "self._outlet.left()"
@@ -175,21 +190,33 @@ BUGS: dict[str, Bug] = {
     ),
     # What may be spent.
     "one charge over the ledger's limit": Bug("ledger/totals.py", ">= self.max_charges", "> self.max_charges"),
-    "one charge over the limit in memory": Bug("limits.py", "self._charges >= self._max_charges", "self._charges > self._max_charges"),
+    "one charge over the limit in memory": Bug(
+        "limits.py", "self._charges >= self._max_charges", "self._charges > self._max_charges"
+    ),
     "one charge over the ledger's limit in money": Bug(
-        "ledger/totals.py", 'totals.sum("cost") - (lent or 0) + price > self.max_cost', 'totals.sum("cost") - (lent or 0) > self.max_cost'
+        "ledger/totals.py",
+        'totals.sum("cost") - (lent or 0) + price > self.max_cost',
+        'totals.sum("cost") - (lent or 0) > self.max_cost',
     ),
     "what is under way is not reserved in the ledger": Bug(
-        "ledger/totals.py", "(may_charge and state in (State.INTENDED, State.UNKNOWN))", "(may_charge and state is State.UNKNOWN)"
+        "ledger/totals.py",
+        "(may_charge and state in (State.INTENDED, State.UNKNOWN))",
+        "(may_charge and state is State.UNKNOWN)",
     ),
     "what is unknown is given back in the ledger": Bug(
-        "ledger/totals.py", "(may_charge and state in (State.INTENDED, State.UNKNOWN))", "(may_charge and state is State.INTENDED)"
+        "ledger/totals.py",
+        "(may_charge and state in (State.INTENDED, State.UNKNOWN))",
+        "(may_charge and state is State.INTENDED)",
     ),
     "what is unknown is given back in memory": Bug(
-        "limits.py", "if charge is Charge.FREE:\n            self._charges -= 1", "if charge is not Charge.CHARGED:\n            self._charges -= 1"
+        "limits.py",
+        "if charge is Charge.FREE:\n            self._charges -= 1",
+        "if charge is not Charge.CHARGED:\n            self._charges -= 1",
     ),
     "a reservation is given back twice": Bug(
-        "sending/admission.py", "        self._is_flying, charge = False, self._charge\n", "        charge = self._charge\n"
+        "sending/admission.py",
+        "        self._is_flying, charge = False, self._charge\n",
+        "        charge = self._charge\n",
     ),
     "what is set aside for a callback is given back at once": Bug(
         "sending/admission.py", "if may_come and charge is Charge.FREE and not self._is_callbacks:", "if False:"
@@ -197,11 +224,11 @@ BUGS: dict[str, Bug] = {
     # Callbacks.
     "a callback is counted twice": Bug("sending/callback.py", "if recorded is not False:", "if True:"),
     "a callback is recorded twice": Bug("ledger/callbacks.py", "if not awaited.answered]", "if True]"),
-    "a callback leaves the request its charge": Bug(
-        "ledger/book.py", "intents.has_charge(step, started.id):", "True:"
-    ),
+    "a callback leaves the request its charge": Bug("ledger/book.py", "intents.has_charge(step, started.id):", "True:"),
     "a callback pays for the request that is out, whichever": Bug(
-        "sending/call.py", "self.callback.has_paid\n        if isinstance", "self.callback.answer is not None\n        if isinstance"
+        "sending/call.py",
+        "self.callback.has_paid\n        if isinstance",
+        "self.callback.answer is not None\n        if isinstance",
     ),
     "an answer of unknown charge is asked for again when the callback is late": Bug(
         "sending/call.py",
@@ -298,7 +325,9 @@ def main() -> int:
     names = options.names or [*BUGS]
     missed, start = 0, time.time()
     with ThreadPoolExecutor(options.jobs) as pool:
-        for name, (seeds, what) in zip(names, pool.map(lambda name: seeds_until_found(name, options.seeds), names), strict=True):
+        for name, (seeds, what) in zip(
+            names, pool.map(lambda name: seeds_until_found(name, options.seeds), names), strict=True
+        ):
             missed += seeds is None
             print(f"{'missed' if seeds is None else seeds:>6}  {name}  ({what[:90]})", flush=True)
     print(f"{len(names) - missed} of {len(names)} found, {time.time() - start:.0f} s")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from decimal import Decimal
 from functools import cache
 from pathlib import Path
@@ -18,8 +18,7 @@ from aisolution_async.ledger import Ledger, LedgerError, Result, Started, Store,
 from aisolution_async.ledger.book import Book
 from aisolution_async.ledger.sqlite import _Job, _settle
 from aisolution_async.ledger.totals import Limits
-
-from ..ledgers import RECOUNT
+from tests.ledgers import RECOUNT
 
 PATH = Path("/simulated/calls.ledger")
 
@@ -131,7 +130,7 @@ class SimulatedBook(Book):
     def __init__(self, shelf: Shelf, faults: Faults, limits: Limits) -> None:
         self._path, self._limits, self._shelf, self._faults = PATH, limits, shelf, faults
         self._owner = owner = _Owner(shelf)  # type: ignore[assignment]
-        self._db, self._sql = shelf.db, self._execute  # type: ignore[assignment]
+        self._db, self._sql = shelf.db, self._execute
         self.closed, self.unrecorded, self._mark = False, (), None
         self._has_begun = self._is_unseen = False
         self.hash_key: bytes = b"k" * 32
@@ -161,7 +160,7 @@ class SimulatedBook(Book):
 
     def purge(self, seconds: float) -> int:
         """Without the VACUUM, which takes long and has no part in the money."""
-        real, self._sql = self._sql, self._but_vacuum  # type: ignore[assignment]
+        real, self._sql = self._sql, self._but_vacuum
         try:
             return super().purge(seconds)
         finally:
@@ -236,7 +235,7 @@ class SimulatedLedger(Ledger):
     def _do_given(self) -> None:
         self._is_at_work = False
         jobs, self._given = self._given, []
-        done: Sequence[tuple[_Job, object]] = ()
+        done: list[tuple[_Job, object]] = []
         book = self.book
         assert book is not None
         if not self._life.is_dead and not book.closed:

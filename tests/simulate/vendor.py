@@ -57,8 +57,8 @@ class Request:
         return f"request {self.number} (q{self.question}, {self.behaviour.kind}, {self.process.name})"
 
 
-def _says(status: str, message: object = None, http: int = 200, **headers: str) -> httpx.Response:
-    return httpx.Response(http, content=json.dumps({"status": status, "message": message}).encode(), headers=headers)
+def _says(status: str, message: object = None, **headers: str) -> httpx.Response:
+    return httpx.Response(200, content=json.dumps({"status": status, "message": message}).encode(), headers=headers)
 
 
 def _profile(request: Request, whatsapp: str) -> httpx.Response:
@@ -195,7 +195,9 @@ class Vendor:
         return not self._world.plan.is_strict and any(
             each.is_billed
             and each.is_over_at < before
-            and not each.is_billed_by_callback and each.left_at >= request.left_at and each is not request
+            and not each.is_billed_by_callback
+            and each.left_at >= request.left_at
+            and each is not request
             for each in self.of(request.question)
         )
 
@@ -218,7 +220,7 @@ class Wire(httpx.AsyncBaseTransport):
             raise httpx.ConnectError("closed")
         await request.aread()
         form = parse_qs(request.content.decode())
-        (text,), (callback,) = form["number"], form.get("callback", [None])  # type: ignore[list-item]
+        (text,), (callback,) = form["number"], form.get("callback", [None])
         question = int(text[-3:])
         flight = request.extensions["aisolution.flight"]
         flight.left = False
@@ -261,5 +263,3 @@ class Wire(httpx.AsyncBaseTransport):
         for request in list(self._under_way.values()):
             if not request.future.done():
                 request.future.set_exception(httpx.ReadError("closed"))
-
-

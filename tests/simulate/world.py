@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import itertools
 import logging
 import random
 import sqlite3
@@ -53,9 +52,9 @@ class Process:
     """A client and its ledger, until they are closed, or crash."""
 
     def __init__(self, world: World, place: int, plan: ClientPlan) -> None:
+        self.place, self.plan, self.world = place, plan, world
         self.number = len(world.processes)
         self.name = f"client {place}" + "'" * sum(each.place == place for each in world.processes)
-        self.place, self.plan, self.world = place, plan, world
         self.is_dead = self.is_closed = False
         self.tasks: dict[asyncio.Task[Any], None] = {}
         self.batches: dict[int, Batch[Any]] = {}
@@ -177,6 +176,7 @@ class World:
             self._strikes.setdefault((strike.event, strike.at) if strike.event else strike.at, []).append(strike)
         self._named = {strike.event: 0 for strike in plan.strikes if strike.event}
         self._jobs: dict[int, asyncio.Task[None]] = {}
+        self.numbered: set[int] = set()
 
     # ------------------------------------------------------------------------------------------ what happens
 
@@ -377,9 +377,7 @@ class World:
         ((charged,),) = self.shelf.rows(
             "SELECT count(*) FROM attempts WHERE state = 'charged' AND key LIKE ?", f'"q{question}.%'
         )
-        ((others,),) = self.shelf.rows(
-            "SELECT (SELECT count(*) FROM intents) + (SELECT count(*) FROM outstanding)"
-        )
+        ((others,),) = self.shelf.rows("SELECT (SELECT count(*) FROM intents) + (SELECT count(*) FROM outstanding)")
         if others or any(each.view not in ("free", "checking", "answered", UNKNOWN) for each in requests):
             return
         owed = sum(each.is_billed for each in requests) - charged
@@ -492,6 +490,17 @@ def _world() -> World:
     return _now
 
 
+def _today() -> datetime:
+    return _EPOCH + timedelta(seconds=_world().today())
+
+
+def _number(batch: Batch[Any]) -> int:
+    """A hash that is the same each time: batches stand in a set, and are ended in its order."""
+    found: int = batch.__dict__.setdefault("_number", len(_world().numbered))
+    _world().numbered.add(found)
+    return found
+
+
 def _ledger(path: object, **options: Any) -> SimulatedLedger:
     """In place of `Ledger`, for a client that is given a path."""
     process = _world().opening
@@ -508,13 +517,12 @@ def simulating() -> Iterator[None]:
     handler = _Errors()
     logger.addHandler(handler)
     propagates, logger.propagate = logger.propagate, False
-    numbers = itertools.count()
     try:
         with (
-            mock.patch.object(clock, "today", lambda: _EPOCH + timedelta(seconds=_world().today())),
+            mock.patch.object(clock, "today", _today),
             mock.patch.object(owners, "is_alive", shelves.is_alive(lambda: _world().shelf)),
             mock.patch.object(client_module, "Ledger", _ledger),
-            mock.patch.object(Batch, "__hash__", lambda self: vars(self).setdefault("_number", next(numbers))),
+            mock.patch.object(Batch, "__hash__", _number),
         ):
             yield
     finally:
