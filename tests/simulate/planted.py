@@ -34,9 +34,6 @@ class Bug(NamedTuple):
 BUGS: dict[str, Bug] = {
     # What an attempt cost.
     "a cancelled attempt was not sent": Bug("sending/call.py", "Lost(state.flight.left is not False, ", "Lost(False, "),
-    "an answer is forgotten where its call is cancelled": Bug(
-        "sending/call.py", "answer = answer or Lost(", "answer = Lost("
-    ),
     "a loss by timeout is free": Bug(
         "sending/finding.py", "if lost.left and not called_back else", "if lost.left and not lost.timed_out else"
     ),
@@ -246,9 +243,6 @@ BUGS: dict[str, Bug] = {
     ),
     "a callback after another answer is forgotten when it is late": Bug(
         "ledger/callbacks.py", "        _repeat(step, found[0], result)\n", "        pass\n"
-    ),
-    "a purge gives up the callback of a request that is out": Bug(
-        "ledger/callbacks.py", 'f"since < ? AND NOT ({is_out})"', '"since < ?"'
     ),
     "a callback that says nothing final is an answer": Bug(
         "inbox.py", "elif reply.whatsapp not in (WhatsAppState.YES, WhatsAppState.NO):", "elif False:"
