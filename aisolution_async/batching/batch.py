@@ -298,7 +298,10 @@ class Batch(NotPickled, Generic[R]):
             self._crew.stop(stop)
 
     async def _drain(self, seconds: float) -> None:
-        """Wait for what is under way, `seconds` at most; then cancel it."""
+        """Wait for what is under way, `seconds` at most; then cancel it.
+
+        Cancelled meanwhile, it does so at once: what is under way is recorded and has its outcome all the same.
+        """
         runner = self._runner
         assert runner is not None
         with anyio.CancelScope(shield=True):
@@ -307,7 +310,22 @@ class Batch(NotPickled, Generic[R]):
             finally:
                 if not runner.done():
                     runner.cancel()
-                    await asyncio.wait({runner})
+                    await _over(runner)
         if not runner.cancelled() and (bug := runner.exception()) is not None:
             forget_locals(bug)
             raise bug
+
+
+async def _over(runner: asyncio.Task[None]) -> None:
+    """Wait for the end of a task that was cancelled. Cancelling the wait does not end it, and is raised afterwards."""
+    cancelled: asyncio.CancelledError | None = None
+    while not runner.done():
+        try:
+            await asyncio.wait({runner})
+        except asyncio.CancelledError as exc:
+            cancelled = exc
+    if cancelled is not None:
+        try:
+            raise cancelled
+        finally:
+            del cancelled  # it refers to this frame

@@ -129,7 +129,7 @@ class Book:
             if callback is not None:
                 callbacks.expect(step, callback, started)
             elif lender is not None:
-                callbacks.lend(step, lender, started)
+                callbacks.lend(step, lender)
             return started
         if ask.reusable and (like := intents.under_way(step, ask.identity)) is not None:
             # Whatever else there is to say, an attempt under way comes first: it may bring the answer.

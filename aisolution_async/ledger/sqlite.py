@@ -110,13 +110,12 @@ class Ledger(Store):
         self._pid = os.getpid()
         opened: asyncio.Future[Book] = self._loop.create_future()
         clock.elsewhere.add(self)
-        self._thread = threading.Thread(target=self._write, args=(opened,), name="aisolution-ledger", daemon=True)
-        self._thread.start()
         self._handed_over += 1
+        self._start(opened)
         try:
             book = await opened
         except asyncio.CancelledError:
-            self._queue.put([_Job(self._leave, self._loop.create_future())])
+            self._give([_Job(self._leave, self._loop.create_future())])
             raise
         finally:
             self._handed_over -= 1
@@ -143,7 +142,7 @@ class Ledger(Store):
             await self._submit(self._leave)
         except LedgerError as exc:
             _log.error("%s", exc)  # what is left is put right when it is opened next
-        self._thread.join()
+        self._join()
 
     # ---------------------------------------------------------------------------------------------- operations
 
@@ -235,7 +234,7 @@ class Ledger(Store):
 
     def _hand_over(self) -> None:
         self._handed_over += len(self._jobs)
-        self._queue.put(self._jobs)
+        self._give(self._jobs)
         self._jobs = []
 
     def _deliver(self, done: list[tuple[_Job, object]]) -> None:
@@ -262,32 +261,57 @@ class Ledger(Store):
             attempt = Attempt(Charge.FREE, None, None, clock.today(), 0.0, "cancelled before it was sent")
             self._submit((answer, Result(attempt, sent=False)))
 
-    # ------------------------------------------------------------------------------------ on the writing thread
+    # ------------------------------------- the writing thread: all that is known of it is in these three, and `_write`
+
+    def _start(self, opened: asyncio.Future[Book]) -> None:
+        self._thread = threading.Thread(target=self._write, args=(opened,), name="aisolution-ledger", daemon=True)
+        self._thread.start()
+
+    def _give(self, jobs: list[_Job]) -> None:
+        self._queue.put(jobs)
+
+    def _join(self) -> None:
+        self._thread.join()
 
     def _write(self, opened: asyncio.Future[Book]) -> None:
         loop = self._loop
         assert loop is not None
-        try:
-            book = Book(self.path, self._limits, self._synchronous, self._busy_timeout)
-        except Exception as exc:  # whatever it is, it goes to who opens
-            _call(loop, _settle, opened, schema.fault(self.path, exc))
+        opening = self._open_book()
+        if not isinstance(opening, Book):
+            _call(loop, _settle, opened, opening)
             return
-        book.unrecorded = self._unrecorded
         try:
-            alive = _call(loop, _settle, opened, book)
-            while alive and not book.closed:
+            alive = _call(loop, _settle, opened, opening)
+            while alive and not opening.closed:
                 jobs = self._queue.get()
                 while not self._queue.empty():
                     jobs += self._queue.get()
-                answers: list[object] = []
-                for alone, group in itertools.groupby(jobs, lambda job: callable(job.work)):
-                    if alone:
-                        answers += [self._do(book, job.work)[0] for job in group]
-                    else:
-                        answers += self._do_together(book, [job.work for job in group])
-                alive = _call(loop, self._deliver, list(zip(jobs, answers, strict=True)))
+                alive = _call(loop, self._deliver, self._work(opening, jobs))
         finally:
-            book.close()
+            opening.close()
+
+    # ------------------------------------------------------------------------------------ on the writing thread
+
+    def _open_book(self) -> Book | LedgerError:
+        try:
+            book = self._make_book()
+        except Exception as exc:  # whatever it is, it goes to who opens
+            return schema.fault(self.path, exc)
+        book.unrecorded = self._unrecorded
+        return book
+
+    def _make_book(self) -> Book:
+        return Book(self.path, self._limits, self._synchronous, self._busy_timeout)
+
+    def _work(self, book: Book, jobs: list[_Job]) -> list[tuple[_Job, object]]:
+        """Do what was asked, and as much of it as may be in one transaction. Returns the answers."""
+        answers: list[object] = []
+        for alone, group in itertools.groupby(jobs, lambda job: callable(job.work)):
+            if alone:
+                answers += [self._do(book, job.work)[0] for job in group]
+            else:
+                answers += self._do_together(book, [job.work for job in group])
+        return list(zip(jobs, answers, strict=True))
 
     def _do_together(self, book: Book, works: list[_Work]) -> list[object]:
         """The answers to begins and ends, done in one transaction; where that fails, each in one of its own.

@@ -330,6 +330,7 @@ class Store(ABC):
         One atomic step, durable when this returns: the first answer counts. Its charge is the one of the attempt that
         asked for the callback, where that is under way or has no answer (which this settles), else the one set aside.
         Where more than one question waits for it (one number, written two ways), it answers all, and is charged once.
+        One that comes in time, and after another answer to the question, is UNKNOWN, and holds nothing.
         """
 
     @abstractmethod

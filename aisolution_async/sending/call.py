@@ -428,7 +428,7 @@ class Sending(NotPickled, Generic[R]):
         """Judge what came of the attempt, and count it."""
         shared, endpoint = self._shared, self.call.endpoint
         shared.in_flight -= 1
-        called_back = self.callback is not None and self.callback.answer is not None
+        called_back = self.callback is not None and self.callback.has_paid
         if isinstance(answer, Response):
             try:
                 found = finding.of_response(
@@ -616,7 +616,7 @@ class Sending(NotPickled, Generic[R]):
         """
         assert self.callback is not None
         otherwise = self.state.otherwise if isinstance(self.state, Awaiting) else None
-        lost = otherwise is not None and isinstance(otherwise.error, OutcomeUnknownError)
+        lost = otherwise is not None and otherwise.error is not None  # whatever was said: its charge is UNKNOWN
         for_good = lost and not self.course.allows(self.call.endpoint, self.attempts, repeatable=True)
         self.callback.give_up(for_good=for_good)
         if for_good:
@@ -633,7 +633,8 @@ class Sending(NotPickled, Generic[R]):
         if callback is None:
             return
         reply, error = (self.state.reply, self.state.error) if isinstance(self.state, Over) and share else (None, None)
-        callback.leave(reply, error if isinstance(error, OutcomeUnknownError) else None)
+        bought = error is not None and finding.may_be_bought(self.attempts, error)
+        callback.leave(reply, error if bought else None)
         if self._reservation is not None:
             answered = callback.answer is not None or callback.is_overdue
             self._reservation.release(0.0 if answered else callback.patience_left)
@@ -655,7 +656,8 @@ class Sending(NotPickled, Generic[R]):
     def count_callback(self, attempt: Attempt) -> None:
         self._tell(self._count(attempt))
         if self._reservation is not None:
-            self._reservation.called_back(attempt.charge)
+            assert self.callback is not None
+            self._reservation.called_back(attempt.charge, for_request=self.callback.has_paid)
 
     def end_by_callback(self, reply: WhatsAppProfile) -> WhatsAppProfile:
         mine = reply.model_copy().made_by(self.attempts)
@@ -664,7 +666,7 @@ class Sending(NotPickled, Generic[R]):
         return mine
 
     def follow_failure(self, error: AISolutionError | None) -> None:
-        if isinstance(error, OutcomeUnknownError):
+        if error is not None:
             text = f"not sent: another call asked the same, and that ended so: {error}"
             self.state = Over(None, self._problem(OutcomeUnknownError, text))
         elif isinstance(self.state, Following):

@@ -67,13 +67,13 @@ class Asker(Protocol):
         """The call is answered. Returns its own copy of `reply`."""
 
     def follow_failure(self, error: AISolutionError | None) -> None:
-        """The call that asked for the number has no answer. If `error` is an OutcomeUnknownError, nobody may ask."""
+        """The call that asked for the number has no answer. If there is an `error`, that may be bought: nobody asks."""
 
 
 class Callback:
     """The callback of one call, and what the inbox knows it by: see `inbox.Waiter`."""
 
-    __slots__ = ("_asker", "_delivering", "answer", "end_wait", "inbox", "since", "stage")
+    __slots__ = ("_asker", "_delivering", "answer", "end_wait", "has_paid", "inbox", "since", "stage")
 
     def __init__(self, asker: Asker, inbox: Inbox) -> None:
         self.inbox = inbox
@@ -82,6 +82,8 @@ class Callback:
         """When the callback was asked for, in UTC; None if another call asks for the number."""
         self.answer: WhatsAppProfile | None = None
         """What came."""
+        self.has_paid = False
+        """Whether its charge, which is counted, is the one of the request that is out."""
         self.end_wait: Callable[[], None] | None = None
         """Set by the batch that the call waits in: called when there is an answer, or when it is time to ask."""
         self._asker = asker
@@ -162,7 +164,8 @@ class Callback:
             if journal is not None:
                 places = [journal.place(digits) for digits in dict.fromkeys((self.digits, *callbacks))]
                 recorded = await journal.deliver(places, result)
-            if recorded is not False:  # else it was answered before
+            if recorded is not False:  # else it was answered before, or nothing waits for it
+                self.has_paid = self.stage is Stage.ASKED  # a request that names none is charged by itself
                 attempt = dataclasses.replace(result.attempt, recorded=recorded, number=asker.next_number)
                 asker.count_callback(attempt)
             self._take(reply)

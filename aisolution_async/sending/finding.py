@@ -13,7 +13,7 @@ from datetime import datetime
 from typing import Generic, NamedTuple
 
 from aisolution_async.api import Endpoint, R, WhatsAppProfile
-from aisolution_async.charges import Attempt, Charge
+from aisolution_async.charges import Attempt, Charge, overall
 from aisolution_async.errors import (
     AISolutionError,
     Key,
@@ -79,6 +79,11 @@ class Finding(NamedTuple, Generic[R]):
             return OutcomeUnknownError(text, endpoint=endpoint, key=key, attempts=attempts, holds=holds)
         kind = source.refusal or NotSentError
         return kind(f"{endpoint}: not sent: {source.text}", endpoint=endpoint, key=key, attempts=attempts)
+
+
+def may_be_bought(attempts: Sequence[Attempt], error: AISolutionError) -> bool:
+    """Whether a call that failed cost money, or may have: that is not bought again for who asks the same."""
+    return overall(attempts) is not Charge.FREE or isinstance(error, OutcomeUnknownError)
 
 
 def of_loss(lost: Lost, *, called_back: bool = False) -> Finding[R]:
