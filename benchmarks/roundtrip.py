@@ -27,6 +27,7 @@ from click.testing import CliRunner
 from pyarrow import parquet
 
 from aisolution_async.bulk.rows import Row, Rows, UnreadableInputError, text
+from aisolution_async.bulk.sheets import UNCALCULATED
 from aisolution_async.cli.commands import aisolution
 from aisolution_async.errors import ConfigurationError
 
@@ -150,7 +151,7 @@ class RoundTrip:
                     not isinstance(value, str) or _ESCAPED.search(value) or value.strip() == str(own).strip()
                 ):
                     yield where, own, line[column - 1]
-                elif value != "#UNCALCULATED":
+                elif other.value != UNCALCULATED:  # a formula that has no result has that text
                     yield where, value, other.value
                 if value not in (None, "") and not isinstance(value, str) and isinstance(other.value, type(value)):
                     yield f"{where}, the format", cell.number_format or "General", other.number_format

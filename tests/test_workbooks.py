@@ -222,6 +222,16 @@ def test_what_is_seen_of_a_sheet_does_not_depend_on_its_pieces(
         assert [row.line for row in found] == [2, 3, 4, 5, 7, 9, 10, 12]
 
 
+def test_a_sheet_of_what_no_program_shows_is_empty() -> None:
+    path = xlsx("")
+    with zipfile.ZipFile(path) as archive:
+        parts = {name: archive.read(name).decode().removeprefix(HEADER) for name in archive.namelist()}
+    nothing = '<row r="1"><c r="A1"><v>NaN</v></c></row>'
+    parts["xl/worksheets/sheet1.xml"] = parts["xl/worksheets/sheet1.xml"].replace(HEAD, nothing)
+    with pytest.raises(ConfigurationError, match=r"sheet 'S' of 'in\.xlsx' is empty"):
+        Rows(zipped("in.xlsx", parts))
+
+
 def test_where_hidden_rows_cannot_be_told_or_are_none() -> None:
     Path("in.csv").write_text("phone\n081387300008\n")
     command = ["bulk", "whatsapp-detail", "in.csv", "--country", "ID", "--dry-run"]
