@@ -70,7 +70,7 @@ def _upper_tail(whole: int, count: int, drawn: int, having: int) -> float:
 
 
 def _sum(whole: int, count: int, drawn: int, at: int, step: int) -> float:
-    """The terms of the hypergeometric distribution from `at` on, in steps of 1 or -1, up to where they do not matter."""
+    """The terms of the hypergeometric distribution from `at` on, upwards or downwards (`step`), while they matter."""
     rest = whole - count - drawn
     term = math.exp(_chosen(count, at) + _chosen(whole - count, drawn - at) - _chosen(whole, drawn))
     total = 0.0
