@@ -113,6 +113,7 @@ REFUSED = {
     "output": '"out.csv"',
     "rescued": '["rescued.jsonl"]',
     "overwrite": "true",
+    "plan": '"plan.txt"',
     "recheck": "true",
     "recheck-for": '"1d"',
     "retry-unknown": "1",

@@ -28,6 +28,7 @@ from aisolution_async.api import Endpoint
 from aisolution_async.bulk.cells import EXACT, text
 from aisolution_async.bulk.formats import NumberFormat
 from aisolution_async.bulk.outputs import as_json, unicode_text
+from aisolution_async.bulk.problems import kind_of
 from aisolution_async.bulk.report.words import CAUSES
 from aisolution_async.bulk.results import Results, RowState, bare, defused
 from aisolution_async.bulk.rows import MISSING, UnreadableInputError
@@ -120,8 +121,6 @@ _BY_ERROR = {
     "LedgerError": "See that the ledger's disk has room and can be written; then run the list again.",
 }
 _DIGIT_MARKS = re.compile(r"[#0?,._*\"\\]|\[[^\]]*\]")
-_OF_ONE_ROW = re.compile(r"""('[^']*'|"[^"]*")|\b(?:line|row) \d+(?:: )?""")
-_OF_ONE_FILE = re.compile(r"[./\\\d]")
 
 
 class Abandoned(Exception):  # noqa: N818  # it is no error: somebody asked for it
@@ -430,7 +429,7 @@ class _Counts:
         self.charges[group.endpoint.name][group.charge(values)] += 1
         if state not in (REFUSED, HOLDING):
             return
-        said = _OF_ONE_ROW.sub(_alike, str(values[-1] or values[-2]))
+        said = kind_of(str(values[-1] or values[-2]))
         found = self.problems.get(said)
         if found is None:
             if len(self.problems) >= _MOST_KINDS:
@@ -438,14 +437,6 @@ class _Counts:
                 return
             found = self.problems[said] = _Problem(said, str(values[-2]), number)
         found.calls += 1
-
-
-def _alike(found: re.Match[str]) -> str:
-    """What stands for a part of a problem's text that is another in each row: its place, a file, a number."""
-    quoted: str | None = found[1]
-    if quoted is None:
-        return ""
-    return "…" if _OF_ONE_FILE.search(quoted) else quoted
 
 
 class _Summary:

@@ -6,6 +6,7 @@ A dry run says it of the whole list; `sample.py` draws its rows by it.
 from __future__ import annotations
 
 import asyncio
+import re
 from collections import Counter, OrderedDict
 from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator, Sequence
 from contextlib import closing
@@ -23,6 +24,7 @@ from aisolution_async.bulk.facts import Asked, Facts, calls_of, gather, in_threa
 from aisolution_async.bulk.options import BulkOptions, StrPath, by_keyword
 from aisolution_async.bulk.outputs import Output
 from aisolution_async.bulk.plan import dialect_of, look_at_part
+from aisolution_async.bulk.problems import kind_of
 from aisolution_async.bulk.questions import Questions
 from aisolution_async.bulk.rows import Row, Rows
 from aisolution_async.charges import Charge
@@ -36,6 +38,7 @@ from aisolution_async.sending.options import Options
 P = ParamSpec("P")
 
 _AT_ONCE = 32
+_DIGITS = re.compile(r"\d+")
 SHOWN = 20
 """Problems that are kept to be shown, and kinds of problems."""
 
@@ -58,12 +61,21 @@ class Foreseen(Enum):
 
 
 @dataclass(slots=True)
+class ProblemKind:
+    """Problems that are alike: how many calls have such a one, and the first of them."""
+
+    example: str
+    calls: int = 0
+
+
+@dataclass(slots=True)
 class Forecast:
     """What a run would do.
 
     `rows` of the input, `failed` of them with problems, counted in `errors` by class for each call; `problems` are
-    the first of these. `warnings` are lines on what would be sent all the same, as landlines, and `columns` lines on
-    which column is used for what, and why.
+    the first of these, and `kinds` has them by what they have in common, except for `others`, where there are too many
+    kinds. `warnings` are lines on what would be sent all the same, as landlines, `notes` on how the input is read, and
+    `columns` on which column is used for what, and why.
     Of the calls, `from_ledger` would be answered by earlier ones, `shared` by others that ask the
     same, `held` would not be sent because they may have been charged before, and `calls` would be sent, by endpoint.
     `charges` is how many charges that makes at most, by endpoint, and `cost` what those cost by the prices known: None
@@ -80,7 +92,10 @@ class Forecast:
     charges: Counter[str] = field(default_factory=Counter)
     errors: Counter[str] = field(default_factory=Counter)
     problems: list[str] = field(default_factory=list)
+    kinds: dict[str, ProblemKind] = field(default_factory=dict)
+    others: int = 0
     warnings: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
     columns: list[str] = field(default_factory=list)
     cost: Decimal | None = None
     hidden: int | None = 0
@@ -98,9 +113,9 @@ async def foresee(
 async def _foresee(client: AsyncClient, facts: Facts) -> Forecast:
     found, options, maker = Forecast(hidden=facts.rows.hidden), facts.options, facts.calls
     target = None if facts.target is None else await asyncio.to_thread(_target_of, facts, facts.target)
-    found.columns = maker.reasons()
+    found.notes, found.columns = maker.lines(), maker.reasons()
     if options.on_start is not None:
-        for line in (*maker.lines(), *maker.reasons()):
+        for line in (*found.notes, *found.columns):
             options.on_start(line)
     async for _ in foretell(client, facts, facts.rows, found):
         pass
@@ -265,6 +280,13 @@ class _Count:
             found.failed += 1
         if len(found.problems) < SHOWN and text not in found.problems:
             found.problems.append(text)
+        kind = found.kinds.get(said := _DIGITS.sub("#", kind_of(text)))
+        if kind is None:
+            if len(found.kinds) >= SHOWN:
+                found.others += 1
+                return
+            kind = found.kinds[said] = ProblemKind(text)
+        kind.calls += 1
 
     def _was_seen(self, identity: bytes) -> bool:
         # Half of it tells a million apart, in half the memory.

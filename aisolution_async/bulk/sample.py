@@ -12,7 +12,7 @@ import heapq
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import aclosing, closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from decimal import Decimal
 from hashlib import blake2b
 from threading import Event
@@ -65,19 +65,24 @@ class Estimate:
 
     `rows` of the list, of which `failed` have a problem in each call and cannot be asked; `asked` is how many the
     sample has of the others. `answers` is by the vendor's name of the endpoint, then by what came (its verdict, or the
-    class of an error): in how many rows of the whole list; `drawn` is the same for the rows of the sample. `charges`
+    class of an error): in how many rows of the whole list, of those that can be asked it, which are `asks`; `drawn` is
+    the same for the rows of the sample. `charges`
     are by endpoint, of those that charge; for several endpoints their intervals are right together, and so is `cost`,
-    which is None where a price is not known. `unknown` attempts of the sample may have been charged besides.
+    which is None where a price is not known. `unknown` attempts of the sample may have been charged besides. `foreseen`
+    is what was found out of the whole list before.
     """
 
     rows: int
     failed: int
     asked: int
     answers: Mapping[str, Mapping[str, Interval]]
+    asks: Mapping[str, int]
     drawn: Mapping[str, Mapping[str, int]]
     charges: Mapping[str, Charges]
     cost: Cost | None
     unknown: int
+    foreseen: Forecast = field(repr=False)
+    confidence: float = CONFIDENCE
 
 
 class ListSample:
@@ -93,7 +98,7 @@ class ListSample:
         self.problem: str | None = None
         self._size = size
         self._drawn: dict[int, Sequence[Foreseen]] = {}  # what was foreseen of each row, by its line
-        self._list = Forecast()
+        self._list: Forecast
         self._askable = 0  # rows that can be asked
         self._frames: list[Counter[Foreseen]] = []  # what was foreseen of all rows, by the place of the call
         self._charging: list[bool] = []
@@ -110,6 +115,7 @@ class ListSample:
         """Look at the whole list, and draw. Raises ConfigurationError for a list that cannot be asked twice."""
         _check(facts)
         self._facts = facts
+        self._list = Forecast(hidden=facts.rows.hidden, notes=facts.calls.lines(), columns=facts.calls.reasons())
         self._frames = [Counter() for _ in facts.kinds]
         self._charging = [client.options.may_charge(kind.endpoint) for kind in facts.kinds]
         self._seen = [_Seen() for _ in facts.kinds]
@@ -163,7 +169,7 @@ class ListSample:
 
     def settle(self, summary: Summary, *, finished: bool) -> None:
         """Say what came of it. `finished`: all rows have their results."""
-        summary.warnings = self._facts.calls.warnings
+        summary.warnings = self._list.warnings = self._facts.calls.warnings
         if self._rescue is not None:
             self._rescue.close()
             summary.rescued = self._rescue.places
@@ -186,21 +192,26 @@ class ListSample:
             failed=self._list.rows - self._askable,
             asked=self.rows,
             answers={name: self._answers(number) for number, name in enumerate(names)},
+            asks={name: self._asks(number) for number, name in enumerate(names)},
             drawn={name: dict(self._seen[number].said) for number, name in enumerate(names)},
             charges=charges,
             cost=self._cost(charges),
             unknown=summary.tally.unknown,
+            foreseen=self._list,
         )
 
     def _answers(self, number: int) -> dict[str, Interval]:
-        frame, said = self._frames[number], self._seen[number].said
-        whole, drawn = frame.total() - frame[Foreseen.PROBLEM], said.total()
-        return {word: interval(whole, drawn, count) for word, count in said.most_common()}
+        said, whole = self._seen[number].said, self._asks(number)
+        return {word: interval(whole, said.total(), count) for word, count in said.most_common()}
+
+    def _asks(self, number: int) -> int:
+        """How many rows of the list can be asked this."""
+        return self._frames[number].total() - self._frames[number][Foreseen.PROBLEM]
 
     def _charges(self, number: int, summary: Summary) -> Charges:
         """Of the distinct questions, those of the sample are as good as drawn themselves: by their first row."""
         frame, seen = self._frames[number], self._seen[number]
-        questions = frame.total() - frame[Foreseen.PROBLEM] - frame[Foreseen.SHARED]
+        questions = self._asks(number) - frame[Foreseen.SHARED]
         drawn = seen.charged + seen.free + seen.open
         sure = 1 - (1 - CONFIDENCE) / sum(self._charging)
         found = interval(questions, drawn, seen.charged, sure)

@@ -306,7 +306,7 @@ def summary(done: Summary, ledger: Path | None, prices: Mapping[str, Decimal] | 
     if done.checking:
         rows.append(("still checking", f"{done.checking:,}: still being checked, or not available: run it again"))
     if done.held:
-        rows.append(("held", _held(done)))
+        rows.append(("held", held(done)))
     if done.over_budget:
         rows.append(("over budget", f"{done.over_budget:,} not sent: run it again with a larger budget"))
     if done.output is not None:
@@ -328,52 +328,6 @@ def _sent(done: Summary) -> int:
     """How many rows asked the vendor something. What a ledger answers, or nothing is sent for, is no speed."""
     answered = done.from_ledger + done.shared + done.taken_back
     return max(0, done.rows - answered - done.held - done.over_budget - done.errors["InputError"])
-
-
-def forecast(found: Forecast, prices: Mapping[str, Decimal]) -> None:
-    """What a run would do, on stderr."""
-    console = Console(stderr=True, highlight=False)
-    calls = found.calls.total()
-    rows: list[tuple[str, object]] = [
-        ("rows", f"{found.rows:,}"),
-        ("with problems", Text(f"{found.failed:,}", style="red" if found.failed else "")),
-        *(("", problem) for problem in found.problems),
-        *(("note", warning) for warning in found.warnings),
-        ("from the ledger", f"{found.from_ledger:,}"),
-        ("asked already", f"{found.shared:,}: the same as another call"),
-        ("to be sent", f"{calls:,} calls"),
-        *((f"  {name}", f"{count:,}") for name, count in found.calls.items() if len(found.calls) > 1),
-        ("charges", f"{found.charges.total():,} at most"),
-    ]
-    if found.held:
-        rows.append(("held", _held(found)))
-    unpriced = [name for name in found.charges if name not in prices]
-    cost = f"{amount(found.cost or Decimal(0))} at most"
-    if unpriced:
-        cost = f"not known: say --price {unpriced[0]}=MONEY"
-    rows.append(("cost", cost))
-    fields(console, rows)
-    say("nothing was sent, and nothing was written")
-
-
-def forecast_as_json(found: Forecast) -> dict[str, Any]:
-    """What a run would do, for machines."""
-    return {
-        "dry_run": True,
-        "rows": found.rows,
-        "failed": found.failed,
-        "errors": dict(found.errors),
-        "problems": found.problems,
-        "warnings": found.warnings,
-        "columns": found.columns,
-        "from_ledger": found.from_ledger,
-        "shared": found.shared,
-        "held": found.held,
-        **_hidden(found),
-        "calls": dict(found.calls),
-        "charges": dict(found.charges),
-        "cost": None if found.cost is None else str(found.cost),
-    }
 
 
 def as_json(done: Summary, ledger: Path | None, prices: Mapping[str, Decimal] | None = None) -> dict[str, Any]:
@@ -410,16 +364,17 @@ def as_json(done: Summary, ledger: Path | None, prices: Mapping[str, Decimal] | 
         "rescued": done.rescued,
         "warnings": done.warnings,
         "gave_up": done.gave_up,
-        **_hidden(done),
+        **hidden(done),
         "ledger": None if ledger is None else str(ledger),
     }
 
 
-def _held(of: Summary | Forecast) -> str:
+def held(of: Summary | Forecast) -> str:
+    """How many are held, and what to do."""
     return f"{of.held:,}: may have been charged before: settle them, or say --retry-unknown {of.holds}"
 
 
-def _hidden(of: Summary | Forecast) -> dict[str, int | None]:
+def hidden(of: Summary | Forecast) -> dict[str, int | None]:
     """Only workbooks have such rows, and few of them."""
     return {} if of.hidden == 0 else {"hidden": of.hidden}
 
