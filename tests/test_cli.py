@@ -31,6 +31,7 @@ import aisolution_async
 from aisolution_async.api import CALLS
 from aisolution_async.batching import Progress
 from aisolution_async.bulk import facts
+from aisolution_async.bulk.durations import clock
 from aisolution_async.charges import Charge, Tally
 from aisolution_async.cli import bulk as bulk_commands
 from aisolution_async.cli import demo, main, running, show
@@ -998,7 +999,7 @@ def test_display(monkeypatch: pytest.MonkeyPatch) -> None:
     ],
 )
 def test_clock(seconds: float, text: str) -> None:
-    assert show.clock(seconds) == text
+    assert clock(seconds) == text
 
 
 def test_a_real_terminal() -> None:

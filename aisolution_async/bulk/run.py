@@ -21,7 +21,7 @@ from aisolution_async.bulk.options import BulkOptions, StrPath, by_keyword
 from aisolution_async.bulk.plan import Plan, plan
 from aisolution_async.bulk.resume import count_answers, look_back
 from aisolution_async.bulk.rows import Row, UnreadableInputError
-from aisolution_async.bulk.sample import Estimate, ListSample
+from aisolution_async.bulk.sample import Estimate, ListSample, check_list
 from aisolution_async.bulk.summary import BulkError, Summary
 from aisolution_async.bulk.watch import Watch
 from aisolution_async.client import AsyncClient
@@ -58,7 +58,9 @@ class BulkRun:
             options = dataclasses.replace(options, ordered=True)  # of rows that ask the same, the first is the dear one
         self.summary = Summary()
         self.total: int | None = None
-        """How many rows the input has, where that is known without counting them."""
+        """How many rows are asked, where that is known without counting them."""
+        self.making = False
+        """Whether all rows have their results, and a workbook is made of them."""
         self._watch = Watch(options.give_up, client.options.on_attempt)
         self._client = client.with_options(on_attempt=self._watch.hear, keep_metadata=options.keep_metadata)
         self._kinds = calls_of(call)
@@ -96,6 +98,8 @@ class BulkRun:
         return self._watch.trouble
 
     def _plan(self) -> Plan:
+        if self._sample is not None:
+            check_list(self._source, self._options)
         facts = gather(self._kinds, self._source, self._target, self._options, self._client.redact)
         try:
             return plan(facts, self._watch.given_up)
@@ -147,7 +151,9 @@ class BulkRun:
             try:
                 await asking.ask(batch)
                 if not watch.stopping:
+                    self.making = any(output.as_book for output in planned.outputs) and self._sample is None
                     await files.make(watch.given_up.is_set)
+                    self.making = False
                 finished = not watch.stopping
             finally:
                 asking.end()

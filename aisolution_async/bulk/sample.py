@@ -15,6 +15,7 @@ from contextlib import aclosing, closing
 from dataclasses import dataclass, field
 from decimal import Decimal
 from hashlib import blake2b
+from pathlib import Path
 from threading import Event
 from typing import Any
 
@@ -22,7 +23,8 @@ from aisolution_async.bulk.assemble import DoneCall, DoneRow
 from aisolution_async.bulk.facts import Facts, in_thread
 from aisolution_async.bulk.forecast import Forecast, Foreseen, foretell
 from aisolution_async.bulk.intervals import CONFIDENCE, Interval, interval
-from aisolution_async.bulk.outputs import Rescue, as_json
+from aisolution_async.bulk.options import BulkOptions
+from aisolution_async.bulk.outputs import STDOUT, Rescue, as_json
 from aisolution_async.bulk.plan import Plan
 from aisolution_async.bulk.results import Results, RowState
 from aisolution_async.bulk.rows import Row, Rows
@@ -33,6 +35,9 @@ from aisolution_async.errors import ConfigurationError
 
 # Asked again, such a call ends in the same way, and is free again.
 _FREE_FOR_GOOD = ("InputError", "InvalidRequestError", "ImageTooLargeError", "FaceNotFoundError", "PersonNotFoundError")
+
+# Of such a call, nobody knows what would have come of it.
+_NOT_ASKED = ("NotSentError", "BudgetExhaustedError", "LedgerError")
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +71,7 @@ class Estimate:
     `rows` of the list, of which `failed` have a problem in each call and cannot be asked; `asked` is how many the
     sample has of the others. `answers` is by the vendor's name of the endpoint, then by what came (its verdict, or the
     class of an error): in how many rows of the whole list, of those that can be asked it, which are `asks`; `drawn` is
-    the same for the rows of the sample. `charges`
+    the same for the rows of the sample, with those that could not be asked, as for want of budget. `charges`
     are by endpoint, of those that charge; for several endpoints their intervals are right together, and so is `cost`,
     which is None where a price is not known. `unknown` attempts of the sample may have been charged besides. `foreseen`
     is what was found out of the whole list before.
@@ -112,8 +117,8 @@ class ListSample:
         return len(self._drawn)
 
     async def draw(self, facts: Facts, client: AsyncClient, given_up: Event) -> None:
-        """Look at the whole list, and draw. Raises ConfigurationError for a list that cannot be asked twice."""
-        _check(facts)
+        """Look at the whole list, and draw. Raises ConfigurationError for calls that would be made twice."""
+        _check_calls(facts)
         self._facts = facts
         self._list = Forecast(hidden=facts.rows.hidden, notes=facts.calls.lines(), columns=facts.calls.reasons())
         self._frames = [Counter() for _ in facts.kinds]
@@ -202,7 +207,15 @@ class ListSample:
 
     def _answers(self, number: int) -> dict[str, Interval]:
         said, whole = self._seen[number].said, self._asks(number)
-        return {word: interval(whole, said.total(), count) for word, count in said.most_common()}
+        unasked = sum(said[word] for word in _NOT_ASKED)
+        found = {}
+        for word, count in said.most_common():
+            if word not in _NOT_ASKED:
+                low = interval(whole, said.total(), count).low
+                high = interval(whole, said.total(), count + unasked).high
+                likely = round(count * whole / (said.total() - unasked))
+                found[word] = Interval(low, min(max(low, likely), high), high)
+        return found
 
     def _asks(self, number: int) -> int:
         """How many rows of the list can be asked this."""
@@ -239,14 +252,18 @@ class ListSample:
         )
 
 
-def _check(facts: Facts) -> None:
-    if facts.ledger is None:
+def check_list(source: Path, options: BulkOptions) -> None:
+    """Raise ConfigurationError for what a sample cannot be of."""
+    if options.ledger is None:
         raise ConfigurationError(
             "a sample needs a ledger (--ledger FILE, ledger=): without one, its answers would be bought again by the "
             "run of the whole list"
         )
-    if facts.source.is_stdin:
+    if str(source) == STDOUT:
         raise ConfigurationError("a sample reads its list twice: write what comes by standard input into a file first")
+
+
+def _check_calls(facts: Facts) -> None:
     once = [kind.endpoint.command for kind in facts.kinds if kind.endpoint.never_charges]
     if once and not facts.calls.keyed:
         raise ConfigurationError(

@@ -94,22 +94,25 @@ def sample(found: Estimate) -> Lines:
     for name, answers in found.answers.items():
         lines.append((name, "" if answers else "no row of the sample asks it"))
         whole = found.asks[name]
-        lines += [(f"  {word}"[:16], _share(count, whole)) for word, count in answers.items()]
+        lines += [(f"  {word} ", _share(count, whole)) for word, count in answers.items()]
+        if unasked := found.drawn[name].keys() - answers.keys():
+            count = sum(found.drawn[name][word] for word in unasked)
+            lines.append(("  not asked", f"{count:,} ({', '.join(sorted(unasked))})"))
     for name, charges in found.charges.items():
         of = f"{_range(charges.whole)} of {charges.questions:,} different questions: {charges.paid:,} paid already"
-        lines.append(("charges" if len(found.charges) == 1 else f"  {name}"[:16], of))
+        lines.append(("charges" if len(found.charges) == 1 else f"  {name} ", of))
     if found.cost is not None:
         cost = found.cost
         low, likely, high, paid = map(show.amount, (cost.low, cost.likely, cost.high, cost.paid))
         lines.append(("cost of all", f"{low} to {high}, likely {likely}: {paid} paid already"))
         left = [show.amount(max(Decimal(0), each - cost.paid)) for each in (cost.low, cost.high)]
-        lines.append(("still to be paid", f"{left[0]} to {left[1]}"))
+        lines.append(("to be paid", f"{left[0]} to {left[1]}"))
     elif found.charges:
         unpriced = next(iter(found.charges))
         lines.append(("cost of all", f"not known: say --price {unpriced}=MONEY"))
     if found.unknown:
         lines.append(("unknown", f"{found.unknown:,} attempts of the sample may have been charged besides"))
-    lines.append(("", "from … to: right for 95 of 100 samples"))
+    lines.append(("", "each range is right for 95 of 100 samples, at least"))
     return lines
 
 

@@ -21,6 +21,7 @@ from aisolution_async.bulk.forecast import foresee
 from aisolution_async.bulk.options import CONCURRENCY, GIVE_UP
 from aisolution_async.bulk.outputs import BOOK, STDOUT, origin_of
 from aisolution_async.bulk.rows import format_of
+from aisolution_async.bulk.sample import check_list
 from aisolution_async.cli import ahead, show
 from aisolution_async.cli.ahead import PlanFile
 from aisolution_async.cli.config import check_price
@@ -316,6 +317,9 @@ def _command(call: type[Call[Any]]) -> click.Command:
                 on_warning=None if quiet else show.say,
                 on_resume=None if quiet else _say_resumed,
             )
+        if sample is not None:
+            with foreseen():
+                check_list(source, options)
         if str(source) == STDOUT:
             keep_stdin()
         access = Access(sandbox, token_file, base_url)
@@ -635,7 +639,8 @@ def _followed(bulk: BulkRun, source: Path, reading: Mapping[str, Any], display: 
             if bulk.total is None and counting is None:
                 counting = asyncio.create_task(asyncio.to_thread(count_rows, source, given_up, **reading))
             counted = counting.result() if counting is not None and counting.done() else None
-            display.update(progress, counted if bulk.total is None else bulk.total, bulk.trouble)
+            total = counted if bulk.total is None else bulk.total
+            display.update(progress, total, bulk.trouble, making=bulk.making)
 
     with display:
         following = asyncio.create_task(follow())

@@ -23,6 +23,7 @@ from rich.text import Text
 
 from aisolution_async.batching import Progress
 from aisolution_async.bulk import Forecast, Summary
+from aisolution_async.bulk.durations import clock
 from aisolution_async.charges import Charge, Counts, Tally
 from aisolution_async.ledger import State
 
@@ -161,8 +162,13 @@ class Display(Protocol):
         self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
     ) -> None: ...
 
-    def update(self, progress: Progress, total: int | None, trouble: str | None = None) -> None:
-        """Show `progress`; `total` is the number of rows, if it is known, `trouble` why an attempt failed last."""
+    def update(
+        self, progress: Progress, total: int | None, trouble: str | None = None, *, making: bool = False
+    ) -> None:
+        """Show `progress`; `total` is the number of rows, if it is known, `trouble` why an attempt failed last.
+
+        `making`: all rows have their results, and the workbook is being made.
+        """
 
 
 class Lines:
@@ -181,10 +187,12 @@ class Lines:
     ) -> None:
         """Nothing is open."""
 
-    def update(self, progress: Progress, total: int | None, trouble: str | None = None) -> None:
+    def update(
+        self, progress: Progress, total: int | None, trouble: str | None = None, *, making: bool = False
+    ) -> None:
         """Say it."""
         of = "" if total is None else f" of {total:,}"
-        numbers = [*_pace(progress, total, self._each, trouble), *_state(progress, self._each)]
+        numbers = _numbers(progress, total, self._each, trouble, making=making)
         spent = [money(progress.tally).plain, *_spent(progress.tally, self._prices)]
         say(f"{progress.done // self._each:,}{of} rows · {' · '.join([*numbers, *spent])}")
 
@@ -207,7 +215,9 @@ class Bar:
     ) -> None:
         self._live.stop()
 
-    def update(self, progress: Progress, total: int | None, trouble: str | None = None) -> None:
+    def update(
+        self, progress: Progress, total: int | None, trouble: str | None = None, *, making: bool = False
+    ) -> None:
         """Redraw it."""
         # The terminal's own "^C" behind a line that fills the width would put all out of place.
         width = max(20, self._live.console.width - 4)
@@ -216,7 +226,7 @@ class Bar:
         line = Table.grid(padding=(0, 1))
         room = min(60, max(8, width - cell_len(counted) - 1))
         line.add_row(ProgressBar(total=total, completed=rows, width=room, pulse=total is None), counted)
-        numbers = map(Text, [*_pace(progress, total, self._each, trouble), *_state(progress, self._each)])
+        numbers = map(Text, _numbers(progress, total, self._each, trouble, making=making))
         spent = [*_charges(progress.tally), *map(Text, _spent(progress.tally, self._prices))]
         self._live.update(Group(line, *_packed(numbers, width), *_packed(spent, width)), refresh=True)
 
@@ -225,6 +235,12 @@ def display(prices: Mapping[str, Decimal] | None = None, each: int = 1) -> Displ
     """What shows progress here."""
     console = Console(stderr=True, highlight=False)
     return Bar(console, prices, each) if console.is_terminal else Lines(prices, each)
+
+
+def _numbers(progress: Progress, total: int | None, each: int, trouble: str | None, *, making: bool) -> list[str]:
+    if making:
+        return ["all rows have their results: making the workbook"]
+    return [*_pace(progress, total, each, trouble), *_state(progress, each)]
 
 
 def _pace(progress: Progress, total: int | None, each: int, trouble: str | None) -> list[str]:
@@ -265,21 +281,6 @@ def _spent(tally: Tally, prices: Mapping[str, Decimal]) -> list[str]:
     cost = sum((prices[name] * count.charged for name, count in counts if name in prices), Decimal(0))
     risk = sum((prices[name] * count.unknown for name, count in counts if name in prices), Decimal(0))
     return [f"cost {amount(cost)}{f', and {amount(risk)} unknown' if risk else ''}"]
-
-
-_TIMES = ((86_400, "d", 3600, "h"), (3600, "h", 60, "min"), (60, "min", 1, "s"))
-
-
-def clock(seconds: float) -> str:
-    """Seconds as people read them: a number and its unit, and of the next smaller one what is left."""
-    if seconds < 9.95:
-        return f"{seconds:.1f} s"
-    whole = round(seconds)
-    for size, unit, smaller, its_unit in _TIMES:
-        if whole >= size:
-            big, rest = divmod(round(whole / smaller), size // smaller)
-            return f"{big:,} {unit} {rest} {its_unit}" if rest else f"{big:,} {unit}"
-    return f"{whole} s"
 
 
 # ----------------------------------------------------------------------------------------------- at the end

@@ -10,6 +10,7 @@ from shlex import quote
 
 import aisolution_async
 from aisolution_async.api import ENDPOINTS, Judgment, WhatsAppState
+from aisolution_async.bulk.durations import clock
 from aisolution_async.bulk.report.charts import HALF, WIDE, Charts, Series, Ticks, seconds
 from aisolution_async.bulk.report.figures import (
     IN_A_ROW,
@@ -471,7 +472,7 @@ def _pace(found: Figures, charts: Charts) -> Content:
     runs = [
         [
             _cell_of(moment(run.start)),
-            _number(_duration(run.seconds)),
+            _number(clock(run.seconds)),
             _number(run.attempts),
             _number(_rate(run)),
         ]
@@ -507,7 +508,7 @@ def _troubles(found: Figures) -> Content:
     rows = [
         [
             _cell_of(moment(span.start)),
-            _number(_duration(span.seconds)),
+            _number(clock(span.seconds)),
             _number(span.attempts),
             ", ".join(f"{_TROUBLES[kind]} {count:,}" for kind, count in span.kinds.most_common()),
         ]
@@ -729,16 +730,6 @@ def _when(time: datetime) -> str:
 
 def _cell_of(time: datetime) -> Html:
     return tag("span", _when(time), class_="when")
-
-
-def _duration(value: float) -> str:
-    if value < 60:
-        return f"{value:.0f} s"
-    minutes, left = divmod(round(value), 60)
-    hours, minutes = divmod(minutes, 60)
-    if hours >= 48:
-        return f"{hours // 24} d {hours % 24} h"
-    return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {left:02} s"
 
 
 def _rate(run: Span) -> str:
