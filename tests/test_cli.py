@@ -974,6 +974,11 @@ def test_progress_fits_any_terminal(width: int) -> None:
         for words in ("500 in flight of 500", "900,000 from the ledger", "charged 1", "cost 0.05, and 0.05 unknown"):
             assert any(words in line for line in drawn), (words, drawn)
         assert braked or any("1,234 rows/s" in line for line in drawn)
+    screen = io.StringIO()
+    with show.Bar(Console(file=screen, force_terminal=True, width=width)) as bar:
+        bar.update(progress, 1_201_234, making=True)
+    assert "all rows are done: making the workbook" in screen.getvalue()
+    assert "rows/s" not in screen.getvalue()
 
 
 def test_display(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -28,6 +28,7 @@ _WIDE = 1_000_000
 def dry_run(found: Forecast, prices: Mapping[str, Decimal]) -> Lines:
     """What a run would do."""
     unpriced = [name for name in found.charges if name not in prices]
+    calls = found.calls.total()
     cost = f"{show.amount(found.cost or Decimal(0))} at most"
     if unpriced:
         cost = f"not known: say --price {unpriced[0]}=MONEY"
@@ -38,7 +39,7 @@ def dry_run(found: Forecast, prices: Mapping[str, Decimal]) -> Lines:
         *(("note", warning) for warning in found.warnings),
         ("from the ledger", f"{found.from_ledger:,}: answered already"),
         ("asked already", f"{found.shared:,}: the same as another call"),
-        ("to be sent", f"{found.calls.total():,} calls"),
+        ("to be sent", f"{calls:,} call{'s' * (calls != 1)}"),
         *((f"  {name}", f"{count:,}") for name, count in found.calls.items() if len(found.calls) > 1),
         ("charges", f"{found.charges.total():,} at most"),
         *([("held", show.held(found))] if found.held else []),

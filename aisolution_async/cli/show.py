@@ -239,7 +239,7 @@ def display(prices: Mapping[str, Decimal] | None = None, each: int = 1) -> Displ
 
 def _numbers(progress: Progress, total: int | None, each: int, trouble: str | None, *, making: bool) -> list[str]:
     if making:
-        return ["all rows have their results: making the workbook"]
+        return ["all rows are done: making the workbook"]
     return [*_pace(progress, total, each, trouble), *_state(progress, each)]
 
 
