@@ -6,6 +6,7 @@ import asyncio
 import inspect
 import pydoc
 import threading
+from collections.abc import Callable
 from dataclasses import FrozenInstanceError, fields
 from decimal import Decimal
 from pathlib import Path
@@ -17,6 +18,7 @@ import pytest
 from aisolution_async import ConfigurationError, FaceCompare, WhatsAppDetail
 from aisolution_async.bulk import BulkOptions, BulkRun, Summary, facts, forecast_bulk, run_bulk
 from aisolution_async.bulk.books import records
+from aisolution_async.bulk.files import Files
 from aisolution_async.bulk.outputs import origin_of
 from aisolution_async.bulk.rows import Rows
 
@@ -243,3 +245,21 @@ async def test_nothing_is_to_be_mended_where_all_else_is_checked(tmp_path: Path)
     mend = tmp_path / "mend.csv"
     done = await bulk(many(tmp_path, 2), tmp_path / "out.csv", vendor=script("checking", "yes"), problems=mend)
     assert (done.failed, done.checking, read(mend), origin_of(mend)) == (0, 1, [], None)
+
+
+async def test_it_is_known_while_a_workbook_is_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    known: list[bool] = []
+    real = Files.make
+
+    async def make(files: Files, is_given_up: Callable[[], bool]) -> None:
+        known.append(run.making)
+        await real(files, is_given_up)
+
+    monkeypatch.setattr(Files, "make", make)
+    source = many(tmp_path, 2)
+    async with client_of(Vendor(lambda *_: ok_whatsapp())) as client:
+        for ending in ("xlsx", "csv"):
+            run = BulkRun(client, WhatsAppDetail, source, tmp_path / f"out.{ending}")
+            assert (await run.run()).ok == 2
+            assert not run.making
+    assert known == [True, False]

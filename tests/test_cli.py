@@ -32,6 +32,7 @@ import aisolution_async
 from aisolution_async.api import CALLS
 from aisolution_async.batching import Progress
 from aisolution_async.bulk import facts
+from aisolution_async.bulk.durations import clock
 from aisolution_async.charges import Charge, Tally
 from aisolution_async.cli import bulk as bulk_commands
 from aisolution_async.cli import demo, ending, main, running, show
@@ -1019,6 +1020,11 @@ def test_progress_fits_any_terminal(width: int) -> None:
         for words in ("500 in flight of 500", "900,000 from the ledger", "charged 1", "cost 0.05, and 0.05 unknown"):
             assert any(words in line for line in drawn), (words, drawn)
         assert braked or any("1,234 rows/s" in line for line in drawn)
+    screen = io.StringIO()
+    with show.Bar(Console(file=screen, force_terminal=True, width=width)) as bar:
+        bar.update(progress, 1_201_234, making=True)
+    assert "all rows are done: making the workbook" in screen.getvalue()
+    assert "rows/s" not in screen.getvalue()
 
 
 def test_display(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -1044,7 +1050,7 @@ def test_display(monkeypatch: pytest.MonkeyPatch) -> None:
     ],
 )
 def test_clock(seconds: float, text: str) -> None:
-    assert show.clock(seconds) == text
+    assert clock(seconds) == text
 
 
 def test_a_real_terminal() -> None:

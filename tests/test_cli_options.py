@@ -115,6 +115,7 @@ REFUSED = {
     "rescued": '["rescued.jsonl"]',
     "overwrite": "true",
     "photos": "true",
+    "plan": '"plan.txt"',
     "recheck": "true",
     "recheck-for": '"1d"',
     "retry-unknown": "1",

@@ -103,6 +103,11 @@ class Assembler:
         each = len(self._results)
         self._entries[place] = _Pending(row, [None] * each, each, taken)
 
+    def row_of(self, outcome: Outcome) -> tuple[Row, int]:
+        """The row that an outcome belongs to, and the place of the call in it."""
+        place, number = divmod(outcome.index, len(self._results))
+        return self._entries[place].row, number
+
     def take(self, outcome: Outcome) -> None:
         """Put an outcome to its row."""
         index, waits = outcome.index, False

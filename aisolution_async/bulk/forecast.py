@@ -1,13 +1,18 @@
-"""A dry run: what a run would ask, and at most cost. Everything is read and checked; nothing is sent or written."""
+"""What a run would ask, and at most cost: all is read and checked, and nothing is sent.
+
+A dry run says it of the whole list; `sample.py` draws its rows by it.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import re
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from decimal import Decimal
+from enum import Enum
 from functools import partial
 from pathlib import Path
 from typing import Any, ParamSpec, Protocol, cast
@@ -20,7 +25,8 @@ from aisolution_async.bulk.options import BulkOptions, StrPath, by_keyword
 from aisolution_async.bulk.outputs import Output
 from aisolution_async.bulk.plan import dialect_of, look_at_part
 from aisolution_async.bulk.questions import Questions
-from aisolution_async.bulk.rows import Row
+from aisolution_async.bulk.rows import Row, Rows
+from aisolution_async.bulk.words import kind_of
 from aisolution_async.charges import Charge
 from aisolution_async.client import AsyncClient
 from aisolution_async.errors import AISolutionError, InputError
@@ -32,8 +38,34 @@ from aisolution_async.sending.options import Options
 P = ParamSpec("P")
 
 _AT_ONCE = 32
+_DIGITS = re.compile(r"\d+")
 SHOWN = 20
-"""Problems that are kept to be shown."""
+"""Problems that are kept to be shown, and kinds of problems."""
+
+
+class Foreseen(Enum):
+    """What would become of a call."""
+
+    PROBLEM = "problem"
+    """It cannot be sent."""
+    SHARED = "shared"
+    """It has the answer of one before it that asks the same."""
+    STORED = "stored"
+    """The ledger answers it, for an attempt that was free."""
+    PAID = "paid"
+    """The ledger answers it, for an attempt that was charged."""
+    HELD = "held"
+    """It may have been charged before, and is not sent."""
+    NEW = "new"
+    """It is sent."""
+
+
+@dataclass(slots=True)
+class ProblemKind:
+    """Problems that are alike: how many calls have such a one, and the first of them."""
+
+    example: str
+    calls: int = 0
 
 
 @dataclass(slots=True)
@@ -41,8 +73,9 @@ class Forecast:
     """What a run would do.
 
     `rows` of the input, `failed` of them with problems, counted in `errors` by class for each call; `problems` are
-    the first of these. `warnings` are lines on what would be sent all the same, as landlines, and `columns` lines on
-    which column is used for what, and why.
+    the first of these, and `kinds` has them by what they have in common, except for `others`, where there are too many
+    kinds. `warnings` are lines on what would be sent all the same, as landlines, `notes` on how the input is read, and
+    `columns` on which column is used for what, and why.
     Of the calls, `from_ledger` would be answered by earlier ones, `shared` by others that ask the
     same, `held` would not be sent because they may have been charged before, and `calls` would be sent, by endpoint.
     `charges` is how many charges that makes at most, by endpoint, and `cost` what those cost by the prices known: None
@@ -59,7 +92,10 @@ class Forecast:
     charges: Counter[str] = field(default_factory=Counter)
     errors: Counter[str] = field(default_factory=Counter)
     problems: list[str] = field(default_factory=list)
+    kinds: dict[str, ProblemKind] = field(default_factory=dict)
+    others: int = 0
     warnings: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
     columns: list[str] = field(default_factory=list)
     cost: Decimal | None = None
     hidden: int | None = 0
@@ -77,33 +113,53 @@ async def foresee(
 async def _foresee(client: AsyncClient, facts: Facts) -> Forecast:
     found, options, maker = Forecast(hidden=facts.rows.hidden), facts.options, facts.calls
     target = None if facts.target is None else await asyncio.to_thread(_target_of, facts, facts.target)
-    retries = options.retry_unknown
+    found.notes, found.columns = maker.lines(), maker.reasons()
+    if options.on_start is not None:
+        for line in (*found.notes, *found.columns):
+            options.on_start(line)
+    async for _ in foretell(client, facts, facts.rows, found):
+        pass
+    if target is not None:
+        target.check_room(found.rows)
+    found.warnings = maker.warnings
+    if not options.known_prices.missing(found.charges):
+        found.cost = options.known_prices.cost(found.charges)
+    return found
+
+
+async def foretell(
+    client: AsyncClient, facts: Facts, rows: Rows, found: Forecast, *, as_sent: bool = True
+) -> AsyncGenerator[tuple[Row, Sequence[Foreseen]], None]:
+    """What would become of the calls of each of `rows`, which are counted in `found`.
+
+    `as_sent`: images are made to fit and encoded too, which takes its time.
+    """
+    retries, maker = facts.options.retry_unknown, facts.calls
     view = client if retries is None else client.with_options(retry_unknown=retries)
     file = None if facts.ledger is None else file_of(facts.ledger)
-    found.columns = maker.reasons()
-    if options.on_start is not None:
-        for line in (*maker.lines(), *maker.reasons()):
-            options.on_start(line)
     with Peek(file) as peek:
-        questions = Questions(view, peek, reuse_for=options.reuse_for)
-        check = _Count(view.options, questions, peek, maker, found, limit=None if file is not None else REMEMBERED)
+        questions = Questions(view, peek, reuse_for=facts.options.reuse_for)
+        limit = None if file is not None else REMEMBERED
+        check = _Count(view.options, questions, peek, maker, found, as_sent=as_sent, limit=limit)
         chunk: list[_Asked] = []
-        for row in facts.rows:
+        each = len(facts.kinds)
+        for row in rows:
             found.rows += 1
             await maker.ready(row)
             chunk += [_Asked(row, number, call) for number, call in enumerate(maker.make(row))]
             if len(chunk) >= _AT_ONCE:
-                await check.see(chunk)
+                for one in _by_row(chunk, await check.see(chunk), each):
+                    yield one
                 chunk = []
-        await check.see(chunk)
-    if target is not None:
-        target.check_room(found.rows)
-    found.warnings = maker.warnings
+        for one in _by_row(chunk, await check.see(chunk), each):
+            yield one
     repeats = 1 + view.options.retry.unknown
     found.charges = Counter({name: found.charges[name] * repeats for name in found.charges})
-    if not options.known_prices.missing(found.charges):
-        found.cost = options.known_prices.cost(found.charges)
-    return found
+
+
+def _by_row(chunk: Sequence[_Asked], fates: Sequence[Foreseen], each: int) -> Iterator[tuple[Row, Sequence[Foreseen]]]:
+    for start in range(0, len(chunk), each):
+        yield chunk[start].row, fates[start : start + each]
 
 
 def _target_of(facts: Facts, path: Path) -> Output:
@@ -160,50 +216,61 @@ class _Count:
     """Counts what would become of each call."""
 
     def __init__(
-        self, options: Options, questions: Questions, peek: Peek, maker: Calls, found: Forecast, *, limit: int | None
+        self,
+        options: Options,
+        questions: Questions,
+        peek: Peek,
+        maker: Calls,
+        found: Forecast,
+        *,
+        as_sent: bool,
+        limit: int | None,
     ) -> None:
         self._options = options
         self._questions = questions
         self._peek = peek
         self._maker = maker
         self._found = found
+        self._as_sent = as_sent
         self._limit = limit  # without a ledger, a batch remembers so many answers
         self._seen: OrderedDict[int, None] | set[int] = set() if limit is None else OrderedDict()
         self._failed_row = 0
 
-    async def see(self, chunk: Sequence[_Asked]) -> None:
-        """Look at these calls, together; count them in their order."""
-        for asked, ask in zip(chunk, await asyncio.gather(*map(self._ask, chunk)), strict=True):
-            self._count(asked, ask)
+    async def see(self, chunk: Sequence[_Asked]) -> list[Foreseen]:
+        """Look at these calls, together; count them in their order, and say what would become of each."""
+        asks = await asyncio.gather(*map(self._ask, chunk))
+        return [self._count(asked, ask) for asked, ask in zip(chunk, asks, strict=True)]
 
     async def _ask(self, asked: _Asked) -> Ask | AISolutionError:
         if isinstance(asked.call, InputError):
             return asked.call
-        return await self._questions.of(asked.call, as_sent=True)
+        return await self._questions.of(asked.call, as_sent=self._as_sent)
 
-    def _count(self, asked: _Asked, ask: Ask | AISolutionError) -> None:
+    def _count(self, asked: _Asked, ask: Ask | AISolutionError) -> Foreseen:
         found, call = self._found, asked.call
         if isinstance(call, InputError) or not isinstance(ask, Ask):
             text = str(ask)
             if not isinstance(call, InputError) and isinstance(ask, InputError):
                 text = self._maker.explain(asked.row, asked.number, text)
             self._fail(asked.row, type(ask).__name__, text)
-            return
+            return Foreseen.PROBLEM
         endpoint = call.endpoint
         if ask.reusable and (self._limit is None or not endpoint.never_charges) and self._was_seen(ask.identity):
             found.shared += 1
-            return
+            return Foreseen.SHARED
         earlier = self._peek.look(ask)
         if isinstance(earlier, Stored):
             found.from_ledger += 1
-        elif isinstance(earlier, Held):
+            return Foreseen.PAID if earlier.attempt.charge is Charge.CHARGED else Foreseen.STORED
+        if isinstance(earlier, Held):
             found.held += 1
             found.holds = max(found.holds, earlier.attempts)
             self._fail(asked.row, "OutcomeUnknownError", f"{endpoint.name}: held: it may have been charged before")
-        else:
-            found.calls[endpoint.name] += 1
-            if any(charge is not Charge.FREE for charge in self._options.charges_of(endpoint).values()):
-                found.charges[endpoint.name] += 1
+            return Foreseen.HELD
+        found.calls[endpoint.name] += 1
+        if any(charge is not Charge.FREE for charge in self._options.charges_of(endpoint).values()):
+            found.charges[endpoint.name] += 1
+        return Foreseen.NEW
 
     def _fail(self, row: Row, error: str, text: str) -> None:
         found = self._found
@@ -213,6 +280,13 @@ class _Count:
             found.failed += 1
         if len(found.problems) < SHOWN and text not in found.problems:
             found.problems.append(text)
+        kind = found.kinds.get(said := _DIGITS.sub("#", kind_of(text)))
+        if kind is None:
+            if len(found.kinds) >= SHOWN:
+                found.others += 1
+                return
+            kind = found.kinds[said] = ProblemKind(text)
+        kind.calls += 1
 
     def _was_seen(self, identity: bytes) -> bool:
         # Half of it tells a million apart, in half the memory.

@@ -67,6 +67,7 @@ class BulkOptions:
     What is told:
 
     - `on_start`: called, before anything is sent, with each line for people on the input and the columns that are used.
+    - `on_warning`: called, while the run goes on, with a line for people on answers that are suspiciously all alike.
     - `on_resume`: called with how many answers the ledger has, if it was there before.
     """
 
@@ -96,6 +97,7 @@ class BulkOptions:
     give_up: float = GIVE_UP
     recheck: Recheck | None = None
     on_start: Callable[[str], None] | None = None
+    on_warning: Callable[[str], None] | None = None
     on_resume: Callable[[int], None] | None = None
 
     def __post_init__(self) -> None:

@@ -38,6 +38,11 @@ class Plan:
     types: Sequence[Any]
     formats: NumberFormats | None
 
+    @property
+    def outputs(self) -> list[Output]:
+        """All files that are written."""
+        return [self.output] if self.problems is None else [self.output, self.problems]
+
     def close(self) -> None:
         """Close the input."""
         self.facts.close()

@@ -147,6 +147,20 @@ class Results:
         reply = self._reply_of(values)
         return RowState.FAILED if reply is None or reply.is_answer else RowState.CHECKING
 
+    def verdict(self, reply: Reply) -> str | None:
+        """The vendor's verdict in a reply; None where it says none."""
+        word = self.fields_of(reply)[self.verdicts[0] - 1] if self.verdicts else None
+        return None if word is None else str(word)
+
+    def said(self, values: Sequence[Any]) -> str:
+        """What was answered, in one word: the verdict; else whether anything was found, or that there is an answer."""
+        if (verdicts := self.verdicts) and (word := values[verdicts[0]]) is not None:
+            return str(word)
+        answer = self.answer(values)
+        if len(answer) == 1 and isinstance(answer[0], list):
+            return "found" if answer[0] else "not found"
+        return "answered"
+
     def answer(self, values: Sequence[Any]) -> Sequence[Any]:
         """Of the values, those of the reply's fields."""
         return values[1 : 1 + len(self._fields)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator
 from contextlib import AsyncExitStack, closing
 from pathlib import Path
 from typing import Any, ParamSpec, Protocol, cast
@@ -12,6 +12,7 @@ from typing import Any, ParamSpec, Protocol, cast
 from aisolution_async import clock
 from aisolution_async.api import Call
 from aisolution_async.batching import Batch, Progress
+from aisolution_async.bulk.alike import Alike
 from aisolution_async.bulk.assemble import Assembler, DoneRow
 from aisolution_async.bulk.earlier import Earlier
 from aisolution_async.bulk.facts import Asked, Facts, calls_of, gather, in_thread
@@ -20,6 +21,7 @@ from aisolution_async.bulk.options import BulkOptions, StrPath, by_keyword
 from aisolution_async.bulk.plan import Plan, plan
 from aisolution_async.bulk.resume import count_answers, look_back
 from aisolution_async.bulk.rows import Row, UnreadableInputError
+from aisolution_async.bulk.sample import Estimate, ListSample, check_list
 from aisolution_async.bulk.summary import BulkError, Summary
 from aisolution_async.bulk.watch import Watch
 from aisolution_async.client import AsyncClient
@@ -27,6 +29,7 @@ from aisolution_async.errors import AISolutionError
 from aisolution_async.hiding import forget_locals
 from aisolution_async.ledger import Ledger, LedgerError
 from aisolution_async.outcome import Outcome
+from aisolution_async.sending.hooks import call_hook
 
 P = ParamSpec("P")
 
@@ -35,7 +38,8 @@ class BulkRun:
     """One file through one endpoint, or several; see `run_bulk`. An option may be given by its keyword, too.
 
     `run()` does it, once. Meanwhile `progress` says how far it is, in calls, and `stop()` ends it early. `summary` is
-    true at any time, also after `run()` was cancelled.
+    true at any time, also after `run()` was cancelled. With a `sample`, only its rows are asked, and it takes what
+    comes of them: no file is written but the ledger.
     """
 
     def __init__(
@@ -45,18 +49,25 @@ class BulkRun:
         source: StrPath,
         output: StrPath,
         options: BulkOptions | None = None,
+        *,
+        sample: ListSample | None = None,
         **changed: Any,
     ) -> None:
         options = BulkOptions(**changed) if options is None else dataclasses.replace(options, **changed)
+        if sample is not None:
+            options = dataclasses.replace(options, ordered=True)  # of rows that ask the same, the first is the dear one
         self.summary = Summary()
         self.total: int | None = None
-        """How many rows the input has, where that is known without counting them."""
+        """How many rows are asked, where that is known without counting them."""
+        self.making = False
+        """Whether all rows have their results, and a workbook is made of them."""
         self._watch = Watch(options.give_up, client.options.on_attempt)
         self._client = client.with_options(on_attempt=self._watch.hear, keep_metadata=options.keep_metadata)
         self._kinds = calls_of(call)
         self._source = Path(source)
         self._target = Path(output)
         self._options = options
+        self._sample = sample
 
     async def run(self) -> Summary:
         """Run to the end, or until stopped. Raises as `run_bulk` does."""
@@ -87,6 +98,8 @@ class BulkRun:
         return self._watch.trouble
 
     def _plan(self) -> Plan:
+        if self._sample is not None:
+            check_list(self._source, self._options)
         facts = gather(self._kinds, self._source, self._target, self._options, self._client.redact)
         try:
             return plan(facts, self._watch.given_up)
@@ -99,8 +112,11 @@ class BulkRun:
         if options.on_start is not None:
             for line in facts.calls.lines():
                 options.on_start(line)
+        if self._sample is not None:
+            await self._sample.draw(facts, self._client, watch.given_up)
+            self.total = self._sample.rows
         ledger = None if facts.ledger is None else Ledger(facts.ledger, **options.budget)
-        asking = _Asking(facts, watch, self.summary)
+        asking = _Asking(facts, watch, self.summary, self._sample)
         batch = self._client.batch(
             asking.calls(),
             concurrency=options.concurrency,
@@ -126,7 +142,7 @@ class BulkRun:
             )
             if watch.stopping:
                 return
-            files = asking.files = Files(planned, watch.stop)
+            files = asking.files = Files(planned, watch.stop) if self._sample is None else self._sample
             stack.callback(files.close)
             files.open(planned)
             if ledger is not None and before is None:
@@ -135,11 +151,14 @@ class BulkRun:
             try:
                 await asking.ask(batch)
                 if not watch.stopping:
+                    self.making = any(output.as_book for output in planned.outputs) and self._sample is None
                     await files.make(watch.given_up.is_set)
+                    self.making = False
                 finished = not watch.stopping
             finally:
                 asking.end()
                 files.settle(self.summary, finished=finished)
+                self.summary.warnings += asking.alike.told
                 self.summary.left_out = facts.rows.left_out
                 self.summary.gave_up = watch.gave_up
                 self.summary.seconds = clock.now() - started
@@ -154,14 +173,16 @@ class _TakenBackError(AISolutionError):
 class _Asking:
     """The rows of a run on their way: to calls, and from their outcomes to the files."""
 
-    def __init__(self, facts: Facts, watch: Watch, summary: Summary) -> None:
+    def __init__(self, facts: Facts, watch: Watch, summary: Summary, sample: ListSample | None) -> None:
         self.earlier: Earlier | None = None
         """What earlier runs wrote, before the first row is read."""
-        self.files: Files
+        self.files: Files | ListSample
         """Where finished rows go, before the first one is there."""
+        self.alike = Alike(facts.calls, facts.columns.results)
         self._facts = facts
         self._watch = watch
         self._summary = summary
+        self._rows: Iterable[Row] = facts.rows if sample is None else filter(sample.wants, facts.rows)
         self._assembler = Assembler(
             facts.columns.results,
             ordered=facts.options.ordered,
@@ -174,12 +195,12 @@ class _Asking:
         return self._read_photos() if self._facts.calls.take_images else self._read()
 
     def _read(self) -> Iterator[Call[Any] | AISolutionError]:
-        for place, row in enumerate(self._facts.rows):
+        for place, row in enumerate(self._rows):
             yield from self._calls_of(place, row)
 
     async def _read_photos(self) -> AsyncIterator[Call[Any] | AISolutionError]:
         """The same, where photos may have to be searched for."""
-        for place, row in enumerate(self._facts.rows):
+        for place, row in enumerate(self._rows):
             await self._facts.calls.ready(row)
             for call in self._calls_of(place, row):
                 yield call
@@ -216,6 +237,9 @@ class _Asking:
         """Put an outcome to its row, and write the rows that are whole now."""
         if isinstance(outcome.error, LedgerError) and not self._watch.stopping:
             self._watch.stop(f"{outcome.error}; the run was stopped")
+        line = self.alike.see(*self._assembler.row_of(outcome), outcome)
+        if line is not None and self._facts.options.on_warning is not None:
+            call_hook("on_warning", self._facts.options.on_warning, line)
         self._assembler.take(outcome)
         for done in self._assembler.whole():
             self._finish(done)
@@ -277,3 +301,41 @@ async def run_bulk(client: AsyncClient, call: Asked, source: StrPath, output: St
     used; BulkError when the run has to stop in the middle.
     """
     return await BulkRun(client, call, source, output, options).run()
+
+
+class Samples(Protocol[P]):
+    """`sample_bulk`, with the parameters of `BulkOptions` as its own."""
+
+    def __call__(
+        self,
+        client: AsyncClient,
+        call: Asked,
+        source: StrPath,
+        output: StrPath,
+        size: int,
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> Coroutine[Any, Any, Estimate]:
+        """See `sample_bulk`."""
+
+
+def _samples(_: Callable[P, BulkOptions]) -> Callable[[Callable[..., Coroutine[Any, Any, Estimate]]], Samples[P]]:
+    return lambda function: cast("Samples[P]", by_keyword(function))
+
+
+@_samples(BulkOptions)
+async def sample_bulk(
+    client: AsyncClient, call: Asked, source: StrPath, output: StrPath, size: int, *, options: BulkOptions
+) -> Estimate:
+    """Ask `size` rows of a list, drawn at random, and say what the whole would cost and answer.
+
+    The rows are really asked, and paid for, with the ledger of the run, which is needed: `run_bulk` with the same
+    arguments reuses the answers. The same list has the same sample: what was asked once is not paid for again. Nothing
+    is written to `output`. Where the budget ends before the sample does, what was not asked makes the estimate wider.
+
+    Raises as `run_bulk` does.
+    """
+    sample = ListSample(size)
+    await BulkRun(client, call, source, output, options, sample=sample).run()
+    assert sample.estimate is not None  # nobody could stop it
+    return sample.estimate

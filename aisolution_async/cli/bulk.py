@@ -15,13 +15,15 @@ import click
 from aisolution_async import clock
 from aisolution_async.api import CALLS, Call, Endpoint, Kind, Parameter
 from aisolution_async.batching import GRACE, Recheck
-from aisolution_async.bulk import BulkError, BulkOptions, BulkRun, Summary
+from aisolution_async.bulk import BulkError, BulkOptions, BulkRun, Estimate, ListSample, Summary
 from aisolution_async.bulk.facts import count_rows
 from aisolution_async.bulk.forecast import foresee
 from aisolution_async.bulk.options import CONCURRENCY, GIVE_UP
 from aisolution_async.bulk.outputs import BOOK, STDOUT, origin_of
 from aisolution_async.bulk.rows import format_of
-from aisolution_async.cli import show
+from aisolution_async.bulk.sample import check_list
+from aisolution_async.cli import ahead, show
+from aisolution_async.cli.ahead import PlanFile
 from aisolution_async.cli.config import check_price
 from aisolution_async.cli.ending import EXIT_CODES, Ending, Exit, unwritable
 from aisolution_async.cli.options import (
@@ -135,6 +137,19 @@ def _options(call: type[Call[Any]]) -> list[click.Parameter]:
             help="Write .csv so that Excel opens it as it is: 0007 stays 0007, and numbers keep their digits.",
         ),
         click.Option(["--dry-run"], is_flag=True, help="Check all, say what it would cost, send and write nothing."),
+        click.Option(
+            ["--sample"],
+            type=click.IntRange(1),
+            metavar="N",
+            help="Ask N rows, drawn at random, and say what the whole would cost and answer; then stop. The run of the "
+            "whole does not pay for them again.",
+        ),
+        click.Option(
+            ["--plan"],
+            type=file,
+            metavar="FILE",
+            help="Write what --dry-run or --sample says here too: .txt or .md, or .json for machines.",
+        ),
         *fit_options(list(every.values())),
         click.Option(["--keep-metadata"], is_flag=True, help="Send where a photo was taken (GPS) with it."),
         click.Option(
@@ -242,6 +257,8 @@ def command_of(call: type[Call[Any]]) -> click.Command:
         ledger: Path | None,
         no_ledger: bool,
         dry_run: bool,
+        sample: int | None,
+        plan: Path | None,
         any_order: bool,
         recheck: bool,
         recheck_for: float,
@@ -258,15 +275,17 @@ def command_of(call: type[Call[Any]]) -> click.Command:
     ) -> None:
         if no_ledger and ledger is not None:
             raise Ending("give either --ledger or --no-ledger", Exit.USAGE)
+        ahead.check(plan, sample, is_dry=dry_run, no_ledger=no_ledger)
         if output is None:
             output = _output_of(source)
         if output is None and not dry_run:
             raise Ending("say where the results go: -o results.csv, or results.xlsx", Exit.USAGE)
-        if as_json and not dry_run and STDOUT in (str(output), str(chosen["problems"])):
+        if as_json and not (dry_run or sample) and STDOUT in (str(output), str(chosen["problems"])):
             raise Ending("--json prints on stdout, where the results go: leave one of them out", Exit.USAGE)
         if as_json:
             check_stdout()
         check_price(click.get_current_context())
+        file = None if plan is None else PlanFile(plan)
         given = [
             (*name.split("_", 1), chosen.pop(name)) for name in [*chosen] if name.startswith(("column_", "value_"))
         ]
@@ -281,18 +300,25 @@ def command_of(call: type[Call[Any]]) -> click.Command:
                 ordered=not any_order,
                 recheck=Recheck(give_up=recheck_for) if recheck else None,
                 on_start=None if quiet else show.say,
+                on_warning=None if quiet else show.say,
                 on_resume=None if quiet else _say_resumed,
             )
+        if sample is not None:
+            with foreseen():
+                check_list(source, options)
         if str(source) == STDOUT:
             keep_stdin()
         access = Access(sandbox, token_file, base_url)
         of_client = {"fit": fit, "strict_numbers": strict_numbers}
         calls = [call, *(_CALLS[name] for name in dict.fromkeys(endpoints))]
         if dry_run:
-            code = run(_forecast(access, of_client, (calls, source, output), options, quiet=quiet, as_json=as_json))
+            code = run(
+                _forecast(access, of_client, (calls, source, output), options, file, quiet=quiet, as_json=as_json)
+            )
         else:
             assert output is not None
-            job = _CommandRun(calls, source, output, options, of_client)
+            drawn = None if sample is None else ListSample(sample)
+            job = _CommandRun(calls, source, output, options, of_client, sample=drawn, plan=file)
             code = run(job.run(access, quiet=quiet, as_json=as_json))
         click.get_current_context().exit(code)
 
@@ -386,7 +412,7 @@ def _ledger_of(source: Path, output: Path | None, chosen: Path | None, *, sandbo
 # What is of one run alone, and not of the one that goes on with the rows that were mended.
 _OF_ONE_RUN = (
     *("source", "output", "problems", "ledger", "no_ledger", "dry_run", "overwrite", "quiet", "as_json"),
-    *("retry_unknown", "reuse_for", "rescued", "header_row"),
+    *("retry_unknown", "reuse_for", "rescued", "header_row", "sample", "plan"),
 )
 _OF_THE_FILE = ("sheet", "skip_hidden", "delimiter", "encoding")
 
@@ -429,16 +455,19 @@ async def _forecast(
     of_client: Mapping[str, Any],
     what: tuple[Sequence[type[Call[Any]]], Path, Path | None],
     options: BulkOptions,
+    file: PlanFile | None,
     *,
     quiet: bool,
     as_json: bool,
 ) -> Exit:
     async with disconnected(access, **of_client) as client:
         found = await foresee(client, *what, options)
-    if as_json:
-        show.say_json(show.forecast_as_json(found))
+    lines, record = ahead.dry_run(found, options.known_prices), ahead.dry_run_as_json(found)
+    ahead.say(lines, record if as_json else None, quiet=quiet)
+    if file is not None:
+        file.write([*found.notes, *found.columns], lines, record)
     if not quiet:
-        show.forecast(found, options.known_prices)
+        show.say("nothing was sent, and nothing was written" + (f" but {file.path}" if file is not None else ""))
     return Exit.PROBLEMS if found.failed else Exit.OK
 
 
@@ -452,12 +481,17 @@ class _CommandRun:
         output: Path,
         options: BulkOptions,
         of_client: Mapping[str, Any],
+        *,
+        sample: ListSample | None,
+        plan: PlanFile | None,
     ) -> None:
         self._calls = calls
         self._source = source
         self._output = output
         self._options = options
         self._of_client = of_client
+        self._sample = sample
+        self._plan = plan
         self._bulk: BulkRun | None = None
         self._running: asyncio.Task[Summary] | None = None
         self._pressed = 0
@@ -478,9 +512,12 @@ class _CommandRun:
                 self._report(access, quiet=quiet, as_json=as_json)
                 raise
             done = self._report(access, quiet=quiet, as_json=as_json)
-        if self._pressed and failed is None and not done.complete:
+        is_whole = done.complete if self._sample is None else self._sample.estimate is not None
+        if self._pressed and failed is None and not is_whole:
             where = "no row has a result" if done.part is None else f"the rows so far are in {str(done.part)!r}"
-            if done.rows and str(self._output) == STDOUT:
+            if self._sample is not None:
+                where = f"{done.rows:,} rows of the sample were asked"
+            elif done.rows and str(self._output) == STDOUT:
                 where = "the rows so far were written"
             if self._options.ledger is not None:
                 where += "; run it again to go on"
@@ -489,12 +526,12 @@ class _CommandRun:
             failed = Ending(f"{failed.message}; and {self._unsaid.message}", failed.code) if failed else self._unsaid
         if failed is not None:
             raise failed
-        return _exit_code(done)
+        return _exit_code(done) if self._sample is None or done.over_budget else Exit.OK
 
     async def _run(self, access: Access, *, quiet: bool) -> None:
         options, each = self._options, len(self._calls)
         async with connected(access, max_connections=options.concurrency, **self._of_client) as client:
-            bulk = self._bulk = BulkRun(client, self._calls, self._source, self._output, options)
+            bulk = self._bulk = BulkRun(client, self._calls, self._source, self._output, options, sample=self._sample)
             if self._pressed:
                 return
             running = self._running = asyncio.create_task(bulk.run())
@@ -523,6 +560,8 @@ class _CommandRun:
         done = Summary() if self._bulk is None else self._bulk.summary
         ledger = None if self._options.ledger is None else Path(self._options.ledger)
         prices = self._options.known_prices
+        if self._sample is not None and (found := self._sample.estimate) is not None:
+            return self._report_sample(found, done, access, quiet=quiet, as_json=as_json)
         if as_json:
             try:
                 show.say_json(show.as_json(done, ledger, prices))
@@ -535,6 +574,23 @@ class _CommandRun:
             if command := _command_to_mend(done, self._source, self._output, ledger):
                 show.say(f"once {done.problems} is mended, this asks its rows, and pays for nothing twice:")
                 show.say(f"  {command}")
+        return done
+
+    def _report_sample(self, found: Estimate, done: Summary, access: Access, *, quiet: bool, as_json: bool) -> Summary:
+        lines, record = ahead.sample(found), ahead.sample_as_json(found)
+        if access.sandbox and not quiet:
+            show.say("against the sandbox: the answers are made up, and nothing was really charged")
+        try:
+            ahead.say(lines, record if as_json else None, quiet=quiet)
+        except OSError as exc:
+            self._unsaid = unwritable(exc)
+        if self._plan is not None:
+            try:
+                self._plan.write([*found.foreseen.notes, *found.foreseen.columns], lines, record)
+            except Ending as ending:
+                self._unsaid = ending
+        if not quiet:
+            show.say(f"the answers are in {self._options.ledger}: the same command without --sample reuses them")
         return done
 
 
@@ -569,7 +625,8 @@ def _followed(bulk: BulkRun, source: Path, reading: Mapping[str, Any], display: 
             if bulk.total is None and counting is None:
                 counting = asyncio.create_task(asyncio.to_thread(count_rows, source, given_up, **reading))
             counted = counting.result() if counting is not None and counting.done() else None
-            display.update(progress, counted if bulk.total is None else bulk.total, bulk.trouble)
+            total = counted if bulk.total is None else bulk.total
+            display.update(progress, total, bulk.trouble, making=bulk.making)
 
     with display:
         following = asyncio.create_task(follow())

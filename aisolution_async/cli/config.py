@@ -34,7 +34,7 @@ HARMLESS = frozenset(
         *("sheet", "skip_hidden", "header_row", "delimiter", "encoding"),  # how it is read
         *("images", "images_root"),  # a list may name any file without it, and none outside of it
         *("concurrency", "any_order", "strict_numbers", "servstatus"),  # how it is asked
-        *("max_charges", "max_cost", "price", "dry_run"),  # what limits a run; see `check_price`
+        *("max_charges", "max_cost", "price", "dry_run", "sample"),  # what limits a run; see `check_price`
         *("quiet", "json", "unknown", "excel", "currency"),  # what is shown
         *("day", "count", "amount", "status", "decimal", "dates", "period"),  # how an invoice is read
         # The vendor, pretended.

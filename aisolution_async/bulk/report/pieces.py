@@ -134,17 +134,6 @@ def cell_of(time: datetime) -> Html:
     return tag("span", when(time), class_="when")
 
 
-def duration(value: float) -> str:
-    """Seconds as people say them."""
-    if value < 60:
-        return f"{value:.0f} s"
-    minutes, left = divmod(round(value), 60)
-    hours, minutes = divmod(minutes, 60)
-    if hours >= 48:
-        return f"{hours // 24} d {hours % 24} h"
-    return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {left:02} s"
-
-
 def tile(name: str, value: int, more: str, kind: str = "") -> Html:
     """A number in large letters, and what it is."""
     inside = [tag("div", f"{value:,}", class_="value"), tag("div", more, class_="more")]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from aisolution_async.bulk.durations import clock
 from aisolution_async.bulk.report import axes, pieces
 from aisolution_async.bulk.report.charts import HALF, WIDE, Charts, Series, seconds
 from aisolution_async.bulk.report.figures import IN_A_ROW, PAUSE, Figures, Percentiles, Span, Steps, moment
@@ -38,7 +39,7 @@ def pace(found: Figures, charts: Charts) -> Content:
     runs = [
         [
             pieces.cell_of(moment(run.start)),
-            pieces.number(pieces.duration(run.seconds)),
+            pieces.number(clock(run.seconds)),
             pieces.number(run.attempts),
             pieces.number(_rate(run)),
         ]
@@ -74,7 +75,7 @@ def _troubles(found: Figures) -> Content:
     rows = [
         [
             pieces.cell_of(moment(span.start)),
-            pieces.number(pieces.duration(span.seconds)),
+            pieces.number(clock(span.seconds)),
             pieces.number(span.attempts),
             ", ".join(f"{_TROUBLES[kind]} {count:,}" for kind, count in span.kinds.most_common()),
         ]
