@@ -189,6 +189,37 @@ async def test_a_look_before_the_opening_leaves_no_file(ledger_path: Path, tmp_p
     assert sorted(file.name for file in tmp_path.iterdir()) == names
 
 
+@pytest.mark.parametrize(
+    "is_folded",
+    [lambda n, last: n == 0, lambda n, last: n < last, lambda n, last: n > 0, lambda n, last: n % 2 == 0],
+    ids=["the first page", "all but the last", "all but the first", "every other"],
+)
+async def test_a_ledger_whose_log_was_being_folded_into_it_is_not_damaged(
+    ledger_path: Path, is_folded: Callable[[int, int], bool]
+) -> None:
+    page, log = 4096, wal(ledger_path)
+    async with Ledger(ledger_path) as ledger:
+        before = ledger_path.read_bytes()
+        await asyncio.gather(*(do(ledger, answered(), n) for n in range(200)))
+        asked, of_log = ask(ledger, 199), log.read_bytes()
+        await pragma(ledger, "wal_checkpoint(FULL)")
+        after = ledger_path.read_bytes()
+    last = len(after) // page - 1
+    assert last > len(before) // page + 1  # the file has grown, as its first page says
+    ledger_path.write_bytes(before)
+    with ledger_path.open("r+b") as file:
+        for n in (n for n in range(last + 1) if is_folded(n, last)):
+            file.seek(n * page)
+            file.write(after[n * page :][:page])
+    log.write_bytes(of_log)
+    schema.check_is_ledger(ledger_path)
+    with Peek(ledger_path) as peek:
+        assert isinstance(peek.look(asked), Stored)
+    async with Ledger(ledger_path) as ledger:
+        assert isinstance(await ledger.begin(asked), Stored)
+    check(ledger_path)
+
+
 async def test_a_killed_ledger_goes_on_where_nothing_is_lost(ledger_path: Path) -> None:
     await asyncio.to_thread(killed, ledger_path)
     async with Ledger(ledger_path) as ledger:
