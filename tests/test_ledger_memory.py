@@ -189,6 +189,27 @@ async def test_a_look_before_the_opening_leaves_no_file(ledger_path: Path, tmp_p
     assert sorted(file.name for file in tmp_path.iterdir()) == names
 
 
+async def test_the_mark_of_a_ledger_that_was_taken_away_does_not_come_back_by_a_loss_of_power(
+    ledger_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with Ledger(ledger_path) as ledger:
+        await do(ledger, answered())
+    ledger_path.unlink()
+    synced: list[set[str]] = []
+    sync = os.fsync
+
+    def fsync(number: int) -> None:
+        if os.path.samestat(os.fstat(number), ledger_path.parent.stat()):
+            synced.append({file.name for file in ledger_path.parent.iterdir() if "-owner-" not in file.name})
+        sync(number)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    async with Ledger(ledger_path):
+        pass
+    # Gone for good before there is another ledger, which would not be the one of the mark.
+    assert synced[:1] == [set()]
+
+
 @pytest.mark.parametrize(
     "is_folded",
     [lambda n, last: n == 0, lambda n, last: n < last, lambda n, last: n > 0, lambda n, last: n % 2 == 0],
