@@ -113,6 +113,32 @@ async def test_a_reserve_is_lent_only_once_the_callback_is_late(ledger_path: Pat
         assert sums(ledger) == (1, 1, 0, 0)
 
 
+@pytest.mark.parametrize("result", [LOST, answered(), LATER, UNSENT])
+async def test_the_callback_came_first_and_takes_the_charge_that_was_lent(ledger_path: Path, result: Result) -> None:
+    """To a call that asks for no callback, as it may once that of another is late."""
+    async with Ledger(ledger_path, max_charges=1) as ledger:
+        await do(ledger, CHECKING, callback=b"place", patience=0.0)
+        started = await start(ledger)
+        assert await ledger.deliver([b"place"], answered())
+        await ledger.end(started, result)
+        assert sums(ledger) == (1, 1 + result.sent, 0, 0)
+        assert isinstance(await ledger.begin(ask(ledger)), Stored)
+        assert isinstance(await ledger.begin(ask(ledger, "another")), Exhausted)
+
+
+@pytest.mark.parametrize("result", [LATER, UNSENT])
+async def test_a_charge_that_was_lent_and_not_used_is_the_callbacks_again(ledger_path: Path, result: Result) -> None:
+    """The callback is late, and may come all the same: there is a charge for it, and its answer is taken."""
+    async with Ledger(ledger_path, max_charges=1) as ledger:
+        await do(ledger, CHECKING, callback=b"place", patience=0.0)
+        await do(ledger, result)
+        assert isinstance(await ledger.begin(ask(ledger, "another")), Exhausted)
+        await do(ledger, result)
+        assert await ledger.deliver([b"place"], answered())
+        assert sums(ledger) == (1, 1 + 2 * result.sent, 0, 0)
+        assert isinstance(await ledger.begin(ask(ledger)), Stored)
+
+
 @pytest.mark.parametrize("result", [LOST, answered(), LATER])
 async def test_the_callback_came_first_and_the_request_ends_somehow(ledger: Ledger, result: Result) -> None:
     started = await start(ledger, callback=b"place")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import sqlite3
 from collections.abc import Container, Iterator, Sequence
@@ -130,6 +131,7 @@ class Book:
                 callbacks.expect(step, callback, started)
             elif lender is not None:
                 callbacks.lend(step, lender, started)
+                return dataclasses.replace(started, borrows=True)
             return started
         if ask.reusable and (like := intents.under_way(step, ask.identity)) is not None:
             # Whatever else there is to say, an attempt under way comes first: it may bring the answer.
@@ -162,7 +164,8 @@ class Book:
         """See `Store.end`."""
         step, ask, state, may_charge = self._step, started.ask, result.state, started.ask.may_charge
         awaited = callbacks.of_question(step, ask.identity)
-        if may_charge and ask.callback is not None and not intents.has_charge(step, started.id):
+        may_be_taken = ask.callback is not None or started.borrows
+        if may_charge and may_be_taken and not intents.has_charge(step, started.id):
             # The callback came first, and took the reservation: the question is charged once, and answered.
             may_charge = False
             state = State.NOT_SENT if state is State.NOT_SENT else State.FREE

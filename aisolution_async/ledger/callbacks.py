@@ -91,6 +91,7 @@ def lend(step: Step, awaited: Awaited, started: Started) -> None:
 def settle(step: Step, awaited: Awaited, started: Started, result: Result) -> None:
     """What the end of an attempt at the same question means for its callback."""
     values = (awaited.callback, awaited.identity)
+    asks_again = started.ask.overdue or started.borrows  # then an earlier request asked for the callback
     if result.answer and result.reply is not None:
         is_late = started.ask.overdue and awaited.since + started.ask.patience * 1e6 >= awaited.ends
         if not awaited.reserved or is_late or awaited.ends <= step.now:
@@ -101,12 +102,12 @@ def settle(step: Step, awaited: Awaited, started: Started, result: Result) -> No
         awaited.answered = True
         step.totals.count(awaited.endpoint, awaited.counts_as, 1, awaited.price)
         step.sql(f"UPDATE outstanding SET answered = 1 {_THIS}", values)
-    elif awaited.attempt == started.id and result.state is State.NOT_SENT and not started.ask.overdue:
+    elif awaited.attempt == started.id and result.state is State.NOT_SENT and not asks_again:
         drop(step, awaited)
     elif awaited.attempt == started.id and result.state is not State.UNKNOWN:
         # A callback may come, after any answer but a final one; its charge is set aside if it is to come.
         step.sql(f"UPDATE outstanding SET attempt = NULL {_THIS}", values)
-        if result.expected or started.ask.overdue:
+        if result.expected or asks_again:
             _reserve(step, awaited, 1)
 
 

@@ -116,6 +116,8 @@ class Started:
     ask: Ask
     price: int = 0
     """What a charge costs, in millionths."""
+    borrows: bool = False
+    """Whether its charge is the one that was set aside for a callback, which may come first and take it."""
 
 
 @dataclass(frozen=True, slots=True)
