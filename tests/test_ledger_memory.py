@@ -241,6 +241,14 @@ async def test_a_ledger_whose_log_was_being_folded_into_it_is_not_damaged(
     check(ledger_path)
 
 
+def test_a_ledger_that_was_cut_off_as_it_was_made_is_for_its_journal_to_put_back(ledger_path: Path) -> None:
+    ledger_path.write_bytes(b"SQLite".ljust(4096, b"\0"))
+    with pytest.raises(LedgerError, match="no ledger, or damaged"):
+        schema.check_is_ledger(ledger_path)
+    ledger_path.with_name(f"{ledger_path.name}-journal").write_bytes(bytes(512))
+    schema.check_is_ledger(ledger_path)
+
+
 async def test_a_killed_ledger_goes_on_where_nothing_is_lost(ledger_path: Path) -> None:
     await asyncio.to_thread(killed, ledger_path)
     async with Ledger(ledger_path) as ledger:

@@ -209,8 +209,9 @@ def check_is_ledger(path: Path) -> None:
                     _version(db, path)
                 return
             except sqlite3.Error:
-                # Where the log was being folded into it as the process or the power went, the file alone is no whole.
-                if how == looks[-1]:
+                # Where the log was being folded into it as the process or the power went, the file alone is no whole;
+                # one that was being made then is put back as it is opened.
+                if how == looks[-1] and not _size(Path(f"{path}-journal")):
                     raise
     except sqlite3.Error as exc:
         raise fault(path, exc) from None
