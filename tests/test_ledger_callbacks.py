@@ -139,6 +139,17 @@ async def test_a_charge_that_was_lent_and_not_used_is_the_callbacks_again(ledger
         assert isinstance(await ledger.begin(ask(ledger)), Stored)
 
 
+async def test_a_late_callback_is_taken_though_asking_again_was_settled_as_free(ledger_path: Path) -> None:
+    async with Ledger(ledger_path, max_charges=1) as ledger:
+        await do(ledger, CHECKING, callback=b"place", patience=0.0)
+        lost = await do(ledger, LOST)
+        assert await ledger.resolve(None, FREE, attempt=lost.id) == 1
+        assert sums(ledger) == (0, 2, 0, 0)
+        assert await ledger.deliver([b"place"], answered())
+        assert sums(ledger) == (1, 2, 0, 0)
+        assert isinstance(await ledger.begin(ask(ledger)), Stored)
+
+
 @pytest.mark.parametrize("result", [LOST, answered(), LATER])
 async def test_the_callback_came_first_and_the_request_ends_somehow(ledger: Ledger, result: Result) -> None:
     started = await start(ledger, callback=b"place")

@@ -131,9 +131,16 @@ def drop_older(step: Step, before: int) -> None:
 
 
 def drop_of_attempt(step: Step, id_: int) -> None:
-    """Wait no longer for what this attempt asked for: it never arrived, so no callback comes of it."""
+    """Wait no longer for what this attempt asked for: it never arrived, so no callback comes of it.
+
+    Once the callback is late, it may be an earlier request's, and this attempt asked again. Then nobody is made to wait
+    for it, and it is taken if it comes all the same.
+    """
     for awaited in _all(step, "attempt = ?", (id_,)):
-        drop(step, awaited)
+        if awaited.ends > step.now:
+            drop(step, awaited)
+        else:
+            step.sql(f"UPDATE outstanding SET attempt = NULL {_THIS}", (awaited.callback, awaited.identity))
 
 
 def _reserve(step: Step, awaited: Awaited, sign: int) -> None:
