@@ -754,6 +754,26 @@ async def test_no_folder_to_rescue_to(
     assert len(capsys.readouterr().err.splitlines()) + len(read(tmp_path / "out.csv.part")) == caught.value.summary.rows
 
 
+async def test_the_names_of_rescued_rows_are_safe_on_the_disk(
+    tmp_path: Path, rescues: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: dict[Path, set[str]] = {}
+    sync = os.fsync
+
+    def fsync(number: int) -> None:
+        for folder in (tmp_path, rescues):
+            if os.path.samestat(os.fstat(number), folder.stat()):
+                synced[folder] = left(folder)
+        sync(number)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    rescue = outputs.Rescue(tmp_path / "out.csv")
+    rescue.write(b"{}\n")
+    rescue.close()
+    assert rescue.places == [str(tmp_path / name) for name in synced[tmp_path] if name.startswith("out.csv.rescued-")]
+    assert set(synced) == {tmp_path}
+
+
 async def test_an_unused_rescue_file_goes(rescues: Path) -> None:
     rescue = outputs.Rescue()
     rescue.close()

@@ -629,3 +629,52 @@ def test_which_of_two_files_of_problems_it_is(tmp_path: Path, same: bool, mended
     known = "a" if same or not mended else "b"
     assert origin.ledger == tmp_path / f"{known}.ledger"
     assert origin.other == (None if same or not mended else tmp_path / "a.ledger")
+
+
+# ---------------------------------------------------------------------------------------------- a loss of power
+
+SECTOR = 512
+
+
+def without_sectors(data: bytes, lost: Callable[[int], bool]) -> bytes:
+    """`data` as a disk has it that lost some of its sectors, and not its size."""
+    sectors = [data[place : place + SECTOR] for place in range(0, len(data), SECTOR)]
+    return b"".join(bytes(len(sector)) if lost(number) else sector for number, sector in enumerate(sectors))
+
+
+@pytest.mark.parametrize("ending", ["csv", "tsv", "jsonl", "xlsx"])
+async def test_a_part_file_that_a_loss_of_power_tore_is_no_lost_answer(tmp_path: Path, ending: str) -> None:
+    source, output, vendor = numbers(tmp_path, 20, keyed=True), tmp_path / f"out.{ending}", Echo()
+    written = output.with_suffix(".jsonl") if ending == "xlsx" else output
+    await bulk(source, written, vendor, ledger=tmp_path / "ledger")
+    written.rename(part := Path(f"{output}.part"))
+    whole = part.read_bytes()
+    rows = [place + 1 for place, byte in enumerate(whole) if byte == ord("\n")]
+    # A sector that was lost may begin and end anywhere in a row: so that the rest looks like one, or like none.
+    for start, end in ((rows[2], rows[9]), (rows[2] + 1, rows[9] + 1), (rows[2] - 1, rows[9]), (0, rows[4] + 1)):
+        part.write_bytes(whole[:start] + bytes(end - start) + whole[end:])
+        again = await bulk(source, output, vendor, ledger=tmp_path / "ledger")
+        assert (again.ok, again.from_ledger, again.taken_back) == (20, 20, 0), (start, end)
+        assert not part.exists()
+    assert set(vendor.bought.values()) == {1}
+
+
+@pytest.mark.parametrize("ending", ["csv", "tsv"])
+async def test_what_a_loss_of_power_left_of_a_header_alone_is_no_answer(tmp_path: Path, ending: str) -> None:
+    source, output, vendor = numbers(tmp_path, 5), tmp_path / f"out.{ending}", Echo()
+    source.write_text(source.read_text().replace("note", "n" * SECTOR, 1))  # a header of more than one sector
+    await bulk(source, output, vendor)
+    header = output.read_bytes().partition(b"\n")[0] + b"\n"
+    assert len(header) > SECTOR
+    part = Path(f"{output}.part")
+    for lost in (lambda _: True, lambda n: n == 0, lambda n: n == 1):
+        output.unlink()
+        part.write_bytes(without_sectors(header, lost))
+        assert (await bulk(source, output, vendor)).ok == 5
+    # A row, or a piece of one, may have been paid for.
+    output.rename(part)
+    for torn in (bytes(SECTOR) + part.read_bytes()[SECTOR:], header[:20] + bytes(9) + b"yes,charged\n"):
+        part.write_bytes(torn)
+        with pytest.raises(ConfigurationError, match="may hold what a stopped run had"):
+            await bulk(source, output, vendor)
+        assert part.read_bytes() == torn

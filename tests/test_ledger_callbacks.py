@@ -165,6 +165,30 @@ async def test_what_was_lent_is_given_back(ledger_path: Path, result: Result) ->
         assert sums(ledger)[3] == 1
 
 
+@pytest.mark.parametrize("result", [LATER, UNSENT])
+async def test_a_charge_that_was_lent_and_not_used_is_the_callbacks_again(ledger_path: Path, result: Result) -> None:
+    """The callback is late, and may come all the same: there is a charge for it, and its answer is taken."""
+    async with Ledger(ledger_path, max_charges=1) as ledger:
+        await do(ledger, CHECKING, callback=b"place", patience=0.0)
+        await do(ledger, result)
+        assert isinstance(await ledger.begin(ask(ledger, "another")), Exhausted)
+        await do(ledger, result)
+        assert await ledger.deliver([b"place"], answered())
+        assert sums(ledger) == (1, 1 + 2 * result.sent, 0, 0)
+        assert isinstance(await ledger.begin(ask(ledger)), Stored)
+
+
+async def test_a_late_callback_is_taken_though_asking_again_was_settled_as_free(ledger_path: Path) -> None:
+    async with Ledger(ledger_path, max_charges=1) as ledger:
+        await do(ledger, CHECKING, callback=b"place", patience=0.0)
+        lost = await do(ledger, LOST)
+        assert await ledger.resolve(None, FREE, attempt=lost.id) == 1
+        assert sums(ledger) == (0, 2, 0, 0)
+        assert await ledger.deliver([b"place"], answered())
+        assert sums(ledger) == (1, 2, 0, 0)
+        assert isinstance(await ledger.begin(ask(ledger)), Stored)
+
+
 @pytest.mark.parametrize("result", [LOST, answered(), LATER])
 async def test_the_callback_came_first_and_the_request_ends_somehow(ledger: Ledger, result: Result) -> None:
     started = await start(ledger, callback=b"place")

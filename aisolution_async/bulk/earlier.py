@@ -145,7 +145,7 @@ def is_idle(part: Path, ending: str, names: Sequence[str], between: str | None =
         if part.stat().st_size <= (len(b"PAR1") if ending == ".parquet" else 0):
             return True
         known = {*names, *map(defused, names)}
-        if ending in DELIMITERS and _is_begun_header(part, between or DELIMITERS[ending], known):
+        if ending in DELIMITERS and _is_begun_header(part, between or DELIMITERS[ending], names, known):
             return True
         header: list[str] = []
         for record in records(Source(part, ending, between=between), header):
@@ -156,10 +156,17 @@ def is_idle(part: Path, ending: str, names: Sequence[str], between: str | None =
     return known.issuperset(header) and (bool(header) or ending not in DELIMITERS)
 
 
-def _is_begun_header(part: Path, between: str, known: set[str]) -> bool:
-    """Whether there is less than one line in it, and that is the beginning of its header."""
+def _is_begun_header(part: Path, between: str, names: Sequence[str], known: set[str]) -> bool:
+    """Whether there is less than one line in it, and that is the beginning of its header.
+
+    Or what a loss of power left of a header: the rest is zeros.
+    """
     with part.open("rb") as file:
         begun = file.read(_LONGEST_HEADER + 1)
+    if b"\0" in begun and len(begun) <= _LONGEST_HEADER:
+        left = [piece.decode("utf-8-sig", "replace") for piece in begun.split(b"\0") if piece]
+        wholes = [f"{between.join(made)}\n" for made in (names, map(defused, names))]
+        return any(all(piece in whole for piece in left) for whole in wholes)
     if b"\n" in begun or len(begun) > _LONGEST_HEADER:
         return False
     *whole, last = next(csv.reader([begun.decode("utf-8-sig", "replace")], delimiter=between), [""])
@@ -188,7 +195,9 @@ def records(source: Source, header: list[str] | None = None) -> Iterator[Mapping
             if header is not None:
                 header += names
             for row in reader:
-                yield dict(zip(names, map(unshielded, row.cells), strict=True))
+                # Zeros are what a loss of power leaves of what was not on the disk yet.
+                is_torn = (source.is_part or source.named) and any("\0" in cell for cell in row.cells)
+                yield {} if is_torn else dict(zip(names, map(unshielded, row.cells), strict=True))
     elif source.ending == BOOK and _is_book(source.path):
         from aisolution_async.bulk import books  # noqa: PLC0415  # only where there is a workbook
 

@@ -32,6 +32,7 @@ from aisolution_async.bulk.excel import shielded
 from aisolution_async.bulk.results import bare, defused
 from aisolution_async.bulk.rows import MISSING, text
 from aisolution_async.errors import ConfigurationError
+from aisolution_async.names import sync_names
 
 if TYPE_CHECKING:
     from aisolution_async.bulk.books import BookPlan, Workbook
@@ -162,7 +163,7 @@ def _note(path: Path, origin: Origin, before: Origin | None) -> None:
         file.flush()
         os.fsync(file.fileno())
     new.replace(side)
-    _sync(folder)
+    sync_names(folder)
 
 
 def _side(path: Path) -> Path:
@@ -376,7 +377,7 @@ class Output:
                     note = Origin(ledger, of, _digest(made))
                     _note(self.path, note, _origin(self.path) if self.path.is_file() else None)
                 made.replace(self.path)
-                _sync(self.path.parent)
+                sync_names(self.path.parent)
                 if made is not self.part:
                     self._put_part_away()
                 if note is not None:
@@ -392,7 +393,7 @@ class Output:
             self.part.unlink()
         else:
             self.part.replace(self._whole)
-        _sync(self.path.parent)
+        sync_names(self.path.parent)
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def close(self) -> None:
@@ -746,7 +747,9 @@ class Rescue:
             with suppress(OSError):
                 file.sync()
             file.close()
-            if name not in self.places:
+            if name in self.places:
+                sync_names(Path(name).parent)
+            else:
                 Path(name).unlink(missing_ok=True)
 
     def _note(self, place: str) -> None:
@@ -769,7 +772,7 @@ def keep(output: Path, lines: Iterable[bytes]) -> Path:
             file.sync()
         finally:
             file.close()
-        _sync(folder)
+        sync_names(folder)
     except OSError as exc:
         problem = _reason(exc)
     else:
@@ -781,16 +784,6 @@ def keep(output: Path, lines: Iterable[bytes]) -> Path:
 
 def _rescued(output: Path) -> str:
     return f"{output.name}.rescued-"
-
-
-def _sync(folder: Path) -> None:
-    """Make the names in a folder safe on the disk, where the system can do that."""
-    with suppress(OSError):
-        number = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(number)
-        finally:
-            os.close(number)
 
 
 class _Appender:

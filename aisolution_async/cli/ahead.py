@@ -16,7 +16,7 @@ from rich.text import Text
 from aisolution_async.bulk import Estimate, Forecast
 from aisolution_async.bulk.intervals import Interval
 from aisolution_async.cli import show
-from aisolution_async.cli.running import Ending, Exit
+from aisolution_async.cli.ending import Ending, Exit
 
 Lines = Sequence[tuple[str, object]]
 """What is said: names and values."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import sqlite3
 from collections.abc import Container, Iterator, Sequence
@@ -130,6 +131,7 @@ class Book:
                 callbacks.expect(step, callback, started)
             elif lender is not None:
                 callbacks.lend(step, lender)
+                return dataclasses.replace(started, borrows=True)
             return started
         if ask.reusable and (like := intents.under_way(step, ask.identity)) is not None:
             # Whatever else there is to say, an attempt under way comes first: it may bring the answer.

@@ -101,7 +101,7 @@ def settle(step: Step, awaited: Awaited, started: Started, result: Result) -> No
         awaited.answered = True
         step.totals.count(awaited.endpoint, awaited.counts_as, 1, awaited.price)
         step.sql(f"UPDATE outstanding SET answered = 1 {_THIS}", values)
-    elif awaited.attempt is None and started.ask.overdue and result.state is not State.UNKNOWN:
+    elif awaited.attempt is None and started.borrows and result.state is not State.UNKNOWN:
         _reserve(step, awaited, 1)  # what was lent is given back
     elif awaited.attempt == started.id and result.state is State.NOT_SENT:
         drop(step, awaited)

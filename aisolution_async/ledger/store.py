@@ -116,6 +116,8 @@ class Started:
     ask: Ask
     price: int = 0
     """What a charge costs, in millionths."""
+    borrows: bool = False
+    """Whether its charge is the one that was set aside for a callback, which is late."""
 
 
 @dataclass(frozen=True, slots=True)
