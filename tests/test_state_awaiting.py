@@ -152,6 +152,23 @@ async def test_stopped_it_ends_as_the_request_did_and_keeps_the_money_until_it_i
     assert money_left(client) == (3 if answer is CHECKING else 2)
 
 
+@pytest.mark.parametrize("called", [NUMBER, NUMBER.removeprefix("+")])
+@pytest.mark.parametrize("after", [30.0, 90.0])
+@virtual
+async def test_stopped_it_pays_for_what_is_called_back_in_time(called: str, after: float) -> None:
+    """Nobody waits for the answer any more, and it is charged all the same."""
+    sending, inbox, client, _ = await awaiting(CHECKING)
+    sending.conclude("its answer is still to come")
+    sending.leave(share=False)
+    await asyncio.sleep(after)
+    for _ in range(2):
+        await call_back(inbox, called)
+    await asyncio.sleep(100)
+    assert money_left(client) == (2 if after < 60 else 3)
+    await call_back(inbox, called)
+    assert money_left(client) == (2 if after < 60 else 3)
+
+
 @virtual
 async def test_what_an_earlier_run_asked_for_is_asked_for_again_when_it_is_late() -> None:
     store = Notes(Expected(today()))

@@ -78,12 +78,15 @@ class Reservation:
 
     def release(self, late: float = 0.0) -> None:
         """The call is over. What is the callback's stays set aside for `late` seconds: it may come and be charged."""
-        if self._is_callbacks:
+        if self._is_callbacks and 0 < late < math.inf:
+            asyncio.get_running_loop().call_later(late, self._give_up)
+        else:
+            self._give_up()
+
+    def _give_up(self) -> None:
+        if self._is_callbacks:  # else it has come
             self._is_callbacks = False
-            if 0 < late < math.inf:
-                asyncio.get_running_loop().call_later(late, self._settle, Charge.FREE)
-            else:
-                self._settle(Charge.FREE)
+            self._settle(Charge.FREE)
 
     def _settle(self, charge: Charge) -> None:
         for budget in self._budgets:

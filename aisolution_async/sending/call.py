@@ -636,8 +636,10 @@ class Sending(NotPickled, Generic[R]):
         bought = error is not None and finding.may_be_bought(self.attempts, error)
         callback.leave(reply, error if bought else None)
         if self._reservation is not None:
-            answered = callback.answer is not None or callback.is_overdue
-            self._reservation.release(0.0 if answered else callback.patience_left)
+            late = 0.0 if callback.answer is not None or callback.is_overdue else callback.patience_left
+            self._reservation.release(late)
+            if callback.is_awaited and 0 < late < math.inf:
+                callback.inbox.owe(callback.digits, self._reservation.called_back, late)
 
     # ------------------------------------------------------------------------------- its callback: see `Asker`
 

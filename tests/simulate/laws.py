@@ -48,7 +48,8 @@ class Laws:
         most = process.plan.most
         if most is not None:
             tally = process.client.tally
-            self.hold(tally.charged <= most, f"{process.name} spent over its limit in memory: {tally}")
+            within = tally.charged <= most + self.late(process)
+            self.hold(within, f"{process.name} spent over its limit in memory: {tally}")
 
     def callbacks_counted(self, question: int) -> int:
         """How many attempts at a question were counted for a callback."""
@@ -208,7 +209,11 @@ class Laws:
             one = min(tally.unknown, sum(map(_is_by_callback, attempts)))
             least, sum_ = tally.charged + tally.unknown - one, tally.charged + tally.unknown
             self.hold(least <= spent <= sum_, f"{process.name} keeps {spent} of its limit for {tally}")
-            self.hold(spent <= most, f"{process.name} has spent {spent} of its limit of {most} in memory")
+            known = [each for each in mine if not each.is_billed_by_callback or each.called_back is process]
+            due = sum(each.is_billed and not self._is_excused(each) for each in known)
+            self.hold(due <= spent, f"{process.name} has spent {spent} of its limit in memory, and is billed {due}")
+            within = spent <= most + self.late(process)
+            self.hold(within, f"{process.name} has spent {spent} of its limit of {most} in memory")
         for (number, key), outcome in self._outcomes.items():
             if number == process.number:
                 self._of_outcome(process, key, outcome)
@@ -268,9 +273,13 @@ class Laws:
         """A callback so late that nobody waits for it any more."""
         return request.is_billed_by_callback and self._is_late(request)
 
+    def late(self, process: Process) -> int:
+        """How many callbacks came to it so late that what was set aside for them was lent to asking again."""
+        return sum(self._is_late(each) for each in self._world.vendor.requests if each.process is process)
+
     def _is_late(self, request: Request) -> bool:
         waited = request.called_back_at - request.left_at
-        late = min(client.patience for client in self._world.plan.clients) - 1
+        late = request.process.plan.patience - 1
         return waited >= late or bool(request.called_back_at and (self._purged or self._world.has_jumped))
 
     def _of_limit(self) -> None:

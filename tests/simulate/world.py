@@ -281,6 +281,7 @@ class World:
             if not isinstance(error, LedgerError | ConfigurationError):
                 self.laws.hold(False, f"a callback raised {error!r}")
             return False
+        request.called_back = process
         self.event("a callback is taken")
         return not process.is_dead
 
@@ -362,7 +363,8 @@ class World:
                     self.laws.batch(process, place, job.asks)
                 if job.max_charges is not None:
                     spent = batch.tally.charged
-                    self.laws.hold(spent <= job.max_charges, f"job {place} spent {spent}, over its limit")
+                    within = spent <= job.max_charges + self.laws.late(process)
+                    self.laws.hold(within, f"job {place} spent {spent}, over its limit")
 
     async def _resolve(self, process: Process, place: int, job: Job) -> None:
         """A person looks at the bill, and settles what is on it, or is not."""
