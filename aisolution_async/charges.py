@@ -52,6 +52,7 @@ class _OpenAttempt:
 
 def attempt_of(
     charge: Charge,
+    *,
     status: str | None,
     http_status: int | None,
     started_at: datetime,

@@ -66,7 +66,15 @@ class Finding(NamedTuple, Generic[R]):
 
     def attempt(self, at: datetime, elapsed: float, number: int) -> Attempt:
         """The attempt for the record, the `number`th of its call."""
-        return attempt_of(self.charge, self.status, self.http_status, at, elapsed, self.problem, number)
+        return attempt_of(
+            self.charge,
+            status=self.status,
+            http_status=self.http_status,
+            started_at=at,
+            elapsed=elapsed,
+            error=self.problem,
+            number=number,
+        )
 
     def error(self, endpoint: str, key: Key, attempts: tuple[Attempt, ...]) -> AISolutionError:
         """The error in which a call ends whose last attempt this was."""
