@@ -431,6 +431,9 @@ class WhatsAppState(StrEnum):
     UNAVAILABLE = "unavailable"
 
 
+_NO_ANSWERS = (WhatsAppState.CHECKING, WhatsAppState.UNAVAILABLE)
+
+
 class WhatsAppProfile(Reply):
     """What WhatsApp knows of a number.
 
@@ -447,7 +450,7 @@ class WhatsAppProfile(Reply):
 
     @property
     def is_answer(self) -> bool:
-        return self.whatsapp not in (WhatsAppState.CHECKING, WhatsAppState.UNAVAILABLE)
+        return self.whatsapp not in _NO_ANSWERS
 
 
 @dataclass(frozen=True, slots=True, repr=False)

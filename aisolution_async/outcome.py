@@ -118,14 +118,23 @@ class Failed(Outcome):
         return False
 
 
+class _OpenOutcome:
+    """An `Outcome` while it is made."""
+
+    __slots__ = Outcome.__slots__
+
+
 def outcome_of(
     index: int, call: Call[R], reply: R | None, error: AISolutionError | None, attempts: tuple[Attempt, ...]
 ) -> Answered[R] | Failed:
     """The outcome of a call that ended in `reply` or in `error`."""
-    if reply is not None:
-        return Answered(index, call.key, call, reply, None, attempts)
-    assert error is not None
-    return Failed(index, call.key, call, None, error, attempts)
+    # As `charges.attempt_of`: a frozen class takes its time to set its fields.
+    made: Any = _OpenOutcome()
+    made.index, made.key, made.call, made.reply, made.error = index, call.key, call, reply, error
+    made.attempts, made.answered_by = attempts, None
+    made.__class__ = Failed if reply is None else Answered
+    assert (reply is None) is not (error is None)
+    return made  # type: ignore[no-any-return]  # what it is from now on
 
 
 # ------------------------------------------------------------------------------------- what a table of outcomes has

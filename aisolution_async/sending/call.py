@@ -62,6 +62,8 @@ from aisolution_async.wire.transport import Flight, PoolTransport
 
 _log = logging.getLogger(__name__)
 
+_CONVENTION = Seen.CONVENTION  # looked up for every attempt: an Enum takes its time
+
 
 class Sending(NotPickled, Generic[R]):
     """One call on its way: `step()` until `state` is `Over`. See `states` for what it goes through.
@@ -71,7 +73,6 @@ class Sending(NotPickled, Generic[R]):
 
     __slots__ = (
         "_checking",
-        "_inbox",
         "_last",
         "_options",
         "_reservation",
@@ -446,7 +447,7 @@ class Sending(NotPickled, Generic[R]):
                 found = finding.of_fault(exc, called_back=called_back)
         else:
             found = finding.of_loss(answer, called_back=called_back)
-        if found.signal is Signal.OVERLOADED and found.retry_after:
+        if found.retry_after and found.signal is Signal.OVERLOADED:
             shared.pause(found.retry_after)
         if self.callback is not None:
             self.callback.heard(found.reply, found.charge)
@@ -719,7 +720,7 @@ class Sending(NotPickled, Generic[R]):
     @property
     def _is_stopped(self) -> bool:
         """Whether nothing more is sent, as its answers cannot be told from another call's."""
-        return self._shared.echo.state is Seen.CONVENTION and isinstance(self.call, WhatsAppDetail)
+        return self._shared.echo.state is _CONVENTION and isinstance(self.call, WhatsAppDetail)
 
     def _redact(self, text: str) -> str:
         text = self._shared.requests.redact(text)

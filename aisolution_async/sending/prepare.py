@@ -31,7 +31,7 @@ _READERS = 4
 
 _HASH, _SHORT = 16, 64  # bytes of an identity: hashed, and the most that are not
 
-_IMAGE, _NUMBER = Kind.IMAGE, Kind.NUMBER  # looked up for every call: an Enum takes its time
+_IMAGE, _NUMBER, _FLAG = Kind.IMAGE, Kind.NUMBER, Kind.FLAG  # looked up for every call: an Enum takes its time
 
 # How the answer is to come does not make it another question.
 _HOW_NOT_WHAT = frozenset({"callback", "servstatus"})
@@ -155,9 +155,9 @@ def read(call: Call[Any], options: Options, *, callback: str | None, vendor: str
             value = getattr(call, parameter.name)
             if callback is not None and parameter.name == "callback":
                 value = callback
-            if value is None and not parameter.required:
-                continue
             kind = parameter.kind
+            if (value is None or (value is False and kind is _FLAG)) and not parameter.required:
+                continue
             if kind is _IMAGE:
                 most = LARGEST_FILE if options.fit else options.max_image_bytes
                 try:
@@ -170,8 +170,7 @@ def read(call: Call[Any], options: Options, *, callback: str | None, vendor: str
                     held = dataclasses.replace(held, **again)
                 fields.append((parameter.name, data))
             elif kind is _NUMBER:
-                number = _number(value, parameter.name, call, options)
-                digits = number[1:] if number[0] == "+" else digits_of(number)
+                number, digits = _number(value, parameter.name, call, options)
                 fields.append((parameter.name, number))
             elif (text := _TEXTS[kind](value, name=parameter.name)) is not None:
                 fields.append((parameter.name, text))
@@ -217,8 +216,10 @@ def _is_international(fields: Sequence[tuple[str, str | bytes]]) -> bool:
     return any(name == "number" and isinstance(value, str) and value[:1] == "+" for name, value in fields)
 
 
-def _number(number: object, name: str, call: Call[Any], options: Options) -> str:
+def _number(number: object, name: str, call: Call[Any], options: Options) -> tuple[str, str]:
+    """The number as it is sent, and its digits as an inbox knows it by."""
     country = getattr(call, "country", None)
     if country is not None:
         country = texts.country(country, name="country")
-    return numbers.normalise(number, name=name, country=country, strict=options.strict_numbers)
+    sent = numbers.normalise(number, name=name, country=country, strict=options.strict_numbers)
+    return sent, sent[1:] if sent[0] == "+" else digits_of(sent)

@@ -16,7 +16,7 @@ from aisolution_async.bulk.report.applicants import Asked
 from aisolution_async.bulk.report.applicants import read as read_applicants
 from aisolution_async.bulk.report.counting import read
 from aisolution_async.bulk.report.page import Report, page
-from aisolution_async.bulk.report.sources import Files, files_of
+from aisolution_async.bulk.report.sources import Sources, files_of
 from aisolution_async.bulk.report.thumbnails import photographs_of
 from aisolution_async.errors import ConfigurationError
 
@@ -59,7 +59,7 @@ def make_report(
     return _made(files_of(Path(file), ledger=options.ledger, results=options.results), options, made_at)
 
 
-def _made(files: Files, options: ReportOptions, made_at: datetime | None) -> str:
+def _made(files: Sources, options: ReportOptions, made_at: datetime | None) -> str:
     figures = applicants = None
     prices = {name: int(price.scaleb(6)) for name, price in options.prices.items()}
     if files.ledger is not None:

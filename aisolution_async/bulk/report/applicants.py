@@ -51,7 +51,7 @@ class RowName:
 
 
 @dataclass(slots=True)
-class ProblemKind:
+class ListedProblem:
     """What rows have in common that have no answer, and the remedy. `rows` are the first of them."""
 
     said: str
@@ -104,7 +104,7 @@ class Applicants:
     is_part: bool = False
     states: Counter[str] = field(default_factory=Counter)
     services: dict[str, Service] = field(default_factory=dict)
-    problems: list[ProblemKind] = field(default_factory=list)
+    problems: list[ListedProblem] = field(default_factory=list)
     others: int = 0
     """Rows with a problem of yet another kind."""
     checking: list[RowName] = field(default_factory=list)
@@ -189,7 +189,7 @@ class _RowReader:
         self._photos = [
             self._photo_columns(name, inputs, asked.columns) if asked.photos else [] for name in self._names
         ]
-        self._problems: dict[str, ProblemKind] = {}
+        self._problems: dict[str, ListedProblem] = {}
         for name in self._names:
             found.services[name] = Service()
 
@@ -265,7 +265,7 @@ class _RowReader:
                 self._found.others += 1
                 return
             remedy = words.STATES[words.HELD] if words.is_held(said) else words.BY_ERROR.get(error, "")
-            problem = self._problems[kind] = ProblemKind(kind, remedy)
+            problem = self._problems[kind] = ListedProblem(kind, remedy)
         problem.count += 1
         if len(problem.rows) < MOST_NAMED and row not in problem.rows:
             problem.rows.append(row)

@@ -13,7 +13,7 @@ _SQLITE = b"SQLite format 3\x00"
 
 
 @dataclass(frozen=True, slots=True)
-class Files:
+class Sources:
     """What is read. `ending` is the format of the results, `is_part` says that their run is not over.
 
     `notes` say what could not be found.
@@ -26,7 +26,7 @@ class Files:
     notes: list[str] = field(default_factory=list)
 
 
-def files_of(named: Path, *, ledger: Path | None = None, results: Path | None = None) -> Files:
+def files_of(named: Path, *, ledger: Path | None = None, results: Path | None = None) -> Sources:
     """The files that `named` stands for: a ledger or results, with the other of the two beside it, unless it is said.
 
     Raises ConfigurationError where that cannot be told, or what was said is not there.
@@ -48,7 +48,7 @@ def files_of(named: Path, *, ledger: Path | None = None, results: Path | None = 
                 "No results were found beside the ledger: what never became an attempt, as a row with a bad number or "
                 "photo, is not on this page. Say --results FILE."
             )
-            return Files(ledger, None, notes=notes)
+            return Sources(ledger, None, notes=notes)
     if ledger is None:
         beside = [Path(f"{results}{ending}") for ending in reversed(_LEDGERS)]
         ledger = next((path for path in beside if path.is_file()), None)
@@ -62,10 +62,10 @@ def files_of(named: Path, *, ledger: Path | None = None, results: Path | None = 
         known = ", ".join(_KNOWN)
         raise ConfigurationError(f"{str(results)!r} is neither a ledger nor results: name a .ledger, or {known}")
     if results.is_file():
-        return Files(ledger, results, ending, results.suffix == ".part", notes)
+        return Sources(ledger, results, ending, results.suffix == ".part", notes)
     part = Path(f"{results}.part")
     if part.is_file():
-        return Files(ledger, part, ".jsonl" if ending == ".xlsx" else ending, True, notes)
+        return Sources(ledger, part, ".jsonl" if ending == ".xlsx" else ending, True, notes)
     raise ConfigurationError(f"there are no results {str(results)!r}: check the path")
 
 
