@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 from aisolution_async.bulk.assemble import DoneCall, DoneRow
 from aisolution_async.bulk.books import Abandoned, BookPlan
-from aisolution_async.bulk.outputs import Output, Rescue, UnwrittenError, as_json
+from aisolution_async.bulk.mending import Shown
+from aisolution_async.bulk.outputs import Output, Rescue, UnwrittenError, as_json, digest_of
 from aisolution_async.bulk.plan import Plan
 from aisolution_async.bulk.results import RowState
 from aisolution_async.bulk.rows import Row
@@ -35,6 +35,8 @@ class Files:
         self._told: list[str] = []  # what was told of the workbooks that were made
         self._kept_apart: Counter[bytes] = Counter()  # rows that the ledger could not take
         self._rescue: Rescue | None = None
+        self._shown = Shown(plan.facts.rows.header)  # the rows in the file of problems
+        self._was: str | None = None  # the file of problems as it was read
 
     def open(self, plan: Plan) -> None:
         """Make the part files. Raises ConfigurationError where one cannot be made."""
@@ -46,7 +48,10 @@ class Files:
             plan=BookPlan(columns.results, self._facts.options.known_prices, about),
         )
         if self._problems is not None:
-            self._problems.open(columns.of_problems, replace=plan.replaces, types=[*types, str])
+            if not self._facts.options.overwrite:
+                taken = self._facts.source.mended.taken
+                self._was = taken.get(self._problems.path) or digest_of(self._problems.path)
+            self._problems.open(columns.of_problems, replace=plan.replaces, types=[*types, int, str])
 
     def close(self) -> None:
         """Leave what there is in the part files. Idempotent."""
@@ -77,7 +82,9 @@ class Files:
 
     def _write_problem(self, file: Output, done: DoneRow) -> None:
         try:
-            file.write(self._columns.of(done.row.cells), [problems_of(done)], self._formats_in(done.row))
+            said = [done.row.line, problems_of(done)]
+            file.write(self._columns.of(done.row.cells), said, self._formats_in(done.row))
+            self._shown.add(done.row.line, self._facts.source.mended.mark(done.row))
         except UnwrittenError as exc:
             problem = f"the file of problems {str(file.part)!r} cannot be written: {exc.strerror}"
             self.problem = f"{problem}; the run was stopped"
@@ -129,7 +136,7 @@ class Files:
         output, problems = self._output, self._problems
         if finished and not self._is_full:
             if problems is not None:
-                self._finish(problems, of=output.path)
+                self._finish_problems(problems)
             if self._finish(output):
                 summary.output = output.path
         self.close()
@@ -138,15 +145,21 @@ class Files:
             summary.problems = place if place.exists() else None
         if summary.output is None and output.rows and not output.streams:
             summary.part = output.part
-        summary.warnings = [*self._facts.calls.warnings, *self._told]
+        mended = self._facts.source.mended.told(self._facts.source.path, is_read=finished)
+        summary.warnings = [*self._facts.calls.warnings, *mended, *self._told]
         if self._rescue is not None:
             self._rescue.close()
             summary.rescued = self._rescue.places
 
-    def _finish(self, file: Output, of: Path | None = None) -> bool:
+    def _finish_problems(self, file: Output) -> None:
+        """Give the file of problems its name, and note where its rows come from."""
+        of, added = self._output.path, self._columns.added
+        self._finish(file, lambda: file.finish(self._facts.ledger, of, added, self._shown.lines, self._was))
+
+    def _finish(self, file: Output, finish: Callable[[], None] | None = None) -> bool:
         """Give a file its name. Whether it has it."""
         try:
-            file.finish(None if of is None else self._facts.ledger, of)
+            (finish or file.finish)()
         except UnwrittenError as exc:
             self.problem = f"the output {str(file.path)!r} cannot be finished: {exc.strerror}"
             if file is self._output and exc.rows:

@@ -19,11 +19,12 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import date, datetime
 from importlib.util import find_spec
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
@@ -80,6 +81,7 @@ class Dialect:
 class Origin:
     """Where a file of problems comes from: the run's `ledger` and `output`, and its `digest` as it was written.
 
+    `added` are the columns that the rows of the input got there, first the one with the number of the row.
     `other` is the ledger of the file that stood there before, where a run was killed while it replaced that by its own,
     and nobody can tell any more which of the two this is: it was changed since. Else None.
     """
@@ -87,7 +89,12 @@ class Origin:
     ledger: Path
     output: Path
     digest: str
+    added: tuple[str, ...] = ("problem",)
     other: Path | None = None
+
+    def is_as_written(self, path: Path) -> bool:
+        """Whether nobody changed the file `path` since it was written. Raises OSError."""
+        return _digest(path) == self.digest
 
 
 def origin_of(path: Path) -> Origin | None:
@@ -127,7 +134,7 @@ def _origin(path: Path) -> Origin | None:
     if not os.path.lexists(side):
         return None
     with side.open("rb") as file:
-        said = json.loads(file.read(_LONGEST_SIDE))
+        said = json.loads(file.readline(_LONGEST_SIDE))
     found, before = _read_origin(path.parent, said), said.get("before")
     if before is None or not path.is_file():
         return found
@@ -143,30 +150,50 @@ def _origin(path: Path) -> Origin | None:
 
 
 def _read_origin(folder: Path, said: Mapping[str, Any]) -> Origin:
-    return Origin(folder / said["ledger"], folder / said["output"], str(said["digest"]))
+    added = tuple(map(str, said.get("added", ("problem",))))
+    return Origin(folder / said["ledger"], folder / said["output"], str(said["digest"]), added)
 
 
-def _note(path: Path, origin: Origin, before: Origin | None) -> None:
-    """Write PATH.of, at one stroke, and safe on the disk when this returns."""
-    side, folder = _side(path), path.parent
+def _note(path: Path, origin: Origin, before: Origin | None, rows: Iterable[str]) -> None:
+    """Write PATH.of, with what is said of its `rows` in the lines behind the first."""
+    folder = path.parent
 
     def said(origin: Origin) -> dict[str, Any]:
-        ledger, output = _from(folder, origin.ledger), _from(folder, origin.output)
-        return {"ledger": ledger, "output": output, "digest": origin.digest}
+        ledger, output = relative(folder, origin.ledger), relative(folder, origin.output)
+        return {"ledger": ledger, "output": output, "digest": origin.digest, "added": origin.added}
 
     whole = said(origin) | ({} if before is None else {"before": said(before)})
-    new = side.with_name(f"{side.name}.part")
+    put_safely(_side(path), chain((json.dumps(whole),), rows))
+
+
+def rows_of_note(path: Path) -> Iterator[Any]:
+    """What the note of the file of problems `path` says of its rows, value by value. Raises OSError, ValueError."""
+    with _side(path).open(encoding="utf-8") as file:
+        file.readline()
+        yield from map(json.loads, file)
+
+
+def put_safely(path: Path, lines: Iterable[str]) -> None:
+    """Write a private file at one stroke; it is safe on the disk when this returns. Raises OSError."""
+    new = path.with_name(f"{path.name}.part")
     with new.open("w", encoding="utf-8") as file:
         _make_private(file.fileno())
-        file.write(f"{json.dumps(whole)}\n")
+        file.writelines(f"{line}\n" for line in lines)
         file.flush()
         os.fsync(file.fileno())
-    new.replace(side)
-    _sync(folder)
+    new.replace(path)
+    _sync(path.parent)
 
 
 def _side(path: Path) -> Path:
     return path.parent / f"{path.name}.of"
+
+
+def digest_of(path: Path) -> str | None:
+    """What a file is known by; None where it cannot be read."""
+    with suppress(OSError):
+        return _digest(path)
+    return None
 
 
 def _digest(path: Path) -> str:
@@ -174,7 +201,8 @@ def _digest(path: Path) -> str:
         return hashlib.file_digest(file, "blake2b").hexdigest()
 
 
-def _from(folder: Path, path: Path) -> str:
+def relative(folder: Path, path: Path) -> str:
+    """`path` as it is to be found from `folder`, so that both may be moved together."""
     try:
         return os.path.relpath(path, folder)
     except ValueError:  # on another drive
@@ -267,7 +295,7 @@ class Output:
             return
         with suppress(ConfigurationError, OSError):
             origin = origin_of(self.path)
-            if origin is not None and _digest(self.path) == origin.digest:
+            if origin is not None and origin.is_as_written(self.path):
                 return
         raise ConfigurationError(
             f"{str(self.path)!r} was changed since it was written, or is no file of an earlier run: move it away, "
@@ -355,11 +383,20 @@ class Output:
     def _folder(self) -> Path:
         return self.path.with_name(f"{self.path.name}.making")
 
-    def finish(self, ledger: Path | None = None, of: Path | None = None) -> None:
+    def finish(
+        self,
+        ledger: Path | None = None,
+        of: Path | None = None,
+        added: tuple[str, ...] = ("problem",),
+        rows: Callable[[], Iterable[str]] = tuple,
+        was: str | None = None,
+    ) -> None:
         """All rows are there: give the file its name. Raises UnwrittenError; what was written is in the part file.
 
         A file of problems is `of` an output, and notes beside it what `ledger` its rows are in, if any: before it has
-        its name, so that nobody finds it there and asks its rows without their ledger.
+        its name, so that nobody finds it there and asks its rows without their ledger. The note has the columns that
+        were `added`, and what is said of its `rows`. `was` is the digest of the file that stood there as it was read:
+        one that somebody changed since is not replaced.
         """
         assert self._file is not None
         self._put(self._form.end)
@@ -372,15 +409,17 @@ class Output:
                 if not self._replaces and os.path.lexists(self.path):
                     raise FileExistsError(0, "a file of that name has appeared meanwhile")
                 note = None
+                if was is not None and self.path.is_file() and _digest(self.path) != was:
+                    raise FileExistsError(0, "somebody changed it meanwhile: run it again, and that is taken in")
                 if of is not None and ledger is not None:
-                    note = Origin(ledger, of, _digest(made))
-                    _note(self.path, note, _origin(self.path) if self.path.is_file() else None)
+                    note = Origin(ledger, of, _digest(made), added)
+                    _note(self.path, note, _origin(self.path) if self.path.is_file() else None, rows())
                 made.replace(self.path)
                 _sync(self.path.parent)
                 if made is not self.part:
                     self._put_part_away()
                 if note is not None:
-                    _note(self.path, note, None)
+                    _note(self.path, note, None, rows())
                 elif of is not None:
                     _side(self.path).unlink(missing_ok=True)
         except OSError as exc:

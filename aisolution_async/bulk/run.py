@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import threading
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
-from contextlib import AsyncExitStack, closing
+from contextlib import AsyncExitStack, closing, suppress
 from pathlib import Path
 from typing import Any, ParamSpec, Protocol, cast
 
@@ -14,7 +15,7 @@ from aisolution_async.api import Call
 from aisolution_async.batching import Batch, Progress
 from aisolution_async.bulk.assemble import Assembler, DoneRow
 from aisolution_async.bulk.earlier import Earlier
-from aisolution_async.bulk.facts import Asked, Facts, calls_of, gather, in_thread
+from aisolution_async.bulk.facts import Asked, Facts, Input, calls_of, gather, in_thread
 from aisolution_async.bulk.files import Files
 from aisolution_async.bulk.options import BulkOptions, StrPath, by_keyword
 from aisolution_async.bulk.plan import Plan, plan
@@ -23,7 +24,7 @@ from aisolution_async.bulk.rows import Row, UnreadableInputError
 from aisolution_async.bulk.summary import BulkError, Summary
 from aisolution_async.bulk.watch import Watch
 from aisolution_async.client import AsyncClient
-from aisolution_async.errors import AISolutionError
+from aisolution_async.errors import AISolutionError, ConfigurationError
 from aisolution_async.hiding import forget_locals
 from aisolution_async.ledger import Ledger, LedgerError
 from aisolution_async.outcome import Outcome
@@ -51,6 +52,7 @@ class BulkRun:
         self.summary = Summary()
         self.total: int | None = None
         """How many rows the input has, where that is known without counting them."""
+        self._input: Input | None = None
         self._watch = Watch(options.give_up, client.options.on_attempt)
         self._client = client.with_options(on_attempt=self._watch.hear, keep_metadata=options.keep_metadata)
         self._kinds = calls_of(call)
@@ -64,13 +66,17 @@ class BulkRun:
         try:
             planned = await in_thread(self._plan, Plan.close)
             with closing(planned):
-                self.total = planned.total
+                self.total, self._input = planned.total, planned.facts.source
                 self.summary.hidden = planned.facts.rows.hidden
                 await self._carry_out(planned, started)
         except BaseException as exc:
             forget_locals(exc)  # rows are in them
             raise
         return self.summary
+
+    def count(self, given_up: threading.Event) -> int | None:
+        """How many rows there are, None if that cannot be told yet, or `given_up` was set. Blocks."""
+        return None if self._input is None else self._input.count(given_up)
 
     def stop(self) -> None:
         """Ask for a graceful end: nothing more is sent, what is under way is waited for and written."""
@@ -129,6 +135,7 @@ class BulkRun:
             files = asking.files = Files(planned, watch.stop)
             stack.callback(files.close)
             files.open(planned)
+            facts.remember()
             if ledger is not None and before is None:
                 await stack.enter_async_context(ledger)
             finished = False
@@ -143,6 +150,9 @@ class BulkRun:
                 self.summary.left_out = facts.rows.left_out
                 self.summary.gave_up = watch.gave_up
                 self.summary.seconds = clock.now() - started
+            if self.summary.complete and not self.summary.failed + self.summary.checking:
+                with suppress(ConfigurationError):  # all is there, and the next run finds that out by itself
+                    facts.remember(finished=True)
         if (problem := files.problem or watch.problem) is not None:
             raise BulkError(files.told(problem), self.summary)
 

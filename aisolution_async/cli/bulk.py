@@ -16,7 +16,6 @@ from aisolution_async import clock
 from aisolution_async.api import CALLS, Call, Endpoint, Kind, Parameter
 from aisolution_async.batching import GRACE, Recheck
 from aisolution_async.bulk import BulkError, BulkOptions, BulkRun, Summary
-from aisolution_async.bulk.facts import count_rows
 from aisolution_async.bulk.forecast import foresee
 from aisolution_async.bulk.options import CONCURRENCY, GIVE_UP
 from aisolution_async.bulk.outputs import BOOK, STDOUT, origin_of
@@ -512,7 +511,7 @@ class _CommandRun:
                 return
             running = self._running = asyncio.create_task(bulk.run())
             display = None if quiet else show.display(options.known_prices, each)
-            with _followed(bulk, self._source, options.reading, display):
+            with _followed(bulk, display):
                 try:
                     await asyncio.wait({running})
                 finally:
@@ -565,7 +564,7 @@ def _exit_code(done: Summary) -> Exit:
 
 
 @contextmanager
-def _followed(bulk: BulkRun, source: Path, reading: Mapping[str, Any], display: show.Display | None) -> Iterator[None]:
+def _followed(bulk: BulkRun, display: show.Display | None) -> Iterator[None]:
     """Show on `display` how far `bulk` is, as long as this is open."""
     if display is None:
         yield
@@ -580,7 +579,7 @@ def _followed(bulk: BulkRun, source: Path, reading: Mapping[str, Any], display: 
             if progress is None:
                 continue
             if bulk.total is None and counting is None:
-                counting = asyncio.create_task(asyncio.to_thread(count_rows, source, given_up, **reading))
+                counting = asyncio.create_task(asyncio.to_thread(bulk.count, given_up))
             counted = counting.result() if counting is not None and counting.done() else None
             display.update(progress, counted if bulk.total is None else bulk.total, bulk.trouble)
 
