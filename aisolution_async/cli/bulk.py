@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import shlex
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -20,13 +19,12 @@ from aisolution_async.bulk.forecast import foresee
 from aisolution_async.bulk.options import CONCURRENCY, GIVE_UP
 from aisolution_async.bulk.outputs import BOOK, STDOUT, origin_of
 from aisolution_async.bulk.rows import format_of
-from aisolution_async.cli import show
+from aisolution_async.cli import resuming, show
 from aisolution_async.cli.config import check_price
 from aisolution_async.cli.options import (
     HELP,
     METAVARS,
     EndpointName,
-    Endpoints,
     access_options,
     delimiter,
     duration,
@@ -59,7 +57,7 @@ _MADE_UP = ".sandbox.ledger"
 _CALLS = {call.endpoint.command: call for call in CALLS}
 
 
-@click.group("bulk", cls=Endpoints, epilog=EXIT_CODES)
+@click.group("bulk", cls=resuming.Lists, epilog=EXIT_CODES)
 def bulk_group() -> None:
     """Ask the vendor for every row of a list: a workbook, CSV, JSONL or Parquet.
 
@@ -67,7 +65,11 @@ def bulk_group() -> None:
     Examples:
       aisolution bulk whatsapp-detail applicants.xlsx -o checked.csv --country ID
       aisolution bulk face-compare applicants.csv -o all.csv --endpoint whatsapp-detail --errors mend.csv
+      aisolution bulk --resume all.csv
     """
+
+
+bulk_group.params += resuming.options()
 
 
 def _options(call: type[Call[Any]]) -> list[click.Parameter]:
@@ -279,7 +281,9 @@ def _command(call: type[Call[Any]]) -> click.Command:
             raise Ending("--json prints on stdout, where the results go: leave one of them out", Exit.USAGE)
         if as_json:
             check_stdout()
-        check_price(click.get_current_context())
+        context = click.get_current_context()
+        check_price(context)
+        resuming.run_mended(context, source, output)
         given = [
             (*name.split("_", 1), chosen.pop(name)) for name in [*chosen] if name.startswith(("column_", "value_"))
         ]
@@ -293,6 +297,7 @@ def _command(call: type[Call[Any]]) -> click.Command:
                 ledger=None if no_ledger else _ledger_of(source, output, ledger, sandbox=sandbox, quiet=quiet),
                 ordered=not any_order,
                 recheck=Recheck(give_up=recheck_for) if recheck else None,
+                command=resuming.command_of(context, output),
                 on_start=None if quiet else show.say,
                 on_resume=None if quiet else _say_resumed,
             )
@@ -307,7 +312,7 @@ def _command(call: type[Call[Any]]) -> click.Command:
             assert output is not None
             job = _CommandRun(calls, source, output, options, of_client)
             code = run(job.run(access, quiet=quiet, as_json=as_json))
-        click.get_current_context().exit(code)
+        context.exit(code)
 
     parameters = [parameter.name for parameter in endpoint.parameters if parameter.required]
     images = any(parameter.kind is Kind.IMAGE for parameter in endpoint.parameters)
@@ -354,13 +359,14 @@ formats of INPUT, colours, filters and a summary; its .part is JSONL, and it is 
 1,048,576 rows at most.
 
 Ctrl-C stops it, and waits for the answers under way; Ctrl-C again waits only a moment longer. However it was
-ended, run it again to go on: what was answered is in OUTPUT.ledger, is not paid for twice, and is written as if
-the run had never been stopped. A call that may have been charged, and has no answer, is held: it is not sent
-again unless --retry-unknown says so. Where the vendor does not answer any more, the run ends (--give-up), to be gone
-on with later. A number that is still being checked is not ok, and told at the end: run it again later, or say --recheck.
+ended, run it again, or say aisolution bulk --resume OUTPUT, to go on: what was answered is in OUTPUT.ledger, is not
+paid for twice, and is written as if the run had never been stopped. A call that may have been charged, and has no
+answer, is held: it is not sent again unless --retry-unknown says so. Where the vendor does not answer any more, the
+run ends (--give-up), to be gone on with later. A number that is still being checked is not ok, and told at the end:
+run it again later, or say --recheck.
 
-The file of --errors is to be mended and is then an INPUT: it remembers its ledger (FILE.of, beside it), so that
-nothing is paid for twice. The ledger holds personal data; see `aisolution ledger`. With -o -, there is
+Rows are to be mended in the file of --errors, whose column "row" says which row of INPUT each is, or in INPUT. Then
+--resume, or the same command, fills them in, in the same OUTPUT, and pays for nothing twice. The ledger holds personal data; see `aisolution ledger`. With -o -, there is
 a ledger only where --ledger names one.
 """
 
@@ -393,47 +399,6 @@ def _ledger_of(source: Path, output: Path | None, chosen: Path | None, *, sandbo
     if output is None or str(output) == STDOUT:
         return None
     return output.with_name(f"{output.name}{_MADE_UP if sandbox else '.ledger'}")
-
-
-# What is of one run alone, and not of the one that goes on with the rows that were mended.
-_OF_ONE_RUN = (
-    *("source", "output", "problems", "ledger", "no_ledger", "dry_run", "overwrite", "quiet", "as_json"),
-    *("retry_unknown", "reuse_for", "rescued", "header_row"),
-)
-_OF_THE_FILE = ("sheet", "skip_hidden", "delimiter", "encoding")
-
-
-def _command_to_mend(done: Summary, source: Path, output: Path, ledger: Path | None) -> str | None:
-    """The command that asks the rows of the file of problems once they are mended, and pays for nothing twice."""
-    context, mend = click.get_current_context(silent=True), done.problems
-    if context is None or mend is None or ledger is None or not done.complete or not done.failed:
-        return None
-    if STDOUT in (str(mend), str(output)):
-        return None
-    words = [*context.command_path.split(), str(mend)]
-    words += ["-o", str(output.with_name(f"{output.stem}-mended{output.suffix}")), "--ledger", str(ledger)]
-    leave_out = _OF_ONE_RUN if mend.suffix.lower() == source.suffix.lower() else _OF_ONE_RUN + _OF_THE_FILE
-    for param in context.command.params:
-        name = str(param.name)
-        given = context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE
-        if isinstance(param, click.Option) and given and name not in leave_out:
-            words += _words_of(param, context.params[name])
-    return shlex.join(words)
-
-
-def _words_of(param: click.Option, value: Any) -> list[str]:
-    """An option as it is typed."""
-    if param.is_flag:
-        return [(param.opts if value else param.secondary_opts or param.opts)[0]]
-    if isinstance(value, Mapping):
-        value = [f"{name}={held}" for name, held in value.items()]
-    if isinstance(value, float):
-        value = f"{value:g}s"
-    if param.name in ("base_url", "value_callback"):
-        value = "…"  # it may hold a password
-    return [
-        word for each in (value if isinstance(value, list | tuple) else [value]) for word in (param.opts[0], str(each))
-    ]
 
 
 async def _forecast(
@@ -544,9 +509,10 @@ class _CommandRun:
             if access.sandbox:
                 show.say("against the sandbox: the answers are made up, and nothing was really charged")
             show.summary(done, ledger, prices)
-            if command := _command_to_mend(done, self._source, self._output, ledger):
-                show.say(f"once {done.problems} is mended, this asks its rows, and pays for nothing twice:")
-                show.say(f"  {command}")
+            mend = None if STDOUT in (str(self._output), str(done.problems)) else done.problems
+            if mend is not None and ledger is not None and done.complete and done.failed:
+                context = click.get_current_context(silent=True)
+                show.say(f"once {mend} is mended: {resuming.told(context, self._output)}")
         return done
 
 
