@@ -13,7 +13,7 @@ import httpx
 import openpyxl
 import pytest
 
-from aisolution_async import ConfigurationError, FaceCompare, IdHolding, WhatsAppDetail
+from aisolution_async import Charge, ConfigurationError, FaceCompare, IdHolding, Ledger, WhatsAppDetail
 from aisolution_async.bulk import BulkError, Summary, forecast_bulk, mending, outputs
 from aisolution_async.bulk.books import records
 from aisolution_async.bulk.rows import Rows
@@ -409,3 +409,83 @@ async def test_a_full_disk_keeps_nothing_back(tmp_path: Path, monkeypatch: pytes
         await loop.run()
     assert len(loop.vendor.requests) == 2
     assert outputs.origin_of(loop.problems) is not None
+
+
+# ------------------------------------------------------------------------------------------------- rows that are held
+
+
+def losing(*lost: str) -> Callable[[httpx.Request, int], httpx.Response]:
+    """A vendor whose answers to some numbers never arrive."""
+
+    def script(request: httpx.Request, number: int) -> httpx.Response:
+        if any(request.content.decode().find(f"%2B62813873000{end}") >= 0 for end in lost):
+            raise httpx.ReadError("it went away", request=request)
+        return sane(request, number)
+
+    return script
+
+
+@pytest.mark.parametrize("ending", ["csv", "xlsx", "jsonl", "parquet"])
+async def test_what_is_held_is_in_a_file_of_its_own(tmp_path: Path, ending: str) -> None:
+    """It says what to do; once that is done, the answer comes into the same output, and the file goes."""
+    loop = Loop(tmp_path, "out.csv", f"mend.{ending}")
+    loop.options["vendor"] = loop.vendor = Vendor(losing("04"))
+    write(loop.source, LIST)
+    done = await loop.run()
+    held = tmp_path / f"out-held.{ending}"
+    assert (done.failed, done.unsettled, done.to_settle) == (4, 1, held)
+    assert loop.ids() == ["B", "C", "E"]
+    [row] = results(held)
+    assert (row["id"], str(row["row"])) == ("D", "5")
+    assert "held: it may have been charged" in row["problem"]
+    ledger = f"{tmp_path}/out.csv.ledger"
+    said = row["what to do"]
+    assert said.startswith("ask the vendor, or look into the invoice, whether the request gliswadetail of 20")
+    assert f"UTC, 'D' was charged. If it was not: aisolution ledger resolve {ledger} D free, and then" in said
+    assert f"aisolution bulk --resume {tmp_path}/out.csv --retry-unknown 1" in said
+    assert stat.S_IMODE(held.stat().st_mode) == 0o600
+    loop.options["vendor"] = loop.vendor = Vendor(sane)
+    assert (await loop.run()).to_settle == held
+    assert loop.vendor.requests == []
+    async with Ledger(ledger) as opened:
+        assert await opened.resolve("D", Charge.FREE) == 1
+    done = await loop.run()
+    assert (done.ok, done.to_settle, len(loop.vendor.requests)) == (2, None, 1)
+    assert not held.exists()
+    assert read(loop.output)[3]["ok"] == "true"
+
+
+async def test_notes_in_the_file_of_held_rows_stay(tmp_path: Path) -> None:
+    loop = Loop(tmp_path)
+    write(loop.source, LIST)
+    loop.options["vendor"] = Vendor(losing("04"))
+    await loop.run()
+    held = tmp_path / "out-held.csv"
+    text = held.read_text().replace("D,", "D asked on Monday,")
+    held.write_text(text)
+    done = await loop.run()
+    assert (done.to_settle, held.read_text()) == (tmp_path / "out-held-2.csv", text)
+    assert (await loop.run()).to_settle == tmp_path / "out-held-2.csv"
+    assert "out-held-3.csv" not in left(tmp_path)
+
+
+async def test_a_row_that_is_held_and_has_a_bad_cell_is_in_both(tmp_path: Path) -> None:
+    loop = Loop(tmp_path)
+    write(loop.source, f"phone,foto\n{SOME}04,gone.jpg\n")
+    loop.options["vendor"] = Vendor(losing("04"))
+    options: dict[str, Any] = {"call": [IdHolding, WhatsAppDetail], "columns": {"img": "foto"}}
+    await loop.run(**options)
+    [bad], [held] = read(loop.problems), read(tmp_path / "out-held.csv")
+    assert bad["problem"].startswith("id-holding: ")
+    assert "whatsapp-detail" not in bad["problem"]
+    assert held["problem"].startswith("whatsapp-detail: ")
+    assert "resolve" in held["what to do"]
+    assert "--by-id ID free (aisolution ledger attempts --unknown " in held["what to do"]
+
+
+async def test_without_a_ledger_nothing_is_held(tmp_path: Path) -> None:
+    loop = Loop(tmp_path)
+    write(loop.source, LIST)
+    done = await loop.run(vendor=Vendor(losing("04")), ledger=None)
+    assert (loop.ids(), done.to_settle) == ([*"BCDE"], None)
+    assert left(tmp_path) == {"in.csv", "out.csv", "mend.csv"}

@@ -77,9 +77,9 @@ class Columns:
         return free_name("row", self.inputs), free_name("problem", self.inputs)
 
     @property
-    def of_problems(self) -> list[str]:
-        """The columns of the file of problems."""
-        return [*self.inputs, *self.added]
+    def added_to_held(self) -> tuple[str, ...]:
+        """The columns that the file of rows that are held has besides the input's."""
+        return *self.added, free_name("what to do", self.inputs)
 
 
 @dataclass(frozen=True, slots=True)

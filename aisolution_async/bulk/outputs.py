@@ -434,6 +434,12 @@ class Output:
         _sync(self.path.parent)
         shutil.rmtree(self._folder, ignore_errors=True)
 
+    def remove(self) -> None:
+        """Take away what an earlier run wrote, and its note."""
+        with suppress(OSError):
+            self.path.unlink(missing_ok=True)
+            _side(self.path).unlink(missing_ok=True)
+
     def close(self) -> None:
         """Leave the rows in the part file, or nothing where there is none. Idempotent."""
         if self._file is not None:

@@ -57,7 +57,7 @@ _MADE_UP = ".sandbox.ledger"
 _CALLS = {call.endpoint.command: call for call in CALLS}
 
 
-@click.group("bulk", cls=resuming.Lists, epilog=EXIT_CODES)
+@click.group("bulk", cls=resuming.ListCommands, epilog=EXIT_CODES)
 def bulk_group() -> None:
     """Ask the vendor for every row of a list: a workbook, CSV, JSONL or Parquet.
 
@@ -366,8 +366,9 @@ run ends (--give-up), to be gone on with later. A number that is still being che
 run it again later, or say --recheck.
 
 Rows are to be mended in the file of --errors, whose column "row" says which row of INPUT each is, or in INPUT. Then
---resume, or the same command, fills them in, in the same OUTPUT, and pays for nothing twice. The ledger holds personal data; see `aisolution ledger`. With -o -, there is
-a ledger only where --ledger names one.
+--resume, or the same command, fills them in, in the same OUTPUT, and pays for nothing twice. Rows that are held are in
+OUTPUT-held instead, with what to do about each. The ledger holds personal data; see `aisolution ledger`. With -o -,
+there is a ledger only where --ledger names one.
 """
 
 
@@ -510,7 +511,8 @@ class _CommandRun:
                 show.say("against the sandbox: the answers are made up, and nothing was really charged")
             show.summary(done, ledger, prices)
             mend = None if STDOUT in (str(self._output), str(done.problems)) else done.problems
-            if mend is not None and ledger is not None and done.complete and done.failed:
+            can_mend = done.failed > done.unsettled or done.errors["InputError"]
+            if mend is not None and ledger is not None and done.complete and can_mend:
                 context = click.get_current_context(silent=True)
                 show.say(f"once {mend} is mended: {resuming.told(context, self._output)}")
         return done

@@ -33,7 +33,7 @@ _MERGED = "aisolution_async.resuming.merged"
 _UNITS = ((86_400, "d"), (3600, "h"), (60, "m"), (1, "s"))
 
 
-class Lists(Endpoints):
+class ListCommands(Endpoints):
     """The commands for lists; `--resume OUTPUT` in their place stands for the one that OUTPUT was made by."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:

@@ -309,12 +309,10 @@ def summary(done: Summary, ledger: Path | None, prices: Mapping[str, Decimal] | 
         rows.append(("held", _held(done)))
     if done.over_budget:
         rows.append(("over budget", f"{done.over_budget:,} not sent: run it again with a larger budget"))
-    if done.output is not None:
-        rows.append(("results", "standard output" if str(done.output) == "-" else str(done.output)))
-    if done.part is not None:
-        rows.append(("results so far", str(done.part)))
-    if done.problems is not None:
-        rows.append(("to be mended", str(done.problems)))
+    results = None if done.output is None else "standard output" if str(done.output) == "-" else done.output
+    files = {"results": results, "results so far": done.part}
+    files |= {"to be mended": done.problems, "to be settled": done.to_settle}
+    rows += [(name, str(file)) for name, file in files.items() if file is not None]
     if done.rescued:
         rows.append(("rescued rows", ", ".join(done.rescued)))
         if ledger is not None and done.rescued != ["stderr"]:
@@ -410,6 +408,7 @@ def as_json(done: Summary, ledger: Path | None, prices: Mapping[str, Decimal] | 
         "rescued": done.rescued,
         "warnings": done.warnings,
         "gave_up": done.gave_up,
+        **({} if done.to_settle is None else {"to_settle": str(done.to_settle)}),
         **_hidden(done),
         "ledger": None if ledger is None else str(ledger),
     }
