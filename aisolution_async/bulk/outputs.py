@@ -17,6 +17,7 @@ import json
 import math
 import os
 import shutil
+import stat
 import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -54,6 +55,7 @@ ENDINGS = (BOOK, *DELIMITERS, *_LINES, ".parquet")
 """What an output file may end in."""
 
 _LONGEST_SIDE = 65_536
+_TAKEN = ".taken.jsonl"
 
 _QUOTED = ";\t\r\n"
 _NEEDS = {
@@ -768,7 +770,7 @@ class Rescue:
         """Where rows were put."""
         self._files: list[tuple[str, _Appender]] = []
         for folder in (*(() if output is None else (output.absolute().parent,)), None):
-            prefix = "aisolution-rescued-" if folder is None or output is None else _rescued(output)
+            prefix = _rescued(output) if folder is not None and output is not None else _rescued_elsewhere(output)
             with suppress(OSError):
                 number, name = tempfile.mkstemp(prefix=prefix, suffix=".jsonl", dir=folder)
                 _make_private(number)
@@ -824,8 +826,62 @@ def keep(output: Path, lines: Iterable[bytes]) -> Path:
     )
 
 
+def rescues_of(output: Path) -> list[Path]:
+    """The files of rows that were rescued from `output`: beside it, and in the temporary folder.
+
+    Others write there too: of what is in it, only files count that are the user's own and that nobody else may read.
+    """
+    found: list[Path] = []
+    for folder, begins in (
+        (output.absolute().parent, _rescued(output)),
+        (Path(tempfile.gettempdir()), _rescued_elsewhere(output)),
+    ):
+        with suppress(OSError):  # a folder that may be written and not be listed
+            paths = sorted(
+                path for path in folder.iterdir() if path.name.startswith(begins) and path.suffix == ".jsonl"
+            )
+            found += [path for path in paths if begins == _rescued(output) or _is_own(path)]
+    return found
+
+
+def put_away(rescue: Path, output: Path) -> None:
+    """The rows in this file of rescued rows are in the finished output: let its name say so.
+
+    It stays, as the ledger does not have them. From the temporary folder, which is emptied now and then, it comes to
+    the output. Files that are elsewhere stay as they are. Raises OSError.
+    """
+    folder, begins, long = output.absolute().parent, _rescued(output), f"{_rescued(output)}long.jsonl"
+    is_beside = rescue.absolute().parent == folder and rescue.name.startswith(begins)
+    is_elsewhere = rescue.name.startswith(_rescued_elsewhere(output))
+    if rescue.name.endswith(_TAKEN) or rescue.name == long or not (is_beside or is_elsewhere):
+        return
+    if is_beside:
+        rescue.replace(rescue.with_name(f"{rescue.stem}{_TAKEN}"))
+        _sync(folder)
+        return
+    with rescue.open("rb") as lines:
+        kept = keep(output, lines)
+    kept.replace(kept.with_name(f"{kept.stem}{_TAKEN}"))
+    _sync(folder)
+    rescue.unlink()
+
+
+def _is_own(path: Path) -> bool:
+    found = path.lstat()
+    mine = getattr(os, "getuid", lambda: found.st_uid)()
+    return stat.S_ISREG(found.st_mode) and found.st_uid == mine and (os.name == "nt" or not found.st_mode & 0o077)
+
+
 def _rescued(output: Path) -> str:
     return f"{output.name}.rescued-"
+
+
+def _rescued_elsewhere(output: Path | None) -> str:
+    """What the name of such a file in the temporary folder begins with: it says of which output it is."""
+    if output is None:
+        return "aisolution-rescued-"
+    name = hashlib.blake2b(os.fsencode(output.absolute()), digest_size=8).hexdigest()
+    return f"aisolution-rescued-{name}-"
 
 
 def _sync(folder: Path) -> None:

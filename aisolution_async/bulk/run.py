@@ -150,6 +150,8 @@ class BulkRun:
                 self.summary.left_out = facts.rows.left_out
                 self.summary.gave_up = watch.gave_up
                 self.summary.seconds = clock.now() - started
+            if self.summary.complete and asking.earlier is not None and not planned.output.streams:
+                await asyncio.to_thread(asking.earlier.put_away, planned.output.path)
             if self.summary.complete and not self.summary.failed + self.summary.checking:
                 with suppress(ConfigurationError):  # all is there, and the next run finds that out by itself
                     facts.remember(finished=True)

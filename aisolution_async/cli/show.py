@@ -316,7 +316,8 @@ def summary(done: Summary, ledger: Path | None, prices: Mapping[str, Decimal] | 
     if done.rescued:
         rows.append(("rescued rows", ", ".join(done.rescued)))
         if ledger is not None and done.rescued != ["stderr"]:
-            rows.append(("", "run it again to take them back, with --rescued FILE where it is in another folder"))
+            streams = done.part is None and str(done.output or "-") == "-"
+            rows.append(("", f"run it again to take them back{', with --rescued FILE' if streams else ''}"))
     if ledger is not None:
         rows.append(("ledger", str(ledger)))
     fields(console, rows)
