@@ -489,3 +489,34 @@ async def test_without_a_ledger_nothing_is_held(tmp_path: Path) -> None:
     done = await loop.run(vendor=Vendor(losing("04")), ledger=None)
     assert (loop.ids(), done.to_settle) == ([*"BCDE"], None)
     assert left(tmp_path) == {"in.csv", "out.csv", "mend.csv"}
+
+
+# -------------------------------------------------------------------------------------------------------------- totals
+
+
+@pytest.mark.parametrize("output", ["out.csv", "out.xlsx", "out.jsonl", "out.parquet"])
+@pytest.mark.parametrize("ordered", [True, False])
+async def test_totals_are_counted_apart(tmp_path: Path, output: str, ordered: bool) -> None:
+    """They are no problem, nothing is to be mended of them, and they are in the output as they came."""
+    loop = Loop(tmp_path, output)
+    write(loop.source, f"{LIST}Jumlah,,5\nTotal,,5\n")
+    first = await loop.run(ordered=ordered)
+    assert (first.rows, first.ok, first.failed, first.totals, first.errors.total()) == (5, 2, 3, 2, 3)
+    assert loop.ids() == ["B", "C", "E"]
+    mend(loop.problems, phones(B=f"{SOME}02", C=f"{SOME}03", E=f"{SOME}05"))
+    done = await loop.run(ordered=ordered)
+    assert (done.rows, done.ok, done.totals, len(loop.vendor.requests)) == (5, 5, 2, 5)
+    found = results(loop.output)
+    assert [row["id"] for row in found[5:]] == ["Jumlah", "Total"]
+    assert {row.get(name) or None for row in found[5:] for name in ("ok", "charge", "problem", "error")} == {None}
+    if output.endswith("xlsx"):
+        book = openpyxl.load_workbook(loop.output)
+        counted = {row[0].value: row[1].value for row in book["Summary"].iter_rows()}
+        assert (counted["all"], counted["answered"], counted["problems"]) == (5, 5, 0)
+
+
+async def test_a_dry_run_leaves_totals_out(tmp_path: Path) -> None:
+    source = write(tmp_path / "in.csv", f"{LIST}Total,,5\n")
+    async with client_of(Vendor(sane)) as client:
+        found = await forecast_bulk(client, WhatsAppDetail, source)
+    assert (found.rows, found.failed, found.totals) == (5, 3, 1)

@@ -86,6 +86,16 @@ class Files:
         if done.state is RowState.FAILED:
             self._write_problems(done)
 
+    def write_total(self, row: Row) -> None:
+        """Write a row of which nothing is asked."""
+        cells = self._columns.of(row.cells)
+        values = [None for results in self._columns.results for _ in results.names]
+        if not self._is_full:
+            try:
+                self._output.write(cells, values, self._formats_in(row))
+            except UnwrittenError as exc:
+                self._fail(exc)
+
     def _write_problems(self, done: DoneRow) -> None:
         """Write a row where somebody finds what to do about it: what is held is not to be mended."""
         failed = [call for call in done.calls if call.state is RowState.FAILED]

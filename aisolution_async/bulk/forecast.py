@@ -46,7 +46,7 @@ class Forecast:
     Of the calls, `from_ledger` would be answered by earlier ones, `shared` by others that ask the
     same, `held` would not be sent because they may have been charged before, and `calls` would be sent, by endpoint.
     `charges` is how many charges that makes at most, by endpoint, and `cost` what those cost by the prices known: None
-    if one is not. `hidden` is how many rows of a workbook nobody sees, as in `Summary`.
+    if one is not. `hidden` is how many rows of a workbook nobody sees, as in `Summary`, and so are `totals`.
     """
 
     rows: int = 0
@@ -63,6 +63,7 @@ class Forecast:
     columns: list[str] = field(default_factory=list)
     cost: Decimal | None = None
     hidden: int | None = 0
+    totals: int = 0
 
 
 async def foresee(
@@ -89,6 +90,9 @@ async def _foresee(client: AsyncClient, facts: Facts) -> Forecast:
         check = _Count(view.options, questions, peek, maker, found, limit=None if file is not None else REMEMBERED)
         chunk: list[_Asked] = []
         for row in facts.rows:
+            if row.is_total:
+                found.totals += 1
+                continue
             found.rows += 1
             await maker.ready(row)
             chunk += [_Asked(row, number, call) for number, call in enumerate(maker.make(row))]
@@ -97,7 +101,7 @@ async def _foresee(client: AsyncClient, facts: Facts) -> Forecast:
                 chunk = []
         await check.see(chunk)
     if target is not None:
-        target.check_room(found.rows)
+        target.check_room(found.rows + found.totals)
     found.warnings = maker.warnings
     repeats = 1 + view.options.retry.unknown
     found.charges = Counter({name: found.charges[name] * repeats for name in found.charges})

@@ -141,6 +141,7 @@ class BulkRun:
             finished = False
             try:
                 await asking.ask(batch)
+                asking.end()
                 if not watch.stopping:
                     await files.make(watch.given_up.is_set)
                 finished = not watch.stopping
@@ -174,6 +175,7 @@ class _Asking:
         self._facts = facts
         self._watch = watch
         self._summary = summary
+        self._totals: list[Row] = []
         self._assembler = Assembler(
             facts.columns.results,
             ordered=facts.options.ordered,
@@ -186,16 +188,25 @@ class _Asking:
         return self._read_photos() if self._facts.calls.take_images else self._read()
 
     def _read(self) -> Iterator[Call[Any] | AISolutionError]:
-        for place, row in enumerate(self._facts.rows):
+        for place, row in enumerate(self._rows()):
             yield from self._calls_of(place, row)
 
     async def _read_photos(self) -> AsyncIterator[Call[Any] | AISolutionError]:
         """The same, where photos may have to be searched for."""
-        for place, row in enumerate(self._facts.rows):
+        for place, row in enumerate(self._rows()):
             await self._facts.calls.ready(row)
             for call in self._calls_of(place, row):
                 yield call
             await asyncio.sleep(0)  # looking for files is slow, and others use this loop
+
+    def _rows(self) -> Iterator[Row]:
+        """The rows to be asked. Totals stand behind all of them, and are kept for the end."""
+        for row in self._facts.rows:
+            if row.is_total:
+                self._totals.append(row)
+                self._facts.calls.make(row)  # it was read, as all others
+            else:
+                yield row
 
     def _calls_of(self, place: int, row: Row) -> Iterator[Call[Any] | AISolutionError]:
         taken = {} if self.earlier is None else self.earlier.take(row)
@@ -220,9 +231,14 @@ class _Asking:
                 self._take(outcome)
 
     def end(self) -> None:
-        """Write the rows of which the run was stopped in the middle."""
+        """Write the rows of which the run was stopped in the middle, or else the totals. Idempotent."""
         for done in self._assembler.rest():
             self._finish(done)
+        if not self._watch.stopping:
+            for row in self._totals:
+                self.files.write_total(row)
+                self._summary.totals += 1
+            self._totals.clear()
 
     def _take(self, outcome: Outcome) -> None:
         """Put an outcome to its row, and write the rows that are whole now."""

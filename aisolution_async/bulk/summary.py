@@ -23,7 +23,8 @@ class Summary:
     `held` of the failed were not sent because an attempt at the same may have been charged; one of them has as many as
     `holds`. `unsettled` of the failed, the `held` among them, may have been charged now or before: a ledger holds them.
     `unsent` rows were read when the run was stopped, and were neither asked nor written. `left_out` rows of empty cells
-    stood at the very end of the input, where spreadsheets leave such, and have no row in the output. `output` is the
+    stood at the very end of the input, where spreadsheets leave such, and have no row in the output. `totals` are the
+    rows at the end that are totals: they were not asked, and are in the output as they came. `output` is the
     finished file ("-" for standard output); where the run did not come to its end, `part` is the file that has the rows
     so far, None if there are none. `problems` is the file of the rows with problems, if there is to be one, and
     `to_settle` that of the rows that are held, with what to do about each; None if there are none. `rescued`
@@ -44,6 +45,7 @@ class Summary:
     checking: int = 0
     unsent: int = 0
     left_out: int = 0
+    totals: int = 0
     taken_back: int = 0
     errors: Counter[str] = field(default_factory=Counter)
     tally: Tally = field(default_factory=Tally)

@@ -291,7 +291,12 @@ def summary(done: Summary, ledger: Path | None, prices: Mapping[str, Decimal] | 
     sent = _sent(done)
     rate = f", {sent / done.seconds:,.0f} rows/s" if done.seconds and sent else ""
     rows: list[tuple[str, object]] = [
-        ("rows", f"{done.rows:,}" if done.rows or not done.complete else "0: the input has a header and nothing else"),
+        (
+            "rows",
+            f"{done.rows:,}"
+            if done.rows or done.totals or not done.complete
+            else "0: the input has a header and nothing else",
+        ),
         ("answered", f"{done.ok:,}{_sources(done)}"),
         ("with problems", _counted(done)),
         ("attempts", money(done.tally)),
@@ -301,8 +306,8 @@ def summary(done: Summary, ledger: Path | None, prices: Mapping[str, Decimal] | 
         rows += [(f"  {name}", _counts(counts)) for name, counts in done.tally.by_endpoint.items()]
     rows.append(("time", clock(done.seconds) + rate))
     rows += [("note", warning) for warning in done.warnings]
-    if done.left_out:
-        rows.append(("left out", f"{done.left_out:,} empty rows at the end of the input"))
+    if done.left_out or done.totals:
+        rows.append(("left out", _left_out(done)))
     if done.checking:
         rows.append(("still checking", f"{done.checking:,}: still being checked, or not available: run it again"))
     if done.held:
@@ -346,6 +351,8 @@ def forecast(found: Forecast, prices: Mapping[str, Decimal]) -> None:
     ]
     if found.held:
         rows.append(("held", _held(found)))
+    if found.totals:
+        rows.append(("left out", _left_out(found)))
     unpriced = [name for name in found.charges if name not in prices]
     cost = f"{amount(found.cost or Decimal(0))} at most"
     if unpriced:
@@ -410,9 +417,17 @@ def as_json(done: Summary, ledger: Path | None, prices: Mapping[str, Decimal] | 
         "warnings": done.warnings,
         "gave_up": done.gave_up,
         **({} if done.to_settle is None else {"to_settle": str(done.to_settle)}),
+        **({} if not done.totals else {"totals": done.totals}),
         **_hidden(done),
         "ledger": None if ledger is None else str(ledger),
     }
+
+
+def _left_out(of: Summary | Forecast) -> str:
+    empty = of.left_out if isinstance(of, Summary) else 0
+    said = [f"{empty:,} empty rows at the end of the input"] if empty else []
+    said += [f"{of.totals:,} {'totals' if of.totals > 1 else 'total'} at the end, not asked"] if of.totals else []
+    return ", ".join(said)
 
 
 def _held(of: Summary | Forecast) -> str:
