@@ -509,7 +509,7 @@ async def test_what_is_to_be_mended_as_a_workbook(tmp_path: Path) -> None:
     await bulk(source, tmp_path / "out.xlsx", problems=mend, **options)
     book = openpyxl.load_workbook(mend)
     sheet = book["Rows"]
-    assert [cell.value for cell in sheet[1]] == ["id", "phone", "day", "problem"]
+    assert [cell.value for cell in sheet[1]] == ["id", "phone", "day", "row", "problem"]
     assert [cell.number_format for cell in sheet[2]][:3] == ["0000", "General", "dd/mm/yyyy"]
     assert (sheet["A2"].value, sheet["B2"].value, sheet["C2"].value) == (7, "abc", when("2023-03-22"))
     assert mend.stat().st_mode & 0o777 == 0o600

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import stat
+import tempfile
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -582,6 +584,66 @@ async def test_rows_are_taken_from_any_format(tmp_path: Path, disk: Any, moved: 
     assert (again.taken_back, again.rows, len(vendor.requests)) == (12, 12, 12)
     if not (moved.endswith(("csv", "old")) and ending in ("jsonl", "parquet", "xlsx")):  # an apostrophe more
         assert output.read_bytes() == whole.read_bytes()
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+@pytest.mark.parametrize("place", ["beside", "temporary"])
+async def test_rescued_rows_come_back_by_themselves(
+    tmp_path: Path, disk: Any, place: str, monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """From the temporary folder, too. Once the output has them, the file says so, and it goes on being read."""
+    temporary = tmp_path_factory.mktemp("temporary")
+    monkeypatch.setattr(tempfile, "tempdir", str(temporary))
+    source, output, vendor = numbers(tmp_path), tmp_path / "out.csv", Echo()
+    disk(5)
+    if place == "temporary":
+        make = tempfile.mkstemp
+
+        def mkstemp(**given: Any) -> Any:
+            if given["dir"] is not None:
+                raise OSError(28, "No space left on device")
+            return make(**given)
+
+        with monkeypatch.context() as full:
+            full.setattr(tempfile, "mkstemp", mkstemp)
+            await bulk(source, output, vendor, ledger=tmp_path / "ledger", concurrency=1)
+        [rescue] = temporary.iterdir()
+        # What somebody else could have put there is not read.
+        (temporary / f"{rescue.name[:-12]}planted.jsonl").write_text('{"bad": 1}\n')
+        (temporary / f"{rescue.name[:-12]}linked.jsonl").symlink_to(rescue)
+    else:
+        await bulk(source, output, vendor, ledger=tmp_path / "ledger", concurrency=1)
+        [rescue] = tmp_path.glob("out.csv.rescued-*.jsonl")
+    rows = rescue.read_bytes()
+    output.unlink()
+    disk(None)
+    for _ in range(2):
+        done = await bulk(source, output, vendor, ledger=tmp_path / "ledger")
+        assert (done.ok, done.taken_back, done.from_ledger, done.held) == (12, 7, 5, 0)
+        [taken] = tmp_path.glob("out.csv.rescued-*.jsonl")
+        assert taken.name.endswith(".taken.jsonl")
+        assert taken.read_bytes() == rows
+        assert not rescue.exists()
+        assert stat.S_IMODE(taken.stat().st_mode) == 0o600
+        output.unlink()
+    assert set(vendor.bought.values()) == {1}
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+async def test_rescued_rows_of_no_row_of_the_list_stay(tmp_path: Path, disk: Any) -> None:
+    source, output, vendor = numbers(tmp_path), tmp_path / "out.csv", Echo()
+    disk(5)
+    await bulk(source, output, vendor, ledger=tmp_path / "ledger", concurrency=1)
+    [rescue] = tmp_path.glob("out.csv.rescued-*.jsonl")
+    disk(None)
+    lines = source.read_text().splitlines()
+    source.write_text("\n".join(lines[:-1]) + "\n")
+    await bulk(source, output, vendor, ledger=tmp_path / "ledger", overwrite=True)
+    assert rescue.exists()
+    source.write_text("\n".join(lines) + "\n")
+    await bulk(source, output, vendor, ledger=tmp_path / "ledger")
+    assert not rescue.exists()
+    assert set(vendor.bought.values()) == {1}
 
 
 def test_files_to_take_rows_from(tmp_path: Path) -> None:

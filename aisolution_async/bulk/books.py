@@ -279,6 +279,8 @@ class _Pages:
                     self._result(number, place, value, "")
                 place += 1
             return
+        if all(record.get(group.names[0]) is None for group in self._groups):
+            return  # a total, of which nothing was asked
         states = []
         for group in self._groups:
             values = [record.get(name) for name in group.names]

@@ -42,7 +42,16 @@ from aisolution_async.api import Call
 from aisolution_async.bulk.calls import Calls
 from aisolution_async.bulk.delimited import DelimitedReader
 from aisolution_async.bulk.excel import unshielded
-from aisolution_async.bulk.outputs import BOOK, DELIMITERS, Output, as_json, keep, plain_text
+from aisolution_async.bulk.outputs import (
+    BOOK,
+    DELIMITERS,
+    Output,
+    as_json,
+    keep,
+    plain_text,
+    put_away,
+    rescues_of,
+)
 from aisolution_async.bulk.questions import Questions
 from aisolution_async.bulk.results import Results, RowState, cell, defused
 from aisolution_async.bulk.rows import MISSING, Row, Rows, UnreadableInputError, text
@@ -98,14 +107,11 @@ def sources_of(output: Output, named: Sequence[Path], *, resumes: bool, has_ledg
     """The files to look into. Raises ConfigurationError for one that is named and cannot be read."""
     found: list[Source] = []
     if not output.streams and has_ledger:
-        ending, folder = output.path.suffix.lower(), output.path.absolute().parent
+        ending = output.path.suffix.lower()
         if resumes:
             found.append(Source(output.part, ending, True, is_part=True, between=output.between))
             found.append(Source(output.path, ending, True, between=output.between))
-        begins, ends = f"{output.path.name}.rescued-", ".jsonl"
-        with suppress(OSError):  # a folder that may be written and not be listed
-            beside = sorted(path for path in folder.iterdir() if path.name.startswith(begins) and path.suffix == ends)
-            found += [Source(path, ends) for path in beside]
+        found += [Source(path, ".jsonl") for path in rescues_of(output.path)]
     found = [source for source in found if source.path.is_file()]
     for path in named:
         try:
@@ -333,7 +339,7 @@ class Earlier:
                     if given_up.is_set():
                         return
                     said = [results.read(record) for results in self._results]
-                    if all(values is None for values in said) and source.replaced and _is_paid(record):
+                    if all(values is None for values in said) and _is_paid(record):
                         self._strange[number] += 1
                     yield from ((number, place, *each) for each in self._of_note(record, said))
             except UnreadableInputError as exc:
@@ -424,7 +430,8 @@ class Earlier:
         """Rows that cannot be told from others can be counted all the same."""
         known = sum(line.attempts for line in balance.lines if line.state in (State.CHARGED, State.UNKNOWN))
         for number, rows in self._strange.items():
-            self._lose(self._sources[number], max(0, rows - known))
+            if self._sources[number].replaced:
+                self._lose(self._sources[number], max(0, rows - known))
 
     def _lose(self, source: Source, count: int) -> None:
         if count:
@@ -509,6 +516,15 @@ class Earlier:
         lines = self._db.execute("SELECT line FROM copies ORDER BY rowid")
         first = lines.fetchone()
         return None if first is None else keep(output, (line for (line,) in chain((first,), lines)))
+
+    def put_away(self, output: Path) -> None:
+        """The output is whole: mark the files of rescued rows of which it has all that was to be kept."""
+        query = "SELECT EXISTS (SELECT 1 FROM left WHERE source = ? AND state = 'unseen')"
+        for number, source in enumerate(self._sources):
+            is_left = self._db.execute(query, (number,)).fetchone()[0] or self._strange[number]
+            if not source.replaced and not is_left:
+                with suppress(OSError, ConfigurationError):  # then it is found again the next time
+                    put_away(source.path, output)
 
     def take(self, row: Row) -> dict[int, Written]:
         """The answers to this row's calls that are taken over, by the place of the call."""

@@ -8,12 +8,15 @@ import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 from aisolution_async.api import Call
+from aisolution_async.bulk import mending, notes
 from aisolution_async.bulk.calls import Calls
+from aisolution_async.bulk.mending import Mended
+from aisolution_async.bulk.notes import Note, Signature
 from aisolution_async.bulk.options import BulkOptions, StrPath
 from aisolution_async.bulk.outputs import STDOUT, Origin, origin_of
 from aisolution_async.bulk.results import Results, columns_of, free_name
@@ -32,6 +35,7 @@ class Input:
 
     path: Path
     reading: Mapping[str, Any]
+    mended: Mended
 
     @property
     def is_stdin(self) -> bool:
@@ -39,8 +43,8 @@ class Input:
         return str(self.path) == STDOUT
 
     def open(self) -> Rows:
-        """Its rows. Blocks."""
-        return Rows(self.path, **self.reading)
+        """Its rows, with what was mended of them. Blocks."""
+        return Rows(self.path, **self.reading, over=self.mended.over)
 
     def again(self) -> Rows | None:
         """The same rows once more; None for a pipe, which can be read once. Blocks."""
@@ -53,24 +57,29 @@ class Input:
 
 @dataclass(frozen=True, slots=True)
 class Columns:
-    """The columns of the output: those of the input, without the old problem of rows that were mended, and `results`.
+    """The columns of the output: those of the input, and `results`.
 
-    `stale` is the place of that old problem in the input, None where there is none.
+    `stale` are the places in the input of what an earlier run added to rows with problems: that goes.
     """
 
     inputs: list[str]
     names: list[str]
     results: list[Results]
-    stale: int | None
+    stale: frozenset[int]
 
     def of(self, cells: Sequence[T]) -> list[T]:
         """Of a row's cells, or what else there is for each column of the input, those that go into the output."""
-        return [cell for place, cell in enumerate(cells) if place != self.stale]
+        return [cell for place, cell in enumerate(cells) if place not in self.stale]
 
     @property
-    def of_problems(self) -> list[str]:
-        """The columns of the file of problems."""
-        return [*self.inputs, free_name("problem", self.inputs)]
+    def added(self) -> tuple[str, ...]:
+        """The columns that the file of problems has besides the input's."""
+        return free_name("row", self.inputs), free_name("problem", self.inputs)
+
+    @property
+    def added_to_held(self) -> tuple[str, ...]:
+        """The columns that the file of rows that are held has besides the input's."""
+        return *self.added, free_name("what to do", self.inputs)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +87,7 @@ class Facts:
     """What is known before anything is decided. `rows` and `calls` are open: `close()` closes them.
 
     `origin` is where the input comes from, if it is a file of problems. `resumes` says whether there is a ledger to go
-    on from, and `is_whole` whether that is known to have forgotten nothing.
+    on from, and `is_whole` whether that is known to have forgotten nothing. `signature` is that of the input.
     """
 
     kinds: tuple[type[Call[Any]], ...]
@@ -91,6 +100,7 @@ class Facts:
     origin: Origin | None
     resumes: bool
     is_whole: bool
+    signature: Signature | None
 
     @property
     def ledger(self) -> Path | None:
@@ -101,6 +111,22 @@ class Facts:
     def problems(self) -> Path | None:
         """The path of the file of problems."""
         return None if self.options.problems is None else Path(self.options.problems)
+
+    def remember(self, *, finished: bool = False) -> None:
+        """Keep what was mended, and the note of what was told, for the run that goes on. Raises ConfigurationError.
+
+        `finished`: all rows are answered. Without a ledger there is nothing to go on from.
+        """
+        if self.target is None or self.ledger is None or str(self.target) == STDOUT:
+            return
+        if not finished:
+            self.source.mended.keep()
+        endpoints = tuple(call.endpoint.name for call in self.kinds)
+        signature = self.signature if finished else None
+        note = Note(
+            self.source.path, self.source.reading, endpoints, self.problems, self.options.command or (), signature
+        )
+        notes.keep(self.target, note)
 
     def close(self) -> None:
         """Close what was opened to be read."""
@@ -120,9 +146,15 @@ def gather(
     Blocks: for seconds, where the input is a large workbook. Raises ConfigurationError for files and columns that
     cannot be used.
     """
-    read = Input(Path(source), options.reading)
-    root = options.images_root
+    path, target = Path(source), None if target is None else Path(target)
     ledger = None if options.ledger is None else Path(options.ledger)
+    mends: list[Path] = []
+    if ledger is not None and not options.overwrite and (whole := notes.whole_of(path, target)) is not None:
+        path, options = whole.note.source, _as_noted(whole.note, kinds, options)
+        mends.append(whole.mend)
+    read = Input(path, options.reading, _mended(path, target, options, mends))
+    signature = notes.signature_of(path)
+    root = options.images_root
     with ExitStack() as opened:
         rows = opened.enter_context(read.open())
         calls = Calls(
@@ -135,13 +167,14 @@ def gather(
         )
         opened.callback(calls.close)
         origin = None if read.is_stdin else origin_of(read.path)
-        stale = rows.header.index("problem") if origin is not None and "problem" in rows.header else None
-        inputs = [name for place, name in enumerate(rows.header) if place != stale]
+        added = () if origin is None else origin.added
+        stale = frozenset(place for place, name in enumerate(rows.header) if name in added)
+        inputs = [name for place, name in enumerate(rows.header) if place not in stale]
         names, results = columns_of(kinds, inputs, redact)
         facts = Facts(
             kinds,
             read,
-            None if target is None else Path(target),
+            target,
             options,
             rows,
             calls,
@@ -149,9 +182,41 @@ def gather(
             origin,
             resumes=ledger is not None and ledger.exists(),
             is_whole=ledger is not None and mark.seen(Path(os.path.realpath(ledger))) is not None,
+            signature=signature,
         )
         opened.pop_all()
         return facts
+
+
+def _as_noted(note: Note, kinds: Sequence[type[Call[Any]]], options: BulkOptions) -> BulkOptions:
+    """The options for the list that a file has rows with problems of. Raises ConfigurationError for other questions."""
+    asked = [call.endpoint.name for call in kinds]
+    if sorted(asked) != sorted(note.endpoints):
+        raise ConfigurationError(
+            f"the output has the results of {' and '.join(note.endpoints)}, and these are of {' and '.join(asked)}: "
+            "ask the same, or give the output another name"
+        )
+    reading: dict[str, Any] = {**options.reading, **note.reading}
+    return replace(options, **reading, problems=note.problems if options.problems is None else options.problems)
+
+
+def _mended(path: Path, target: Path | None, options: BulkOptions, mends: Sequence[Path]) -> Mended:
+    """What was mended of the list `path`, in the files `mends` and in the file of problems that somebody changed."""
+    if target is None or options.ledger is None or STDOUT in (str(target), str(path)):
+        return Mended()
+    mended = Mended(mending.path_of(target), is_new=options.overwrite)
+    problems = None if options.problems is None else Path(options.problems)
+    if options.overwrite or not Path(options.ledger).exists():
+        return mended
+    if problems is not None and not any(notes.is_same(problems, mend) for mend in mends) and problems.is_file():
+        origin = origin_of(problems)
+        if origin is not None and notes.is_same(origin.output, target) and not origin.is_as_written(problems):
+            mends = [problems, *mends]
+    note = notes.note_of(target) if mends else None
+    others = [other for other in (problems, None if note is None else note.problems) if other is not None]
+    for mend in mends:
+        mended.take(mend, others, lambda: Rows(path, **options.reading))
+    return mended
 
 
 async def in_thread(make: Callable[[], T], close: Callable[[T], object]) -> T:

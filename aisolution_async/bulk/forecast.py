@@ -79,7 +79,7 @@ class Forecast:
     Of the calls, `from_ledger` would be answered by earlier ones, `shared` by others that ask the
     same, `held` would not be sent because they may have been charged before, and `calls` would be sent, by endpoint.
     `charges` is how many charges that makes at most, by endpoint, and `cost` what those cost by the prices known: None
-    if one is not. `hidden` is how many rows of a workbook nobody sees, as in `Summary`.
+    if one is not. `hidden` is how many rows of a workbook nobody sees, as in `Summary`, and so are `totals`.
     """
 
     rows: int = 0
@@ -99,6 +99,7 @@ class Forecast:
     columns: list[str] = field(default_factory=list)
     cost: Decimal | None = None
     hidden: int | None = 0
+    totals: int = 0
 
 
 async def foresee(
@@ -120,7 +121,7 @@ async def _foresee(client: AsyncClient, facts: Facts) -> Forecast:
     async for _ in foretell(client, facts, facts.rows, found):
         pass
     if target is not None:
-        target.check_room(found.rows)
+        target.check_room(found.rows + found.totals)
     found.warnings = maker.warnings
     if not options.known_prices.missing(found.charges):
         found.cost = options.known_prices.cost(found.charges)
@@ -144,6 +145,9 @@ async def foretell(
         chunk: list[_Asked] = []
         each = len(facts.kinds)
         for row in rows:
+            if row.is_total:
+                found.totals += 1
+                continue
             found.rows += 1
             await maker.ready(row)
             chunk += [_Asked(row, number, call) for number, call in enumerate(maker.make(row))]

@@ -165,7 +165,7 @@ def with_totals(rows: Iterable[Row], unit: str) -> Iterator[Row]:
         totals += 1
     for place, row in enumerate(last):
         if place >= len(last) - totals and row.problem is None:
-            yield replace(row, problem=f"{unit} {row.line}: this is a total, and no row to be asked")
+            yield replace(row, problem=f"{unit} {row.line}: this is a total, and no row to be asked", is_total=True)
         else:
             yield row
 

@@ -46,10 +46,13 @@ class BulkOptions:
     - `ordered`: write rows in the order of the input; else as they finish.
     - `defuse`: put an apostrophe before cells of CSV and TSV that a spreadsheet would take for a formula.
     - `excel`: write CSV so that Excel shows it as it is (`excel.py`).
-    - `problems`: a file for the rows with problems, too: as they came, with a column that says what is wrong, to be
-      mended and run. It remembers its ledger in a small file beside it, `problems` + ".of", and is not replaced, unless
-      `overwrite`, once somebody changed it.
-    - `overwrite`: replace results that exist already, even if they were paid for.
+    - `problems`: a file for the rows with problems, too: as they came, with columns that say which row of the input
+      each is, and what is wrong. Where there is a ledger, and somebody mended rows in it, the next run takes that in
+      (`mending.py`), and replaces it by what is wrong then. With a ledger, rows that are held are in a file of their
+      own instead, OUTPUT-held, with a column that says what to do. It remembers its ledger in a small file beside it,
+      `problems` + ".of".
+    - `overwrite`: replace results that exist already, even if they were paid for, and forget what was mended.
+    - `command`: the words of the command that this is, to be kept in the note beside the output (`notes.py`).
 
     What is asked, and what it may cost:
 
@@ -87,6 +90,7 @@ class BulkOptions:
     problems: StrPath | None = None
     concurrency: int = CONCURRENCY
     overwrite: bool = False
+    command: Sequence[Any] | None = None
     rescued: Sequence[StrPath] = ()
     ledger: StrPath | None = None
     reuse_for: float | None = None

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import codecs
+import os
 import threading
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,8 @@ from aisolution_async.bulk.excel import separator
 from aisolution_async.bulk.facts import Facts, Input
 from aisolution_async.bulk.formats import NumberFormats
 from aisolution_async.bulk.kinds import kinds_of
-from aisolution_async.bulk.outputs import BOOK, Dialect, Output
+from aisolution_async.bulk.notes import is_same
+from aisolution_async.bulk.outputs import BOOK, STDOUT, Dialect, Output, origin_of
 from aisolution_async.bulk.resume import check_ledger, may_replace
 from aisolution_async.bulk.rows import Rows
 from aisolution_async.errors import ConfigurationError
@@ -25,7 +28,8 @@ from aisolution_async.errors import ConfigurationError
 class Plan:
     """What a run reads, asks and writes.
 
-    `problems` is the file of the rows with problems, if there is to be one. `replaces` says whether what is there of
+    `problems` is the file of the rows with problems, if there is to be one, and `held` that of the rows that are not to
+    be mended but to be settled. `replaces` says whether what is there of
     the outputs may go. `total` is how many rows the input has, where that is known. `types` are those of the input's
     columns, where an output has types, `formats` its number formats, where an output has such.
     """
@@ -33,6 +37,7 @@ class Plan:
     facts: Facts
     output: Output
     problems: Output | None
+    held: Output | None
     replaces: bool
     total: int | None
     types: Sequence[Any]
@@ -63,6 +68,7 @@ def plan(facts: Facts, given_up: threading.Event) -> Plan:
         like=dialect_of(facts.target, rows, excel=options.excel),
     )
     problems = _problems_output(facts, facts.target)
+    held = None if problems is None or facts.ledger is None else _held_output(facts, problems)
     outputs = [output] if problems is None else [output, problems]
     total = _check_room(facts, outputs, given_up)
     _look_for_idle_parts(facts, output, problems)
@@ -70,6 +76,7 @@ def plan(facts: Facts, given_up: threading.Event) -> Plan:
         facts,
         output,
         problems,
+        held,
         may_replace(facts, output, problems),
         total,
         facts.columns.of(_types_of(facts, outputs, given_up)),
@@ -95,12 +102,37 @@ def dialect_of(target: Path, rows: Rows, *, excel: bool) -> Dialect | None:
 
 def _problems_output(facts: Facts, target: Path) -> Output | None:
     """The file of the rows with problems: like the input, if it is of the same format."""
-    path, rows = facts.problems, facts.rows
+    path = facts.problems
     if path is None:
         return None
     for other, what in ((target, "output"), (facts.ledger, "ledger")):
         if other is not None and path.absolute() == other.absolute():
             raise ConfigurationError(f"the file of problems {str(path)!r} is the {what}: give it another name")
+    return _rows_output(facts, path)
+
+
+def _held_output(facts: Facts, problems: Output) -> Output:
+    """The file of the rows that are held, beside the output. One that somebody changed stays as it is."""
+    assert facts.target is not None
+    beside = problems.path if str(facts.target) == STDOUT else facts.target
+    number, path = 1, beside.with_name(f"{beside.stem}-held{problems.path.suffix}")
+    while os.path.lexists(path) and not _is_ours(path, facts.target):
+        number += 1
+        path = beside.with_name(f"{beside.stem}-held-{number}{problems.path.suffix}")
+    return _rows_output(facts, path)
+
+
+def _is_ours(path: Path, target: Path) -> bool:
+    """Whether a file of rows is as an earlier run of this output wrote it."""
+    with suppress(ConfigurationError, OSError):
+        origin = origin_of(path)
+        return origin is not None and is_same(origin.output, target) and origin.is_as_written(path)
+    return False
+
+
+def _rows_output(facts: Facts, path: Path) -> Output:
+    """A file of rows as they came: like the input, if it is of the same format."""
+    rows = facts.rows
     is_alike = rows.delimiter is not None and path.suffix.lower() == f".{rows.format}"
     like = None
     if is_alike and rows.delimiter is not None and rows.encoding is not None:
@@ -136,7 +168,7 @@ def _look_for_idle_parts(facts: Facts, output: Output, problems: Output | None) 
     output.part_is_taken = any(_is_same(Path(named), output.part) for named in facts.options.rescued)
     look_at_part(output, facts.columns.names)
     if problems is not None:
-        look_at_part(problems, facts.columns.of_problems)
+        look_at_part(problems, [*facts.columns.inputs, *facts.columns.added])
 
 
 def look_at_part(output: Output, names: Sequence[str]) -> None:

@@ -9,6 +9,7 @@ import threading
 from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 
+from aisolution_async.bulk import mending, notes
 from aisolution_async.bulk.earlier import Earlier, sources_of
 from aisolution_async.bulk.facts import Facts, in_thread
 from aisolution_async.bulk.outputs import Output
@@ -28,6 +29,8 @@ def check_ledger(facts: Facts) -> None:
         return
     part = _beside(facts.target, ".part")
     others = [(facts.source.path, "input"), (facts.target, "output"), (part, "part file of the output")]
+    kept = (notes.path_of(facts.target), mending.path_of(facts.target))
+    others += [(_beside(path, ending), "note beside the output") for path in kept for ending in ("", ".part")]
     if (problems := facts.problems) is not None:
         sides = [_beside(problems, ending) for ending in (".part", ".of", ".of.part")]
         others += [(side, "note beside the file of problems, or its part file") for side in sides]
@@ -80,7 +83,7 @@ def _check_mended(facts: Facts, output: Output, problems: Output | None) -> None
     """Raise ConfigurationError where somebody's work, or the results of more than this input, would be lost."""
     if facts.options.overwrite:
         return
-    if problems is not None:
+    if problems is not None and not any(notes.is_same(taken, problems.path) for taken in facts.source.mended.taken):
         problems.check_unchanged()
     target, origin = output.path, facts.origin
     if origin is None or output.streams or not target.exists():

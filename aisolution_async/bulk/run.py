@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator
-from contextlib import AsyncExitStack, closing
+import threading
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from contextlib import AsyncExitStack, closing, suppress
 from pathlib import Path
 from typing import Any, ParamSpec, Protocol, cast
 
@@ -15,7 +16,7 @@ from aisolution_async.batching import Batch, Progress
 from aisolution_async.bulk.alike import Alike
 from aisolution_async.bulk.assemble import Assembler, DoneRow
 from aisolution_async.bulk.earlier import Earlier
-from aisolution_async.bulk.facts import Asked, Facts, calls_of, gather, in_thread
+from aisolution_async.bulk.facts import Asked, Facts, Input, calls_of, gather, in_thread
 from aisolution_async.bulk.files import Files
 from aisolution_async.bulk.options import BulkOptions, StrPath, by_keyword
 from aisolution_async.bulk.plan import Plan, plan
@@ -25,7 +26,7 @@ from aisolution_async.bulk.sample import Estimate, ListSample, check_list
 from aisolution_async.bulk.summary import BulkError, Summary
 from aisolution_async.bulk.watch import Watch
 from aisolution_async.client import AsyncClient
-from aisolution_async.errors import AISolutionError
+from aisolution_async.errors import AISolutionError, ConfigurationError
 from aisolution_async.hiding import forget_locals
 from aisolution_async.ledger import Ledger, LedgerError
 from aisolution_async.outcome import Outcome
@@ -61,6 +62,7 @@ class BulkRun:
         """How many rows are asked, where that is known without counting them."""
         self.making = False
         """Whether all rows have their results, and a workbook is made of them."""
+        self._input: Input | None = None
         self._watch = Watch(options.give_up, client.options.on_attempt)
         self._client = client.with_options(on_attempt=self._watch.hear, keep_metadata=options.keep_metadata)
         self._kinds = calls_of(call)
@@ -75,13 +77,17 @@ class BulkRun:
         try:
             planned = await in_thread(self._plan, Plan.close)
             with closing(planned):
-                self.total = planned.total
+                self.total, self._input = planned.total, planned.facts.source
                 self.summary.hidden = planned.facts.rows.hidden
                 await self._carry_out(planned, started)
         except BaseException as exc:
             forget_locals(exc)  # rows are in them
             raise
         return self.summary
+
+    def count(self, given_up: threading.Event) -> int | None:
+        """How many rows there are, None if that cannot be told yet, or `given_up` was set. Blocks."""
+        return None if self._input is None else self._input.count(given_up)
 
     def stop(self) -> None:
         """Ask for a graceful end: nothing more is sent, what is under way is waited for and written."""
@@ -145,11 +151,13 @@ class BulkRun:
             files = asking.files = Files(planned, watch.stop) if self._sample is None else self._sample
             stack.callback(files.close)
             files.open(planned)
+            facts.remember()
             if ledger is not None and before is None:
                 await stack.enter_async_context(ledger)
             finished = False
             try:
                 await asking.ask(batch)
+                asking.end()
                 if not watch.stopping:
                     self.making = any(output.as_book for output in planned.outputs) and self._sample is None
                     await files.make(watch.given_up.is_set)
@@ -162,6 +170,11 @@ class BulkRun:
                 self.summary.left_out = facts.rows.left_out
                 self.summary.gave_up = watch.gave_up
                 self.summary.seconds = clock.now() - started
+            if self.summary.complete and asking.earlier is not None and not planned.output.streams:
+                await asyncio.to_thread(asking.earlier.put_away, planned.output.path)
+            if self.summary.complete and not self.summary.failed + self.summary.checking:
+                with suppress(ConfigurationError):  # all is there, and the next run finds that out by itself
+                    facts.remember(finished=True)
         if (problem := files.problem or watch.problem) is not None:
             raise BulkError(files.told(problem), self.summary)
 
@@ -182,7 +195,8 @@ class _Asking:
         self._facts = facts
         self._watch = watch
         self._summary = summary
-        self._rows: Iterable[Row] = facts.rows if sample is None else filter(sample.wants, facts.rows)
+        self._sample = sample
+        self._totals: list[Row] = []
         self._assembler = Assembler(
             facts.columns.results,
             ordered=facts.options.ordered,
@@ -195,16 +209,25 @@ class _Asking:
         return self._read_photos() if self._facts.calls.take_images else self._read()
 
     def _read(self) -> Iterator[Call[Any] | AISolutionError]:
-        for place, row in enumerate(self._rows):
+        for place, row in enumerate(self._rows()):
             yield from self._calls_of(place, row)
 
     async def _read_photos(self) -> AsyncIterator[Call[Any] | AISolutionError]:
         """The same, where photos may have to be searched for."""
-        for place, row in enumerate(self._rows):
+        for place, row in enumerate(self._rows()):
             await self._facts.calls.ready(row)
             for call in self._calls_of(place, row):
                 yield call
             await asyncio.sleep(0)  # looking for files is slow, and others use this loop
+
+    def _rows(self) -> Iterator[Row]:
+        """The rows to be asked. Totals stand behind all of them, and are kept for the end."""
+        for row in self._facts.rows:
+            if row.is_total:
+                self._totals.append(row)
+                self._facts.calls.make(row)  # it was read, as all others
+            elif self._sample is None or self._sample.wants(row):
+                yield row
 
     def _calls_of(self, place: int, row: Row) -> Iterator[Call[Any] | AISolutionError]:
         taken = {} if self.earlier is None else self.earlier.take(row)
@@ -229,9 +252,14 @@ class _Asking:
                 self._take(outcome)
 
     def end(self) -> None:
-        """Write the rows of which the run was stopped in the middle."""
+        """Write the rows of which the run was stopped in the middle, or else the totals. Idempotent."""
         for done in self._assembler.rest():
             self._finish(done)
+        if not self._watch.stopping:
+            for row in self._totals:
+                self.files.write_total(row)
+                self._summary.totals += 1
+            self._totals.clear()
 
     def _take(self, outcome: Outcome) -> None:
         """Put an outcome to its row, and write the rows that are whole now."""

@@ -169,6 +169,9 @@ class ListSample:
             if fate is not Foreseen.PROBLEM:
                 self._seen[number].count(call, self._facts.columns.results[number], fate)
 
+    def write_total(self, row: Row) -> None:
+        """A total is not asked, and nothing is written."""
+
     async def make(self, is_given_up: Any) -> None:
         """There is nothing to be made."""
 

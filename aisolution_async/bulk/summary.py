@@ -23,9 +23,11 @@ class Summary:
     `held` of the failed were not sent because an attempt at the same may have been charged; one of them has as many as
     `holds`. `unsettled` of the failed, the `held` among them, may have been charged now or before: a ledger holds them.
     `unsent` rows were read when the run was stopped, and were neither asked nor written. `left_out` rows of empty cells
-    stood at the very end of the input, where spreadsheets leave such, and have no row in the output. `output` is the
+    stood at the very end of the input, where spreadsheets leave such, and have no row in the output. `totals` are the
+    rows at the end that are totals: they were not asked, and are in the output as they came. `output` is the
     finished file ("-" for standard output); where the run did not come to its end, `part` is the file that has the rows
-    so far, None if there are none. `problems` is the file of the rows with problems, if there is to be one. `rescued`
+    so far, None if there are none. `problems` is the file of the rows with problems, if there is to be one, and
+    `to_settle` that of the rows that are held, with what to do about each; None if there are none. `rescued`
     says where rows went that could not be written to the output, or whose answer the ledger could not take. `warnings`
     are lines on what was sent all the same, as landlines: each once, with a count and the first row. `gave_up` is why
     the vendor was not tried any longer, None where it was not given up. `hidden` is how many rows of a workbook nobody
@@ -43,6 +45,7 @@ class Summary:
     checking: int = 0
     unsent: int = 0
     left_out: int = 0
+    totals: int = 0
     taken_back: int = 0
     errors: Counter[str] = field(default_factory=Counter)
     tally: Tally = field(default_factory=Tally)
@@ -50,6 +53,7 @@ class Summary:
     output: Path | None = None
     part: Path | None = None
     problems: Path | None = None
+    to_settle: Path | None = None
     rescued: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     gave_up: str | None = None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import shlex
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -16,13 +15,12 @@ from aisolution_async import clock
 from aisolution_async.api import CALLS, Call, Endpoint, Kind, Parameter
 from aisolution_async.batching import GRACE, Recheck
 from aisolution_async.bulk import BulkError, BulkOptions, BulkRun, Estimate, ListSample, Summary
-from aisolution_async.bulk.facts import count_rows
 from aisolution_async.bulk.forecast import foresee
 from aisolution_async.bulk.options import CONCURRENCY, GIVE_UP
 from aisolution_async.bulk.outputs import BOOK, STDOUT, origin_of
 from aisolution_async.bulk.rows import format_of
 from aisolution_async.bulk.sample import check_list
-from aisolution_async.cli import ahead, show
+from aisolution_async.cli import ahead, resuming, show
 from aisolution_async.cli.ahead import PlanFile
 from aisolution_async.cli.config import check_price
 from aisolution_async.cli.ending import EXIT_CODES, Ending, Exit, unwritable
@@ -284,8 +282,10 @@ def command_of(call: type[Call[Any]]) -> click.Command:
             raise Ending("--json prints on stdout, where the results go: leave one of them out", Exit.USAGE)
         if as_json:
             check_stdout()
-        check_price(click.get_current_context())
+        context = click.get_current_context()
+        check_price(context)
         file = None if plan is None else PlanFile(plan)
+        resuming.run_mended(context, source, output)
         given = [
             (*name.split("_", 1), chosen.pop(name)) for name in [*chosen] if name.startswith(("column_", "value_"))
         ]
@@ -299,6 +299,7 @@ def command_of(call: type[Call[Any]]) -> click.Command:
                 ledger=None if no_ledger else _ledger_of(source, output, ledger, sandbox=sandbox, quiet=quiet),
                 ordered=not any_order,
                 recheck=Recheck(give_up=recheck_for) if recheck else None,
+                command=resuming.command_of(context, output),
                 on_start=None if quiet else show.say,
                 on_warning=None if quiet else show.say,
                 on_resume=None if quiet else _say_resumed,
@@ -320,7 +321,7 @@ def command_of(call: type[Call[Any]]) -> click.Command:
             drawn = None if sample is None else ListSample(sample)
             job = _CommandRun(calls, source, output, options, of_client, sample=drawn, plan=file)
             code = run(job.run(access, quiet=quiet, as_json=as_json))
-        click.get_current_context().exit(code)
+        context.exit(code)
 
     parameters = [parameter.name for parameter in endpoint.parameters if parameter.required]
     images = any(parameter.kind is Kind.IMAGE for parameter in endpoint.parameters)
@@ -367,15 +368,16 @@ formats of INPUT, colours, filters and a summary; its .part is JSONL, and it is 
 1,048,576 rows at most.
 
 Ctrl-C stops it, and waits for the answers under way; Ctrl-C again waits only a moment longer. However it was
-ended, run it again to go on: what was answered is in OUTPUT.ledger, is not paid for twice, and is written as if
-the run had never been stopped. A call that may have been charged, and has no answer, is held: it is not sent
-again unless --retry-unknown says so. Where the vendor does not answer any more, the run ends (--give-up), to be gone
-on with later. A number that is still being checked is not ok, and told at the end: run it again later, or say
---recheck.
+ended, run it again, or say aisolution bulk --resume OUTPUT, to go on: what was answered is in OUTPUT.ledger, is not
+paid for twice, and is written as if the run had never been stopped. A call that may have been charged, and has no
+answer, is held: it is not sent again unless --retry-unknown says so. Where the vendor does not answer any more, the
+run ends (--give-up), to be gone on with later. A number that is still being checked is not ok, and told at the end:
+run it again later, or say --recheck.
 
-The file of --errors is to be mended and is then an INPUT: it remembers its ledger (FILE.of, beside it), so that
-nothing is paid for twice. The ledger holds personal data; see `aisolution ledger`. With -o -, there is
-a ledger only where --ledger names one.
+Rows are to be mended in the file of --errors, whose column "row" says which row of INPUT each is, or in INPUT. Then
+--resume, or the same command, fills them in, in the same OUTPUT, and pays for nothing twice. Rows that are held are in
+OUTPUT-held instead, with what to do about each. The ledger holds personal data; see `aisolution ledger`. With -o -,
+there is a ledger only where --ledger names one.
 """
 
 
@@ -407,47 +409,6 @@ def _ledger_of(source: Path, output: Path | None, chosen: Path | None, *, sandbo
     if output is None or str(output) == STDOUT:
         return None
     return output.with_name(f"{output.name}{_MADE_UP if sandbox else '.ledger'}")
-
-
-# What is of one run alone, and not of the one that goes on with the rows that were mended.
-_OF_ONE_RUN = (
-    *("source", "output", "problems", "ledger", "no_ledger", "dry_run", "overwrite", "quiet", "as_json"),
-    *("retry_unknown", "reuse_for", "rescued", "header_row", "sample", "plan"),
-)
-_OF_THE_FILE = ("sheet", "skip_hidden", "delimiter", "encoding")
-
-
-def _command_to_mend(done: Summary, source: Path, output: Path, ledger: Path | None) -> str | None:
-    """The command that asks the rows of the file of problems once they are mended, and pays for nothing twice."""
-    context, mend = click.get_current_context(silent=True), done.problems
-    if context is None or mend is None or ledger is None or not done.complete or not done.failed:
-        return None
-    if STDOUT in (str(mend), str(output)):
-        return None
-    words = [*context.command_path.split(), str(mend)]
-    words += ["-o", str(output.with_name(f"{output.stem}-mended{output.suffix}")), "--ledger", str(ledger)]
-    leave_out = _OF_ONE_RUN if mend.suffix.lower() == source.suffix.lower() else _OF_ONE_RUN + _OF_THE_FILE
-    for param in context.command.params:
-        name = str(param.name)
-        given = context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE
-        if isinstance(param, click.Option) and given and name not in leave_out:
-            words += _words_of(param, context.params[name])
-    return shlex.join(words)
-
-
-def _words_of(param: click.Option, value: Any) -> list[str]:
-    """An option as it is typed."""
-    if param.is_flag:
-        return [(param.opts if value else param.secondary_opts or param.opts)[0]]
-    if isinstance(value, Mapping):
-        value = [f"{name}={held}" for name, held in value.items()]
-    if isinstance(value, float):
-        value = f"{value:g}s"
-    if param.name in ("base_url", "value_callback"):
-        value = "…"  # it may hold a password
-    return [
-        word for each in (value if isinstance(value, list | tuple) else [value]) for word in (param.opts[0], str(each))
-    ]
 
 
 async def _forecast(
@@ -536,7 +497,7 @@ class _CommandRun:
                 return
             running = self._running = asyncio.create_task(bulk.run())
             display = None if quiet else show.display(options.known_prices, each)
-            with _followed(bulk, self._source, options.reading, display):
+            with _followed(bulk, display):
                 try:
                     await asyncio.wait({running})
                 finally:
@@ -571,9 +532,11 @@ class _CommandRun:
             if access.sandbox:
                 show.say("against the sandbox: the answers are made up, and nothing was really charged")
             show.summary(done, ledger, prices)
-            if command := _command_to_mend(done, self._source, self._output, ledger):
-                show.say(f"once {done.problems} is mended, this asks its rows, and pays for nothing twice:")
-                show.say(f"  {command}")
+            mend = None if STDOUT in (str(self._output), str(done.problems)) else done.problems
+            can_mend = done.failed > done.unsettled or done.errors["InputError"]
+            if mend is not None and ledger is not None and done.complete and can_mend:
+                context = click.get_current_context(silent=True)
+                show.say(f"once {mend} is mended: {resuming.told(context, self._output)}")
         return done
 
     def _report_sample(self, found: Estimate, done: Summary, access: Access, *, quiet: bool, as_json: bool) -> Summary:
@@ -608,7 +571,7 @@ def _exit_code(done: Summary) -> Exit:
 
 
 @contextmanager
-def _followed(bulk: BulkRun, source: Path, reading: Mapping[str, Any], display: show.Display | None) -> Iterator[None]:
+def _followed(bulk: BulkRun, display: show.Display | None) -> Iterator[None]:
     """Show on `display` how far `bulk` is, as long as this is open."""
     if display is None:
         yield
@@ -623,7 +586,7 @@ def _followed(bulk: BulkRun, source: Path, reading: Mapping[str, Any], display: 
             if progress is None:
                 continue
             if bulk.total is None and counting is None:
-                counting = asyncio.create_task(asyncio.to_thread(count_rows, source, given_up, **reading))
+                counting = asyncio.create_task(asyncio.to_thread(bulk.count, given_up))
             counted = counting.result() if counting is not None and counting.done() else None
             total = counted if bulk.total is None else bulk.total
             display.update(progress, total, bulk.trouble, making=bulk.making)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import click
 
 import aisolution_async
@@ -45,7 +47,38 @@ def call_group() -> None:
     """
 
 
-@aisolution.group("bulk", cls=Endpoints, path=("bulk",), epilog=EXIT_CODES)
+class ListCommands(Endpoints):
+    """The commands for lists; `--resume OUTPUT` in their place stands for the one that OUTPUT was made by."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """See click."""
+        if args and args[0].partition("=")[0] in ("--resume", "--input") and not ctx.resilient_parsing:
+            from aisolution_async.cli import resuming  # noqa: PLC0415  # slow to import
+
+            args = resuming.resumed(ctx, args, _RESUME)
+        return super().parse_args(ctx, args)
+
+
+_RESUME = (
+    click.Option(
+        ["--resume"],
+        type=click.Path(path_type=Path),
+        metavar="OUTPUT",
+        expose_value=False,
+        help="Go on with OUTPUT, by the command that it is of: after any end of a run, and once rows were mended. "
+        "More options of that command may follow.",
+    ),
+    click.Option(
+        ["--input"],
+        type=click.Path(path_type=Path),
+        metavar="FILE",
+        expose_value=False,
+        help="With --resume: where the list is now, if it was moved.",
+    ),
+)
+
+
+@aisolution.group("bulk", cls=ListCommands, path=("bulk",), params=[*_RESUME], epilog=EXIT_CODES)
 def bulk_group() -> None:
     """Ask the vendor for every row of a list: a workbook, CSV, JSONL or Parquet.
 
@@ -53,6 +86,7 @@ def bulk_group() -> None:
     Examples:
       aisolution bulk whatsapp-detail applicants.xlsx -o checked.csv --country ID
       aisolution bulk face-compare applicants.csv -o all.csv --endpoint whatsapp-detail --errors mend.csv
+      aisolution bulk --resume all.csv
     """
 
 

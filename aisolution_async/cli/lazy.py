@@ -71,7 +71,7 @@ class Commands(Lazy):
         "ledger": ("ledger_group", "Look into a ledger, settle what is open, compare it with an invoice."),
         "report": (
             "report_command",
-            "Make one HTML file of LEDGER, for a person to look at: on a screen, a telephone or paper.",
+            "Make one HTML file of FILE, for a person to look at: on a screen, a telephone or paper.",
         ),
         "sandbox": ("sandbox_command", "Serve the vendor, pretended, until Ctrl-C."),
     }

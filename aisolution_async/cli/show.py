@@ -292,7 +292,12 @@ def summary(done: Summary, ledger: Path | None, prices: Mapping[str, Decimal] | 
     sent = _sent(done)
     rate = f", {sent / done.seconds:,.0f} rows/s" if done.seconds and sent else ""
     rows: list[tuple[str, object]] = [
-        ("rows", f"{done.rows:,}" if done.rows or not done.complete else "0: the input has a header and nothing else"),
+        (
+            "rows",
+            f"{done.rows:,}"
+            if done.rows or done.totals or not done.complete
+            else "0: the input has a header and nothing else",
+        ),
         ("answered", f"{done.ok:,}{_sources(done)}"),
         ("with problems", _counted(done)),
         ("attempts", money(done.tally)),
@@ -302,24 +307,23 @@ def summary(done: Summary, ledger: Path | None, prices: Mapping[str, Decimal] | 
         rows += [(f"  {name}", _counts(counts)) for name, counts in done.tally.by_endpoint.items()]
     rows.append(("time", clock(done.seconds) + rate))
     rows += [("note", warning) for warning in done.warnings]
-    if done.left_out:
-        rows.append(("left out", f"{done.left_out:,} empty rows at the end of the input"))
+    if done.left_out or done.totals:
+        rows.append(("left out", left_out(done)))
     if done.checking:
         rows.append(("still checking", f"{done.checking:,}: still being checked, or not available: run it again"))
     if done.held:
         rows.append(("held", held(done)))
     if done.over_budget:
         rows.append(("over budget", f"{done.over_budget:,} not sent: run it again with a larger budget"))
-    if done.output is not None:
-        rows.append(("results", "standard output" if str(done.output) == "-" else str(done.output)))
-    if done.part is not None:
-        rows.append(("results so far", str(done.part)))
-    if done.problems is not None:
-        rows.append(("to be mended", str(done.problems)))
+    results = None if done.output is None else "standard output" if str(done.output) == "-" else done.output
+    files = {"results": results, "results so far": done.part}
+    files |= {"to be mended": done.problems, "to be settled": done.to_settle}
+    rows += [(name, str(file)) for name, file in files.items() if file is not None]
     if done.rescued:
         rows.append(("rescued rows", ", ".join(done.rescued)))
         if ledger is not None and done.rescued != ["stderr"]:
-            rows.append(("", "run it again to take them back, with --rescued FILE where it is in another folder"))
+            streams = done.part is None and str(done.output or "-") == "-"
+            rows.append(("", f"run it again to take them back{', with --rescued FILE' if streams else ''}"))
     if ledger is not None:
         rows.append(("ledger", str(ledger)))
     fields(console, rows)
@@ -365,9 +369,19 @@ def as_json(done: Summary, ledger: Path | None, prices: Mapping[str, Decimal] | 
         "rescued": done.rescued,
         "warnings": done.warnings,
         "gave_up": done.gave_up,
+        **({} if done.to_settle is None else {"to_settle": str(done.to_settle)}),
+        **({} if not done.totals else {"totals": done.totals}),
         **hidden(done),
         "ledger": None if ledger is None else str(ledger),
     }
+
+
+def left_out(of: Summary | Forecast) -> str:
+    """Which rows were no applicants."""
+    empty = of.left_out if isinstance(of, Summary) else 0
+    said = [f"{empty:,} empty rows at the end of the input"] if empty else []
+    said += [f"{of.totals:,} {'totals' if of.totals > 1 else 'total'} at the end, not asked"] if of.totals else []
+    return ", ".join(said)
 
 
 def held(of: Summary | Forecast) -> str:
