@@ -334,6 +334,19 @@ async def test_a_late_callback_says_nothing_of_what_the_second_request_costs(ans
 
 
 @virtual
+async def test_a_callback_right_after_the_answer_is_no_other_charge() -> None:
+    """The request that named it was charged; the ledger, which recorded the callback first, counts one, too."""
+    inbox = Inbox(ADDRESS)
+    client = client_of(in_turn(ok_whatsapp("no")), max_charges=2, ledger=Notes())
+    sending = sending_of(client, WhatsAppDetail(NUMBER), inbox=inbox)
+    await sending.step()
+    await call_back(inbox, NUMBER)
+    assert charges(sending) == [CHARGED, FREE]
+    sending.leave(share=True)
+    assert money_left(client) == 1
+
+
+@virtual
 async def test_a_callback_that_is_no_longer_waited_for_pays_for_nothing() -> None:
     """Another process had it recorded, or somebody purged: this request is lost all the same, as far as it is known."""
     inbox, store = Inbox(ADDRESS), Notes()

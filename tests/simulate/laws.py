@@ -151,7 +151,7 @@ class Laws:
         for each in earlier:
             if each.token in told:
                 for before in earlier:
-                    if before.number <= each.number or each.is_billed_by_callback:
+                    if before.number <= each.number or each.view != ANSWERED:
                         before.is_lifted = True
 
     def _replies(self) -> str:
@@ -208,6 +208,8 @@ class Laws:
             # A lost attempt and the callback that answers it are one charge.
             one = min(tally.unknown, sum(map(_is_by_callback, attempts)))
             least, sum_ = tally.charged + tally.unknown - one, tally.charged + tally.unknown
+            told = [each for each in self._world.vendor.requests if each.called_back is process]
+            sum_ += sum(not each.is_counted_as_callback for each in told)
             self.hold(least <= spent <= sum_, f"{process.name} keeps {spent} of its limit for {tally}")
             known = [each for each in mine if not each.is_billed_by_callback or each.called_back is process]
             due = sum(each.is_billed and not self._is_excused(each) for each in known)
