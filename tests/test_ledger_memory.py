@@ -8,7 +8,7 @@ import shutil
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import closing
 from pathlib import Path
 
@@ -16,7 +16,7 @@ import httpx
 import pytest
 
 from aisolution_async import Charge, Ledger, LedgerError, WhatsAppDetail
-from aisolution_async.ledger import Busy, Started, Stored, schema
+from aisolution_async.ledger import Busy, Started, Stored, owners, schema
 from aisolution_async.ledger.peek import Peek
 
 from .ledgers import answered, ask, check, do, fail, limit, pragma, rows, start
@@ -247,6 +247,27 @@ def test_a_ledger_that_was_cut_off_as_it_was_made_is_for_its_journal_to_put_back
         schema.check_is_ledger(ledger_path)
     ledger_path.with_name(f"{ledger_path.name}-journal").write_bytes(bytes(512))
     schema.check_is_ledger(ledger_path)
+
+
+async def test_what_a_killed_process_ended_is_safe_before_its_lock_file_goes(
+    ledger_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may have been killed between the writing of the log and the sync."""
+    await asyncio.to_thread(killed, ledger_path)
+    (tmp_path / f"{ledger_path.name}-owner-{'0' * 16}").touch()
+    folded: list[int] = []
+    sweep = owners.sweep
+
+    def look_and_sweep(ledger: Path, spared: Collection[str]) -> None:
+        alone = shutil.copy(ledger, tmp_path / "alone")
+        with closing(sqlite3.connect(f"file:{alone}?mode=ro&immutable=1", uri=True)) as db:
+            folded.extend(last_id for (last_id,) in db.execute("SELECT last_id FROM file"))
+        sweep(ledger, spared)
+
+    monkeypatch.setattr(owners, "sweep", look_and_sweep)
+    async with Ledger(ledger_path):
+        assert folded == [row for (row,) in rows(ledger_path, "SELECT last_id FROM file")]
+        assert len([*tmp_path.glob("*-owner-*")]) == 1
 
 
 async def test_a_killed_ledger_goes_on_where_nothing_is_lost(ledger_path: Path) -> None:

@@ -63,6 +63,8 @@ class Book:
             schema.use(self._db)
             self._mark = mark.Mark(path, self.hash_key)
             self._mark.note(last_id)
+            if owners.has_others(path, self._owner.name):
+                schema.sync_log(self._db)
             with self.transaction():  # so that nobody begins anything meanwhile
                 owners.sweep(path, intents.owners_of_any(self._step))
         except BaseException:

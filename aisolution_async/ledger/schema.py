@@ -301,6 +301,15 @@ def use(db: sqlite3.Connection) -> None:
         db.execute("PRAGMA wal_checkpoint(FULL)").fetchall()
 
 
+def sync_log(db: sqlite3.Connection) -> None:
+    """Make safe on the disk what the log has: a killed process may have written its last commits, and not synced them.
+
+    Without that, a loss of power could take back the end of its attempts, and not that its lock file is gone: then
+    nobody could tell whether it lives.
+    """
+    db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()  # which syncs the log first
+
+
 def close(db: sqlite3.Connection, path: Path, *, others: bool) -> None:
     """Close the connection: if it is the last, SQLite folds the log into the file. `others`: somebody else uses it."""
     try:
