@@ -6,11 +6,20 @@ import csv
 import json
 import os
 import shutil
+import signal
+import subprocess
+import sys
+from collections import Counter
 from pathlib import Path
+from typing import Any
 
+import openpyxl
 import pytest
 
-from .commands import left, run, the_error
+from aisolution_async.bulk.books import records
+from aisolution_async.bulk.rows import Rows
+
+from .commands import COMMAND, left, run, the_error
 from .support import TOKEN, ThreadVendor, VendorOf, picture
 
 pytestmark = pytest.mark.usefixtures("command_environment")
@@ -182,3 +191,115 @@ def test_other_words_are_told(vendor: ThreadVendor) -> None:
     assert "No such option" in run("bulk", "--resume", "out.csv", "--resme").stderr
     assert "requires an argument" in run("bulk", "--resume").stderr
     assert "--resume OUTPUT" in run("bulk", "--help").stdout
+
+
+# ------------------------------------------------------------------------------------------------------------ kill -9
+
+
+class Deadly:
+    """A vendor that kills whoever asks it for the `at`th time, instead of answering; what it answers, it charges."""
+
+    def __init__(self) -> None:
+        self.bill: Counter[str] = Counter()
+        self.at = 0
+        self.victim: subprocess.Popen[bytes] | None = None
+        self.requests: list[dict[str, list[str]]] = []
+
+    def __call__(self, number: int) -> object:
+        self.at -= 1
+        if self.at == 0 and self.victim is not None:
+            self.victim.kill()
+            return b""
+        form = self.requests[number]
+        self.bill[str(form.get("number") or form["img"])] += 1
+        return {"status": "OK", "message": PROFILE if "number" in form else FACES}
+
+    def kill(self, at: int, *words: str) -> None:
+        """Run a command of its own process, and kill that."""
+        self.at = at
+        with subprocess.Popen([*COMMAND, *words], stderr=subprocess.PIPE) as self.victim:
+            _, said = self.victim.communicate()
+        assert self.victim.returncode == -signal.SIGKILL, said
+        self.victim = None
+
+
+def cells(path: Path) -> list[dict[str, Any]]:
+    if path.suffix == ".xlsx":
+        return [dict(record) for record in records(path)]
+    with Rows(path) as found:
+        return [dict(zip(found.header, row.cells, strict=True)) for row in found]
+
+
+def save(path: Path, found: list[dict[str, Any]]) -> None:
+    if path.suffix == ".csv":
+        with path.open("w", newline="") as file:
+            writer = csv.DictWriter(file, [*found[0]])
+            writer.writeheader()
+            writer.writerows(found)
+        return
+    book = openpyxl.Workbook()
+    assert book.active is not None
+    book.active.append([*found[0]])
+    for row in found:
+        book.active.append([*row.values()])
+    book.save(path)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGKILL")
+@pytest.mark.parametrize(
+    ("output", "problems"), [("out.xlsx", "mend.xlsx"), ("out.csv", "mend.csv"), ("out.parquet", "mend.xlsx")]
+)
+def test_the_loop_twice_with_kills(
+    output: str, problems: str, vendor_of: VendorOf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One finished sheet, and the vendor's bill is that of one pass. Two endpoints, photos by path, a total."""
+    deadly = Deadly()
+    vendor = vendor_of(deadly)
+    deadly.requests = vendor.requests
+    monkeypatch.setenv("AISOLUTION_TOKEN", TOKEN)
+    monkeypatch.setenv("AISOLUTION_BASE_URL", vendor.url)
+    Path("photos").mkdir()
+    for number in range(6):
+        Path("photos", f"{number}.jpg").write_bytes(picture(number))
+    people = [(f"R{n}", f"08138730000{n}", f"photos/{n}.jpg") for n in range(6)]
+    people[1], people[4] = ("R1", "12", "photos/1.jpg"), ("R4", "081387300004", "gone.jpg")
+    people += [("Total", "", "")]
+    save(Path("in.xlsx"), [dict(zip(("ref", "phone", "foto"), row, strict=True)) for row in people])
+    words = ["bulk", "whatsapp-detail", "in.xlsx", "-o", output, "--errors", problems, "--country", "ID"]
+    words += ["--endpoint", "id-holding", "--img", "foto", "--concurrency", "1"]
+    resume, held = ["bulk", "--resume", output], Path(f"out-held{Path(problems).suffix}")
+    deadly.kill(6, *words)
+    deadly.kill(2, *resume)
+    result = run(*resume)
+    assert result.exit_code == 1
+    assert "to be settled" in result.stderr
+    keys = [row["ref"] for row in cells(held)]
+    assert len(keys) == 2
+    assert [row["ref"] for row in cells(Path(problems))] == ["R1", "R4"]
+    for key in keys:
+        assert run("ledger", "resolve", f"{output}.ledger", key, "free").exit_code == 0
+    found = cells(Path(problems))
+    found[0]["phone"], found[1]["foto"] = "13", "photos/4.jpg"
+    save(Path(problems), found[::-1])
+    deadly.kill(1, *resume)
+    assert "13" in Path(f"{output}.mended").read_text()
+    result = run(*resume)
+    assert f"once {problems} is mended: aisolution bulk --resume {output}" in result.stderr
+    found = cells(Path(problems))
+    assert [row["phone"] for row in found] == ["13"]
+    for row in cells(held):
+        assert run("ledger", "resolve", f"{output}.ledger", row["ref"], "free").exit_code == 0
+    found[0]["phone"] = "081387300001"
+    save(Path(problems), found)
+    result = run(*resume)
+    assert result.exit_code == 0, result.stderr
+    assert not held.exists()
+    done = cells(Path(output))
+    assert [row["ref"] for row in done] == ["R0", "R1", "R2", "R3", "R4", "R5", "Total"]
+    for row in done[:-1]:
+        assert (row["phone"], row["foto"]) == (f"08138730000{row['ref'][1]}", f"photos/{row['ref'][1]}.jpg")
+        assert {str(row[f"{name}_ok"]).lower() for name in ("whatsapp_detail", "id_holding")} == {"true"}
+    assert sorted(deadly.bill.values()) == [1] * 12
+    result = run(*resume)
+    assert (result.exit_code, deadly.bill.total()) == (0, 12)
+    assert "is finished: " in result.stderr
