@@ -32,6 +32,12 @@ def test_every_law_holds(first: int) -> None:
     assert events > 5000
 
 
+@pytest.mark.parametrize("seed", [6533, 8010, 24365, 28870, 32310])
+def test_a_law_that_was_broken_once_holds(seed: int) -> None:
+    """A callback that comes while the end of its own request is being recorded, among others."""
+    assert run(plan_of(seed))[0] == []
+
+
 def test_every_bug_can_be_planted() -> None:
     for bug in BUGS.values():
         compile(check(bug), bug.file, "exec")
