@@ -16,9 +16,11 @@ import pytest
 from aisolution_async import AddFace, ConfigurationError, FaceCompare, SearchFace, WhatsAppDetail
 from aisolution_async.bulk import BulkRun, Estimate, ListSample, alike, run_bulk, sample_bulk
 from aisolution_async.bulk.alike import LOOKED_AT
+from aisolution_async.bulk.intervals import Interval
+from aisolution_async.ledger import Ledger, LedgerError
 
 from .commands import left, numbers, run, the_error
-from .sheets import read, write
+from .sheets import jsonl, read, write
 from .support import NUMBER, Vendor, client_of, ok_whatsapp, picture, says
 
 PRICES = {"whatsapp-detail": Decimal("0.05")}
@@ -183,6 +185,35 @@ async def test_a_sample_that_cannot_be() -> None:
         with pytest.raises(ConfigurationError, match="without a column of keys"):
             await sample_bulk(client, AddFace, faces, "out.csv", 1, ledger="l")
     assert (nobody.requests, left()) == ([], {source.name, "a.jpg", "faces.csv"})
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+async def test_an_answer_of_the_sample_that_the_ledger_cannot_take_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    end, known = Ledger.end, {f"+62813{n:08}": "yes" for n in range(6)}
+    source = write(Path("in.csv"), "id,number\n" + "".join(f"{n},{number}\n" for n, number in enumerate(known)))
+
+    async def failing(self: Ledger, started: Any, result: Any) -> None:
+        if started.ask.key == "3":
+            raise LedgerError("the disk is full")
+        await end(self, started, result)
+
+    monkeypatch.setattr(Ledger, "end", failing)
+    vendor = answering(known)
+    found = await sampled(vendor, 6, source)
+    assert found.charges["gliswadetail"].whole == Interval(6, 6, 6)
+    [rescued] = Path().glob("out.csv.rescued-*.jsonl")
+    assert [row["id"] for row in jsonl(rescued)] == ["3"]
+    monkeypatch.setattr(Ledger, "end", end)
+    done = await whole(vendor, source)
+    assert (done.ok, done.taken_back, len(vendor.requests)) == (6, 1, 6)
+
+
+async def test_what_an_earlier_run_wrote_and_its_ledger_lacks_is_not_bought_by_a_sample() -> None:
+    _, known = a_list(20, {"yes": 1})
+    vendor = answering(known)
+    await whole(vendor, ledger=None)
+    found = await sampled(vendor, 25, rescued=["out.csv"], overwrite=True)
+    assert (found.charges["gliswadetail"].paid, len(vendor.requests)) == (20, 20)
 
 
 async def test_a_sample_that_is_stopped_says_nothing() -> None:

@@ -33,10 +33,8 @@ class Alike:
 
     def see(self, row: Row, number: int, outcome: Outcome) -> str | None:
         """Look at what came of call `number` of a row. What a person should be told now, if anything."""
-        if self._is_over[number] or outcome.reply is None:
-            return None
-        if outcome.charge is not Charge.CHARGED or outcome.answered_by is not None or outcome.from_ledger:
-            return None
+        if self._is_over[number] or outcome.reply is None or outcome.charge is not Charge.CHARGED:
+            return None  # what comes from a ledger, or from another row, is free
         word = self._results[number].verdict(outcome.reply)
         first = self._first[number]
         if first is None:

@@ -153,9 +153,7 @@ class ListSample:
         """Nothing is written."""
 
     def close(self) -> None:
-        """Let go of what was kept."""
-        if self._rescue is not None:
-            self._rescue.close()
+        """What is kept is closed when it is told where."""
 
     def write(self, done: DoneRow) -> None:
         """Count what came of a row. What the ledger could not take is kept: it may be paid for."""

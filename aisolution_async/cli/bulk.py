@@ -552,6 +552,8 @@ class _CommandRun:
                 self._plan.write([*found.foreseen.notes, *found.foreseen.columns], lines, record)
             except Ending as ending:
                 self._unsaid = ending
+        if done.rescued:
+            show.say(f"rows that the ledger could not take are in {', '.join(done.rescued)}: the whole run takes them")
         if not quiet:
             show.say(f"the answers are in {self._options.ledger}: the same command without --sample reuses them")
         return done
