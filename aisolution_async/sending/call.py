@@ -659,7 +659,8 @@ class Sending(NotPickled, Generic[R]):
     def count_callback(self, attempt: Attempt) -> None:
         self._tell(self._count(attempt))
         if self._reservation is not None:
-            assert (callback := self.callback) is not None
+            callback = self.callback
+            assert callback is not None
             # Awaited, while an attempt is still being recorded: that is the one that named it.
             is_own = callback.has_paid or callback.is_awaited
             self._reservation.called_back(attempt.charge, for_request=is_own)
