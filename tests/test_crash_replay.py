@@ -91,3 +91,14 @@ def test_a_sector_is_as_it_was_at_one_moment() -> None:
     disk.write(node, 3, b"two")
     found = {dict(image)["a"] for image in images(disk)}
     assert found == {b"", bytes(3), b"one", bytes(6), b"one" + bytes(3), b"onetwo"}
+
+
+def test_what_was_cut_off_does_not_come_back_where_a_file_grows_again() -> None:
+    disk = Disk()
+    node = disk.make(ROOT, "a")
+    disk.write(node, 0, b"old")
+    for each in (node, ROOT):
+        disk.sync(each, disk.mark())
+    disk.cut(node, 0)
+    disk.write(node, 0, b"new")
+    assert {dict(image)["a"] for image in images(disk)} == {b"old", b"", bytes(3), b"new"}

@@ -9,6 +9,7 @@ between two syncs may be lost as a whole, and what was sent until the second is 
 batch    batches with a ledger: a new one, one that is killed, one that goes on, a purge, and one after that
 bulk     `bulk` to CSV with a file of problems: killed, run again, its problems run, and another list in their place
 book     the same to a workbook
+anew     batches with a ledger that its user removes, to begin anew
 control  a batch whose ledger does not sync; promises are broken here, and must be
 
 What is promised: no number that was billed is without a claim in the ledger, so that the next run does not pay for it

@@ -5,7 +5,8 @@ power, in any order:
 
 - data: each sector by itself, as it was after any of the writes to it, until the file is synced (a write of more than
   one may be torn);
-- a file's size: apart from the data, so that a file may have grown by zeros, until the file is synced;
+- a file's size: apart from the data, so that a file may have grown by zeros, until the file is synced. Where it is
+  cut, what it had there is gone with the cut; and what was written after a cut is elsewhere, and lost with it;
 - a name that was made, removed or renamed: each by itself, until its *folder* is synced. A rename within one folder is
   one change; from one folder to another it is two.
 
@@ -16,6 +17,7 @@ file): what they may hold is a part of what is tried here. Modes and times are l
 from __future__ import annotations
 
 import itertools
+import math
 import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -43,6 +45,8 @@ class _Node:
     sectors: dict[int, list[tuple[int, int, bytes]]] = field(default_factory=dict)
     """Data that waits: for each sector what was written there and where, the oldest first."""
     sizes: list[tuple[int, int]] = field(default_factory=list)
+    cuts: list[tuple[int, int]] = field(default_factory=list)
+    """Those of the sizes that are smaller than the one before."""
     entries: list[tuple[int, str, int | None]] = field(default_factory=list)
     size: int = 0
     """As programs see it."""
@@ -93,8 +97,7 @@ class Disk:
         if size == file.size:
             return
         if size < file.size:
-            # What was cut off is zeros where the file grows again: as if it had been written.
-            self.write(node, size, bytes(file.size - size))
+            file.cuts.append((self._changes + 1, size))
         file.size = size
         file.sizes.append((self._next(), size))
 
@@ -112,6 +115,7 @@ class Disk:
             if (left := [piece for piece in pieces if piece[0] > until])
         }
         found.sizes = [size for size in found.sizes if size[0] > until]
+        found.cuts = [cut for cut in found.cuts if cut[0] > until]
         found.entries = [entry for entry in found.entries if entry[0] > until]
 
     def waits(self, node: int) -> bool:
@@ -217,18 +221,17 @@ class Disk:
                 if target is not None:
                     names[name] = target
             return
-        size = len(data)
-        for number, wanted in reversed(node.sizes):
-            if keeps(number, -1):
-                size = wanted
-                break
+        sized, size = next((found for found in reversed(node.sizes) if keeps(found[0], -1)), (0, len(data)))
+        cut_off = next((number for number, _ in node.cuts if number > sized), math.inf)
+        changes: list[tuple[int, int, bytes | None]] = [(*cut, None) for cut in node.cuts if cut[0] <= sized]
         for sector, pieces in node.sectors.items():
             newest = next((number for number, *_ in reversed(pieces) if keeps(number, sector * SECTOR)), 0)
-            for number, place, piece in pieces:
-                if number > newest:
-                    break
-                if len(data) < place + len(piece):
-                    data.extend(bytes(place + len(piece) - len(data)))
-                data[place : place + len(piece)] = piece
+            changes += [piece for piece in pieces if piece[0] <= newest and piece[0] < cut_off]
+        for _, place, piece in sorted(changes, key=lambda change: change[0]):
+            if piece is None:
+                del data[place:]
+                continue
+            data.extend(bytes(max(0, place + len(piece) - len(data))))
+            data[place : place + len(piece)] = piece
         del data[size:]
         data.extend(bytes(size - len(data)))
