@@ -6,8 +6,9 @@
    never done: that the disk keeps it so is what tests/crash_replay looks at.
 
    What the vendor is taken to do: a request is billed, or is refused for nothing. A look-up whose answer comes by
-   callback is billed as that is delivered, once; asked again because it is late, one of the two is billed; and once the
-   question is answered, or asked anew with a callback, an earlier callback costs nothing. Who asks without a callback while one is to come, asks anew.
+   callback is billed as that is delivered, once; asked again because it is late, both are billed, over a limit if need
+   be; and once the question is answered, or asked anew with a callback, an earlier callback costs nothing. Who asks
+   without a callback while one is to come, asks anew.
 
    -DCALLERS=2   a caller less (the first); -DCALLS_BACK=0: the last one asks for no callback; -DCRASHES, -DBUDGET
    -DSHARED=1    many machines: nobody sees who is alive, leases run out, and `begin` is two statements
@@ -20,9 +21,7 @@
      DIED_FREE        what a dead owner had under way is taken for free
      CANCELLED_FREE   a request that was cancelled on its way is taken for not sent
      GIVEN_TWICE      what the attempt reserved is given back though another has done that
-     LENT_TWICE       so is what it borrowed of a callback that came first
      LENT_AWAY        what was borrowed of a late callback, and not used, is not the callback's again
-     LATE_DROPPED     a late callback is waited for no more once asking again was settled as free
      NOT_SET_ASIDE    no charge is set aside for an answer that comes by callback
      COUNTED_TWICE    a callback is one more charge, though its attempt was unknown and is settled by it
      CALLED_BACK_TWICE  a repeated callback is taken for another answer */
@@ -54,14 +53,8 @@
 #ifndef GIVEN_TWICE
 #define GIVEN_TWICE 0
 #endif
-#ifndef LENT_TWICE
-#define LENT_TWICE 0
-#endif
 #ifndef LENT_AWAY
 #define LENT_AWAY 0
-#endif
-#ifndef LATE_DROPPED
-#define LATE_DROPPED 0
 #endif
 #ifndef NOT_SET_ASIDE
 #define NOT_SET_ASIDE 0
@@ -164,18 +157,20 @@ inline callbacks_reserve() { if :: !reserved -> reserved = true; at_stake++ :: e
 inline callbacks_give_back() { if :: reserved -> reserved = false; at_stake-- :: else fi }
 inline callbacks_drop() { callbacks_give_back(); waits = false; asker = 0; answered = false; late = false }
 inline callbacks_drop_late() { if :: waits && answered && late -> callbacks_drop() :: else fi }
-inline callbacks_drop_of_attempt() { if :: late && !LATE_DROPPED -> asker = 0; is_anew = true :: else -> callbacks_drop() fi }
 inline callbacks_expect(id) { is_anew = owes != 0; callbacks_drop(); waits = true; asker = id + 1 }
-inline callbacks_lend(id) { callbacks_give_back(); asker = id + 1 }
-/* `lender`: it borrowed the charge of a callback, and so asks again as one that is overdue does. */
+inline callbacks_lend() { callbacks_give_back(); is_anew = true }
+/* `lender`: it borrowed the charge of a late callback, which is charged besides it. */
 inline callbacks_settle(id, what, overdue) {
     if
     :: what == OK && (!reserved || overdue || late) -> callbacks_drop()
     :: what == OK && reserved && !overdue && !late -> answered = true
-    :: what == UNSENT && asker == id + 1 && !(overdue || lender) -> callbacks_drop()
-    :: (what == REFUSED || what == CHECKING || (what == UNSENT && (overdue || lender))) && asker == id + 1 ->
+    :: asker == 0 && lender && what != OK && what != LOST ->        /* what was lent is given back */
+        is_anew = false;
+        if :: !LENT_AWAY -> callbacks_reserve() :: else fi
+    :: what == UNSENT && asker == id + 1 -> callbacks_drop()
+    :: (what == REFUSED || what == CHECKING) && asker == id + 1 ->
         asker = 0;
-        if :: (what == CHECKING || overdue || (lender && !LENT_AWAY)) && !NOT_SET_ASIDE -> callbacks_reserve() :: else fi
+        if :: what == CHECKING && !NOT_SET_ASIDE -> callbacks_reserve() :: else fi
     :: else
     fi
 }
@@ -207,7 +202,7 @@ inline begin_judge(calls_back, overdue) {
 inline begin_start(id, calls_back, overdue) {
     if
     :: calls_back && !overdue -> callbacks_expect(id)
-    :: lender -> callbacks_lend(id)
+    :: lender -> callbacks_lend()
     :: else
     fi
 }
@@ -286,7 +281,7 @@ inline begin(me, id, retry, calls_back, overdue) {
 inline end(id, what, calls_back, overdue) {
     d_step {
         callbacks_drop_late();
-        mc = !((calls_back || (lender && !LENT_TWICE)) && !may_charge[id]);       /* intents.has_charge */
+        mc = !(calls_back && !may_charge[id]);                   /* intents.has_charge */
         any = waits && !answered;
         outcome = (what == OK -> CHARGED : (what == LOST -> UNKNOWN : (what == UNSENT -> NOT_SENT : FREE)));
         if :: CANCELLED_FREE && what == LOST -> outcome = NOT_SENT :: else fi;
@@ -346,7 +341,7 @@ inline resolve(id) {
             outcome = (was_billed[id] -> CHARGED : FREE);
             ho = (outcome == CHARGED && holds[id] == HOLDS -> HOLDS : 0);
             attempts_amend(id, outcome, ho, false);
-            if :: outcome == FREE && asker == id + 1 -> callbacks_drop_of_attempt() :: else fi
+            if :: outcome == FREE && asker == id + 1 -> callbacks_drop()       /* callbacks.drop_of_attempt */ :: else fi
         :: else
         fi;
         check()
