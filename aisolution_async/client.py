@@ -42,7 +42,7 @@ from aisolution_async.errors import AISolutionError, ConfigurationError, InputEr
 from aisolution_async.hiding import NotPickled, Secret, forget_locals
 from aisolution_async.inbox import Inbox
 from aisolution_async.inputs.images import MAX_IMAGE_BYTES
-from aisolution_async.ledger import Ledger, Store
+from aisolution_async.ledger import Store, open_ledger
 from aisolution_async.limits import Adaptive, Budget
 from aisolution_async.outcome import Answered, Failed, Outcome, outcome_of
 from aisolution_async.retry import Retry
@@ -117,10 +117,11 @@ class AsyncClient(NotPickled):
     `trust_env=False`. `charge_rules`: where your invoice differs from the vendor's page, as
     `{"facecompare": {"RETRY_LATER": Charge.CHARGED}}`; the charge of an OK that depends on what WhatsApp said
     is under "OK:checking" and the like.
-    `ledger`: a file's path, or an open `Ledger`: every attempt is recorded there before it leaves, what was
-    answered before is answered from it (`reuse_for` says how many seconds an answer is good for; None: for
-    ever), and what may have been charged is not sent again. `max_charges` and `max_cost` (money, by
-    `prices={"facecompare": Decimal("0.05"), …}`) limit what is spent: in a ledger given by path over all its
+    `ledger`: a file's path, the URL of a schema on a PostgreSQL server, which machines share
+    (`postgresql://host/database?schema=applicants`), or an open `Ledger`: every attempt is recorded there before it
+    leaves, what was answered before is answered from it (`reuse_for` says how many seconds an answer is good for; None:
+    for ever), and what may have been charged is not sent again. `max_charges` and `max_cost` (money, by
+    `prices={"facecompare": Decimal("0.05"), …}`) limit what is spent: in a ledger given by path or URL over all its
     runs and processes, else by this client. In options, an endpoint may be named as the vendor, the command, the
     method or the call names it: gliswadetail, whatsapp-detail, whatsapp_detail, WhatsAppDetail.
     `on_attempt(call, attempt)` is called after every attempt and `on_outcome(outcome)` once for every call, on the
@@ -538,7 +539,7 @@ def _journal(
     """The ledger as it is used, and the limits that are kept in memory."""
     spending, reuse_for = Spending.of(max_charges, prices, max_cost), seconds_of("reuse_for", reuse_for)
     if isinstance(ledger, str | os.PathLike):
-        store = Ledger(ledger, max_charges=max_charges, prices=spending.prices, max_cost=max_cost)
+        store = open_ledger(ledger, max_charges=max_charges, prices=spending.prices, max_cost=max_cost)
         return Journal(store, owned=True, reuse_for=reuse_for), ()
     if ledger is not None and not isinstance(ledger, Store):
         raise ConfigurationError(f"ledger is {kind_of(ledger)}: pass a path or a Ledger")

@@ -42,14 +42,15 @@ from .ledgers import (
     crash,
     do,
     fail,
+    ledger_at,
     rows,
 )
 
 pytestmark = pytest.mark.usefixtures("no_ledger_is_at_work")
 
 
-async def test_the_budget_holds_at_every_instant(ledger_path: Path) -> None:
-    async with Ledger(ledger_path, max_charges=10, synchronous="off") as ledger:
+async def test_the_budget_holds_at_every_instant(place: Path | str) -> None:
+    async with ledger_at(place, max_charges=10, synchronous="off") as ledger:
         answers = await asyncio.gather(*(ledger.begin(ask(ledger, n)) for n in range(30)))
         started = [answer for answer in answers if isinstance(answer, Started)]
         assert len(started) == 10
@@ -65,17 +66,17 @@ async def test_the_budget_holds_at_every_instant(ledger_path: Path) -> None:
         assert [type(answer) for answer in again] == [Started, Started, Exhausted, Exhausted, Exhausted]
         # Stored answers cost nothing.
         assert isinstance(await ledger.begin(ask(ledger, answers.index(started[2]))), Stored)
-    async with Ledger(ledger_path, max_charges=10) as ledger:
+    async with ledger_at(place, max_charges=10) as ledger:
         assert isinstance(await ledger.begin(ask(ledger, "new")), Exhausted)
-    async with Ledger(ledger_path, max_charges=11) as ledger, Ledger(ledger_path, max_charges=11) as other:
+    async with ledger_at(place, max_charges=11) as ledger, ledger_at(place, max_charges=11) as other:
         assert isinstance(await other.begin(ask(ledger, "new")), Started)
         assert isinstance(await ledger.begin(ask(ledger, "newer")), Exhausted)
-    check(ledger_path)
+    check(place)
 
 
-async def test_the_budget_in_money_is_exact(ledger_path: Path) -> None:
+async def test_the_budget_in_money_is_exact(place: Path | str) -> None:
     prices = {WHATSAPP: Decimal("0.1"), "facecompare": Decimal("0.000001")}
-    async with Ledger(ledger_path, prices=prices, max_cost=Decimal("0.300001"), synchronous="off") as ledger:
+    async with ledger_at(place, prices=prices, max_cost=Decimal("0.300001"), synchronous="off") as ledger:
         for n in range(3):  # 0.1 three times is not 0.3 in floats
             await do(ledger, answered(), n)
         refused = await ledger.begin(ask(ledger, 3))
@@ -88,7 +89,7 @@ async def test_the_budget_in_money_is_exact(ledger_path: Path) -> None:
         sums = ledger.summary().by("endpoint")
         assert sums[WHATSAPP,].cost == Decimal("0.3")
         assert sums["facecompare",].at_risk == Decimal("0.000001")
-    check(ledger_path)
+    check(place)
 
 
 @pytest.mark.parametrize(

@@ -26,7 +26,7 @@ from aisolution_async.client import AsyncClient
 from aisolution_async.errors import AISolutionError, InputError
 from aisolution_async.ledger import Ask, Held, Stored
 from aisolution_async.ledger.peek import Peek
-from aisolution_async.ledger.schema import file_of
+from aisolution_async.ledger.urls import is_there, open_peek, place_of
 from aisolution_async.sending.options import Options
 from aisolution_async.spending import Spending
 
@@ -96,7 +96,7 @@ async def forecast_bulk(
     known = Spending.of(prices=prices).prices
     view = client if retry_unknown is None else client.with_options(retry_unknown=retry_unknown)
     repeats = 1 + view.options.retry.unknown
-    file = None if ledger is None else file_of(ledger)
+    place = None if ledger is None else place_of(ledger)
     calls = calls_of(call)
     reading: dict[str, Any] = {
         "delimiter": delimiter,
@@ -121,7 +121,7 @@ async def forecast_bulk(
             like = dialect_of(Path(output), rows, excel=excel)
             target = Output(Path(output), Path(source), like=like)
             target.check_room(rows.total)
-            if not overwrite and (file is None or not file.exists()):
+            if not overwrite and (place is None or not is_there(place)):
                 if not target.streams:
                     names, _ = columns_of(calls, rows.header, client.redact)
                     target.part_is_idle = is_idle(target.part, target.path.suffix.lower(), names, target.between)
@@ -130,9 +130,9 @@ async def forecast_bulk(
         if on_start is not None:
             for line in (*maker.lines(), *maker.reasons()):
                 on_start(line)
-        with Peek(file) as peek:
+        with open_peek(place) as peek:
             questions = Questions(view, peek, reuse_for=reuse_for)
-            check = _Count(view.options, questions, peek, maker, found, limit=None if file is not None else REMEMBERED)
+            check = _Count(view.options, questions, peek, maker, found, limit=None if place is not None else REMEMBERED)
             chunk: list[_Asked] = []
             for row in rows:
                 found.rows += 1

@@ -32,6 +32,7 @@ from aisolution_async.bulk.excel import shielded
 from aisolution_async.bulk.results import bare, defused
 from aisolution_async.bulk.rows import MISSING, text
 from aisolution_async.errors import ConfigurationError
+from aisolution_async.ledger.urls import Place, place_of
 
 if TYPE_CHECKING:
     from aisolution_async.bulk.books import Plan, Workbook
@@ -84,10 +85,10 @@ class Origin:
     and nobody can tell any more which of the two this is: it was changed since. Else None.
     """
 
-    ledger: Path
+    ledger: Place
     output: Path
     digest: str
-    other: Path | None = None
+    other: Place | None = None
 
 
 def origin_of(path: Path) -> Origin | None:
@@ -143,7 +144,8 @@ def _origin(path: Path) -> Origin | None:
 
 
 def _read_origin(folder: Path, said: Mapping[str, Any]) -> Origin:
-    return Origin(folder / said["ledger"], folder / said["output"], str(said["digest"]))
+    ledger = place_of(said["ledger"])
+    return Origin(folder / ledger if isinstance(ledger, Path) else ledger, folder / said["output"], str(said["digest"]))
 
 
 def _note(path: Path, origin: Origin, before: Origin | None) -> None:
@@ -151,8 +153,8 @@ def _note(path: Path, origin: Origin, before: Origin | None) -> None:
     side, folder = _side(path), path.parent
 
     def said(origin: Origin) -> dict[str, Any]:
-        ledger, output = _from(folder, origin.ledger), _from(folder, origin.output)
-        return {"ledger": ledger, "output": output, "digest": origin.digest}
+        ledger = _from(folder, origin.ledger) if isinstance(origin.ledger, Path) else str(origin.ledger)
+        return {"ledger": ledger, "output": _from(folder, origin.output), "digest": origin.digest}
 
     whole = said(origin) | ({} if before is None else {"before": said(before)})
     new = side.with_name(f"{side.name}.part")
@@ -355,7 +357,7 @@ class Output:
     def _folder(self) -> Path:
         return self.path.with_name(f"{self.path.name}.making")
 
-    def finish(self, ledger: Path | None = None, of: Path | None = None) -> None:
+    def finish(self, ledger: Place | None = None, of: Path | None = None) -> None:
         """All rows are there: give the file its name. Raises UnwrittenError; what was written is in the part file.
 
         A file of problems is `of` an output, and notes beside it what `ledger` its rows are in, if any: before it has

@@ -34,7 +34,7 @@ from aisolution_async.checks import seconds
 from aisolution_async.client import AsyncClient
 from aisolution_async.errors import AISolutionError, ConfigurationError, InputError, NotSentError
 from aisolution_async.hiding import forget_locals
-from aisolution_async.ledger import Ledger, LedgerError, mark, schema
+from aisolution_async.ledger import LedgerError, Store, mark, open_ledger, urls
 from aisolution_async.outcome import Failed, Outcome
 from aisolution_async.sending.hooks import call_hook
 from aisolution_async.spending import Spending
@@ -204,7 +204,7 @@ class BulkRun:
         self._concurrency = concurrency
         self._overwrite = overwrite
         self._named = [*map(Path, rescued)]
-        self._ledger = None if ledger is None else Path(ledger)
+        self._ledger = None if ledger is None else urls.place_of(ledger)
         self._reuse_for = reuse_for
         self._retry_unknown = retry_unknown
         prices = Spending.of(max_charges, prices).prices
@@ -260,7 +260,7 @@ class BulkRun:
             self._name_results(rows)
             resumes = self._check_ledger()
             if self._ledger is not None and resumes:
-                await asyncio.to_thread(schema.check_is_ledger, self._ledger)
+                await asyncio.to_thread(urls.check_is_ledger, self._ledger)
             like = dialect_of(self._target, rows, excel=self._excel)
             output = self._output = Output(self._target, self._source, defuse=self._defuse, like=like)
             self._problems = self._problems_output(rows)
@@ -272,7 +272,7 @@ class BulkRun:
                     self._on_start(line)
             types = await self._types_of(rows)
             self._formats = await self._formats_of(rows)
-            ledger = None if self._ledger is None else Ledger(self._ledger, **self._budget)
+            ledger = None if self._ledger is None else open_ledger(self._ledger, **self._budget)
             batch = self._client.batch(
                 self._read_photos(rows) if self._calls.take_images else self._read(rows),
                 concurrency=self._concurrency,
@@ -386,7 +386,7 @@ class BulkRun:
         if path is None:
             return None
         for other, what in ((self._target, "output"), (self._ledger, "ledger")):
-            if other is not None and path.absolute() == other.absolute():
+            if isinstance(other, Path) and path.absolute() == other.absolute():
                 raise ConfigurationError(f"the file of problems {str(path)!r} is the {what}: give it another name")
         is_alike = rows.delimiter is not None and path.suffix.lower() == f".{rows.format}"
         like = None
@@ -416,6 +416,8 @@ class BulkRun:
             raise ConfigurationError(f"a limit on the cost needs the price of {missing[0]}")
         if path is None:
             return False
+        if not isinstance(path, Path):
+            return urls.is_there(path)
         part = _beside(self._target, ".part")
         others = [(self._source, "input"), (self._target, "output"), (part, "part file of the output")]
         if (problems := self._problems_path) is not None:
@@ -476,7 +478,7 @@ class BulkRun:
             if self._problems is not None:
                 self._problems.check_free(why)
 
-    async def _look_into(self, ledger: Ledger) -> None:
+    async def _look_into(self, ledger: Store) -> None:
         """Say how many answers there are, and refuse to buy again what was removed from the ledger."""
         answers, removed = await asyncio.to_thread(_count_answers, ledger)
         if removed:
@@ -486,7 +488,7 @@ class BulkRun:
         if self._on_resume is not None:
             self._on_resume(answers)
 
-    async def _look_back(self, stack: AsyncExitStack, ledger: Ledger | None) -> bool:
+    async def _look_back(self, stack: AsyncExitStack, ledger: Store | None) -> bool:
         """Look after the answers that earlier runs wrote. False if the run was stopped meanwhile.
 
         Raises ConfigurationError where answers that were paid for would go, and be paid for again.
@@ -899,7 +901,7 @@ async def run_bulk(
     all rows are there. While it runs, the rows are in `output` + ".part"; an existing output or part file is left
     alone unless `overwrite`.
 
-    `ledger` is the path of a ledger for this run. Where it is there already, the run goes on from it: what it
+    `ledger` is the path or URL of a ledger for this run. Where it is there already, the run goes on from it: what it
     answers is not asked again, and the output is begun anew. An answer that the output, its part file or a file of
     rescued rows beside it has, and the ledger has not, is taken over: a row that has one is not asked. `rescued` names
     more files to take answers from. Where the ledger does not even know the question, it has lost its memory, and the
@@ -979,7 +981,7 @@ def _rewind_stdin() -> bool:
     return True
 
 
-def _count_answers(ledger: Ledger) -> tuple[int, int]:
+def _count_answers(ledger: Store) -> tuple[int, int]:
     """How many answers there are to be had, and how many charged ones that there were are not.
 
     By one look: another run may be writing, and what it adds between two of them would seem to be lost.

@@ -24,11 +24,12 @@ from aisolution_async.bulk.outputs import Output
 from aisolution_async.bulk.results import answered
 from aisolution_async.charges import Charge
 from aisolution_async.cli import show
-from aisolution_async.cli.options import prices
+from aisolution_async.cli.options import LedgerPlace, prices
 from aisolution_async.cli.running import Ending, Exit, foreseen, run
 from aisolution_async.errors import ConfigurationError
 from aisolution_async.hiding import SECRET_FIELDS
-from aisolution_async.ledger import Ledger, Record, State, Sum
+from aisolution_async.ledger import Record, State, Store, Sum, open_ledger
+from aisolution_async.ledger.urls import Place
 from aisolution_async.outcome import plain
 
 T = TypeVar("T")
@@ -39,15 +40,16 @@ _MOST_HELD = 20
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
 
 _JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-_FILE = click.argument("file", type=click.Path(path_type=Path))
+_FILE = click.argument("file", metavar="LEDGER", type=LedgerPlace())
 
 
 @click.group("ledger")
 def ledger_group() -> None:
     """Look into a ledger, settle what is open, compare it with an invoice.
 
-    A ledger is the file in which `aisolution bulk` records every attempt and every answer. It holds personal
-    data: the answers, and your own keys.
+    A ledger is the file in which `aisolution bulk` records every attempt and every answer, or, for many machines, a
+    schema of a PostgreSQL server: postgresql://host/database?schema=applicants. It holds personal data: the answers,
+    and your own keys.
     """
 
 
@@ -57,10 +59,10 @@ def ledger_group() -> None:
 @ledger_group.command("show")
 @_FILE
 @_JSON
-def show_command(file: Path, *, as_json: bool) -> None:
+def show_command(file: Place, *, as_json: bool) -> None:
     """Counts and cost by endpoint, day and status, and the calls that are held."""
     with foreseen():
-        ledger = Ledger(file)
+        ledger = open_ledger(file)
         summary = ledger.summary()
         holding = ledger.held()
         held = list(islice(holding, _MOST_HELD))
@@ -112,10 +114,10 @@ def show_command(file: Path, *, as_json: bool) -> None:
 @_FILE
 @click.option("--unknown", is_flag=True, help="Only those that may have been charged: nobody knows.")
 @_JSON
-def attempts_command(file: Path, *, unknown: bool, as_json: bool) -> None:
+def attempts_command(file: Place, *, unknown: bool, as_json: bool) -> None:
     """Every attempt, oldest first. With --json, one a line."""
     with foreseen():
-        ledger = Ledger(file)
+        ledger = open_ledger(file)
         found = _marked(ledger.attempts(unknown_only=unknown), ledger.held())
         if as_json:
             for record, held in found:
@@ -165,7 +167,7 @@ def attempts_command(file: Path, *, unknown: bool, as_json: bool) -> None:
 )
 @click.option("--overwrite", is_flag=True, help="Replace a file that exists already.")
 @_JSON
-def export_command(file: Path, output: Path, *, overwrite: bool, as_json: bool) -> None:
+def export_command(file: Place, output: Path, *, overwrite: bool, as_json: bool) -> None:
     """Write every answer in the ledger to a file, a row for each.
 
     After your key come the endpoint, when it was answered, charge, status and cost, the fields of the answer
@@ -173,11 +175,11 @@ def export_command(file: Path, output: Path, *, overwrite: bool, as_json: bool) 
     an apostrophe in front.
     """
     with foreseen():
-        ledger = Ledger(file)
+        ledger = open_ledger(file)
         present = {line.endpoint for line in ledger.summary().lines}
         replies = [call.endpoint.reply for call in CALLS if call.endpoint.name in present]
         fields = list(dict.fromkeys(f for reply in replies for f in reply.model_fields if f not in SECRET_FIELDS))
-        target = Output(output, file)
+        target = Output(output, file if isinstance(file, Path) else None)
         if not overwrite:
             target.check_free()
         names = [
@@ -268,7 +270,7 @@ def _sums(names: Sequence[str], found: Mapping[tuple[object, ...], Sum]) -> None
 
 
 @ledger_group.command("reconcile")
-@click.argument("files", metavar="FILE...", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.argument("files", metavar="LEDGER...", nargs=-1, required=True, type=LedgerPlace())
 @click.option("--invoice", required=True, type=click.Path(path_type=Path), help="The invoice: .xlsx, .csv or the like.")
 @click.option("--sheet", metavar="NAME", help="Its sheet in a workbook.  [default: the one that is an invoice]")
 @click.option("--day", metavar="COLUMN", help="Its column of days or months.  [default: found]")
@@ -288,7 +290,7 @@ def _sums(names: Sequence[str], found: Mapping[tuple[object, ...], Sum]) -> None
 )
 @_JSON
 def reconcile_command(
-    files: Sequence[Path],
+    files: Sequence[Place],
     invoice: Path,
     sheet: str | None,
     period: str | None,
@@ -308,8 +310,8 @@ def reconcile_command(
     difference that they do not explain.
     """
     with foreseen():
-        ledgers = dict.fromkeys(file.resolve() for file in files)
-        sums = [Ledger(file).summary().by("day", "endpoint") for file in ledgers]
+        ledgers = dict.fromkeys(file.resolve() if isinstance(file, Path) else file for file in files)
+        sums = [open_ledger(file).summary().by("day", "endpoint") for file in ledgers]
         span = None if period is None else period_of(period)
         if period is not None and span is None:
             raise ConfigurationError(f"--period {period!r} is none: it is like 2026-11 or 2026-11-01..2026-11-15")
@@ -384,7 +386,7 @@ def _prices_of(ledgers: Iterable[Mapping[tuple[object, ...], Sum]]) -> dict[str,
 @click.argument("charge", type=click.Choice([Charge.CHARGED.value, Charge.FREE.value]))
 @click.option("--by-id", is_flag=True, help="KEY is the id of an attempt, as 'ledger attempts' shows it.")
 @_JSON
-def resolve_command(file: Path, key: str, charge: str, *, by_id: bool, as_json: bool) -> None:
+def resolve_command(file: Place, key: str, charge: str, *, by_id: bool, as_json: bool) -> None:
     """Settle the attempts of KEY that nobody knew the outcome of: the invoice says whether they were charged.
 
     What was free is no longer held: the next run sends it again. What was charged stays held, as its answer is lost
@@ -394,7 +396,7 @@ def resolve_command(file: Path, key: str, charge: str, *, by_id: bool, as_json: 
     if by_id and not re.fullmatch(r"[0-9]{1,18}", key):
         raise Ending(f"--by-id: {key!r} is no id of an attempt: aisolution ledger attempts shows them", Exit.USAGE)
 
-    async def settle(ledger: Ledger) -> int:
+    async def settle(ledger: Store) -> int:
         if by_id:
             return await ledger.resolve(None, Charge(charge), attempt=int(key))
         return await ledger.resolve(key, Charge(charge))
@@ -417,7 +419,7 @@ def resolve_command(file: Path, key: str, charge: str, *, by_id: bool, as_json: 
 @_FILE
 @click.option("--older-than", required=True, metavar="AGE", help="How old: 90d, 12h, 30m; 0d for all of them.")
 @_JSON
-def purge_command(file: Path, older_than: str, *, as_json: bool) -> None:
+def purge_command(file: Place, older_than: str, *, as_json: bool) -> None:
     """Remove the answers that are older than AGE, for good.
 
     The counts stay, and so do calls that are held. What is removed would be asked, and paid for, again.
@@ -427,7 +429,7 @@ def purge_command(file: Path, older_than: str, *, as_json: bool) -> None:
         raise Ending(f"--older-than {older_than!r} is no age: it is like 90d, 12h or 0d", Exit.USAGE)
     age = timedelta(seconds=int(found[1]) * _UNITS[found[2]])
 
-    async def empty(ledger: Ledger) -> int:
+    async def empty(ledger: Store) -> int:
         return await ledger.purge(age)
 
     emptied = _change(file, empty)
@@ -437,13 +439,13 @@ def purge_command(file: Path, older_than: str, *, as_json: bool) -> None:
         show.say(f"{emptied:,} attempts were emptied: what they answered would be asked, and paid for, again")
 
 
-def _change(file: Path, change: Callable[[Ledger], Any]) -> int:
+def _change(file: Place, change: Callable[[Store], Any]) -> int:
     """Open the ledger, which must be there, and do it."""
 
     async def opened() -> int:
         # To open one makes it, and closes others off from it; so first see that it is one.
-        next(Ledger(file).held(), None)
-        async with Ledger(file) as ledger:
+        next(open_ledger(file).held(), None)
+        async with open_ledger(file) as ledger:
             done: int = await change(ledger)
         return done
 

@@ -8,11 +8,13 @@ from pathlib import Path
 import click
 
 from aisolution_async.cli import show
+from aisolution_async.cli.options import LedgerPlace
 from aisolution_async.cli.running import EXIT_CODES, foreseen
+from aisolution_async.ledger.urls import Place
 
 
 @click.command("report", epilog=EXIT_CODES)
-@click.argument("ledger", type=click.Path(path_type=Path))
+@click.argument("ledger", type=LedgerPlace())
 @click.option(
     "-o",
     "--output",
@@ -21,7 +23,7 @@ from aisolution_async.cli.running import EXIT_CODES, foreseen
     help="Where to: a .html file, or - for stdout.",
 )
 @click.option("--overwrite", is_flag=True, help="Replace a file that exists already.")
-def report_command(ledger: Path, output: Path, *, overwrite: bool) -> None:
+def report_command(ledger: Place, output: Path, *, overwrite: bool) -> None:
     """Make one HTML file of LEDGER, for a person to look at: on a screen, a telephone or paper.
 
     What was asked and answered, what it cost, why calls failed and what to do, how fast it went, and the calls

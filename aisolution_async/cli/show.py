@@ -8,7 +8,6 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from decimal import Decimal
 from itertools import islice
-from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, Self
 
@@ -25,6 +24,7 @@ from aisolution_async.batching import Progress
 from aisolution_async.bulk import Forecast, Summary
 from aisolution_async.charges import Charge, Counts, Tally
 from aisolution_async.ledger import State
+from aisolution_async.ledger.urls import Place
 
 PLAIN_EVERY = 10.0
 """Seconds between two lines of progress where there is no terminal."""
@@ -285,7 +285,7 @@ def clock(seconds: float) -> str:
 # ----------------------------------------------------------------------------------------------- at the end
 
 
-def summary(done: Summary, ledger: Path | None, prices: Mapping[str, Decimal] | None = None) -> None:
+def summary(done: Summary, ledger: Place | None, prices: Mapping[str, Decimal] | None = None) -> None:
     """What a run did, on stderr."""
     console = Console(stderr=True, highlight=False)
     sent = _sent(done)
@@ -376,7 +376,7 @@ def forecast_as_json(found: Forecast) -> dict[str, Any]:
     }
 
 
-def as_json(done: Summary, ledger: Path | None, prices: Mapping[str, Decimal] | None = None) -> dict[str, Any]:
+def as_json(done: Summary, ledger: Place | None, prices: Mapping[str, Decimal] | None = None) -> dict[str, Any]:
     """What a run did, for machines."""
     tally = done.tally
     known = prices or {}

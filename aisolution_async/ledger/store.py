@@ -8,6 +8,7 @@ take the place of the SQLite file.
 from __future__ import annotations
 
 import asyncio
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
@@ -20,7 +21,7 @@ from typing import Self
 
 from aisolution_async import clock
 from aisolution_async.charges import Attempt, Charge
-from aisolution_async.errors import AISolutionError, Key
+from aisolution_async.errors import AISolutionError, ConfigurationError, Key
 
 POLL = 0.2
 """Seconds between two looks at an attempt that another process has under way."""
@@ -108,14 +109,32 @@ class Result:
         return State(self.attempt.charge) if self.sent else State.NOT_SENT
 
 
+class Lease:
+    """How long who opened a shared ledger is taken to be alive, and may send what it has leave for."""
+
+    __slots__ = ("until",)
+
+    def __init__(self) -> None:
+        self.until = -math.inf
+        """On `clock.continuous`."""
+
+    def is_good(self) -> bool:
+        """Whether it is so now."""
+        return clock.continuous() < self.until
+
+
 @dataclass(frozen=True, slots=True)
 class Started:
-    """The intent is recorded and safe on disk: send, then tell `end` what came of it."""
+    """The intent is recorded and safe on disk: send, then tell `end` what came of it.
+
+    With a `lease`, no byte may leave once that is good no more: others may have taken this process for dead.
+    """
 
     id: int
     ask: Ask
     price: int = 0
     """What a charge costs, in millionths."""
+    lease: Lease | None = field(default=None, repr=False, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -276,6 +295,11 @@ class Store(ABC):
         as long as its process is, and no longer: neither a reboot nor another process with its pid keeps it. Where
         nobody can tell, the attempt is under way until it must be over (`Ask.within`).
 
+        Machines that share a ledger see nothing of each other's processes: there an owner is alive as long as it renews
+        its lease. One that was wrongly taken for dead sends nothing any more that it had leave for (`Started.lease`),
+        and goes on as a new owner; what comes of its attempts replaces UNKNOWN. Until such an attempt must be over, it
+        is neither sent again nor settled as FREE.
+
         A ledger that is not what it was (emptied, replaced, older than it was, or short of a part of its files) is
         refused: what it forgot would be bought again.
         """
@@ -357,6 +381,13 @@ class Store(ABC):
         gone from the store's files when this returns; the counts stay. A purged call is unknown to the ledger: it would
         be sent, and paid for, again. Calls that are held stay held.
         """
+
+    async def limit(self, max_charges: int | None) -> None:  # noqa: ARG002  # for those who keep one
+        """Set how many charges there may ever be in this ledger, by whoever uses it; None for no limit of its own.
+
+        It stays in the ledger. Of it and the `max_charges` of an opening, the smaller one holds.
+        """
+        raise ConfigurationError(f"{type(self).__name__} keeps no limit of its own: give max_charges where it is used")
 
     @abstractmethod
     def summary(self) -> Balance:

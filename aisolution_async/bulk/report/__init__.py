@@ -12,34 +12,37 @@ from aisolution_async import clock
 from aisolution_async.bulk.report.figures import read
 from aisolution_async.bulk.report.page import page
 from aisolution_async.errors import ConfigurationError
+from aisolution_async.ledger.urls import Server, place_of
 
 __all__ = ["make_report", "write_report"]
 
 
-def make_report(ledger: str | os.PathLike[str], *, made_at: datetime | None = None) -> str:
-    """The report of the ledger file `ledger`, as one HTML document.
+def make_report(ledger: str | os.PathLike[str] | Server, *, made_at: datetime | None = None) -> str:
+    """The report of the ledger at a path or URL, as one HTML document.
 
-    The same ledger gives the same text, but for `made_at` (the default: now, in UTC). The file is only read,
+    The same ledger gives the same text, but for `made_at` (the default: now, in UTC). It is only read,
     whoever writes to it meanwhile. No number, image, token or group id is in it; your keys of held calls are.
     Raises LedgerError where it is not there, or of another version, or damaged; ConfigurationError where
     matplotlib is missing (`pip install 'aisolution-async[cli]'`).
     """
-    return page(read(Path(ledger)), made_at or clock.today())
+    return page(read(place_of(ledger)), made_at or clock.today())
 
 
-def write_report(ledger: str | os.PathLike[str], output: str | os.PathLike[str], *, overwrite: bool = False) -> None:
+def write_report(
+    ledger: str | os.PathLike[str] | Server, output: str | os.PathLike[str], *, overwrite: bool = False
+) -> None:
     """Write the report of `ledger` to the file `output`, readable by its owner only.
 
     It has another name until it is whole. Raises ConfigurationError where there is such a file already, unless
     `overwrite`, or where it cannot be written; else as `make_report` does.
     """
-    path, source = Path(output), Path(ledger)
+    path, source = Path(output), place_of(ledger)
     shown = repr(str(path))
     if path.is_dir():
         raise ConfigurationError(f"the report {shown} is a folder: name a file in it")
     if not path.parent.is_dir():
         raise ConfigurationError(f"the report's folder {str(path.parent)!r} does not exist: make it first")
-    if path.exists() and source.exists() and path.samefile(source):
+    if isinstance(source, Path) and path.exists() and source.exists() and path.samefile(source):
         raise ConfigurationError(f"the report {shown} is the ledger: give it another name")
     if os.path.lexists(path) and not overwrite:
         raise ConfigurationError(f"{shown} exists already: move it away, or say --overwrite")

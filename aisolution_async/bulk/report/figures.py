@@ -20,6 +20,7 @@ from pydantic_core import from_json
 from aisolution_async.api import ENDPOINTS, Judgment, WhatsAppState
 from aisolution_async.ledger import State, schema
 from aisolution_async.ledger.rows import AT_STAKE, HOLDING
+from aisolution_async.ledger.urls import Place, copied
 
 T = TypeVar("T")
 
@@ -219,8 +220,11 @@ def moment(micros: int) -> datetime:
 # ------------------------------------------------------------------------------------------------------ the reading
 
 
-def read(path: Path, *, busy_timeout: float = 10.0) -> Figures:
+def read(path: Place, *, busy_timeout: float = 10.0) -> Figures:
     """The figures of the ledger at `path`. Raises LedgerError: it is not there, or older, newer, damaged."""
+    if not isinstance(path, Path):
+        with copied(path) as db:
+            return _Reading(db, path.name).figures()
     try:
         with closing(schema.connect_to_read(path, busy_timeout=busy_timeout)) as db:
             db.text_factory = lambda data: data.decode("utf-8", "replace")
