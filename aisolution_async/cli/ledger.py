@@ -29,7 +29,7 @@ from aisolution_async.cli.running import Ending, Exit, foreseen, run
 from aisolution_async.errors import ConfigurationError
 from aisolution_async.hiding import SECRET_FIELDS
 from aisolution_async.ledger import Record, State, Store, Sum, open_ledger
-from aisolution_async.ledger.urls import Place
+from aisolution_async.ledger.urls import Place, check_is_ledger
 from aisolution_async.outcome import plain
 
 T = TypeVar("T")
@@ -75,6 +75,7 @@ def show_command(file: Place, *, as_json: bool) -> None:
                 "ledger": str(file),
                 **_numbers(total),
                 "held": summary.held,
+                "max_charges": summary.max_charges,
                 "by_day": [{"day": str(day), "endpoint": name, **_numbers(s)} for (day, name), s in days.items()],
                 "by_status": [
                     {"endpoint": name, "status": word, **_numbers(s)} for (name, word), s in statuses.items()
@@ -91,6 +92,8 @@ def show_command(file: Place, *, as_json: bool) -> None:
         rows.append(("cost", f"{show.amount(total.cost)}, and {show.amount(total.at_risk)} that may have been charged"))
     if total.intended:
         rows.append(("open", "under way, or of a process that has died: the next run finds out"))
+    if summary.max_charges is not None:
+        rows.append(("limit", f"{summary.max_charges:,} charges at most"))
     rows.append(("held calls", f"{summary.held:,}"))
     show.fields(console, rows)
     for names, found in ((("day", "endpoint"), days), (("endpoint", "status"), statuses)):
@@ -437,6 +440,41 @@ def purge_command(file: Place, older_than: str, *, as_json: bool) -> None:
         show.say_json({"purged": emptied})
     else:
         show.say(f"{emptied:,} attempts were emptied: what they answered would be asked, and paid for, again")
+
+
+@ledger_group.command("limit")
+@_FILE
+@click.option("--max-charges", metavar="N", help="Allow N charges at most, by whoever uses the ledger.")
+@click.option("--no-limit", is_flag=True, help="Allow any number again.")
+@_JSON
+def limit_command(file: Place, max_charges: str | None, *, no_limit: bool, as_json: bool) -> None:
+    """Set how many charges there may ever be in a ledger, over all runs, processes and machines that use it.
+
+    Charges that were made, may have been made and are under way count. A run's own --max-charges goes on holding
+    besides: the smaller of the two does. A ledger that is not there is made.
+    """
+    source = click.get_current_context().get_parameter_source("max_charges")
+    if source is click.core.ParameterSource.DEFAULT_MAP:
+        max_charges = None  # a file of options says what a run may spend, and not what all of them may
+    if (max_charges is None) is not no_limit:
+        raise Ending("say either --max-charges N or --no-limit", Exit.USAGE)
+    if max_charges is not None and not re.fullmatch(r"[0-9]{1,15}", max_charges):
+        raise Ending(f"--max-charges {max_charges!r} is no number of charges", Exit.USAGE)
+    limit = None if max_charges is None else int(max_charges)
+
+    async def change() -> int:
+        check_is_ledger(file)
+        async with open_ledger(file) as ledger:
+            await ledger.limit(limit)
+        total = ledger.summary().by().get((), Sum())
+        return total.charged + total.unknown + total.intended
+
+    spent = run(change())
+    if as_json:
+        show.say_json({"max_charges": limit, "spent": spent})
+    else:
+        most = "any number of charges" if limit is None else f"{limit:,} charges at most"
+        show.say(f"the ledger allows {most}; {spent:,} were made, may have been, or are under way")
 
 
 def _change(file: Place, change: Callable[[Store], Any]) -> int:

@@ -23,7 +23,7 @@ from typing import Any, Generic, Protocol, TypeVar
 from aisolution_async import clock
 from aisolution_async.charges import Attempt, Charge
 from aisolution_async.checks import key as check_key
-from aisolution_async.checks import running_loop
+from aisolution_async.checks import running_loop, whole
 from aisolution_async.errors import ConfigurationError, Key
 from aisolution_async.ledger.identity import Identities
 from aisolution_async.ledger.store import Ask, Busy, LedgerError, Result, Started, Store, Stored, Verdict
@@ -43,6 +43,7 @@ class OpenBook(Protocol):
     def find(self, asks: Sequence[Ask], /) -> list[Stored | None]: ...
     def resolve(self, call: Key | bytes, charge: Charge, attempt: int | None, /) -> int: ...
     def purge(self, seconds: float, /) -> int: ...
+    def limit(self, max_charges: int | None, /) -> None: ...
     def close(self) -> None: ...
 
 
@@ -200,6 +201,18 @@ class Grouping(Store, Generic[B]):
         seconds = older_than.total_seconds() if isinstance(older_than, timedelta) else older_than
         count: int = await self._submit(lambda book: book.purge(seconds))
         return count
+
+    async def limit(self, max_charges: int | None) -> None:
+        """See `Store.limit`."""
+        if max_charges is not None:
+            whole("max_charges", max_charges, 0, otherwise=", or None for no limit")
+        self._check()
+
+        def change(book: B) -> None:
+            with book.transaction():
+                book.limit(max_charges)
+
+        await self._submit(change)
 
     # -------------------------------------------------------------------------------------- on the event loop
 

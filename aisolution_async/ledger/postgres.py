@@ -19,7 +19,7 @@ from uuid import UUID
 import psycopg
 
 from aisolution_async import clock
-from aisolution_async.checks import seconds, whole
+from aisolution_async.checks import seconds
 from aisolution_async.errors import ConfigurationError
 from aisolution_async.ledger import answers, peek, server
 from aisolution_async.ledger.grouping import Grouping, Job, Work
@@ -97,13 +97,6 @@ class SharedLedger(Grouping[SharedBook]):
                 "a shared ledger needs to know when an attempt must be over: give the client a deadline, in seconds"
             )
         return await super().begin(ask)
-
-    async def limit(self, max_charges: int | None) -> None:
-        """See `Store.limit`."""
-        if max_charges is not None:
-            whole("max_charges", max_charges, 0, otherwise=", or None for no limit")
-        self._check()
-        await self._submit(lambda book: book.limit(max_charges))
 
     # -------------------------------------------------------------------------------------- on the event loop
 
@@ -320,7 +313,8 @@ _NOT_ENDED = f""" UNION ALL SELECT id, endpoint, key, 'intended', NULL, NULL, st
         CASE WHEN may_charge THEN price ELSE 0 END, NULL FROM ledger.intents
     UNION ALL SELECT 0, endpoint, key, {COUNTS_AS}, NULL, NULL, since, 0, '{TO_COME}', price, NULL
         FROM ledger.outstanding WHERE reserved AND NOT (answered AND ends <= {{now}})"""
-_HELD = f"SELECT count(DISTINCT identity) FROM ledger.attempts WHERE {_HOLDING}"
+_HELD = f"""SELECT (SELECT count(DISTINCT identity) FROM ledger.attempts WHERE {_HOLDING}), max_charges
+    FROM ledger.book"""
 # A status '' is none.
 _LINES = f"""SELECT endpoint, day, state, nullif(status, ''), sum(attempts)::bigint, sum(cost)::bigint,
         sum(answers)::bigint, sum(replies)::bigint
@@ -352,7 +346,7 @@ def rows(db: server.Connection, place: Server, query: str) -> Iterator[tuple[Any
 def _summary(db: server.Connection, place: Server) -> Balance:
     lines = db.execute(server.named(place, _LINES), (micros(clock.today()),)).fetchall()
     lines.sort(key=lambda line: (line[1], line[0], line[2], line[3] or ""))
-    ((held,),) = db.execute(server.named(place, _HELD)).fetchall()
+    ((held, limit),) = db.execute(server.named(place, _HELD)).fetchall()
     first = date(1970, 1, 1)
     return Balance(
         tuple(
@@ -362,4 +356,5 @@ def _summary(db: server.Connection, place: Server) -> Balance:
         held=held,
         answers=sum(line[6] for line in lines),
         lost=sum(line[4] - line[7] for line in lines if line[2:4] == (State.CHARGED, "OK")),
+        max_charges=limit,
     )

@@ -537,6 +537,12 @@ BEGIN
   v_lent_from := o_cost;
   BEGIN  -- where the budget refuses, what has ended stays
     w.used := w.used + v_charges; w.used_cost := w.used_cost + v_cost;
+    IF (w.granted > w.used OR w.granted_cost > w.used_cost) AND EXISTS (
+      SELECT FROM ledger.book WHERE granted > least(max_charges, p_max) OR granted_cost > p_max_cost)
+    THEN  -- a limit was lowered, or others spend by a higher one: leave that was given is given back
+      PERFORM ledger.account(w.used - w.granted, w.used_cost - w.granted_cost);
+      w.granted := w.used; w.granted_cost := w.used_cost;
+    END IF;
     IF need > 0 AND (w.granted - w.used < need OR w.granted_cost - w.used_cost < need_cost) AND borrows THEN
       SELECT * INTO lease FROM ledger.borrow(
         p_owner, need - w.granted + w.used, need_cost - w.granted_cost + w.used_cost, p_max, p_max_cost);

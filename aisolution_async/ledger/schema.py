@@ -125,7 +125,12 @@ def _third(db: sqlite3.Connection) -> None:
         db.execute(statement)
 
 
-MIGRATIONS: list[Callable[[sqlite3.Connection], None]] = [_first, _second, _third]
+def _fourth(db: sqlite3.Connection) -> None:
+    """Version 4. `max_charges` of the file is its own limit, whoever opens it; NULL for none."""
+    db.execute("ALTER TABLE file ADD COLUMN max_charges INTEGER")
+
+
+MIGRATIONS: list[Callable[[sqlite3.Connection], None]] = [_first, _second, _third, _fourth]
 """Step n leads from version n to n + 1. Steps are only ever added."""
 
 

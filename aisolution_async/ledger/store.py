@@ -261,12 +261,14 @@ class Balance:
 
     `held` is how many questions are held, `answers` how many attempts brought an answer that is still there, and
     `lost` how many charged ones brought one that is not there any more: it was purged, or the file is damaged.
+    `max_charges` is the ledger's own limit, None for none.
     """
 
     lines: tuple[Line, ...]
     held: int
     answers: int
     lost: int = 0
+    max_charges: int | None = None
 
     def by(self, *names: str) -> dict[tuple[object, ...], Sum]:
         """The sums for each combination of the named fields of `Line`: `by("day", "endpoint")`; `by()` for all."""
@@ -325,8 +327,8 @@ class Store(ABC):
         is `Stored`; a question whose answer is to come by callback is `Expected` (overdue, or asked without a callback,
         it goes on here); a question under way with a living owner is `Busy`, with a dead one becomes UNKNOWN; one that
         is held by more attempts than the call may pass is `Held`; where a charge is possible and `charged + unknown +
-        under way` has reached the budget, `Exhausted`. Otherwise the intent, and with it the reservation of one charge,
-        is durable when `Started` is returned.
+        under way` has reached the budget, the opening's or the ledger's own (`limit`), `Exhausted`. Otherwise the
+        intent, and with it the reservation of one charge, is durable when `Started` is returned.
 
         An attempt holds its question, for every user of the ledger, from the moment that its charge is UNKNOWN or that
         somebody settles it as CHARGED without its answer. The hold ends by that attempt's own late answer, by a
