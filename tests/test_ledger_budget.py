@@ -36,8 +36,10 @@ from .ledgers import (
     RECOUNT,
     UNSENT,
     WHATSAPP,
+    AnyLedger,
     answered,
     ask,
+    book_of,
     check,
     crash,
     do,
@@ -45,6 +47,7 @@ from .ledgers import (
     ledger_at,
     rows,
 )
+from .servers import running
 
 pytestmark = pytest.mark.usefixtures("no_ledger_is_at_work")
 
@@ -118,20 +121,27 @@ class Money(RuleBasedStateMachine):
 
     LIMIT = 4
     COST = 11 * 10**6
+    path: Path | str
 
     def __init__(self) -> None:
         super().__init__()
+        self.make_place()
+        self.runner = asyncio.Runner()
+        self.ledgers: list[AnyLedger] = [self.opened(), self.opened()]
+        self.under_way: list[tuple[AnyLedger, Started]] = []
+        self.tried: set[int] = set()  # ends that failed: made up for at any time
+
+    def make_place(self) -> None:
         self.folder = Path(os.environ.get("TMPDIR", "/tmp")) / f"aisolution-ledger-{uuid.uuid4().hex}"
         self.folder.mkdir()
         self.path = self.folder / "ledger"
-        self.runner = asyncio.Runner()
-        self.ledgers: list[Ledger] = [self.opened(), self.opened()]
-        self.under_way: list[tuple[Ledger, Started]] = []
-        self.tried: set[int] = set()  # ends that failed: made up for at any time
 
-    def opened(self) -> Ledger:
+    def remove_place(self) -> None:
+        shutil.rmtree(self.folder)
+
+    def opened(self) -> AnyLedger:
         prices = {WHATSAPP: Decimal(3), "facecompare": Decimal(2)}
-        ledger = Ledger(self.path, max_charges=self.LIMIT, prices=prices, max_cost=Decimal(11), synchronous="off")
+        ledger = ledger_at(self.path, max_charges=self.LIMIT, prices=prices, max_cost=Decimal(11), synchronous="off")
         self.runner.run(ledger.open())
         return ledger
 
@@ -199,7 +209,9 @@ class Money(RuleBasedStateMachine):
         times=st.integers(1, 4),
     )
     def break_down(self, who: int, statement: str, code: int, times: int) -> None:
-        self.runner.run(fail(self.ledgers[who], statement, *[code] * times))
+        ledger = self.ledgers[who]
+        assert isinstance(ledger, Ledger)
+        self.runner.run(fail(ledger, statement, *[code] * times))
 
     @rule(who=st.integers(0, 1))
     def die(self, who: int) -> None:
@@ -236,8 +248,37 @@ class Money(RuleBasedStateMachine):
             self.runner.run(ledger.aclose())
         self.runner.close()
         check(self.path)
-        shutil.rmtree(self.folder)
+        self.remove_place()
 
+
+class SharedMoney(Money):
+    """The same on a server, whose connections break."""
+
+    def make_place(self) -> None:
+        self.path = running().url()
+
+    def remove_place(self) -> None:
+        rows(str(self.path), f"DROP SCHEMA {str(self.path).partition('schema=')[2]} CASCADE")
+
+    @rule(who=st.integers(0, 1))
+    def break_down(self, who: int) -> None:
+        book = self.runner.run(book_of(self.ledgers[who]))
+        rows(self.path, f"SELECT pg_terminate_backend({book._db.info.backend_pid}, 1000)")
+
+    @invariant()
+    def the_budget_holds(self) -> None:
+        check(self.path)
+        ((spent, cost),) = rows(self.path, "SELECT granted, granted_cost FROM book")
+        assert spent <= self.LIMIT
+        assert cost <= self.COST
+        known = {started.id for _, started in self.under_way} - self.tried
+        assert known <= {id_ for (id_,) in rows(self.path, "SELECT id FROM intents")}
+
+
+TestSharedMoney = SharedMoney.TestCase
+TestSharedMoney.settings = settings(
+    max_examples=int(os.environ.get("MONEY", "5")), stateful_step_count=25, deadline=None
+)
 
 TestMoney = Money.TestCase
 TestMoney.settings = settings(max_examples=30, stateful_step_count=25, deadline=None)

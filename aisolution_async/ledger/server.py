@@ -118,8 +118,9 @@ def definition() -> str:
 
 
 def _version(db: Connection, server: Server) -> int | None:
-    found = db.execute("SELECT to_regclass(%s) IS NOT NULL", (f'"{server.schema}".book',)).fetchone()
-    if found != (True,):
+    # Not by to_regclass, which does not see what another session has made meanwhile.
+    query = "SELECT FROM pg_class c JOIN pg_namespace n ON n.oid = relnamespace WHERE nspname = %s AND relname = 'book'"
+    if db.execute(query, (server.schema,)).fetchone() is None:
         return None
     try:
         row = db.execute(named(server, "SELECT version FROM ledger.book")).fetchone()
