@@ -276,9 +276,7 @@ class SharedMoney(Money):
 
 
 TestSharedMoney = SharedMoney.TestCase
-TestSharedMoney.settings = settings(
-    max_examples=int(os.environ.get("MONEY", "5")), stateful_step_count=25, deadline=None
-)
+TestSharedMoney.settings = settings(max_examples=5, stateful_step_count=25, deadline=None)
 
 TestMoney = Money.TestCase
 TestMoney.settings = settings(max_examples=30, stateful_step_count=25, deadline=None)

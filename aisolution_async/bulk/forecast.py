@@ -26,7 +26,7 @@ from aisolution_async.client import AsyncClient
 from aisolution_async.errors import AISolutionError, InputError
 from aisolution_async.ledger import Ask, Held, Stored
 from aisolution_async.ledger.peek import Peek
-from aisolution_async.ledger.urls import is_there, open_peek, place_of
+from aisolution_async.ledger.urls import Server, is_there, open_peek, place_of
 from aisolution_async.sending.options import Options
 from aisolution_async.spending import Spending
 
@@ -81,7 +81,7 @@ async def forecast_bulk(
     header_row: int | None = None,
     excel: bool = False,
     overwrite: bool = False,
-    ledger: str | os.PathLike[str] | None = None,
+    ledger: str | os.PathLike[str] | Server | None = None,
     reuse_for: float | None = None,
     retry_unknown: int | None = None,
     prices: Mapping[str, Decimal] | None = None,

@@ -425,7 +425,8 @@ def resolve_command(file: Place, key: str, charge: str, *, by_id: bool, as_json:
 def purge_command(file: Place, older_than: str, *, as_json: bool) -> None:
     """Remove the answers that are older than AGE, for good.
 
-    The counts stay, and so do calls that are held. What is removed would be asked, and paid for, again.
+    The counts stay, and so do calls that are held. What is removed would be asked, and paid for, again. A server's
+    backups and WAL archives keep what was in them: remove it there too.
     """
     found = re.fullmatch(r"(\d{1,6})([smhdw])", older_than.strip())
     if found is None:
@@ -440,6 +441,8 @@ def purge_command(file: Place, older_than: str, *, as_json: bool) -> None:
         show.say_json({"purged": emptied})
     else:
         show.say(f"{emptied:,} attempts were emptied: what they answered would be asked, and paid for, again")
+        if not isinstance(file, Path):
+            show.say("backups and WAL archives of the server keep what they have of it")
 
 
 @ledger_group.command("limit")
