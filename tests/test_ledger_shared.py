@@ -15,12 +15,14 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
-from aisolution_async import Attempt, ConfigurationError, LedgerError, clock
+from aisolution_async import AddFace, Attempt, ConfigurationError, LedgerError, clock
 from aisolution_async.ledger import Ask, Busy, Held, Result, Started, State, Stored
 from aisolution_async.ledger.rows import DIED
 
+from .batches import asks, taken
 from .crash import CHILD, CountingSandbox
 from .ledgers import (
     CHARGED,
@@ -44,7 +46,7 @@ from .ledgers import (
     where,
 )
 from .servers import running
-from .support import client_of, in_turn, ok_whatsapp
+from .support import GROUP_ID, TOKEN, Vendor, client_of, in_turn, ok_whatsapp, picture, says
 
 pytestmark = pytest.mark.usefixtures("no_ledger_is_at_work")
 
@@ -96,8 +98,8 @@ def race(url: str, bill: Path, calls: int, *, processes: int = 4, at_once: int =
 
 
 def test_four_processes_over_one_list_pay_once(server_url: str, tmp_path: Path) -> None:
-    race(server_url, tmp_path / "bill", 2000)
-    assert sorted(billed(tmp_path / "bill")) == list(range(2000))
+    race(server_url, tmp_path / "bill", 1200)
+    assert sorted(billed(tmp_path / "bill")) == list(range(1200))
     check(server_url)
 
 
@@ -120,15 +122,15 @@ def test_the_look_before_the_intent_pays_twice(
             """The others find it made."""
 
     asyncio.run(make())
-    race(server_url, tmp_path / "bill", 2000)
+    race(server_url, tmp_path / "bill", 1200)
     sent = billed(tmp_path / "bill")
-    assert len(sent) > len(set(sent)) == 2000
+    assert len(sent) > len(set(sent)) == 1200
 
 
 def test_a_budget_equal_to_the_need_over_four_processes(server_url: str, tmp_path: Path) -> None:
-    race(server_url, tmp_path / "bill", 600, at_once=10, max_charges=600)
-    assert sorted(billed(tmp_path / "bill")) == list(range(600))
-    assert rows(server_url, "SELECT granted FROM book") == [(600,)]
+    race(server_url, tmp_path / "bill", 400, at_once=10, max_charges=400)
+    assert sorted(billed(tmp_path / "bill")) == list(range(400))
+    assert rows(server_url, "SELECT granted FROM book") == [(400,)]
     check(server_url)
 
 
@@ -199,6 +201,9 @@ async def test_batches_that_are_killed_over_a_real_wire(server_url: str) -> None
                         with contextlib.suppress(ProcessLookupError):
                             victim.send_signal(signal.SIGKILL)
                         break
+                # The other need not wait for the lease of the dead; its own it renews by itself.
+                await victim.communicate()
+                rows(url, "UPDATE owners SET expires_at = clock_timestamp() - interval '1 s' WHERE NOT ended")
             for each in children:
                 await each.communicate()
             kills += victim.returncode == -signal.SIGKILL
@@ -367,15 +372,15 @@ async def test_a_server_restarted_in_the_middle_of_commits(server_url: str, tmp_
                 sent[number] += 1
                 await ledger.end(verdict, answered())
 
-        working = [asyncio.create_task(work(range(n * 60, n * 60 + 60))) for n in range(20)]
-        for _ in range(3):
+        working = [asyncio.create_task(work(range(n * 30, n * 30 + 30))) for n in range(20)]
+        for _ in range(2):
             before = sum(sent.values())
-            while sum(sent.values()) < before + 200:
+            while sum(sent.values()) < before + 150:
                 await asyncio.sleep(0.001)
             await asyncio.to_thread(running().restart)
         await asyncio.gather(*working)
         states = Counter(record.state for record in ledger.attempts())
-        assert states[State.CHARGED] == 1200
+        assert states[State.CHARGED] == 600
         assert set(states) <= {State.CHARGED, State.NOT_SENT}
         assert set(sent.values()) == {1}
         check(server_url)
@@ -591,6 +596,22 @@ async def test_text_that_no_server_takes(server_url: str) -> None:
         await do(ledger, Result(Attempt(CHARGED, "a\0b", 200, clock.today(), 1.0, "bad \udfff"), reply=b'"\\u0000"'))
         assert [(r.status, r.error) for r in ledger.attempts()] == [("a\ufffdb", "bad ?")]
         assert rows(server_url, "SELECT reply FROM attempts") == [('"\\u0000"',)]
+
+
+async def test_no_secret_is_on_the_server(server_url: str) -> None:
+    def script(request: httpx.Request, number: int) -> httpx.Response:
+        if request.url.path == "/v1/addface":
+            return says("OK", {"group_id": GROUP_ID, "person_id": "p", "person_count": 1})
+        return says("OK", {"unfit": TOKEN}) if number % 3 == 0 else says("INVALID_INPUT", f"token {TOKEN}")
+
+    async with client_of(Vendor(script), ledger=server_url) as client:
+        await taken(client.batch([AddFace(picture(1), key="k"), *asks(6)], concurrency=1))
+    content = ""
+    for table in ("book", "owners", "intents", "attempts", "outstanding", "rollup"):
+        content += "".join(line for (line,) in rows(server_url, f"SELECT t::text FROM {table} t"))
+    assert "unfit" in content
+    for secret in (TOKEN, GROUP_ID, "62813"):
+        assert secret not in content
 
 
 async def test_the_lease_is_renewed_while_nothing_is_asked(server_url: str) -> None:
