@@ -14,7 +14,7 @@ from functools import cached_property
 from os import PathLike
 from typing import Annotated, Any, ClassVar, Generic, NewType, Protocol, Self, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic_core import from_json
 
 from aisolution_async.charges import Attempt, Charge, overall
@@ -150,11 +150,11 @@ class _Said(BaseModel):
 _SECRET_FIELDS = SECRET_FIELDS | {"number", "signature"}
 
 
+_set_private = BaseModel.__dict__["__pydantic_private__"].__set__  # a reply is frozen
+
+
 class Reply(_Said):  # noqa: PLW1641  # pydantic gives frozen models their hash
     """What an OK carries. Fields the contract does not name are kept; frozen."""
-
-    _attempts: tuple[Attempt, ...] = PrivateAttr(default=())
-    _recorded: Attempt | None = PrivateAttr(default=None)
 
     sole_field: ClassVar[str | None] = None
     """The field that a message goes into which is no object; None where a message is an object, or says nothing."""
@@ -162,12 +162,13 @@ class Reply(_Said):  # noqa: PLW1641  # pydantic gives frozen models their hash
     @property
     def attempts(self) -> tuple[Attempt, ...]:
         """The attempts that led to this reply, oldest first; the last one brought it."""
-        return self._attempts
+        attempts: tuple[Attempt, ...] = self._noted("attempts", ())
+        return attempts
 
     @property
     def charge(self) -> Charge:
         """What the call cost, over all its attempts."""
-        return overall(self._attempts)
+        return overall(self.attempts)
 
     @property
     def is_answer(self) -> bool:
@@ -177,37 +178,59 @@ class Reply(_Said):  # noqa: PLW1641  # pydantic gives frozen models their hash
     @property
     def recorded(self) -> Attempt | None:
         """The attempt of an earlier call that brought this reply, where it comes from a ledger; else None."""
-        return self._recorded
+        attempt: Attempt | None = self._noted("recorded", None)
+        return attempt
 
     @property
     def answered_at(self) -> datetime | None:
         """When the vendor said so, in UTC, where the reply comes from a ledger; None where it was asked for now."""
-        attempt = self._recorded
+        attempt = self.recorded
         return None if attempt is None else attempt.started_at + timedelta(seconds=attempt.elapsed)
 
     @classmethod
     def from_record(cls, text: bytes, attempt: Attempt | None = None) -> Self:
         """A reply as a ledger keeps it, and the attempt that brought it. Raises pydantic's ValidationError."""
-        reply = cls.model_validate_json(text)
-        reply._recorded = attempt  # noqa: SLF001  # its own class
-        return reply
+        return cls.model_validate_json(text)._note("recorded", attempt)  # noqa: SLF001  # its own class
 
     def to_record(self) -> str:
         """The reply as a ledger keeps it: JSON, without access keys."""
-        return self.model_dump_json()
+        return self.to_json().decode()
+
+    def to_json(self) -> bytes:
+        """The same in UTF-8: what `model_dump_json` says, without looking at the options that nobody gave."""
+        return self.__pydantic_serializer__.to_json(self)
 
     @classmethod
     def from_message(cls, message: object) -> Self:
         """Read the `message` of an OK. Raises pydantic's ValidationError where it does not fit."""
         if cls.sole_field is not None:
             message = {cls.sole_field: message}
-        return cls.model_validate(message)
+        return cls._read(message)
+
+    @classmethod
+    def _read(cls, fields: object) -> Self:
+        """As `model_validate` does it, without looking at the options that nobody gave."""
+        reply: Self = cls.__pydantic_validator__.validate_python(fields)
+        return reply
 
     def made_by(self, attempts: tuple[Attempt, ...]) -> Self:
         """Note the attempts that led to this reply. For who made them."""
-        # As pydantic's own __setattr__ does it, at a tenth of the time.
-        self.__pydantic_private__["_attempts"] = attempts  # type: ignore[index]  # there are private attributes
+        return self._note("attempts", attempts)
+
+    # What is no part of the answer stands where pydantic keeps private attributes: copies and pickles have it, dumps do
+    # not. It is not declared as such: pydantic would make it for each reply, which took a tenth of a whole call.
+
+    def _note(self, name: str, value: Any) -> Self:
+        noted = self.__pydantic_private__
+        if noted is None:
+            _set_private(self, {name: value})
+        else:
+            noted[name] = value
         return self
+
+    def _noted(self, name: str, default: Any) -> Any:
+        noted = self.__pydantic_private__
+        return default if noted is None else noted.get(name, default)
 
     def __eq__(self, other: object) -> bool:
         # What the vendor said, not what it took to hear it.
@@ -320,9 +343,7 @@ class AddedFace(Reply):
 
     @classmethod
     def from_record(cls, text: bytes, attempt: Attempt | None = None) -> Self:
-        reply = cls.model_validate({**from_json(text), "group_id": ""})
-        reply._recorded = attempt  # noqa: SLF001  # its own class
-        return reply
+        return cls._read({**from_json(text), "group_id": ""})._note("recorded", attempt)  # noqa: SLF001  # its own class
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -377,7 +398,7 @@ class DeletedFace(Reply):
 
     @classmethod
     def from_message(cls, message: object) -> Self:
-        return cls.model_validate(message if isinstance(message, dict) else {})
+        return cls._read(message if isinstance(message, dict) else {})
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -410,6 +431,9 @@ class WhatsAppState(StrEnum):
     UNAVAILABLE = "unavailable"
 
 
+_NO_ANSWERS = (WhatsAppState.CHECKING, WhatsAppState.UNAVAILABLE)
+
+
 class WhatsAppProfile(Reply):
     """What WhatsApp knows of a number.
 
@@ -426,7 +450,7 @@ class WhatsAppProfile(Reply):
 
     @property
     def is_answer(self) -> bool:
-        return self.whatsapp not in (WhatsAppState.CHECKING, WhatsAppState.UNAVAILABLE)
+        return self.whatsapp not in _NO_ANSWERS
 
 
 @dataclass(frozen=True, slots=True, repr=False)

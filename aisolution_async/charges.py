@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 from types import MappingProxyType
-from typing import ClassVar
+from typing import Any, ClassVar
 
 
 class Charge(StrEnum):
@@ -19,6 +19,9 @@ class Charge(StrEnum):
     """The answer is one that the contract marks as free, or no byte of the request ever left."""
     UNKNOWN = "unknown"
     """Bytes left and no usable answer came back: only the invoice can tell."""
+
+
+_CHARGED, _FREE = Charge.CHARGED, Charge.FREE  # looked up for every attempt: an Enum takes its time
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +42,31 @@ class Attempt:
     error: str | None = None
     recorded: bool | None = None
     number: int = 1
+
+
+class _OpenAttempt:
+    """An `Attempt` while it is made."""
+
+    __slots__ = Attempt.__slots__
+
+
+def attempt_of(
+    charge: Charge,
+    *,
+    status: str | None,
+    http_status: int | None,
+    started_at: datetime,
+    elapsed: float,
+    error: str | None,
+    number: int,
+) -> Attempt:
+    """An attempt that no ledger has yet, at a fifth of the time that a frozen class takes to set its fields."""
+    made: Any = _OpenAttempt()
+    made.charge, made.status, made.http_status = charge, status, http_status
+    made.started_at, made.elapsed, made.error = started_at, elapsed, error
+    made.recorded, made.number = None, number
+    made.__class__ = Attempt
+    return made  # type: ignore[no-any-return]  # what it is from now on
 
 
 def overall(attempts: Iterable[Attempt]) -> Charge:
@@ -86,9 +114,9 @@ class Tally:
         counts = self._by_endpoint.get(endpoint)
         if counts is None:
             counts = self._by_endpoint[endpoint] = Counts()
-        if charge is Charge.FREE:
+        if charge is _FREE:
             counts.free += times
-        elif charge is Charge.CHARGED:
+        elif charge is _CHARGED:
             counts.charged += times
         else:
             counts.unknown += times

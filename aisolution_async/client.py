@@ -86,49 +86,69 @@ class BatchOptions(TypedDict, total=False):
 
 
 class AsyncClient(NotPickled):
-    """A client of the identity-verification API: one connection pool, shared by every call and batch on it.
+    """A client of the AI Solution identity-verification API. Its calls and batches share one pool of connections.
 
     ```python
     async with AsyncClient() as client:
         face = await client.face_compare("selfie.jpg", "card.jpg")
     ```
 
-    `token`: the vendor's access token, else the environment's AISOLUTION_TOKEN.
-    `base_url`: else AISOLUTION_BASE_URL, else the vendor's address. https only, loopback aside.
-    `timeout`: seconds (or an `httpx.Timeout`) to connect, to write, to wait for an answer's next bytes, and
-    for a free connection. `deadline`: seconds for one call over all its attempts and the waits between them,
-    None for no end. `max_retries`: how often an attempt that was free may be repeated, 4 times unless you say so;
-    `retry`, in its place, a `Retry` that says how patiently too.
-    `retry_unknown`: how often an attempt that may have been charged is repeated: 0 unless you say so.
-    `max_connections`: connections open at once. `rate`: attempts a second, over all calls and batches.
-    `max_image_bytes`: larger images are refused here. `strict_numbers`: phone numbers have to be in a range that their
-    country has handed out, and not only of a possible length. `fit`: make photos that are too large, on their side or
-    of another format into upright JPEGs that the vendor takes, off the event loop (needs Pillow, in the extra `cli`);
-    what fits already is sent as it is. `keep_metadata=False`: where a photo was taken (GPS) is not sent with it, and
-    nothing is encoded anew for that.
-    `headers`: more headers for every request; their values are secrets. A User-Agent among them replaces the library's.
-    `ssl_context`: whom to trust, and who we are (mTLS), to the vendor and to an https proxy; else trust is certifi's
-    list, or what SSL_CERT_FILE or SSL_CERT_DIR names. It has to check certificates and host names, and its ALPN becomes
-    http/1.1.
-    `transport`: any `httpx.AsyncBaseTransport` in place of the library's own pool; the client closes it. The pool looks
-    at a connection before it uses it again, and learns when a server closes them; httpx's own transports do not let us,
-    so that more attempts can end as unknown there.
-    `proxy`: a proxy's URL; without it, and without `transport`, the environment's proxies are used unless
-    `trust_env=False`. `charge_rules`: where your invoice differs from the vendor's page, as
-    `{"facecompare": {"RETRY_LATER": Charge.CHARGED}}`; the charge of an OK that depends on what WhatsApp said
-    is under "OK:checking" and the like.
-    `ledger`: a file's path, the URL of a schema on a PostgreSQL server, which machines share
-    (`postgresql://host/database?schema=applicants`), or an open `Ledger`: every attempt is recorded there before it
-    leaves, what was answered before is answered from it (`reuse_for` says how many seconds an answer is good for; None:
-    for ever), and what may have been charged is not sent again. `max_charges` and `max_cost` (money, by
-    `prices={"facecompare": Decimal("0.05"), …}`) limit what is spent: in a ledger given by path or URL over all its
-    runs and processes, else by this client. In options, an endpoint may be named as the vendor, the command, the
-    method or the call names it: gliswadetail, whatsapp-detail, whatsapp_detail, WhatsAppDetail.
-    `on_attempt(call, attempt)` is called after every attempt and `on_outcome(outcome)` once for every call, on the
-    event loop and in the context of who asked: plain functions that return at once. Their errors are logged.
+    Who asks, and whom:
 
-    Raises ConfigurationError for options that cannot work. Nothing is opened before the first call; the
-    client belongs to the event loop of that call, and is done for good once closed. It is neither pickled nor copied.
+    - `token`: the vendor's access token. Default: the environment's AISOLUTION_TOKEN.
+    - `base_url`: the vendor's address. Default: the environment's AISOLUTION_BASE_URL, else the real one. It begins
+      with https://; http:// is for loopback addresses only.
+    - `headers`: more headers for every request. Their values are kept secret. A User-Agent replaces the library's.
+
+    Time and repeats:
+
+    - `timeout`: seconds, or an `httpx.Timeout`: to connect, to write, until the next bytes of an answer, and for a free
+      connection.
+    - `deadline`: seconds for one call, over all its attempts and the waits between them. None: no end.
+    - `max_retries`: how often an attempt that was free and may pass is repeated. Default: 4. In its place, `retry` is a
+      `Retry` that also says how long to wait in between.
+    - `retry_unknown`: how often an attempt that may have been charged is repeated. Default: 0.
+    - `rate`: attempts a second, over all calls and batches. `max_connections`: connections that are open at once.
+
+    What is sent:
+
+    - `max_image_bytes`: larger images are refused before they are sent. Default: 2 MiB.
+    - `fit`: True makes photos that are too large, on their side or of another format into upright JPEGs that the vendor
+      takes. A photo that fits already is sent as it is. Needs Pillow, in the extra `cli`.
+    - `keep_metadata`: False leaves out where a photo was taken (GPS). Nothing is encoded again for that.
+    - `strict_numbers`: True also refuses phone numbers in ranges that their country has handed out to nobody.
+
+    Money:
+
+    - `ledger`: the path of a file, the URL of a schema on a PostgreSQL server, which machines share
+      (`postgresql://host/database?schema=applicants`), or an open `Ledger`. Every attempt is recorded there before it
+      leaves. What was answered before is answered from it, and what may have been charged is not sent again.
+    - `reuse_for`: how many seconds an answer in the ledger is good for. None: for ever.
+    - `max_charges`, `max_cost`: limits on what is spent. `max_cost` is money, by `prices={"facecompare":
+      Decimal("0.05")}`. With a ledger that is given by its path or URL, they count all its runs and processes; else
+      this client.
+    - `charge_rules`: where your invoice differs from the vendor's page: `{"facecompare": {"RETRY_LATER":
+      Charge.CHARGED}}`. The charge of an OK that depends on what WhatsApp says is under "OK:checking" and the like.
+
+    An endpoint in these options has the name of the vendor, the command, the method or the call: gliswadetail,
+    whatsapp-detail, whatsapp_detail, WhatsAppDetail.
+
+    The network:
+
+    - `ssl_context`: whom to trust, and who we are (mTLS), to the vendor and to an https proxy. Default: certifi's list,
+      or what SSL_CERT_FILE or SSL_CERT_DIR names. It has to check certificates and host names. Its ALPN becomes
+      http/1.1.
+    - `proxy`: the URL of a proxy. Default: the environment's proxies, unless `trust_env=False`.
+    - `transport`: any `httpx.AsyncBaseTransport`, in place of the library's own pool. The client closes it. httpx's own
+      transports do not let the library look at connections, so more attempts may end as unknown there.
+
+    Hooks: `on_attempt(call, attempt)` is called after every attempt, and `on_outcome(outcome)` once for every call, on
+    the event loop, in the context of the caller. They are plain functions that return at once. Their errors are logged.
+
+    Every method takes `key`, your own id of the call. It comes back on errors and in the ledger, and is never sent.
+
+    Raises ConfigurationError for options that cannot work. Nothing is opened before the first call. The client belongs
+    to the event loop of that call. Once closed, it stays closed. It is neither pickled nor copied.
     """
 
     _instead = (
@@ -284,10 +304,10 @@ class AsyncClient(NotPickled):
         )
 
     def send_along(self, headers: Callable[[], Iterable[tuple[bytes, bytes]]] | None) -> None:
-        """Send the headers that `headers()` gives with each attempt on this pool: for tracing. None for no more.
+        """Send the headers that `headers()` gives with each attempt on this pool: for tracing. None: no more.
 
-        It is called on the event loop, in the context of who asked, must return at once, and must give none of the
-        headers that a request has already.
+        `headers` is called on the event loop, in the context of the caller. It must return at once, and must give none
+        of the headers that a request has already.
         """
         self._shared.requests.headers_now = headers
 
@@ -295,31 +315,54 @@ class AsyncClient(NotPickled):
     # What the vendor is asked leaves each frame with the call: error reporters show the locals of a traceback.
 
     async def face_compare(self, img1: ImageSource, img2: ImageSource, *, key: Key = None) -> FaceComparison:
-        """Are these two faces one person? Charged if answered. Raises the errors of `send`."""
+        """Are these two faces one person? ("Face Comparison" of the vendor's page.)
+
+        Each image is a path, the bytes of a file, a binary file or base64 text. The reply has `similarity`, 0 to 100,
+        and `result`, a `Judgment`. CHARGED if answered. Raises FaceNotFoundError (free) where a photo shows no face,
+        and the errors of `send`.
+        """
         call = FaceCompare(img1, img2, key=key)
         del img1, img2
         return await self.send(call)
 
     async def id_holding(self, img: ImageSource, *, key: Key = None) -> FaceComparison:
-        """Is the person holding the card the person on it? Charged if answered. Raises the errors of `send`."""
+        """Is the person who holds an ID card the person on it? ("Hand-held ID Card Comparison")
+
+        One photo shows both; it is given as in `face_compare`. The reply has `similarity`, 0 to 100, and `result`, a
+        `Judgment`. CHARGED if answered. Raises FaceNotFoundError (free) where it is no such photo, and the errors of
+        `send`.
+        """
         call = IdHolding(img, key=key)
         del img
         return await self.send(call)
 
     async def add_face(self, img: ImageSource, *, key: Key = None) -> AddedFace:
-        """Remember a face, to be searched for later. Free. Raises the errors of `send`."""
+        """Let the vendor remember a face, to be searched for later. ("add face image")
+
+        The reply has `person_id`, `person_count` (how often this face was added) and `group_id` (a secret). FREE.
+        Raises FaceNotFoundError where there is no face, and the errors of `send`.
+        """
         call = AddFace(img, key=key)
         del img
         return await self.send(call)
 
     async def search_face(self, img: ImageSource, *, key: Key = None) -> FaceMatches:
-        """Was this face added before? Charged if answered. Raises the errors of `send`."""
+        """Was this face added before? ("search the same face")
+
+        The reply has `matches`, a list that is empty if nobody looks like the photo; each has `confidence`, 0 to 100,
+        and `person_id`. CHARGED if answered. Raises FaceNotFoundError (free) where there is no face, and the errors of
+        `send`.
+        """
         call = SearchFace(img, key=key)
         del img
         return await self.send(call)
 
     async def delete_face(self, person_id: str, *, key: Key = None) -> DeletedFace:
-        """Forget a person. Free; repeated by itself where an answer was lost. Raises the errors of `send`."""
+        """Let the vendor forget a person, by the `person_id` of `add_face`. ("delete face")
+
+        FREE. It is repeated by itself where an answer was lost, since asking twice does no harm. Raises
+        PersonNotFoundError where there is no such person, and the errors of `send`.
+        """
         call = DeleteFace(person_id, key=key)
         del person_id
         return await self.send(call)
@@ -334,11 +377,16 @@ class AsyncClient(NotPickled):
         wait: Inbox | None = None,
         key: Key = None,
     ) -> WhatsAppProfile:
-        """What does WhatsApp know of this number? Charged unless "checking" or "unavailable".
+        """What does WhatsApp know of this phone number? ("WhatsApp Detail Detection")
 
-        With `wait`, an `Inbox`, the vendor answers there, and this returns when it has, or when the number was asked
-        for again because the callback is late; "checking" is then returned only after an hour. Raises the errors of
-        `send`.
+        `country` is a code of two letters, for numbers that do not say theirs. The reply has `whatsapp`, a
+        `WhatsAppState`, and where the vendor says them `signature`, `status_update` (YYYYMMDD), `business_user` and
+        `avatar` ("yes" or "no"). CHARGED, unless `whatsapp` is "checking" or "unavailable": these are no answers yet.
+        `servstatus=True` asks for "unavailable" in place of an error while the service is down.
+
+        With `callback`, the vendor sends the answer to that URL as well, by GET. With `wait`, an `Inbox`, the vendor
+        answers there, and this method returns when it has, or when the number was asked for again because the callback
+        is late; "checking" is then returned only after an hour. Raises the errors of `send`.
         """
         call, calls_back = WhatsAppDetail(number, country, callback, servstatus, key=key), callback is not None
         del number, country, callback
@@ -357,11 +405,13 @@ class AsyncClient(NotPickled):
     # ---------------------------------------------------------------------------------------- any call, many
 
     async def send(self, call: Call[R]) -> R:
-        """Ask the vendor `call` and return its reply, trying again where that is free or `retry_unknown` allows it.
+        """Ask the vendor `call`, a value such as `FaceCompare(img1, img2)`, and return its reply.
 
-        Raises an AISolutionError, whose `.charge` and `.attempts` say what it cost: InputError,
-        NotSentError, a StatusError, RefusedError or OutcomeUnknownError; ConfigurationError if the client is
-        closed or belongs to another event loop.
+        An attempt that was free and may pass is repeated, one that may have been charged only as `retry_unknown`
+        allows. The reply's `.charge` and `.attempts` say what it cost, and so do those of the AISolutionError that is
+        raised where there is no reply: InputError, NotSentError, a StatusError, LedgerError, RefusedError or
+        OutcomeUnknownError. ConfigurationError where the client is closed or belongs to another event loop. See
+        `aisolution_async.errors`.
         """
         if not isinstance(call, Call):
             what = f"{kind_of(call)} is no call: {call_instead(call)}"
@@ -413,19 +463,24 @@ class AsyncClient(NotPickled):
         max_cost: Decimal | None = None,
         inbox: Inbox | None = None,
     ) -> Batch[R]:
-        """Ask the vendor many calls at once, and get the outcomes as they finish. See `Batch`.
+        """Ask the vendor many calls at once, and get the outcomes when they are ready. See `Batch`.
 
-        `calls` is read lazily, as outcomes are taken. `concurrency` is how many attempts are made at once, or
-        an `Adaptive` that finds out; the pool's `max_connections` bounds it too. `rate` is how many attempts
-        a second, evenly spaced. `ordered` yields in the input's order. `dedupe` asks what is asked more than
-        once only once: the others get the same reply, free, with `answered_by`; the latest 10,000 answers
-        are remembered (not for `AddFace` and `DeleteFace`, which do something). `total` is the number of
-        calls if you know it, for the progress. `recheck` asks again for numbers that WhatsApp is still
-        checking. `retry_unknown` overrides the client's for this batch. `drain_timeout` is how long, in
-        seconds, a batch that is left or stopped early waits for the answers under way. `ledger`, `reuse_for`,
-        `max_charges`, `prices` and `max_cost` are as for the client: the first two in place of the client's, the limits
-        besides the client's. With `inbox`, look-ups that name no callback are answered there: a call whose
-        answer is to come waits without a place, and is asked for again when the callback is late.
+        - `calls`: an iterable or async iterable of calls, to one endpoint or several. It is read as outcomes are taken.
+        - `concurrency`: how many attempts are made at once, or an `Adaptive` that finds out. The pool's
+          `max_connections` bounds it too. `rate`: how many attempts a second, evenly spaced.
+        - `ordered`: True yields outcomes in the input's order.
+        - `dedupe`: what is asked more than once is asked once; the others get the same reply, free, with `answered_by`.
+          The latest 10,000 answers are remembered. Not for `AddFace` and `DeleteFace`, which do something.
+        - `total`: the number of calls, if you know it, for the progress.
+        - `recheck`: a `Recheck`, which asks again for numbers that WhatsApp is still checking.
+        - `retry_unknown`: in place of the client's.
+        - `drain_timeout`: how many seconds a batch that is left or stopped early waits for the answers under way.
+        - `ledger`, `reuse_for`: in place of the client's. `max_charges`, `prices`, `max_cost`: limits besides the
+          client's.
+        - `inbox`: an `Inbox`. Look-ups that name no callback are answered there. A call whose answer is to come waits
+          without a place, and is asked for again when the callback is late.
+
+        Raises ConfigurationError for options that cannot work.
         """
         running_loop()
         if inbox is not None and not isinstance(inbox, Inbox):
@@ -462,11 +517,10 @@ class AsyncClient(NotPickled):
     ) -> list[Answered[R] | Failed]:
         """Ask the vendor many calls at once, and return the outcomes, in the input's order. They have to fit in memory.
 
-        The options are those of `batch`. What ends it early takes no outcome away, be it an exception of the input
-        itself, a cancellation or a time limit: what was answered until then, and while it drained, is in `into`, an
-        empty list of yours that takes the outcomes as they finish, and in the attribute `collected` of the exception
-        that leaves here. Give `into` where that exception does not reach you: cancel scopes, task groups and time
-        limits keep it or replace it.
+        The options are those of `batch`. Where an exception of the input, a cancellation or a time limit ends it early,
+        no outcome is lost: what was answered until then, and while it drained, is in the attribute `collected` of that
+        exception. It is also in `into`, an empty list of yours that takes the outcomes when they are ready. Give `into`
+        where you do not get that exception: cancel scopes, task groups and time limits keep it or replace it.
         """
         outcomes: list[Answered[R] | Failed] = [] if into is None else into
         if not isinstance(outcomes, list) or outcomes:
@@ -502,7 +556,7 @@ class AsyncClient(NotPickled):
         await self.aclose()
 
     async def aclose(self) -> None:
-        """Close the pool for good. What is in flight ends in an error. Closing twice does no harm."""
+        """Close the pool for good. An attempt that is in flight ends in an error. Closing twice does no harm."""
         if self._owner:
             await self._shared.aclose()
 

@@ -57,6 +57,9 @@ class Seen(Enum):
     CONVENTION = "convention"
 
 
+_NOTHING = Seen.NOTHING  # looked up for every answer: an Enum takes its time
+
+
 class Echo:
     """Whether a vendor's answers name the number that was asked. One for each client; its states:
 
@@ -77,7 +80,7 @@ class Echo:
     def is_another(self, asked: str, said: str | None) -> bool:
         """Whether the answer that names `said` is surely about another number than `asked`."""
         different = differs(asked, said)
-        if self.state is Seen.NOTHING and different is not None:
+        if self.state is _NOTHING and different is not None:
             self._differing += 1
             if not different:
                 self.state = Seen.ECHO

@@ -13,14 +13,15 @@
     │   ├── ServiceFailedError   FAIL
     │   ├── RetryLaterError      RETRY_LATER, or HTTP 429 / 503 without an envelope, after the retries
     │   └── UnknownStatusError   a status nobody documented
+    ├── LedgerError              the ledger cannot be read or written: nothing was sent, FREE (see `ledger.store`)
     ├── RefusedError             any other HTTP 4xx without an envelope: FREE
     └── OutcomeUnknownError      bytes left and no usable answer came: UNKNOWN
 
-Which StatusError it is goes by the status alone, whatever the endpoint; what it cost, by what that endpoint documents.
+The status alone decides which StatusError it is. What it cost is what the endpoint documents for that status.
 
-The text of an error never holds the token, the group id, an image or a phone number; what the vendor said is
-on `.message`, for code that asks for it, with … where it says the token. Errors can be pickled, to go from one process
-to another; the group id does not go along.
+The text of an error never holds the token, the group id, an image or a phone number. What the vendor said is on
+`.message`, for code that asks for it, with … in place of the token. Errors can be pickled, to go from one process to
+another; the group id does not go along.
 """
 
 from __future__ import annotations
@@ -40,12 +41,14 @@ Key = str | int | UUID | None
 
 
 class AISolutionError(Exception):
-    """The root of the tree.
+    """The root of the tree. Catch it to catch them all.
 
-    `charge` is what the whole call cost (FREE when nothing was sent), `attempts` what was tried, oldest first,
-    `endpoint` the vendor's name of the endpoint (None where no endpoint was involved), `key` the call's own key.
-    `headers` are those of the response that help a support case, by their names in small letters: `date`, `server`,
-    `x-request-id` and the like. Empty where there was no response.
+    - `charge`: what the whole call cost. FREE where nothing was sent.
+    - `attempts`: what was tried, oldest first.
+    - `endpoint`: the vendor's name of the endpoint; None where no endpoint was involved.
+    - `key`: your key of the call.
+    - `headers`: those of the response that help the vendor's support, by their names in small letters: `date`,
+      `server`, `x-request-id` and the like. Empty where there was no response.
     """
 
     def __init__(
@@ -101,10 +104,11 @@ class BudgetExhaustedError(NotSentError):
 
 
 class StatusError(AISolutionError):
-    """The vendor answered, and not with OK.
+    """The vendor answered, and not with OK. Its subclasses say which status it was.
 
-    `status` is the vendor's word for it (None where an HTTP 429 or 503 came without an envelope), `message`
-    the raw JSON value that came with it, `http_status` the HTTP code.
+    - `status`: the vendor's word. None where an HTTP 429 or 503 came without an envelope.
+    - `message`: the raw JSON value that came with it.
+    - `http_status`: the HTTP code.
     """
 
     def __init__(
@@ -123,29 +127,29 @@ class StatusError(AISolutionError):
 
 
 class InvalidRequestError(StatusError):
-    """INVALID_REQUEST or INVALID_INPUT: the vendor could not read what was sent."""
+    """INVALID_REQUEST or INVALID_INPUT: the vendor could not read what was sent. FREE. Mend the call."""
 
 
 class ImageTooLargeError(StatusError):
-    """IMAGE_INVALID_SIZE: larger than the vendor's 2M."""
+    """IMAGE_INVALID_SIZE: the image is larger than the vendor's 2M. FREE. Make it smaller, or say `fit=True`."""
 
 
 class FaceNotFoundError(StatusError):
-    """No face, or not the number of faces, that the endpoint needs. The same photo will not fare better."""
+    """The photo does not have the face, or the number of faces, that the endpoint needs. FREE. Use another photo."""
 
 
 class PersonNotFoundError(StatusError):
-    """PERSON_ID_NOT_EXIST: no such person was added, or the person was deleted."""
+    """PERSON_ID_NOT_EXIST: no such person was added, or the person was deleted. FREE."""
 
 
 class ServiceFailedError(StatusError):
-    """FAIL: the vendor's own error, an invalid query, or a photo that is not of a live person."""
+    """FAIL: the vendor's own error, an invalid query, or a photo that is not of a live person. FREE."""
 
 
 class RetryLaterError(StatusError):
-    """RETRY_LATER (or HTTP 429 / 503) still, after the retries were used up.
+    """RETRY_LATER, or HTTP 429 or 503, and the retries are used up. FREE. Ask again later.
 
-    `retry_after` is what the server last asked to wait, in seconds, or None.
+    `retry_after`: how many seconds the server last asked to wait, or None.
     """
 
     def __init__(self, text: str, *, retry_after: float | None = None, **common: Any) -> None:
@@ -154,11 +158,11 @@ class RetryLaterError(StatusError):
 
 
 class UnknownStatusError(StatusError):
-    """A status that the vendor does not document: whether it was charged, only the invoice can tell."""
+    """A status that the vendor does not document. UNKNOWN: only the invoice can tell whether it was charged."""
 
 
 class RefusedError(AISolutionError):
-    """HTTP 4xx without an envelope. 401 and 403 usually mean the token. FREE. The code is `http_status`."""
+    """HTTP 4xx without an envelope. FREE. The code is `http_status`; 401 and 403 usually mean the token."""
 
     def __init__(self, text: str, *, http_status: int | None = None, **common: Any) -> None:
         super().__init__(text, **common)
@@ -166,13 +170,16 @@ class RefusedError(AISolutionError):
 
 
 class OutcomeUnknownError(AISolutionError):
-    """Bytes left, and no answer came that can be used: it may have been charged.
+    """Bytes left, and no answer came that can be used. UNKNOWN: it may have been charged.
 
-    Whatever did come is kept: `status` and `message` of an OK whose message does not fit the contract, or is about
-    another number; `http_status`, `body` (bytes) and, as text, the beginning of it as `message` of an answer that
-    cannot be read, or that says two things; `body` of one that is not this call's. `recorded` is the attempt of another
-    call for which nothing was sent; None where the call's own attempt is the unknown one. `holds` is how many attempts
-    hold the question as far as the call knows: `retry_unknown` has to allow as many.
+    What did come is kept:
+
+    - `status` and `message`: of an OK whose message does not fit the contract, or is about another number.
+    - `http_status`, `body` (bytes) and `message` (the beginning of it as text): of an answer that cannot be read, or
+      that says two things. `body` alone: of an answer that is not this call's.
+
+    - `recorded`: where nothing was sent, the attempt of another call that holds the question; else None.
+    - `holds`: how many attempts hold the question, as far as the call knows. `retry_unknown` has to allow as many.
     """
 
     def __init__(

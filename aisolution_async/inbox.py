@@ -12,7 +12,7 @@ import hmac
 import re
 import secrets
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Protocol
@@ -101,6 +101,7 @@ class Inbox(NotPickled):
         self._waiting: dict[str, list[Waiter]] = {}  # by number; the first of them asks
         self._taking: dict[str, asyncio.Task[bool]] = {}
         self._answered: OrderedDict[str, None] = OrderedDict()
+        self._owed: dict[str, list[Callable[[Charge], object]]] = {}  # by number: whose money is kept for a callback
 
     @property
     def url(self) -> str:
@@ -171,6 +172,18 @@ class Inbox(NotPickled):
         if not waiting:
             self._waiting.pop(call.digits, None)
 
+    def owe(self, digits: str, charge: Callable[[Charge], object], seconds: float) -> None:
+        """A call that asked for the number waits no longer. `charge` is told of what is called back until then."""
+        self._owed.setdefault(digits, []).append(charge)
+        asyncio.get_running_loop().call_later(seconds, self._owe_no_more, digits, charge)
+
+    def _owe_no_more(self, digits: str, charge: Callable[[Charge], object]) -> None:
+        owed = self._owed.get(digits, [])
+        if charge in owed:
+            owed.remove(charge)
+        if not owed:
+            self._owed.pop(digits, None)
+
     def _known_secret(self) -> str:
         if self._secret is None:
             assert self._ledger is not None
@@ -196,12 +209,15 @@ class Inbox(NotPickled):
             asker = waiting[0]
             accepted = await asker.called_back(reply, [digits, asked])
             self.forget(asker, reply)
-        elif self._ledger is not None:
-            places = [place(self._ledger, text) for text in (digits, *_national(digits))]
+        else:
             result = result_of(reply, clock.today(), WhatsAppDetail.endpoint.charges, number=2)
-            accepted = await _record(self._ledger, places, result)
-            if accepted:
-                self._remember(digits)
+            if self._ledger is not None:
+                places = [place(self._ledger, text) for text in (digits, *_national(digits))]
+                accepted = await _record(self._ledger, places, result)
+                if accepted:
+                    self._remember(digits)
+            for charge in self._owed.pop(asked, ())[:1]:  # one charge, whoever asked first
+                charge(result.attempt.charge)
         if accepted:
             self.counts.accepted += 1
         elif waiting or digits in self._answered or asked in self._answered:
@@ -213,9 +229,10 @@ class Inbox(NotPickled):
 
     def _asked_as(self, digits: str) -> str:
         """The number as we asked for it: callbacks add the country code."""
-        if digits in self._waiting:
+        if digits in self._waiting or digits in self._owed:
             return digits
-        national = [text for text in _national(digits) if text in self._waiting or text in self._answered]
+        known = (self._waiting, self._answered, self._owed)
+        national = [text for text in _national(digits) if any(text in some for some in known)]
         return national[0] if len(national) == 1 else digits
 
     def _remember(self, digits: str) -> None:

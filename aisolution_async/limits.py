@@ -37,6 +37,9 @@ class Signal(Enum):
     """No connection, a reset, an answer that is none: says nothing of load, but something of being there."""
 
 
+_ANSWERED = Signal.ANSWERED  # looked up for every attempt: an Enum takes its time
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Adaptive:
     """A concurrency that finds its own height between `min` and `max`, for each endpoint by itself.
@@ -280,7 +283,7 @@ class Brake:
 
     def end(self, signal: Signal, now: float, *, trial: bool) -> None:
         """An attempt ended; `trial` if it was sent while the brake was on."""
-        if signal is Signal.ANSWERED:
+        if signal is _ANSWERED:
             self.on = False
             self._failed = 0
             self._pause = self._FIRST

@@ -22,10 +22,12 @@ from aisolution_async.hiding import SECRET_FIELDS, redacted
 class Outcome:
     """What came of one call: `reply` or `error`, never both, never neither. It is an `Answered` or a `Failed`.
 
-    `index` is the call's place in the input, from 0; `call` what was asked (None where the input held no
-    call), `key` the call's own key. `charge` is what the call cost over all its `attempts`. `answered_by` is
-    the index of the call whose answer this is, where the same was asked before: then nothing was sent for
-    this one, and it was free. So it is with a reply `from_ledger`.
+    - `index`: the call's place in the input, from 0.
+    - `key`: your key of the call. `call`: what was asked; None where the input held no call.
+    - `reply`, `error`: the vendor's answer, or why there is none; the other one is None.
+    - `attempts`: the requests that were sent for this call, oldest first. `charge`: what they cost together.
+    - `answered_by`: where the same was asked before, the `index` of the call whose reply this is; else None. Nothing
+      was sent for this call then, and it was free. So it is with a reply `from_ledger`.
     """
 
     index: int
@@ -116,14 +118,23 @@ class Failed(Outcome):
         return False
 
 
+class _OpenOutcome:
+    """An `Outcome` while it is made."""
+
+    __slots__ = Outcome.__slots__
+
+
 def outcome_of(
     index: int, call: Call[R], reply: R | None, error: AISolutionError | None, attempts: tuple[Attempt, ...]
 ) -> Answered[R] | Failed:
     """The outcome of a call that ended in `reply` or in `error`."""
-    if reply is not None:
-        return Answered(index, call.key, call, reply, None, attempts)
-    assert error is not None
-    return Failed(index, call.key, call, None, error, attempts)
+    # As `charges.attempt_of`: a frozen class takes its time to set its fields.
+    made: Any = _OpenOutcome()
+    made.index, made.key, made.call, made.reply, made.error = index, call.key, call, reply, error
+    made.attempts, made.answered_by = attempts, None
+    made.__class__ = Failed if reply is None else Answered
+    assert (reply is None) is not (error is None)
+    return made  # type: ignore[no-any-return]  # what it is from now on
 
 
 # ------------------------------------------------------------------------------------- what a table of outcomes has

@@ -1,8 +1,8 @@
-"""Types as a user has them: the README's Python blocks and `typing_api.py`, checked by mypy and pyright, both strict.
+"""Types as a user has them: the guides' Python blocks and `typing_api.py`, checked by mypy and pyright, both strict.
 
     python -m tests.check_readme
 
-Without this project's own settings and mypy plugins: a user has none of them. A problem is told at its README line. An
+Without this project's own settings and mypy plugins: a user has none of them. A problem is told at its guide's line. An
 ignore that nothing needs is a problem, too; `# type: ignore[…]` is mypy's, and `# pyright: ignore[…]` pyright's.
 """
 
@@ -17,12 +17,17 @@ import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
-README = ROOT / "README.md"
+GUIDES = (ROOT / "README.md", *sorted((ROOT / "aisolution_async").rglob("README.md")))
 TYPING = ROOT / "tests" / "typing_api.py"
 
 
+def name_of(guide: Path) -> str:
+    """The guide as it is called here: its path from the project's folder."""
+    return guide.relative_to(ROOT).as_posix()
+
+
 def blocks(text: str) -> dict[int, str]:
-    """The README's Python blocks by the line of their fence, each at its own lines: what is before it is empty."""
+    """A guide's Python blocks by the line of their fence, each at its own lines: what is before it is empty."""
     found = {}
     for match in re.finditer(r"^```python\n(.*?)^```$", text, re.MULTILINE | re.DOTALL):
         fence = text.count("\n", 0, match.start()) + 1
@@ -34,8 +39,11 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="checked-") as name:
         folder = Path(name)
         shutil.copy(TYPING, folder)
-        for fence, code in blocks(README.read_text(encoding="utf-8")).items():
-            (folder / f"README_{fence}.py").write_text(code, encoding="utf-8")
+        checked = {str(TYPING.relative_to(ROOT)): TYPING.name}
+        for number, guide in enumerate(GUIDES):
+            for fence, code in blocks(guide.read_text(encoding="utf-8")).items():
+                (folder / f"guide{number}_{fence}.py").write_text(code, encoding="utf-8")
+            checked[name_of(guide)] = rf"guide{number}_\d+\.py"
         settings = {
             "typeCheckingMode": "strict",
             "pythonVersion": "3.11",
@@ -58,8 +66,10 @@ def main() -> int:
                 stderr=subprocess.STDOUT,
                 text=True,
             )
-            said = re.sub(rf"\S*{folder.name}/README_\d+\.py", "README.md", done.stdout)
-            print(re.sub(rf"\S*{folder.name}/{TYPING.name}", str(TYPING.relative_to(ROOT)), said), end="", flush=True)
+            said = done.stdout
+            for shown, file in checked.items():
+                said = re.sub(rf"\S*{folder.name}/{file}", shown, said)
+            print(said, end="", flush=True)
             failed = failed or done.returncode
         return failed
 

@@ -57,8 +57,8 @@ def numbers(count: int, name: str = "in.csv") -> Path:
 
 
 def left() -> set[str]:
-    """The files, without what a ledger was when it was last used."""
-    return {path.name for path in Path().iterdir() if not path.name.endswith("-mark")}
+    """The files, without what a ledger was when it was last used, and the notes of runs."""
+    return {path.name for path in Path().iterdir() if not path.name.endswith(("-mark", ".run"))}
 
 
 def settled(count: int) -> list[str]:

@@ -1,4 +1,4 @@
-"""The README's services, as processes of their own under real servers."""
+"""The guides' services, as processes of their own under real servers."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from aisolution_async.sandbox import Sandbox
 from aisolution_async.sandbox.clock import Clock
 from aisolution_async.sandbox.faults import Fault
 
-README = Path(__file__).parent.parent / "README.md"
+from .check_readme import GUIDES, blocks
 
 _REPORT = """
 def report() -> None:
@@ -70,10 +70,10 @@ web.run_app(app, host="127.0.0.1", port=0)
 
 
 def example(names: str) -> str:
-    """The README's Python block that imports `names`."""
-    blocks = re.findall(r"^```python\n(.*?)^```$", README.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
-    (block,) = [block for block in blocks if names in block]
-    return str(block)
+    """The one Python block of all guides that has `names` in it."""
+    found = [code for guide in GUIDES for code in blocks(guide.read_text(encoding="utf-8")).values() if names in code]
+    (block,) = found
+    return block.lstrip("\n")
 
 
 class Service:
@@ -184,7 +184,7 @@ async def done(user: httpx.AsyncClient, url: str) -> tuple[dict[str, Any], list[
 async def two_workers_run_a_list(
     source: str, server: str, folder: Path, **env: str
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Two processes of a README's service and a list; whichever runs it is killed in the middle. How the list ends."""
+    """Two processes of a guide's service and a list; whichever runs it is killed in the middle. How the list ends."""
     clock = Clock(ticking=False)
     async with Sandbox(clock=clock) as sandbox, httpx.AsyncClient() as user, AsyncExitStack() as stack:
         numbers = {f"A-{n}": sandbox.number("yes").removesuffix("000") + f"{n:03}" for n in range(300, 400)}

@@ -56,8 +56,8 @@ async def bulk(
 
 
 def left(folder: Path) -> set[str]:
-    """The files, without what a ledger was when it was last used."""
-    return {path.name for path in folder.iterdir() if not path.name.endswith("-mark")}
+    """The files, without what a ledger was when it was last used, and the notes of runs."""
+    return {path.name for path in folder.iterdir() if not path.name.endswith(("-mark", ".run"))}
 
 
 class FullDisk:

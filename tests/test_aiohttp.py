@@ -1,4 +1,4 @@
-"""aiohttp: the README's service under aiohttp's own server, and what `install` promises on any application."""
+"""aiohttp: the guide's service under aiohttp's own server, and what `install` promises on any application."""
 
 from __future__ import annotations
 

@@ -38,6 +38,7 @@ from aisolution_async import (
 from aisolution_async.batching import GRACE
 
 from .batches import Desk, asks, asks_later, slow, taken
+from .steps import Notes
 from .support import TOKEN, Vendor, client_of, in_turn, ok_whatsapp, picture, says, virtual
 
 CHARGED, FREE, UNKNOWN = Charge.CHARGED, Charge.FREE, Charge.UNKNOWN
@@ -272,6 +273,26 @@ async def test_cancelling_twice_does_not_wait() -> None:
             await task
         assert loop.time() - start < 1
         assert sum(o.charge is UNKNOWN for o in batch.unread) == 5
+
+
+@pytest.mark.parametrize("times", [2, 3, 5])
+@virtual
+async def test_cancelling_again_takes_no_outcome_away(times: int) -> None:
+    """What was sent is recorded, which takes a while, and comes out."""
+    store = Notes(blocked=["end"])
+    async with client_of(slow(1e4), deadline=None, ledger=store) as client:
+        batch = client.batch(asks(50), concurrency=5)
+        task = asyncio.create_task(taken(batch))
+        await asyncio.sleep(1)
+        for _ in range(times):
+            task.cancel()
+            await asyncio.sleep(0.01)
+        await asyncio.sleep(1)
+        store.go.set()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert sorted(o.index for o in batch.unread) == [*range(batch.progress.read)]
+        assert sum(o.charge is UNKNOWN for o in batch.unread) == 5 == client.tally.unknown == len(store.results)
 
 
 @virtual

@@ -7,7 +7,9 @@ import sys
 import xml.etree.ElementTree as ET
 from pathlib import Path
 
-from benchmarks import adaptive, compare
+import xlsxwriter
+
+from benchmarks import adaptive, compare, roundtrip
 from benchmarks.cases import CASES
 from benchmarks.peers import PEERS
 
@@ -21,7 +23,7 @@ def benchmarks(*arguments: str) -> str:
     return done.stdout
 
 
-SMOKE = ("whatsapp-10", "faces-100k", "adaptive", "runner")
+SMOKE = ("whatsapp-10", "faces-100k", "adaptive", "runner", "report", "workbook")
 
 
 def test_a_quick_run_measures_what_it_names_and_every_peer_that_is_there(tmp_path: Path) -> None:
@@ -40,6 +42,26 @@ def test_a_quick_run_measures_what_it_names_and_every_peer_that_is_there(tmp_pat
     assert len(measured) > 2
     assert all(float(cells[2]) > 0 for cells in ours)  # and not the name of an error
     assert ET.fromstring(drawing.read_text()).tag.endswith("svg")
+
+
+def test_sheets_go_there_and_back(tmp_path: Path) -> None:
+    """What is no sheet is named, and nothing of the others is another one in the results."""
+    (tmp_path / "a.csv").write_text('id;no\n0007;"x\ny"\n')
+    (tmp_path / "b.csv").write_text("id\n")
+    with xlsxwriter.Workbook(tmp_path / "c.xlsx") as book:
+        sheet = book.add_worksheet()
+        sheet.write_row(0, 0, ["id", "rate", "ok"])
+        sheet.write_number(1, 0, 7, book.add_format({"num_format": "0000"}))
+        sheet.write_number(1, 1, 0.125, book.add_format({"num_format": "0.0%"}))
+        sheet.write_boolean(1, 2, True)
+    command = [sys.executable, "-m", "benchmarks.roundtrip", str(tmp_path)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "files: 3, sheets: 2, rows: 2, cells: 5" in done.stdout
+    assert "refused, 1: no rows (b.csv)" in done.stdout
+    assert "differs" not in done.stdout
+    assert roundtrip.difference("0007", 7) == "str is int"
+    assert roundtrip.difference(1, 2) == "another number"
 
 
 def test_the_list_names_cases_and_peers() -> None:

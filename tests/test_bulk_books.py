@@ -18,6 +18,7 @@ import httpx
 import openpyxl
 import pyarrow
 import pytest
+import python_calamine as calamine
 import xlsxwriter
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
@@ -25,9 +26,10 @@ from pyarrow import parquet
 
 from aisolution_async import ConfigurationError, FaceCompare, WhatsAppDetail
 from aisolution_async.bulk import BulkError, BulkRun, books, forecast_bulk, run_bulk
-from aisolution_async.bulk.books import Plan, Workbook, records
+from aisolution_async.bulk.books import BookPlan, Workbook, records
 from aisolution_async.bulk.excel import separator, shielded, unshielded
 from aisolution_async.bulk.outputs import Output
+from aisolution_async.bulk.rows import text
 
 from .sheets import Gate, bulk, jsonl, left, many, read, sane, write
 from .support import Vendor, client_of, ok_whatsapp, picture, says
@@ -153,6 +155,86 @@ HOSTILE = [
 HOSTILE += ["\0", "\x0b\x1f", "https://example.org", "0007", "1e5", "'x", "TRUE", "#N/A", '="0007"']
 
 
+async def test_days_of_excel_s_first_months_stay_days(tmp_path: Path) -> None:
+    """As it has none before 1900, those are texts."""
+    days = [1, 1.25, 2.5, 59, 61, 2_958_465.75]
+    rows: list[list[Any]] = [["No HP", "Hari"], *([f"+6281387{n:06}", day] for n, day in enumerate(days))]
+    source = made(tmp_path / "in.xlsx", rows, {1: "dd mmm yyyy hh:mm"})
+    await bulk(source, tmp_path / "out.xlsx")
+    assert [row[1] for row in cells(tmp_path / "out.xlsx")] == [row[1] for row in cells(source, "Daftar")]
+    assert of_calamine(tmp_path / "out.xlsx") == of_calamine(source)
+    sheet = openpyxl.load_workbook(tmp_path / "out.xlsx")["Results"]
+    assert {row[1].number_format for row in sheet.iter_rows(min_row=2)} == {"dd mmm yyyy hh:mm"}
+    write(tmp_path / "in.jsonl", '{"number": "+6281387300008", "day": "1899-12-31"}\n')
+    await bulk(tmp_path / "in.jsonl", tmp_path / "old.xlsx")
+    assert cells(tmp_path / "old.xlsx")[1][1] == "1899-12-31"
+
+
+def of_calamine(path: Path) -> list[Any]:
+    """The second column, as calamine reads it."""
+    return [row[1] for row in calamine.load_workbook(str(path)).get_sheet_by_index(0).to_python()]
+
+
+async def test_a_sheet_is_one_to_look_at_and_to_print(tmp_path: Path) -> None:
+    """Lines of a text have room, a problem has too, and a wide sheet is printed on several pages side by side."""
+    address = "Jl. Merdeka 3\nBandung"
+    rows: list[list[Any]] = [["No HP", "Alamat"], ["+6281387300008", address], ["xyz", "Jakarta"], [None, "TOTAL"]]
+    await bulk(made(tmp_path / "in.xlsx", rows), tmp_path / "out.xlsx")
+    book = openpyxl.load_workbook(tmp_path / "out.xlsx")
+    sheet = book["Results"]
+    assert (sheet["B2"].value, sheet["B2"].alignment.wrap_text, sheet.row_dimensions[2].height) == (address, True, 30)
+    assert (sheet["B3"].alignment.wrap_text, sheet.row_dimensions[3].height) == (None, None)
+    last = sheet.cell(1, sheet.max_column)
+    assert last.value == "problem"
+    assert sheet.column_dimensions[last.column_letter].width > max(48, len(sheet.cell(3, last.column).value))
+    assert (sheet.page_setup.fitToWidth or 1, sheet.page_setup.paperSize) == (1, 9)
+    said = {str(row[0]): row[1:] for row in cells(tmp_path / "out.xlsx", "Summary") if row[0]}
+    assert said["this is a total, and no row to be asked"][2].startswith("Nothing: ")
+    wide = [[f"Kolom tambahan {n}" for n in range(40)], ["+6281387300008"] * 40]
+    await bulk(made(tmp_path / "wide.xlsx", wide), tmp_path / "o.xlsx", columns={"number": "Kolom tambahan 0"})
+    sheet = openpyxl.load_workbook(tmp_path / "o.xlsx")["Results"]
+    assert sheet.page_setup.fitToWidth > 2
+    assert sheet.print_title_cols == "$A:$A"
+
+
+@pytest.mark.parametrize("columns", [2, 40])
+def test_a_result_is_read_in_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, columns: int) -> None:
+    """As many as it takes, each whole, and the same as all of it at once: also where first columns are empty."""
+    output = Output(tmp_path / "out.xlsx", None)
+    names = [f"n{place}" for place in range(columns)]
+    output.open([*names, "ok", "charge"], replace=True)
+    values = [None, "a\r_x000D_", 0.5, when("2024-01-15"), True, 7, "</row>", None, 10**16, "é" * 40]
+    for number in range(60):
+        row = [values[(place + number) % 10] if place % 3 or number % 2 else None for place in range(columns)]
+        output.write([row[0] and text(row[0]), *row[1:]], [True, "charged"])
+    output.finish()
+    output.close()
+    expected = [dict(record) for record in records(output.path)]
+    assert len(expected) == 60
+    reads: list[int] = []
+    load = calamine.load_workbook
+
+    def counted(path: Any) -> Any:
+        reads.append(1)
+        return load(path)
+
+    monkeypatch.setattr(calamine, "load_workbook", counted)
+    for size in (300, 1500, 10_000):
+        reads.clear()
+        monkeypatch.setattr(books, "_PIECE", size)
+        assert [dict(record) for record in records(output.path)] == expected
+        assert len(reads) > 1 or size > 5000
+
+
+async def test_a_result_that_another_program_saved_is_read_all_the_same(tmp_path: Path) -> None:
+    source = made(tmp_path / "in.xlsx", [["No HP", "Lahir"], ["+6281387300008", when("1990-01-05")]], {1: 14})
+    await bulk(source, tmp_path / "out.xlsx")
+    expected = [dict(record) for record in records(tmp_path / "out.xlsx")]
+    book = openpyxl.load_workbook(tmp_path / "out.xlsx")
+    book.save(tmp_path / "saved.xlsx")
+    assert [dict(record) for record in records(tmp_path / "saved.xlsx")] == expected
+
+
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(texts=st.lists(ANY | st.sampled_from(HOSTILE), min_size=1, max_size=8))
 @example(texts=HOSTILE)
@@ -201,12 +283,14 @@ async def test_colours_and_the_summary(tmp_path: Path) -> None:
     prices = {"gliswadetail": Decimal("0.05")}
     options: dict[str, Any] = {"ledger": tmp_path / "a.ledger", "concurrency": 1, "prices": prices}
     done = await bulk(source, tmp_path / "out.xlsx", vendor=vendor, **options)
-    assert (done.ok, done.failed, done.checking) == (3, 4, 1)
+    assert (done.ok, done.failed, done.checking) == (2, 4, 1)
     book = openpyxl.load_workbook(tmp_path / "out.xlsx")
     assert book.sheetnames == ["Results", "Summary"]
     sheet = book["Results"]
     names = [cell.value for cell in sheet[1]]
     verdict, last = names.index("answer_whatsapp"), names.index("problem")
+    assert [row[1].value for row in sheet.iter_rows(min_row=2)] == [True, True, *[False] * 5]
+    assert sheet.cell(4, last + 1).value.startswith("WhatsApp is still checking this number: run it again later")
     colours = [[row[place].fill.fgColor.rgb for place in (0, 1, verdict, last)] for row in sheet.iter_rows(min_row=2)]
     assert colours == [
         [NONE, GOOD, GOOD, NONE],
@@ -376,10 +460,10 @@ async def test_a_workbook_that_cannot_be_made(tmp_path: Path) -> None:
 
 
 def test_a_part_file_that_was_changed(tmp_path: Path) -> None:
-    for text in ("", "no json\n", '{"a": 1}\n'):
-        book = Workbook(["a"], Plan())
+    for said in ("", "no json\n", '{"a": 1}\n'):
+        book = Workbook(["a"], BookPlan())
         write(tmp_path / "part", book.add([1], []) + book.add([2], []))
-        write(tmp_path / "part", text)
+        write(tmp_path / "part", said)
         with pytest.raises(OSError, match="part was changed meanwhile"):
             book.make(tmp_path / "part", tmp_path / "making", lambda: False, [])
 
@@ -387,12 +471,12 @@ def test_a_part_file_that_was_changed(tmp_path: Path) -> None:
 @pytest.mark.parametrize("ending", ["csv", "jsonl"])
 async def test_more_rows_than_a_sheet_has(tmp_path: Path, ending: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """That is said before anything is sent, by a dry run too."""
-    for module in ("books", "runner"):
+    for module in ("books", "plan"):
         monkeypatch.setattr(f"aisolution_async.bulk.{module}.MOST_ROWS", 3)
     numbers = [f"+6281387{n:06}" for n in range(4)]
     lines = [*(["number"] if ending == "csv" else []), *numbers]
-    text = "".join(f"{line}\n" if ending == "csv" else f"{json.dumps({'number': line})}\n" for line in lines)
-    source, vendor = write(tmp_path / f"in.{ending}", text), Vendor(sane)
+    said = "".join(f"{line}\n" if ending == "csv" else f"{json.dumps({'number': line})}\n" for line in lines)
+    source, vendor = write(tmp_path / f"in.{ending}", said), Vendor(sane)
     problem = (
         r"out\.xlsx' has room for 3 rows below its header, as each sheet of Excel's, and the input has 4: name a \.csv"
     )
@@ -409,7 +493,7 @@ async def test_more_rows_than_a_sheet_has(tmp_path: Path, ending: str, monkeypat
 
 def test_more_columns_than_a_sheet_has() -> None:
     with pytest.raises(ConfigurationError, match="room for 16,384 columns, not 16,385"):
-        Workbook([str(n) for n in range(16_385)], Plan())
+        Workbook([str(n) for n in range(16_385)], BookPlan())
 
 
 async def test_what_is_to_be_mended_as_a_workbook(tmp_path: Path) -> None:
@@ -425,7 +509,7 @@ async def test_what_is_to_be_mended_as_a_workbook(tmp_path: Path) -> None:
     await bulk(source, tmp_path / "out.xlsx", problems=mend, **options)
     book = openpyxl.load_workbook(mend)
     sheet = book["Rows"]
-    assert [cell.value for cell in sheet[1]] == ["id", "phone", "day", "problem"]
+    assert [cell.value for cell in sheet[1]] == ["id", "phone", "day", "row", "problem"]
     assert [cell.number_format for cell in sheet[2]][:3] == ["0000", "General", "dd/mm/yyyy"]
     assert (sheet["A2"].value, sheet["B2"].value, sheet["C2"].value) == (7, "abc", when("2023-03-22"))
     assert mend.stat().st_mode & 0o777 == 0o600
@@ -531,7 +615,7 @@ async def test_csv_that_excel_does_not_spoil(tmp_path: Path, between: str) -> No
 
 
 async def test_excel_where_a_comma_is_the_decimal_mark(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("aisolution_async.bulk.runner.separator", lambda: ";")
+    monkeypatch.setattr("aisolution_async.bulk.plan.separator", lambda: ";")
     write(tmp_path / "a.jpg", picture(1))
     source = made(tmp_path / "in.xlsx", [["selfie", "ktp", "rate"], ["a.jpg", "a.jpg", 0.125]])
     vendor = Vendor(sane)

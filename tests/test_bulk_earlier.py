@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import stat
+import tempfile
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +18,7 @@ import httpx
 import pytest
 
 from aisolution_async import Call, ConfigurationError, FaceCompare, WhatsAppDetail
+from aisolution_async.batching import Batch
 from aisolution_async.bulk import BulkError, BulkRun, Summary, forecast_bulk, run_bulk
 from aisolution_async.bulk.earlier import sources_of
 from aisolution_async.bulk.outputs import Output, UnwrittenError, origin_of
@@ -398,7 +401,7 @@ async def test_a_part_file_that_is_named_is_kept_until_its_answers_are_elsewhere
         raise RuntimeError("the end")
 
     with monkeypatch.context() as patch:
-        patch.setattr(BulkRun, "_ask", ended)
+        patch.setattr(Batch, "__aenter__", ended)
         with pytest.raises(RuntimeError, match="the end"):
             await bulk(source, output, vendor, ledger=path, rescued=[part], overwrite=True)
     [rescue] = tmp_path.glob("out.*.rescued-*.jsonl")
@@ -533,7 +536,9 @@ async def test_stopped_while_it_looks_back(tmp_path: Path) -> None:
     part = output.rename(tmp_path / "out.csv.part")
     before = part.read_bytes()
     async with client_of(vendor) as client:
-        run = BulkRun(client, WhatsAppDetail, source, output, ledger=path, on_resume=lambda answers: run.stop())
+        run: BulkRun = BulkRun(
+            client, WhatsAppDetail, source, output, ledger=path, on_resume=lambda answers: run.stop()
+        )
         summary = await run.run()
     assert (summary.rows, summary.part, part.read_bytes() == before) == (0, None, True)
     assert len(vendor.requests) == 12
@@ -581,6 +586,66 @@ async def test_rows_are_taken_from_any_format(tmp_path: Path, disk: Any, moved: 
         assert output.read_bytes() == whole.read_bytes()
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+@pytest.mark.parametrize("place", ["beside", "temporary"])
+async def test_rescued_rows_come_back_by_themselves(
+    tmp_path: Path, disk: Any, place: str, monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """From the temporary folder, too. Once the output has them, the file says so, and it goes on being read."""
+    temporary = tmp_path_factory.mktemp("temporary")
+    monkeypatch.setattr(tempfile, "tempdir", str(temporary))
+    source, output, vendor = numbers(tmp_path), tmp_path / "out.csv", Echo()
+    disk(5)
+    if place == "temporary":
+        make = tempfile.mkstemp
+
+        def mkstemp(**given: Any) -> Any:
+            if given["dir"] is not None:
+                raise OSError(28, "No space left on device")
+            return make(**given)
+
+        with monkeypatch.context() as full:
+            full.setattr(tempfile, "mkstemp", mkstemp)
+            await bulk(source, output, vendor, ledger=tmp_path / "ledger", concurrency=1)
+        [rescue] = temporary.iterdir()
+        # What somebody else could have put there is not read.
+        (temporary / f"{rescue.name[:-12]}planted.jsonl").write_text('{"bad": 1}\n')
+        (temporary / f"{rescue.name[:-12]}linked.jsonl").symlink_to(rescue)
+    else:
+        await bulk(source, output, vendor, ledger=tmp_path / "ledger", concurrency=1)
+        [rescue] = tmp_path.glob("out.csv.rescued-*.jsonl")
+    rows = rescue.read_bytes()
+    output.unlink()
+    disk(None)
+    for _ in range(2):
+        done = await bulk(source, output, vendor, ledger=tmp_path / "ledger")
+        assert (done.ok, done.taken_back, done.from_ledger, done.held) == (12, 7, 5, 0)
+        [taken] = tmp_path.glob("out.csv.rescued-*.jsonl")
+        assert taken.name.endswith(".taken.jsonl")
+        assert taken.read_bytes() == rows
+        assert not rescue.exists()
+        assert stat.S_IMODE(taken.stat().st_mode) == 0o600
+        output.unlink()
+    assert set(vendor.bought.values()) == {1}
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+async def test_rescued_rows_of_no_row_of_the_list_stay(tmp_path: Path, disk: Any) -> None:
+    source, output, vendor = numbers(tmp_path), tmp_path / "out.csv", Echo()
+    disk(5)
+    await bulk(source, output, vendor, ledger=tmp_path / "ledger", concurrency=1)
+    [rescue] = tmp_path.glob("out.csv.rescued-*.jsonl")
+    disk(None)
+    lines = source.read_text().splitlines()
+    source.write_text("\n".join(lines[:-1]) + "\n")
+    await bulk(source, output, vendor, ledger=tmp_path / "ledger", overwrite=True)
+    assert rescue.exists()
+    source.write_text("\n".join(lines) + "\n")
+    await bulk(source, output, vendor, ledger=tmp_path / "ledger")
+    assert not rescue.exists()
+    assert set(vendor.bought.values()) == {1}
+
+
 def test_files_to_take_rows_from(tmp_path: Path) -> None:
     output = Output(tmp_path / "out.csv", None)
     (tmp_path / "rows.txt").write_text("")
@@ -626,3 +691,52 @@ def test_which_of_two_files_of_problems_it_is(tmp_path: Path, same: bool, mended
     known = "a" if same or not mended else "b"
     assert origin.ledger == tmp_path / f"{known}.ledger"
     assert origin.other == (None if same or not mended else tmp_path / "a.ledger")
+
+
+# ---------------------------------------------------------------------------------------------- a loss of power
+
+SECTOR = 512
+
+
+def without_sectors(data: bytes, lost: Callable[[int], bool]) -> bytes:
+    """`data` as a disk has it that lost some of its sectors, and not its size."""
+    sectors = [data[place : place + SECTOR] for place in range(0, len(data), SECTOR)]
+    return b"".join(bytes(len(sector)) if lost(number) else sector for number, sector in enumerate(sectors))
+
+
+@pytest.mark.parametrize("ending", ["csv", "tsv", "jsonl", "xlsx"])
+async def test_a_part_file_that_a_loss_of_power_tore_is_no_lost_answer(tmp_path: Path, ending: str) -> None:
+    source, output, vendor = numbers(tmp_path, 20, keyed=True), tmp_path / f"out.{ending}", Echo()
+    written = output.with_suffix(".jsonl") if ending == "xlsx" else output
+    await bulk(source, written, vendor, ledger=tmp_path / "ledger")
+    written.rename(part := Path(f"{output}.part"))
+    whole = part.read_bytes()
+    rows = [place + 1 for place, byte in enumerate(whole) if byte == ord("\n")]
+    # A sector that was lost may begin and end anywhere in a row: so that the rest looks like one, or like none.
+    for start, end in ((rows[2], rows[9]), (rows[2] + 1, rows[9] + 1), (rows[2] - 1, rows[9]), (0, rows[4] + 1)):
+        part.write_bytes(whole[:start] + bytes(end - start) + whole[end:])
+        again = await bulk(source, output, vendor, ledger=tmp_path / "ledger")
+        assert (again.ok, again.from_ledger, again.taken_back) == (20, 20, 0), (start, end)
+        assert not part.exists()
+    assert set(vendor.bought.values()) == {1}
+
+
+@pytest.mark.parametrize("ending", ["csv", "tsv"])
+async def test_what_a_loss_of_power_left_of_a_header_alone_is_no_answer(tmp_path: Path, ending: str) -> None:
+    source, output, vendor = numbers(tmp_path, 5), tmp_path / f"out.{ending}", Echo()
+    source.write_text(source.read_text().replace("note", "n" * SECTOR, 1))  # a header of more than one sector
+    await bulk(source, output, vendor)
+    header = output.read_bytes().partition(b"\n")[0] + b"\n"
+    assert len(header) > SECTOR
+    part = Path(f"{output}.part")
+    for lost in (lambda _: True, lambda n: n == 0, lambda n: n == 1):
+        output.unlink()
+        part.write_bytes(without_sectors(header, lost))
+        assert (await bulk(source, output, vendor)).ok == 5
+    # A row, or a piece of one, may have been paid for.
+    output.rename(part)
+    for torn in (bytes(SECTOR) + part.read_bytes()[SECTOR:], header[:20] + bytes(9) + b"yes,charged\n"):
+        part.write_bytes(torn)
+        with pytest.raises(ConfigurationError, match="may hold what a stopped run had"):
+            await bulk(source, output, vendor)
+        assert part.read_bytes() == torn

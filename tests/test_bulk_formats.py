@@ -441,8 +441,9 @@ async def test_what_is_to_be_mended_is_as_it_came(tmp_path: Path, encoding: str,
     assert mend.read_bytes().startswith(bom)
     found = [*csv.reader(io.StringIO(mend.read_bytes()[len(bom) :].decode(encoding), newline=""), delimiter=delimiter)]
     assert [row[:3] for row in found] == [rows[0], rows[2], rows[3]]
-    assert found[0][3] == "problem"
-    assert "column 'phone'" in found[1][3]
+    assert found[0][3:] == ["row", "problem"]
+    assert found[1][3] == "3"
+    assert "column 'phone'" in found[1][4]
     mended = mend.read_bytes()[len(bom) :].decode(encoding).replace("abc", f"{SOME}02")
     write(mend, bom + mended.encode(encoding))
     summary = await bulk(mend, tmp_path / "again.csv", problems=tmp_path / "mend2.csv", **options)
@@ -450,8 +451,8 @@ async def test_what_is_to_be_mended_is_as_it_came(tmp_path: Path, encoding: str,
     assert list(read(tmp_path / "again.csv", delimiter)[0])[:4] == ["ref", "phone", "note", "ok"]
     assert "problem_2" not in read(tmp_path / "again.csv", delimiter)[0]
     with Rows(tmp_path / "mend2.csv") as again:
-        assert again.header == ["ref", "phone", "note", "problem"]
-        assert "column 'phone'" in next(iter(again)).cells[3]
+        assert again.header == ["ref", "phone", "note", "row", "problem"]
+        assert "column 'phone'" in next(iter(again)).cells[4]
 
 
 async def test_what_somebody_mended_is_not_replaced(tmp_path: Path) -> None:
@@ -464,8 +465,9 @@ async def test_what_somebody_mended_is_not_replaced(tmp_path: Path) -> None:
     mended = mend.read_bytes().replace(b"abc", f"{SOME}02".encode())
     mend.write_bytes(mended)
     with pytest.raises(ConfigurationError, match=r"mend.csv' was changed since .* or say --overwrite"):
-        await bulk(source, tmp_path / "out.csv", **options)
+        await bulk(source, tmp_path / "other.csv", **options)  # it is of another output
     options.pop("problems")
+    (tmp_path / "out.csv.run").unlink()
     with pytest.raises(ConfigurationError, match=r"out.csv' has the results of all rows, and .*mend.csv' only those"):
         await bulk(mend, tmp_path / "out.csv", **options)
     assert ((tmp_path / "out.csv").read_bytes(), mend.read_bytes()) == (results, mended)
@@ -484,10 +486,11 @@ async def test_problems_in_other_forms(tmp_path: Path, ending: str) -> None:
     await bulk(source, tmp_path / "out.csv", problems=mend)
     with Rows(mend) as rows:
         [row] = rows
-        assert rows.header == ["id", "phone", "problem"]
+        assert rows.header == ["id", "phone", "row", "problem"]
     assert str(row.cells[0]) == "2"
     assert row.cells[1] == ("'=1+1" if ending == "tsv" else "=1+1")
-    assert row.cells[2].startswith("row 3: column 'phone': ")
+    assert str(row.cells[2]) == "3"
+    assert row.cells[3].startswith("row 3: column 'phone': ")
 
 
 async def test_lines_that_are_no_json_are_told_in_full(tmp_path: Path) -> None:
@@ -583,15 +586,16 @@ async def check_workbook(tmp_path: Path, count: int, broken: int) -> None:
         found = read(tmp_path / "out.csv")
         assert [row["Applicant ID"] for row in found] == [f"A-{n}" for n in range(count)]
         bad = {f"A-{n}" for n in range(0, count, every)}
-        assert {row["Applicant ID"] for row in found if row["ok"] == "false"} == bad
+        assert {row["Applicant ID"] for row in found if row["error"]} == bad
         for place, row in enumerate(found):
-            if row["ok"] == "false":
+            if row["error"]:
                 assert row["problem"].startswith(f"row {place + 2}: column 'No. HP'"), row
         assert {row["Applicant ID"] for row in read(tmp_path / "mend.csv")} == bad
         assert summary.errors == {"InputError": len(bad)}
         assert (sandbox.bill.charged, sandbox.bill.free) == (summary.tally.charged, summary.tally.free)
         assert sum(row["charge"] == "charged" for row in found) == summary.tally.charged
         waiting = sum(row["answer_whatsapp"] == "checking" for row in found)
+        assert sum(row["ok"] == "false" for row in found) == len(bad) + waiting
         again = await run_bulk(client, WhatsAppDetail, source, tmp_path / "out.csv", overwrite=True, **options)
         assert again.tally.total == waiting
         last = await run_bulk(client, WhatsAppDetail, source, tmp_path / "out.csv", **options)

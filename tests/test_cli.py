@@ -15,6 +15,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from contextlib import redirect_stderr
 from dataclasses import fields
 from decimal import Decimal
@@ -30,11 +31,13 @@ from rich.console import Console
 import aisolution_async
 from aisolution_async.api import CALLS
 from aisolution_async.batching import Progress
-from aisolution_async.bulk import runner
+from aisolution_async.bulk import facts
+from aisolution_async.bulk.durations import clock
 from aisolution_async.charges import Charge, Tally
 from aisolution_async.cli import bulk as bulk_commands
-from aisolution_async.cli import demo, main, running, show
+from aisolution_async.cli import demo, ending, main, running, show
 from aisolution_async.cli.commands import aisolution
+from aisolution_async.cli.lazy import Lazy
 from aisolution_async.errors import AISolutionError
 from aisolution_async.sandbox import Sandbox
 
@@ -85,6 +88,50 @@ def test_the_token_is_no_option() -> None:
         result = CliRunner().invoke(aisolution, [*arguments, "--token", "secret"])
         assert result.exit_code == 2
         assert "No such option" in result.output
+
+
+_SLOW = ("rich", "PIL", "httpx", "phonenumbers", "uvloop", "sqlite3")
+_OURS = ("client", "batching", "sending", "wire", "ledger", "bulk", "sandbox", "cli.running", "cli.show")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "others"),
+    [
+        (["--help"], ["pydantic", "asyncio", "tomllib", "aisolution_async.api"]),
+        (["--version"], ["pydantic", "asyncio", "tomllib", "aisolution_async.api"]),
+        (["bulk", "--help"], ["tomllib"]),
+        (["call", "--help"], ["tomllib"]),
+        (["ledger", "--help"], ["PIL", "aisolution_async.sandbox"]),
+    ],
+)
+def test_help_imports_nothing_that_it_does_not_need(arguments: list[str], others: list[str]) -> None:
+    script = f"import atexit, sys; atexit.register(lambda: sys.stderr.write(' '.join(sys.modules))); {MAIN}"
+    done = python(script, *arguments)
+    assert done.returncode == 0
+    unwanted = (
+        {*others} if arguments[0] == "ledger" else {*others, *_SLOW, *(f"aisolution_async.{name}" for name in _OURS)}
+    )
+    assert unwanted & {*done.stderr.split()} == set()
+
+
+def test_a_run_imports_no_sandbox_and_no_report() -> None:
+    """Nor what draws pictures: they take as long to import as a row takes to be asked."""
+    script = "import sys, aisolution_async.cli.bulk; print(*sys.modules)"
+    unwanted = {"PIL", "matplotlib", "aisolution_async.sandbox", "aisolution_async.bulk.report.page", "tomllib"}
+    assert unwanted & {*python(script).stdout.split()} == set()
+
+
+def _groups() -> Iterator[Lazy]:
+    yield aisolution
+    yield from (each for each in aisolution.commands.values() if isinstance(each, Lazy))
+
+
+def test_the_list_of_commands_says_of_each_what_it_says_itself() -> None:
+    for group in _groups():
+        assert group.offers()
+        for name, offered in group.offers().items():
+            command = group.imported(name)
+            assert (command.name, command.get_short_help_str(300)) == (name, offered.get_short_help_str(300))
 
 
 @pytest.mark.parametrize("missing", ["click", "rich", "PIL"])
@@ -652,7 +699,7 @@ def test_made_up_answers_are_kept_apart() -> None:
 
 
 def test_what_was_mended_is_not_paid_for_twice() -> None:
-    """The command that is said at the end does it, and so does the shorter one that people type."""
+    """In an output of their own, too, the rows know their ledger."""
     Path("in.csv").write_text("ref,phone\nA,081200000000\nB,12\nC,081200000901\nD,13\n")
     arguments = ["bulk", "whatsapp-detail", "in.csv", "-o", "out.csv", "--errors", "mend.csv", "--country", "ID"]
     with SandboxThread() as sandbox:
@@ -663,17 +710,13 @@ def test_what_was_mended_is_not_paid_for_twice() -> None:
 
         first = again(*arguments)
         total = sandbox.bill.total
-        command = first.stderr.splitlines()[-1].split()
-        assert command == [
-            *("aisolution", "bulk", "whatsapp-detail", "mend.csv", "-o", "out-mended.csv"),
-            *("--ledger", "out.csv.ledger", "--country", "ID"),
-        ]
+        assert first.stderr.splitlines()[-1] == "once mend.csv is mended: aisolution bulk --resume out.csv"
         rows = Path("mend.csv").read_text().splitlines()
-        assert [row[0] for row in rows[1:]] == ["B", "C", "D"]
-        assert "held: it may have been charged" in rows[2]
+        assert [row[0] for row in rows[1:]] == ["B", "D"]
+        assert "held: it may have been charged" in Path("out-held.csv").read_text()
         Path("mend.csv").write_text("\n".join(rows).replace(",12,", ",081200000001,") + "\n")
-        result = again(*command[1:])
-        assert "C" in Path("out-mended.csv").read_text()
+        result = again("bulk", "whatsapp-detail", "mend.csv", "-o", "two.csv", "--country", "ID")
+        assert [row[0] for row in Path("two.csv").read_text().splitlines()] == ["r", "B", "D"]
         assert sandbox.bill.total == total + 1
         result = again("bulk", "whatsapp-detail", "mend.csv", "-o", "three.csv", "--country", "ID")
         assert sandbox.bill.total == total + 1
@@ -863,7 +906,7 @@ def test_other_errors_are_one_line_too() -> None:
     async def fail() -> None:
         raise AISolutionError("something else")
 
-    with pytest.raises(running.Ending) as caught:
+    with pytest.raises(ending.Ending) as caught:
         running.run(fail())
     assert (caught.value.exit_code, caught.value.message) == (1, "something else")
 
@@ -933,7 +976,7 @@ def test_progress_on_a_terminal(vendor_of: VendorOf, monkeypatch: pytest.MonkeyP
             counted.wait(20)
         return ok(PROFILE)
 
-    real = runner.count_rows
+    real = facts.count_rows
 
     def count(source: Path, given_up: threading.Event, **reading: str | None) -> int | None:
         while not vendor.requests[100:] and not given_up.is_set():
@@ -941,7 +984,7 @@ def test_progress_on_a_terminal(vendor_of: VendorOf, monkeypatch: pytest.MonkeyP
         counted.set()
         return real(source, given_up, **reading)
 
-    monkeypatch.setattr(bulk_commands, "count_rows", count)
+    monkeypatch.setattr(facts, "count_rows", count)
     vendor = vendor_of(answer)
     numbers(300)
     result = run("bulk", "whatsapp-detail", "in.csv", "-o", "out.csv", "--base-url", vendor.url, "--concurrency", 4)
@@ -973,6 +1016,11 @@ def test_progress_fits_any_terminal(width: int) -> None:
         for words in ("500 in flight of 500", "900,000 from the ledger", "charged 1", "cost 0.05, and 0.05 unknown"):
             assert any(words in line for line in drawn), (words, drawn)
         assert braked or any("1,234 rows/s" in line for line in drawn)
+    screen = io.StringIO()
+    with show.Bar(Console(file=screen, force_terminal=True, width=width)) as bar:
+        bar.update(progress, 1_201_234, making=True)
+    assert "all rows are done: making the workbook" in screen.getvalue()
+    assert "rows/s" not in screen.getvalue()
 
 
 def test_display(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -998,7 +1046,7 @@ def test_display(monkeypatch: pytest.MonkeyPatch) -> None:
     ],
 )
 def test_clock(seconds: float, text: str) -> None:
-    assert show.clock(seconds) == text
+    assert clock(seconds) == text
 
 
 def test_a_real_terminal() -> None:
@@ -1100,7 +1148,7 @@ def test_demo() -> None:
     rows = {line.split()[0]: line for line in text.splitlines() if line.strip()}
     assert len([name for name in rows if name in {applicant.name for applicant in demo.APPLICANTS}]) == 12
     assert "12 rows, 10 answered, 2 with problems" in text
-    assert "12 rows, 11 answered, 1 with problems" in text
+    assert "12 rows, 10 answered, 1 still checking, 1 with problems" in text
     assert len(re.findall(r" SAME PERSON +charged", text)) == 9
     assert text.count("NOT SAME PERSON") == 2
     assert text.count("NOT SURE") == 1

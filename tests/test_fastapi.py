@@ -1,4 +1,4 @@
-"""FastAPI: the README's service under uvicorn, and what `install` promises on any application."""
+"""FastAPI: the guide's service under uvicorn, and what `install` promises on any application."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ async def running(app: FastAPI) -> AsyncIterator[httpx.AsyncClient]:
             yield http
 
 
-# ------------------------------------------------------------------------------------------- the README's service
+# ------------------------------------------------------------------------------------------- the guide's service
 
 
 @pytest.mark.parametrize("http", ["h11", "httptools"])

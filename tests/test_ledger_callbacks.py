@@ -107,12 +107,88 @@ async def test_a_callback_after_a_direct_answer_is_a_repeat(ledger: AnyLedger) -
     assert [record.reply for record in ledger.answers()] == [REPLY]
 
 
+async def test_a_repeat_that_came_in_time_may_be_on_the_bill_for_good(
+    place: Path | str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, ahead = clock.today, datetime.timedelta()
+    monkeypatch.setattr(clock, "today", lambda: real() + ahead)
+    async with ledger_at(place, max_charges=2) as ledger:
+        await do(ledger, CHECKING, callback=b"place", patience=60.0, key="A")
+        await do(ledger, answered())
+        assert not await ledger.deliver([b"place"], answered())
+        ahead = datetime.timedelta(seconds=61)
+        assert isinstance(await ledger.begin(ask(ledger, 2)), Exhausted)
+        assert sums(ledger) == (1, 1, 1, 0)
+        assert list(ledger.held()) == []
+        assert await ledger.resolve("A", FREE) == 1
+        assert sums(ledger) == (1, 2, 0, 0)
+
+
 async def test_a_reserve_is_lent_only_once_the_callback_is_late(place: Path | str) -> None:
     async with ledger_at(place, max_charges=1) as ledger:
         await do(ledger, CHECKING, callback=b"place", patience=60.0)
         assert isinstance(await ledger.begin(ask(ledger)), Exhausted)
         await do(ledger, answered(), callback=b"place", overdue=True)
         assert sums(ledger) == (1, 1, 0, 0)
+
+
+@pytest.mark.parametrize(
+    ("result", "order", "all_"),
+    [
+        (answered(), "during", (2, 1, 0, 0)),
+        (LOST, "during", (1, 1, 1, 0)),
+        (LOST, "after", (1, 1, 1, 0)),
+        (LATER, "during", (1, 2, 0, 0)),
+        (LATER, "after", (1, 2, 0, 0)),
+    ],
+)
+async def test_a_late_callback_is_no_charge_of_the_request_that_was_lent_its_reserve(
+    place: Path | str, result: Result, order: str, all_: tuple[int, ...]
+) -> None:
+    """Both may be on the bill, and both are counted: over the limit, if need be."""
+    async with ledger_at(place, max_charges=1) as ledger:
+        await do(ledger, CHECKING, callback=b"place", patience=0.0)
+        second = await start(ledger, callback=b"place", overdue=True)
+        if order == "after":
+            await ledger.end(second, result)
+        assert await ledger.deliver([b"place"], answered())
+        if order == "during":
+            await ledger.end(second, result)
+        assert sums(ledger) == all_
+        assert isinstance(await ledger.begin(ask(ledger)), Stored)
+
+
+@pytest.mark.parametrize("result", [LATER, UNSENT, CHECKING])
+async def test_what_was_lent_is_given_back(place: Path | str, result: Result) -> None:
+    async with ledger_at(place, max_charges=1) as ledger:
+        await do(ledger, CHECKING, callback=b"place", patience=0.0)
+        await do(ledger, result, callback=b"place", overdue=True)
+        assert isinstance(await ledger.begin(ask(ledger, 2)), Exhausted)
+        assert sums(ledger)[3] == 1
+
+
+@pytest.mark.parametrize("result", [LATER, UNSENT])
+async def test_a_charge_that_was_lent_and_not_used_is_the_callbacks_again(place: Path | str, result: Result) -> None:
+    """The callback is late, and may come all the same: there is a charge for it, and its answer is taken."""
+    async with ledger_at(place, max_charges=1) as ledger:
+        await do(ledger, CHECKING, callback=b"place", patience=0.0)
+        await do(ledger, result)
+        assert isinstance(await ledger.begin(ask(ledger, "another")), Exhausted)
+        await do(ledger, result)
+        assert await ledger.deliver([b"place"], answered())
+        assert sums(ledger) == (1, 1 + 2 * result.sent, 0, 0)
+        assert isinstance(await ledger.begin(ask(ledger)), Stored)
+
+
+async def test_a_late_callback_is_taken_though_asking_again_was_settled_as_free(place: Path | str) -> None:
+    async with ledger_at(place, max_charges=1) as ledger:
+        await do(ledger, CHECKING, callback=b"place", patience=0.0)
+        lost = await do(ledger, LOST)
+        assert await ledger.resolve(None, FREE, attempt=lost.id) == 1
+        assert sums(ledger) == (0, 2, 0, 0)
+        assert await ledger.deliver([b"place"], answered())
+        assert sums(ledger) == (1, 2, 0, 0)
+        assert isinstance(await ledger.begin(ask(ledger)), Stored)
 
 
 @pytest.mark.parametrize("result", [LOST, answered(), LATER])
@@ -176,6 +252,14 @@ async def test_an_impatient_inbox_takes_no_reserve_of_a_patient_one(ledger: AnyL
     await do(ledger, CHECKING, callback=b"place", patience=600.0)
     await do(ledger, answered(), callback=b"place", patience=1.0, overdue=True)
     assert sums(ledger) == (1, 1, 1, 0)
+
+
+async def test_a_purge_leaves_the_callback_of_a_request_that_is_out(ledger: AnyLedger) -> None:
+    started = await start(ledger, callback=b"place")
+    await ledger.purge(0.0)
+    assert await ledger.deliver([b"place"], answered())
+    await ledger.end(started, LOST)
+    assert sums(ledger) == (1, 1, 0, 0)
 
 
 async def test_settling_what_is_reserved_after_the_answer_holds_nothing(ledger: AnyLedger) -> None:

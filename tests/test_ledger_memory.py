@@ -8,7 +8,7 @@ import shutil
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import closing
 from pathlib import Path
 
@@ -16,7 +16,7 @@ import httpx
 import pytest
 
 from aisolution_async import Charge, Ledger, LedgerError, WhatsAppDetail
-from aisolution_async.ledger import Busy, Started, Stored, schema
+from aisolution_async.ledger import Busy, Started, Stored, owners, schema
 from aisolution_async.ledger.peek import Peek
 
 from .ledgers import answered, ask, check, do, fail, limit, pragma, rows, start
@@ -187,6 +187,87 @@ async def test_a_look_before_the_opening_leaves_no_file(ledger_path: Path, tmp_p
     with pytest.raises(LedgerError, match="has 3 attempts now, and it had 4"):
         schema.check_is_ledger(ledger_path)
     assert sorted(file.name for file in tmp_path.iterdir()) == names
+
+
+async def test_the_mark_of_a_ledger_that_was_taken_away_does_not_come_back_by_a_loss_of_power(
+    ledger_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with Ledger(ledger_path) as ledger:
+        await do(ledger, answered())
+    ledger_path.unlink()
+    synced: list[set[str]] = []
+    sync = os.fsync
+
+    def fsync(number: int) -> None:
+        if os.path.samestat(os.fstat(number), ledger_path.parent.stat()):
+            synced.append({file.name for file in ledger_path.parent.iterdir() if "-owner-" not in file.name})
+        sync(number)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    async with Ledger(ledger_path):
+        pass
+    # Gone for good before there is another ledger, which would not be the one of the mark.
+    assert synced[:1] == [set()]
+
+
+@pytest.mark.parametrize(
+    "is_folded",
+    [lambda n, last: n == 0, lambda n, last: n < last, lambda n, last: n > 0, lambda n, last: n % 2 == 0],
+    ids=["the first page", "all but the last", "all but the first", "every other"],
+)
+async def test_a_ledger_whose_log_was_being_folded_into_it_is_not_damaged(
+    ledger_path: Path, is_folded: Callable[[int, int], bool]
+) -> None:
+    page, log = 4096, wal(ledger_path)
+    async with Ledger(ledger_path) as ledger:
+        before = ledger_path.read_bytes()
+        await asyncio.gather(*(do(ledger, answered(), n) for n in range(200)))
+        asked, of_log = ask(ledger, 199), log.read_bytes()
+        await pragma(ledger, "wal_checkpoint(FULL)")
+        after = ledger_path.read_bytes()
+    last = len(after) // page - 1
+    assert last > len(before) // page + 1  # the file has grown, as its first page says
+    ledger_path.write_bytes(before)
+    with ledger_path.open("r+b") as file:
+        for n in (n for n in range(last + 1) if is_folded(n, last)):
+            file.seek(n * page)
+            file.write(after[n * page :][:page])
+    log.write_bytes(of_log)
+    schema.check_is_ledger(ledger_path)
+    with Peek(ledger_path) as peek:
+        assert isinstance(peek.look(asked), Stored)
+    async with Ledger(ledger_path) as ledger:
+        assert isinstance(await ledger.begin(asked), Stored)
+    check(ledger_path)
+
+
+def test_a_ledger_that_was_cut_off_as_it_was_made_is_for_its_journal_to_put_back(ledger_path: Path) -> None:
+    ledger_path.write_bytes(b"SQLite".ljust(4096, b"\0"))
+    with pytest.raises(LedgerError, match="no ledger, or damaged"):
+        schema.check_is_ledger(ledger_path)
+    ledger_path.with_name(f"{ledger_path.name}-journal").write_bytes(bytes(512))
+    schema.check_is_ledger(ledger_path)
+
+
+async def test_what_a_killed_process_ended_is_safe_before_its_lock_file_goes(
+    ledger_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may have been killed between the writing of the log and the sync."""
+    await asyncio.to_thread(killed, ledger_path)
+    (tmp_path / f"{ledger_path.name}-owner-{'0' * 16}").touch()
+    folded: list[int] = []
+    sweep = owners.sweep
+
+    def look_and_sweep(ledger: Path, spared: Collection[str]) -> None:
+        alone = shutil.copy(ledger, tmp_path / "alone")
+        with closing(sqlite3.connect(f"file:{alone}?mode=ro&immutable=1", uri=True)) as db:
+            folded.extend(last_id for (last_id,) in db.execute("SELECT last_id FROM file"))
+        sweep(ledger, spared)
+
+    monkeypatch.setattr(owners, "sweep", look_and_sweep)
+    async with Ledger(ledger_path):
+        assert folded == [row for (row,) in rows(ledger_path, "SELECT last_id FROM file")]
+        assert len([*tmp_path.glob("*-owner-*")]) == 1
 
 
 async def test_a_killed_ledger_goes_on_where_nothing_is_lost(ledger_path: Path) -> None:

@@ -173,7 +173,7 @@ def test_a_file_of_problems_remembers_a_url_without_its_password(tmp_path: Path)
     path = tmp_path / "problems.csv"
     path.write_text("id\n")
     ledger = place_of(f"postgresql://u:{PASSWORD}@h/db?schema=a")
-    _note(path, Origin(ledger, tmp_path / "out.csv", "00"), None)
+    _note(path, Origin(ledger, tmp_path / "out.csv", "00"), None, ())
     found = origin_of(path)
     assert found is not None
     assert found.ledger == ledger

@@ -1,4 +1,4 @@
-"""Company networks, on real sockets: own authorities, client certificates, proxies, Unix sockets; README's examples."""
+"""Company networks, on real sockets: own authorities, client certificates, proxies, Unix sockets; the guide too."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def trusting(authority: trustme.CA) -> ssl.SSLContext:
     return context
 
 
-# ---------------------------------------------------------------------------------------- README's examples
+# ---------------------------------------------------------------------------------------- the guide's examples
 
 
 def named(word: str) -> str:

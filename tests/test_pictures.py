@@ -270,6 +270,26 @@ def test_other_workbooks_say_that_pictures_cannot_be_seen(tmp_path: Path, monkey
     assert str(problem) == f"row 2: column 'Foto Selfie' {remark}; column 'Foto KTP' {remark}"
 
 
+@pytest.mark.parametrize("kind", [".xls", ".xlsb"])
+def test_other_workbooks_that_have_pictures_say_so(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wherever in the file the picture is."""
+    monkeypatch.setattr("aisolution_async.bulk.pictures._CHUNK", 64)
+    source = workbook(tmp_path / "in.xlsx", lambda _, sheet: sheet.write_row(1, 0, ["a", "", ""]))
+    for before in range(50, 70):
+        with Rows(source) as rows:
+            if kind == ".xls":
+                write(source, b"\xd0\xcf\x11\xe0" + b"-" * before + PHOTOS[1])
+            else:
+                with zipfile.ZipFile(source, "w") as archive:
+                    archive.writestr("xl/workbook.bin", b"-" * before)
+                    archive.writestr("xl/media/image1.jpeg", PHOTOS[1])
+            calls = Calls([FaceCompare], rows, columns={}, values={}, key=None)
+            ((problem,),) = (calls.make(row) for row in rows)
+            calls.close()
+        assert "(there are pictures in this workbook, which cannot be read here: save it as .xlsx)" in str(problem)
+        workbook(source, lambda _, sheet: sheet.write_row(1, 0, ["a", "", ""]))
+
+
 def test_a_stranger_s_workbook(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Too many pictures are refused; XML that would not end, or is damaged, is not read."""
 

@@ -1,4 +1,4 @@
-"""The README's code, run as it stands."""
+"""The code of the README and of the guides, run as it stands."""
 
 from __future__ import annotations
 
@@ -13,22 +13,36 @@ from pathlib import Path
 
 import pytest
 
-from aisolution_async.sandbox import Sandbox
+from aisolution_async.sandbox import Fault, Sandbox
 
-from .check_readme import blocks
+from . import screen
+from .check_readme import GUIDES, blocks, name_of
 from .support import picture
 
 ROOT = Path(__file__).parent.parent
-README = (ROOT / "README.md").read_text(encoding="utf-8")
-BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-BLOCKS = BLOCK.findall(README)
+BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+TEXTS = {name_of(guide): guide.read_text(encoding="utf-8") for guide in GUIDES}
+README = TEXTS["README.md"]
+BLOCKS = [(name, language, code) for name, text in TEXTS.items() for language, code in BLOCK.findall(text)]
 # These need a network of their own: see test_network.
-(NETWORKS,) = re.findall(r"^### Company networks$.*?(?=^##)", README, re.MULTILINE | re.DOTALL)
+(NETWORKS,) = re.findall(r"^## Company networks$.*?(?=^## )", "\n".join(TEXTS.values()), re.MULTILINE | re.DOTALL)
 NETWORK = [code for language, code in BLOCK.findall(NETWORKS) if language == "python"]
 NETWORK_COMMANDS = [code.strip() for language, code in BLOCK.findall(NETWORKS) if language == "sh"]
-PYTHON = [code for language, code in BLOCKS if language == "python" and code not in NETWORK]
-SHELL = [line for language, code in BLOCKS if language == "sh" for line in code.splitlines()]
-COMMANDS = [line for line in SHELL if line.startswith("aisolution ")]
+PYTHON = [
+    pytest.param(code, id=f"{name}-{code.count(chr(10))}")
+    for name, language, code in BLOCKS
+    if language == "python" and code not in NETWORK
+]
+SHELL = [(name, line) for name, language, code in BLOCKS if language == "sh" for line in code.splitlines()]
+COMMANDS = {
+    name: [line for where, line in SHELL if where == name and line.startswith("aisolution ")]
+    for name in dict.fromkeys(name for name, line in SHELL if line.startswith("aisolution "))
+}
+"""The commands of each guide, in its order."""
+SETTLES = "aisolution ledger resolve "
+PYTEST = ("-m", "pytest", "-q", "-p", "no:cacheprovider", "-o", "asyncio_default_fixture_loop_scope=function")
+OTHERS = ("python3 -m venv ", "pip install ", "uvicorn ", "SSL_CERT_FILE=")
+"""Lines of the shell that are not run here: by `.ci/run`, in the tests of services and in test_network."""
 
 
 @pytest.fixture
@@ -64,37 +78,94 @@ async def run(command: list[str], folder: Path, env: dict[str, str]) -> tuple[in
 
 def test_the_blocks_are_found() -> None:
     assert len(PYTHON) >= 6
-    assert len(COMMANDS) >= 4
-    assert {language for language, _ in BLOCKS} == {"python", "sh", "text"}
+    assert len(COMMANDS["README.md"]) >= 4
+    assert {language for _, language, _ in BLOCKS} == {"python", "sh", "text", "toml"}
+    assert [line for _, line in SHELL if not line.startswith(("aisolution ", *OTHERS))] == []
 
 
-def test_what_type_checkers_find_has_the_readme_s_lines() -> None:
-    lines = (ROOT / "README.md").read_text(encoding="utf-8").splitlines()
+def test_the_readme_is_short() -> None:
+    assert len(README.splitlines()) <= 200
+
+
+@pytest.mark.parametrize("name", TEXTS)
+def test_links_lead_somewhere(name: str) -> None:
+    for target in re.findall(r"\]\(([^)]+)\)", BLOCK.sub("", TEXTS[name])):
+        path, _, part = target.partition("#")
+        file = (ROOT / name).parent / path if path else ROOT / name
+        assert file.exists(), target
+        titles = re.findall(r"^#+ (.+)$", file.read_text(encoding="utf-8"), re.MULTILINE) if part else []
+        assert not part or part in [re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles], target
+
+
+@pytest.mark.parametrize("name", TEXTS)
+def test_what_type_checkers_find_has_the_guide_s_lines(name: str) -> None:
+    lines = TEXTS[name].splitlines()
     found = blocks("\n".join(lines) + "\n")
-    assert len(found) == len(PYTHON) + len(NETWORK)
+    assert len(found) == sum((name, "python") == (where, language) for where, language, _ in BLOCKS)
     for fence, code in found.items():
         assert lines[fence - 1] == "```python"
         for number, line in enumerate(code.splitlines()):
             assert line in ("", lines[number])
 
 
-@pytest.mark.parametrize("code", PYTHON, ids=range(len(PYTHON)))
+@pytest.mark.parametrize("code", PYTHON)
 async def test_python(code: str, folder: Path, vendor: dict[str, str]) -> None:
     (folder / "example.py").write_text(code, encoding="utf-8")
-    status, output = await run([sys.executable, "-X", "dev", "-W", "error", "example.py"], folder, vendor)
+    tests = PYTEST if re.search(r"^(async )?def test_", code, re.MULTILINE) else ()
+    status, output = await run([sys.executable, "-X", "dev", "-W", "error", *tests, "example.py"], folder, vendor)
     assert status == 0, output
     assert "Traceback" not in output
 
 
-@pytest.mark.parametrize("line", COMMANDS)
-async def test_commands(line: str, folder: Path, vendor: dict[str, str]) -> None:
-    status, output = await run(shlex.split(line), folder, vendor)
+@pytest.mark.parametrize("name", COMMANDS)
+async def test_commands(name: str, folder: Path, vendor: dict[str, str]) -> None:
+    for line in COMMANDS[name]:
+        if not line.startswith(SETTLES):
+            status, output = await run(shlex.split(line), folder, vendor)
+            assert status == 0, (line, output)
+
+
+async def test_what_is_held_is_settled_as_the_readme_says(
+    folder: Path, vendor: dict[str, str], sandbox: Sandbox
+) -> None:
+    vendor |= {"AISOLUTION_TOKEN": sandbox.token, "AISOLUTION_BASE_URL": sandbox.url}
+    ask, show = (
+        next(line for line in COMMANDS["README.md"] if all(word in line for word in words))
+        for words in (("-o checked.xlsx --country ID",), ("ledger show",))
+    )
+    settle = next(line for line in COMMANDS["README.md"] if line.startswith(SETTLES))
+    ask = ask.partition(" --dry-run")[0]
+    sandbox.faults.add(Fault("reset-after", times=1))
+    assert (await run([*shlex.split(ask), "--concurrency", "1"], folder, vendor))[0] == 1
+    status, output = await run(shlex.split(show), folder, vendor)
+    assert (status, "A-1" in output) == (0, True), output
+    status, output = await run(shlex.split(settle), folder, vendor)
     assert status == 0, output
+    assert (await run(shlex.split(ask), folder, vendor))[0] == 0
+    assert sandbox.bill.delivered.charged == 2
+
+
+async def test_the_file_of_options(folder: Path, vendor: dict[str, str]) -> None:
+    (options,) = [code for _, language, code in BLOCKS if language == "toml"]
+    (folder / "aisolution.toml").write_text(options, encoding="utf-8")
+    command = "aisolution bulk whatsapp-detail applicants.csv -o out.csv --dry-run"
+    status, output = await run(command.split(), folder, vendor)
+    assert status == 0, output
+    assert "key from 'applicant_id'" in output
 
 
 def test_the_two_lines_to_paste() -> None:
     """They are run on a fresh clone by `.ci/run`, which reads them from the README."""
-    assert [line for line in SHELL if line.startswith("python3 -m venv")] == [
+    assert [line for name, line in SHELL if name == "README.md" and line.startswith("python3 -m venv")] == [
         "python3 -m venv .venv && .venv/bin/pip install '.[cli]' && .venv/bin/aisolution demo",
         "python3 -m venv .venv && .venv/bin/pip install -e '.[dev]' && .venv/bin/python -m pytest",
     ]
+
+
+async def test_the_picture_is_the_demo_s_screen() -> None:
+    """Where the demo has changed: `python -m tests.screen`."""
+    picture = screen.PICTURE.read_text(encoding="utf-8")
+    assert screen.words_of(picture) == screen.words_of(screen.drawn(await screen.screen()))
+    assert "href" not in picture
+    assert "url(http" not in picture
+    assert f"({screen.PICTURE.relative_to(ROOT)})" in README

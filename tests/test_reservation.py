@@ -126,6 +126,19 @@ def test_a_callback_during_the_attempt_is_charged_to_it(attempt: Charge, left: i
         assert free_in(budget) == left
 
 
+def test_a_late_callback_during_an_attempt_that_spent_its_charge_is_one_more() -> None:
+    budget = budget_of(1)
+    reservation = Reservation((budget,), NAME)
+    made(reservation, FREE, may_come=True)
+    assert reservation.take() == ""
+    reservation.called_back(CHARGED, for_request=False)
+    reservation.spend(CHARGED)
+    reservation.attempt_over(may_come=False, overdue=True)
+    reservation.release()
+    budget.settle(NAME, FREE)  # of the two charges
+    assert free_in(budget) == 0
+
+
 @pytest.mark.parametrize(("attempt", "left"), [(FREE, 2), (UNKNOWN, 1)])
 def test_a_late_callback_during_another_attempt_has_its_own_charge(attempt: Charge, left: int) -> None:
     """One charge is one charge: the attempt that asks again gives back what it does not need."""

@@ -1,4 +1,4 @@
-"""The size of the classes between a call and the wire, and their names: what one reader can keep in mind."""
+"""The size of the classes between a call and the wire, and of a list's run: what one reader can keep in mind."""
 
 from __future__ import annotations
 
@@ -10,11 +10,21 @@ from pathlib import Path
 import aisolution_async
 
 PACKAGE = Path(aisolution_async.__file__).parent
-MIDDLE = ("sending", "batching", "ledger")
+MIDDLE = ("sending", "batching", "ledger", "bulk")
 MOST_ATTRIBUTES = 15
 
 LARGER = {
-    "Task": 18,  # a call has 15; a batch adds its place in the input, and when WhatsApp was first found checking
+    "Task": 17,  # a call has 15; a batch adds its place in the input, and when WhatsApp was first found checking
+    "BulkOptions": 29,  # one value of all that a run may be told
+    "Summary": 24,  # what a run did, in numbers
+    "Forecast": 18,  # what a run would do, in numbers
+    "Rows": 20,  # a reader says 15 things of its file, and this is in front of it
+    "DelimitedReader": 26,  # as above, and how the text is written
+    "SheetReader": 24,  # as above, and what the workbook has beside the sheet
+    "ObjectReader": 19,  # as above
+    "PageReader": 17,  # as above
+    "ParquetReader": 18,  # as above
+    "Figures": 34,  # the numbers of a report
 }
 """Classes of the middle with more attributes than that, inherited ones included, and why."""
 

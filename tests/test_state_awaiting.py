@@ -31,6 +31,7 @@ from .steps import (
 from .support import NUMBER, Vendor, client_of, in_turn, ok_whatsapp, says, virtual
 
 CHECKING, LOST = ok_whatsapp("checking"), httpx.ReadError("lost")
+UNKNOWNS = (LOST, says("MAYBE"), says("OK", "a text"), httpx.Response(500), httpx.Response(200, content=b"<html>"))
 
 
 async def awaiting(*answers: Any, **options: Any) -> tuple[Sending[Any], Inbox, AsyncClient, Vendor]:
@@ -104,11 +105,13 @@ async def test_late_and_stopped_before_it_goes_again_it_is_still_checking() -> N
     assert money_left(client) == 3
 
 
+@pytest.mark.parametrize("answer", UNKNOWNS)
 @virtual
-async def test_a_lost_request_is_not_sent_again_unasked() -> None:
-    sending, inbox, client, vendor = await awaiting(LOST)
+async def test_a_lost_request_is_not_sent_again_unasked(answer: Any) -> None:
+    """Whatever was answered, and whatever error tells of it: its charge is unknown."""
+    sending, inbox, client, vendor = await awaiting(answer)
     sending.give_up_callback()
-    assert isinstance(error_of(sending), OutcomeUnknownError)
+    assert error_of(sending).charge is UNKNOWN
     sending.leave(share=True)
     assert (charges(sending), money_left(client), len(vendor.requests), inbox.outstanding) == ([UNKNOWN], 2, 1, 0)
 
@@ -147,6 +150,23 @@ async def test_stopped_it_ends_as_the_request_did_and_keeps_the_money_until_it_i
     assert (inbox.outstanding, money_left(client)) == (0, 2)
     await asyncio.sleep(61)
     assert money_left(client) == (3 if answer is CHECKING else 2)
+
+
+@pytest.mark.parametrize("called", [NUMBER, NUMBER.removeprefix("+")])
+@pytest.mark.parametrize("after", [30.0, 90.0])
+@virtual
+async def test_stopped_it_pays_for_what_is_called_back_in_time(called: str, after: float) -> None:
+    """Nobody waits for the answer any more, and it is charged all the same."""
+    sending, inbox, client, _ = await awaiting(CHECKING)
+    sending.conclude("its answer is still to come")
+    sending.leave(share=False)
+    await asyncio.sleep(after)
+    for _ in range(2):
+        await call_back(inbox, called)
+    await asyncio.sleep(100)
+    assert money_left(client) == (2 if after < 60 else 3)
+    await call_back(inbox, called)
+    assert money_left(client) == (2 if after < 60 else 3)
 
 
 @virtual

@@ -75,9 +75,10 @@ async def test_it_has_what_the_other_ends_in() -> None:
     assert (reply_of(two.second).whatsapp, charges(two.second), two.rung) == ("checking", [], 1)
 
 
+@pytest.mark.parametrize("answer", [LOST, says("MAYBE"), says("OK", "a text"), httpx.Response(500)])
 @virtual
-async def test_what_was_lost_is_not_asked_again_in_its_place() -> None:
-    two = await Two(LOST).started()
+async def test_what_was_lost_is_not_asked_again_in_its_place(answer: Any) -> None:
+    two = await Two(answer).started()
     two.first.conclude("late")
     two.first.leave(share=True)
     error = error_of(two.second)

@@ -307,6 +307,60 @@ async def test_a_late_callback_while_the_number_is_asked_for_again_is_one_charge
     assert money_left(client) == 2
 
 
+@pytest.mark.parametrize(
+    ("answer", "charge"), [(ok_whatsapp(), CHARGED), (httpx.ReadError("lost"), UNKNOWN), (says("MAYBE"), UNKNOWN)]
+)
+@virtual
+async def test_a_late_callback_says_nothing_of_what_the_second_request_costs(answer: Any, charge: Charge) -> None:
+    """It is the answer to the first request, which named it: the second one is charged by itself."""
+    inbox = Inbox(ADDRESS, patience=60)
+
+    async def script(request: httpx.Request, number: int) -> httpx.Response:
+        if number == 0:
+            return ok_whatsapp("checking")
+        await call_back(inbox, NUMBER, "no")
+        if isinstance(answer, Exception):
+            raise answer
+        return answer  # type: ignore[no-any-return]
+
+    client = client_of(Vendor(script), max_charges=3)
+    sending = sending_of(client, WhatsAppDetail(NUMBER), inbox=inbox)
+    await sending.step()
+    sending.give_up_callback()
+    await sending.step()
+    assert charges(sending) == [FREE, CHARGED, charge]
+    sending.leave(share=True)
+    assert money_left(client) == 1
+
+
+@virtual
+async def test_a_callback_right_after_the_answer_is_no_other_charge() -> None:
+    """The request that named it was charged; the ledger, which recorded the callback first, counts one, too."""
+    inbox = Inbox(ADDRESS)
+    client = client_of(in_turn(ok_whatsapp("no")), max_charges=2, ledger=Notes())
+    sending = sending_of(client, WhatsAppDetail(NUMBER), inbox=inbox)
+    await sending.step()
+    await call_back(inbox, NUMBER)
+    assert charges(sending) == [CHARGED, FREE]
+    sending.leave(share=True)
+    assert money_left(client) == 1
+
+
+@virtual
+async def test_a_callback_that_is_no_longer_waited_for_pays_for_nothing() -> None:
+    """Another process had it recorded, or somebody purged: this request is lost all the same, as far as it is known."""
+    inbox, store = Inbox(ADDRESS), Notes()
+    store.accepts = False
+
+    async def script(request: httpx.Request, _: int) -> httpx.Response:
+        await call_back(inbox, NUMBER, "no")
+        raise httpx.ReadError("lost")
+
+    sending = sending_of(client_of(Vendor(script), ledger=store), WhatsAppDetail(NUMBER), inbox=inbox)
+    await sending.step()
+    assert (reply_of(sending).whatsapp, charges(sending)) == ("no", [UNKNOWN])
+
+
 @virtual
 async def test_an_answer_that_was_free_and_may_pass_is_asked_for_again() -> None:
     sending = sending_of(client_of(in_turn(says("RETRY_LATER"), ok_whatsapp())), WhatsAppDetail(NUMBER))

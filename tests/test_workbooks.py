@@ -28,6 +28,7 @@ pytestmark = pytest.mark.usefixtures("command_environment")
 SHEET = "http://schemas.openxmlformats.org/spreadsheetml/2006/main"
 RELATIONS = "http://schemas.openxmlformats.org/officeDocument/2006/relationships"
 PACKAGE = "http://schemas.openxmlformats.org/package/2006/relationships"
+HEADER = '<?xml version="1.0"?>'
 HEAD = (
     '<row r="1"><c r="A1" t="inlineStr"><is><t>phone</t></is></c><c r="B1" t="inlineStr"><is><t>id</t></is></c></row>'
 )
@@ -53,7 +54,7 @@ def xlsx(rows: str, *, before: str = "", shared: str = "", name: str = "in.xlsx"
 def zipped(name: str, parts: dict[str, str]) -> Path:
     with zipfile.ZipFile(name, "w", zipfile.ZIP_DEFLATED) as archive:
         for part, text in parts.items():
-            archive.writestr(part, text if text.startswith("application") else f'<?xml version="1.0"?>{text}')
+            archive.writestr(part, text if text.startswith("application") else f"{HEADER}{text}")
     return Path(name)
 
 
@@ -188,6 +189,47 @@ async def test_hidden_rows_by_the_library() -> None:
     async with client_of(vendor) as client:
         done = await run_bulk(client, WhatsAppDetail, path, "out.csv", skip_hidden=True)
     assert (done.rows, done.hidden, len(vendor.requests)) == (1, 1, 1)
+
+
+@pytest.mark.parametrize("prefix", ["", "x:"])
+@pytest.mark.parametrize("quote", ['"', "'"])
+@pytest.mark.parametrize("chunk", [70, 400, 1 << 20])
+def test_what_is_seen_of_a_sheet_does_not_depend_on_its_pieces(
+    chunk: int, quote: str, prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is hidden, errors, long numbers, and formulas without a result: wherever a piece begins."""
+    monkeypatch.setattr(workbooks, "_CHUNK", chunk)
+    odd = {4: '<c r="B4" t="e"><v>#N/A</v></c>', 7: '<c r="B7"><v>31712345678901231</v></c>'}
+    odd[9] = '<c r="B9"><f>A1+A2</f><v></v></c>'
+    hidden = {6: 'hidden="1"', 8: 'ht="0"', 11: 'ht="0.0" customHeight="1"'}
+    cells = [odd.get(number, f'<c r="B{number}"><v>{number}</v></c>') for number in range(2, 13)]
+    rows = "".join(
+        f'<row r="{number}" {hidden.get(number, "")}><c r="A{number}"><v>1</v></c>{cell}</row>'
+        for number, cell in enumerate(cells, 2)
+    )
+    path = xlsx(rows.replace('"', quote), before='<cols><col min="2" max="2" hidden="1"/></cols>')
+    if prefix:
+        with zipfile.ZipFile(path) as archive:
+            parts = {name: archive.read(name).decode().removeprefix(HEADER) for name in archive.namelist()}
+        sheet = re.sub(r"<(/?)(\w)", r"<\1x:\2", parts["xl/worksheets/sheet1.xml"]).replace("xmlns=", "xmlns:x=")
+        path = zipped("in.xlsx", {**parts, "xl/worksheets/sheet1.xml": sheet})
+    with Rows(path) as found:
+        assert (found.hidden, found.hidden_columns) == (3, ["id"])
+        assert [row.cells[1] for row in found] == [
+            *(2, 3, "#N/A", 5, 6, 31712345678901231, 8, "#UNCALCULATED", 10, 11, 12)
+        ]
+    with Rows(path, skip_hidden=True) as found:
+        assert [row.line for row in found] == [2, 3, 4, 5, 7, 9, 10, 12]
+
+
+def test_a_sheet_of_what_no_program_shows_is_empty() -> None:
+    path = xlsx("")
+    with zipfile.ZipFile(path) as archive:
+        parts = {name: archive.read(name).decode().removeprefix(HEADER) for name in archive.namelist()}
+    nothing = '<row r="1"><c r="A1"><v>NaN</v></c></row>'
+    parts["xl/worksheets/sheet1.xml"] = parts["xl/worksheets/sheet1.xml"].replace(HEAD, nothing)
+    with pytest.raises(ConfigurationError, match=r"sheet 'S' of 'in\.xlsx' is empty"):
+        Rows(zipped("in.xlsx", parts))
 
 
 def test_where_hidden_rows_cannot_be_told_or_are_none() -> None:

@@ -59,13 +59,20 @@ class Batch(NotPickled, Generic[R]):
             ...
     ```
 
-    A failure is an outcome, never an exception. Only two things reach the loop, after the outcomes of every call read
-    before: an exception that the input itself raises, and, once, a ConfigurationError if the client is closed under
-    the batch. Each call read comes out exactly once: as an outcome of the loop or, if the loop or the `async with` is
-    left early, in `unread`; so do the calls that a closed client could not send. Leaving early stops
-    the reading, lets the attempts under way finish for `drain_timeout` seconds, and cancels the rest,
-    which are then UNKNOWN if a byte had left. An item of the input that is an AISolutionError becomes that
-    call's outcome; one that is no call at all becomes an outcome with an InputError.
+    A call that fails is an outcome, never an exception. Only two things are raised in the loop, after the outcomes of
+    every call that was read before: an exception of the input itself, and, once, a ConfigurationError if the client is
+    closed under the batch.
+
+    Each call that was read comes out exactly once: as an outcome of the loop, or in `unread` if the loop or the `async
+    with` is left early. Calls that a closed client could not send are in `unread` too. Leaving early stops the reading,
+    lets the attempts under way finish for `drain_timeout` seconds, and cancels the rest, which are then UNKNOWN if a
+    byte had left.
+
+    An item of the input that is an AISolutionError becomes that call's outcome. An item that is no call at all becomes
+    an outcome with an InputError.
+
+    `tally` counts what the attempts of this batch were charged, `progress` says how far the batch is, and `stop()` ends
+    it.
     """
 
     _instead = "it runs on its client's connections. Make it where it is read; calls and outcomes can be pickled"
@@ -291,7 +298,10 @@ class Batch(NotPickled, Generic[R]):
             self._crew.stop(stop)
 
     async def _drain(self, seconds: float) -> None:
-        """Wait for what is under way, `seconds` at most; then cancel it."""
+        """Wait for what is under way, `seconds` at most; then cancel it.
+
+        Cancelled meanwhile, it does so at once: what is under way is recorded and has its outcome all the same.
+        """
         runner = self._runner
         assert runner is not None
         with anyio.CancelScope(shield=True):
@@ -300,7 +310,22 @@ class Batch(NotPickled, Generic[R]):
             finally:
                 if not runner.done():
                     runner.cancel()
-                    await asyncio.wait({runner})
+                    await _over(runner)
         if not runner.cancelled() and (bug := runner.exception()) is not None:
             forget_locals(bug)
             raise bug
+
+
+async def _over(runner: asyncio.Task[None]) -> None:
+    """Wait for the end of a task that was cancelled. Cancelling the wait does not end it, and is raised afterwards."""
+    cancelled: asyncio.CancelledError | None = None
+    while not runner.done():
+        try:
+            await asyncio.wait({runner})
+        except asyncio.CancelledError as exc:
+            cancelled = exc
+    if cancelled is not None:
+        try:
+            raise cancelled
+        finally:
+            del cancelled  # it refers to this frame

@@ -9,9 +9,10 @@ from typing import Any
 
 from aisolution_async.api import Reply
 from aisolution_async.batching.task import Task
-from aisolution_async.charges import Charge, overall
-from aisolution_async.errors import AISolutionError, OutcomeUnknownError
+from aisolution_async.charges import Charge
+from aisolution_async.errors import AISolutionError
 from aisolution_async.outcome import Answered, Failed
+from aisolution_async.sending.finding import may_be_bought
 
 REMEMBERED = 10_000
 """The latest answers of a batch that are kept for calls that ask the same."""
@@ -111,8 +112,8 @@ class Twins:
         if reply is not None:
             shares = Shares(leader.index, reply)
             if reply.is_answer:
-                self._remember(identity, leader.index, reply.model_dump_json().encode())
-        elif error is not None and _may_be_bought(leader, error):
+                self._remember(identity, leader.index, reply.to_json())
+        elif error is not None and may_be_bought(leader.attempts, error):
             shares = Shares(leader.index, error)
             self._remember(identity, leader.index, error)
         followers = self._followers.pop(identity, None)
@@ -139,8 +140,3 @@ class Twins:
 
 
 _ASKS, _FOLLOWS = Asks(), Follows()
-
-
-def _may_be_bought(task: Task, error: AISolutionError) -> bool:
-    """Whether the call that failed cost money, or may have: that is not bought again for who asks the same."""
-    return overall(task.attempts) is not Charge.FREE or isinstance(error, OutcomeUnknownError)

@@ -11,26 +11,30 @@ OUTPUT.rescued-long.jsonl has all of it.
 
 from __future__ import annotations
 
+import io
 import json
 import re
 import shutil
 import unicodedata
+import zipfile
 from array import array
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
+from itertools import zip_longest
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from aisolution_async.api import Endpoint
 from aisolution_async.bulk.cells import EXACT, text
 from aisolution_async.bulk.formats import NumberFormat
 from aisolution_async.bulk.outputs import as_json, unicode_text
-from aisolution_async.bulk.report.words import CAUSES
-from aisolution_async.bulk.results import Results, bare, defused
+from aisolution_async.bulk.results import Results, RowState, bare, defused
 from aisolution_async.bulk.rows import MISSING, UnreadableInputError
+from aisolution_async.bulk.sheets import part_of
+from aisolution_async.bulk.words import ANSWERED, BY_ERROR, CHECKING, HELD, PROBLEM, STATES, is_held, kind_of
 from aisolution_async.charges import Charge
 from aisolution_async.errors import ConfigurationError
 
@@ -44,6 +48,9 @@ MOST_DIGITS = 15
 
 _LOOK_EVERY = 1000
 _WIDEST, _NARROWEST = 48, 8
+_WIDEST_LAST = 100  # nothing stands beside the problem
+_WIDEST_PAGE = 260  # characters that can still be read when they are printed side by side
+_A4 = 9
 _MOST_KINDS = 30  # of problems, in the summary
 _WIDTHS = 60, 12, 14, 90  # of its columns
 _LINE_HEIGHT, _MOST_LINES = 15, 20
@@ -73,7 +80,11 @@ _DIGITS: NumberFormat = 1  # 0
 _AS_TEXT: NumberFormat = 49  # @
 _TRUTHS: NumberFormat = '"TRUE";"TRUE";"FALSE"'  # some programs show 1 and 0 of truth values otherwise
 _LONGEST_AS_TEXT = 255  # older ones show #### for more
-_BEGIN = datetime(1900, 3, 1)  # noqa: DTZ001  # a date of a cell has no zone; before it, programs disagree on the day
+_BEGIN = datetime(1900, 1, 1)  # noqa: DTZ001  # a date of a cell has no zone; Excel has none before it
+_SHARED, _FOOT = "xl/sharedStrings.xml", b"</sheetData></worksheet>"
+_DIMENSION = re.compile(rb"<dimension\b[^>]*/>")
+_PIECE = 1 << 20  # bytes of the XML of rows that are read at once
+_MOST_HEAD = 8 << 20  # bytes of what stands before them: something of each column
 _SPAN_TEXT = re.compile(r"(?:(-?[0-9]+) days?, )?([0-9]+):([0-9]{2}):([0-9]{2})(?:\.([0-9]{1,6}))?")
 
 # Tones: the colours that Excel's own "good", "bad" and "neutral" have, and one for what may have been charged.
@@ -95,33 +106,8 @@ _VERDICTS = {
 }
 _HEADER = {"bold": True, "bottom": 1, "valign": "top", "text_wrap": True}
 
-ANSWERED, CHECKING, REFUSED, HOLDING = "answered", "checking", "problem", "held"
-_HELD_SAID = re.compile(r"\bheld: ")
-_REMEDIES = {
-    ANSWERED: "",
-    CHECKING: "Not settled: the vendor is still checking, or was not available. Run the list again later.",
-    HOLDING: "May have been charged, and has no answer: look it up in the invoice and settle it with aisolution ledger "
-    "resolve, or have it sent again with --retry-unknown 1.",
-    REFUSED: "See below, and the column of problems in each row.",
-}
-_BY_ERROR = {
-    "InputError": "Free: nothing was sent. Mend the cell, or take the row out, and run the list again.",
-    "InvalidRequestError": CAUSES["invalid"].remedy,
-    "ImageTooLargeError": CAUSES["too large"].remedy,
-    "FaceNotFoundError": CAUSES["no face"].remedy,
-    "PersonNotFoundError": CAUSES["no person"].remedy,
-    "ServiceFailedError": CAUSES["failed"].remedy,
-    "RetryLaterError": CAUSES["busy"].remedy,
-    "UnknownStatusError": CAUSES["undocumented"].remedy,
-    "RefusedError": CAUSES["refused"].remedy,
-    "OutcomeUnknownError": CAUSES["lost"].remedy,
-    "NotSentError": CAUSES["not sent"].remedy,
-    "BudgetExhaustedError": "Free: nothing was sent. Run the list again with a larger --max-charges or --max-cost.",
-    "LedgerError": "See that the ledger's disk has room and can be written; then run the list again.",
-}
+_TOTAL_SAID = re.compile(r"\bthis is a total, and no row to be asked")
 _DIGIT_MARKS = re.compile(r"[#0?,._*\"\\]|\[[^\]]*\]")
-_OF_ONE_ROW = re.compile(r"""('[^']*'|"[^"]*")|\b(?:line|row) \d+(?:: )?""")
-_OF_ONE_FILE = re.compile(r"[./\\\d]")
 
 
 class Abandoned(Exception):  # noqa: N818  # it is no error: somebody asked for it
@@ -129,7 +115,7 @@ class Abandoned(Exception):  # noqa: N818  # it is no error: somebody asked for 
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class BookPlan:
     """What a workbook has besides its rows: the `results` whose columns are coloured and summed up, at their `prices`.
 
     Without results there is no summary. `about` says what the rows are of.
@@ -152,7 +138,7 @@ def check_room(shown: str, rows: int | None) -> None:
 class Workbook:
     """A workbook as a format of an output: lines of JSONL first, and the file that is made of them in the end."""
 
-    def __init__(self, names: Sequence[str], plan: Plan) -> None:
+    def __init__(self, names: Sequence[str], plan: BookPlan) -> None:
         if len(names) > MOST_COLUMNS:
             raise ConfigurationError(
                 f"a workbook has room for {MOST_COLUMNS:,} columns, not {len(names):,}: name a .csv"
@@ -162,6 +148,7 @@ class Workbook:
         self._last = b""
         self._patterns: dict[tuple[str, Sequence[NumberFormat]], int] = {}
         self._rows = array("I")  # the pattern of each
+        self._most = [*[_WIDEST] * (len(names) - 1), _WIDEST_LAST]
         self._widths = [min(_WIDEST, _width(name) + 3) for name in names]  # the filter's arrow stands beside the name
 
     def start(self) -> bytes:
@@ -173,15 +160,15 @@ class Workbook:
         self._last = line = as_json(self._names, cells, values)
         kinds = "".join([_KINDS.get(type(value)) or _kind(value) for value in cells])
         pattern = self._patterns.setdefault((kinds, formats), len(self._patterns))
-        widths = self._widths
+        widths, most = self._widths, self._most
         for place, value in enumerate((*cells, *values)):
-            if value is not None and value is not MISSING and widths[place] < _WIDEST:
+            if value is not None and value is not MISSING and widths[place] < most[place]:
                 if type(value) is str and value.isascii():
                     needs = len(value)
                 else:
                     needs = _width(value, formats[place] if place < len(formats) else 0)
                 if needs >= widths[place]:
-                    widths[place] = min(_WIDEST, needs + 1)
+                    widths[place] = min(most[place], needs + 1)
         self._rows.append(pattern)
         return line
 
@@ -241,24 +228,30 @@ def _close_quietly(book: Any) -> None:
     book.fileclosed = True  # or else it warns, when it is collected, that nobody closed it
 
 
+def _print_on_a4(sheet: Any) -> None:
+    sheet.set_landscape()
+    sheet.set_paper(_A4)
+    sheet.set_margins(left=0.4, right=0.4, top=0.5, bottom=0.5)
+
+
 class _Pages:
     """The sheets of a workbook that is being made."""
 
-    def __init__(self, book: Any, names: Sequence[str], plan: Plan) -> None:
+    def __init__(self, book: Any, names: Sequence[str], plan: BookPlan) -> None:
         self._book = book
         self._names = names
         self._plan = plan
-        self._formats: dict[tuple[NumberFormat, str, bool], Any] = {}
+        self._formats: dict[tuple[NumberFormat, str, bool, bool], Any] = {}
         self.rows = 0
         self._sheet = book.add_worksheet("Results" if plan.results else "Rows")
         self._sheet.freeze_panes(1, 0)
         self._sheet.ignore_errors({"number_stored_as_text": f"A1:XFD{MOST_ROWS + 1}"})
-        self._sheet.set_landscape()
+        _print_on_a4(self._sheet)
         self._sheet.repeat_rows(0)
-        self._sheet.fit_to_pages(1, 0)
         self._groups = [_Kind(results) for results in plan.results]
         self._inputs = len(names) - sum(len(group.names) for group in self._groups)
         self._cut = 0
+        self._lines = 1  # of the cell in this row that has most
         self.cut_results = 0
         self._count = _Counts(self._groups)
         for place, name in enumerate(names):
@@ -267,7 +260,13 @@ class _Pages:
 
     def add(self, number: int, record: Mapping[str, Any], kinds: str, formats: Sequence[NumberFormat]) -> None:
         """Write a row."""
+        self._write(number, record, kinds, formats)
+        if self._lines > 1:
+            self._sheet.set_row(number, _LINE_HEIGHT * min(self._lines, _MOST_LINES))
+            self._lines = 1
         self.rows = number
+
+    def _write(self, number: int, record: Mapping[str, Any], kinds: str, formats: Sequence[NumberFormat]) -> None:
         for place, kind in enumerate(kinds):
             value = record.get(self._names[place])
             if value is not None:
@@ -280,6 +279,8 @@ class _Pages:
                     self._result(number, place, value, "")
                 place += 1
             return
+        if all(record.get(group.names[0]) is None for group in self._groups):
+            return  # a total, of which nothing was asked
         states = []
         for group in self._groups:
             values = [record.get(name) for name in group.names]
@@ -299,6 +300,10 @@ class _Pages:
         """Fit the sheet, and sum it up on another."""
         for place, width in enumerate(widths):
             self._sheet.set_column(place, place, max(_NARROWEST, width))
+        pages = max(1, round(sum(widths) / _WIDEST_PAGE))
+        self._sheet.fit_to_pages(pages, 0)
+        if pages > 1:
+            self._sheet.repeat_columns(0)
         if self._names:
             self._sheet.autofilter(0, 0, max(1, self.rows), len(self._names) - 1)
         if self._cut:
@@ -317,6 +322,10 @@ class _Pages:
         usual = _USUAL.get(kind)
         if usual is not None:
             moment = _moment(value, kind)
+            if isinstance(moment, datetime) and moment.date() == _BEGIN.date():
+                # xlsxwriter takes that day for none, and writes the time alone.
+                self._sheet.write_number(row, place, 1 + (moment - _BEGIN) / timedelta(1), self._format(said or usual))
+                return
             if moment is not None:
                 self._sheet.write_datetime(row, place, moment, self._format(said or usual))
                 return
@@ -360,16 +369,22 @@ class _Pages:
         # As a text it stays one also when somebody edits it; and the apostrophe keeps what would be a formula then.
         if had is None:
             had = _AS_TEXT if len(found) <= _LONGEST_AS_TEXT else 0
-        return self._format(had, tone, quoted=defused(found) is not found)
+        # Some programs write lines that are not wrapped, or have no room, over the row above.
+        wraps = "\n" in found and len(found) <= _LONGEST_AS_TEXT
+        if wraps:
+            self._lines = max(self._lines, sum(-(-len(line) // _WIDEST) or 1 for line in found.split("\n")))
+        return self._format(had, tone, quoted=defused(found) is not found, wraps=wraps)
 
-    def _format(self, said: NumberFormat, tone: str = "", *, quoted: bool = False) -> Any:
-        key = said, tone, quoted
+    def _format(self, said: NumberFormat, tone: str = "", *, quoted: bool = False, wraps: bool = False) -> Any:
+        key = said, tone, quoted, wraps
         if key not in self._formats:
             properties: dict[str, Any] = {**_TONES.get(tone, {})}
             if said:
                 properties["num_format"] = said
             if quoted:
                 properties["quote_prefix"] = True
+            if wraps:
+                properties["text_wrap"] = True
             self._formats[key] = self._book.add_format(properties) if properties else None
         return self._formats[key]
 
@@ -385,14 +400,15 @@ class _Kind:
 
     def state(self, values: Sequence[Any]) -> str:
         """What came of the call."""
-        if values[0] is True:
-            return ANSWERED if self._results.is_answer(values) else CHECKING
-        return HOLDING if _HELD_SAID.search(str(values[-1])) else REFUSED
+        state = self._results.state(values)
+        if state is not RowState.FAILED:
+            return ANSWERED if state is RowState.OK else CHECKING
+        return HELD if is_held(str(values[-1])) else PROBLEM
 
     def tones(self, state: str, values: Sequence[Any]) -> list[str]:
         """The colour of each cell."""
-        if state in (REFUSED, HOLDING):
-            return [_BAD if state == REFUSED else _HELD] * len(values)
+        if state in (PROBLEM, HELD):
+            return [_BAD if state == PROBLEM else _HELD] * len(values)
         tones = [""] * len(values)
         tones[0] = _GOOD if state == ANSWERED else _NEUTRAL
         for place in self._verdicts:
@@ -423,13 +439,13 @@ class _Counts:
         self.others = 0
 
     def row(self, states: Sequence[str]) -> None:
-        self.rows[next(state for state in (HOLDING, REFUSED, CHECKING, ANSWERED) if state in states)] += 1
+        self.rows[next(state for state in (HELD, PROBLEM, CHECKING, ANSWERED) if state in states)] += 1
 
     def call(self, group: _Kind, state: str, values: Sequence[Any], number: int) -> None:
         self.charges[group.endpoint.name][group.charge(values)] += 1
-        if state not in (REFUSED, HOLDING):
+        if state not in (PROBLEM, HELD):
             return
-        said = _OF_ONE_ROW.sub(_alike, str(values[-1] or values[-2]))
+        said = kind_of(str(values[-1] or values[-2]))
         found = self.problems.get(said)
         if found is None:
             if len(self.problems) >= _MOST_KINDS:
@@ -439,18 +455,10 @@ class _Counts:
         found.calls += 1
 
 
-def _alike(found: re.Match[str]) -> str:
-    """What stands for a part of a problem's text that is another in each row: its place, a file, a number."""
-    quoted: str | None = found[1]
-    if quoted is None:
-        return ""
-    return "…" if _OF_ONE_FILE.search(quoted) else quoted
-
-
 class _Summary:
     """The second sheet."""
 
-    def __init__(self, book: Any, count: _Counts, plan: Plan) -> None:
+    def __init__(self, book: Any, count: _Counts, plan: BookPlan) -> None:
         self._sheet = book.add_worksheet("Summary")
         self._count = count
         self._plan = plan
@@ -465,7 +473,7 @@ class _Summary:
         self._money = book.add_format({"num_format": "#,##0.00####", "valign": "top"})
         self._state = {
             state: book.add_format({**_TONES[tone], "valign": "top"})
-            for state, tone in ((ANSWERED, _GOOD), (CHECKING, _NEUTRAL), (REFUSED, _BAD), (HOLDING, _HELD))
+            for state, tone in ((ANSWERED, _GOOD), (CHECKING, _NEUTRAL), (PROBLEM, _BAD), (HELD, _HELD))
         }
 
     def write(self, notes: Sequence[str]) -> None:
@@ -473,14 +481,14 @@ class _Summary:
         sheet, rows = self._sheet, self._count.rows
         for place, width in enumerate(_WIDTHS):
             sheet.set_column(place, place, width)
-        sheet.set_landscape()
+        _print_on_a4(sheet)
         sheet.fit_to_pages(1, 0)
         self._line([(self._plan.about, self._title)])
         self._line([])
         self._heads("rows", "rows", "")
         self._line([("all", None), (rows.total(), self._whole)])
-        for state, name in ((ANSWERED, "answered"), (CHECKING, "checking"), (HOLDING, "held"), (REFUSED, "problems")):
-            remedy = _REMEDIES[state] if rows[state] else ""
+        for state, name in ((ANSWERED, "answered"), (CHECKING, "checking"), (HELD, "held"), (PROBLEM, "problems")):
+            remedy = STATES[state] if rows[state] else ""
             self._line([(name, self._state[state]), (rows[state], self._whole), ("", None), (remedy, self._remark)])
         self._line([])
         self._write_money()
@@ -521,7 +529,9 @@ class _Summary:
     def _write_problems(self) -> None:
         self._heads("problems, by kind", "calls", "first in row")
         for found in sorted(self._count.problems.values(), key=lambda each: -each.calls):
-            remedy = _REMEDIES[HOLDING] if _HELD_SAID.search(found.said) else _BY_ERROR.get(found.error, "")
+            remedy = STATES[HELD] if is_held(found.said) else BY_ERROR.get(found.error, "")
+            if _TOTAL_SAID.fullmatch(found.said):
+                remedy = "Nothing: it stays where it is, and was not asked."
             numbers = [(found.calls, self._whole), (found.first, self._whole)]
             self._line([(found.said, self._wrap), *numbers, (remedy, self._remark)])
         if self._count.others:
@@ -621,23 +631,72 @@ def _width(value: Any, had: NumberFormat = 0) -> int:
 
 
 def records(path: Path) -> Iterator[Mapping[str, Any]]:
-    """The rows of a workbook that a run wrote. Raises UnreadableInputError."""
+    """The rows of a workbook that a run wrote, in little memory. Raises UnreadableInputError."""
+    header: list[str] | None = None
+    for rows in _tables(path):
+        for row in rows:
+            if header is None:
+                header = [text(name) for name in row]
+            else:
+                yield dict(zip_longest(header, map(_plain, row[: len(header)])))
+
+
+def _tables(path: Path) -> Iterator[list[list[Any]]]:
+    """The cells of the first sheet, some thousand rows after the others."""
     import python_calamine as calamine  # noqa: PLC0415  # an extra
 
-    problem = ""
     try:
-        with calamine.load_workbook(str(path)) as book:
-            rows = iter(book.get_sheet_by_index(0).iter_rows())
+        for piece in _pieces(path):
+            with calamine.load_workbook(piece) as book:
+                sheet = book.get_sheet_by_index(0)
+            offset = [""] * (sheet.start or (0, 0))[1]
+            yield [offset + row for row in sheet.to_python(skip_empty_area=True)]
     except BaseException as exc:
         # Of a damaged workbook anything may come, and what a panic in Rust becomes is no Exception.
         if not isinstance(exc, Exception) and type(exc).__name__ != "PanicException":
             raise
-        problem = "is no workbook that can be read"
-    if problem:
-        raise UnreadableInputError(f"{str(path)!r} {problem}")
-    header = [text(name) for name in next(rows, ())]
-    for row in rows:
-        yield dict(zip(header, map(_plain, row), strict=True))
+    else:
+        return
+    raise UnreadableInputError(f"{str(path)!r} is no workbook that can be read")
+
+
+def _pieces(path: Path) -> Iterator[str | IO[bytes]]:
+    """The workbook as several, each with some of the rows of its first sheet: a reader has all rows in memory at once.
+
+    It is one where its texts stand in a part of their own, as in what Excel has saved.
+    """
+    with zipfile.ZipFile(path) as archive:
+        names = archive.namelist()
+        part = None if _SHARED in names else part_of(archive, None)
+        if part is None:
+            yield str(path)
+            return
+        with archive.open(part) as file:
+            head = begin = rows = b""
+            while not begin and len(head) < _MOST_HEAD and (more := file.read(_PIECE)):
+                head, begin, rows = (head + more).partition(b"<sheetData>")
+            head = _DIMENSION.sub(b"", head) + begin
+            while begin:
+                more = file.read(_PIECE)
+                if not more:
+                    yield _piece(archive, part, head + rows)
+                    return
+                whole, end, rest = (rows + more).rpartition(b"</row>")
+                if end:
+                    yield _piece(archive, part, head + whole + end + _FOOT)
+                rows = rest
+    yield str(path)  # of another program, whose XML is otherwise
+
+
+def _piece(archive: zipfile.ZipFile, part: str, sheet: bytes) -> IO[bytes]:
+    copy = io.BytesIO()
+    with zipfile.ZipFile(copy, "w") as to:
+        for name in archive.namelist():
+            # Other sheets are not read.
+            if name == part or not name.startswith("xl/worksheets/"):
+                to.writestr(name, sheet if name == part else archive.read(name))
+    copy.seek(0)
+    return copy
 
 
 def _plain(value: Any) -> Any:

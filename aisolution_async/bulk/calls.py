@@ -204,6 +204,12 @@ class Calls:
             return [InputError(problem, endpoint=recipe.call.endpoint.name) for recipe in self._recipes]
         return [self._make(recipe, row, key) for recipe in self._recipes]
 
+    def whence(self, row: Row, place: int) -> str:
+        """The columns that call `place` is made of, with the row as an example."""
+        names = [cell.column for cell in self._recipes[place].cells if cell.required]
+        shown = " and ".join(map(repr, names))
+        return f"the column{'s' * (len(names) > 1)} {shown} (first: {self._unit} {row.line})"
+
     def explain(self, row: Row, place: int, problem: str) -> str:
         """`problem`, which speaks of a parameter of call `place`, with the line and the column to look up."""
         return f"{self._unit} {row.line}: {_explained(self._recipes[place], problem)}"

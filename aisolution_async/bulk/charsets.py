@@ -119,9 +119,10 @@ def _detected(lines: bytes) -> str | None:
         import chardet  # noqa: PLC0415  # an extra
     except ImportError:
         return None
-    found: Any = chardet.detect(lines, include_encodings=_LIKELY)["encoding"]
     try:
+        found: Any = chardet.detect(lines, include_encodings=_LIKELY)["encoding"]
         lines.decode(found, "strict" if len(lines) < _LARGEST else "replace")
         return codecs.lookup(found).name
-    except (LookupError, TypeError, UnicodeDecodeError):
+    # Of some bytes chardet finds nothing to say, not even that.
+    except (LookupError, TypeError, UnicodeDecodeError, RuntimeError):
         return None

@@ -42,9 +42,18 @@ from aisolution_async.api import Call
 from aisolution_async.bulk.calls import Calls
 from aisolution_async.bulk.delimited import DelimitedReader
 from aisolution_async.bulk.excel import unshielded
-from aisolution_async.bulk.outputs import BOOK, DELIMITERS, Output, as_json, keep, plain_text
+from aisolution_async.bulk.outputs import (
+    BOOK,
+    DELIMITERS,
+    Output,
+    as_json,
+    keep,
+    plain_text,
+    put_away,
+    rescues_of,
+)
 from aisolution_async.bulk.questions import Questions
-from aisolution_async.bulk.results import Results, cell, defused
+from aisolution_async.bulk.results import Results, RowState, cell, defused
 from aisolution_async.bulk.rows import MISSING, Row, Rows, UnreadableInputError, text
 from aisolution_async.charges import Charge
 from aisolution_async.client import AsyncClient
@@ -85,11 +94,6 @@ class Written:
     values: list[Any]
 
     @property
-    def ok(self) -> bool:
-        """Whether it was answered."""
-        return self.values[0] is True
-
-    @property
     def error(self) -> str:
         """The class of the error that the call ended in."""
         return str(self.values[-2])
@@ -104,14 +108,11 @@ def sources_of(output: Output, named: Sequence[Path], *, resumes: bool, has_ledg
     """The files to look into. Raises ConfigurationError for one that is named and cannot be read."""
     found: list[Source] = []
     if not output.streams and has_ledger:
-        ending, folder = output.path.suffix.lower(), output.path.absolute().parent
+        ending = output.path.suffix.lower()
         if resumes:
             found.append(Source(output.part, ending, True, is_part=True, between=output.between))
             found.append(Source(output.path, ending, True, between=output.between))
-        begins, ends = f"{output.path.name}.rescued-", ".jsonl"
-        with suppress(OSError):  # a folder that may be written and not be listed
-            beside = sorted(path for path in folder.iterdir() if path.name.startswith(begins) and path.suffix == ends)
-            found += [Source(path, ends) for path in beside]
+        found += [Source(path, ".jsonl") for path in rescues_of(output.path)]
     found = [source for source in found if source.path.is_file()]
     for path in named:
         try:
@@ -151,10 +152,10 @@ def is_idle(part: Path, ending: str, names: Sequence[str], between: str | None =
         if part.stat().st_size <= (len(b"PAR1") if ending == ".parquet" else 0):
             return True
         known = {*names, *map(defused, names)}
-        if ending in DELIMITERS and _is_begun_header(part, between or DELIMITERS[ending], known):
+        if ending in DELIMITERS and _is_begun_header(part, between or DELIMITERS[ending], names, known):
             return True
         header: list[str] = []
-        for record in _records(Source(part, ending, between=between), header):
+        for record in records(Source(part, ending, between=between), header):
             if not record or not known.issuperset(record) or _is_paid(record) or _is_ok(record):
                 return False
     except (ConfigurationError, UnreadableInputError, OSError):
@@ -162,10 +163,17 @@ def is_idle(part: Path, ending: str, names: Sequence[str], between: str | None =
     return known.issuperset(header) and (bool(header) or ending not in DELIMITERS)
 
 
-def _is_begun_header(part: Path, between: str, known: set[str]) -> bool:
-    """Whether there is less than one line in it, and that is the beginning of its header."""
+def _is_begun_header(part: Path, between: str, names: Sequence[str], known: set[str]) -> bool:
+    """Whether there is less than one line in it, and that is the beginning of its header.
+
+    Or what a loss of power left of a header: the rest is zeros.
+    """
     with part.open("rb") as file:
         begun = file.read(_LONGEST_HEADER + 1)
+    if b"\0" in begun and len(begun) <= _LONGEST_HEADER:
+        left = [piece.decode("utf-8-sig", "replace") for piece in begun.split(b"\0") if piece]
+        wholes = [f"{between.join(made)}\n" for made in (names, map(defused, names))]
+        return any(all(piece in whole for piece in left) for whole in wholes)
     if b"\n" in begun or len(begun) > _LONGEST_HEADER:
         return False
     *whole, last = next(csv.reader([begun.decode("utf-8-sig", "replace")], delimiter=between), [""])
@@ -180,8 +188,11 @@ def _is_ok(record: Mapping[str, Any]) -> bool:
     return any(_OK.fullmatch(name) and (value is True or value == "true") for name, value in record.items())
 
 
-def _records(source: Source, header: list[str] | None = None) -> Iterator[Mapping[str, Any]]:
-    """The rows of a file that a run wrote; `header` gets the columns, where the format has a header."""
+def records(source: Source, header: list[str] | None = None) -> Iterator[Mapping[str, Any]]:
+    """The rows of a file that a run wrote; `header` gets the columns, where the format has a header.
+
+    Raises UnreadableInputError.
+    """
     if source.ending in DELIMITERS:
         between = _between(source)
         with closing(
@@ -191,11 +202,13 @@ def _records(source: Source, header: list[str] | None = None) -> Iterator[Mappin
             if header is not None:
                 header += names
             for row in reader:
-                yield dict(zip(names, map(unshielded, row.cells), strict=True))
+                # Zeros are what a loss of power leaves of what was not on the disk yet.
+                is_torn = (source.is_part or source.named) and any("\0" in cell for cell in row.cells)
+                yield {} if is_torn else dict(zip(names, map(unshielded, row.cells), strict=True))
     elif source.ending == BOOK and _is_book(source.path):
-        from aisolution_async.bulk.books import records  # noqa: PLC0415  # only where there is a workbook
+        from aisolution_async.bulk import books  # noqa: PLC0415  # only where there is a workbook
 
-        yield from records(source.path)
+        yield from books.records(source.path)
     elif source.ending == ".parquet":
         from aisolution_async.bulk.parquet import ParquetReader  # noqa: PLC0415  # it needs pyarrow, which is an extra
 
@@ -323,11 +336,11 @@ class Earlier:
     def _found(self, given_up: threading.Event) -> Iterator[tuple[int, int, int, int | None, bool]]:
         for number, source in enumerate(self._sources):
             try:
-                for place, record in enumerate(_records(source)):
+                for place, record in enumerate(records(source)):
                     if given_up.is_set():
                         return
                     said = [results.read(record) for results in self._results]
-                    if all(values is None for values in said) and source.replaced and _is_paid(record):
+                    if all(values is None for values in said) and _is_paid(record):
                         self._strange[number] += 1
                     yield from ((number, place, *each) for each in self._of_note(record, said))
             except UnreadableInputError as exc:
@@ -350,18 +363,19 @@ class Earlier:
                 is_paid, is_answered = self._weigh(kind, values)
                 if is_paid or is_answered:
                     key, answer = record.get(self._key or ""), self._results[kind].answer(values)
-                    yield kind, self._digest(kind, key, answer) if values[0] is True else None, is_paid
+                    has_reply = self._results[kind].state(values) is not RowState.FAILED
+                    yield kind, self._digest(kind, key, answer) if has_reply else None, is_paid
 
     def _weigh(self, kind: int, values: Sequence[Any]) -> tuple[bool, bool]:
         """Whether it was paid for, or done, and must not be once more; and whether there is an answer to keep."""
         endpoint, results = self._kinds[kind].endpoint, self._results[kind]
         if endpoint.idempotent:
             return False, False
-        is_ok = values[0] is True
-        is_paid = results.charge(values) in _PAID or (endpoint.never_charges and is_ok)
-        if is_ok:
-            return is_paid, is_paid or results.is_answer(values)
-        return is_paid, results.raw(values) is not None
+        state = results.state(values)
+        is_paid = results.charge(values) in _PAID or (endpoint.never_charges and state is not RowState.FAILED)
+        if state is RowState.FAILED:
+            return is_paid, results.raw(values) is not None
+        return is_paid, is_paid or state is RowState.OK
 
     def _digests(self, answers: Iterable[Record], given_up: threading.Event) -> Iterator[int]:
         kinds = {call.endpoint.name: kind for kind, call in enumerate(self._kinds)}
@@ -390,7 +404,7 @@ class Earlier:
             following = wanted.fetchone()
             if following is None:
                 continue
-            for place, record in enumerate(_records(source)):
+            for place, record in enumerate(records(source)):
                 if following is None or given_up.is_set():
                     break
                 mark = self._mark_of(source, record) if following[0] == place else None
@@ -417,7 +431,8 @@ class Earlier:
         """Rows that cannot be told from others can be counted all the same."""
         known = sum(line.attempts for line in balance.lines if line.state in (State.CHARGED, State.UNKNOWN))
         for number, rows in self._strange.items():
-            self._lose(self._sources[number], max(0, rows - known))
+            if self._sources[number].replaced:
+                self._lose(self._sources[number], max(0, rows - known))
 
     def _lose(self, source: Source, count: int) -> None:
         if count:
@@ -502,6 +517,15 @@ class Earlier:
         lines = self._db.execute("SELECT line FROM copies ORDER BY rowid")
         first = lines.fetchone()
         return None if first is None else keep(output, (line for (line,) in chain((first,), lines)))
+
+    def put_away(self, output: Path) -> None:
+        """The output is whole: mark the files of rescued rows of which it has all that was to be kept."""
+        query = "SELECT EXISTS (SELECT 1 FROM left WHERE source = ? AND state = 'unseen')"
+        for number, source in enumerate(self._sources):
+            is_left = self._db.execute(query, (number,)).fetchone()[0] or self._strange[number]
+            if not source.replaced and not is_left:
+                with suppress(OSError, ConfigurationError):  # then it is found again the next time
+                    put_away(source.path, output)
 
     def take(self, row: Row) -> dict[int, Written]:
         """The answers to this row's calls that are taken over, by the place of the call."""

@@ -93,17 +93,19 @@ def named(names: Sequence[str], label: Callable[[int], str]) -> tuple[list[str],
     found: list[str] = []
     unnamed: list[str] = []
     doubled: list[str] = []
-    seen = {name for name in names if name.strip()}
+    taken = {name for name in names if name.strip()}
     used: set[str] = set()
+    last: dict[str, int] = {}  # of a name, the number that its last namesake got
     for place, name in enumerate(names):
         own = name if is_text(name) else name.encode("utf-8", "replace").decode()
         if not own.strip():
-            own = _free(f"column {label(place)}", seen | used)
+            own = _free(f"column {label(place)}", taken, last)
             unnamed.append(own)
         elif own in used:
-            own = _free(own, seen | used)
+            own = _free(own, taken, last)
             doubled.append(own)
         used.add(own)
+        taken.add(own)
         found.append(own)
     notes = []
     if unnamed:
@@ -128,12 +130,13 @@ def _some(names: Sequence[str]) -> str:
     return ", ".join([shown(name) for name in names[:10]] + ["…"] * (len(names) > 10))
 
 
-def _free(name: str, used: set[str]) -> str:
-    if name not in used:
+def _free(name: str, taken: set[str], last: dict[str, int]) -> str:
+    if name not in taken:
         return name
-    number = 2
-    while f"{name} ({number})" in used:
+    number = last.get(name, 1) + 1
+    while f"{name} ({number})" in taken:
         number += 1
+    last[name] = number
     return f"{name} ({number})"
 
 
@@ -162,7 +165,7 @@ def with_totals(rows: Iterable[Row], unit: str) -> Iterator[Row]:
         totals += 1
     for place, row in enumerate(last):
         if place >= len(last) - totals and row.problem is None:
-            yield replace(row, problem=f"{unit} {row.line}: this is a total, and no row to be asked")
+            yield replace(row, problem=f"{unit} {row.line}: this is a total, and no row to be asked", is_total=True)
         else:
             yield row
 

@@ -17,13 +17,15 @@ import json
 import math
 import os
 import shutil
+import stat
 import sys
 import tempfile
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import date, datetime
 from importlib.util import find_spec
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
@@ -33,9 +35,10 @@ from aisolution_async.bulk.results import bare, defused
 from aisolution_async.bulk.rows import MISSING, text
 from aisolution_async.errors import ConfigurationError
 from aisolution_async.ledger.urls import Place, place_of
+from aisolution_async.names import sync_names
 
 if TYPE_CHECKING:
-    from aisolution_async.bulk.books import Plan, Workbook
+    from aisolution_async.bulk.books import BookPlan, Workbook
 
 STDOUT = "-"
 """The name that stands for standard output: JSONL."""
@@ -54,6 +57,7 @@ ENDINGS = (BOOK, *DELIMITERS, *_LINES, ".parquet")
 """What an output file may end in."""
 
 _LONGEST_SIDE = 65_536
+_TAKEN = ".taken.jsonl"
 
 _QUOTED = ";\t\r\n"
 _NEEDS = {
@@ -81,6 +85,7 @@ class Dialect:
 class Origin:
     """Where a file of problems comes from: the run's `ledger` and `output`, and its `digest` as it was written.
 
+    `added` are the columns that the rows of the input got there, first the one with the number of the row.
     `other` is the ledger of the file that stood there before, where a run was killed while it replaced that by its own,
     and nobody can tell any more which of the two this is: it was changed since. Else None.
     """
@@ -88,7 +93,12 @@ class Origin:
     ledger: Place
     output: Path
     digest: str
+    added: tuple[str, ...] = ("problem",)
     other: Place | None = None
+
+    def is_as_written(self, path: Path) -> bool:
+        """Whether nobody changed the file `path` since it was written. Raises OSError."""
+        return _digest(path) == self.digest
 
 
 def origin_of(path: Path) -> Origin | None:
@@ -128,7 +138,7 @@ def _origin(path: Path) -> Origin | None:
     if not os.path.lexists(side):
         return None
     with side.open("rb") as file:
-        said = json.loads(file.read(_LONGEST_SIDE))
+        said = json.loads(file.readline(_LONGEST_SIDE))
     found, before = _read_origin(path.parent, said), said.get("before")
     if before is None or not path.is_file():
         return found
@@ -144,31 +154,53 @@ def _origin(path: Path) -> Origin | None:
 
 
 def _read_origin(folder: Path, said: Mapping[str, Any]) -> Origin:
-    ledger = place_of(said["ledger"])
-    return Origin(folder / ledger if isinstance(ledger, Path) else ledger, folder / said["output"], str(said["digest"]))
+    added = tuple(map(str, said.get("added", ("problem",))))
+    place = place_of(said["ledger"])
+    ledger = folder / place if isinstance(place, Path) else place
+    return Origin(ledger, folder / said["output"], str(said["digest"]), added)
 
 
-def _note(path: Path, origin: Origin, before: Origin | None) -> None:
-    """Write PATH.of, at one stroke, and safe on the disk when this returns."""
-    side, folder = _side(path), path.parent
+def _note(path: Path, origin: Origin, before: Origin | None, rows: Iterable[str]) -> None:
+    """Write PATH.of, with what is said of its `rows` in the lines behind the first."""
+    folder = path.parent
 
     def said(origin: Origin) -> dict[str, Any]:
-        ledger = _from(folder, origin.ledger) if isinstance(origin.ledger, Path) else str(origin.ledger)
-        return {"ledger": ledger, "output": _from(folder, origin.output), "digest": origin.digest}
+        ledger = relative(folder, origin.ledger) if isinstance(origin.ledger, Path) else str(origin.ledger)
+        output = relative(folder, origin.output)
+        return {"ledger": ledger, "output": output, "digest": origin.digest, "added": origin.added}
 
     whole = said(origin) | ({} if before is None else {"before": said(before)})
-    new = side.with_name(f"{side.name}.part")
+    put_safely(_side(path), chain((json.dumps(whole),), rows))
+
+
+def rows_of_note(path: Path) -> Iterator[Any]:
+    """What the note of the file of problems `path` says of its rows, value by value. Raises OSError, ValueError."""
+    with _side(path).open(encoding="utf-8") as file:
+        file.readline()
+        yield from map(json.loads, file)
+
+
+def put_safely(path: Path, lines: Iterable[str]) -> None:
+    """Write a private file at one stroke; it is safe on the disk when this returns. Raises OSError."""
+    new = path.with_name(f"{path.name}.part")
     with new.open("w", encoding="utf-8") as file:
         _make_private(file.fileno())
-        file.write(f"{json.dumps(whole)}\n")
+        file.writelines(f"{line}\n" for line in lines)
         file.flush()
         os.fsync(file.fileno())
-    new.replace(side)
-    _sync(folder)
+    new.replace(path)
+    sync_names(path.parent)
 
 
 def _side(path: Path) -> Path:
     return path.parent / f"{path.name}.of"
+
+
+def digest_of(path: Path) -> str | None:
+    """What a file is known by; None where it cannot be read."""
+    with suppress(OSError):
+        return _digest(path)
+    return None
 
 
 def _digest(path: Path) -> str:
@@ -176,7 +208,8 @@ def _digest(path: Path) -> str:
         return hashlib.file_digest(file, "blake2b").hexdigest()
 
 
-def _from(folder: Path, path: Path) -> str:
+def relative(folder: Path, path: Path) -> str:
+    """`path` as it is to be found from `folder`, so that both may be moved together."""
     try:
         return os.path.relpath(path, folder)
     except ValueError:  # on another drive
@@ -269,7 +302,7 @@ class Output:
             return
         with suppress(ConfigurationError, OSError):
             origin = origin_of(self.path)
-            if origin is not None and _digest(self.path) == origin.digest:
+            if origin is not None and origin.is_as_written(self.path):
                 return
         raise ConfigurationError(
             f"{str(self.path)!r} was changed since it was written, or is no file of an earlier run: move it away, "
@@ -282,7 +315,7 @@ class Output:
         *,
         replace: bool,
         types: Sequence[Any] | None = None,
-        plan: Plan | None = None,
+        plan: BookPlan | None = None,
     ) -> None:
         """Make the file, with a header where its format has one; `replace` what is there, but no living run's.
 
@@ -357,11 +390,20 @@ class Output:
     def _folder(self) -> Path:
         return self.path.with_name(f"{self.path.name}.making")
 
-    def finish(self, ledger: Place | None = None, of: Path | None = None) -> None:
+    def finish(
+        self,
+        ledger: Place | None = None,
+        of: Path | None = None,
+        added: tuple[str, ...] = ("problem",),
+        rows: Callable[[], Iterable[str]] = tuple,
+        was: str | None = None,
+    ) -> None:
         """All rows are there: give the file its name. Raises UnwrittenError; what was written is in the part file.
 
         A file of problems is `of` an output, and notes beside it what `ledger` its rows are in, if any: before it has
-        its name, so that nobody finds it there and asks its rows without their ledger.
+        its name, so that nobody finds it there and asks its rows without their ledger. The note has the columns that
+        were `added`, and what is said of its `rows`. `was` is the digest of the file that stood there as it was read:
+        one that somebody changed since is not replaced.
         """
         assert self._file is not None
         self._put(self._form.end)
@@ -374,15 +416,17 @@ class Output:
                 if not self._replaces and os.path.lexists(self.path):
                     raise FileExistsError(0, "a file of that name has appeared meanwhile")
                 note = None
+                if was is not None and self.path.is_file() and _digest(self.path) != was:
+                    raise FileExistsError(0, "somebody changed it meanwhile: run it again, and that is taken in")
                 if of is not None and ledger is not None:
-                    note = Origin(ledger, of, _digest(made))
-                    _note(self.path, note, _origin(self.path) if self.path.is_file() else None)
+                    note = Origin(ledger, of, _digest(made), added)
+                    _note(self.path, note, _origin(self.path) if self.path.is_file() else None, rows())
                 made.replace(self.path)
-                _sync(self.path.parent)
+                sync_names(self.path.parent)
                 if made is not self.part:
                     self._put_part_away()
                 if note is not None:
-                    _note(self.path, note, None)
+                    _note(self.path, note, None, rows())
                 elif of is not None:
                     _side(self.path).unlink(missing_ok=True)
         except OSError as exc:
@@ -394,8 +438,14 @@ class Output:
             self.part.unlink()
         else:
             self.part.replace(self._whole)
-        _sync(self.path.parent)
+        sync_names(self.path.parent)
         shutil.rmtree(self._folder, ignore_errors=True)
+
+    def remove(self) -> None:
+        """Take away what an earlier run wrote, and its note."""
+        with suppress(OSError):
+            self.path.unlink(missing_ok=True)
+            _side(self.path).unlink(missing_ok=True)
 
     def close(self) -> None:
         """Leave the rows in the part file, or nothing where there is none. Idempotent."""
@@ -423,12 +473,12 @@ class Output:
             self._form = _Ended()
             raise UnwrittenError(_reason(exc), lost) from None
 
-    def _new_form(self, names: Sequence[str], types: Sequence[Any] | None, plan: Plan | None) -> _Format:
+    def _new_form(self, names: Sequence[str], types: Sequence[Any] | None, plan: BookPlan | None) -> _Format:
         ending = ".jsonl" if self.streams else self.path.suffix.lower()
         if ending == BOOK:
             from aisolution_async.bulk import books  # noqa: PLC0415  # only where there is a workbook
 
-            return books.Workbook(names, plan or books.Plan())
+            return books.Workbook(names, plan or books.BookPlan())
         if ending in _LINES:
             return _JsonLines(names)
         if ending == ".parquet":
@@ -725,7 +775,7 @@ class Rescue:
         """Where rows were put."""
         self._files: list[tuple[str, _Appender]] = []
         for folder in (*(() if output is None else (output.absolute().parent,)), None):
-            prefix = "aisolution-rescued-" if folder is None or output is None else _rescued(output)
+            prefix = _rescued(output) if folder is not None and output is not None else _rescued_elsewhere(output)
             with suppress(OSError):
                 number, name = tempfile.mkstemp(prefix=prefix, suffix=".jsonl", dir=folder)
                 _make_private(number)
@@ -748,7 +798,9 @@ class Rescue:
             with suppress(OSError):
                 file.sync()
             file.close()
-            if name not in self.places:
+            if name in self.places:
+                sync_names(Path(name).parent)
+            else:
                 Path(name).unlink(missing_ok=True)
 
     def _note(self, place: str) -> None:
@@ -771,7 +823,7 @@ def keep(output: Path, lines: Iterable[bytes]) -> Path:
             file.sync()
         finally:
             file.close()
-        _sync(folder)
+        sync_names(folder)
     except OSError as exc:
         problem = _reason(exc)
     else:
@@ -781,18 +833,62 @@ def keep(output: Path, lines: Iterable[bytes]) -> Path:
     )
 
 
+def rescues_of(output: Path) -> list[Path]:
+    """The files of rows that were rescued from `output`: beside it, and in the temporary folder.
+
+    Others write there too: of what is in it, only files count that are the user's own and that nobody else may read.
+    """
+    found: list[Path] = []
+    for folder, begins in (
+        (output.absolute().parent, _rescued(output)),
+        (Path(tempfile.gettempdir()), _rescued_elsewhere(output)),
+    ):
+        with suppress(OSError):  # a folder that may be written and not be listed
+            paths = sorted(
+                path for path in folder.iterdir() if path.name.startswith(begins) and path.suffix == ".jsonl"
+            )
+            found += [path for path in paths if begins == _rescued(output) or _is_own(path)]
+    return found
+
+
+def put_away(rescue: Path, output: Path) -> None:
+    """The rows in this file of rescued rows are in the finished output: let its name say so.
+
+    It stays, as the ledger does not have them. From the temporary folder, which is emptied now and then, it comes to
+    the output. Files that are elsewhere stay as they are. Raises OSError.
+    """
+    folder, begins, long = output.absolute().parent, _rescued(output), f"{_rescued(output)}long.jsonl"
+    is_beside = rescue.absolute().parent == folder and rescue.name.startswith(begins)
+    is_elsewhere = rescue.name.startswith(_rescued_elsewhere(output))
+    if rescue.name.endswith(_TAKEN) or rescue.name == long or not (is_beside or is_elsewhere):
+        return
+    if is_beside:
+        rescue.replace(rescue.with_name(f"{rescue.stem}{_TAKEN}"))
+        sync_names(folder)
+        return
+    with rescue.open("rb") as lines:
+        kept = keep(output, lines)
+    kept.replace(kept.with_name(f"{kept.stem}{_TAKEN}"))
+    sync_names(folder)
+    rescue.unlink()
+
+
+def _is_own(path: Path) -> bool:
+    found = path.lstat()
+    mine = getattr(os, "getuid", lambda: found.st_uid)()
+    return stat.S_ISREG(found.st_mode) and found.st_uid == mine and (os.name == "nt" or not found.st_mode & 0o077)
+
+
 def _rescued(output: Path) -> str:
     return f"{output.name}.rescued-"
 
 
-def _sync(folder: Path) -> None:
-    """Make the names in a folder safe on the disk, where the system can do that."""
-    with suppress(OSError):
-        number = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(number)
-        finally:
-            os.close(number)
+def _rescued_elsewhere(output: Path | None) -> str:
+    """What the name of such a file in the temporary folder begins with: it says of which output it is."""
+    if output is None:
+        return "aisolution-rescued-"
+    name = hashlib.blake2b(os.fsencode(output.absolute()), digest_size=8).hexdigest()
+    return f"aisolution-rescued-{name}-"
 
 
 class _Appender:

@@ -47,6 +47,9 @@ _DOCUMENT_CELLS = ("table-cell", "covered-table-cell")
 _NO_PHOTOS = (".emf", ".wmf", ".emz", ".wmz", ".svg", ".pict", ".pct")
 _NO_FILE = ("#", "mailto:", "tel:")
 _FROM_THE_WEB = "shows a picture that is fetched from the web: download it, and name its file"
+_THERE_ARE = " (there are pictures in this workbook, which cannot be read here: save it as .xlsx)"
+_PHOTO = re.compile(rb"\xff\xd8\xff[\xdb\xe0\xe1\xee]|\x89PNG\r\n\x1a\n")
+_LONGEST_BEGINNING = 7
 _COMPUTED = "has a link that a formula makes: write the file's name"
 
 
@@ -92,7 +95,8 @@ class Pictures:
         """Of a workbook whose pictures nobody sees here: what to say of an empty cell."""
         if rows is None or rows.sheet is None:
             return
-        self.remark = " (pictures in this workbook cannot be seen here: save it as .xlsx)"
+        has_some = _has_photos(rows.path)
+        self.remark = _THERE_ARE if has_some else " (pictures in this workbook cannot be seen here: save it as .xlsx)"
         try:
             self._archive = zipfile.ZipFile(rows.path)
             reading = _Parsing(rows.path, self._archive)
@@ -509,6 +513,25 @@ def _parse(file: IO[bytes], start: _Start, content: _Content | None = None) -> N
     while piece := file.read(_CHUNK):
         parser.Parse(piece, False)
     parser.Parse(b"", True)
+
+
+def _has_photos(path: Path) -> bool:
+    """Whether there are photos in a workbook whose format says not here where they are: .xlsb or .xls."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return any(name.startswith("xl/media/") for name in archive.namelist())
+    except workbooks.DAMAGED:
+        pass
+    try:
+        with path.open("rb") as file:
+            rest = b""
+            while piece := file.read(_CHUNK):
+                if _PHOTO.search(rest + piece):
+                    return True
+                rest = piece[-_LONGEST_BEGINNING:]
+    except OSError:
+        pass
+    return False
 
 
 def _number(text: str | None) -> int:

@@ -1,12 +1,14 @@
 """The result columns: what came of a row, under names that stay.
 
-For every endpoint: `ok`; the fields of its reply, each as `answer_FIELD`; where the endpoint charges,
-`answer_raw`, the vendor's own words of an answer that may have been paid for and does not fit the contract; then
-`charge`, `status` (the vendor's, of the last attempt), `attempts` (how many), `error` (the error's class) and
-`problem` (what is wrong, and the remedy). Where several endpoints are asked of each row, every name begins with the
-endpoint's: `face_compare_ok`. A name that the input has already gets `_2` behind it, or the next number that is
-free. `group_id` is the vendor's access key and is never among them, and where the vendor echoes the token, … stands
-in its place. A row that asks the same as an earlier one has that one's answer, after 0 attempts, and is free.
+For every endpoint: `ok`, whether the question is settled; the fields of its reply, each as `answer_FIELD`; where the
+endpoint charges, `answer_raw`, the vendor's own words of an answer that may have been paid for and does not fit the
+contract; then `charge`, `status` (the vendor's, of the last attempt), `attempts` (how many), `error` (the error's
+class) and `problem` (what is wrong, and the remedy). A reply that settles nothing, since WhatsApp is still checking or
+was not available, has `ok` false and no error, and `problem` says what to do. Where several endpoints are asked of each
+row, every name begins with the endpoint's: `face_compare_ok`. A name that the input has already gets `_2` behind it, or
+the next number that is free. `group_id` is the vendor's access key and is never among them, and where the vendor echoes
+the token, … stands in its place. A row that asks the same as an earlier one has that one's answer, after 0 attempts,
+and is free.
 
 Types, where a format has them: `ok` is a truth value, `attempts` and counts are whole numbers, scores are floating
 numbers, a list in a reply is a list of records (`answer_matches`), and all else is text.
@@ -25,7 +27,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from enum import StrEnum
 from typing import Any, get_args
 
-from aisolution_async.api import Call, Endpoint, Reply
+from aisolution_async.api import Call, Endpoint, Reply, WhatsAppState
 from aisolution_async.charges import Charge, overall
 from aisolution_async.errors import OutcomeUnknownError, UnknownStatusError
 from aisolution_async.hiding import SECRET_FIELDS, redacted
@@ -44,7 +46,26 @@ _FORMULA = re.compile(_UNSEEN + rf"[{_SIGNS}]|[\t\r\n]")
 _NUMBER = re.compile(r"[+-]?[0-9]+([.,][0-9]+)?([eE][+-]?[0-9]{1,3})?")
 _BUY_AGAIN = "say --retry-unknown {} to buy it again"
 _ADVICE = "it may have been charged: settle it in the ledger, or say --retry-unknown {} to send it again"
+_UNSETTLED = {
+    WhatsAppState.CHECKING: "WhatsApp is still checking this number: run it again later, or say --recheck",
+    WhatsAppState.UNAVAILABLE: "WhatsApp was not available: run it again later",
+}
 _SHARED = re.compile(r"\bitem \d+ asked the same, and that ended so: ")
+
+
+class RowState(StrEnum):
+    """What came of a call, or of a row: a settled answer, a reply that settles nothing yet, or neither."""
+
+    OK = "ok"
+    CHECKING = "checking"
+    FAILED = "failed"
+
+    @classmethod
+    def of(cls, outcome: Outcome) -> RowState:
+        """What came of a call."""
+        if outcome.reply is None:
+            return cls.FAILED
+        return cls.OK if outcome.reply.is_answer else cls.CHECKING
 
 
 class Results:
@@ -60,6 +81,7 @@ class Results:
         self._redact = redact
         self._reply = endpoint.reply
         self._fields = [name for name in endpoint.reply.model_fields if name not in SECRET_FIELDS]
+        self._may_wait = endpoint.reply.is_answer is not Reply.is_answer  # whether a reply may settle nothing
         self._keeps_raw = not endpoint.never_charges
         types = result_columns(endpoint)
         self.types: list[Any] = [*types.values()]
@@ -79,7 +101,7 @@ class Results:
     def values(self, outcome: Outcome, problem: str | None) -> list[Any]:
         """What goes into the columns: text, numbers, truth values, lists and None."""
         answer = {} if outcome.reply is None else redacted(answered(outcome.reply), self._redact)
-        values = [outcome.ok, *(answer.get(name) for name in self._fields)]
+        values = [RowState.of(outcome) is RowState.OK, *(answer.get(name) for name in self._fields)]
         if self._keeps_raw:
             values.append(raw_answer(outcome.error, self._redact))
         last = outcome.attempts[-1] if outcome.attempts else None
@@ -100,22 +122,56 @@ class Results:
     # ------------------------------------------------------------------------------------- from a file to be read
 
     def read(self, record: Mapping[str, Any]) -> list[Any] | None:
-        """The values of a row of an earlier output, each of its type; None if it has not all of these columns."""
+        """The values of a row of an earlier output, each of its type; None if it has not all of these columns.
+
+        An earlier version wrote that a reply which settles nothing is ok.
+        """
         if not all(name in record for name in self.names):
             return None
-        return [_typed(record[name], kind) for name, kind in zip(self.names, self.types, strict=True)]
+        values = [_typed(record[name], kind) for name, kind in zip(self.names, self.types, strict=True)]
+        if (
+            values[0] is True
+            and self._may_wait
+            and (reply := self._reply_of(values)) is not None
+            and not reply.is_answer
+        ):
+            values[0], values[-1] = False, unsettled_problem(reply)
+        return values
+
+    def state(self, values: Sequence[Any]) -> RowState:
+        """What came of the call that has these values."""
+        if values[0] is True:
+            return RowState.OK
+        if values[-2] is not None:
+            return RowState.FAILED
+        reply = self._reply_of(values)
+        return RowState.FAILED if reply is None or reply.is_answer else RowState.CHECKING
+
+    def verdict(self, reply: Reply) -> str | None:
+        """The vendor's verdict in a reply; None where it says none."""
+        word = self.fields_of(reply)[self.verdicts[0] - 1] if self.verdicts else None
+        return None if word is None else str(word)
+
+    def said(self, values: Sequence[Any]) -> str:
+        """What was answered, in one word: the verdict; else whether anything was found, or that there is an answer."""
+        if (verdicts := self.verdicts) and (word := values[verdicts[0]]) is not None:
+            return str(word)
+        answer = self.answer(values)
+        if len(answer) == 1 and isinstance(answer[0], list):
+            return "found" if answer[0] else "not found"
+        return "answered"
 
     def answer(self, values: Sequence[Any]) -> Sequence[Any]:
         """Of the values, those of the reply's fields."""
         return values[1 : 1 + len(self._fields)]
 
-    def is_answer(self, values: Sequence[Any]) -> bool:
-        """Whether a reply settles its question."""
+    def _reply_of(self, values: Sequence[Any]) -> Reply | None:
+        """The reply that the values were made of; None where they are of none."""
         try:
             reply: Reply = self._reply.model_validate(dict(zip(self._fields, self.answer(values), strict=True)))
-        except ValueError:  # whatever stands there, it was taken for a reply
-            return True
-        return reply.is_answer
+        except ValueError:
+            return None
+        return reply
 
     def raw(self, values: Sequence[Any]) -> Any:
         """Of the values, the vendor's own words of an OK that did not fit; None if there are none."""
@@ -168,6 +224,15 @@ def problem_of(outcome: Outcome, endpoint: Endpoint[Any], *, holds: bool) -> str
             reason = f"{last.error}; " if last is not None and last.error else ""
             return f"{endpoint.name}: {reason}held: {_ADVICE.format(times)}"
     return _SHARED.sub("another row asked the same, and that ended so: ", str(outcome.error))
+
+
+def unsettled_problem(reply: Reply) -> str | None:
+    """What to do about a reply that settles nothing; None for an answer."""
+    if reply.is_answer:
+        return None
+    return _UNSETTLED.get(
+        getattr(reply, "whatsapp", WhatsAppState.UNAVAILABLE), "it is not settled: run it again later"
+    )
 
 
 def _may_be_held(outcome: Outcome, endpoint: Endpoint[Any]) -> bool:

@@ -88,7 +88,7 @@ class Rows:
     `path` "-" is standard input, as JSONL. `delimiter` (one character) and `encoding` (a codec of Python's) are
     found out where they are not given, `sheet` (a name, or a place from 1) is the first that is visible. `skip_hidden`
     leaves out the rows of a workbook that nobody sees. `header_row` is the row of a sheet, or the line of CSV, that
-    names the columns, 0 if none does, and found where it is not given.
+    names the columns, 0 if none does, and found where it is not given. `over` puts other cells in place of some.
 
     `format` is "csv", "tsv", "jsonl", "parquet", "xlsx" (any workbook) or "html" (a web page so named), and `about` one
     line for a person on what was found out. `schema` has the types of a Parquet file's columns, and is None for all
@@ -115,6 +115,7 @@ class Rows:
         sheet: str | None = None,
         skip_hidden: bool = False,
         header_row: int | None = None,
+        over: Callable[[Sequence[str], Iterator[Row]], Iterator[Row]] | None = None,
     ) -> None:
         self.path = Path(path)
         is_stdin = os.fspath(path) == "-"
@@ -159,6 +160,8 @@ class Rows:
         self._left = iter(self._reader)
         if self.format in _OPTIONS["header_row"]:
             self._left = heading.with_totals(self._reader, "line" if self.delimiter is not None else "row")
+        if over is not None:
+            self._left = over(self.header, self._left)
 
     def __iter__(self) -> Iterator[Row]:
         while self._ahead:

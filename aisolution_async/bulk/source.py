@@ -75,13 +75,14 @@ class Row:
     `line` is the line on which it begins in CSV and JSONL, the row's number in a worksheet (where the header is
     row 1, if nothing stands above it), and the number of the row, counted from 1, in Parquet. `problem` says why the
     row cannot be used, None where it can. `raw` is the line as it stands in the file, where no cells could be made
-    of it.
+    of it. `is_total`: it is a total below the others, and nobody is to be asked of it.
     """
 
     line: int
     cells: list[Any] = field(repr=False)
     problem: str | None = None
     raw: str | None = field(default=None, repr=False)
+    is_total: bool = False
 
 
 class Reader(ABC):

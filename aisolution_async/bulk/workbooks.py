@@ -13,7 +13,7 @@ import zipfile
 import zlib
 from array import array
 from bisect import bisect_right
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
@@ -37,6 +37,8 @@ DAMAGED = (
 )
 """What may be raised of a file that is no ZIP file, or a damaged one."""
 _PARTS = (".xml", ".bin", ".rels")
+_SHEETS = "xl/worksheets/"
+_BEGINS = b"<c ", b":c ", b"<c>", b"<row "
 
 # A list of ids and phones may begin like it.
 _SYLK = re.compile(rb"ID;P[^\r\n]{0,40}[\r\n]+(?:[BC];[XY]\d|P;[PFELM]|F;[PWSDNCMR]|O;[LVDPGKE]|NN;|NU;)")
@@ -44,12 +46,14 @@ _XML = "XML under the name of a sheet"
 _BEFORE_97 = re.compile(rb"\t[\0\2\4\x08][\4\6\x08\x10]\0")
 
 _ROW = re.compile(rb"<(?:\w+:)?row\b([^>]*)>")
+_LAST_ROW = re.compile(rb"""<row\s[^>]*?\br\s*=\s*["']([0-9]{1,7})["'][^>]*>""")
 _COLUMN = re.compile(rb"<(?:\w+:)?col\b([^>]*)>")
 _NUMBER = re.compile(rb"""\br\s*=\s*["']([0-9]{1,7})["']""")
 _FROM = re.compile(rb"""\bmin\s*=\s*["']([0-9]{1,7})["']""")
 _TO = re.compile(rb"""\bmax\s*=\s*["']([0-9]{1,7})["']""")
 # Nothing high or nothing wide is as good as hidden.
 _IS_HIDDEN = re.compile(rb"""\bhidden\s*=\s*["'](?:1|true)["']|\b(?:ht|width)\s*=\s*["']0+(?:\.0*)?["']""")
+_LOW = re.compile(rb"""ht\s*=\s*["']0""")
 _SHARED = re.compile(rb"""\bt\s*=\s*["']s["'][^>]*>\s*<(?:\w+:)?v>\s*([0-9]{1,9})""")
 _ITEM_END = re.compile(rb"</(?:\w+:)?si>")
 
@@ -126,16 +130,18 @@ class Hidden:
     columns: Spans = field(default_factory=Spans)
 
 
-def check(path: Path) -> dict[str, Hidden]:
+def check(path: Path, *, sheets: bool = True) -> dict[str, Hidden]:
     """Look through the parts of the workbook that are read whichever sheet is; what is hidden, of .ods, by sheet.
 
     Raises ConfigurationError for what takes more memory than any list of people needs. Of what is no such workbook,
-    or is damaged, whoever reads it says what is wrong.
+    or is damaged, whoever reads it says what is wrong. `sheets`: those of an .xlsx file, too; whoever looks through one
+    by `chunks` sees by that what it unpacks to.
     """
     try:
         with zipfile.ZipFile(path) as archive:
             for info in archive.infolist():
-                if info.filename.endswith(_PARTS):
+                is_seen = not sheets and _is_sheet(info) and info.file_size <= MOST_UNPACKED
+                if info.filename.endswith(_PARTS) and not is_seen:
                     _check_size(path, archive, info)
             if "content.xml" in archive.namelist():
                 with unpacked(archive, "content.xml") as file:
@@ -145,23 +151,44 @@ def check(path: Path) -> dict[str, Hidden]:
     return {}
 
 
-def look_into_sheet(path: Path, archive: zipfile.ZipFile, part: str) -> Hidden:
-    """What is hidden of a sheet of an .xlsx file. Raises ConfigurationError as `check` does."""
+def check_sheets(path: Path, archive: zipfile.ZipFile) -> None:
+    """Raise ConfigurationError for worksheets that take too much memory: where one is read that is not looked into."""
+    for info in filter(_is_sheet, archive.infolist()):
+        _check_size(path, archive, info)
+
+
+def _is_sheet(info: zipfile.ZipInfo) -> bool:
+    return info.filename.startswith(_SHEETS) and info.filename.endswith(".xml")
+
+
+def look_into_sheet(path: Path, archive: zipfile.ZipFile, part: str, see: Callable[[bytes, int], None]) -> Hidden:
+    """What is hidden of a sheet of an .xlsx file. Raises ConfigurationError as `check` does.
+
+    `see` is called with each piece of the sheet, and with the number of the last row in it or before it.
+    """
     hidden = Hidden(known=True)
     number = cells = 0
     for chunk in chunks(path, archive, part):
-        cells += chunk.count(b"<c ") + chunk.count(b":c ") + chunk.count(b"<c>") + chunk.count(b":c>")
+        cells += chunk.count(b"<c") + chunk.count(b":c")
         if cells > MOST_CELLS:
             raise _too_much(path, f"has more than {MOST_CELLS:,} cells")
+        # To look at each row is dear, and most sheets hide none. Columns are hidden before the first.
+        hides = number == 0 or b"hidden" in chunk or _LOW.search(chunk) is not None
+        last = None if hides else _LAST_ROW.match(chunk, chunk.rfind(b"<row "))
+        if last is not None:
+            number = int(last[1])
+            see(chunk, number)
+            continue
         for row in _ROW.findall(chunk):
             said = _NUMBER.search(row)
             number = int(said[1]) if said else number + 1
             if _IS_HIDDEN.search(row):
                 hidden.rows.add(number, number)
         for column in _COLUMN.findall(chunk):
-            first, last = _FROM.search(column), _TO.search(column)
-            if first and last and _IS_HIDDEN.search(column):
-                hidden.columns.add(int(first[1]), int(last[1]))
+            begin, end = _FROM.search(column), _TO.search(column)
+            if begin and end and _IS_HIDDEN.search(column):
+                hidden.columns.add(int(begin[1]), int(end[1]))
+        see(chunk, number)
     _check_shared(path, archive, part, cells)
     return hidden
 
@@ -169,14 +196,19 @@ def look_into_sheet(path: Path, archive: zipfile.ZipFile, part: str) -> Hidden:
 def chunks(path: Path, archive: zipfile.ZipFile, part: str) -> Iterator[bytes]:
     """The XML of a sheet by pieces, none of which ends inside of a cell.
 
-    Raises ConfigurationError for a cell without end.
+    Raises ConfigurationError for a cell without end, and for too many of them.
     """
     with unpacked(archive, part) as file:
         rest = b""
+        size = 0
         while piece := file.read(_CHUNK):
-            seen = max(0, len(rest) - 8)
+            size += len(piece)
+            if size > MOST_UNPACKED:
+                raise _too_much(path, f"unpacks to more than {MOST_UNPACKED >> 20:,} MiB")
+            seen = max(0, len(rest) - 32)
             rest += piece
-            end = max(rest.rfind(begin, seen) for begin in (b"<c ", b":c ", b"<c>", b"<row "))
+            end = next((end for begin in _BEGINS if (end := rest.rfind(begin, seen)) > 0), 0)
+            end = rest.rfind(b"<", 0, end + 1)  # a prefix stands before the colon
             if end > 0:
                 yield rest[:end]
                 rest = rest[end:]
@@ -225,7 +257,8 @@ def _items(path: Path, archive: zipfile.ZipFile, part: str) -> Iterator[bytes]:
     with unpacked(archive, part) as file:
         rest = b""
         while piece := file.read(_CHUNK):
-            *whole, rest = _ITEM_END.split(rest + piece)
+            rest += piece
+            *whole, rest = _ITEM_END.split(rest) if b":si>" in rest else rest.split(b"</si>")
             yield from whole
             if len(rest) > _LONGEST:
                 raise _too_much(path, f"has a cell of more than {_LONGEST >> 20} MiB")

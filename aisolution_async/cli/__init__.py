@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import sys
 
 from aisolution_async.cli import streams
@@ -10,12 +11,10 @@ from aisolution_async.cli import streams
 def main() -> None:
     """Run the command line on `sys.argv`, and exit."""
     streams.mend()
-    try:
-        from aisolution_async.cli.commands import aisolution  # noqa: PLC0415  # these are an extra
-    except ModuleNotFoundError as exc:
-        missing = (exc.name or "").partition(".")[0]
-        if missing not in ("click", "rich", "PIL"):
-            raise
-        sys.stderr.write(f"error: {missing} is missing: pip install 'aisolution-async[cli]'\n")
-        sys.exit(2)
+    for extra in ("click", "rich", "PIL"):  # looked for, and not imported: most commands need only some of them
+        if importlib.util.find_spec(extra) is None:
+            sys.stderr.write(f"error: {extra} is missing: pip install 'aisolution-async[cli]'\n")
+            sys.exit(2)
+    from aisolution_async.cli.commands import aisolution  # noqa: PLC0415  # it needs click
+
     aisolution(prog_name="aisolution")

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import shlex
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -16,17 +14,20 @@ import click
 from aisolution_async import clock
 from aisolution_async.api import CALLS, Call, Endpoint, Kind, Parameter
 from aisolution_async.batching import GRACE, Recheck
-from aisolution_async.bulk import BulkError, BulkRun, Forecast, Summary, forecast_bulk
+from aisolution_async.bulk import BulkError, BulkOptions, BulkRun, Estimate, ListSample, Summary
+from aisolution_async.bulk.forecast import foresee
+from aisolution_async.bulk.options import CONCURRENCY, GIVE_UP
 from aisolution_async.bulk.outputs import BOOK, STDOUT, origin_of
 from aisolution_async.bulk.rows import format_of
-from aisolution_async.bulk.runner import CONCURRENCY, GIVE_UP, count_rows
-from aisolution_async.cli import show
+from aisolution_async.bulk.sample import check_list
+from aisolution_async.cli import ahead, resuming, show
+from aisolution_async.cli.ahead import PlanFile
 from aisolution_async.cli.config import check_price
+from aisolution_async.cli.ending import EXIT_CODES, Ending, Exit, unwritable
 from aisolution_async.cli.options import (
     HELP,
     METAVARS,
     EndpointName,
-    Endpoints,
     LedgerPlace,
     access_options,
     delimiter,
@@ -39,10 +40,7 @@ from aisolution_async.cli.options import (
     seconds,
 )
 from aisolution_async.cli.running import (
-    EXIT_CODES,
     Access,
-    Ending,
-    Exit,
     check_stdout,
     connected,
     disconnected,
@@ -50,26 +48,14 @@ from aisolution_async.cli.running import (
     keep_stdin,
     on_interrupt,
     run,
-    unwritable,
 )
-from aisolution_async.ledger.urls import Place, is_there
+from aisolution_async.ledger.urls import Place, is_there, place_of
 
 # Kinds of optional parameters that may differ from row to row.
 _BY_COLUMN = (Kind.NUMBER, Kind.COUNTRY, Kind.TEXT)
 _MOST_AT_ONCE = 1000
 _MADE_UP = ".sandbox.ledger"
 _CALLS = {call.endpoint.command: call for call in CALLS}
-
-
-@click.group("bulk", cls=Endpoints, epilog=EXIT_CODES)
-def bulk_group() -> None:
-    """Ask the vendor for every row of a list: a workbook, CSV, JSONL or Parquet.
-
-    \b
-    Examples:
-      aisolution bulk whatsapp-detail applicants.xlsx -o checked.csv --country ID
-      aisolution bulk face-compare applicants.csv -o all.csv --endpoint whatsapp-detail --errors mend.csv
-    """
 
 
 def _options(call: type[Call[Any]]) -> list[click.Parameter]:
@@ -151,6 +137,19 @@ def _options(call: type[Call[Any]]) -> list[click.Parameter]:
             help="Write .csv so that Excel opens it as it is: 0007 stays 0007, and numbers keep their digits.",
         ),
         click.Option(["--dry-run"], is_flag=True, help="Check all, say what it would cost, send and write nothing."),
+        click.Option(
+            ["--sample"],
+            type=click.IntRange(1),
+            metavar="N",
+            help="Ask N rows, drawn at random, and say what the whole would cost and answer; then stop. The run of the "
+            "whole does not pay for them again.",
+        ),
+        click.Option(
+            ["--plan"],
+            type=file,
+            metavar="FILE",
+            help="Write what --dry-run or --sample says here too: .txt or .md, or .json for machines.",
+        ),
         *fit_options(list(every.values())),
         click.Option(["--keep-metadata"], is_flag=True, help="Send where a photo was taken (GPS) with it."),
         click.Option(
@@ -249,7 +248,8 @@ def _parameter_options(parameter: Parameter, *, hidden: bool) -> list[click.Opti
     return options
 
 
-def _command(call: type[Call[Any]]) -> click.Command:
+def command_of(call: type[Call[Any]]) -> click.Command:
+    """The command of one endpoint."""
     endpoint: Endpoint[Any] = call.endpoint
 
     def command(
@@ -262,19 +262,13 @@ def _command(call: type[Call[Any]]) -> click.Command:
         ledger: Place | None,
         no_ledger: bool,
         dry_run: bool,
-        concurrency: int,
-        rescued: Sequence[Path],
+        sample: int | None,
+        plan: Path | None,
         any_order: bool,
-        defuse: bool,
-        problems: Path | None,
-        give_up: float,
         recheck: bool,
         recheck_for: float,
-        max_charges: int | None,
-        max_cost: Decimal | None,
         fit: bool,
         strict_numbers: bool,
-        keep_metadata: bool,
         images: Path | None,
         images_root: Path | None,
         quiet: bool,
@@ -286,51 +280,55 @@ def _command(call: type[Call[Any]]) -> click.Command:
     ) -> None:
         if no_ledger and ledger is not None:
             raise Ending("give either --ledger or --no-ledger", Exit.USAGE)
+        ahead.check(plan, sample, is_dry=dry_run, no_ledger=no_ledger)
         if output is None:
             output = _output_of(source)
         if output is None and not dry_run:
             raise Ending("say where the results go: -o results.csv, or results.xlsx", Exit.USAGE)
-        if as_json and not dry_run and STDOUT in (str(output), str(problems)):
+        if as_json and not (dry_run or sample) and STDOUT in (str(output), str(chosen["problems"])):
             raise Ending("--json prints on stdout, where the results go: leave one of them out", Exit.USAGE)
         if as_json:
             check_stdout()
-        check_price(click.get_current_context())
+        context = click.get_current_context()
+        check_price(context)
+        file = None if plan is None else PlanFile(plan)
+        resuming.run_mended(context, source, output)
         given = [
             (*name.split("_", 1), chosen.pop(name)) for name in [*chosen] if name.startswith(("column_", "value_"))
         ]
         given = [each for each in given if each[2] not in (None, False)]
-        options = {
-            **chosen,
-            "columns": {**{name: value for what, name, value in given if what == "column"}, **columns},
-            "values": {**{name: value for what, name, value in given if what == "value"}, **values},
-            "images_root": images or images_root,
-            "ledger": None if no_ledger else _ledger_of(source, output, ledger, sandbox=sandbox, quiet=quiet),
-        }
+        with foreseen():
+            options = BulkOptions(
+                **chosen,
+                columns={**{name: value for what, name, value in given if what == "column"}, **columns},
+                values={**{name: value for what, name, value in given if what == "value"}, **values},
+                images_root=images or images_root,
+                ledger=None if no_ledger else _ledger_of(source, output, ledger, sandbox=sandbox, quiet=quiet),
+                ordered=not any_order,
+                recheck=Recheck(give_up=recheck_for) if recheck else None,
+                command=resuming.command_of(context, output),
+                on_start=None if quiet else show.say,
+                on_warning=None if quiet else show.say,
+                on_resume=None if quiet else _say_resumed,
+            )
+        if sample is not None:
+            with foreseen():
+                check_list(source, options)
         if str(source) == STDOUT:
             keep_stdin()
         access = Access(sandbox, token_file, base_url)
         of_client = {"fit": fit, "strict_numbers": strict_numbers}
         calls = [call, *(_CALLS[name] for name in dict.fromkeys(endpoints))]
         if dry_run:
-            options |= {"call": calls, "source": source, "output": output}
-            code = run(_forecast(access, of_client, options, quiet=quiet, as_json=as_json))
+            code = run(
+                _forecast(access, of_client, (calls, source, output), options, file, quiet=quiet, as_json=as_json)
+            )
         else:
             assert output is not None
-            options |= {
-                "problems": problems,
-                "rescued": rescued,
-                "ordered": not any_order,
-                "defuse": defuse,
-                "concurrency": concurrency,
-                "max_charges": max_charges,
-                "max_cost": max_cost,
-                "give_up": give_up,
-                "keep_metadata": keep_metadata,
-                "recheck": Recheck(give_up=recheck_for) if recheck else None,
-            }
-            job = _CommandRun(calls, source, output, options, of_client)
+            drawn = None if sample is None else ListSample(sample)
+            job = _CommandRun(calls, source, output, options, of_client, sample=drawn, plan=file)
             code = run(job.run(access, quiet=quiet, as_json=as_json))
-        click.get_current_context().exit(code)
+        context.exit(code)
 
     parameters = [parameter.name for parameter in endpoint.parameters if parameter.required]
     images = any(parameter.kind is Kind.IMAGE for parameter in endpoint.parameters)
@@ -377,14 +375,16 @@ formats of INPUT, colours, filters and a summary; its .part is JSONL, and it is 
 1,048,576 rows at most.
 
 Ctrl-C stops it, and waits for the answers under way; Ctrl-C again waits only a moment longer. However it was
-ended, run it again to go on: what was answered is in OUTPUT.ledger, is not paid for twice, and is written as if
-the run had never been stopped. A call that may have been charged, and has no answer, is held: it is not sent
-again unless --retry-unknown says so. Where the vendor does not answer any more, the run ends (--give-up), to be gone
-on with later. A number that is still being checked is told at the end: run it again later, or say --recheck.
+ended, run it again, or say aisolution bulk --resume OUTPUT, to go on: what was answered is in OUTPUT.ledger, is not
+paid for twice, and is written as if the run had never been stopped. A call that may have been charged, and has no
+answer, is held: it is not sent again unless --retry-unknown says so. Where the vendor does not answer any more, the
+run ends (--give-up), to be gone on with later. A number that is still being checked is not ok, and told at the end:
+run it again later, or say --recheck.
 
-The file of --errors is to be mended and is then an INPUT: it remembers its ledger (FILE.of, beside it), so that
-nothing is paid for twice. The ledger holds personal data; see `aisolution ledger`. With -o -, there is
-a ledger only where --ledger names one.
+Rows are to be mended in the file of --errors, whose column "row" says which row of INPUT each is, or in INPUT. Then
+--resume, or the same command, fills them in, in the same OUTPUT, and pays for nothing twice. Rows that are held are in
+OUTPUT-held instead, with what to do about each. The ledger holds personal data; see `aisolution ledger`. With -o -,
+there is a ledger only where --ledger names one.
 """
 
 
@@ -425,61 +425,24 @@ def _is_made_up(ledger: Place) -> bool:
     return ledger.name.endswith(_MADE_UP) if isinstance(ledger, Path) else ledger.schema.endswith("sandbox")
 
 
-# What is of one run alone, and not of the one that goes on with the rows that were mended.
-_OF_ONE_RUN = (
-    *("source", "output", "problems", "ledger", "no_ledger", "dry_run", "overwrite", "quiet", "as_json"),
-    *("retry_unknown", "reuse_for", "rescued", "header_row"),
-)
-_OF_THE_FILE = ("sheet", "skip_hidden", "delimiter", "encoding")
-
-
-def _command_to_mend(done: Summary, source: Path, output: Path, ledger: Place | None) -> str | None:
-    """The command that asks the rows of the file of problems once they are mended, and pays for nothing twice."""
-    context, mend = click.get_current_context(silent=True), done.problems
-    if context is None or mend is None or ledger is None or not done.complete or not done.failed:
-        return None
-    if STDOUT in (str(mend), str(output)):
-        return None
-    words = [*context.command_path.split(), str(mend)]
-    words += ["-o", str(output.with_name(f"{output.stem}-mended{output.suffix}")), "--ledger", str(ledger)]
-    leave_out = _OF_ONE_RUN if mend.suffix.lower() == source.suffix.lower() else _OF_ONE_RUN + _OF_THE_FILE
-    for param in context.command.params:
-        name = str(param.name)
-        given = context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE
-        if isinstance(param, click.Option) and given and name not in leave_out:
-            words += _words_of(param, context.params[name])
-    return shlex.join(words)
-
-
-def _words_of(param: click.Option, value: Any) -> list[str]:
-    """An option as it is typed."""
-    if param.is_flag:
-        return [(param.opts if value else param.secondary_opts or param.opts)[0]]
-    if isinstance(value, Mapping):
-        value = [f"{name}={held}" for name, held in value.items()]
-    if isinstance(value, float):
-        value = f"{value:g}s"
-    if param.name in ("base_url", "value_callback"):
-        value = "…"  # it may hold a password
-    return [
-        word for each in (value if isinstance(value, list | tuple) else [value]) for word in (param.opts[0], str(each))
-    ]
-
-
 async def _forecast(
     access: Access,
     of_client: Mapping[str, Any],
-    options: Mapping[str, Any],
+    what: tuple[Sequence[type[Call[Any]]], Path, Path | None],
+    options: BulkOptions,
+    file: PlanFile | None,
     *,
     quiet: bool,
     as_json: bool,
 ) -> Exit:
     async with disconnected(access, **of_client) as client:
-        found: Forecast = await forecast_bulk(client, on_start=None if quiet else show.say, **options)
-    if as_json:
-        show.say_json(show.forecast_as_json(found))
+        found = await foresee(client, *what, options)
+    lines, record = ahead.dry_run(found, options.known_prices), ahead.dry_run_as_json(found)
+    ahead.say(lines, record if as_json else None, quiet=quiet)
+    if file is not None:
+        file.write([*found.notes, *found.columns], lines, record)
     if not quiet:
-        show.forecast(found, options["prices"])
+        show.say("nothing was sent, and nothing was written" + (f" but {file.path}" if file is not None else ""))
     return Exit.PROBLEMS if found.failed else Exit.OK
 
 
@@ -491,14 +454,19 @@ class _CommandRun:
         calls: Sequence[type[Call[Any]]],
         source: Path,
         output: Path,
-        options: Mapping[str, Any],
+        options: BulkOptions,
         of_client: Mapping[str, Any],
+        *,
+        sample: ListSample | None,
+        plan: PlanFile | None,
     ) -> None:
         self._calls = calls
         self._source = source
         self._output = output
         self._options = options
         self._of_client = of_client
+        self._sample = sample
+        self._plan = plan
         self._bulk: BulkRun | None = None
         self._running: asyncio.Task[Summary] | None = None
         self._pressed = 0
@@ -519,39 +487,31 @@ class _CommandRun:
                 self._report(access, quiet=quiet, as_json=as_json)
                 raise
             done = self._report(access, quiet=quiet, as_json=as_json)
-        if self._pressed and failed is None and not done.complete:
+        is_whole = done.complete if self._sample is None else self._sample.estimate is not None
+        if self._pressed and failed is None and not is_whole:
             where = "no row has a result" if done.part is None else f"the rows so far are in {str(done.part)!r}"
-            if done.rows and str(self._output) == STDOUT:
+            if self._sample is not None:
+                where = f"{done.rows:,} rows of the sample were asked"
+            elif done.rows and str(self._output) == STDOUT:
                 where = "the rows so far were written"
-            if self._options["ledger"] is not None:
+            if self._options.ledger is not None:
                 where += "; run it again to go on"
             failed = Ending(f"interrupted: {where}", Exit.INTERRUPTED)
         if self._unsaid is not None:
             failed = Ending(f"{failed.message}; and {self._unsaid.message}", failed.code) if failed else self._unsaid
         if failed is not None:
             raise failed
-        return _exit_code(done)
+        return _exit_code(done) if self._sample is None or done.over_budget else Exit.OK
 
     async def _run(self, access: Access, *, quiet: bool) -> None:
-        connections = self._options["concurrency"]
-        async with connected(access, max_connections=connections, **self._of_client) as client:
-            bulk = self._bulk = BulkRun(
-                client,
-                self._calls,
-                self._source,
-                self._output,
-                on_start=None if quiet else show.say,
-                on_resume=None if quiet else _say_resumed,
-                **self._options,
-            )
+        options, each = self._options, len(self._calls)
+        async with connected(access, max_connections=options.concurrency, **self._of_client) as client:
+            bulk = self._bulk = BulkRun(client, self._calls, self._source, self._output, options, sample=self._sample)
             if self._pressed:
                 return
             running = self._running = asyncio.create_task(bulk.run())
-            prices, each = self._options["prices"], len(self._calls)
-            reading = {
-                name: self._options[name] for name in ("delimiter", "encoding", "sheet", "skip_hidden", "header_row")
-            }
-            with _followed(bulk, self._source, reading, None if quiet else show.display(prices, each)):
+            display = None if quiet else show.display(options.known_prices, each)
+            with _followed(bulk, display):
                 try:
                     await asyncio.wait({running})
                 finally:
@@ -573,7 +533,10 @@ class _CommandRun:
 
     def _report(self, access: Access, *, quiet: bool, as_json: bool) -> Summary:
         done = Summary() if self._bulk is None else self._bulk.summary
-        ledger, prices = self._options["ledger"], self._options["prices"]
+        ledger = None if self._options.ledger is None else place_of(self._options.ledger)
+        prices = self._options.known_prices
+        if self._sample is not None and (found := self._sample.estimate) is not None:
+            return self._report_sample(found, done, access, quiet=quiet, as_json=as_json)
         if as_json:
             try:
                 show.say_json(show.as_json(done, ledger, prices))
@@ -583,9 +546,30 @@ class _CommandRun:
             if access.sandbox:
                 show.say("against the sandbox: the answers are made up, and nothing was really charged")
             show.summary(done, ledger, prices)
-            if command := _command_to_mend(done, self._source, self._output, ledger):
-                show.say(f"once {done.problems} is mended, this asks its rows, and pays for nothing twice:")
-                show.say(f"  {command}")
+            mend = None if STDOUT in (str(self._output), str(done.problems)) else done.problems
+            can_mend = done.failed > done.unsettled or done.errors["InputError"]
+            if mend is not None and ledger is not None and done.complete and can_mend:
+                context = click.get_current_context(silent=True)
+                show.say(f"once {mend} is mended: {resuming.told(context, self._output)}")
+        return done
+
+    def _report_sample(self, found: Estimate, done: Summary, access: Access, *, quiet: bool, as_json: bool) -> Summary:
+        lines, record = ahead.sample(found), ahead.sample_as_json(found)
+        if access.sandbox and not quiet:
+            show.say("against the sandbox: the answers are made up, and nothing was really charged")
+        try:
+            ahead.say(lines, record if as_json else None, quiet=quiet)
+        except OSError as exc:
+            self._unsaid = unwritable(exc)
+        if self._plan is not None:
+            try:
+                self._plan.write([*found.foreseen.notes, *found.foreseen.columns], lines, record)
+            except Ending as ending:
+                self._unsaid = ending
+        if done.rescued:
+            show.say(f"rows that the ledger could not take are in {', '.join(done.rescued)}: the whole run takes them")
+        if not quiet:
+            show.say(f"the answers are in {self._options.ledger}: the same command without --sample reuses them")
         return done
 
 
@@ -598,12 +582,12 @@ def _exit_code(done: Summary) -> Exit:
         return Exit.PROBLEMS if done.checking else Exit.OK
     if done.over_budget:
         return Exit.BUDGET
-    unreachable = "NotSentError" in done.errors and not done.ok and done.errors.keys() <= {"InputError", "NotSentError"}
-    return Exit.UNREACHABLE if unreachable else Exit.PROBLEMS
+    is_only_that = "NotSentError" in done.errors and done.errors.keys() <= {"InputError", "NotSentError"}
+    return Exit.UNREACHABLE if is_only_that and not (done.ok or done.checking) else Exit.PROBLEMS
 
 
 @contextmanager
-def _followed(bulk: BulkRun, source: Path, reading: Mapping[str, Any], display: show.Display | None) -> Iterator[None]:
+def _followed(bulk: BulkRun, display: show.Display | None) -> Iterator[None]:
     """Show on `display` how far `bulk` is, as long as this is open."""
     if display is None:
         yield
@@ -618,9 +602,10 @@ def _followed(bulk: BulkRun, source: Path, reading: Mapping[str, Any], display: 
             if progress is None:
                 continue
             if bulk.total is None and counting is None:
-                counting = asyncio.create_task(asyncio.to_thread(count_rows, source, given_up, **reading))
+                counting = asyncio.create_task(asyncio.to_thread(bulk.count, given_up))
             counted = counting.result() if counting is not None and counting.done() else None
-            display.update(progress, counted if bulk.total is None else bulk.total, bulk.trouble)
+            total = counted if bulk.total is None else bulk.total
+            display.update(progress, total, bulk.trouble, making=bulk.making)
 
     with display:
         following = asyncio.create_task(follow())
@@ -629,8 +614,3 @@ def _followed(bulk: BulkRun, source: Path, reading: Mapping[str, Any], display: 
         finally:
             following.cancel()
             given_up.set()
-
-
-for _each in CALLS:
-    bulk_group.add_command(_command(_each))
-del _each

@@ -11,12 +11,13 @@ from typing import Any
 import click
 from rich.console import Console
 
-from aisolution_async.api import CALLS, Call, Endpoint, Kind, Reply
+from aisolution_async.api import Call, Endpoint, Kind, Reply
 from aisolution_async.bulk.results import answered
 from aisolution_async.charges import Attempt
 from aisolution_async.cli import show
-from aisolution_async.cli.options import HELP, METAVARS, Endpoints, access_options, fit_options, option
-from aisolution_async.cli.running import EXIT_CODES, Access, Ending, Exit, check_stdout, connected, run, unwritable
+from aisolution_async.cli.ending import EXIT_CODES, Ending, Exit, unwritable
+from aisolution_async.cli.options import HELP, METAVARS, access_options, fit_options, option
+from aisolution_async.cli.running import Access, check_stdout, connected, run
 from aisolution_async.errors import AISolutionError, NotSentError
 from aisolution_async.hiding import redacted
 
@@ -27,17 +28,8 @@ _EXAMPLES = {
 }
 
 
-@click.group("call", cls=Endpoints, epilog=EXIT_CODES)
-def call_group() -> None:
-    """Ask the vendor once.
-
-    \b
-    Example:
-      aisolution call face-compare selfie.jpg card.jpg
-    """
-
-
-def _command(call: type[Call[Any]]) -> click.Command:
+def command_of(call: type[Call[Any]]) -> click.Command:
+    """The command of one endpoint."""
     endpoint: Endpoint[Any] = call.endpoint
     params: list[click.Parameter] = []
     for parameter in endpoint.parameters:
@@ -156,8 +148,3 @@ def _answer_text(answer: Mapping[str, Any], reply: Reply) -> str:
             rows.append((name, value))
     show.fields(console, [*rows, ("charge", show.charge(reply.charge)), ("attempts", len(reply.attempts))])
     return text.getvalue()
-
-
-for _each in CALLS:
-    call_group.add_command(_command(_each))
-del _each

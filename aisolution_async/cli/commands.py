@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import click
-from click.shell_completion import ShellComplete, get_completion_class
-from rich.console import Console
 
 import aisolution_async
-from aisolution_async.cli import demo
-from aisolution_async.cli.bulk import bulk_group
-from aisolution_async.cli.call import call_group
 from aisolution_async.cli.config import config_option, name_variables
-from aisolution_async.cli.ledger import ledger_group
-from aisolution_async.cli.report import report_command
-from aisolution_async.cli.running import EXIT_CODES, Commands, run
-from aisolution_async.cli.sandbox import sandbox_command
+from aisolution_async.cli.ending import EXIT_CODES
+from aisolution_async.cli.lazy import Commands, Endpoints
 
 _PROGRAM = "aisolution"
 
@@ -42,6 +37,59 @@ def aisolution() -> None:
     """
 
 
+@aisolution.group("call", cls=Endpoints, path=("call",), epilog=EXIT_CODES)
+def call_group() -> None:
+    """Ask the vendor once.
+
+    \b
+    Example:
+      aisolution call face-compare selfie.jpg card.jpg
+    """
+
+
+class ListCommands(Endpoints):
+    """The commands for lists; `--resume OUTPUT` in their place stands for the one that OUTPUT was made by."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """See click."""
+        if args and args[0].partition("=")[0] in ("--resume", "--input") and not ctx.resilient_parsing:
+            from aisolution_async.cli import resuming  # noqa: PLC0415  # slow to import
+
+            args = resuming.resumed(ctx, args, _RESUME)
+        return super().parse_args(ctx, args)
+
+
+_RESUME = (
+    click.Option(
+        ["--resume"],
+        type=click.Path(path_type=Path),
+        metavar="OUTPUT",
+        expose_value=False,
+        help="Go on with OUTPUT, by the command that it is of: after any end of a run, and once rows were mended. "
+        "More options of that command may follow.",
+    ),
+    click.Option(
+        ["--input"],
+        type=click.Path(path_type=Path),
+        metavar="FILE",
+        expose_value=False,
+        help="With --resume: where the list is now, if it was moved.",
+    ),
+)
+
+
+@aisolution.group("bulk", cls=ListCommands, path=("bulk",), params=[*_RESUME], epilog=EXIT_CODES)
+def bulk_group() -> None:
+    """Ask the vendor for every row of a list: a workbook, CSV, JSONL or Parquet.
+
+    \b
+    Examples:
+      aisolution bulk whatsapp-detail applicants.xlsx -o checked.csv --country ID
+      aisolution bulk face-compare applicants.csv -o all.csv --endpoint whatsapp-detail --errors mend.csv
+      aisolution bulk --resume all.csv
+    """
+
+
 @aisolution.command("demo")
 def demo_command() -> None:
     """Run a small list of made-up applicants through the sandbox, and show what comes out.
@@ -50,6 +98,11 @@ def demo_command() -> None:
     Example:
       aisolution demo
     """
+    from rich.console import Console  # noqa: PLC0415  # these are slow to import
+
+    from aisolution_async.cli import demo  # noqa: PLC0415
+    from aisolution_async.cli.running import run  # noqa: PLC0415
+
     run(demo.run_demo(Console(highlight=False)))
 
 
@@ -64,6 +117,8 @@ def completion_command(shell: str) -> None:
       aisolution completion zsh > ~/.aisolution-complete && echo '. ~/.aisolution-complete' >> ~/.zshrc
       aisolution completion fish > ~/.config/fish/completions/aisolution.fish
     """
+    from click.shell_completion import ShellComplete, get_completion_class  # noqa: PLC0415  # slow to import
+
     found = get_completion_class(shell)
     assert found is not None
     # Not the class's own source(): for bash it runs the bash of this machine first.
@@ -71,9 +126,4 @@ def completion_command(shell: str) -> None:
 
 
 aisolution.params.append(config_option(of_root=True))
-aisolution.add_command(call_group)
-aisolution.add_command(bulk_group)
-aisolution.add_command(ledger_group)
-aisolution.add_command(report_command)
-aisolution.add_command(sandbox_command)
-name_variables(aisolution)
+name_variables(aisolution, ())

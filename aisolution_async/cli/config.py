@@ -14,15 +14,13 @@ from __future__ import annotations
 
 import difflib
 import re
-import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import click
 
-from aisolution_async.api import CALLS, Kind
-from aisolution_async.cli.running import Ending, Exit
+from aisolution_async.cli.ending import Ending, Exit
 
 FILE = "aisolution.toml"
 """The file that is looked for in the current folder."""
@@ -37,8 +35,8 @@ HARMLESS = frozenset(
         *("sheet", "skip_hidden", "header_row", "delimiter", "encoding"),  # how it is read
         *("images", "images_root"),  # a list may name any file without it, and none outside of it
         *("concurrency", "any_order", "strict_numbers", "servstatus"),  # how it is asked
-        *("max_charges", "max_cost", "price", "dry_run"),  # what limits a run; see `check_price`
-        *("quiet", "json", "unknown", "excel"),  # what is shown
+        *("max_charges", "max_cost", "price", "dry_run", "sample"),  # what limits a run; see `check_price`
+        *("quiet", "json", "unknown", "excel", "currency"),  # what is shown
         *("day", "count", "amount", "status", "decimal", "dates", "period"),  # how an invoice is read
         # The vendor, pretended.
         *("port", "latency", "latency_spread", "capacity", "fault", "seed", "callback_delay", "whatsapp_down"),
@@ -47,12 +45,8 @@ HARMLESS = frozenset(
 # Files that it may name in the current folder, and below.
 INSIDE = frozenset(("errors", "ledger"))
 # Of what is given as NAME=…, the kinds of parameters that it may give: no address, and no file to be sent.
-BY_KIND = {
-    "column": frozenset((Kind.IMAGE, Kind.NUMBER, Kind.COUNTRY, Kind.TEXT)),
-    "value": frozenset((Kind.COUNTRY, Kind.FLAG)),
-}
+BY_KIND = {"column": frozenset(("image", "number", "country", "text")), "value": frozenset(("country", "flag"))}
 _WHERETO = ("base_url", "callback", "output", "token_file")
-_KINDS = {parameter.name: parameter.kind for call in CALLS for parameter in call.endpoint.parameters}
 
 
 def config_option(*, of_root: bool = False, hidden: bool = False) -> click.Option:
@@ -69,12 +63,15 @@ def config_option(*, of_root: bool = False, hidden: bool = False) -> click.Optio
     )
 
 
-def name_variables(root: click.Group) -> None:
-    """Let the environment say what the file may say: AISOLUTION_BULK_CONCURRENCY, AISOLUTION_BULK_ADD_FACE_KEY."""
-    for path, command in _commands(root, ()):
+def name_variables(root: click.Command, path: tuple[str, ...]) -> None:
+    """Let the environment say what the file may say: AISOLUTION_BULK_CONCURRENCY, AISOLUTION_BULK_ADD_FACE_KEY.
+
+    That is for `root`, to which the names of `path` lead, and the commands below that are imported.
+    """
+    for names, command in _commands(root, path):
         if not any("--config" in param.opts for param in command.params):
             command.params.append(config_option(hidden=True))  # the file of the folder is read for it too
-        prefixes = ["_".join(("AISOLUTION", *path[:length])) for length in range(len(path), 0, -1)]
+        prefixes = ["_".join(("AISOLUTION", *names[:length])) for length in range(len(names), 0, -1)]
         for name, param in _options(command).items():
             param.envvar = [f"{prefix}_{name}".upper().replace("-", "_") for prefix in prefixes]
 
@@ -91,6 +88,8 @@ def check_price(ctx: click.Context) -> None:
 
 
 def _configure(ctx: click.Context, param: click.Parameter, path: Path | None) -> None:  # noqa: ARG001  # click's
+    from aisolution_async.cli.lazy import Lazy  # noqa: PLC0415  # which names the variables of what it imports
+
     root = ctx.find_root()
     if ctx.resilient_parsing:
         return
@@ -99,7 +98,8 @@ def _configure(ctx: click.Context, param: click.Parameter, path: Path | None) ->
     # The file of the folder is read last, by the command itself: it may be given the name of another.
     elif ctx is root or ctx.meta.get(_NAMED) or not Path(FILE).is_file():
         return
-    assert isinstance(root.command, click.Group)
+    assert isinstance(root.command, Lazy)
+    root.command.load_all()  # the file may speak of any of them
     found = _read(path or Path(FILE), root.command, is_named=path is not None)
     for name in _path(ctx):
         found = found.get(name, {})
@@ -108,6 +108,8 @@ def _configure(ctx: click.Context, param: click.Parameter, path: Path | None) ->
 
 def _read(path: Path, root: click.Group, *, is_named: bool) -> dict[str, Any]:
     """What the file says, as click's default map. Raises Ending."""
+    import tomllib  # noqa: PLC0415  # slow to import, and there is seldom a file
+
     try:
         # Prices are money: they stay as they are written.
         said = tomllib.loads(path.read_bytes().decode("utf-8-sig"), parse_float=str)
@@ -173,7 +175,10 @@ class _Map:
                 return
             why = "leads out of this folder"
         elif name in BY_KIND:
-            foreign = [said for said in _names(value) if _KINDS.get(said) not in BY_KIND[name]]
+            from aisolution_async.api import CALLS  # noqa: PLC0415  # slow to import, and there is seldom a file
+
+            kinds = {parameter.name: parameter.kind.value for call in CALLS for parameter in call.endpoint.parameters}
+            foreign = [said for said in _names(value) if kinds.get(said) not in BY_KIND[name]]
             if not foreign:
                 return
             why = f"gives {foreign[0]!r}, which may say where data goes"

@@ -116,9 +116,9 @@ async def run_demo(console: Console) -> None:
 def _title(console: Console, number: str, text: str, command: str = "", done: Summary | None = None) -> None:
     console.print(f"\n[bold]{number}  {text}[/]")
     if done is not None:
-        console.print(
-            f"[dim]   aisolution bulk {command}: {done.rows} rows, {done.ok} answered, {done.failed} with problems[/]"
-        )
+        checking = f"{done.checking} still checking, " if done.checking else ""
+        counts = f"{done.rows} rows, {done.ok} answered, {checking}{done.failed} with problems"
+        console.print(f"[dim]   aisolution bulk {command}: {counts}[/]", soft_wrap=True)
 
 
 def _read(path: Path) -> list[dict[str, str]]:
@@ -135,8 +135,9 @@ def _show_rows(console: Console, path: Path, columns: Mapping[str, str]) -> None
     problems = []
     for row in _read(path):
         cells = [Text(show.clean(row[column]), style=_VERDICTS.get(row[column], "")) for column in columns]
-        if row["ok"] != "true":
+        if row["error"]:
             cells[-1] = Text(row["error"], style="red")
+        if row["problem"]:
             problems.append((row["applicant"], show.clean(row["problem"]).replace(f"{path.parent}/", "")))
         made.add_row(row["applicant"], *cells, show.charge(Charge(row["charge"])))
     console.print(made)

@@ -24,8 +24,9 @@ from aisolution_async.bulk.outputs import Output
 from aisolution_async.bulk.results import answered
 from aisolution_async.charges import Charge
 from aisolution_async.cli import show
+from aisolution_async.cli.ending import Ending, Exit
 from aisolution_async.cli.options import LedgerPlace, prices
-from aisolution_async.cli.running import Ending, Exit, foreseen, run
+from aisolution_async.cli.running import foreseen, run
 from aisolution_async.errors import ConfigurationError
 from aisolution_async.hiding import SECRET_FIELDS
 from aisolution_async.ledger import Record, State, Store, Sum, open_ledger

@@ -83,17 +83,6 @@ class EndpointName(click.Choice):  # type: ignore[type-arg]  # it is generic fro
         return super().convert(value if found is None else found.command, param, ctx)
 
 
-class Endpoints(click.Group):
-    """A command for each endpoint, which may be called by any of the endpoint's spellings."""
-
-    def resolve_command(
-        self, ctx: click.Context, args: list[str]
-    ) -> tuple[str | None, click.Command | None, list[str]]:
-        """See click."""
-        found = endpoint_of(args[0])
-        return super().resolve_command(ctx, args if found is None else [found.command, *args[1:]])
-
-
 def money(ctx: click.Context, param: click.Parameter, text: str | None) -> Decimal | None:  # noqa: ARG001  # click's
     """An amount of money."""
     if text is None:

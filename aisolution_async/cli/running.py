@@ -13,19 +13,20 @@ import tempfile
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
-from enum import IntEnum
 from pathlib import Path
-from typing import IO, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-import click
 import httpx
 
 from aisolution_async.bulk import outputs
 from aisolution_async.cli import show
+from aisolution_async.cli.ending import Ending, Exit
 from aisolution_async.client import TOKEN_VARIABLE, AsyncClient
 from aisolution_async.errors import AISolutionError, ConfigurationError
 from aisolution_async.ledger import LedgerError
-from aisolution_async.sandbox import Sandbox
+
+if TYPE_CHECKING:
+    from aisolution_async.sandbox import Sandbox
 
 new_event_loop: Callable[[], asyncio.AbstractEventLoop]
 try:
@@ -38,41 +39,6 @@ T = TypeVar("T")
 _LONGEST_TOKEN = 4096
 
 
-class Exit(IntEnum):
-    """The exit codes."""
-
-    OK = 0
-    PROBLEMS = 1
-    USAGE = 2
-    UNREACHABLE = 3
-    BUDGET = 4
-    INTERRUPTED = 130
-
-
-EXIT_CODES = """\b
-Exit codes:
-  0    everything was answered
-  1    some rows (or the one call) have problems or are still being checked, or the run could not go on
-  2    usage, configuration or an unusable ledger: nothing was sent
-  3    the vendor could not be reached, or did not answer any more
-  4    the budget was used up before all rows were asked
-  130  interrupted
-"""
-
-
-class Ending(click.ClickException):
-    """The end of a command: one line, and the exit code."""
-
-    def __init__(self, message: str, code: Exit) -> None:
-        super().__init__(message)
-        self.code = code
-        self.exit_code = code  # type: ignore[misc]  # click declares it for the class, and means both
-
-    def show(self, file: IO[Any] | None = None) -> None:  # noqa: ARG002  # click's signature
-        """Say it on stderr."""
-        show.say(f"error: {self.message}")
-
-
 @dataclass(frozen=True, slots=True)
 class Access:
     """Which vendor to ask, and how to be let in."""
@@ -80,34 +46,6 @@ class Access:
     sandbox: bool = False
     token_file: Path | None = None
     base_url: str | None = None
-
-
-def unwritable(exc: OSError) -> Ending:
-    """The end of a command whose stdout cannot be written. Nothing more can be written to it then."""
-    # What is left in its buffer would be tried again, and complained of, as the interpreter ends.
-    with suppress(OSError, ValueError, AttributeError):
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        try:
-            os.dup2(nowhere, sys.stdout.fileno())
-        finally:
-            os.close(nowhere)
-    return Ending(f"standard output cannot be written: {exc.strerror or type(exc).__name__}", Exit.PROBLEMS)
-
-
-class Commands(click.Group):
-    """A group of commands that end in one line where their stdout cannot be written."""
-
-    def main(self, *args: Any, **kwargs: Any) -> Any:
-        """See click. A reader that went away is no error, and click's to deal with."""
-        try:
-            return super().main(*args, **kwargs)
-        except OSError as exc:
-            if exc.filename is not None:  # the errors of files that have names are foreseen elsewhere
-                raise
-            failed = unwritable(exc)
-        with suppress(OSError):
-            failed.show()
-        sys.exit(failed.exit_code)
 
 
 def check_stdout() -> None:
@@ -201,6 +139,8 @@ async def connected(access: Access, *, max_connections: int = 1, **options: Any)
 @asynccontextmanager
 async def started_sandbox(port: int = 0, *, callbacks_anywhere: bool = False) -> AsyncIterator[Sandbox]:
     """A sandbox that listens. Raises ConfigurationError if it cannot."""
+    from aisolution_async.sandbox import Sandbox  # noqa: PLC0415  # slow to import, and seldom asked for
+
     sandbox = Sandbox(port, callbacks_anywhere=callbacks_anywhere)
     try:
         await sandbox.start()

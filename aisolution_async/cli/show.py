@@ -22,6 +22,7 @@ from rich.text import Text
 
 from aisolution_async.batching import Progress
 from aisolution_async.bulk import Forecast, Summary
+from aisolution_async.bulk.durations import clock
 from aisolution_async.charges import Charge, Counts, Tally
 from aisolution_async.ledger import State
 from aisolution_async.ledger.urls import Place
@@ -161,8 +162,13 @@ class Display(Protocol):
         self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
     ) -> None: ...
 
-    def update(self, progress: Progress, total: int | None, trouble: str | None = None) -> None:
-        """Show `progress`; `total` is the number of rows, if it is known, `trouble` why an attempt failed last."""
+    def update(
+        self, progress: Progress, total: int | None, trouble: str | None = None, *, making: bool = False
+    ) -> None:
+        """Show `progress`; `total` is the number of rows, if it is known, `trouble` why an attempt failed last.
+
+        `making`: all rows have their results, and the workbook is being made.
+        """
 
 
 class Lines:
@@ -181,10 +187,12 @@ class Lines:
     ) -> None:
         """Nothing is open."""
 
-    def update(self, progress: Progress, total: int | None, trouble: str | None = None) -> None:
+    def update(
+        self, progress: Progress, total: int | None, trouble: str | None = None, *, making: bool = False
+    ) -> None:
         """Say it."""
         of = "" if total is None else f" of {total:,}"
-        numbers = [*_pace(progress, total, self._each, trouble), *_state(progress, self._each)]
+        numbers = _numbers(progress, total, self._each, trouble, making=making)
         spent = [money(progress.tally).plain, *_spent(progress.tally, self._prices)]
         say(f"{progress.done // self._each:,}{of} rows · {' · '.join([*numbers, *spent])}")
 
@@ -207,7 +215,9 @@ class Bar:
     ) -> None:
         self._live.stop()
 
-    def update(self, progress: Progress, total: int | None, trouble: str | None = None) -> None:
+    def update(
+        self, progress: Progress, total: int | None, trouble: str | None = None, *, making: bool = False
+    ) -> None:
         """Redraw it."""
         # The terminal's own "^C" behind a line that fills the width would put all out of place.
         width = max(20, self._live.console.width - 4)
@@ -216,7 +226,7 @@ class Bar:
         line = Table.grid(padding=(0, 1))
         room = min(60, max(8, width - cell_len(counted) - 1))
         line.add_row(ProgressBar(total=total, completed=rows, width=room, pulse=total is None), counted)
-        numbers = map(Text, [*_pace(progress, total, self._each, trouble), *_state(progress, self._each)])
+        numbers = map(Text, _numbers(progress, total, self._each, trouble, making=making))
         spent = [*_charges(progress.tally), *map(Text, _spent(progress.tally, self._prices))]
         self._live.update(Group(line, *_packed(numbers, width), *_packed(spent, width)), refresh=True)
 
@@ -225,6 +235,12 @@ def display(prices: Mapping[str, Decimal] | None = None, each: int = 1) -> Displ
     """What shows progress here."""
     console = Console(stderr=True, highlight=False)
     return Bar(console, prices, each) if console.is_terminal else Lines(prices, each)
+
+
+def _numbers(progress: Progress, total: int | None, each: int, trouble: str | None, *, making: bool) -> list[str]:
+    if making:
+        return ["all rows are done: making the workbook"]
+    return [*_pace(progress, total, each, trouble), *_state(progress, each)]
 
 
 def _pace(progress: Progress, total: int | None, each: int, trouble: str | None) -> list[str]:
@@ -267,21 +283,6 @@ def _spent(tally: Tally, prices: Mapping[str, Decimal]) -> list[str]:
     return [f"cost {amount(cost)}{f', and {amount(risk)} unknown' if risk else ''}"]
 
 
-_TIMES = ((86_400, "d", 3600, "h"), (3600, "h", 60, "min"), (60, "min", 1, "s"))
-
-
-def clock(seconds: float) -> str:
-    """Seconds as people read them: a number and its unit, and of the next smaller one what is left."""
-    if seconds < 9.95:
-        return f"{seconds:.1f} s"
-    whole = round(seconds)
-    for size, unit, smaller, its_unit in _TIMES:
-        if whole >= size:
-            big, rest = divmod(round(whole / smaller), size // smaller)
-            return f"{big:,} {unit} {rest} {its_unit}" if rest else f"{big:,} {unit}"
-    return f"{whole} s"
-
-
 # ----------------------------------------------------------------------------------------------- at the end
 
 
@@ -291,8 +292,13 @@ def summary(done: Summary, ledger: Place | None, prices: Mapping[str, Decimal] |
     sent = _sent(done)
     rate = f", {sent / done.seconds:,.0f} rows/s" if done.seconds and sent else ""
     rows: list[tuple[str, object]] = [
-        ("rows", f"{done.rows:,}" if done.rows or not done.complete else "0: the input has a header and nothing else"),
-        ("answered", f"{done.ok - done.checking:,}{_sources(done)}"),
+        (
+            "rows",
+            f"{done.rows:,}"
+            if done.rows or done.totals or not done.complete
+            else "0: the input has a header and nothing else",
+        ),
+        ("answered", f"{done.ok:,}{_sources(done)}"),
         ("with problems", _counted(done)),
         ("attempts", money(done.tally)),
     ]
@@ -301,24 +307,23 @@ def summary(done: Summary, ledger: Place | None, prices: Mapping[str, Decimal] |
         rows += [(f"  {name}", _counts(counts)) for name, counts in done.tally.by_endpoint.items()]
     rows.append(("time", clock(done.seconds) + rate))
     rows += [("note", warning) for warning in done.warnings]
-    if done.left_out:
-        rows.append(("left out", f"{done.left_out:,} empty rows at the end of the input"))
+    if done.left_out or done.totals:
+        rows.append(("left out", left_out(done)))
     if done.checking:
         rows.append(("still checking", f"{done.checking:,}: still being checked, or not available: run it again"))
     if done.held:
-        rows.append(("held", _held(done)))
+        rows.append(("held", held(done)))
     if done.over_budget:
         rows.append(("over budget", f"{done.over_budget:,} not sent: run it again with a larger budget"))
-    if done.output is not None:
-        rows.append(("results", "standard output" if str(done.output) == "-" else str(done.output)))
-    if done.part is not None:
-        rows.append(("results so far", str(done.part)))
-    if done.problems is not None:
-        rows.append(("to be mended", str(done.problems)))
+    results = None if done.output is None else "standard output" if str(done.output) == "-" else done.output
+    files = {"results": results, "results so far": done.part}
+    files |= {"to be mended": done.problems, "to be settled": done.to_settle}
+    rows += [(name, str(file)) for name, file in files.items() if file is not None]
     if done.rescued:
         rows.append(("rescued rows", ", ".join(done.rescued)))
         if ledger is not None and done.rescued != ["stderr"]:
-            rows.append(("", "run it again to take them back, with --rescued FILE where it is in another folder"))
+            streams = done.part is None and str(done.output or "-") == "-"
+            rows.append(("", f"run it again to take them back{', with --rescued FILE' if streams else ''}"))
     if ledger is not None:
         rows.append(("ledger", str(ledger)))
     fields(console, rows)
@@ -328,52 +333,6 @@ def _sent(done: Summary) -> int:
     """How many rows asked the vendor something. What a ledger answers, or nothing is sent for, is no speed."""
     answered = done.from_ledger + done.shared + done.taken_back
     return max(0, done.rows - answered - done.held - done.over_budget - done.errors["InputError"])
-
-
-def forecast(found: Forecast, prices: Mapping[str, Decimal]) -> None:
-    """What a run would do, on stderr."""
-    console = Console(stderr=True, highlight=False)
-    calls = found.calls.total()
-    rows: list[tuple[str, object]] = [
-        ("rows", f"{found.rows:,}"),
-        ("with problems", Text(f"{found.failed:,}", style="red" if found.failed else "")),
-        *(("", problem) for problem in found.problems),
-        *(("note", warning) for warning in found.warnings),
-        ("from the ledger", f"{found.from_ledger:,}"),
-        ("asked already", f"{found.shared:,}: the same as another call"),
-        ("to be sent", f"{calls:,} calls"),
-        *((f"  {name}", f"{count:,}") for name, count in found.calls.items() if len(found.calls) > 1),
-        ("charges", f"{found.charges.total():,} at most"),
-    ]
-    if found.held:
-        rows.append(("held", _held(found)))
-    unpriced = [name for name in found.charges if name not in prices]
-    cost = f"{amount(found.cost or Decimal(0))} at most"
-    if unpriced:
-        cost = f"not known: say --price {unpriced[0]}=MONEY"
-    rows.append(("cost", cost))
-    fields(console, rows)
-    say("nothing was sent, and nothing was written")
-
-
-def forecast_as_json(found: Forecast) -> dict[str, Any]:
-    """What a run would do, for machines."""
-    return {
-        "dry_run": True,
-        "rows": found.rows,
-        "failed": found.failed,
-        "errors": dict(found.errors),
-        "problems": found.problems,
-        "warnings": found.warnings,
-        "columns": found.columns,
-        "from_ledger": found.from_ledger,
-        "shared": found.shared,
-        "held": found.held,
-        **_hidden(found),
-        "calls": dict(found.calls),
-        "charges": dict(found.charges),
-        "cost": None if found.cost is None else str(found.cost),
-    }
 
 
 def as_json(done: Summary, ledger: Place | None, prices: Mapping[str, Decimal] | None = None) -> dict[str, Any]:
@@ -410,16 +369,27 @@ def as_json(done: Summary, ledger: Place | None, prices: Mapping[str, Decimal] |
         "rescued": done.rescued,
         "warnings": done.warnings,
         "gave_up": done.gave_up,
-        **_hidden(done),
+        **({} if done.to_settle is None else {"to_settle": str(done.to_settle)}),
+        **({} if not done.totals else {"totals": done.totals}),
+        **hidden(done),
         "ledger": None if ledger is None else str(ledger),
     }
 
 
-def _held(of: Summary | Forecast) -> str:
+def left_out(of: Summary | Forecast) -> str:
+    """Which rows were no applicants."""
+    empty = of.left_out if isinstance(of, Summary) else 0
+    said = [f"{empty:,} empty rows at the end of the input"] if empty else []
+    said += [f"{of.totals:,} {'totals' if of.totals > 1 else 'total'} at the end, not asked"] if of.totals else []
+    return ", ".join(said)
+
+
+def held(of: Summary | Forecast) -> str:
+    """How many are held, and what to do."""
     return f"{of.held:,}: may have been charged before: settle them, or say --retry-unknown {of.holds}"
 
 
-def _hidden(of: Summary | Forecast) -> dict[str, int | None]:
+def hidden(of: Summary | Forecast) -> dict[str, int | None]:
     """Only workbooks have such rows, and few of them."""
     return {} if of.hidden == 0 else {"hidden": of.hidden}
 
@@ -427,7 +397,7 @@ def _hidden(of: Summary | Forecast) -> dict[str, int | None]:
 def _sources(done: Summary) -> str:
     counts = {"from the ledger": done.from_ledger, "like another row": done.shared, "taken back": done.taken_back}
     others = [f"{count:,} {name}" for name, count in counts.items() if count]
-    return f": {', '.join([f'{done.ok - done.checking - sum(counts.values()):,} now', *others])}" if others else ""
+    return f": {', '.join([f'{done.ok - sum(counts.values()):,} now', *others])}" if others else ""
 
 
 def _counted(done: Summary) -> Text:

@@ -23,7 +23,7 @@ import sys
 import threading
 import warnings
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Self, cast
 
@@ -75,10 +75,23 @@ def fit(source: ImageSource, *, name: str, target: int = TARGET) -> bytes:
     and the first page of a TIFF, with a warning in the log where there are more. `name` is the parameter's.
     """
     _check_target(target)
+    return _made(source, name, lambda data: _fitted(data, name, target))
+
+
+def thumbnail(source: ImageSource, *, name: str, side: int) -> bytes:
+    """A small upright JPEG of `source`, of `side` pixels at most on its long side, without any metadata.
+
+    Blocks, for about 0.03 s a photo. Raises InputError as `fit` does.
+    """
+    return _made(source, name, lambda data: _shrunk(data, name, side))
+
+
+def _made(source: ImageSource, name: str, make: Callable[[bytes], bytes]) -> bytes:
+    """What is made of an image. Raises InputError, whatever a decoder makes of it."""
     data = images.load(source, name=name, max_bytes=LARGEST_FILE)
     try:
         with _quiet():
-            return _fitted(data, name, target)
+            return make(data)
     except InputError:
         raise
     except ModuleNotFoundError as exc:
@@ -94,7 +107,21 @@ def fit(source: ImageSource, *, name: str, target: int = TARGET) -> bytes:
     raise error
 
 
-def _fitted(data: bytes, name: str, target: int) -> bytes:
+def _shrunk(data: bytes, name: str, side: int) -> bytes:
+    image = _within_limits(data, name)
+    turn = 1 if image.format == "TIFF" else _orientation(image)
+    long = max(image.size)
+    if image.format == "JPEG":
+        wanted = min(long, 2 * side)
+        image.draft(None, (max(image.width * wanted // long, 1), max(image.height * wanted // long, 1)))
+    image.load()
+    if image.format == "TIFF":
+        turn = _orientation(image)
+    return _encoded(_upright(_sized(_plain(image), side), turn), None)
+
+
+def _within_limits(data: bytes, name: str) -> ImageFile:
+    """The image, opened, if it has as many pixels as can be decoded."""
     image = _opened(data, name)
     width, height = image.size
     if width < 1 or height < 1:
@@ -105,6 +132,12 @@ def _fitted(data: bytes, name: str, target: int) -> bytes:
             f"{name} has {width} x {height} pixels, over the limit of {most // 1_000_000} million: "
             "make the photo smaller"
         )
+    return image
+
+
+def _fitted(data: bytes, name: str, target: int) -> bytes:
+    image = _within_limits(data, name)
+    width, height = image.size
     pages = _frames(image)
     if pages > 1 and image.format != "TIFF":
         raise InputError(f"{name} is animated: send one picture")

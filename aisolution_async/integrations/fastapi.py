@@ -158,12 +158,12 @@ class _Shown(Reply):
     @computed_field(description="What the call cost, over all its attempts.")  # type: ignore[prop-decorator]
     @property
     def charge(self) -> Charge:
-        return overall(self._attempts)
+        return overall(super().attempts)
 
     @computed_field(description="The requests that led to this, oldest first.")  # type: ignore[prop-decorator]
     @property
     def attempts(self) -> tuple[AttemptMade, ...]:  # type: ignore[override]  # only pydantic reads it
-        return tuple(AttemptMade.of(attempt) for attempt in self._attempts)
+        return tuple(AttemptMade.of(attempt) for attempt in super().attempts)
 
 
 @functools.cache

@@ -42,7 +42,8 @@ from typing import Any, BinaryIO, Literal, TypedDict, Unpack
 from aisolution_async import clock, locks
 from aisolution_async.api import Call
 from aisolution_async.batching import Recheck
-from aisolution_async.bulk.runner import BulkError, BulkRun, calls_of
+from aisolution_async.bulk import BulkError, BulkOptions, BulkRun
+from aisolution_async.bulk.facts import calls_of
 from aisolution_async.client import AsyncClient
 from aisolution_async.errors import AISolutionError, InputError
 from aisolution_async.integrations.problems import title_of
@@ -82,8 +83,8 @@ class ListState:
 
     `status` is "running" while a process runs it, "done" once its results are whole, else "waiting". `total` is how
     many rows it has, None before it was begun. `done` rows have their outcome. Of those in the results so far, `ok`
-    were answered and `failed` were not, `held` of these because an attempt, by this run or before, may have been
-    charged: such a row is not sent again. `checking` of the answered are not settled: WhatsApp is still looking.
+    were answered, `checking` are not settled, since WhatsApp is still looking, and `failed` have problems, `held` of
+    these because an attempt, by this run or before, may have been charged: such a row is not sent again.
     `problem` says why the last run ended early, None if it did not; the list is tried again after a minute.
     """
 
@@ -222,16 +223,8 @@ class Lists:
         # A purged ledger lacks answers that what a killed run left still has: they are taken from there. Without the
         # ledger nobody knows what was under way when it was killed, and `BulkRun` refuses to begin anew.
         left = [path for path in (part, results) if path.exists()] if is_there(self._ledger) else []
-        return BulkRun(
-            client,
-            self._calls,
-            self._beside(name, "jsonl"),
-            results,
-            ledger=self._ledger,
-            overwrite=bool(left),
-            rescued=left,
-            **self._options,
-        )
+        options = BulkOptions(ledger=self._ledger, overwrite=bool(left), rescued=left, **self._options)
+        return BulkRun(client, self._calls, self._beside(name, "jsonl"), results, options)
 
     def tell(self, name: str, state: ListState) -> None:
         """Write down how far a list is, at one stroke."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import sqlite3
 from collections.abc import Container, Iterator, Sequence
@@ -62,6 +63,8 @@ class Book:
             schema.use(self._db)
             self._mark = mark.Mark(path, self.hash_key)
             self._mark.note(last_id)
+            if owners.has_others(path, self._owner.name):
+                schema.sync_log(self._db)
             with self.transaction():  # so that nobody begins anything meanwhile
                 owners.sweep(path, intents.owners_of_any(self._step))
         except BaseException:
@@ -129,7 +132,8 @@ class Book:
             if callback is not None:
                 callbacks.expect(step, callback, started)
             elif lender is not None:
-                callbacks.lend(step, lender, started)
+                callbacks.lend(step, lender)
+                return dataclasses.replace(started, borrows=True)
             return started
         if ask.reusable and (like := intents.under_way(step, ask.identity)) is not None:
             # Whatever else there is to say, an attempt under way comes first: it may bring the answer.

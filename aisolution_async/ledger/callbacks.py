@@ -3,7 +3,8 @@
 A question is awaited from the request that names a callback on. The charge of the callback is that of this request
 while it is under way or lost; once the request has brought an answer that is not final, a charge is set aside here
 (`reserved`); a request that was refused or never left is owed no answer, and is spent. Answered otherwise (`answered`),
-the question keeps what was set aside until the callback is late: it may be charged all the same.
+the question keeps what was set aside until the callback is late: it may be charged all the same. One that comes until
+then is UNKNOWN for good.
 """
 
 # ruff: noqa: S608  # the SQL that is put together here is made of our own constants
@@ -14,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from aisolution_async.ledger import attempts, intents
-from aisolution_async.ledger.rows import BY_HAND, HOLDS, LIFTED, Row, key_text
+from aisolution_async.ledger.rows import BY_HAND, HOLDS, LIFTED, REPEATED, Row, key_text
 from aisolution_async.ledger.step import Step
 from aisolution_async.ledger.store import Ask, Result, Started, State
 
@@ -82,10 +83,9 @@ def can_lend(step: Step, awaited: Awaited | None, ask: Ask) -> bool:
     return awaited is not None and awaited.reserved and (ask.overdue or awaited.ends <= step.now)
 
 
-def lend(step: Step, awaited: Awaited, started: Started) -> None:
-    """The charge of the callback is now that of the attempt, which asks again."""
+def lend(step: Step, awaited: Awaited) -> None:
+    """What was set aside for the callback is now the attempt's, which asks again. A callback is charged besides it."""
     _reserve(step, awaited, -1)
-    step.sql(f"UPDATE outstanding SET attempt = ? {_THIS}", (started.id, awaited.callback, awaited.identity))
 
 
 def settle(step: Step, awaited: Awaited, started: Started, result: Result) -> None:
@@ -101,12 +101,14 @@ def settle(step: Step, awaited: Awaited, started: Started, result: Result) -> No
         awaited.answered = True
         step.totals.count(awaited.endpoint, awaited.counts_as, 1, awaited.price)
         step.sql(f"UPDATE outstanding SET answered = 1 {_THIS}", values)
-    elif awaited.attempt == started.id and result.state is State.NOT_SENT and not started.ask.overdue:
+    elif awaited.attempt is None and started.borrows and result.state is not State.UNKNOWN:
+        _reserve(step, awaited, 1)  # what was lent is given back
+    elif awaited.attempt == started.id and result.state is State.NOT_SENT:
         drop(step, awaited)
     elif awaited.attempt == started.id and result.state is not State.UNKNOWN:
         # A callback may come, after any answer but a final one; its charge is set aside if it is to come.
         step.sql(f"UPDATE outstanding SET attempt = NULL {_THIS}", values)
-        if result.expected or started.ask.overdue:
+        if result.expected:
             _reserve(step, awaited, 1)
 
 
@@ -124,8 +126,9 @@ def drop_late(step: Step) -> None:
 
 
 def drop_older(step: Step, before: int) -> None:
-    """Wait no longer for what was asked for before then: no callback comes so late."""
-    for awaited in _all(step, "since < ?", (before,)):
+    """Wait no longer for what was asked for before then, unless its request is still out."""
+    is_out = "attempt IS NOT NULL AND attempt IN (SELECT id FROM intents)"
+    for awaited in _all(step, f"since < ? AND NOT ({is_out})", (before,)):
         drop(step, awaited)
 
 
@@ -150,13 +153,23 @@ def _reserve(step: Step, awaited: Awaited, sign: int) -> None:
 
 def deliver(step: Step, callbacks: Sequence[bytes], result: Result) -> bool:
     """See `Store.deliver`."""
-    delivered = False
-    for awaited in _of_callbacks(step, callbacks[:1]) or _of_callbacks(step, callbacks[1:]):
-        if not awaited.answered:  # else it is a repeat, which may be charged: its place stays until it is late
-            drop(step, awaited)
-            _answer(step, awaited, result, is_charged=not delivered)
-            delivered = True
-    return delivered
+    found = _of_callbacks(step, callbacks[:1]) or _of_callbacks(step, callbacks[1:])
+    waiting = [awaited for awaited in found if not awaited.answered]
+    for number, awaited in enumerate(waiting):
+        drop(step, awaited)
+        _answer(step, awaited, result, is_charged=not number)
+    if found and not waiting:
+        _repeat(step, found[0], result)
+    return bool(waiting)
+
+
+def _repeat(step: Step, awaited: Awaited, result: Result) -> None:
+    """The question was answered otherwise before. Whether the vendor charges both, nobody knows."""
+    drop(step, awaited)
+    when = (awaited.since, step.now - awaited.since)
+    row = (step.new_id(), awaited.identity, awaited.endpoint, awaited.key, 1, awaited.price, *when)
+    attempt = result.attempt
+    attempts.add(step, row, (State.UNKNOWN, attempt.status, None, REPEATED, 0, None, attempt.number, LIFTED))
 
 
 def _of_callbacks(step: Step, callbacks: Sequence[bytes]) -> list[Awaited]:

@@ -14,7 +14,7 @@ import os
 import queue
 import threading
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -33,6 +33,8 @@ _log = logging.getLogger(__name__)
 
 class OpenBook(Protocol):
     """A ledger that is open for one owner, as the thread has it."""
+
+    unrecorded: Container[int]
 
     @property
     def hash_key(self) -> bytes: ...
@@ -68,7 +70,7 @@ class Grouping(Store, Generic[B]):
     # ------------------------------------------------------------------------- what a store brings, on the thread
 
     @abstractmethod
-    def _open_book(self) -> B:
+    def _make_book(self) -> B:
         """Open the book. Whatever it raises goes to who opens, by `_as_error`."""
 
     @abstractmethod
@@ -101,13 +103,12 @@ class Grouping(Store, Generic[B]):
         self._pid = os.getpid()
         opened: asyncio.Future[B] = self._loop.create_future()
         clock.elsewhere.add(self)
-        self._thread = threading.Thread(target=self._write, args=(opened,), name="aisolution-ledger", daemon=True)
-        self._thread.start()
         self._handed_over += 1
+        self._start(opened)
         try:
             book = await opened
         except asyncio.CancelledError:
-            self._queue.put([Job(self._leave, self._loop.create_future())])
+            self._give([Job(self._leave, self._loop.create_future())])
             raise
         finally:
             self._handed_over -= 1
@@ -134,7 +135,7 @@ class Grouping(Store, Generic[B]):
             await self._submit(self._leave)
         except LedgerError as exc:
             _log.error("%s", exc)  # what is left is put right when it is opened next
-        self._thread.join()
+        self._join()
 
     # ---------------------------------------------------------------------------------------------- operations
 
@@ -238,7 +239,7 @@ class Grouping(Store, Generic[B]):
 
     def _hand_over(self) -> None:
         self._handed_over += len(self._jobs)
-        self._queue.put(self._jobs)
+        self._give(self._jobs)
         self._jobs = []
 
     def _deliver(self, done: list[tuple[Job, object]]) -> None:
@@ -270,31 +271,54 @@ class Grouping(Store, Generic[B]):
             attempt = Attempt(Charge.FREE, None, None, clock.today(), 0.0, "cancelled before it was sent")
             self._submit((answer, Result(attempt, sent=False)))
 
-    # ------------------------------------------------------------------------------------ on the writing thread
+    # ------------------------------------- the writing thread: all that is known of it is in these three, and `_write`
+
+    def _start(self, opened: asyncio.Future[B]) -> None:
+        self._thread = threading.Thread(target=self._write, args=(opened,), name="aisolution-ledger", daemon=True)
+        self._thread.start()
+
+    def _give(self, jobs: list[Job]) -> None:
+        self._queue.put(jobs)
+
+    def _join(self) -> None:
+        self._thread.join()
 
     def _write(self, opened: asyncio.Future[B]) -> None:
         loop = self._loop
         assert loop is not None
-        try:
-            book = self._open_book()
-        except Exception as exc:  # whatever it is, it goes to who opens
-            _call(loop, _settle, opened, self._as_error(exc))
+        opening = self._open_book()
+        if isinstance(opening, LedgerError):
+            _call(loop, _settle, opened, opening)
             return
         try:
-            alive = _call(loop, _settle, opened, book)
-            while alive and not book.closed:
-                jobs = self._next_jobs(book)
+            alive = _call(loop, _settle, opened, opening)
+            while alive and not opening.closed:
+                jobs = self._next_jobs(opening)
                 while not self._queue.empty():
                     jobs += self._queue.get()
-                answers: list[object] = []
-                for alone, group in itertools.groupby(jobs, lambda job: callable(job.work)):
-                    if alone:
-                        answers += [self._do(book, job.work)[0] for job in group]
-                    else:
-                        answers += self._do_together(book, [job.work for job in group])
-                alive = _call(loop, self._deliver, list(zip(jobs, answers, strict=True)))
+                alive = _call(loop, self._deliver, self._work(opening, jobs))
         finally:
-            book.close()
+            opening.close()
+
+    # ------------------------------------------------------------------------------------ on the writing thread
+
+    def _open_book(self) -> B | LedgerError:
+        try:
+            book = self._make_book()
+        except Exception as exc:  # whatever it is, it goes to who opens
+            return self._as_error(exc)
+        book.unrecorded = self._unrecorded
+        return book
+
+    def _work(self, book: B, jobs: list[Job]) -> list[tuple[Job, object]]:
+        """Do what was asked, and as much of it as may be in one group. Returns the answers."""
+        answers: list[object] = []
+        for alone, group in itertools.groupby(jobs, lambda job: callable(job.work)):
+            if alone:
+                answers += [self._do(book, job.work)[0] for job in group]
+            else:
+                answers += self._do_together(book, [job.work for job in group])
+        return list(zip(jobs, answers, strict=True))
 
 
 Work = Ask | tuple[Started, Result] | Callable[[Any], object]

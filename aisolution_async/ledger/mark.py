@@ -16,6 +16,7 @@ from hashlib import blake2b
 from pathlib import Path
 
 from aisolution_async.ledger.store import LedgerError
+from aisolution_async.names import sync_names
 
 _TEXT = re.compile(rb"key ([0-9a-f]{16}) attempts (\d{20})\n?")
 
@@ -67,9 +68,13 @@ def seen(ledger: Path) -> Remembered | None:
 
 
 def forget(ledger: Path) -> None:
-    """Remove the mark: whoever took the ledger away begins a new one."""
+    """Remove the mark, safe on the disk: whoever took the ledger away begins a new one.
+
+    A loss of power must not bring the mark back beside the new ledger.
+    """
     with suppress(OSError):
-        _path(ledger).unlink(missing_ok=True)
+        _path(ledger).unlink()
+        sync_names(ledger.parent)
 
 
 def forgot(ledger: Path, was: Remembered, what: str) -> LedgerError:

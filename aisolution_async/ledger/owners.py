@@ -72,6 +72,12 @@ def sweep(ledger: Path, spared: Collection[str]) -> None:
             _look(file, remove=True)
 
 
+def has_others(ledger: Path, name: str) -> bool:
+    """Whether there is a file of another owner than this one, alive or dead."""
+    start = _file(ledger, "").name
+    return any(file.name.startswith(start) and file.name != f"{start}{name}" for file in ledger.parent.iterdir())
+
+
 def others(ledger: Path, name: str) -> bool:
     """Whether another owner than this one is alive."""
     start = _file(ledger, "").name

@@ -131,10 +131,8 @@ class SharedLedger(Grouping[SharedBook]):
 
     # ------------------------------------------------------------------------------------ on the writing thread
 
-    def _open_book(self) -> SharedBook:
-        book = SharedBook(self.place, self._terms)
-        book.unrecorded = self._unrecorded
-        return book
+    def _make_book(self) -> SharedBook:
+        return SharedBook(self.place, self._terms)
 
     def _as_error(self, exc: BaseException) -> LedgerError:
         return server.fault(self.place, exc)

@@ -38,6 +38,7 @@ CREATE INDEX owners_alive ON ledger.owners (id) WHERE NOT ended;
 CREATE SEQUENCE ledger.ids;
 
 -- The attempts under way: few rows, each soon gone. `over_at`: when it must be over, whatever became of its owner.
+-- `borrows`: its charge is the one that was set aside for a callback, which is late.
 CREATE TABLE ledger.intents (
   place uuid PRIMARY KEY,
   id bigint NOT NULL,
@@ -47,7 +48,8 @@ CREATE TABLE ledger.intents (
   price bigint NOT NULL,
   started_at bigint NOT NULL,
   over_at timestamptz NOT NULL,
-  owner bigint NOT NULL
+  owner bigint NOT NULL,
+  borrows boolean NOT NULL DEFAULT false
 ) WITH (fillfactor = 70, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 20000,
         autovacuum_vacuum_cost_delay = 0);
 CREATE INDEX intents_owner ON ledger.intents (owner);
@@ -173,10 +175,15 @@ BEGIN
     ELSE
       UPDATE ledger.outstanding o SET answered = true WHERE o.callback = x.callback AND o.identity = x.identity;
     END IF;
-  ELSIF x.attempt = v_id AND v_state = 'not sent' AND NOT v_overdue THEN
+  ELSIF x.attempt IS NULL AND (t->>21)::boolean AND v_state <> 'unknown' THEN
+    IF NOT x.reserved THEN  -- what was lent is given back
+      charges := 1; cost := x.price;
+      UPDATE ledger.outstanding o SET reserved = true WHERE o.callback = x.callback AND o.identity = x.identity;
+    END IF;
+  ELSIF x.attempt = v_id AND v_state = 'not sent' THEN
     SELECT * INTO charges, cost FROM ledger.drop_awaited(x);
   ELSIF x.attempt = v_id AND v_state <> 'unknown' THEN
-    IF NOT x.reserved AND ((t->>17)::boolean OR v_overdue) THEN
+    IF NOT x.reserved AND (t->>17)::boolean THEN
       charges := 1; cost := x.price; x.reserved := true;
     END IF;
     UPDATE ledger.outstanding o SET attempt = NULL, reserved = x.reserved
@@ -340,7 +347,7 @@ END $$;
 -- reusable, when an answer must have come to be young (or null), retry_unknown (or null), seconds until it is over,
 -- callback in hex (or null), overdue, patience. `p_ends`: id, identity (null: its own id), the identity to record,
 -- endpoint, key, may_charge, price, started_at, elapsed, state, status, http_status, error, number, answer, holds as
--- given, holds as recorded, expected, reply, overdue, patience.
+-- given, holds as recorded, expected, reply, overdue, patience, borrows.
 CREATE FUNCTION ledger.exchange(
   p_owner bigint, p_lease float8, p_now bigint, p_max bigint, p_max_cost bigint, p_borrows boolean,
   p_begins jsonb, p_ends jsonb
@@ -372,6 +379,7 @@ DECLARE
   n int;
   d record;
   borrows boolean := p_borrows;
+  lent bigint[] := '{}';         -- attempts whose charge was set aside for a callback
 BEGIN
   IF current_setting('transaction_isolation') <> 'read committed' THEN
     RAISE EXCEPTION 'isolation' USING ERRCODE = 'AL001';
@@ -394,7 +402,7 @@ BEGIN
       SELECT *, CASE WHEN reusable THEN identity ELSE lpad(to_hex(id), 32, '0')::uuid END AS place FROM b
     ),
     added AS (
-      INSERT INTO ledger.intents
+      INSERT INTO ledger.intents (place, id, endpoint, key, may_charge, price, started_at, over_at, owner)
       SELECT place, id, endpoint, key, may, greatest(price, 0), p_now, clock_timestamp() + make_interval(secs => within),
         p_owner FROM placed ORDER BY place
       ON CONFLICT (place) DO NOTHING RETURNING intents.id
@@ -560,10 +568,12 @@ BEGIN
         -- What was set aside for a callback that is late may be lent to asking again.
         SELECT o.* INTO x FROM ledger.outstanding o, LATERAL (SELECT p_begins->(n - 1)) AS q(e)
           WHERE o.identity = (q.e->>0)::uuid AND NOT o.answered AND o.reserved AND prices[n] >= 0
-            AND ((q.e->>10)::boolean OR o.ends <= p_now) AND (q.e->>9 IS NULL OR (q.e->>10)::boolean) FOR UPDATE OF o;
+            AND ((q.e->>10)::boolean OR o.ends <= p_now) AND (q.e->>9 IS NULL OR (q.e->>10)::boolean)
+            AND (p_max_cost IS NULL OR prices[n] <= o.price) FOR UPDATE OF o;
         IF FOUND THEN
-          UPDATE ledger.outstanding o SET reserved = false, attempt = ids[n]
-            WHERE o.callback = x.callback AND o.identity = x.identity;
+          UPDATE ledger.outstanding o SET reserved = false WHERE o.callback = x.callback AND o.identity = x.identity;
+          UPDATE ledger.intents i SET borrows = true WHERE i.place = x.identity AND i.id = ids[n];
+          lent := lent || ids[n];
           o_cost := o_cost + prices[n] - x.price;
           CONTINUE;
         END IF;
@@ -576,6 +586,7 @@ BEGIN
       expires_at = clock_timestamp() + make_interval(secs => p_lease) WHERE id = p_owner AND NOT ended;
   EXCEPTION WHEN check_violation THEN
     o_cost := v_lent_from;
+    lent := '{}';
     UPDATE ledger.owners SET used = used + v_charges, used_cost = used_cost + v_cost,
       expires_at = clock_timestamp() + make_interval(secs => p_lease) WHERE id = p_owner AND NOT ended;
     FOR n IN SELECT q.ord FROM unnest(ids, mays) WITH ORDINALITY AS q(id, may, ord)
@@ -605,6 +616,9 @@ BEGIN
       INSERT INTO ledger.outstanding VALUES (decode(t->>9, 'hex'), (t->>0)::uuid, t->>1, t->>2,
         greatest((t->>4)::bigint, 0), p_now, false, ids[n], p_now + (t->>11)::bigint, false);
     END LOOP;
+    IF cardinality(lent) > 0 THEN
+      RETURN NEXT ('lent', NULL, NULL, lent, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL)::ledger.verdict;
+    END IF;
     RETURN NEXT ('ids', NULL, NULL, ids, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL)::ledger.verdict;
   ELSIF is_fenced THEN
     RETURN NEXT ('fenced', NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL)::ledger.verdict;
@@ -613,7 +627,7 @@ BEGIN
 END $$;
 
 
--- See `Store.deliver`. `p_said`: state, status, answer, reply, number.
+-- See `Store.deliver`. `p_said`: state, status, answer, reply, number, and the error of an answer that is a repeat.
 CREATE FUNCTION ledger.deliver(p_owner bigint, p_now bigint, p_callbacks bytea[], p_said jsonb) RETURNS boolean
 LANGUAGE plpgsql SET jit = off SET enable_seqscan = off AS $$
 DECLARE
@@ -623,6 +637,7 @@ DECLARE
   z ledger.attempts;
   v_state ledger.state;
   v_took boolean;
+  repeated ledger.outstanding;
   delivered boolean := false;
   v_charges bigint := 0;
   v_cost bigint := 0;
@@ -634,18 +649,25 @@ BEGIN
   IF current_setting('synchronous_commit') NOT IN ('on', 'remote_apply') THEN
     PERFORM set_config('synchronous_commit', 'on', true);
   END IF;
-  v_callbacks := ARRAY(SELECT DISTINCT o.callback FROM ledger.outstanding o WHERE o.callback = p_callbacks[1]);
+  -- One that is answered and late is none any more: the next group drops it.
+  v_callbacks := ARRAY(SELECT DISTINCT o.callback FROM ledger.outstanding o
+    WHERE o.callback = p_callbacks[1] AND NOT (o.answered AND o.ends <= p_now));
   IF cardinality(v_callbacks) = 0 THEN
-    v_callbacks := ARRAY(SELECT DISTINCT o.callback FROM ledger.outstanding o WHERE o.callback = ANY (p_callbacks[2:]));
+    v_callbacks := ARRAY(SELECT DISTINCT o.callback FROM ledger.outstanding o
+      WHERE o.callback = ANY (p_callbacks[2:]) AND NOT (o.answered AND o.ends <= p_now));
   END IF;
   IF cardinality(v_callbacks) <> 1 THEN RETURN false; END IF;
   -- Intents before outstanding: who ends the request has them in this order, too.
   PERFORM FROM ledger.intents i JOIN ledger.outstanding o ON o.identity = i.place
     WHERE o.callback = v_callbacks[1] ORDER BY i.place FOR UPDATE OF i;
-  FOR x IN SELECT * FROM ledger.outstanding o WHERE o.callback = v_callbacks[1]
+  FOR x IN SELECT * FROM ledger.outstanding o
+    WHERE o.callback = v_callbacks[1] AND NOT (o.answered AND o.ends <= p_now)
     ORDER BY (o.attempt IS NULL AND NOT o.reserved), o.since FOR UPDATE
   LOOP
-    CONTINUE WHEN x.answered;  -- a repeat, which may be charged: its place stays until it is late
+    IF x.answered THEN
+      IF repeated.callback IS NULL THEN repeated := x; END IF;
+      CONTINUE;
+    END IF;
     SELECT * INTO d FROM ledger.drop_awaited(x);
     v_charges := v_charges + d.charges; v_cost := v_cost + d.cost;
     UPDATE ledger.attempts SET holds = 2 WHERE identity = x.identity AND holds = 1;
@@ -679,6 +701,17 @@ BEGIN
     END IF;
     delivered := true;
   END LOOP;
+  IF NOT delivered AND repeated.callback IS NOT NULL THEN
+    -- The question was answered otherwise before. Whether the vendor charges both, nobody knows.
+    SELECT * INTO d FROM ledger.drop_awaited(repeated);
+    INSERT INTO ledger.attempts (id, identity, started_at, elapsed, price, number, state, holds, may_charge, answer,
+      endpoint, key, status, error)
+    VALUES (nextval('ledger.ids'), repeated.identity, repeated.since, p_now - repeated.since, repeated.price,
+      (p_said->>4)::int, 'unknown', 2, true, false, repeated.endpoint, repeated.key, p_said->>1, p_said->>5)
+      RETURNING * INTO z;
+    PERFORM ledger.tell(p_owner, z, 1);
+    v_charges := v_charges + d.charges + 1; v_cost := v_cost + d.cost + repeated.price;
+  END IF;
   PERFORM ledger.account(v_charges, v_cost);
   RETURN delivered;
 END $$;

@@ -22,6 +22,7 @@ Row = tuple[Any, ...]
 DIED = "the process ended before the answer"
 LEFT = "the ledger was closed before the answer"
 TO_COME = "the answer may come by callback"
+REPEATED = "called back after another answer"
 BY_HAND = "settled by hand"
 
 AT_STAKE = "(state = 'charged' OR (may_charge AND state IN ('intended', 'unknown')))"

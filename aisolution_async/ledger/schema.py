@@ -209,8 +209,17 @@ def check_is_ledger(path: Path) -> None:
         return  # what is wrong with it is said when it is opened
     try:
         check_memory(path, 10.0)
-        with closing(_open_as(path, "mode=ro&immutable=1", 10.0)) as db:
-            _version(db, path)
+        looks = _looks(path)
+        for how in looks:
+            try:
+                with closing(_open_as(path, how, 10.0)) as db:
+                    _version(db, path)
+                return
+            except sqlite3.Error:
+                # Where the log was being folded into it as the process or the power went, the file alone is no whole;
+                # one that was being made then is put back as it is opened.
+                if how == looks[-1] and not _size(Path(f"{path}-journal")):
+                    raise
     except sqlite3.Error as exc:
         raise fault(path, exc) from None
 
@@ -229,10 +238,7 @@ def check_memory(path: Path, busy_timeout: float) -> None:
         return
     if not path.stat().st_size:
         raise mark.forgot(path, was, "is empty now")
-    # First the file alone: the log of another ledger beside it would be taken for its own.
-    looks = ["mode=ro&immutable=1"]
-    if _size(_log_of(path)):  # else the file alone is all, and a look at both would leave an empty log
-        looks.append("mode=ro")
+    looks = _looks(path)
     for how in looks:
         with suppress(sqlite3.Error), closing(_open_as(path, how, busy_timeout)) as db:
             for hash_key, attempts in db.execute("SELECT hash_key, last_id FROM file"):
@@ -240,6 +246,15 @@ def check_memory(path: Path, busy_timeout: float) -> None:
                     raise mark.forgot(path, was, "is another one than was here")
                 if how == looks[-1] and attempts < was.attempts:
                     raise mark.forgot(path, was, f"has {attempts} attempts now")
+
+
+def _looks(path: Path) -> list[str]:
+    """How to look at a file without changing it, as SQLite is told."""
+    # First the file alone: the log of another ledger beside it would be taken for its own.
+    looks = ["mode=ro&immutable=1"]
+    if _size(_log_of(path)):  # else the file alone is all, and a look at both would leave an empty log
+        looks.append("mode=ro")
+    return looks
 
 
 def _check_closed(path: Path, busy_timeout: float) -> None:
@@ -291,6 +306,15 @@ def use(db: sqlite3.Connection) -> None:
     if db.execute("SELECT in_use FROM file").fetchone() == (0,):
         db.execute("UPDATE file SET in_use = 1")
         db.execute("PRAGMA wal_checkpoint(FULL)").fetchall()
+
+
+def sync_log(db: sqlite3.Connection) -> None:
+    """Make safe on the disk what the log has: a killed process may have written its last commits, and not synced them.
+
+    Without that, a loss of power could take back the end of its attempts, and not that its lock file is gone: then
+    nobody could tell whether it lives.
+    """
+    db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()  # which syncs the log first
 
 
 def close(db: sqlite3.Connection, path: Path, *, others: bool) -> None:

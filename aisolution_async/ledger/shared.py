@@ -24,7 +24,19 @@ from aisolution_async import clock
 from aisolution_async.charges import Charge
 from aisolution_async.errors import Key
 from aisolution_async.ledger import answers, server
-from aisolution_async.ledger.rows import BY_HAND, DIED, HOLDS, LEFT, LIFTED, attempt_of, key_text, micros, moment, money
+from aisolution_async.ledger.rows import (
+    BY_HAND,
+    DIED,
+    HOLDS,
+    LEFT,
+    LIFTED,
+    REPEATED,
+    attempt_of,
+    key_text,
+    micros,
+    moment,
+    money,
+)
 from aisolution_async.ledger.store import (
     Ask,
     Busy,
@@ -76,7 +88,8 @@ _PURGE = """WITH old AS (
         ON CONFLICT (owner, endpoint, day, state, status) DO UPDATE
             SET answers = r.answers + excluded.answers, replies = r.replies + excluded.replies
     ) SELECT max(id), count(*) FROM done"""
-_PURGE_OUTSTANDING = """WITH old AS (DELETE FROM ledger.outstanding WHERE since < %s RETURNING reserved, price)
+_PURGE_OUTSTANDING = """WITH old AS (DELETE FROM ledger.outstanding WHERE since < %s
+        AND NOT (attempt IS NOT NULL AND attempt IN (SELECT id FROM ledger.intents)) RETURNING reserved, price)
     SELECT ledger.account(-count(*) FILTER (WHERE reserved), -coalesce(sum(price) FILTER (WHERE reserved), 0)::bigint)
     FROM old"""
 
@@ -206,12 +219,15 @@ class SharedBook:
     ) -> list[int]:
         """Put the verdicts into `found`. Returns those of `left` that are to be asked again at once."""
         dead: set[int] = set()
+        lent: set[int] = set()
         ids: list[int | None] = []
         said: dict[int, object] = {}
         for row in rows:
             kind, place, id_ = row[:3]
             if kind == "ids":
                 ids = row[3]
+            elif kind == "lent":
+                lent = set(row[3])
             elif kind == "dead":
                 dead.add(id_)
             elif kind == "mine" and id_ in self.unrecorded:
@@ -229,7 +245,7 @@ class SharedBook:
                 again.append(n)
             else:
                 price = max(self._terms.prices.get(asks[n].endpoint, 0), 0)
-                found[n] = self._known[id_] = Started(id_, asks[n], price, self.lease)
+                found[n] = self._known[id_] = Started(id_, asks[n], price, lease=self.lease, borrows=id_ in lent)
                 self._last_id = max(self._last_id, id_)
         for owner in sorted(dead):
             self._once("SELECT ledger.bury(%s, false, %s)", owner, DIED)
@@ -289,7 +305,7 @@ class SharedBook:
     def deliver(self, waited_for: Sequence[bytes], result: Result) -> bool:
         """See `Store.deliver`."""
         attempt = result.attempt
-        said = (result.state, _text(attempt.status), result.answer, _text(_body(result)), attempt.number)
+        said = (result.state, _text(attempt.status), result.answer, _text(_body(result)), attempt.number, REPEATED)
         query = "SELECT ledger.deliver(%s, %s, %s, %s::jsonb)"
         now = micros(clock.today())
         delivered: bool = self._once(query, self._owner, now, list(waited_for), json.dumps(said))[0][0]
@@ -398,7 +414,7 @@ class SharedBook:
 
     def _end_strays(self, db: server.Connection) -> None:
         """End the intents of begins whose commit nobody was told of: nothing of them was sent."""
-        query = """SELECT id, place::text, endpoint, key, may_charge, price, started_at FROM ledger.intents
+        query = """SELECT id, place::text, endpoint, key, may_charge, price, started_at, borrows FROM ledger.intents
             WHERE owner = %s AND id <> ALL (%s::bigint[])"""
         rows = db.execute(self._sql(query), (self._owner, list(self._known))).fetchall()
         ends = [
@@ -418,9 +434,9 @@ class SharedBook:
                     None,
                     _STRAY,
                 ),
-                *(1, False, True, 0, False, None, False, 0),
+                *(1, False, True, 0, False, None, False, 0, borrows),
             )
-            for id_, place, endpoint, key, may_charge, price, started_at in rows
+            for id_, place, endpoint, key, may_charge, price, started_at, borrows in rows
         ]
         if ends:
             values = (self._owner, self._terms.lease, micros(clock.today()), None, None, False, "[]", json.dumps(ends))
@@ -475,6 +491,7 @@ def _ended(started: Started, result: Result) -> tuple[Any, ...]:
         _text(_body(result)),
         ask.overdue,
         round(ask.patience * 1e6),
+        started.borrows,
     )
 
 

@@ -71,10 +71,8 @@ class Ledger(Grouping[Book]):
 
     # ------------------------------------------------------------------------------------ on the writing thread
 
-    def _open_book(self) -> Book:
-        book = Book(self.path, self._limits, self._synchronous, self._busy_timeout)
-        book.unrecorded = self._unrecorded
-        return book
+    def _make_book(self) -> Book:
+        return Book(self.path, self._limits, self._synchronous, self._busy_timeout)
 
     def _as_error(self, exc: BaseException) -> LedgerError:
         return schema.fault(self.path, exc)

@@ -135,6 +135,8 @@ class Started:
     price: int = 0
     """What a charge costs, in millionths."""
     lease: Lease | None = field(default=None, repr=False, compare=False)
+    borrows: bool = False
+    """Whether its charge is the one that was set aside for a callback, which is late."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -356,6 +358,7 @@ class Store(ABC):
         One atomic step, durable when this returns: the first answer counts. Its charge is the one of the attempt that
         asked for the callback, where that is under way or has no answer (which this settles), else the one set aside.
         Where more than one question waits for it (one number, written two ways), it answers all, and is charged once.
+        One that comes in time, and after another answer to the question, is UNKNOWN, and holds nothing.
         """
 
     @abstractmethod

@@ -43,13 +43,15 @@ _SHOWN = frozenset(
 class Server:
     """The schema of a PostgreSQL server that a ledger is in. `str()` of it is its URL, without secrets."""
 
-    __slots__ = ("_address", "_shown", "schema")
+    __slots__ = ("_address", "_shown", "hides", "schema", "url")
 
     def __init__(self, url: str) -> None:
         found = _URL.fullmatch(url)
         if found is None or "\0" in url:
             raise ConfigurationError(f"a ledger's URL is like {_EXAMPLE}")
         access, path, query = found[1], found[2] or "", found[3] or ""
+        self.url = Secret(url)
+        """As it was given."""
         del url  # tracebacks show locals
         userinfo, at, hosts = access.rpartition("@")
         if "@" in path or not all(_HOST.fullmatch(host) for host in hosts.split(",")):
@@ -76,6 +78,8 @@ class Server:
         user = userinfo.partition(":")[0] + at
         shown = [(name, value) for name, value in rest if name in _SHOWN]
         self._shown = f"postgresql://{user}{hosts}{path}{_query([*shown, ('schema', self.schema)])}"
+        self.hides: bool = ":" in userinfo or len(shown) < len(rest)
+        """Whether the URL has what is not shown, as a password."""
 
     @property
     def address(self) -> Secret:

@@ -19,8 +19,8 @@ class Reservation:
 
     It is the attempt's while one is under way. Where the attempt was free and its answer may come by callback, it is
     the callback's, until that comes, is late, or is spent on asking again. Where the attempt is unknown, a callback
-    that comes after it is charged to that one, and nothing is set aside for it. A callback that comes while an attempt
-    is under way is charged to that attempt, unless a charge is set aside for the callback.
+    that comes after it is charged to that one, and nothing is set aside for it. A callback that comes while the attempt
+    that named it is under way is charged to that attempt, unless a charge is set aside for the callback.
 
     This is for limits that are kept in memory. A ledger given by path keeps its own, and `ledger.intents.add` reserves
     in it.
@@ -65,12 +65,12 @@ class Reservation:
         self._is_covered = may_come and charge is Charge.UNKNOWN and not overdue
         self._settle(charge)
 
-    def called_back(self, charge: Charge) -> None:
-        """The callback came, and cost this."""
+    def called_back(self, charge: Charge, *, for_request: bool = True) -> None:
+        """The callback came, and cost this. `for_request`: it is the one of the attempt under way, if there is one."""
         if self._is_callbacks:
             self._is_callbacks = False
             self._settle(charge)
-        elif self._is_flying:
+        elif self._is_flying and for_request:
             self.spend(charge)
         elif not self._is_covered and charge is not Charge.FREE:
             for budget in self._budgets:
@@ -78,12 +78,15 @@ class Reservation:
 
     def release(self, late: float = 0.0) -> None:
         """The call is over. What is the callback's stays set aside for `late` seconds: it may come and be charged."""
-        if self._is_callbacks:
+        if self._is_callbacks and 0 < late < math.inf:
+            asyncio.get_running_loop().call_later(late, self._give_up)
+        else:
+            self._give_up()
+
+    def _give_up(self) -> None:
+        if self._is_callbacks:  # else it has come
             self._is_callbacks = False
-            if 0 < late < math.inf:
-                asyncio.get_running_loop().call_later(late, self._settle, Charge.FREE)
-            else:
-                self._settle(Charge.FREE)
+            self._settle(Charge.FREE)
 
     def _settle(self, charge: Charge) -> None:
         for budget in self._budgets:

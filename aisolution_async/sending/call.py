@@ -62,6 +62,8 @@ from aisolution_async.wire.transport import Flight, PoolTransport
 
 _log = logging.getLogger(__name__)
 
+_CONVENTION = Seen.CONVENTION  # looked up for every attempt: an Enum takes its time
+
 
 class Sending(NotPickled, Generic[R]):
     """One call on its way: `step()` until `state` is `Over`. See `states` for what it goes through.
@@ -71,7 +73,6 @@ class Sending(NotPickled, Generic[R]):
 
     __slots__ = (
         "_checking",
-        "_inbox",
         "_last",
         "_options",
         "_reservation",
@@ -429,7 +430,7 @@ class Sending(NotPickled, Generic[R]):
         """Judge what came of the attempt, and count it."""
         shared, endpoint = self._shared, self.call.endpoint
         shared.in_flight -= 1
-        called_back = self.callback is not None and self.callback.answer is not None
+        called_back = self.callback is not None and self.callback.has_paid
         if isinstance(answer, Response):
             try:
                 found = finding.of_response(
@@ -447,7 +448,7 @@ class Sending(NotPickled, Generic[R]):
                 found = finding.of_fault(exc, called_back=called_back)
         else:
             found = finding.of_loss(answer, called_back=called_back)
-        if found.signal is Signal.OVERLOADED and found.retry_after:
+        if found.retry_after and found.signal is Signal.OVERLOADED:
             shared.pause(found.retry_after)
         if self.callback is not None:
             self.callback.heard(found.reply, found.charge)
@@ -617,7 +618,7 @@ class Sending(NotPickled, Generic[R]):
         """
         assert self.callback is not None
         otherwise = self.state.otherwise if isinstance(self.state, Awaiting) else None
-        lost = otherwise is not None and isinstance(otherwise.error, OutcomeUnknownError)
+        lost = otherwise is not None and otherwise.error is not None  # whatever was said: its charge is UNKNOWN
         for_good = lost and not self.course.allows(self.call.endpoint, self.attempts, repeatable=True)
         self.callback.give_up(for_good=for_good)
         if for_good:
@@ -634,10 +635,13 @@ class Sending(NotPickled, Generic[R]):
         if callback is None:
             return
         reply, error = (self.state.reply, self.state.error) if isinstance(self.state, Over) and share else (None, None)
-        callback.leave(reply, error if isinstance(error, OutcomeUnknownError) else None)
+        bought = error is not None and finding.may_be_bought(self.attempts, error)
+        callback.leave(reply, error if bought else None)
         if self._reservation is not None:
-            answered = callback.answer is not None or callback.is_overdue
-            self._reservation.release(0.0 if answered else callback.patience_left)
+            late = 0.0 if callback.answer is not None or callback.is_overdue else callback.patience_left
+            self._reservation.release(late)
+            if callback.is_awaited and 0 < late < math.inf:
+                callback.inbox.owe(callback.digits, self._reservation.called_back, late)
 
     # ------------------------------------------------------------------------------- its callback: see `Asker`
 
@@ -656,7 +660,11 @@ class Sending(NotPickled, Generic[R]):
     def count_callback(self, attempt: Attempt) -> None:
         self._tell(self._count(attempt))
         if self._reservation is not None:
-            self._reservation.called_back(attempt.charge)
+            callback = self.callback
+            assert callback is not None
+            # Awaited, while an attempt is still being recorded: that is the one that named it.
+            is_own = callback.has_paid or callback.is_awaited
+            self._reservation.called_back(attempt.charge, for_request=is_own)
 
     def end_by_callback(self, reply: WhatsAppProfile) -> WhatsAppProfile:
         mine = reply.model_copy().made_by(self.attempts)
@@ -665,7 +673,7 @@ class Sending(NotPickled, Generic[R]):
         return mine
 
     def follow_failure(self, error: AISolutionError | None) -> None:
-        if isinstance(error, OutcomeUnknownError):
+        if error is not None:
             text = f"not sent: another call asked the same, and that ended so: {error}"
             self.state = Over(None, self._problem(OutcomeUnknownError, text))
         elif isinstance(self.state, Following):
@@ -716,7 +724,7 @@ class Sending(NotPickled, Generic[R]):
     @property
     def _is_stopped(self) -> bool:
         """Whether nothing more is sent, as its answers cannot be told from another call's."""
-        return self._shared.echo.state is Seen.CONVENTION and isinstance(self.call, WhatsAppDetail)
+        return self._shared.echo.state is _CONVENTION and isinstance(self.call, WhatsAppDetail)
 
     def _redact(self, text: str) -> str:
         text = self._shared.requests.redact(text)

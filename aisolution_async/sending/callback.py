@@ -67,13 +67,13 @@ class Asker(Protocol):
         """The call is answered. Returns its own copy of `reply`."""
 
     def follow_failure(self, error: AISolutionError | None) -> None:
-        """The call that asked for the number has no answer. If `error` is an OutcomeUnknownError, nobody may ask."""
+        """The call that asked for the number has no answer. If there is an `error`, that may be bought: nobody asks."""
 
 
 class Callback:
     """The callback of one call, and what the inbox knows it by: see `inbox.Waiter`."""
 
-    __slots__ = ("_asker", "_delivering", "answer", "end_wait", "inbox", "since", "stage")
+    __slots__ = ("_asker", "_delivering", "answer", "end_wait", "has_paid", "inbox", "is_paid", "since", "stage")
 
     def __init__(self, asker: Asker, inbox: Inbox) -> None:
         self.inbox = inbox
@@ -82,6 +82,10 @@ class Callback:
         """When the callback was asked for, in UTC; None if another call asks for the number."""
         self.answer: WhatsAppProfile | None = None
         """What came."""
+        self.has_paid = False
+        """Whether its charge, which is counted, is the one of the request that is out."""
+        self.is_paid = False
+        """Whether the request that named it was answered and charged: a callback to it is no other charge."""
         self.end_wait: Callable[[], None] | None = None
         """Set by the batch that the call waits in: called when there is an answer, or when it is time to ask."""
         self._asker = asker
@@ -120,6 +124,7 @@ class Callback:
                 else charge is Charge.UNKNOWN
             )
             self.stage = Stage.AWAITED if unfinished else Stage.READY
+            self.is_paid = charge is Charge.CHARGED
 
     def give_up(self, *, for_good: bool) -> None:
         """The callback is late. `for_good`: nobody asks again."""
@@ -162,8 +167,12 @@ class Callback:
             if journal is not None:
                 places = [journal.place(digits) for digits in dict.fromkeys((self.digits, *callbacks))]
                 recorded = await journal.deliver(places, result)
-            if recorded is not False:  # else it was answered before
-                attempt = dataclasses.replace(result.attempt, recorded=recorded, number=asker.next_number)
+            if recorded is not False:  # else it was answered before, or nothing waits for it
+                self.has_paid = self.stage is Stage.ASKED  # a request that names none is charged by itself
+                charge = Charge.FREE if self.is_paid else result.attempt.charge
+                attempt = dataclasses.replace(
+                    result.attempt, charge=charge, recorded=recorded, number=asker.next_number
+                )
                 asker.count_callback(attempt)
             self._take(reply)
         finally:

@@ -13,7 +13,7 @@ from datetime import datetime
 from typing import Generic, NamedTuple
 
 from aisolution_async.api import Endpoint, R, WhatsAppProfile
-from aisolution_async.charges import Attempt, Charge
+from aisolution_async.charges import Attempt, Charge, attempt_of, overall
 from aisolution_async.errors import (
     AISolutionError,
     Key,
@@ -66,7 +66,15 @@ class Finding(NamedTuple, Generic[R]):
 
     def attempt(self, at: datetime, elapsed: float, number: int) -> Attempt:
         """The attempt for the record, the `number`th of its call."""
-        return Attempt(self.charge, self.status, self.http_status, at, elapsed, self.problem, number=number)
+        return attempt_of(
+            self.charge,
+            status=self.status,
+            http_status=self.http_status,
+            started_at=at,
+            elapsed=elapsed,
+            error=self.problem,
+            number=number,
+        )
 
     def error(self, endpoint: str, key: Key, attempts: tuple[Attempt, ...]) -> AISolutionError:
         """The error in which a call ends whose last attempt this was."""
@@ -79,6 +87,11 @@ class Finding(NamedTuple, Generic[R]):
             return OutcomeUnknownError(text, endpoint=endpoint, key=key, attempts=attempts, holds=holds)
         kind = source.refusal or NotSentError
         return kind(f"{endpoint}: not sent: {source.text}", endpoint=endpoint, key=key, attempts=attempts)
+
+
+def may_be_bought(attempts: Sequence[Attempt], error: AISolutionError) -> bool:
+    """Whether a call that failed cost money, or may have: that is not bought again for who asks the same."""
+    return overall(attempts) is not Charge.FREE or isinstance(error, OutcomeUnknownError)
 
 
 def of_loss(lost: Lost, *, called_back: bool = False) -> Finding[R]:

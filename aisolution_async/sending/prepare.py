@@ -29,6 +29,10 @@ from aisolution_async.wire.form import Form
 _AT_ONCE = 128 * 1024
 _READERS = 4
 
+_HASH, _SHORT = 16, 64  # bytes of an identity: hashed, and the most that are not
+
+_IMAGE, _NUMBER, _FLAG = Kind.IMAGE, Kind.NUMBER, Kind.FLAG  # looked up for every call: an Enum takes its time
+
 # How the answer is to come does not make it another question.
 _HOW_NOT_WHAT = frozenset({"callback", "servstatus"})
 
@@ -127,7 +131,7 @@ def is_small(call: Call[Any], options: Options) -> bool:
         return False
     size = 0
     for parameter in call.endpoint.parameters:
-        if parameter.kind is Kind.IMAGE:
+        if parameter.kind is _IMAGE:
             value = getattr(call, parameter.name)
             if not isinstance(value, bytes):
                 return False
@@ -151,9 +155,10 @@ def read(call: Call[Any], options: Options, *, callback: str | None, vendor: str
             value = getattr(call, parameter.name)
             if callback is not None and parameter.name == "callback":
                 value = callback
-            if value is None and not parameter.required:
+            kind = parameter.kind
+            if (value is None or (value is False and kind is _FLAG)) and not parameter.required:
                 continue
-            if parameter.kind is Kind.IMAGE:
+            if kind is _IMAGE:
                 most = LARGEST_FILE if options.fit else options.max_image_bytes
                 try:
                     data = images.load(value, name=parameter.name, max_bytes=most)
@@ -164,11 +169,10 @@ def read(call: Call[Any], options: Options, *, callback: str | None, vendor: str
                     again: dict[str, Any] = {parameter.name: data}
                     held = dataclasses.replace(held, **again)
                 fields.append((parameter.name, data))
-            elif parameter.kind is Kind.NUMBER:
-                number = _number(value, parameter.name, call, options)
-                digits = digits_of(number)
+            elif kind is _NUMBER:
+                number, digits = _number(value, parameter.name, call, options)
                 fields.append((parameter.name, number))
-            elif (text := _TEXTS[parameter.kind](value, name=parameter.name)) is not None:
+            elif (text := _TEXTS[kind](value, name=parameter.name)) is not None:
                 fields.append((parameter.name, text))
         if problems:
             return "; ".join(problems)
@@ -184,7 +188,10 @@ def _without_locations(fields: Fields) -> Fields:
 
 
 def identity_of(call: Call[Any], fields: Fields, journal: Journal | None, vendor: str) -> bytes:
-    """16 bytes that two calls share when they ask the same: same endpoint, same images, same number."""
+    """What two calls share when they ask the same: same endpoint, same images, same number.
+
+    Without a ledger that is what they ask, where it is short: longer than the 16 bytes of a hash, and cheaper.
+    """
     endpoint: Endpoint[Any] = call.endpoint
     payload: Fields = []
     for name, value in fields:
@@ -198,20 +205,21 @@ def identity_of(call: Call[Any], fields: Fields, journal: Journal | None, vendor
         # A pretended vendor's answers are not the vendor's.
         payload.insert(0, ("vendor", vendor))
         return journal.identity(endpoint.name, payload, call.key if endpoint.never_charges else None)
-    digest = blake2b(endpoint.name.encode(), digest_size=16)
+    asked = endpoint.name.encode()
     for name, value in payload:
         data = value.encode() if isinstance(value, str) else value
-        digest.update(b"\0%s\0%d\0" % (name.encode(), len(data)))
-        digest.update(data)
-    return digest.digest()
+        asked += b"\0%s\0%d\0%s" % (name.encode(), len(data), data)
+    return asked if _HASH < len(asked) <= _SHORT else blake2b(asked, digest_size=_HASH).digest()
 
 
 def _is_international(fields: Sequence[tuple[str, str | bytes]]) -> bool:
     return any(name == "number" and isinstance(value, str) and value[:1] == "+" for name, value in fields)
 
 
-def _number(number: object, name: str, call: Call[Any], options: Options) -> str:
+def _number(number: object, name: str, call: Call[Any], options: Options) -> tuple[str, str]:
+    """The number as it is sent, and its digits as an inbox knows it by."""
     country = getattr(call, "country", None)
     if country is not None:
         country = texts.country(country, name="country")
-    return numbers.normalise(number, name=name, country=country, strict=options.strict_numbers)
+    sent = numbers.normalise(number, name=name, country=country, strict=options.strict_numbers)
+    return sent, sent[1:] if sent[0] == "+" else digits_of(sent)

@@ -1,6 +1,7 @@
-"""A call as the bytes of its form, exactly as `curl --data-urlencode` writes them. No I/O.
+"""A call as the bytes of its form: a server decodes from them what `curl --data-urlencode` would have sent. No I/O.
 
-`urllib.parse.urlencode` costs 58 ms a megabyte on base64. Base64 needs only three characters replaced: 2 ms.
+Texts are written byte for byte as curl does it. Images are not: of base64's characters, only `+` and `=` mean something
+in a form, so that `/` stays as it is. `urllib.parse.urlencode` costs 58 ms a megabyte, this one 0.6.
 """
 
 from __future__ import annotations
@@ -16,8 +17,11 @@ import pybase64
 
 CONTENT_TYPE = "application/x-www-form-urlencoded"
 
-# Raw bytes a piece: a multiple of 3, so that pieces of base64 join without padding. About 195 KiB encoded.
-_PIECE = 3 * 48 * 1024
+# Raw bytes that are encoded in one go: what is made on the way stays in the processor's cache, which halves the time.
+# A multiple of 3, so that base64 joins without padding.
+_STEP = 12 * 1024
+# Raw bytes a piece, 195 KiB encoded.
+_PIECE = 12 * _STEP
 
 
 class Form(httpx.SyncByteStream, httpx.AsyncByteStream):
@@ -37,7 +41,7 @@ class Form(httpx.SyncByteStream, httpx.AsyncByteStream):
 
     @classmethod
     async def in_turns(cls, fields: Iterable[tuple[str, str | bytes]]) -> Self:
-        """The same, with a turn for everyone else on the loop after each piece: 0.3 ms at a stretch.
+        """The same, with a turn for everyone else on the loop after each piece: 0.1 ms at a stretch.
 
         On the loop and not in a thread: replacing bytes holds the interpreter's lock, and a thread that holds it keeps
         the loop waiting for 5 ms and more at a time.
@@ -48,18 +52,19 @@ class Form(httpx.SyncByteStream, httpx.AsyncByteStream):
         return form
 
     def _encode(self, fields: Iterable[tuple[str, str | bytes]]) -> Iterator[None]:
-        text = b""
-        for number, (name, value) in enumerate(fields):
-            text += b"%s%s=" % (b"&" if number else b"", _quoted(name))
+        text = between = ""
+        for name, value in fields:
+            text += f"{between}{_quoted(name)}="
+            between = "&"
             if isinstance(value, str):
                 text += _quoted(value)
             else:
-                for piece in _encoded(value):
-                    self._append(text + piece if text else piece)
-                    text = b""
+                for start in range(0, len(value), _PIECE):
+                    self._append(b"".join([text.encode(), *_encoded(value, start)]))
+                    text = ""
                     yield
         if text:
-            self._append(text)
+            self._append(text.encode())
 
     def _append(self, piece: bytes) -> None:
         self._pieces.append(piece)
@@ -80,18 +85,17 @@ class Form(httpx.SyncByteStream, httpx.AsyncByteStream):
         return f"<Form of {self.length} bytes>"
 
 
-def _quoted(text: str) -> bytes:
+def _quoted(text: str) -> str:
     if text.isascii():
         if text.isalnum():  # as most names are
-            return text.encode()
-        if text[0:1] == "+" and text[1:].isalnum():  # as most numbers are
-            return b"%2B" + text[1:].encode()
-    return quote_plus(text).encode()
+            return text
+        if text[:1] == "+" and text[1:].isalnum():  # as most numbers are
+            return f"%2B{text[1:]}"
+    return quote_plus(text)
 
 
-def _encoded(image: bytes) -> Iterator[bytes]:
-    """The percent-encoded base64 of `image`, in pieces."""
-    raw = memoryview(image)
-    for start in range(0, len(raw), _PIECE):
-        base64 = pybase64.b64encode(raw[start : start + _PIECE])
-        yield base64.replace(b"+", b"%2B").replace(b"/", b"%2F").replace(b"=", b"%3D")
+def _encoded(image: bytes, start: int) -> Iterator[bytes]:
+    """The percent-encoded base64 of one piece of `image`."""
+    piece = memoryview(image)[start : start + _PIECE]
+    for at in range(0, len(piece), _STEP):
+        yield pybase64.b64encode(piece[at : at + _STEP]).replace(b"+", b"%2B").replace(b"=", b"%3D")

@@ -1,61 +1,116 @@
-"""The report of a ledger: one HTML file that a person can look at, and that needs nothing else."""
+"""The report of a list and its ledger: one HTML file that a person can look at, and that needs nothing else."""
 
 from __future__ import annotations
 
 import os
 import tempfile
+from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import dataclass, field
 from datetime import datetime
+from decimal import Decimal
 from pathlib import Path
 
 from aisolution_async import clock
-from aisolution_async.bulk.report.figures import read
-from aisolution_async.bulk.report.page import page
+from aisolution_async.bulk.report.applicants import Asked
+from aisolution_async.bulk.report.applicants import read as read_applicants
+from aisolution_async.bulk.report.counting import read
+from aisolution_async.bulk.report.page import Report, page
+from aisolution_async.bulk.report.sources import Sources, files_of
+from aisolution_async.bulk.report.thumbnails import photographs_of
 from aisolution_async.errors import ConfigurationError
-from aisolution_async.ledger.urls import Server, place_of
+from aisolution_async.ledger.urls import Place, Server, place_of
 
-__all__ = ["make_report", "write_report"]
+__all__ = ["ReportOptions", "make_report", "write_report"]
 
 
-def make_report(ledger: str | os.PathLike[str] | Server, *, made_at: datetime | None = None) -> str:
-    """The report of the ledger at a path or URL, as one HTML document.
+@dataclass(frozen=True, slots=True)
+class ReportOptions:
+    """What a report has besides what its file says.
 
-    The same ledger gives the same text, but for `made_at` (the default: now, in UTC). It is only read,
-    whoever writes to it meanwhile. No number, image, token or group id is in it; your keys of held calls are.
-    Raises LedgerError where it is not there, or of another version, or damaged; ConfigurationError where
-    matplotlib is missing (`pip install 'aisolution-async[cli]'`).
+    `ledger` (a path, or a `Server`) and `results` name what is not beside the other. `key` is the column of your ids,
+    which rows are named by (the default: found by its name). `photos` puts the photographs of the first 100 rows on the
+    page that are NOT SURE or NOT SAME PERSON; `columns` says which column has which, by parameter, where their names do
+    not; relative paths start at the results' folder, or at `images`, outside of which nothing is read. `prices` are by
+    endpoint, for what has no recorded price; amounts are shown in `currency`.
     """
-    return page(read(place_of(ledger)), made_at or clock.today())
+
+    ledger: Place | None = None
+    results: Path | None = None
+    key: str | None = None
+    photos: bool = False
+    images: Path | None = None
+    columns: Mapping[str, str] = field(default_factory=dict)
+    prices: Mapping[str, Decimal] = field(default_factory=dict)
+    currency: str = ""
+
+
+def make_report(
+    file: str | os.PathLike[str] | Server, *, options: ReportOptions | None = None, made_at: datetime | None = None
+) -> str:
+    """The report of `file`, a ledger (its path or URL) or what `bulk` wrote, as one HTML document.
+
+    The other of the two is read too if it stands beside it; what is missing is said. The same files give the same
+    text, but for `made_at` (the default: now, in UTC). They are only read, whoever writes to the ledger meanwhile. No
+    number, token or group id is in it, and no image unless `options.photos` asks for some; your keys are.
+    Raises LedgerError where the ledger is not there, or of another version, or damaged; ConfigurationError and
+    UnreadableInputError where the results cannot be read.
+    """
+    options = options or ReportOptions()
+    return _made(files_of(place_of(file), ledger=options.ledger, results=options.results), options, made_at)
+
+
+def _made(files: Sources, options: ReportOptions, made_at: datetime | None) -> str:
+    figures = applicants = None
+    prices = {name: int(price.scaleb(6)) for name, price in options.prices.items()}
+    if files.ledger is not None:
+        figures = read(files.ledger, prices=prices)
+        figures.currency = options.currency
+    if files.results is not None:
+        asked = Asked(options.key, options.photos, options.columns, () if figures is None else {*figures.by_endpoint})
+        applicants = read_applicants(files.results, files.ending, asked, is_part=files.is_part)
+        applicants.prices, applicants.currency = prices, options.currency
+        if options.photos:
+            folder = files.results.absolute().parent
+            applicants.photographs = photographs_of(applicants.worst_first(), folder, options.images)
+    return page(Report(figures, applicants, files.notes), made_at or clock.today())
 
 
 def write_report(
-    ledger: str | os.PathLike[str] | Server, output: str | os.PathLike[str], *, overwrite: bool = False
+    file: str | os.PathLike[str] | Server,
+    output: str | os.PathLike[str],
+    *,
+    overwrite: bool = False,
+    options: ReportOptions | None = None,
 ) -> None:
-    """Write the report of `ledger` to the file `output`, readable by its owner only.
+    """Write the report of `file` to the file `output`, readable by its owner only.
 
     It has another name until it is whole. Raises ConfigurationError where there is such a file already, unless
     `overwrite`, or where it cannot be written; else as `make_report` does.
     """
-    path, source = Path(output), place_of(ledger)
+    options = options or ReportOptions()
+    path = Path(output)
     shown = repr(str(path))
     if path.is_dir():
         raise ConfigurationError(f"the report {shown} is a folder: name a file in it")
     if not path.parent.is_dir():
         raise ConfigurationError(f"the report's folder {str(path.parent)!r} does not exist: make it first")
-    if isinstance(source, Path) and path.exists() and source.exists() and path.samefile(source):
-        raise ConfigurationError(f"the report {shown} is the ledger: give it another name")
+    files = files_of(place_of(file), ledger=options.ledger, results=options.results)
+    for source, what in ((files.ledger, "the ledger"), (files.results, "the file of results")):
+        if isinstance(source, Path) and path.exists() and source.exists() and path.samefile(source):
+            raise ConfigurationError(f"the report {shown} is {what}: give it another name")
     if os.path.lexists(path) and not overwrite:
         raise ConfigurationError(f"{shown} exists already: move it away, or say --overwrite")
-    text = make_report(source)
+    text = _made(files, options, None)
     part = None
     try:
         # 0600, as the ledger is: it has keys in it.
         number, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
         part = Path(name)
-        with os.fdopen(number, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
+        with os.fdopen(number, "w", encoding="utf-8") as whole:
+            whole.write(text)
+            whole.flush()
+            os.fsync(whole.fileno())
         if not overwrite and os.path.lexists(path):
             raise FileExistsError(0, "a file of that name has appeared meanwhile")
         part.replace(path)

@@ -1,51 +1,38 @@
 """The charts, as SVG that takes its colours from the page's style sheet, and so follows light and dark.
 
-matplotlib draws them; it is imported when the first one is drawn.
+They are drawn here, and by no library: one that can draw everything takes longer to be imported than the page takes.
 """
 
 from __future__ import annotations
 
-import io
 import math
-import re
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from itertools import count
-from typing import TYPE_CHECKING, Any, Protocol
-from xml.etree import ElementTree
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import count, groupby
 
-from aisolution_async.bulk.report.html import shown
-from aisolution_async.errors import ConfigurationError
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.axis import Axis
+from aisolution_async.bulk.report.html import Content, Html, tag
 
 WIDE, HALF, NARROW = 860, 418, 328
 """Widths in pixels: the page's, half of it, and a phone's."""
 
-# matplotlib wants colours that it knows: each of these stands for a variable of the style sheet.
-ROLES = {
-    name: f"#{number:06x}"
-    for number, name in enumerate(
-        ("ink", "soft", "line", "page", "charged", "free", "unknown", "same", "differs", "unsure", "p50", "p90", "p99"),
-        0xA10001,
-    )
-}
-_SIZE = 12
-_HEIGHT, _RIGHT, _BOTTOM = 220, 14, 44
+_HEIGHT, _TOP, _LEFT, _RIGHT, _BOTTOM = 220, 26, 52, 14, 44
+_ROW = 30
+_LETTER = 7.2  # as wide as a letter or a digit is at most, on average
 _SHORTEST = 0.0001
+_LONGEST_NAME = 22
 
 
 @dataclass(frozen=True, slots=True)
 class Series:
-    """One of the things a chart shows: its name, its colour (`ROLES`), its values, its hatch or dashes."""
+    """One of the things a chart shows: its name, its colour (a variable of the style sheet), its values.
+
+    `mark`: stripes, where it is an area, or the dashes of a line.
+    """
 
     name: str
     role: str
     values: Sequence[float | None]
-    mark: Any = ""
+    mark: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +42,23 @@ class Ticks:
     label: str
     many: Sequence[tuple[float, str]]
     few: Sequence[tuple[float, str]]
+
+
+@dataclass(frozen=True, slots=True)
+class _Axis:
+    """What lies between two values, from one place in pixels to another."""
+
+    low: float
+    high: float
+    start: float
+    end: float
+
+    def __call__(self, value: float) -> float:
+        return self.start + (value - self.low) / (self.high - self.low) * (self.end - self.start)
+
+
+_Draw = Callable[[int, str], Iterator[Content]]
+"""What draws a chart of some width; its ids begin so."""
 
 
 class Charts:
@@ -79,25 +83,33 @@ class Charts:
         `marked` are stretches of the axis, shown above the columns.
         """
         stretches = list(marked)
-        places = range(len(series[0].values))
+        places = len(series[0].values)
         # A few columns stand apart; many of them are one shape.
-        broad = 0.6 if len(places) <= 8 else 0.8 if len(places) <= 20 else 1.0
-        margin = 0.5 if len(places) > 8 else 1.0
+        broad = 0.6 if places <= 8 else 0.8 if places <= 20 else 1.0
+        margin = 0.5 if places > 8 else 1.0
+        sums = [sum(value or 0.0 for value in values) for values in zip(*(each.values for each in series), strict=True)]
+        most = max(1.0, *sums) * (1.15 if stretches else 1.06)
 
-        def draw(axes: Axes, *, narrow: bool) -> None:
-            below = [0.0] * len(places)
-            for start, end in stretches:
-                axes.axvspan(start, end, ymin=0.95, facecolor=ROLES["ink"], linewidth=0)
+        def draw(wide: int, prefix: str) -> Iterator[Content]:
+            across = _Axis(-margin, places - 1 + margin, _LEFT, wide - _RIGHT)
+            up = _Axis(0, most, _HEIGHT - _BOTTOM, _TOP)
+            ticks = [(value, compact(value)) for value in _counts(most, 4)]
+            yield _frame(wide, (across, x), (up, ticks, y))
+            strips = [(across(start), across(end)) for start, end in stretches]
+            yield _area("ink", [(a, _TOP, b - a, (_HEIGHT - _BOTTOM - _TOP) * 0.05) for a, b in strips], edge=False)
+            below = [0.0] * places
+            half = (across(broad) - across(0)) / 2
             for each in series:
-                values = [value or 0.0 for value in each.values]
-                axes.bar(places, values, bottom=below, **_fill(each), width=broad)
-                below = [a + b for a, b in zip(below, values, strict=True)]
-            axes.set_xlim(-margin, len(below) - 1 + margin)
-            axes.set_ylim(0, max(1.0, *below) * (1.15 if stretches else 1.06))
-            _count_axis(axes.yaxis, 4)
-            _words(axes, x, y, narrow=narrow or width < WIDE)
+                above = [low + (value or 0.0) for low, value in zip(below, each.values, strict=True)]
+                shapes = [
+                    (across(place) - half, up(high), 2 * half, up(low) - up(high))
+                    for place, (low, high) in enumerate(zip(below, above, strict=True))
+                    if high > low
+                ]
+                yield _area(each.role, shapes, each.mark, prefix)
+                below = above
 
-        return self._both(_Frame(title, text, width, _HEIGHT), draw)
+        return self._both(title, text, width, _HEIGHT, draw)
 
     def lines(
         self, title: str, text: str, series: Sequence[Series], x: Ticks, y: str, *, width: int = WIDE
@@ -106,84 +118,147 @@ class Charts:
         known = [max(value, _SHORTEST) for each in series for value in each.values if value is not None]
         low, high = min(known) / 1.5, max(known) * 1.5
 
-        def draw(axes: Axes, *, narrow: bool) -> None:
+        def draw(wide: int, _: str) -> Iterator[Content]:
+            across = _Axis(-0.6, max(len(series[0].values) - 0.4, 0.6), _LEFT, wide - _RIGHT)
+            up = _Axis(math.log(low), math.log(high), _HEIGHT - _BOTTOM, _TOP)
+            ticks = [(math.log(tick), seconds(tick)) for tick in _round_seconds(low, high)]
+            yield _frame(wide, (across, x), (up, ticks, y))
             for each in series:
-                values = [math.nan if value is None else max(value, _SHORTEST) for value in each.values]
-                shape: dict[str, Any] = {"linestyle": each.mark, "marker": "o", "markersize": 3.4}
-                axes.plot(range(len(values)), values, color=ROLES[each.role], linewidth=1.8, clip_on=False, **shape)
-            axes.set_yscale("log")
-            axes.set_ylim(low, high)
-            axes.set_xlim(-0.6, max(len(series[0].values) - 0.4, 0.6))
-            _second_ticks(axes, low, high)
-            _words(axes, x, y, narrow=narrow or width < WIDE)
+                points = [
+                    None if value is None else (across(place), up(math.log(max(value, _SHORTEST))))
+                    for place, value in enumerate(each.values)
+                ]
+                line, dots = "", ""
+                for is_gap, run in groupby(points, lambda point: point is None):
+                    if not is_gap:
+                        there = [point for point in run if point is not None]
+                        line += "M" + "L".join(f"{a:.1f} {b:.1f}" for a, b in there)
+                        dots += "".join(f"M{a - 2:.1f} {b:.1f}a2 2 0 1 0 4 0a2 2 0 1 0 -4 0" for a, b in there)
+                stroke = f"fill: none; stroke: var(--{each.role}); stroke-width: 1.8"
+                yield tag("path", d=line, style=stroke + (f"; stroke-dasharray: {each.mark}" if each.mark else ""))
+                yield tag("path", d=dots, style=f"fill: var(--{each.role})")
 
-        return self._both(_Frame(title, text, width, _HEIGHT), draw)
+        return self._both(title, text, width, _HEIGHT, draw)
 
     def rows(
         self, title: str, text: str, names: Sequence[str], series: Sequence[Series], x: str, *, width: int = WIDE
     ) -> tuple[str, str]:
         """Bars that lie, one for each name from top to bottom, with the sum behind it."""
         labels = [shortened(name) for name in names]
+        sums = [sum(value or 0.0 for value in values) for values in zip(*(each.values for each in series), strict=True)]
+        most = max(1.0, *sums)
+        left = 14 + _LETTER * max(map(len, labels))
+        room = 10 + _LETTER * max(len(f"{total:,.0f}") for total in sums)
+        height = _ROW * len(names) + _BOTTOM + 8
 
-        def draw(axes: Axes, *, narrow: bool) -> None:
-            left = [0.0] * len(names)
+        def draw(wide: int, prefix: str) -> Iterator[Content]:
+            across = _Axis(0, most, left, max(wide - room, left + 40))
+            for value in _counts(most, 3 if wide == NARROW else 5):
+                at = f"{across(value):.1f}"
+                yield tag("path", d=f"M{at} 8V{height - _BOTTOM}", style="stroke: var(--line)")
+                yield _text(across(value), height - _BOTTOM + 18, compact(value), "middle")
+            yield tag("path", d=f"M{left:.1f} 8V{height - _BOTTOM}", style="stroke: var(--soft)")
+            yield _text((left + wide - room) / 2, height - 6, x, "middle")
+            begun = [0.0] * len(names)
             for each in series:
-                values = [value or 0.0 for value in each.values]
-                axes.barh(range(len(names)), values, left=left, height=0.62, **_fill(each))
-                left = [a + b for a, b in zip(left, values, strict=True)]
-            most = max(1.0, *left)
-            for row, total in enumerate(left):
-                axes.text(total + most * 0.012, row, f" {total:,.0f}", va="center", color=ROLES["ink"], size=_SIZE)
-            axes.set_ylim(len(names) - 0.5, -0.5)
-            axes.set_xlim(0, most * (1.25 if narrow else 1.12))
-            axes.set_yticks(range(len(names)), labels=labels)
-            _count_axis(axes.xaxis, 3 if narrow else 5)
-            axes.grid(axis="x", color=ROLES["line"], linewidth=1)
-            axes.grid(visible=False, axis="y")
-            axes.spines["left"].set_visible(True)
-            axes.spines["bottom"].set_visible(False)
-            axes.set_xlabel(x)
+                ended = [start + (value or 0.0) for start, value in zip(begun, each.values, strict=True)]
+                shapes = [
+                    (across(start), 8 + _ROW * (row + 0.19), across(end) - across(start), _ROW * 0.62)
+                    for row, (start, end) in enumerate(zip(begun, ended, strict=True))
+                    if end > start
+                ]
+                yield _area(each.role, shapes, each.mark, prefix)
+                begun = ended
+            for row, (label, total) in enumerate(zip(labels, sums, strict=True)):
+                middle = 8 + _ROW * (row + 0.5) + 4
+                yield _text(left - 8, middle, label, "end")
+                yield _text(across(total) + 7, middle, f"{total:,.0f}", "start", "ink")
 
-        left = 14 + 7 * max(map(len, labels))
-        return self._both(_Frame(title, text, width, 30 * len(names) + _BOTTOM + 8, left, 8), draw)
+        return self._both(title, text, width, height, draw)
 
-    def _both(self, frame: _Frame, draw: _Draw) -> tuple[str, str]:
-        return self._draw(frame, draw), self._draw(replace(frame, width=NARROW), draw)
+    def _both(self, title: str, text: str, width: int, height: int, draw: _Draw) -> tuple[str, str]:
+        wide, narrow = (self._drawn(title, text, each, height, draw) for each in (width, NARROW))
+        return wide, narrow
 
-    def _draw(self, frame: _Frame, draw: _Draw) -> str:
-        width, height = frame.width, frame.height
-        inner = (width - frame.left - _RIGHT, height - _BOTTOM - frame.top)
-        with _matplotlib() as figure_of:
-            figure = figure_of(figsize=(width / 72, height / 72))
-            axes = figure.add_axes((frame.left / width, _BOTTOM / height, inner[0] / width, inner[1] / height))
-            axes.set_axisbelow(True)
-            axes.patch.set_visible(False)
-            axes.tick_params(length=0, pad=6, colors=ROLES["soft"], labelsize=_SIZE)
-            axes.xaxis.label.set(color=ROLES["soft"], size=_SIZE)
-            for side, spine in axes.spines.items():
-                spine.set(visible=side == "bottom", edgecolor=ROLES["soft"], linewidth=1)
-            axes.grid(axis="y", color=ROLES["line"], linewidth=1)
-            draw(axes, narrow=width == NARROW)
-            out = io.StringIO()
-            nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
-            figure.savefig(out, format="svg", metadata=nothing, transparent=True)
-        return _for_page(out.getvalue(), f"chart{next(self._numbers)}", frame.title, frame.text)
+    def _drawn(self, title: str, text: str, width: int, height: int, draw: _Draw) -> Html:
+        prefix = f"chart{next(self._numbers)}"
+        return tag(
+            "svg",
+            tag("title", title, id=f"{prefix}-title"),
+            tag("desc", text, id=f"{prefix}-text"),
+            draw(width, prefix),
+            viewBox=f"0 0 {width} {height}",
+            role="img",
+            aria_labelledby=f"{prefix}-title {prefix}-text",
+            style=f"max-width: {width}px; aspect-ratio: {width} / {height}",
+        )
 
 
-@dataclass(frozen=True, slots=True)
-class _Frame:
-    """What is around a drawing; lengths in pixels."""
+def _frame(width: int, below: tuple[_Axis, Ticks], beside: tuple[_Axis, Sequence[tuple[float, str]], str]) -> Content:
+    """The lines behind a chart, and what is written below and beside it."""
+    (across, x), (up, ticks, unit) = below, beside
+    words, bottom = x.few if width < WIDE else x.many, _HEIGHT - _BOTTOM
+    lines = "".join(f"M{_LEFT} {up(value):.1f}H{width - _RIGHT}" for value, _ in ticks)
+    return [
+        tag("path", d=lines, style="stroke: var(--line)"),
+        tag("path", d=f"M{_LEFT} {bottom}H{width - _RIGHT}", style="stroke: var(--soft)"),
+        [_text(_LEFT - 8, up(value) + 4, word, "end") for value, word in ticks],
+        [_word(across(place), bottom + 18, word, width) for place, word in words],
+        _text((_LEFT + width - _RIGHT) / 2, _HEIGHT - 6, x.label, "middle"),
+        # Above the axis and not along it: it is read without turning the head.
+        _text(0, 14, unit, "start"),
+    ]
 
-    title: str
-    text: str
-    width: int
-    height: int
-    left: int = 52
-    top: int = 26
+
+def _word(x: float, y: float, word: str, width: int) -> Html:
+    """A word below an axis: in the middle, or as far to the right as it has room."""
+    return _text(x, y, word, "middle") if x + _LETTER * len(word) / 2 <= width else _text(width, y, word, "end")
 
 
-class _Draw(Protocol):
-    def __call__(self, axes: Axes, *, narrow: bool) -> None: ...
+def _text(x: float, y: float, words: str, anchor: str, role: str = "soft") -> Html:
+    style = f"fill: var(--{role}); font-size: 12px; text-anchor: {anchor}"
+    return tag("text", words, x=f"{x:.1f}", y=f"{y:.1f}", style=style)
+
+
+def _area(
+    role: str,
+    shapes: Sequence[tuple[float, float, float, float]],
+    mark: str = "",
+    prefix: str = "",
+    *,
+    edge: bool = True,
+) -> Content:
+    """Rectangles of one colour, by their left upper corner, width and height."""
+    if not shapes:
+        return None
+    path = "".join(f"M{x:.1f} {y:.1f}h{w:.1f}v{h:.1f}h{-w:.1f}z" for x, y, w, h in shapes)
+    fill, stripes = f"var(--{role})", None
+    if mark:
+        fill = f"url(#{prefix}-{role})"
+        lines = {"//": "M0 0V5", "xx": "M0 0V5M0 0H5"}[mark]
+        stripes = tag(
+            "pattern",
+            tag("rect", width="5", height="5", style=f"fill: var(--{role})"),
+            tag("path", d=lines, style="stroke: var(--page); stroke-width: 3"),
+            id=f"{prefix}-{role}",
+            width="5",
+            height="5",
+            patternUnits="userSpaceOnUse",
+            patternTransform="rotate(45)",
+        )
+    return [stripes, tag("path", d=path, style=f"fill: {fill}" + ("; stroke: var(--page); stroke-width: 0.8" * edge))]
+
+
+def _counts(most: float, parts: int) -> list[float]:
+    """Round whole numbers from 0 to `most`, in about so many parts."""
+    step = next(size for power in count() for size in (10**power, 2 * 10**power, 5 * 10**power) if most / size <= parts)
+    return [float(value) for value in range(0, int(most) + 1, step)]
+
+
+def _round_seconds(low: float, high: float) -> list[float]:
+    usual = [step * 10.0**power for power in range(-4, 6) for step in (1, 2, 5)]
+    usual = [tick for tick in usual if low <= tick <= high]
+    return usual if len(usual) <= 6 else [tick for tick in usual if f"{tick:e}".startswith("1")]
 
 
 def compact(value: float) -> str:
@@ -203,44 +278,7 @@ def shortened(name: str) -> str:
     plain = (
         "".join(char if char.isprintable() else "?" for char in name.encode("ascii", "replace").decode()) or "(empty)"
     )
-    return plain if len(plain) <= 16 else f"{plain[:15]}~"
-
-
-def _fill(series: Series) -> dict[str, Any]:
-    return {
-        "facecolor": ROLES[series.role],
-        "edgecolor": ROLES["page"],
-        "hatchcolor": ROLES["page"],
-        "hatch": series.mark or None,
-        "linewidth": 0.8,
-    }
-
-
-def _count_axis(axis: Axis, most: int) -> None:
-    from matplotlib.ticker import FuncFormatter, MaxNLocator  # noqa: PLC0415  # an extra, and slow to import
-
-    axis.set_major_locator(MaxNLocator(most, integer=True, min_n_ticks=2, steps=[1, 2, 5, 10]))
-    axis.set_major_formatter(FuncFormatter(lambda value, _: compact(value)))
-
-
-def _words(axes: Axes, x: Ticks, y: str, *, narrow: bool) -> None:
-    ticks = x.few if narrow else x.many
-    axes.set_xticks([place for place, _ in ticks], labels=[word for _, word in ticks])
-    axes.set_xlabel(x.label)
-    # Above the axis and not along it: it is read without turning the head.
-    axes.figure.text(0, 1 - 12 / _HEIGHT, y, color=ROLES["soft"], size=_SIZE, va="center")
-
-
-def _second_ticks(axes: Axes, low: float, high: float) -> None:
-    from matplotlib.ticker import NullLocator  # noqa: PLC0415  # as above
-
-    usual = [step * 10.0**power for power in range(-4, 6) for step in (1, 2, 5)]
-    usual = [tick for tick in usual if low <= tick <= high]
-    if len(usual) > 6:
-        usual = [tick for tick in usual if f"{tick:e}".startswith("1")]
-    axes.yaxis.set_major_locator(NullLocator())
-    axes.yaxis.set_minor_locator(NullLocator())
-    axes.set_yticks(usual, labels=[seconds(tick) for tick in usual])
+    return plain if len(plain) <= _LONGEST_NAME else f"{plain[: _LONGEST_NAME - 1]}~"
 
 
 def seconds(value: float) -> str:
@@ -253,66 +291,3 @@ def seconds(value: float) -> str:
     if value < 7170:
         return f"{value / 60:.0f} min"
     return f"{value / 3600:.1f} h".replace(".0 ", " ") if value < 172800 else f"{value / 86400:.0f} days"
-
-
-@contextmanager
-def _matplotlib() -> Iterator[Any]:
-    """matplotlib's Figure; its settings as they come with it, whatever the machine's are, and put back afterwards."""
-    try:
-        from matplotlib import style  # noqa: PLC0415  # an extra, and slow to import
-        from matplotlib.figure import Figure  # noqa: PLC0415  # as above
-    except ImportError:
-        problem = ConfigurationError("a report needs matplotlib: pip install 'aisolution-async[cli]'")
-    else:
-        ours = {
-            "svg.fonttype": "none",
-            "svg.hashsalt": "aisolution",
-            "text.parse_math": False,
-            "text.usetex": False,
-            "hatch.linewidth": 1.6,
-            "figure.dpi": 72,
-        }
-        with style.context(["default", ours]):
-            yield Figure
-        return
-    raise problem
-
-
-def _for_page(svg: str, prefix: str, title: str, text: str) -> str:
-    """An SVG document as part of an HTML page: its own ids, our colours, words for those who do not see it."""
-    for name, colour in ROLES.items():
-        svg = svg.replace(colour, f"var(--{name})")
-    root = ElementTree.fromstring(svg.encode())  # noqa: S314  # matplotlib wrote it just now
-    used = set(re.findall(r'(?:url\(|href=")#([^)"]+)', svg))
-    _drop(root, "metadata", "style")
-    for element in root.iter():
-        # In HTML, no namespace has to be named.
-        element.tag = element.tag.rpartition("}")[2]
-        attributes = {name.rpartition("}")[2]: value for name, value in element.attrib.items()}
-        if attributes.get("id") not in used:
-            attributes.pop("id", None)
-        element.attrib.clear()
-        for name, value in attributes.items():
-            own = f"{prefix}-{value}" if name == "id" else re.sub(r"(^|url\()#", rf"\1#{prefix}-", value)
-            element.set(name, own)
-        if element.tag == "text":
-            # The page's own letters.
-            kept = [part for part in element.get("style", "").split("; ") if not part.startswith("font-family")]
-            element.set("style", "; ".join(kept))
-    width, height = root.get("viewBox", "").split()[2:]
-    for name in ("width", "height", "version"):
-        root.attrib.pop(name, None)
-    root.set("role", "img")
-    root.set("aria-labelledby", f"{prefix}-title {prefix}-text")
-    root.set("style", f"max-width: {width}px; aspect-ratio: {width} / {height}")
-    for tag, words in (("desc", text), ("title", title)):
-        element = ElementTree.Element(tag, id=f"{prefix}-{'text' if tag == 'desc' else 'title'}")
-        element.text = shown(words)
-        root.insert(0, element)
-    return ElementTree.tostring(root, encoding="unicode")
-
-
-def _drop(root: ElementTree.Element, *names: str) -> None:
-    for parent in root.iter():
-        for child in [child for child in parent if child.tag.rpartition("}")[2] in names]:
-            parent.remove(child)

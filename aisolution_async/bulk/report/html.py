@@ -7,7 +7,7 @@ from html import escape
 
 # Joiners are part of emoji and of Indian scripts, and move nothing.
 _JOINERS = "\u200c\u200d"
-_EMPTY = frozenset({"meta"})
+_EMPTY = frozenset({"meta", "img"})
 
 
 class Html(str):

@@ -1,8 +1,20 @@
-"""Why attempts bring no answer, and what to do about it, in words for those who keep the list."""
+"""What services are called, why there is no answer, and what to do about it, in words for those who keep the list."""
 
 from __future__ import annotations
 
+import re
 from typing import NamedTuple
+
+SERVICES = {
+    "facecompare": "Face comparison",
+    "idholding": "Person holding ID card",
+    "addface": "Add face",
+    "searchface": "Face search",
+    "delface": "Delete face",
+    "gliswadetail": "WhatsApp detail",
+    "facecompare or idholding": "Faces compared",
+}
+"""What people call an endpoint, by the vendor's names."""
 
 
 class Cause(NamedTuple):
@@ -82,3 +94,53 @@ CAUSES = {
     ),
 }
 """By the names that `figures` has for them."""
+
+
+ANSWERED, CHECKING, HELD, PROBLEM = "answered", "checking", "held", "problem"
+"""What came of a row, or of one of its calls."""
+
+STATES = {
+    ANSWERED: "",
+    CHECKING: "The vendor is still checking, or was not available: free. Run the list again later.",
+    HELD: "May have been charged, and has no answer: look it up in the invoice and settle it with aisolution ledger "
+    "resolve, or have it sent again with --retry-unknown 1.",
+    PROBLEM: "Mend the rows, and run the list again: each row says what is wrong.",
+}
+"""What to do about rows in each state."""
+
+BY_ERROR = {
+    "InputError": "Free: nothing was sent. Mend the cell, or take the row out, and run the list again.",
+    "InvalidRequestError": CAUSES["invalid"].remedy,
+    "ImageTooLargeError": CAUSES["too large"].remedy,
+    "FaceNotFoundError": CAUSES["no face"].remedy,
+    "PersonNotFoundError": CAUSES["no person"].remedy,
+    "ServiceFailedError": CAUSES["failed"].remedy,
+    "RetryLaterError": CAUSES["busy"].remedy,
+    "UnknownStatusError": CAUSES["undocumented"].remedy,
+    "RefusedError": CAUSES["refused"].remedy,
+    "OutcomeUnknownError": CAUSES["lost"].remedy,
+    "NotSentError": CAUSES["not sent"].remedy,
+    "BudgetExhaustedError": "Free: nothing was sent. Run the list again with a larger --max-charges or --max-cost.",
+    "LedgerError": "See that the ledger's disk has room and can be written; then run the list again.",
+}
+"""What to do about a call that failed, by the name of its error."""
+
+_HELD = re.compile(r"\bheld: ")
+_OF_ONE_ROW = re.compile(r"""('[^']*'|"[^"]*")|\b(?:line|row) \d+(?:: )?""")
+_OF_ONE_FILE = re.compile(r"[./\\\d]")
+
+
+def is_held(problem: str) -> bool:
+    """Whether a problem, as its column says it, is that the call is held."""
+    return _HELD.search(problem) is not None
+
+
+def kind_of(problem: str) -> str:
+    """A problem without what is another in each row: the row's place, a file's name, a number."""
+
+    def alike(found: re.Match[str]) -> str:
+        if found[1] is None:
+            return ""
+        return "…" if _OF_ONE_FILE.search(found[1]) else found[1]
+
+    return _OF_ONE_ROW.sub(alike, problem)

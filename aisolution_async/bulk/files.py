@@ -1,0 +1,281 @@
+"""Where finished rows go: the output, the file of problems, and what keeps the rows that an output cannot take."""
+
+from __future__ import annotations
+
+import asyncio
+import shlex
+from collections import Counter
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from aisolution_async.bulk.assemble import DoneCall, DoneRow
+from aisolution_async.bulk.books import Abandoned, BookPlan
+from aisolution_async.bulk.facts import Facts
+from aisolution_async.bulk.mending import Shown
+from aisolution_async.bulk.outputs import Output, Rescue, UnwrittenError, as_json, digest_of
+from aisolution_async.bulk.plan import Plan
+from aisolution_async.bulk.results import RowState, is_unsettled
+from aisolution_async.bulk.rows import Row
+from aisolution_async.bulk.summary import Summary
+from aisolution_async.charges import Charge
+from aisolution_async.ledger.urls import Place
+
+
+class Files:
+    """The files that a run writes, as `plan` says.
+
+    Where one cannot be written, `problem` says why, and `stop` is called. It is to `open()`, to `write()` each row, to
+    `make()` once all are there, and in the end to `settle()`.
+    """
+
+    def __init__(self, plan: Plan, stop: Callable[[], None]) -> None:
+        self.problem: str | None = None
+        self._facts = plan.facts
+        self._columns = plan.facts.columns
+        self._formats = plan.formats
+        self._output = plan.output
+        self._problems = (
+            None if plan.problems is None else _RowsToDo(plan.problems, plan.facts, plan.facts.columns.added)
+        )
+        self._held = None if plan.held is None else _RowsToDo(plan.held, plan.facts, plan.facts.columns.added_to_held)
+        self._stop = stop
+        self._is_full = False  # the output takes no more rows
+        self._told: list[str] = []  # what was told of the workbooks that were made
+        self._kept_apart: Counter[bytes] = Counter()  # rows that the ledger could not take
+        self._rescue: Rescue | None = None
+
+    def open(self, plan: Plan) -> None:
+        """Make the part files. Raises ConfigurationError where one cannot be made."""
+        columns, types, about = self._columns, plan.types, f"Results of {self._facts.source.path.name}"
+        self._output.open(
+            columns.names,
+            replace=plan.replaces,
+            types=[*types, *(kind for results in columns.results for kind in results.types)],
+            plan=BookPlan(columns.results, self._facts.options.known_prices, about),
+        )
+        for file in (self._problems, self._held):
+            if file is not None:
+                file.open(replace=plan.replaces or file is self._held, types=types)
+
+    def close(self) -> None:
+        """Leave what there is in the part files. Idempotent."""
+        for file in (self._problems, self._held):
+            if file is not None:
+                file.output.close()
+        self._output.close()
+
+    # ----------------------------------------------------------------------------------------------------- one row
+
+    def write(self, done: DoneRow) -> None:
+        """Write a row, wherever it can be written."""
+        cells, values = self._columns.of(done.row.cells), done.values
+        # What is in the output and not in the ledger would be lost when another run begins the output anew.
+        if done.is_unrecorded:
+            line = as_json(self._columns.names, cells, values)
+            self._keep_apart(line)
+            self._kept_apart[line] += 1
+        if self._is_full:
+            self._keep_the_lost([as_json(self._columns.names, cells, values)])
+            return
+        try:
+            self._output.write(cells, values, self._formats_in(done.row))
+        except UnwrittenError as exc:
+            self._fail(exc)
+            return
+        if done.state is RowState.FAILED:
+            self._write_problems(done)
+
+    def write_total(self, row: Row) -> None:
+        """Write a row of which nothing is asked."""
+        cells = self._columns.of(row.cells)
+        values = [None for results in self._columns.results for _ in results.names]
+        if not self._is_full:
+            try:
+                self._output.write(cells, values, self._formats_in(row))
+            except UnwrittenError as exc:
+                self._fail(exc)
+
+    def _write_problems(self, done: DoneRow) -> None:
+        """Write a row where somebody finds what to do about it: what is held is not to be mended."""
+        failed = [call for call in done.calls if call.state is RowState.FAILED]
+        held = [] if self._held is None else [call for call in failed if _is_held(call)]
+        bad = [call for call in failed if call not in held]
+        row = done.row.line
+        if bad and self._problems is not None:
+            self._put(self._problems, done, [row, problems_of(done, bad)])
+        if held and self._held is not None:
+            ledger, output = self._facts.ledger, self._output
+            assert ledger is not None
+            remedies = dict.fromkeys(remedy_of(call, ledger, None if output.streams else output.path) for call in held)
+            self._put(self._held, done, [row, problems_of(done, held), "; ".join(remedies)])
+
+    def _put(self, file: _RowsToDo, done: DoneRow, said: Sequence[Any]) -> None:
+        try:
+            file.write(done.row, self._columns.of(done.row.cells), said, self._formats_in(done.row))
+        except UnwrittenError as exc:
+            problem = f"the file of problems {str(file.output.part)!r} cannot be written: {exc.strerror}"
+            self.problem = f"{problem}; the run was stopped"
+            self._problems = self._held = None
+            self._stop()
+
+    def _formats_in(self, row: Row) -> Sequence[int | str]:
+        return () if self._formats is None else tuple(self._columns.of(self._formats.of(row.line)))
+
+    def _fail(self, exc: UnwrittenError) -> None:
+        name = "standard output" if self._output.streams else f"the output {str(self._output.part)!r}"
+        self.problem = f"{name} cannot be written: {exc.strerror}; the run was stopped"
+        self._is_full = True
+        self._keep_the_lost(exc.rows)
+        self._stop()
+
+    def _keep_the_lost(self, lines: Sequence[bytes]) -> None:
+        """Keep the rows that the output could not take, those aside that were kept already."""
+        for line in lines:
+            if self._kept_apart[line] > 0:
+                self._kept_apart[line] -= 1
+            else:
+                self._keep_apart(line)
+
+    def _keep_apart(self, line: bytes) -> None:
+        if self._rescue is None:
+            self._rescue = Rescue(None if self._output.streams else self._output.path)
+        self._rescue.write(line)
+
+    # ------------------------------------------------------------------------------------------------- in the end
+
+    async def make(self, is_given_up: Callable[[], bool]) -> None:
+        """All rows have their results: make workbooks of them, where that is what was asked for."""
+        if self._is_full:
+            return
+        files = [file.output for file in (self._problems, self._held) if file is not None]
+        for output in (*files, self._output):
+            notes = self._facts.calls.warnings if output is self._output else []
+            try:
+                self._told += await asyncio.to_thread(output.make, is_given_up, notes)
+            except (Abandoned, UnwrittenError):
+                return  # where it cannot be written, that is told when it is finished
+            except asyncio.CancelledError:
+                self._stop()  # a thread is not cancelled
+                raise
+
+    def settle(self, summary: Summary, *, finished: bool) -> None:
+        """Close the files, and say in `summary` what is where. `finished`: all rows have their results."""
+        output, to_do = self._output, [file for file in (self._problems, self._held) if file is not None]
+        if finished and not self._is_full:
+            for file in to_do:
+                if file is self._held and not file.output.rows:
+                    file.remove()
+                else:
+                    self._finish(file.output, partial(file.finish, output.path))
+            if self._finish(output):
+                summary.output = output.path
+        self.close()
+        for file in to_do:
+            place = file.output.path if finished else file.output.part
+            if file is self._problems:
+                summary.problems = place if place.exists() else None
+            elif file.output.rows:
+                summary.to_settle = place if place.exists() else None
+        if summary.output is None and output.rows and not output.streams:
+            summary.part = output.part
+        mended = self._facts.source.mended.told(self._facts.source.path, is_read=finished)
+        summary.warnings = [*self._facts.calls.warnings, *mended, *self._told]
+        if self._rescue is not None:
+            self._rescue.close()
+            summary.rescued = self._rescue.places
+
+    def _finish(self, file: Output, finish: Callable[[], None] | None = None) -> bool:
+        """Give a file its name. Whether it has it."""
+        try:
+            (finish or file.finish)()
+        except UnwrittenError as exc:
+            self.problem = f"the output {str(file.path)!r} cannot be finished: {exc.strerror}"
+            if file is self._output and exc.rows:
+                self._keep_the_lost(exc.rows)
+            return False
+        return True
+
+    def told(self, problem: str) -> str:
+        """`problem`, with where the rows went that were kept."""
+        if self._rescue is None:
+            return problem
+        return f"{problem}, and {self._rescue.rows} rows went to {' and '.join(self._rescue.places)}"
+
+
+class _RowsToDo:
+    """A file of rows about which somebody has to do something, with the columns that they get."""
+
+    def __init__(self, output: Output, facts: Facts, added: tuple[str, ...]) -> None:
+        self.output = output
+        self._facts = facts
+        self._added = added
+        self._shown = Shown(facts.rows.header)
+        self._was: str | None = None  # the file as it was read
+
+    def open(self, *, replace: bool, types: Sequence[Any]) -> None:
+        """Make the part file. Raises ConfigurationError."""
+        mended, path = self._facts.source.mended, self.output.path
+        if not self._facts.options.overwrite:
+            self._was = mended.taken.get(path) or digest_of(path)
+        kinds = [*types, int, *(str for _ in self._added[1:])]
+        self.output.open([*self._facts.columns.inputs, *self._added], replace=replace, types=kinds)
+
+    def write(self, row: Row, cells: Sequence[Any], said: Sequence[Any], formats: Sequence[int | str]) -> None:
+        """Add a row. Raises UnwrittenError."""
+        self.output.write(cells, said, formats)
+        self._shown.add(row.line, self._facts.source.mended.mark(row))
+
+    def finish(self, of: Path) -> None:
+        """Give the file its name, and note where its rows come from. Raises UnwrittenError."""
+        self.output.finish(self._facts.ledger, of, self._added, self._shown.lines, self._was)
+
+    def remove(self) -> None:
+        """There is nothing to do any more."""
+        self.output.close()
+        self.output.remove()
+
+
+def _is_held(call: DoneCall) -> bool:
+    return call.taken is None and is_unsettled(call.outcome, call.endpoint)
+
+
+def remedy_of(call: DoneCall, ledger: Place, output: Path | None) -> str:
+    """What to do about a call that may have been charged, and is not sent again by itself."""
+    outcome, name = call.outcome, call.endpoint.name
+    unknown = [attempt for attempt in outcome.attempts if attempt.charge is Charge.UNKNOWN]
+    attempt = unknown[-1] if unknown else outcome.recorded
+    again = "run it again" if output is None else f"aisolution bulk --resume {shlex.quote(str(output))}"
+    times = max(len(unknown), getattr(outcome.error, "holds", 1))
+    buy = f"{again} --retry-unknown {times}"
+    if attempt is not None and attempt.charge is Charge.CHARGED:
+        return f"it was charged, and its answer is lost: {buy} buys it again"
+    when = "" if attempt is None else f" of {attempt.started_at:%Y-%m-%d %H:%M:%S} UTC"
+    key = None if outcome.key is None else str(outcome.key)
+    whose = "" if key is None else f", {key!r}"
+    settle, hint = f"aisolution ledger resolve {shlex.quote(str(ledger))}", ""
+    if key is None:
+        settle = f"{settle} --by-id ID"
+        hint = f" (aisolution ledger attempts --unknown {shlex.quote(str(ledger))} shows the ID)"
+    else:
+        settle = f"{settle} {'-- ' if key.startswith('-') else ''}{shlex.quote(key)}"
+    return (
+        f"ask the vendor, or look into the invoice, whether the request {name}{when}{whose} was charged. If it was "
+        f"not: {settle} free{hint}, and then {again}, which sends it again. If it was: {settle} charged. To have the "
+        f"answer, even if it is paid for twice: {buy}"
+    )
+
+
+def problems_of(done: DoneRow, calls: Sequence[DoneCall]) -> str:
+    """What is wrong with those calls of a row that failed, in one line."""
+    several = len(done.calls) > 1 and done.row.problem is None
+    said = dict.fromkeys(_said(call, several=several) for call in calls)
+    if done.row.raw is not None:
+        said[f"it reads: {done.row.raw}"] = None
+    return " ".join("; ".join(said).split())
+
+
+def _said(call: DoneCall, *, several: bool) -> str:
+    problem = call.problem or ""
+    return f"{call.endpoint.command}: {problem}" if several else problem

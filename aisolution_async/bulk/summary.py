@@ -1,0 +1,110 @@
+"""What a run did, counted row by row."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from aisolution_async.bulk.assemble import DoneRow
+from aisolution_async.bulk.results import RowState, is_held, is_unsettled
+from aisolution_async.charges import Charge, Tally
+from aisolution_async.errors import AISolutionError
+
+
+@dataclass(slots=True)
+class Summary:
+    """What a run has done so far, or did.
+
+    `rows` counts the rows that have a result: `ok` those of which every call was answered (`from_ledger` of them by
+    earlier calls, `shared` by other rows that ask the same, `taken_back` by what an earlier run wrote or rescued and
+    the ledger lacks), `failed` those with a call that failed, and `checking` the others, which are not settled: the
+    vendor is still checking them, or was not available. `errors` counts the calls that failed, by the error's class.
+    `held` of the failed were not sent because an attempt at the same may have been charged; one of them has as many as
+    `holds`. `unsettled` of the failed, the `held` among them, may have been charged now or before: a ledger holds them.
+    `unsent` rows were read when the run was stopped, and were neither asked nor written. `left_out` rows of empty cells
+    stood at the very end of the input, where spreadsheets leave such, and have no row in the output. `totals` are the
+    rows at the end that are totals: they were not asked, and are in the output as they came. `output` is the
+    finished file ("-" for standard output); where the run did not come to its end, `part` is the file that has the rows
+    so far, None if there are none. `problems` is the file of the rows with problems, if there is to be one, and
+    `to_settle` that of the rows that are held, with what to do about each; None if there are none. `rescued`
+    says where rows went that could not be written to the output, or whose answer the ledger could not take. `warnings`
+    are lines on what was sent all the same, as landlines: each once, with a count and the first row. `gave_up` is why
+    the vendor was not tried any longer, None where it was not given up. `hidden` is how many rows of a workbook nobody
+    sees, asked or left out, and None where that cannot be told. `seconds` is how long it took.
+    """
+
+    rows: int = 0
+    ok: int = 0
+    from_ledger: int = 0
+    shared: int = 0
+    failed: int = 0
+    held: int = 0
+    holds: int = 1
+    unsettled: int = 0
+    checking: int = 0
+    unsent: int = 0
+    left_out: int = 0
+    totals: int = 0
+    taken_back: int = 0
+    errors: Counter[str] = field(default_factory=Counter)
+    tally: Tally = field(default_factory=Tally)
+    seconds: float = 0.0
+    output: Path | None = None
+    part: Path | None = None
+    problems: Path | None = None
+    to_settle: Path | None = None
+    rescued: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    gave_up: str | None = None
+    hidden: int | None = 0
+
+    @property
+    def complete(self) -> bool:
+        """Whether every row of the input has its row in the output."""
+        return self.output is not None
+
+    @property
+    def over_budget(self) -> int:
+        """How many calls were not sent because the budget was used up."""
+        return self.errors["BudgetExhaustedError"]
+
+    def count(self, row: DoneRow) -> None:
+        """Count a row that has its result."""
+        self.rows += 1
+        self.errors.update(call.error for call in row.calls if call.error is not None)
+        failed = [call for call in row.calls if not call.outcome.ok and call.taken is None]
+        self.unsettled += any(is_unsettled(call.outcome, call.endpoint) for call in failed)
+        if held := [call.outcome.error for call in failed if is_held(call.outcome)]:
+            self.held += 1
+            self.holds = max(self.holds, *(getattr(error, "holds", 1) for error in held))
+        if row.state is RowState.FAILED:
+            self.failed += 1
+        elif row.state is RowState.CHECKING:
+            self.checking += 1
+        else:
+            self.ok += 1
+            self._count_source(row)
+
+    def _count_source(self, row: DoneRow) -> None:
+        """Count where the answers of a row are from, if they were not asked for now."""
+        if any(call.taken is not None for call in row.calls):
+            self.taken_back += 1
+            return
+        bought = [call.outcome for call in row.calls if call.outcome.answered_by is None]
+        self.shared += not bought
+        self.from_ledger += bool(bought) and all(outcome.from_ledger for outcome in bought)
+
+
+class BulkError(AISolutionError):
+    """The run could not go on: the input cannot be read further, or the output or the ledger not be written.
+
+    `summary` says what it did until then, and where the results are. `charge` is the dearest of any row.
+    """
+
+    def __init__(self, text: str, summary: Summary) -> None:
+        tally = summary.tally
+        super().__init__(
+            text, charge=Charge.CHARGED if tally.charged else Charge.UNKNOWN if tally.unknown else Charge.FREE
+        )
+        self.summary = summary

@@ -1,0 +1,90 @@
+"""See the package."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from concurrent.futures import ProcessPoolExecutor
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.simulate", description=__doc__)
+    parser.add_argument("--seed", type=int, help="run one, and print its history and its smallest form")
+    parser.add_argument("--seeds", metavar="A..B", help="run those from A to B - 1")
+    parser.add_argument("--jobs", type=int, default=1, help="processes")
+    parser.add_argument("--plant", metavar="NAME", help="with this bug of tests/simulate/planted.py")
+    parser.add_argument("--all", action="store_true", help="do not end at the first seed that breaks a law")
+    parser.add_argument("--no-shrinking", action="store_true")
+    options = parser.parse_args()
+    if options.plant:
+        from .planted import plant
+
+        plant(options.plant)
+    if options.seed is not None:
+        return _show(options.seed, shrinks=not options.no_shrinking)
+    first, _, last = (options.seeds or "0..1000").partition("..")
+    return _run_many(int(first), int(last), options)
+
+
+def _show(seed: int, *, shrinks: bool) -> int:
+    from .plan import plan_of
+    from .run import run, shrink
+
+    plan = plan_of(seed)
+    broken, history = run(plan, tells=True)
+    print("\n".join(history))
+    if not broken:
+        print(f"seed {seed}: every law holds")
+        return 0
+    if shrinks:
+        plan, broken, history = shrink(plan, broken)
+        print("-" * 80, *history, plan, sep="\n")
+    print(f"seed {seed} breaks:", *broken, sep="\n  ")
+    return 1
+
+
+def _run_many(first: int, last: int, options: argparse.Namespace) -> int:
+    from .run import run_range
+
+    start, cpu = time.time(), time.process_time()
+    step = 500 if options.all or options.jobs > 1 else 50
+    ranges = [range(at, min(at + step, last)) for at in range(first, last, step)]
+    done = events = 0
+    failed: list[tuple[int, list[str]]] = []
+    with ProcessPoolExecutor(options.jobs) if options.jobs > 1 else _Here() as pool:
+        spent = 0.0
+        for count, seen, seconds, bad in pool.map(run_range, ranges):
+            done, events, spent = done + count, events + seen, spent + seconds
+            failed += bad
+            for seed, broken in bad:
+                print(f"seed {seed}: {'; '.join(broken)[:300]}", flush=True)
+            if failed and not options.all:
+                pool.shutdown(cancel_futures=True)
+                break
+    spent = spent if options.jobs > 1 else time.process_time() - cpu
+    print(f"{done} schedules, {events} events, {len(failed)} broken, {spent:.1f} s of CPU, {time.time() - start:.1f} s")
+    if failed:
+        seed = failed[0][0]
+        planted = f" --plant {options.plant}" if options.plant else ""
+        print(f"python -m tests.simulate{planted} --seed {seed}")
+    return 1 if failed else 0
+
+
+class _Here:
+    """A pool of this process alone."""
+
+    map = staticmethod(map)
+
+    def __enter__(self) -> _Here:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def shutdown(self, **_: object) -> None:
+        """There is nothing to end."""
+
+
+if __name__ == "__main__":
+    sys.exit(main())

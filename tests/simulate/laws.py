@@ -1,0 +1,330 @@
+"""What has to hold, by the vendor's bill: while the plan is carried out, and when all is over."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+from aisolution_async import Attempt, Charge, WhatsAppProfile
+from aisolution_async.outcome import Outcome
+
+from .vendor import ANSWERED, CHECKING, FLYING, UNKNOWN, Request
+
+if TYPE_CHECKING:
+    from .world import Process, World
+
+CHARGED, FREE = Charge.CHARGED, Charge.FREE
+
+
+class BrokenError(AssertionError):
+    """A law does not hold."""
+
+
+class Laws:
+    """Sees all that a user can see, and holds it against the bill."""
+
+    def __init__(self, world: World) -> None:
+        self.broken: list[str] = []
+        self._world = world
+        self._attempts: dict[tuple[int, str], list[tuple[int, Attempt]]] = {}  # by process and key: question, attempt
+        self._outcomes: dict[tuple[int, str], Outcome] = {}
+        self._purged: list[float] = []
+
+    def hold(self, condition: object, text: str) -> None:
+        """`text` says what is broken, if `condition` does not hold."""
+        if not condition:
+            self.broken.append(text)
+            self._world.note(f"BROKEN: {text}")
+
+    # ------------------------------------------------------------------------------------------ what is seen
+
+    def attempt(self, process: Process, question: int, key: str, attempt: Attempt) -> None:
+        """An attempt was counted."""
+        if process.is_dead:
+            return
+        self._attempts.setdefault((process.number, key), []).append((question, attempt))
+        how = "by callback" if attempt.http_status is None and attempt.status else attempt.error or attempt.status
+        self._world.note(f"{process.name} counts {key}: {attempt.charge} ({how})")
+        most = process.plan.most
+        if most is not None:
+            tally = process.client.tally
+            within = tally.charged <= most + self.late(process)
+            self.hold(within, f"{process.name} spent over its limit in memory: {tally}")
+
+    def callbacks_counted(self, question: int) -> int:
+        """How many attempts at a question were counted for a callback."""
+        return sum(q == question and _is_by_callback(a) for found in self._attempts.values() for q, a in found)
+
+    def outcome(self, process: Process, question: int, outcome: Outcome) -> None:
+        """A call has its outcome."""
+        if process.is_dead:
+            return
+        place = (process.number, str(outcome.key))
+        self._world.note(
+            f"{process.name} has {outcome.key}: {outcome.charge} {type(outcome.error or outcome.reply).__name__}"
+            f" {'from the ledger' if outcome.from_ledger else ''}"
+        )
+        self.hold(place not in self._outcomes, f"{outcome.key} has two outcomes")
+        self._outcomes[place] = outcome
+        if outcome.reply is not None:
+            self._is_own(question, outcome.reply)
+            self._is_recorded(outcome)
+
+    def batch(self, process: Process, place: int, asks: tuple[int, ...]) -> None:
+        """A batch in which the same is asked once is over."""
+        most = 1 + process.plan.retry_unknown
+        for question in {*asks}:
+            found = [
+                attempt
+                for (number, key), attempts in self._attempts.items()
+                if number == process.number and key.startswith(f"q{question}.{place}.")
+                for _, attempt in attempts
+                if attempt.charge is not FREE and not _is_by_callback(attempt)
+            ]
+            self.hold(len(found) <= most, f"job {place} asked q{question}, which it may ask {most} times: {found}")
+
+    def purged(self, seconds: float) -> None:
+        """A person purges what is older: whoever asks for it then pays again."""
+        self._purged.append(seconds)
+        requests = self._world.vendor.requests
+        for question in {each.question for each in requests}:
+            self._lift(self._world.vendor.of(question))
+        for each in requests:
+            each.is_lifted = each.is_lifted or each.view == ANSWERED
+
+    def _is_own(self, question: int, reply: Any) -> None:
+        told = reply.signature
+        if told is None:
+            return
+        found = [each for each in self._world.vendor.requests if each.token == told]
+        self.hold(found and found[0].question == question, f"an answer to another question was given to q{question}")
+
+    def _is_recorded(self, outcome: Outcome) -> None:
+        """What an attempt says that is recorded, is."""
+        told = getattr(outcome.reply, "signature", None)
+        says = [each for each in outcome.attempts if each.recorded and each.charge is CHARGED]
+        if told and says and not self._purged and self._world.plan.has_ledger:
+            self.hold(told in self._replies(), f"{outcome.key} says that it is recorded, and it is not")
+
+    # ---------------------------------------------------------------------------------- a request is leaving
+
+    def departure(self, request: Request) -> None:
+        """May it? By what is true of the requests before it, whatever the ledger says."""
+        world = self._world
+        process = request.process
+        if not world.plan.has_ledger:
+            return
+        if world.shelf.rows("SELECT 1 FROM intents LIMIT 1") == []:
+            self.hold(False, f"{request} leaves without an intent in the ledger")
+        earlier = [each for each in world.vendor.of(request.question) if each is not request]
+        self._lift(earlier)
+        flying = [each for each in earlier if each.view == FLYING and not each.process.is_unseen]
+        self.hold(not flying, f"{request} leaves while the same is under way: {flying}")
+        allowed = process.plan.retry_unknown
+        holding = [
+            each
+            for each in earlier
+            if (each.view in (UNKNOWN, ANSWERED, FLYING)) and not each.is_lifted and not each.is_resolved_free
+        ]
+        if request.callback is not None and not self._purged and not world.has_jumped:
+            soon = min(client.patience for client in world.plan.clients) - 1
+            due = [
+                each
+                for each in earlier
+                if each.callback
+                and each.view == CHECKING
+                and not each.is_lifted
+                and not each.is_counted_as_callback
+                and world.loop.time() - each.left_at < soon
+            ]
+            self.hold(not due, f"{request} asks for a callback, and {due} is outstanding")
+        if not world.has_jumped:
+            self.hold(len(holding) <= allowed, f"{request} leaves past {holding}, and may pass {allowed}")
+        # What is called back while the request is on its way comes too late for it.
+        fresh = world.loop.time() - 1.0
+        answered = [each for each in earlier if self._stands(each, process) and each.called_back_at < fresh]
+        self.hold(not answered, f"{request} leaves, and {answered} is in the ledger")
+
+    def _lift(self, earlier: list[Request]) -> None:
+        """What an answer that is in the ledger lifts."""
+        told = self._replies()
+        for each in earlier:
+            if each.token in told:
+                for before in earlier:
+                    if before.number <= each.number or each.view != ANSWERED:
+                        before.is_lifted = True
+
+    def _replies(self) -> str:
+        return b"".join(row[0] for row in self._world.shelf.rows("SELECT reply FROM attempts WHERE answer")).decode()
+
+    def _stands(self, request: Request, process: Process) -> bool:
+        """Whether its answer is in the ledger, and young enough."""
+        if request.token not in self._replies():
+            return False
+        reuse_for = process.plan.reuse_for
+        if reuse_for is None:
+            return True
+        age = self._world.today() - request.answered_at
+        return not self._world.has_jumped and request.view == ANSWERED and age < reuse_for - 5
+
+    # --------------------------------------------------------------------------------------- all is over
+
+    def end(self) -> None:
+        """The last look at all of it."""
+        world = self._world
+        for problem in world.loop.problems:
+            self.hold("LedgerError: dead" in problem, problem)
+        for text in world.errors:
+            self.hold("unforeseen" not in text and "in the client" not in text, text)
+        for process in world.processes:
+            self._of_process(process)
+        for question in sorted({each.question for each in world.vendor.requests}):
+            self._of_tallies(question)
+            if world.plan.has_ledger:
+                self._of_ledger(question)
+        if world.plan.has_ledger:
+            self.hold(world.shelf.is_sound(), "the ledger's counts are not what its rows say")
+            self.hold(not world.shelf.rows("SELECT 1 FROM intents"), "something is under way, and nobody is there")
+            self._of_limit()
+        self._of_answers()
+
+    def _of_process(self, process: Process) -> None:
+        if process.is_dead:
+            return
+        tally = process.client.tally
+        attempts = [
+            attempt for (number, _), found in self._attempts.items() if number == process.number for _, attempt in found
+        ]
+        counted = Counter(attempt.charge for attempt in attempts)
+        same = (counted[CHARGED], counted[FREE], counted[Charge.UNKNOWN]) == (tally.charged, tally.free, tally.unknown)
+        self.hold(same, f"{process.name} told of {counted}, and has {tally}")
+        most = process.plan.most
+        if most is not None:
+            mine = [each for each in self._world.vendor.requests if each.process is process]
+            billed = sum(each.is_billed and not self._is_excused(each) for each in mine)
+            self.hold(billed <= most, f"{process.name} is billed {billed}, over its limit of {most} in memory")
+            (budget,) = process.client.options.budgets
+            spent = budget._charges
+            # A lost attempt and the callback that answers it are one charge.
+            one = min(tally.unknown, sum(map(_is_by_callback, attempts)))
+            least, sum_ = tally.charged + tally.unknown - one, tally.charged + tally.unknown
+            told = [each for each in self._world.vendor.requests if each.called_back is process]
+            sum_ += sum(not each.is_counted_as_callback for each in told)
+            self.hold(least <= spent <= sum_, f"{process.name} keeps {spent} of its limit for {tally}")
+            known = [each for each in mine if not each.is_billed_by_callback or each.called_back is process]
+            due = sum(each.is_billed and not self._is_excused(each) for each in known)
+            self.hold(due <= spent, f"{process.name} has spent {spent} of its limit in memory, and is billed {due}")
+            within = spent <= most + self.late(process)
+            self.hold(within, f"{process.name} has spent {spent} of its limit of {most} in memory")
+        for (number, key), outcome in self._outcomes.items():
+            if number == process.number:
+                self._of_outcome(process, key, outcome)
+
+    def _of_outcome(self, process: Process, key: str, outcome: Outcome) -> None:
+        attempts = [each for each in outcome.attempts if not _is_by_callback(each)]
+        lost = [each for each in attempts[:-1] if each.charge is Charge.UNKNOWN]
+        allowed = process.plan.retry_unknown
+        self.hold(len(lost) <= allowed, f"{key} went on after {len(lost)} unknown attempts, and may {allowed}")
+        charged = [each for each in attempts[:-1] if each.charge is CHARGED]
+        self.hold(not charged, f"{key} went on after it was charged")
+
+    def _of_tallies(self, question: int) -> None:
+        world = self._world
+        requests = world.vendor.of(question)
+        charged, unknown = self._count(question)
+        billed = sum(each.is_billed for each in requests)
+        # Two processes may each count what the vendor told both: the ledger counts it once.
+        twice = sum(each.is_counted_elsewhere for each in requests)
+        self.hold(charged - twice <= billed, f"q{question}: {charged} charged by the tallies, {billed} on the bill")
+        seen = sum(each.is_billed and self._is_seen(each) for each in requests)
+        self.hold(seen <= charged + unknown, f"q{question}: {seen} on the bill, {charged} + {unknown} by the tallies")
+
+    def _is_seen(self, request: Request) -> bool:
+        """Whether a tally has to have it: its process did not crash, and a call waited for its callback, if it had."""
+        if request.is_billed_by_callback:
+            return request.is_counted_as_callback
+        return not request.process.is_dead
+
+    def _count(self, question: int) -> tuple[int, int]:
+        found = Counter(a.charge for each in self._attempts.values() for q, a in each if q == question)
+        return found[CHARGED], found[Charge.UNKNOWN]
+
+    def _of_ledger(self, question: int) -> None:
+        world = self._world
+        rows = dict(
+            world.shelf.rows("SELECT state, count(*) FROM attempts WHERE key LIKE ? GROUP BY state", f'"q{question}.%')
+        )
+        ((set_aside,),) = world.shelf.rows(
+            "SELECT count(*) FROM outstanding WHERE reserved AND key LIKE ?", f'"q{question}.%'
+        )
+        charged, unknown = rows.get("charged", 0), rows.get("unknown", 0)
+        requests = world.vendor.of(question)
+        billed = sum(each.is_billed for each in requests)
+        self.hold(charged <= billed, f"q{question}: {charged} charged in the ledger, {billed} on the bill")
+        due = sum(each.is_billed and not self._is_excused(each) for each in requests)
+        most = charged + unknown + set_aside
+        self.hold(due <= most, f"q{question}: {due} on the bill, {charged} + {unknown} + {set_aside} in the ledger")
+        if not self._purged and not any(client.reuse_for for client in world.plan.clients):
+            allowed = 1 + max(client.retry_unknown for client in world.plan.clients)
+            asked_again = sum(each.is_billed_by_callback for each in requests)
+            self.hold(
+                billed - asked_again <= allowed, f"q{question} is billed {billed} times, and {allowed} is allowed"
+            )
+
+    def _is_excused(self, request: Request) -> bool:
+        """A callback so late that nobody waits for it any more."""
+        return request.is_billed_by_callback and self._is_late(request)
+
+    def late(self, process: Process) -> int:
+        """How many callbacks came to it so late that what was set aside for them was lent to asking again."""
+        return sum(self._is_late(each) for each in self._world.vendor.requests if each.process is process)
+
+    def _is_late(self, request: Request) -> bool:
+        waited = request.called_back_at - request.left_at
+        late = request.process.plan.patience - 1
+        return waited >= late or bool(request.called_back_at and (self._purged or self._world.has_jumped))
+
+    def _of_limit(self) -> None:
+        world = self._world
+        most = world.plan.most
+        if most is None:
+            return
+        ((stake,),) = world.shelf.rows("SELECT ifnull(sum(at_stake), 0) FROM totals")
+        # What was set aside for a callback that is late was lent to asking again: one that comes then is counted too.
+        late = sum(map(self._is_late, world.vendor.requests))
+        self.hold(stake <= most + late, f"{stake} charges are at stake in the ledger, and its limit is {most}")
+        billed = sum(each.is_billed and not self._is_excused(each) for each in world.vendor.requests)
+        self.hold(billed <= most, f"{billed} on the bill, over the ledger's limit of {most}")
+
+    def _of_answers(self) -> None:
+        """What was billed and arrived is in the ledger, or was handed out as not recorded."""
+        world = self._world
+        told = self._replies() if world.plan.has_ledger else ""
+        handed = {
+            outcome.reply.signature: outcome
+            for outcome in self._outcomes.values()
+            if isinstance(outcome.reply, WhatsAppProfile)
+        }
+        for request in world.vendor.requests:
+            if not (request.is_billed and request.view == ANSWERED) or request.process.is_dead:
+                continue
+            if request.token in told or (world.plan.has_ledger and self._purged):
+                continue
+            outcome = handed.get(request.token)
+            self.hold(outcome is not None or self._is_answered_otherwise(request), f"the answer to {request} is lost")
+            if outcome is not None and world.plan.has_ledger and not outcome.from_ledger:
+                flags = {attempt.recorded for attempt in outcome.attempts}
+                self.hold(
+                    False in flags or self._is_answered_otherwise(request),
+                    f"the answer to {request} is not in the ledger, and {outcome.key} says {flags}",
+                )
+
+    def _is_answered_otherwise(self, request: Request) -> bool:
+        """A callback answered the question first, or the answer was given to a call that asks the same."""
+        return any(
+            each.question == request.question and each.is_counted_as_callback for each in self._world.vendor.requests
+        )
+
+
+def _is_by_callback(attempt: Attempt) -> bool:
+    return attempt.http_status is None and attempt.status is not None

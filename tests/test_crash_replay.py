@@ -1,0 +1,93 @@
+"""A small part of `python -m tests.crash_replay`, which see; and that it finds what is wrong."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import random
+from collections.abc import Callable
+
+import pytest
+
+from .crash_replay.disk import ROOT, SECTOR, Disk
+from .crash_replay.programs import PLANS
+from .crash_replay.replay import Recording, record, replay
+from .crash_replay.trace import STRACE
+
+needs_strace = pytest.mark.skipif(STRACE is None, reason="strace is not there: apt-get install strace")
+
+
+@pytest.fixture(scope="module")
+def recorded(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Recording]:
+    """A plan, which is watched once for all tests."""
+    return functools.cache(lambda plan: asyncio.run(record(plan, tmp_path_factory.mktemp(plan))))
+
+
+@needs_strace
+@pytest.mark.parametrize("plan", sorted({*PLANS} - {"control"}))
+def test_no_loss_of_power_breaks_a_promise(recorded: Callable[[str], Recording], plan: str) -> None:
+    recording = recorded(plan)
+    report = replay(recording, 160, whole_every=20)
+    assert not report.problems, report.first
+    assert report.moments > 40
+    assert report.states > 100
+    assert report.whole_runs
+
+
+@needs_strace
+def test_a_ledger_that_does_not_sync_is_found_out(recorded: Callable[[str], Recording]) -> None:
+    recording = recorded("control")
+    report = replay(recording, 100)
+    assert report.problems.total() > 20
+
+
+@needs_strace
+@pytest.mark.parametrize(
+    ("without", "problem"),
+    [
+        (lambda name: name.endswith("-wal"), "would be paid for again"),
+        (lambda name: name == ".", "would be paid for again|was told to be there"),
+        (lambda name: name.startswith("out.csv"), "neither what it was nor what it was to be"),
+        (lambda name: name.startswith("err.csv.of"), "cannot be read|neither what it was"),
+    ],
+    ids=["the log", "the folder", "the output", "the note"],
+)
+def test_a_sync_that_is_missing_is_found_out(
+    recorded: Callable[[str], Recording], without: Callable[[str], bool], problem: str
+) -> None:
+    recording = recorded("bulk")
+    report = replay(recording, 150, without=without)
+    assert any(word in first for word in problem.split("|") for first in report.first.values()), report.first
+
+
+# ------------------------------------------------------------------------------------------------------- the disk
+
+
+def images(disk: Disk) -> set[tuple[tuple[str, bytes], ...]]:
+    return {tuple(sorted(image.items())) for image in disk.images(random.Random(1), 1000)}
+
+
+def test_a_disk_keeps_what_was_synced_and_any_part_of_the_rest() -> None:
+    disk = Disk()
+    node = disk.make(ROOT, "a")
+    disk.write(node, 0, b"x" * SECTOR * 2)
+    assert images(disk) == {
+        (),
+        (("a", b""),),
+        *((("a", one * SECTOR + other * SECTOR),) for one in (b"x", b"\0") for other in (b"x", b"\0")),
+    }
+    disk.sync(node, disk.mark())
+    assert images(disk) == {(), (("a", b"x" * SECTOR * 2),)}
+    disk.sync(ROOT, disk.mark())
+    disk.move((ROOT, "a"), (ROOT, "b"), node)
+    assert images(disk) == {(("a", b"x" * SECTOR * 2),), (("b", b"x" * SECTOR * 2),)}
+
+
+def test_a_sector_is_as_it_was_at_one_moment() -> None:
+    disk = Disk()
+    node = disk.make(ROOT, "a")
+    disk.sync(ROOT, disk.mark())
+    disk.write(node, 0, b"one")
+    disk.write(node, 3, b"two")
+    found = {dict(image)["a"] for image in images(disk)}
+    assert found == {b"", bytes(3), b"one", bytes(6), b"one" + bytes(3), b"onetwo"}

@@ -1,0 +1,120 @@
+"""A seventh endpoint is one section in `api.py`: the guide's, put into a copy of the package, and used everywhere."""
+
+from __future__ import annotations
+
+import asyncio
+import csv
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from .services import example
+from .support import picture, raw_server
+
+ROOT = Path(__file__).parent.parent
+TABLES = re.compile(r"^# -+ the tables$", re.MULTILINE)
+USED = """
+import asyncio
+from decimal import Decimal
+from aisolution_async import Answered, AsyncClient, BudgetExhaustedError, Charge
+from aisolution_async.api import ENDPOINTS, CheckLiveness, endpoint_of
+
+for spelling in ("liveness", "check-liveness", "check_liveness", "CheckLiveness", CheckLiveness):
+    assert endpoint_of(spelling) is ENDPOINTS["liveness"]
+
+async def main():
+    prices = {"check-liveness": Decimal("0.03")}
+    rules = {"CheckLiveness": {"RETRY_LATER": Charge.FREE}}
+    async with AsyncClient(ledger="own.ledger", prices=prices, max_cost=Decimal("0.06"), charge_rules=rules) as client:
+        reply = await client.send(CheckLiveness("a.jpg", key="A-1"))
+        assert (reply.score, reply.charge) == (97.5, Charge.CHARGED), reply
+        outcomes = await client.collect([CheckLiveness("a.jpg"), CheckLiveness("b.jpg")])
+        assert [outcome.from_ledger for outcome in outcomes] == [True, False]
+        assert isinstance(outcomes[1], Answered)
+        assert outcomes[1].to_dict()["answer_score"] == 97.5
+        assert client.tally.by_endpoint["liveness"].charged == 2
+        try:
+            await client.send(CheckLiveness("c.jpg"))
+        except BudgetExhaustedError:
+            pass
+        else:
+            raise AssertionError("it was sent beyond the limit")
+
+asyncio.run(main())
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A copy of the package with the guide's section in it, and three photos and a list."""
+    section = example("class CheckLiveness")
+    section = section[section.index("class Liveness") :]
+    package = tmp_path / "copy" / "aisolution_async"
+    shutil.copytree(ROOT / "aisolution_async", package, ignore=shutil.ignore_patterns("__pycache__"))
+    api = (package / "api.py").read_text(encoding="utf-8")
+    tables = TABLES.search(api)
+    assert tables is not None
+    api = f"{api[: tables.start()]}{section}\n\n{api[tables.start() :]}".replace(
+        "WhatsAppDetail)\n", "WhatsAppDetail, CheckLiveness)\n"
+    )
+    (package / "api.py").write_text(api, encoding="utf-8")
+    for seed, name in enumerate("abc"):
+        (tmp_path / f"{name}.jpg").write_bytes(picture(seed))
+    (tmp_path / "list.csv").write_text("applicant_id,selfie\nA-1,a.jpg\nA-2,b.jpg\n", encoding="utf-8")
+    return tmp_path
+
+
+@pytest.fixture
+async def vendor() -> AsyncIterator[tuple[str, list[str]]]:
+    """The URL of a vendor that has the new endpoint, and the paths that were asked for."""
+    asked: list[str] = []
+    body = json.dumps({"status": "OK", "message": {"score": 97.5}}).encode()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while True:
+            head = (await reader.readuntil(b"\r\n\r\n")).decode()
+            length = re.search(r"content-length: (\d+)", head, re.IGNORECASE)
+            assert length is not None
+            await reader.readexactly(int(length[1]))
+            asked.append(head.split()[1].partition("?")[0])
+            writer.write(
+                b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(body) + body
+            )
+
+    async with raw_server(serve) as url:
+        yield url, asked
+
+
+async def test_it_is_used_everywhere(folder: Path, vendor: tuple[str, list[str]]) -> None:
+    url, asked = vendor
+    env = {k: v for k, v in os.environ.items() if not k.startswith("AISOLUTION")}
+    env |= {"PYTHONPATH": str(folder / "copy"), "AISOLUTION_BASE_URL": url, "AISOLUTION_TOKEN": "token-of-a-test"}
+
+    async def run(*command: str) -> str:
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, *command, cwd=folder, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        )
+        said = (await process.communicate())[0].decode()
+        assert process.returncode == 0, said
+        return said
+
+    cli = ("-m", "aisolution_async.cli")
+    await run("-c", USED)
+    assert asked == ["/v1/liveness"] * 2
+    said = await run(*cli, "call", "check-liveness", "a.jpg", "--json")
+    assert json.loads(said.splitlines()[0])["answer"] == {"score": 97.5}
+    await run(*cli, "bulk", "check-liveness", "list.csv", "-o", "out.csv", "--price", "liveness=0.03")
+    rows = [*csv.DictReader((folder / "out.csv").read_text(encoding="utf-8").splitlines())]
+    assert [(row["ok"], row["answer_score"], row["charge"]) for row in rows] == [("true", "97.5", "charged")] * 2
+    assert asked == ["/v1/liveness"] * 5
+    assert "liveness" in await run(*cli, "ledger", "show", "out.csv.ledger")
+    await run(*cli, "ledger", "export", "out.csv.ledger", "-o", "replies.csv")
+    await run(*cli, "report", "out.csv.ledger", "-o", "report.html")
+    assert "liveness" in (folder / "report.html").read_text(encoding="utf-8")
