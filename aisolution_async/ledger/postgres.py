@@ -165,9 +165,13 @@ class SharedLedger(Grouping[SharedBook]):
             verdicts = iter(book.together([work for work in works if isinstance(work, Ask)], ends))
         except Exception as exc:  # it goes to who asked
             is_alone = len(works) + len(again) == 1
-            if is_alone or server.is_lost(exc) or isinstance(exc, LedgerError):
+            may_work_later = isinstance(exc, LedgerError) or server.is_fault_of_server(exc)
+            if is_alone or may_work_later:
                 for end in ends:
-                    self._unrecorded[end[0].id] = end
+                    if may_work_later:
+                        self._unrecorded[end[0].id] = end
+                    else:
+                        self._unrecorded.pop(end[0].id, None)  # who ended it was told
                 return [self._as_error(exc)] * len(works)
             for end in again:
                 self._in_one(book, [end], [])

@@ -159,6 +159,11 @@ def is_lost(exc: BaseException) -> bool:
     return exc.sqlstate is None or exc.sqlstate[:2] in ("08", "57")
 
 
+def is_fault_of_server(exc: BaseException) -> bool:
+    """Whether it was the server that failed, and not what was to be written, so that it may work later."""
+    return is_lost(exc) or (isinstance(exc, psycopg.Error) and (exc.sqlstate or "")[:2] not in ("", "22", "23", "AL"))
+
+
 def is_passing(exc: BaseException) -> bool:
     """Whether the server did nothing, and may do the same if it is asked again: two were in each other's way."""
     return isinstance(exc, psycopg.Error) and exc.sqlstate in ("40P01", "40001", "55P03")
