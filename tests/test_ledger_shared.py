@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +20,14 @@ import httpx
 import pytest
 
 from aisolution_async import AddFace, Attempt, ConfigurationError, LedgerError, clock
-from aisolution_async.ledger import Ask, Busy, Held, Result, Started, State, Stored
+from aisolution_async.ledger import Ask, Busy, Exhausted, Held, Result, Started, State, Stored
 from aisolution_async.ledger.rows import DIED
 
 from .batches import asks, taken
 from .crash import CHILD, CountingSandbox
 from .ledgers import (
     CHARGED,
+    CHECKING,
     FREE,
     LATER,
     LOST,
@@ -390,30 +392,56 @@ async def test_a_server_restarted_in_the_middle_of_commits(server_url: str, tmp_
         check(server_url)
 
 
+def losing(book: Any, monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """What loses the connection with the next group, which is recorded."""
+    import psycopg
+
+    real, fails = type(book._db).execute, False
+
+    def execute(self: Any, query: Any, *args: Any, **options: Any) -> Any:
+        nonlocal fails
+        cursor = real(self, query, *args, **options)
+        if self is book._db and b"exchange" in query and fails:
+            fails = False
+            self.close()
+            raise psycopg.OperationalError("the connection is lost")
+        return cursor
+
+    def lose() -> None:
+        nonlocal fails
+        fails = True
+
+    monkeypatch.setattr(type(book._db), "execute", execute)
+    return lose
+
+
+async def test_what_was_lent_to_a_begin_that_nobody_was_told_of_is_given_back(
+    server_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with ledger_at(server_url, patience=0.0, max_charges=1) as ledger:
+        lose = losing(await book_of(ledger), monkeypatch)
+        await do(ledger, CHECKING, callback=b"place", patience=60.0)
+        lose()
+        with pytest.raises(LedgerError, match="cannot be reached"):
+            await ledger.begin(ask(ledger, callback=b"place", overdue=True))
+        assert rows(server_url, "SELECT borrows FROM intents") == [(True,)]
+        assert isinstance(await ledger.begin(ask(ledger, 2)), Exhausted)
+        assert rows(server_url, "SELECT reserved FROM outstanding") == [(True,)]
+        assert await ledger.deliver([b"place"], answered())
+        check(server_url)
+
+
 async def test_a_begin_whose_commit_is_unknown_is_ended_as_not_sent(
     server_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import psycopg
-
     async with ledger_at(server_url, patience=0.0) as ledger:
-        book = await book_of(ledger)
-        real, fails = type(book._db).execute, True
-
-        def execute(self: Any, query: Any, *args: Any, **options: Any) -> Any:
-            nonlocal fails
-            cursor = real(self, query, *args, **options)
-            if self is book._db and b"exchange" in query and fails:
-                fails = False
-                self.close()
-                raise psycopg.OperationalError("the connection is lost")
-            return cursor
-
-        monkeypatch.setattr(type(book._db), "execute", execute)
+        lose = losing(await book_of(ledger), monkeypatch)
+        lose()
         with pytest.raises(LedgerError, match="cannot be reached"):
             await ledger.begin(ask(ledger))
         assert rows(server_url, "SELECT count(*) FROM intents") == [(1,)]  # it was recorded, and nobody was told
         started = await start(ledger)
-        fails = True
+        lose()
         with pytest.raises(LedgerError, match="cannot be reached"):
             await ledger.end(started, answered())
         assert isinstance(await ledger.begin(ask(ledger)), Stored)  # it is done again by itself
