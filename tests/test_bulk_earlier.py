@@ -22,6 +22,7 @@ from aisolution_async.batching import Batch
 from aisolution_async.bulk import BulkError, BulkRun, Summary, forecast_bulk, run_bulk
 from aisolution_async.bulk.earlier import sources_of
 from aisolution_async.bulk.outputs import Output, UnwrittenError, origin_of
+from aisolution_async.bulk.rows import Rows
 from aisolution_async.ledger import Ledger, LedgerError
 
 from .support import Vendor, client_of, picture, says
@@ -195,11 +196,16 @@ async def test_raw_answers_are_taken_back_too(tmp_path: Path, disk: Any) -> None
     disk(0)
     await bulk(source, output, vendor, ledger=tmp_path / "ledger", problems=tmp_path / "mend.csv", concurrency=1)
     written = output.read_bytes(), (tmp_path / "mend.csv").read_bytes()
+    with Rows(tmp_path / "out-held.csv") as rows:
+        held = [row.cells[:-1] for row in rows]  # and what to do
     assert b'"{""odd"": 1}"' in written[0]
     disk(None)
     again = await bulk(source, output, vendor, ledger=tmp_path / "ledger", problems=tmp_path / "mend.csv")
     assert (again.failed, again.errors, len(vendor.requests)) == (2, {"OutcomeUnknownError": 2}, 2)
     assert written == (output.read_bytes(), (tmp_path / "mend.csv").read_bytes())
+    with Rows(tmp_path / "out-held.csv") as rows:
+        assert [row.cells[:-1] for row in rows] == held
+    assert len(held) == 2
 
 
 # --------------------------------------------------------------------------------- a ledger that lost its memory
@@ -424,7 +430,7 @@ async def test_a_mended_file_under_another_name(tmp_path: Path) -> None:
     options: dict[str, Any] = {"ledger": tmp_path / "ledger", "problems": mend, "concurrency": 1}
     assert (await bulk(source, output, vendor, **options)).failed == 1
     other = tmp_path / "Save as.csv"
-    other.write_bytes(mend.read_bytes())
+    other.write_bytes((tmp_path / "out-held.csv").read_bytes())
     fresh: dict[str, Any] = {"ledger": tmp_path / "m.ledger"}
     with pytest.raises(ConfigurationError, match=r"rows that an earlier run holds.*name it \(--ledger\)"):
         await bulk(other, tmp_path / "m.csv", vendor, **fresh)

@@ -238,7 +238,8 @@ class _RowsToDo:
 
 
 def _is_held(call: DoneCall) -> bool:
-    return call.taken is None and is_unsettled(call.outcome, call.endpoint)
+    """Whether a call that failed may have been charged; what is taken over of such is an answer that did not fit."""
+    return call.taken is not None or is_unsettled(call.outcome, call.endpoint)
 
 
 def remedy_of(call: DoneCall, ledger: Place, output: Path | None) -> str:

@@ -7,7 +7,6 @@ before anything is sent. Paths in it are relative to the folder of the output: a
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -151,8 +150,3 @@ def _has_problems_of(source: Path, output: Path, note: Note) -> bool:
             with Rows(source) as rows:
                 return set(known.added) <= {*rows.header}
     return False
-
-
-def changed(note: Note, **values: Any) -> Note:
-    """The note with other values."""
-    return dataclasses.replace(note, **values)
