@@ -42,7 +42,7 @@ from aisolution_async.errors import AISolutionError, ConfigurationError, InputEr
 from aisolution_async.hiding import NotPickled, Secret, forget_locals
 from aisolution_async.inbox import Inbox
 from aisolution_async.inputs.images import MAX_IMAGE_BYTES
-from aisolution_async.ledger import Ledger, Store
+from aisolution_async.ledger import Store, open_ledger
 from aisolution_async.limits import Adaptive, Budget
 from aisolution_async.outcome import Answered, Failed, Outcome, outcome_of
 from aisolution_async.retry import Retry
@@ -120,12 +120,13 @@ class AsyncClient(NotPickled):
 
     Money:
 
-    - `ledger`: the path of a file, or an open `Ledger`. Every attempt is recorded there before it leaves. What was
-      answered before is answered from it, and what may have been charged is not sent again.
+    - `ledger`: the path of a file, the URL of a schema on a PostgreSQL server, which machines share
+      (`postgresql://host/database?schema=applicants`), or an open `Ledger`. Every attempt is recorded there before it
+      leaves. What was answered before is answered from it, and what may have been charged is not sent again.
     - `reuse_for`: how many seconds an answer in the ledger is good for. None: for ever.
     - `max_charges`, `max_cost`: limits on what is spent. `max_cost` is money, by `prices={"facecompare":
-      Decimal("0.05")}`. With a ledger that is given by its path, they count all its runs and processes; else this
-      client.
+      Decimal("0.05")}`. With a ledger that is given by its path or URL, they count all its runs and processes; else
+      this client.
     - `charge_rules`: where your invoice differs from the vendor's page: `{"facecompare": {"RETRY_LATER":
       Charge.CHARGED}}`. The charge of an OK that depends on what WhatsApp says is under "OK:checking" and the like.
 
@@ -592,7 +593,7 @@ def _journal(
     """The ledger as it is used, and the limits that are kept in memory."""
     spending, reuse_for = Spending.of(max_charges, prices, max_cost), seconds_of("reuse_for", reuse_for)
     if isinstance(ledger, str | os.PathLike):
-        store = Ledger(ledger, max_charges=max_charges, prices=spending.prices, max_cost=max_cost)
+        store = open_ledger(ledger, max_charges=max_charges, prices=spending.prices, max_cost=max_cost)
         return Journal(store, owned=True, reuse_for=reuse_for), ()
     if ledger is not None and not isinstance(ledger, Store):
         raise ConfigurationError(f"ledger is {kind_of(ledger)}: pass a path or a Ledger")

@@ -6,6 +6,7 @@ A test that runs on a loop with virtual time therefore runs hours of waiting in 
 from __future__ import annotations
 
 import asyncio
+import time
 from datetime import UTC, datetime
 from typing import Protocol
 from weakref import WeakSet
@@ -19,6 +20,16 @@ def now() -> float:
 def today() -> datetime:
     """The wall clock, in UTC: for records, never for measuring."""
     return datetime.now(UTC)
+
+
+def continuous() -> float:
+    """Seconds on a clock that goes on while the machine sleeps, where it has one: for what others count, too."""
+    return time.monotonic() if _CONTINUOUS is None else time.clock_gettime(_CONTINUOUS)
+
+
+# Linux has one beside the monotonic clock; that of macOS is this one, though Python's own is another; on Windows,
+# Python's own goes on.
+_CONTINUOUS: int | None = getattr(time, "CLOCK_BOOTTIME", getattr(time, "CLOCK_MONOTONIC", None))
 
 
 async def sleep(seconds: float) -> None:

@@ -12,14 +12,14 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-from benchmarks import adaptive, fit, ledger, report, runner, service, workbook
+from benchmarks import adaptive, fit, ledger, report, runner, scale, service, workbook
 from benchmarks.cases import CASES
 from benchmarks.compare import OURS, Result, cores, is_installed, run_case
 from benchmarks.peers import PEERS, Peer
 from benchmarks.table import print_table
 
 _OTHERS = {"adaptive": adaptive.SUMMARY, "runner": runner.SUMMARY, "ledger": ledger.SUMMARY, "fit": fit.SUMMARY}
-_OTHERS |= {"service": service.SUMMARY, "report": report.SUMMARY, "workbook": workbook.SUMMARY}
+_OTHERS |= {"service": service.SUMMARY, "scale": scale.SUMMARY, "report": report.SUMMARY, "workbook": workbook.SUMMARY}
 _PACKAGES = ("aisolution-async", "aiohttp", "aiometer", "httpcore", "httptools", "httpx", "httpx-aiohttp", "httpx2")
 _MORE_PACKAGES = ("niquests", "pybase64", "pydantic", "pyqwest", "uvloop")
 
@@ -52,6 +52,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             fit.main(quick=options.quick)
         elif name == "service":
             service.main(quick=options.quick)
+        elif name == "scale":
+            scale.main(quick=options.quick)
         elif name == "report":
             report.main(quick=options.quick)
         elif name == "workbook":

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Literal
 
 from aisolution_async import AsyncClient, Ledger, WhatsAppDetail
+from aisolution_async.ledger import Store, open_ledger
 from benchmarks.compare import cores, run_module
 from benchmarks.server import settle
 from benchmarks.table import print_table
@@ -44,7 +45,9 @@ async def run(port: int, count: int, path: str | None, synchronous: Synchronous)
     early = 0.0
     async with AsyncClient("benchmark", base_url=f"http://127.0.0.1:{port}", max_connections=_AT_ONCE) as client:
         opened = time.perf_counter()
-        ledger = None if path is None else Ledger(path, synchronous=synchronous)
+        ledger: Store | None = None
+        if path is not None:
+            ledger = open_ledger(path) if "://" in path else Ledger(path, synchronous=synchronous)
         if ledger is not None:
             await ledger.open()
         opened = time.perf_counter() - opened

@@ -20,7 +20,9 @@ from aisolution_async.ledger import Ledger
 from aisolution_async.sandbox import Sandbox
 from aisolution_async.wire import transport
 
+from .ledgers import AnyLedger, ledger_at
 from .sandboxes import http_client_of
+from .servers import running
 from .support import Answers, ThreadVendor, VendorOf
 
 # How long an example takes says how busy the machine is, and nothing of the code.
@@ -90,9 +92,29 @@ def ledger_path(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-async def ledger(ledger_path: Path) -> AsyncIterator[Ledger]:
+async def file_ledger(ledger_path: Path) -> AsyncIterator[Ledger]:
     """A ledger that is open, and leaves it to the system when its file is written."""
     async with Ledger(ledger_path, synchronous="off") as ledger:
+        yield ledger
+
+
+@pytest.fixture
+def server_url() -> str:
+    """A URL for a ledger on a PostgreSQL server, where there is none yet."""
+    return running().url()
+
+
+@pytest.fixture(params=["file", "server"])
+def place(request: pytest.FixtureRequest) -> Path | str:
+    """Where a ledger may be: a file, then a server. There is none yet."""
+    found: Path | str = request.getfixturevalue("ledger_path" if request.param == "file" else "server_url")
+    return found
+
+
+@pytest.fixture
+async def ledger(place: Path | str) -> AsyncIterator[AnyLedger]:
+    """A ledger that is open, in a file and then on a server."""
+    async with ledger_at(place, synchronous="off") as ledger:
         yield ledger
 
 

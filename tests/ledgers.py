@@ -25,7 +25,10 @@ from aisolution_async.ledger import (
     Started,
 )
 from aisolution_async.ledger.book import Book
-from aisolution_async.ledger.rows import AT_STAKE
+from aisolution_async.ledger.grouping import Grouping
+from aisolution_async.ledger.rows import AT_STAKE, DIED
+
+from .servers import running
 
 CHARGED, FREE, UNKNOWN = Charge.CHARGED, Charge.FREE, Charge.UNKNOWN
 REPLY = b'{"whatsapp": "yes", "number": "+6281387300008"}'
@@ -46,18 +49,37 @@ LATER = Result(attempt(FREE))
 UNSENT = Result(attempt(FREE, error="no connection"), sent=False)
 
 
-def ask(ledger: Ledger, number: object = 1, **options: Any) -> Ask:
+AnyLedger = Grouping[Any]
+
+
+def ledger_at(place: Path | str, *, synchronous: Any = "full", **options: Any) -> AnyLedger:
+    """A ledger in a file, or on a server: there, how it is synced is the server's business."""
+    if isinstance(place, Path):
+        return Ledger(place, synchronous=synchronous, **options)
+    pytest.importorskip("psycopg")
+    from aisolution_async.ledger.postgres import SharedLedger
+
+    return SharedLedger(place, **options)
+
+
+def where(ledger: AnyLedger) -> Path | str:
+    """Where a ledger is."""
+    return ledger.path if isinstance(ledger, Ledger) else str(vars(ledger)["place"])
+
+
+def ask(ledger: AnyLedger, number: object = 1, **options: Any) -> Ask:
     endpoint = options.pop("endpoint", WHATSAPP)
+    options.setdefault("within", 60.0)
     return Ask(endpoint, ledger.identity(endpoint, [("number", str(number))]), **options)
 
 
-async def start(ledger: Ledger, number: object = 1, **options: Any) -> Started:
+async def start(ledger: AnyLedger, number: object = 1, **options: Any) -> Started:
     started = await ledger.begin(ask(ledger, number, **options))
     assert isinstance(started, Started), started
     return started
 
 
-async def do(ledger: Ledger, result: Result, number: object = 1, **options: Any) -> Started:
+async def do(ledger: AnyLedger, result: Result, number: object = 1, **options: Any) -> Started:
     started = await start(ledger, number, **options)
     await ledger.end(started, result)
     return started
@@ -66,25 +88,34 @@ async def do(ledger: Ledger, result: Result, number: object = 1, **options: Any)
 # Behind the public face, and all that the tests of the ledger do there.
 
 
-async def on_book(ledger: Ledger, work: Callable[[Book], Any]) -> Any:
+async def on_book(ledger: AnyLedger, work: Callable[[Any], Any]) -> Any:
     """What comes of `work`, in the ledger's own thread and turn."""
     return await ledger._submit(work)
 
 
-async def book_of(ledger: Ledger) -> Book:
-    book: Book = await on_book(ledger, lambda book: book)
+async def book_of(ledger: AnyLedger) -> Any:
+    book: Any = await on_book(ledger, lambda book: book)
     return book
 
 
-async def crash(ledger: Ledger) -> None:
-    """As if the process had died: the file is let go, and the lock, and nothing is written."""
+async def crash(ledger: AnyLedger) -> None:
+    """As if the process had died: the file is let go, and the lock (or its lease is over), and nothing is written."""
+    book = await book_of(ledger)
     await on_book(ledger, lambda book: book.close())
+    if not isinstance(ledger, Ledger):
+        expire(ledger, book._owner)
+
+
+def expire(ledger: AnyLedger, owner: int | None = None) -> None:
+    """As if the lease of an owner were over, or of all that have something under way."""
+    whose = "id IN (SELECT owner FROM intents)" if owner is None else f"id = {owner}"
+    rows(where(ledger), f"UPDATE owners SET expires_at = clock_timestamp() - interval '1 s' WHERE {whose}")
 
 
 async def see_statements(ledger: Ledger, see: Callable[[str], object]) -> None:
     """From now on, `see` is told of each statement before it is executed, and may raise instead."""
     book = await book_of(ledger)
-    real = book._sql
+    real: Callable[..., sqlite3.Cursor] = book._sql
 
     def sql(query: str, *values: Any) -> sqlite3.Cursor:
         see(query)
@@ -118,9 +149,17 @@ async def limit(ledger: Ledger, pages: int) -> None:
     await pragma(ledger, f"max_page_count = {pages}")
 
 
-async def take_for_dead(ledger: Ledger) -> None:
+async def take_for_dead(ledger: AnyLedger) -> None:
     """As if `ledger` had found that the one owner who has something under way had died."""
-    ((owner,),) = rows(ledger.path, "SELECT DISTINCT owner FROM intents")
+    ((owner,),) = rows(where(ledger), "SELECT DISTINCT owner FROM intents")
+    if not isinstance(ledger, Ledger):
+        expire(ledger)
+        assert await on_book(ledger, lambda book: book._once("SELECT ledger.bury(%s, false, %s)", owner, DIED)) == [
+            (True,)
+        ]
+        # What it sent is over, too: else nothing of it could be settled yet.
+        rows(where(ledger), "UPDATE attempts SET over_at = clock_timestamp()")
+        return
 
     def abandon(book: Book) -> None:
         with book.transaction():
@@ -134,7 +173,9 @@ def writers() -> list[threading.Thread]:
     return [thread for thread in threading.enumerate() if thread.name == "aisolution-ledger"]
 
 
-def rows(path: Path, query: str) -> list[tuple[Any, ...]]:
+def rows(path: Path | str, query: str) -> list[tuple[Any, ...]]:
+    if isinstance(path, str):
+        return running().rows(path, query)
     with contextlib.closing(sqlite3.connect(path)) as db:
         return db.execute(query).fetchall()
 
@@ -148,8 +189,28 @@ RECOUNT = f"""SELECT endpoint, sum(state = 'intended'), sum(state = 'charged'), 
     GROUP BY endpoint ORDER BY endpoint"""
 
 
-def check(path: Path) -> None:
-    """The file is whole, and its totals are what its rows say."""
+# What there was, may be or will be to pay, by the rows, and by the books of whoever may pay it.
+_AT_STAKE = """SELECT
+    (SELECT coalesce(sum({0} * ledger.stake(state, may_charge)), 0) FROM attempts)
+    + (SELECT coalesce(sum({0}) FILTER (WHERE may_charge), 0) FROM intents)
+    + (SELECT coalesce(sum({0}) FILTER (WHERE reserved), 0) FROM outstanding),
+    (SELECT granted{1} FROM book)
+    - (SELECT coalesce(sum(granted{1} - used{1}) FILTER (WHERE NOT ended), 0) FROM owners)"""
+_ROLLUP = """SELECT endpoint, day, state, status, sum(attempts), sum(cost), sum(answers) FROM rollup
+    GROUP BY 1, 2, 3, 4 HAVING sum(attempts) <> 0 OR sum(cost) <> 0 OR sum(answers) <> 0 ORDER BY 1, 2, 3, 4"""
+_RECOUNT = """SELECT endpoint, (started_at / 86400000000)::int, state, coalesce(status, ''), count(*)::numeric,
+    sum(price * ledger.stake(state, may_charge))::numeric, (count(*) FILTER (WHERE answer))::numeric
+    FROM attempts GROUP BY 1, 2, 3, 4 ORDER BY 1, 2, 3, 4"""
+
+
+def check(path: Path | str) -> None:
+    """The ledger is whole, and its totals are what its rows say."""
+    if isinstance(path, str):
+        for what, cost in (("1", ""), ("price", "_cost")):
+            ((by_rows, by_books),) = rows(path, _AT_STAKE.format(what, cost).replace("ledger.", ""))
+            assert by_rows == by_books
+        assert rows(path, _ROLLUP) == rows(path, _RECOUNT.replace("ledger.", ""))
+        return
     assert rows(path, "PRAGMA integrity_check") == [("ok",)]
     assert rows(path, "SELECT * FROM totals ORDER BY endpoint") == rows(path, RECOUNT)
 
@@ -194,8 +255,8 @@ async def refused_to_open_locked(path: Path) -> None:
 CHECKING = Result(attempt(FREE), reply=b'{"whatsapp": "checking"}', expected=True)
 
 
-def sums(ledger: Ledger) -> tuple[int, int, int, int]:
+def sums(ledger: AnyLedger) -> tuple[int, int, int, int]:
     """Charged, free, unknown, under way: as the summary says, and as the budget counts them."""
     found = ledger.summary().by().get((), None)
-    check(ledger.path)
+    check(where(ledger))
     return (0, 0, 0, 0) if found is None else (found.charged, found.free, found.unknown, found.intended)

@@ -569,7 +569,7 @@ def test_files_that_are_no_ledger(words: list[str]) -> None:
         ("other", f"{here}/other is a database of something else, and no ledger: give the ledger a file of its own"),
         (
             "new",
-            f"the ledger {here}/new is of version 99, and this aisolution-async knows 3 at most: install the newer",
+            f"the ledger {here}/new is of version 99, and this aisolution-async knows 4 at most: install the newer",
         ),
     ):
         result = use(words, file)

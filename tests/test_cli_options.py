@@ -109,6 +109,7 @@ REFUSED = {
     "keep-metadata": "true",
     "invoice": '"invoice.csv"',
     "no-ledger": "true",
+    "no-limit": "true",
     "older-than": '"0d"',
     "output": '"out.csv"',
     "results": '"results.csv"',

@@ -20,6 +20,7 @@ from aisolution_async.bulk.books import records
 from aisolution_async.bulk.rows import Rows
 
 from .commands import COMMAND, left, run, the_error
+from .servers import running
 from .support import TOKEN, ThreadVendor, VendorOf, picture
 
 pytestmark = pytest.mark.usefixtures("command_environment")
@@ -303,3 +304,29 @@ def test_the_loop_twice_with_kills(
     result = run(*resume)
     assert (result.exit_code, deadly.bill.total()) == (0, 12)
     assert "is finished: " in result.stderr
+
+
+def test_a_shared_ledger_is_remembered_by_its_url(vendor: ThreadVendor) -> None:
+    Path("in.csv").write_text(LIST)
+    assert run(*FIRST, "--ledger", running().url()).exit_code == 1
+    mend(B="081200000001")
+    assert run("bulk", "--resume", "out.csv").exit_code == 0
+    assert [row["ok"] for row in rows("out.csv")] == ["true"] * 3
+    assert len(vendor.requests) == 3
+
+
+@pytest.mark.parametrize("again", [["--resume", "out.csv"], ["whatsapp-detail", "mend.csv", "-o", "out.csv"]])
+def test_the_password_in_a_shared_ledger_s_url_is_kept_nowhere(vendor: ThreadVendor, again: list[str]) -> None:
+    url = running().url(user="postgres:s3cret")
+    Path("in.csv").write_text(LIST)
+    assert run(*FIRST, "--ledger", url).exit_code == 1
+    assert not [file for file in Path().iterdir() if file.is_file() and b"s3cret" in file.read_bytes()]
+    mend(B="081200000001")
+    if again[0] == "--resume":
+        refused = run("bulk", *again)
+        assert refused.exit_code == 2
+        assert "--ledger is not kept, as it may hold a secret" in refused.stderr
+    assert run("bulk", *again, "--ledger", url).exit_code == 0
+    assert [row["ok"] for row in rows("out.csv")] == ["true"] * 3
+    assert len(vendor.requests) == 3
+    assert not [file for file in Path().iterdir() if file.is_file() and b"s3cret" in file.read_bytes()]

@@ -29,7 +29,6 @@ from aisolution_async import (
     ConfigurationError,
     DeleteFace,
     FaceCompare,
-    Ledger,
     LedgerError,
     NotSentError,
     OutcomeUnknownError,
@@ -42,6 +41,7 @@ from aisolution_async.sandbox import Sandbox
 
 from .batches import asks, taken
 from .crash import CHILD, CountingSandbox, one_round
+from .ledgers import ledger_at
 from .support import TOKEN, Vendor, client_of, in_turn, ok_whatsapp, picture, says, virtual
 
 CHARGED, FREE, UNKNOWN = Charge.CHARGED, Charge.FREE, Charge.UNKNOWN
@@ -51,9 +51,9 @@ NUMBER = "6281387300008"
 # ---------------------------------------------------------------------------------------------------- resume
 
 
-async def test_what_was_answered_is_not_asked_again(ledger_path: Path) -> None:
+async def test_what_was_answered_is_not_asked_again(place: Path | str) -> None:
     vendor = in_turn(ok_whatsapp())
-    async with client_of(vendor, ledger=ledger_path) as client:
+    async with client_of(vendor, ledger=place) as client:
         first = await client.whatsapp_detail(f"+{NUMBER}", key="A-1")
         assert first.charge is CHARGED
         assert first.answered_at is None
@@ -64,7 +64,7 @@ async def test_what_was_answered_is_not_asked_again(ledger_path: Path) -> None:
         assert again.answered_at is not None
     async with client_of(vendor) as client:
         batch = client.batch(
-            [WhatsAppDetail(f"+{NUMBER}"), WhatsAppDetail("6281300000")], ledger=str(ledger_path), ordered=True
+            [WhatsAppDetail(f"+{NUMBER}"), WhatsAppDetail("6281300000")], ledger=str(place), ordered=True
         )
         outcomes = await taken(batch)
         assert [o.from_ledger for o in outcomes] == [True, False]
@@ -72,7 +72,7 @@ async def test_what_was_answered_is_not_asked_again(ledger_path: Path) -> None:
     assert len(vendor.requests) == 2
 
 
-async def test_every_reply_survives_the_ledger(ledger_path: Path) -> None:
+async def test_every_reply_survives_the_ledger(place: Path | str) -> None:
     photo = picture(1)
     vendor = in_turn(
         says("OK", {"similarity": 97.501, "result": "SAME PERSON", "new": [1]}),
@@ -80,7 +80,7 @@ async def test_every_reply_survives_the_ledger(ledger_path: Path) -> None:
         says("OK", [{"confidence": 99.5, "person_id": "p"}]),
         says("OK", None),
     )
-    async with client_of(vendor, ledger=ledger_path) as client:
+    async with client_of(vendor, ledger=place) as client:
         for _ in range(2):
             face = await client.face_compare(photo, picture(2))
             assert (face.similarity, face.result, face.model_extra) == (97.501, "SAME PERSON", {"new": [1]})
@@ -93,11 +93,11 @@ async def test_every_reply_survives_the_ledger(ledger_path: Path) -> None:
     assert len(vendor.requests) == 4
 
 
-async def test_a_batch_answers_from_the_ledger_without_a_place_a_turn_or_a_request(ledger_path: Path) -> None:
-    async with client_of(in_turn(ok_whatsapp()), ledger=ledger_path) as client:
+async def test_a_batch_answers_from_the_ledger_without_a_place_a_turn_or_a_request(place: Path | str) -> None:
+    async with client_of(in_turn(ok_whatsapp()), ledger=place) as client:
         assert all(outcome.ok for outcome in await taken(client.batch(asks(400))))
     vendor = in_turn(ok_whatsapp())
-    async with client_of(vendor, ledger=ledger_path, rate=1e-3) as client:  # the rate allows one attempt in 1,000 s
+    async with client_of(vendor, ledger=place, rate=1e-3) as client:  # the rate allows one attempt in 1,000 s
         outcomes = await taken(client.batch(asks(400), concurrency=7, ordered=True))
     assert [outcome.key for outcome in outcomes] == list(range(400))
     assert all(outcome.from_ledger and outcome.charge is FREE and outcome.attempts == () for outcome in outcomes)
@@ -107,14 +107,14 @@ async def test_a_batch_answers_from_the_ledger_without_a_place_a_turn_or_a_reque
     assert (recorded.charge, recorded.status, recorded.number, recorded.recorded) == (CHARGED, "OK", 1, True)
 
 
-async def test_a_batch_sends_what_the_ledger_lacks_and_shares_what_it_has(ledger_path: Path) -> None:
+async def test_a_batch_sends_what_the_ledger_lacks_and_shares_what_it_has(place: Path | str) -> None:
     calls = list(asks(30))
     vendor = in_turn(says("RETRY_LATER", "x"), ok_whatsapp())
-    async with client_of(vendor, ledger=ledger_path, retry=Retry(first=0.001)) as client:
+    async with client_of(vendor, ledger=place, retry=Retry(first=0.001)) as client:
         (first,) = await taken(client.batch(calls[7:8]))
         assert [a.number for a in first.attempts] == [1, 2]
     vendor = in_turn(ok_whatsapp())
-    async with client_of(vendor, ledger=ledger_path) as client:
+    async with client_of(vendor, ledger=place) as client:
         outcomes = await taken(client.batch([*calls, *calls, 5], ordered=True))  # type: ignore[list-item]
         assert len(vendor.requests) == 29
         assert [n for n, outcome in enumerate(outcomes) if outcome.from_ledger and outcome.answered_by is None] == [7]
@@ -128,28 +128,28 @@ async def test_a_batch_sends_what_the_ledger_lacks_and_shares_what_it_has(ledger
 
 
 @virtual
-async def test_a_ledger_that_is_not_open_ends_no_batch_in_silence(ledger_path: Path) -> None:
-    async with client_of(in_turn(ok_whatsapp()), ledger=Ledger(ledger_path)) as client:
+async def test_a_ledger_that_is_not_open_ends_no_batch_in_silence(place: Path | str) -> None:
+    async with client_of(in_turn(ok_whatsapp()), ledger=ledger_at(place)) as client:
         async with asyncio.timeout(5):
             outcomes = await taken(client.batch(asks(2)))
         assert all(isinstance(outcome.error, ConfigurationError) for outcome in outcomes)
 
 
-async def test_a_stored_answer_needs_no_budget(ledger_path: Path) -> None:
-    async with client_of(in_turn(ok_whatsapp()), ledger=ledger_path) as client:
+async def test_a_stored_answer_needs_no_budget(place: Path | str) -> None:
+    async with client_of(in_turn(ok_whatsapp()), ledger=place) as client:
         await client.whatsapp_detail(NUMBER)
-    async with Ledger(ledger_path) as ledger, client_of(in_turn(), ledger=ledger, max_charges=0) as client:
+    async with ledger_at(place) as ledger, client_of(in_turn(), ledger=ledger, max_charges=0) as client:
         assert (await client.whatsapp_detail(NUMBER)).answered_at is not None
 
 
-async def test_an_image_that_was_asked_before_is_answered_without_a_request(ledger_path: Path, tmp_path: Path) -> None:
+async def test_an_image_that_was_asked_before_is_answered_without_a_request(place: Path | str, tmp_path: Path) -> None:
     photo = tmp_path / "selfie.jpg"
     photo.write_bytes(picture(3) + bytes(300_000))
     calls = [FaceCompare(photo, picture(1) + bytes(300_000), key=n) for n in range(2)]
-    async with client_of(in_turn(says("OK", {"similarity": 1, "result": "NOT SURE"})), ledger=ledger_path) as client:
+    async with client_of(in_turn(says("OK", {"similarity": 1, "result": "NOT SURE"})), ledger=place) as client:
         await taken(client.batch(calls))
     vendor = in_turn()
-    async with client_of(vendor, ledger=ledger_path) as client:
+    async with client_of(vendor, ledger=place) as client:
         outcomes = await taken(client.batch(calls, ordered=True))
         assert sorted(outcome.from_ledger for outcome in outcomes) == [False, True]
         (other,) = (outcome for outcome in outcomes if not outcome.from_ledger)
@@ -158,8 +158,8 @@ async def test_an_image_that_was_asked_before_is_answered_without_a_request(ledg
     assert vendor.requests == []
 
 
-async def test_a_batch_that_is_left_while_it_looks_up_loses_no_call(ledger_path: Path) -> None:
-    async with client_of(in_turn(ok_whatsapp()), ledger=ledger_path) as client:
+async def test_a_batch_that_is_left_while_it_looks_up_loses_no_call(place: Path | str) -> None:
+    async with client_of(in_turn(ok_whatsapp()), ledger=place) as client:
         await taken(client.batch(asks(50)))
         read = 0
 
@@ -179,17 +179,17 @@ async def test_a_batch_that_is_left_while_it_looks_up_loses_no_call(ledger_path:
             assert sorted([*got, *(outcome.index for outcome in batch.unread)]) == list(range(read))
 
 
-async def test_what_does_something_each_time_is_the_same_only_under_a_key(ledger_path: Path) -> None:
+async def test_what_does_something_each_time_is_the_same_only_under_a_key(place: Path | str) -> None:
     vendor = in_turn(says("OK", {"group_id": "g", "person_id": "p", "person_count": 1}))
-    async with client_of(vendor, ledger=ledger_path) as client:
+    async with client_of(vendor, ledger=place) as client:
         for key in (None, None, "A", "B", "A"):
             await client.send(AddFace(picture(1), key=key))
     assert len(vendor.requests) == 4
 
 
-async def test_checking_and_failures_are_no_answers(ledger_path: Path) -> None:
+async def test_checking_and_failures_are_no_answers(place: Path | str) -> None:
     vendor = in_turn(ok_whatsapp("checking"), says("FAIL", "x"), ok_whatsapp())
-    async with client_of(vendor, ledger=ledger_path) as client:
+    async with client_of(vendor, ledger=place) as client:
         assert (await client.whatsapp_detail(NUMBER)).whatsapp == "checking"
         with pytest.raises(StatusError):
             await client.whatsapp_detail(NUMBER)
@@ -197,12 +197,12 @@ async def test_checking_and_failures_are_no_answers(ledger_path: Path) -> None:
     assert len(vendor.requests) == 3
 
 
-async def test_an_answer_can_be_too_old(ledger_path: Path) -> None:
+async def test_an_answer_can_be_too_old(place: Path | str) -> None:
     vendor = in_turn(ok_whatsapp())
     for _ in range(2):
-        async with client_of(vendor, ledger=ledger_path, reuse_for=0) as client:
+        async with client_of(vendor, ledger=place, reuse_for=0) as client:
             await client.whatsapp_detail(NUMBER)
-    async with client_of(vendor, ledger=ledger_path, reuse_for=3600) as client:
+    async with client_of(vendor, ledger=place, reuse_for=3600) as client:
         await client.whatsapp_detail(NUMBER)
     assert len(vendor.requests) == 2
 
@@ -210,13 +210,13 @@ async def test_an_answer_can_be_too_old(ledger_path: Path) -> None:
 # ------------------------------------------------------------------------------------------------- held calls
 
 
-async def test_what_may_have_been_charged_is_held(ledger_path: Path) -> None:
+async def test_what_may_have_been_charged_is_held(place: Path | str) -> None:
     vendor = in_turn(httpx.ReadTimeout("lost"), ok_whatsapp())
-    async with client_of(vendor, ledger=ledger_path) as client:
+    async with client_of(vendor, ledger=place) as client:
         with pytest.raises(OutcomeUnknownError) as caught:
             await client.whatsapp_detail(NUMBER, key="A-1")
         assert caught.value.charge is UNKNOWN
-    async with client_of(vendor, ledger=ledger_path) as client:
+    async with client_of(vendor, ledger=place) as client:
         with pytest.raises(OutcomeUnknownError, match="not sent: an attempt of .* settle it in the ledger") as caught:
             await client.whatsapp_detail(NUMBER, key="A-1")
         assert (caught.value.charge, caught.value.attempts, caught.value.key) == (FREE, (), "A-1")
@@ -225,13 +225,13 @@ async def test_what_may_have_been_charged_is_held(ledger_path: Path) -> None:
         assert len(vendor.requests) == 1
         (outcome,) = await taken(client.batch([WhatsAppDetail(NUMBER)], retry_unknown=1))
         assert outcome.charge is CHARGED
-    assert [record.state for record in Ledger(ledger_path).attempts()] == [State.UNKNOWN, State.CHARGED]
+    assert [record.state for record in ledger_at(place).attempts()] == [State.UNKNOWN, State.CHARGED]
 
 
-async def test_an_ok_that_did_not_fit_comes_back_with_its_message(ledger_path: Path) -> None:
+async def test_an_ok_that_did_not_fit_comes_back_with_its_message(place: Path | str) -> None:
     vendor = in_turn(says("OK", {"whatsapp": ["odd"], "group_id": "LxiKPLIMGFpXzXas"}))
     for _ in range(2):
-        async with client_of(vendor, ledger=ledger_path) as client:
+        async with client_of(vendor, ledger=place) as client:
             (outcome,) = await taken(client.batch([WhatsAppDetail(NUMBER)]))
         error = outcome.error
         assert isinstance(error, OutcomeUnknownError)
@@ -244,9 +244,9 @@ async def test_an_ok_that_did_not_fit_comes_back_with_its_message(ledger_path: P
     assert len(vendor.requests) == 1
 
 
-async def test_what_was_settled_as_charged_is_not_bought_again_unasked(ledger_path: Path) -> None:
+async def test_what_was_settled_as_charged_is_not_bought_again_unasked(place: Path | str) -> None:
     vendor = in_turn(httpx.ReadTimeout("lost"), ok_whatsapp())
-    async with Ledger(ledger_path) as ledger, client_of(vendor, ledger=ledger) as client:
+    async with ledger_at(place) as ledger, client_of(vendor, ledger=ledger) as client:
         for text in ("no answer", "was charged, as somebody settled, and its answer is lost: retry_unknown=1 buys"):
             with pytest.raises(OutcomeUnknownError, match=text):
                 await client.whatsapp_detail(NUMBER, key="A-1")
@@ -255,26 +255,26 @@ async def test_what_was_settled_as_charged_is_not_bought_again_unasked(ledger_pa
         assert reply.charge is CHARGED
 
 
-async def test_a_held_call_is_settled_by_hand(ledger_path: Path) -> None:
+async def test_a_held_call_is_settled_by_hand(place: Path | str) -> None:
     vendor = in_turn(httpx.ReadTimeout("lost"), ok_whatsapp())
-    async with Ledger(ledger_path) as ledger, client_of(vendor, ledger=ledger) as client:
+    async with ledger_at(place) as ledger, client_of(vendor, ledger=ledger) as client:
         with pytest.raises(OutcomeUnknownError):
             await client.whatsapp_detail(NUMBER, key="A-1")
         assert await ledger.resolve("A-1", Charge.FREE) == 1
         assert (await client.whatsapp_detail(NUMBER, key="A-1")).charge is CHARGED
 
 
-async def test_a_repeat_within_one_call_is_recorded_too(ledger_path: Path) -> None:
+async def test_a_repeat_within_one_call_is_recorded_too(place: Path | str) -> None:
     vendor = in_turn(httpx.ReadTimeout("lost"), says("RETRY_LATER", "x"), httpx.ConnectError("no"), ok_whatsapp())
-    async with client_of(vendor, ledger=ledger_path, retry=Retry(first=0.001, unknown=1)) as client:
+    async with client_of(vendor, ledger=place, retry=Retry(first=0.001, unknown=1)) as client:
         reply = await client.whatsapp_detail(NUMBER)
         assert [a.charge for a in reply.attempts] == [UNKNOWN, FREE, FREE, CHARGED]
         assert all(a.recorded for a in reply.attempts)
-    states = [record.state for record in Ledger(ledger_path).attempts()]
+    states = [record.state for record in ledger_at(place).attempts()]
     assert states == [State.UNKNOWN, State.FREE, State.NOT_SENT, State.CHARGED]
 
 
-async def test_a_cancelled_attempt_is_unknown_in_the_ledger(ledger_path: Path) -> None:
+async def test_a_cancelled_attempt_is_unknown_in_the_ledger(place: Path | str) -> None:
     entered = asyncio.Event()
 
     async def hang(request: httpx.Request, number: int) -> httpx.Response:
@@ -282,13 +282,13 @@ async def test_a_cancelled_attempt_is_unknown_in_the_ledger(ledger_path: Path) -
         await asyncio.sleep(1e6)
         raise AssertionError
 
-    async with client_of(Vendor(hang), ledger=ledger_path) as client:
+    async with client_of(Vendor(hang), ledger=place) as client:
         task = asyncio.create_task(client.whatsapp_detail(NUMBER))
         await entered.wait()
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
-    assert [record.state for record in Ledger(ledger_path).attempts()] == [State.UNKNOWN]
+    assert [record.state for record in ledger_at(place).attempts()] == [State.UNKNOWN]
 
 
 async def test_a_paid_answer_that_does_not_fit_is_kept(ledger_path: Path) -> None:
@@ -313,39 +313,39 @@ async def test_a_paid_answer_that_does_not_fit_is_kept(ledger_path: Path) -> Non
     ],
 )
 async def test_what_cannot_be_read_is_kept_and_told_to_who_is_held(
-    ledger_path: Path, answer: httpx.Response, kept: str
+    place: Path | str, answer: httpx.Response, kept: str
 ) -> None:
-    async with client_of(in_turn(answer), ledger=ledger_path) as client:
+    async with client_of(in_turn(answer), ledger=place) as client:
         with pytest.raises(AISolutionError) as caught:
             await client.whatsapp_detail(NUMBER)
         assert caught.value.charge is UNKNOWN
         with pytest.raises(OutcomeUnknownError, match="not sent") as held:
             await client.whatsapp_detail(NUMBER)
     assert held.value.message.startswith(kept)
-    for records in (Ledger(ledger_path).held(), Ledger(ledger_path).answers()):
+    for records in (ledger_at(place).held(), ledger_at(place).answers()):
         (record,) = records
         assert record.reply is not None
         assert json.loads(record.reply).startswith(kept)
         assert TOKEN.encode() not in record.reply
 
 
-async def test_no_body_is_no_answer(ledger_path: Path) -> None:
-    async with client_of(in_turn(httpx.Response(502)), ledger=ledger_path) as client:
+async def test_no_body_is_no_answer(place: Path | str) -> None:
+    async with client_of(in_turn(httpx.Response(502)), ledger=place) as client:
         with pytest.raises(OutcomeUnknownError):
             await client.whatsapp_detail(NUMBER)
-    (record,) = Ledger(ledger_path).held()
+    (record,) = ledger_at(place).held()
     assert record.reply is None
-    assert not list(Ledger(ledger_path).answers())
+    assert not list(ledger_at(place).answers())
 
 
-async def test_the_intent_is_on_disk_before_the_first_byte(ledger_path: Path) -> None:
+async def test_the_intent_is_on_disk_before_the_first_byte(place: Path | str) -> None:
     seen: list[list[State]] = []
 
     def script(request: httpx.Request, number: int) -> httpx.Response:
-        seen.append([record.state for record in Ledger(ledger_path).attempts()])
+        seen.append([record.state for record in ledger_at(place).attempts()])
         return ok_whatsapp()
 
-    async with client_of(Vendor(script), ledger=ledger_path) as client:
+    async with client_of(Vendor(script), ledger=place) as client:
         await client.whatsapp_detail(NUMBER)
     assert seen == [[State.INTENDED]]
 
@@ -353,7 +353,7 @@ async def test_the_intent_is_on_disk_before_the_first_byte(ledger_path: Path) ->
 # --------------------------------------------------------------------------------------------------- two at once
 
 
-async def test_the_same_call_twice_at_once_is_sent_once(ledger_path: Path) -> None:
+async def test_the_same_call_twice_at_once_is_sent_once(place: Path | str) -> None:
     go = asyncio.Event()
 
     async def script(request: httpx.Request, number: int) -> httpx.Response:
@@ -361,7 +361,7 @@ async def test_the_same_call_twice_at_once_is_sent_once(ledger_path: Path) -> No
         return ok_whatsapp()
 
     vendor = Vendor(script)
-    async with client_of(vendor, ledger=ledger_path) as client:
+    async with client_of(vendor, ledger=place) as client:
         tasks = [asyncio.create_task(client.whatsapp_detail(NUMBER)) for _ in range(3)]
         while not vendor.requests:
             await asyncio.sleep(0)
@@ -371,9 +371,9 @@ async def test_the_same_call_twice_at_once_is_sent_once(ledger_path: Path) -> No
     assert sorted(reply.charge for reply in replies) == [CHARGED, FREE, FREE]
 
 
-async def test_two_clients_share_a_ledger(ledger_path: Path) -> None:
+async def test_two_clients_share_a_ledger(place: Path | str) -> None:
     vendor = Vendor(lambda request, number: ok_whatsapp())
-    async with client_of(vendor, ledger=ledger_path) as one, client_of(vendor, ledger=ledger_path) as other:
+    async with client_of(vendor, ledger=place) as one, client_of(vendor, ledger=place) as other:
         both = await asyncio.gather(
             taken(one.batch(asks(300), concurrency=20)), taken(other.batch(asks(300), concurrency=20))
         )
@@ -385,16 +385,16 @@ async def test_two_clients_share_a_ledger(ledger_path: Path) -> None:
 
 
 @pytest.mark.parametrize("where", ["client", "batch", "ledger path", "ledger"])
-async def test_a_budget_is_never_exceeded(where: str, ledger_path: Path) -> None:
+async def test_a_budget_is_never_exceeded(where: str, place: Path | str) -> None:
     vendor = Vendor(lambda request, number: ok_whatsapp())
     limit = {"max_charges": 7}
-    ledger = Ledger(ledger_path, **limit)  # type: ignore[arg-type]
+    ledger = ledger_at(place, **limit)
     if where == "ledger":
         await ledger.open()
     client = {
         "client": lambda: client_of(vendor, **limit),
         "batch": lambda: client_of(vendor),
-        "ledger path": lambda: client_of(vendor, ledger=ledger_path, **limit),
+        "ledger path": lambda: client_of(vendor, ledger=place, **limit),
         "ledger": lambda: client_of(vendor, ledger=ledger),
     }[where]()
     async with client:
@@ -409,7 +409,7 @@ async def test_a_budget_is_never_exceeded(where: str, ledger_path: Path) -> None
     await ledger.aclose()
     if where.startswith("ledger"):
         # A later run goes on from there.
-        async with client_of(vendor, ledger=ledger_path, max_charges=9) as client:
+        async with client_of(vendor, ledger=place, max_charges=9) as client:
             vendor._script = lambda request, number: ok_whatsapp()
             outcomes = await taken(client.batch(asks(30), concurrency=10))
             assert sum(o.ok for o in outcomes) == 9
@@ -521,9 +521,9 @@ async def test_a_ledger_that_cannot_be_used_stops_before_money_is_at_risk(tmp_pa
         assert not vendor.requests
 
 
-async def test_a_ledger_that_fails_in_the_middle(ledger_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_ledger_that_fails_in_the_middle(place: Path | str, monkeypatch: pytest.MonkeyPatch) -> None:
     vendor = Vendor(lambda request, number: ok_whatsapp())
-    async with Ledger(ledger_path) as ledger, client_of(vendor, ledger=ledger) as client:
+    async with ledger_at(place) as ledger, client_of(vendor, ledger=ledger) as client:
         await client.whatsapp_detail("6281300001")
 
         async def full(*_: Any) -> Any:
@@ -541,8 +541,8 @@ async def test_a_ledger_that_fails_in_the_middle(ledger_path: Path, monkeypatch:
             assert len(vendor.requests) == 2
 
 
-async def test_a_ledger_of_ones_own_must_be_open(ledger_path: Path) -> None:
-    async with client_of(in_turn(ok_whatsapp()), ledger=Ledger(ledger_path)) as client:
+async def test_a_ledger_of_ones_own_must_be_open(place: Path | str) -> None:
+    async with client_of(in_turn(ok_whatsapp()), ledger=ledger_at(place)) as client:
         with pytest.raises(ConfigurationError, match="the ledger is not open"):
             await client.whatsapp_detail(NUMBER)
 
@@ -583,11 +583,11 @@ async def test_kill_nine(seed: int, tmp_path: Path) -> None:
     assert await one_round(tmp_path, random.Random(seed), calls=1200) > 1
 
 
-async def test_two_processes_over_one_ledger(ledger_path: Path) -> None:
+async def test_two_processes_over_one_ledger(place: Path | str) -> None:
     async with CountingSandbox() as sandbox:
         children = [
             await asyncio.create_subprocess_exec(
-                *(sys.executable, "-c", CHILD, sandbox.url, str(ledger_path), "1500", "40"),
+                *(sys.executable, "-c", CHILD, sandbox.url, str(place), "1500", "40"),
                 stdout=asyncio.subprocess.PIPE,
             )
             for _ in range(2)
@@ -600,10 +600,10 @@ async def test_two_processes_over_one_ledger(ledger_path: Path) -> None:
         assert sandbox.bill.charged <= 1500
 
 
-async def test_not_sent_is_recorded_as_that(ledger_path: Path) -> None:
+async def test_not_sent_is_recorded_as_that(place: Path | str) -> None:
     async with Sandbox() as sandbox:
         url = sandbox.url
-    async with AsyncClient("t", base_url=url, ledger=ledger_path, retry=0) as client:
+    async with AsyncClient("t", base_url=url, ledger=place, retry=0) as client:
         with pytest.raises(NotSentError):
             await client.whatsapp_detail(NUMBER)
-    assert [record.state for record in Ledger(ledger_path).attempts()] == [State.NOT_SENT]
+    assert [record.state for record in ledger_at(place).attempts()] == [State.NOT_SENT]

@@ -19,12 +19,25 @@ from aisolution_async.ledger import (
     Stored,
 )
 
-from .ledgers import CHARGED, LATER, REPLY, UNKNOWN, WHATSAPP, answered, ask, check, do, see_statements, start
+from .ledgers import (
+    CHARGED,
+    LATER,
+    REPLY,
+    UNKNOWN,
+    WHATSAPP,
+    AnyLedger,
+    answered,
+    ask,
+    check,
+    do,
+    see_statements,
+    start,
+)
 
 pytestmark = pytest.mark.usefixtures("no_ledger_is_at_work")
 
 
-async def test_the_second_of_two_alike_waits_for_the_first(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_second_of_two_alike_waits_for_the_first(ledger: AnyLedger, monkeypatch: pytest.MonkeyPatch) -> None:
     sent = 0
 
     async def sleep(seconds: float) -> None:
@@ -49,7 +62,7 @@ async def test_the_second_of_two_alike_waits_for_the_first(ledger: Ledger, monke
 
 
 async def test_who_waits_for_another_ledger_of_the_file_looks_now_and_then(
-    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+    file_ledger: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     slept = []
 
@@ -57,17 +70,17 @@ async def test_who_waits_for_another_ledger_of_the_file_looks_now_and_then(
         slept.append(seconds)
 
     monkeypatch.setattr(clock, "sleep", sleep)
-    async with Ledger(ledger.path) as other:
+    async with Ledger(file_ledger.path) as other:
         started = await start(other)
-        busy = await ledger.begin(ask(ledger))
+        busy = await file_ledger.begin(ask(file_ledger))
         assert isinstance(busy, Busy)
         await busy.wait()
         await other.end(started, answered())
-        assert isinstance(await ledger.begin(ask(ledger)), Stored)
+        assert isinstance(await file_ledger.begin(ask(file_ledger)), Stored)
     assert slept == [0.2]
 
 
-async def test_a_busy_that_is_waited_for_late_returns_at_once(ledger: Ledger) -> None:
+async def test_a_busy_that_is_waited_for_late_returns_at_once(ledger: AnyLedger) -> None:
     started = await start(ledger)
     busy = await ledger.begin(ask(ledger))
     assert isinstance(busy, Busy)
@@ -75,30 +88,32 @@ async def test_a_busy_that_is_waited_for_late_returns_at_once(ledger: Ledger) ->
     await busy.wait()
 
 
-async def test_many_operations_share_one_commit(ledger: Ledger) -> None:
+async def test_many_operations_share_one_commit(file_ledger: Ledger) -> None:
     statements: Counter[str] = Counter()
-    await see_statements(ledger, lambda query: statements.update([query]))
-    await asyncio.gather(*(do(ledger, answered(), n) for n in range(500)))
+    await see_statements(file_ledger, lambda query: statements.update([query]))
+    await asyncio.gather(*(do(file_ledger, answered(), n) for n in range(500)))
     assert 0 < statements["COMMIT"] < 20
-    assert len(list(ledger.answers())) == 500
+    assert len(list(file_ledger.answers())) == 500
 
 
-async def test_one_operation_that_cannot_be_does_not_take_the_others_down(ledger: Ledger) -> None:
-    good = [ledger.begin(ask(ledger, n)) for n in range(20)]
-    bad = ledger.begin(Ask(WHATSAPP, object()))  # type: ignore[arg-type]
+async def test_one_operation_that_cannot_be_does_not_take_the_others_down(file_ledger: Ledger) -> None:
+    good = [file_ledger.begin(ask(file_ledger, n)) for n in range(20)]
+    bad = file_ledger.begin(Ask(WHATSAPP, object()))  # type: ignore[arg-type]
     *answers, error = await asyncio.gather(*good, bad, return_exceptions=True)
     assert all(isinstance(answer, Started) for answer in answers)
     assert isinstance(error, LedgerError)
-    assert str(ledger.path) in str(error)
-    started = await start(ledger, 99)
+    assert str(file_ledger.path) in str(error)
+    started = await start(file_ledger, 99)
     with pytest.raises(LedgerError, match="cannot be recorded"):
-        await ledger.end(started, Result(Attempt(CHARGED, "OK", 10**30, clock.today(), 1.0), reply=REPLY, answer=True))
-    await ledger.end(started, answered())
-    assert len(list(ledger.answers())) == 1
-    check(ledger.path)
+        await file_ledger.end(
+            started, Result(Attempt(CHARGED, "OK", 10**30, clock.today(), 1.0), reply=REPLY, answer=True)
+        )
+    await file_ledger.end(started, answered())
+    assert len(list(file_ledger.answers())) == 1
+    check(file_ledger.path)
 
 
-async def test_text_that_is_no_unicode_does_not_keep_an_answer_out(ledger: Ledger) -> None:
+async def test_text_that_is_no_unicode_does_not_keep_an_answer_out(ledger: AnyLedger) -> None:
     await do(ledger, Result(Attempt(UNKNOWN, "\ud800", 200, clock.today(), 1.0, "bad \udfff")))
     assert [(r.status, r.error) for r in ledger.attempts()] == [("?", "bad ?")]
 
@@ -111,7 +126,7 @@ async def test_many_make_the_ledger_at_once(tmp_path: Path) -> None:
         await asyncio.gather(*(ledger.aclose() for ledger in ledgers))
 
 
-async def test_who_waits_when_the_ledger_is_closed_is_woken(ledger: Ledger) -> None:
+async def test_who_waits_when_the_ledger_is_closed_is_woken(ledger: AnyLedger) -> None:
     await start(ledger)
     busy = await ledger.begin(ask(ledger))
     assert isinstance(busy, Busy)

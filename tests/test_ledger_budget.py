@@ -36,20 +36,24 @@ from .ledgers import (
     RECOUNT,
     UNSENT,
     WHATSAPP,
+    AnyLedger,
     answered,
     ask,
+    book_of,
     check,
     crash,
     do,
     fail,
+    ledger_at,
     rows,
 )
+from .servers import running
 
 pytestmark = pytest.mark.usefixtures("no_ledger_is_at_work")
 
 
-async def test_the_budget_holds_at_every_instant(ledger_path: Path) -> None:
-    async with Ledger(ledger_path, max_charges=10, synchronous="off") as ledger:
+async def test_the_budget_holds_at_every_instant(place: Path | str) -> None:
+    async with ledger_at(place, max_charges=10, synchronous="off") as ledger:
         answers = await asyncio.gather(*(ledger.begin(ask(ledger, n)) for n in range(30)))
         started = [answer for answer in answers if isinstance(answer, Started)]
         assert len(started) == 10
@@ -65,17 +69,17 @@ async def test_the_budget_holds_at_every_instant(ledger_path: Path) -> None:
         assert [type(answer) for answer in again] == [Started, Started, Exhausted, Exhausted, Exhausted]
         # Stored answers cost nothing.
         assert isinstance(await ledger.begin(ask(ledger, answers.index(started[2]))), Stored)
-    async with Ledger(ledger_path, max_charges=10) as ledger:
+    async with ledger_at(place, max_charges=10) as ledger:
         assert isinstance(await ledger.begin(ask(ledger, "new")), Exhausted)
-    async with Ledger(ledger_path, max_charges=11) as ledger, Ledger(ledger_path, max_charges=11) as other:
+    async with ledger_at(place, max_charges=11) as ledger, ledger_at(place, max_charges=11) as other:
         assert isinstance(await other.begin(ask(ledger, "new")), Started)
         assert isinstance(await ledger.begin(ask(ledger, "newer")), Exhausted)
-    check(ledger_path)
+    check(place)
 
 
-async def test_the_budget_in_money_is_exact(ledger_path: Path) -> None:
+async def test_the_budget_in_money_is_exact(place: Path | str) -> None:
     prices = {WHATSAPP: Decimal("0.1"), "facecompare": Decimal("0.000001")}
-    async with Ledger(ledger_path, prices=prices, max_cost=Decimal("0.300001"), synchronous="off") as ledger:
+    async with ledger_at(place, prices=prices, max_cost=Decimal("0.300001"), synchronous="off") as ledger:
         for n in range(3):  # 0.1 three times is not 0.3 in floats
             await do(ledger, answered(), n)
         refused = await ledger.begin(ask(ledger, 3))
@@ -88,7 +92,7 @@ async def test_the_budget_in_money_is_exact(ledger_path: Path) -> None:
         sums = ledger.summary().by("endpoint")
         assert sums[WHATSAPP,].cost == Decimal("0.3")
         assert sums["facecompare",].at_risk == Decimal("0.000001")
-    check(ledger_path)
+    check(place)
 
 
 @pytest.mark.parametrize(
@@ -117,20 +121,27 @@ class Money(RuleBasedStateMachine):
 
     LIMIT = 4
     COST = 11 * 10**6
+    path: Path | str
 
     def __init__(self) -> None:
         super().__init__()
+        self.make_place()
+        self.runner = asyncio.Runner()
+        self.ledgers: list[AnyLedger] = [self.opened(), self.opened()]
+        self.under_way: list[tuple[AnyLedger, Started]] = []
+        self.tried: set[int] = set()  # ends that failed: made up for at any time
+
+    def make_place(self) -> None:
         self.folder = Path(os.environ.get("TMPDIR", "/tmp")) / f"aisolution-ledger-{uuid.uuid4().hex}"
         self.folder.mkdir()
         self.path = self.folder / "ledger"
-        self.runner = asyncio.Runner()
-        self.ledgers: list[Ledger] = [self.opened(), self.opened()]
-        self.under_way: list[tuple[Ledger, Started]] = []
-        self.tried: set[int] = set()  # ends that failed: made up for at any time
 
-    def opened(self) -> Ledger:
+    def remove_place(self) -> None:
+        shutil.rmtree(self.folder)
+
+    def opened(self) -> AnyLedger:
         prices = {WHATSAPP: Decimal(3), "facecompare": Decimal(2)}
-        ledger = Ledger(self.path, max_charges=self.LIMIT, prices=prices, max_cost=Decimal(11), synchronous="off")
+        ledger = ledger_at(self.path, max_charges=self.LIMIT, prices=prices, max_cost=Decimal(11), synchronous="off")
         self.runner.run(ledger.open())
         return ledger
 
@@ -198,7 +209,9 @@ class Money(RuleBasedStateMachine):
         times=st.integers(1, 4),
     )
     def break_down(self, who: int, statement: str, code: int, times: int) -> None:
-        self.runner.run(fail(self.ledgers[who], statement, *[code] * times))
+        ledger = self.ledgers[who]
+        assert isinstance(ledger, Ledger)
+        self.runner.run(fail(ledger, statement, *[code] * times))
 
     @rule(who=st.integers(0, 1))
     def die(self, who: int) -> None:
@@ -235,8 +248,35 @@ class Money(RuleBasedStateMachine):
             self.runner.run(ledger.aclose())
         self.runner.close()
         check(self.path)
-        shutil.rmtree(self.folder)
+        self.remove_place()
 
+
+class SharedMoney(Money):
+    """The same on a server, whose connections break."""
+
+    def make_place(self) -> None:
+        self.path = running().url()
+
+    def remove_place(self) -> None:
+        rows(str(self.path), f"DROP SCHEMA {str(self.path).partition('schema=')[2]} CASCADE")
+
+    @rule(who=st.integers(0, 1))
+    def break_down(self, who: int) -> None:
+        book = self.runner.run(book_of(self.ledgers[who]))
+        rows(self.path, f"SELECT pg_terminate_backend({book._db.info.backend_pid}, 1000)")
+
+    @invariant()
+    def the_budget_holds(self) -> None:
+        check(self.path)
+        ((spent, cost),) = rows(self.path, "SELECT granted, granted_cost FROM book")
+        assert spent <= self.LIMIT
+        assert cost <= self.COST
+        known = {started.id for _, started in self.under_way} - self.tried
+        assert known <= {id_ for (id_,) in rows(self.path, "SELECT id FROM intents")}
+
+
+TestSharedMoney = SharedMoney.TestCase
+TestSharedMoney.settings = settings(max_examples=5, stateful_step_count=25, deadline=None)
 
 TestMoney = Money.TestCase
 TestMoney.settings = settings(max_examples=30, stateful_step_count=25, deadline=None)

@@ -13,7 +13,6 @@ from aisolution_async import Charge, clock
 from aisolution_async.ledger import (
     Exhausted,
     Expected,
-    Ledger,
     Result,
     Started,
     Stored,
@@ -29,21 +28,24 @@ from .ledgers import (
     REPLY,
     UNSENT,
     WHATSAPP,
+    AnyLedger,
     answered,
     ask,
     crash,
     do,
+    ledger_at,
     rows,
     start,
     sums,
     take_for_dead,
+    where,
 )
 
 pytestmark = pytest.mark.usefixtures("no_ledger_is_at_work")
 
 
 @pytest.mark.parametrize("settled", [CHARGED, FREE])
-async def test_a_callback_after_its_request_was_settled(ledger: Ledger, settled: Charge) -> None:
+async def test_a_callback_after_its_request_was_settled(ledger: AnyLedger, settled: Charge) -> None:
     """Settled as charged, it is that charge; settled as free, the request never arrived, and nothing is waited for."""
     options: dict[str, Any] = {"callback": b"place", "key": "A"}
     await do(ledger, LOST, **options)
@@ -59,7 +61,7 @@ async def test_a_callback_after_its_request_was_settled(ledger: Ledger, settled:
         assert sums(ledger) == (1, 2, 0, 0)
 
 
-async def test_a_number_written_in_two_ways_has_one_callback(ledger: Ledger) -> None:
+async def test_a_number_written_in_two_ways_has_one_callback(ledger: AnyLedger) -> None:
     """One callback answers both questions, and is charged once; nothing stays at stake."""
     await do(ledger, CHECKING, "62813", callback=b"place")
     await do(ledger, CHECKING, "+62813", callback=b"place")
@@ -71,7 +73,7 @@ async def test_a_number_written_in_two_ways_has_one_callback(ledger: Ledger) -> 
     assert not await ledger.deliver([b"place"], answered())
 
 
-async def test_the_second_writing_was_lost(ledger: Ledger) -> None:
+async def test_the_second_writing_was_lost(ledger: AnyLedger) -> None:
     await do(ledger, CHECKING, "62813", callback=b"place")
     await do(ledger, LOST, "+62813", callback=b"place")
     assert await ledger.deliver([b"place"], answered())
@@ -80,11 +82,11 @@ async def test_the_second_writing_was_lost(ledger: Ledger) -> None:
     assert list(ledger.held()) == []
 
 
-async def test_a_direct_answer_before_the_callback_is_late(ledger_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_direct_answer_before_the_callback_is_late(place: Path | str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The request that asked for the callback may still be charged: until its patience is over."""
     real, ahead = clock.today, datetime.timedelta()
     monkeypatch.setattr(clock, "today", lambda: real() + ahead)
-    async with Ledger(ledger_path, max_charges=2, prices={WHATSAPP: Decimal(3)}) as ledger:
+    async with ledger_at(place, max_charges=2, prices={WHATSAPP: Decimal(3)}) as ledger:
         await do(ledger, CHECKING, callback=b"place", patience=60.0)
         await do(ledger, answered())
         assert sums(ledger) == (1, 1, 1, 0)
@@ -96,7 +98,7 @@ async def test_a_direct_answer_before_the_callback_is_late(ledger_path: Path, mo
         assert sums(ledger) == (1, 1, 0, 1)
 
 
-async def test_a_callback_after_a_direct_answer_is_a_repeat(ledger: Ledger) -> None:
+async def test_a_callback_after_a_direct_answer_is_a_repeat(ledger: AnyLedger) -> None:
     await do(ledger, CHECKING, callback=b"place", patience=60.0)
     await do(ledger, answered())
     for _ in range(2):
@@ -106,11 +108,11 @@ async def test_a_callback_after_a_direct_answer_is_a_repeat(ledger: Ledger) -> N
 
 
 async def test_a_repeat_that_came_in_time_may_be_on_the_bill_for_good(
-    ledger_path: Path, monkeypatch: pytest.MonkeyPatch
+    place: Path | str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real, ahead = clock.today, datetime.timedelta()
     monkeypatch.setattr(clock, "today", lambda: real() + ahead)
-    async with Ledger(ledger_path, max_charges=2) as ledger:
+    async with ledger_at(place, max_charges=2) as ledger:
         await do(ledger, CHECKING, callback=b"place", patience=60.0, key="A")
         await do(ledger, answered())
         assert not await ledger.deliver([b"place"], answered())
@@ -122,8 +124,8 @@ async def test_a_repeat_that_came_in_time_may_be_on_the_bill_for_good(
         assert sums(ledger) == (1, 2, 0, 0)
 
 
-async def test_a_reserve_is_lent_only_once_the_callback_is_late(ledger_path: Path) -> None:
-    async with Ledger(ledger_path, max_charges=1) as ledger:
+async def test_a_reserve_is_lent_only_once_the_callback_is_late(place: Path | str) -> None:
+    async with ledger_at(place, max_charges=1) as ledger:
         await do(ledger, CHECKING, callback=b"place", patience=60.0)
         assert isinstance(await ledger.begin(ask(ledger)), Exhausted)
         await do(ledger, answered(), callback=b"place", overdue=True)
@@ -141,10 +143,10 @@ async def test_a_reserve_is_lent_only_once_the_callback_is_late(ledger_path: Pat
     ],
 )
 async def test_a_late_callback_is_no_charge_of_the_request_that_was_lent_its_reserve(
-    ledger_path: Path, result: Result, order: str, all_: tuple[int, ...]
+    place: Path | str, result: Result, order: str, all_: tuple[int, ...]
 ) -> None:
     """Both may be on the bill, and both are counted: over the limit, if need be."""
-    async with Ledger(ledger_path, max_charges=1) as ledger:
+    async with ledger_at(place, max_charges=1) as ledger:
         await do(ledger, CHECKING, callback=b"place", patience=0.0)
         second = await start(ledger, callback=b"place", overdue=True)
         if order == "after":
@@ -157,8 +159,8 @@ async def test_a_late_callback_is_no_charge_of_the_request_that_was_lent_its_res
 
 
 @pytest.mark.parametrize("result", [LATER, UNSENT, CHECKING])
-async def test_what_was_lent_is_given_back(ledger_path: Path, result: Result) -> None:
-    async with Ledger(ledger_path, max_charges=1) as ledger:
+async def test_what_was_lent_is_given_back(place: Path | str, result: Result) -> None:
+    async with ledger_at(place, max_charges=1) as ledger:
         await do(ledger, CHECKING, callback=b"place", patience=0.0)
         await do(ledger, result, callback=b"place", overdue=True)
         assert isinstance(await ledger.begin(ask(ledger, 2)), Exhausted)
@@ -166,9 +168,9 @@ async def test_what_was_lent_is_given_back(ledger_path: Path, result: Result) ->
 
 
 @pytest.mark.parametrize("result", [LATER, UNSENT])
-async def test_a_charge_that_was_lent_and_not_used_is_the_callbacks_again(ledger_path: Path, result: Result) -> None:
+async def test_a_charge_that_was_lent_and_not_used_is_the_callbacks_again(place: Path | str, result: Result) -> None:
     """The callback is late, and may come all the same: there is a charge for it, and its answer is taken."""
-    async with Ledger(ledger_path, max_charges=1) as ledger:
+    async with ledger_at(place, max_charges=1) as ledger:
         await do(ledger, CHECKING, callback=b"place", patience=0.0)
         await do(ledger, result)
         assert isinstance(await ledger.begin(ask(ledger, "another")), Exhausted)
@@ -178,8 +180,8 @@ async def test_a_charge_that_was_lent_and_not_used_is_the_callbacks_again(ledger
         assert isinstance(await ledger.begin(ask(ledger)), Stored)
 
 
-async def test_a_late_callback_is_taken_though_asking_again_was_settled_as_free(ledger_path: Path) -> None:
-    async with Ledger(ledger_path, max_charges=1) as ledger:
+async def test_a_late_callback_is_taken_though_asking_again_was_settled_as_free(place: Path | str) -> None:
+    async with ledger_at(place, max_charges=1) as ledger:
         await do(ledger, CHECKING, callback=b"place", patience=0.0)
         lost = await do(ledger, LOST)
         assert await ledger.resolve(None, FREE, attempt=lost.id) == 1
@@ -190,7 +192,7 @@ async def test_a_late_callback_is_taken_though_asking_again_was_settled_as_free(
 
 
 @pytest.mark.parametrize("result", [LOST, answered(), LATER])
-async def test_the_callback_came_first_and_the_request_ends_somehow(ledger: Ledger, result: Result) -> None:
+async def test_the_callback_came_first_and_the_request_ends_somehow(ledger: AnyLedger, result: Result) -> None:
     started = await start(ledger, callback=b"place")
     assert await ledger.deliver([b"place"], answered())
     await ledger.end(started, result)
@@ -200,9 +202,9 @@ async def test_the_callback_came_first_and_the_request_ends_somehow(ledger: Ledg
 
 
 @pytest.mark.parametrize("end", ["closed", "taken for dead", "killed"])
-async def test_the_callback_came_first_and_then_the_process_ended(ledger_path: Path, end: str) -> None:
+async def test_the_callback_came_first_and_then_the_process_ended(place: Path | str, end: str) -> None:
     """One charge: the request is settled by its callback, whoever finds it under way, and whatever it still brings."""
-    ledger, other = Ledger(ledger_path), Ledger(ledger_path)
+    ledger, other = ledger_at(place), ledger_at(place)
     await ledger.open()
     await other.open()
     started = await start(ledger, callback=b"place", key="A")
@@ -212,13 +214,13 @@ async def test_the_callback_came_first_and_then_the_process_ended(ledger_path: P
         await ledger.end(started, answered())
     await (crash(ledger) if end == "killed" else ledger.aclose())
     await other.aclose()
-    async with Ledger(ledger_path) as ledger:
+    async with ledger_at(place) as ledger:
         assert sums(ledger) == (1, 1, 0, 0)
         assert ledger.summary().held == 0
         assert await ledger.resolve("A", CHARGED) == 0
 
 
-async def test_a_callback_is_charged_to_a_request_that_is_owed_one(ledger: Ledger) -> None:
+async def test_a_callback_is_charged_to_a_request_that_is_owed_one(ledger: AnyLedger) -> None:
     """The first writing's request was refused; the callback is the second's."""
     await do(ledger, LATER, "62813", callback=b"place")
     second = await start(ledger, "+62813", callback=b"place")
@@ -228,31 +230,31 @@ async def test_a_callback_is_charged_to_a_request_that_is_owed_one(ledger: Ledge
 
 
 @pytest.mark.parametrize("result", [LATER, UNSENT])
-async def test_a_refused_request_is_owed_no_callback(ledger: Ledger, result: Result) -> None:
+async def test_a_refused_request_is_owed_no_callback(ledger: AnyLedger, result: Result) -> None:
     await do(ledger, result, callback=b"place")
     started = await do(ledger, CHECKING, callback=b"place")
     assert isinstance(await ledger.begin(ask(ledger, callback=b"place")), Expected)
-    assert rows(ledger.path, "SELECT reserved, attempt FROM outstanding") == [(1, None)]
+    assert rows(where(ledger), "SELECT reserved, attempt FROM outstanding") == [(1, None)]
     assert started.id == 2
     assert await ledger.deliver([b"place"], answered())
     assert sums(ledger) == (1, 2 - (result is UNSENT), 0, 0)
 
 
-async def test_a_late_question_asks_for_no_callback_and_reserves_nothing(ledger: Ledger) -> None:
+async def test_a_late_question_asks_for_no_callback_and_reserves_nothing(ledger: AnyLedger) -> None:
     await do(ledger, CHECKING, callback=b"place", key="A")
     assert await ledger.resolve("A", FREE) == 1
     await do(ledger, LATER, callback=b"place", overdue=True)
     assert sums(ledger) == (0, 2, 0, 0)
-    assert rows(ledger.path, "SELECT * FROM outstanding") == []
+    assert rows(where(ledger), "SELECT * FROM outstanding") == []
 
 
-async def test_an_impatient_inbox_takes_no_reserve_of_a_patient_one(ledger: Ledger) -> None:
+async def test_an_impatient_inbox_takes_no_reserve_of_a_patient_one(ledger: AnyLedger) -> None:
     await do(ledger, CHECKING, callback=b"place", patience=600.0)
     await do(ledger, answered(), callback=b"place", patience=1.0, overdue=True)
     assert sums(ledger) == (1, 1, 1, 0)
 
 
-async def test_a_purge_leaves_the_callback_of_a_request_that_is_out(ledger: Ledger) -> None:
+async def test_a_purge_leaves_the_callback_of_a_request_that_is_out(ledger: AnyLedger) -> None:
     started = await start(ledger, callback=b"place")
     await ledger.purge(0.0)
     assert await ledger.deliver([b"place"], answered())
@@ -260,7 +262,7 @@ async def test_a_purge_leaves_the_callback_of_a_request_that_is_out(ledger: Ledg
     assert sums(ledger) == (1, 1, 0, 0)
 
 
-async def test_settling_what_is_reserved_after_the_answer_holds_nothing(ledger: Ledger) -> None:
+async def test_settling_what_is_reserved_after_the_answer_holds_nothing(ledger: AnyLedger) -> None:
     await do(ledger, CHECKING, callback=b"place", key="A")
     await do(ledger, answered(), key="A")
     assert await ledger.resolve("A", CHARGED) == 1

@@ -18,16 +18,16 @@ from aisolution_async.ledger import (
     Ledger,
     Started,
     State,
-    sqlite,
+    grouping,
 )
 from aisolution_async.ledger.rows import LEFT
 
-from .ledgers import FREE, LOST, UNSENT, WHATSAPP, answered, ask, book_of, do, fail, start, writers
+from .ledgers import FREE, LOST, UNSENT, WHATSAPP, AnyLedger, answered, ask, book_of, do, fail, start, writers
 
 pytestmark = pytest.mark.usefixtures("no_ledger_is_at_work")
 
 
-async def test_a_begin_that_is_cancelled_leaves_nothing_under_way(ledger: Ledger) -> None:
+async def test_a_begin_that_is_cancelled_leaves_nothing_under_way(ledger: AnyLedger) -> None:
     for turns in range(40):
         task = asyncio.create_task(ledger.begin(ask(ledger, turns)))
         for _ in range(turns % 8):
@@ -47,7 +47,7 @@ async def test_a_begin_that_is_cancelled_leaves_nothing_under_way(ledger: Ledger
 
 
 async def test_a_begin_answered_in_the_turn_of_its_cancellation_is_taken_back(
-    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+    ledger: AnyLedger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real = ledger._deliver
 
@@ -72,25 +72,25 @@ async def test_a_begin_answered_in_the_turn_of_its_cancellation_is_taken_back(
 
 
 async def test_an_end_that_is_cancelled_is_recorded_all_the_same(
-    ledger: Ledger, caplog: pytest.LogCaptureFixture
+    file_ledger: Ledger, caplog: pytest.LogCaptureFixture
 ) -> None:
     for number, turns in enumerate((1, 2, 3)):
-        started = await start(ledger, number)
-        task = asyncio.create_task(ledger.end(started, answered()))
+        started = await start(file_ledger, number)
+        task = asyncio.create_task(file_ledger.end(started, answered()))
         for _ in range(turns):
             await asyncio.sleep(0)
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
-    await book_of(ledger)
-    assert len(list(ledger.answers())) == 3
+    await book_of(file_ledger)
+    assert len(list(file_ledger.answers())) == 3
     # And if it cannot be, that is not lost on everybody.
-    started = await start(ledger, "last")
-    await fail(ledger, "COMMIT", *[sqlite3.SQLITE_FULL] * 2)
-    task = asyncio.create_task(ledger.end(started, answered()))
+    started = await start(file_ledger, "last")
+    await fail(file_ledger, "COMMIT", *[sqlite3.SQLITE_FULL] * 2)
+    task = asyncio.create_task(file_ledger.end(started, answered()))
     await asyncio.sleep(0)
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
-    await book_of(ledger)
+    await book_of(file_ledger)
     assert "full" in caplog.text
 
 
@@ -164,4 +164,4 @@ def test_not_open(ledger_path: Path) -> None:
 async def test_a_loop_that_is_gone_is_noticed() -> None:
     loop = asyncio.new_event_loop()
     loop.close()
-    assert not sqlite._call(loop, print)
+    assert not grouping._call(loop, print)

@@ -148,18 +148,18 @@ async def test_an_answer_that_could_not_be_recorded_is_recorded_at_the_close(led
     assert [record.reply for record in ledger.answers()] == [REPLY]
 
 
-async def test_who_waits_for_an_answer_that_cannot_be_recorded_is_told(ledger: Ledger) -> None:
-    started = await start(ledger)
-    busy = await ledger.begin(ask(ledger))
+async def test_who_waits_for_an_answer_that_cannot_be_recorded_is_told(file_ledger: Ledger) -> None:
+    started = await start(file_ledger)
+    busy = await file_ledger.begin(ask(file_ledger))
     assert isinstance(busy, Busy)
-    await fail(ledger, "DELETE", *[sqlite3.SQLITE_FULL] * 4)
+    await fail(file_ledger, "DELETE", *[sqlite3.SQLITE_FULL] * 4)
     with pytest.raises(LedgerError, match="full"):
-        await ledger.end(started, answered())
+        await file_ledger.end(started, answered())
     await busy.wait()
     with pytest.raises(LedgerError, match="could not be recorded"):
-        await ledger.begin(ask(ledger))
-    await book_of(ledger)
-    assert isinstance(await ledger.begin(ask(ledger)), Stored)
+        await file_ledger.begin(ask(file_ledger))
+    await book_of(file_ledger)
+    assert isinstance(await file_ledger.begin(ask(file_ledger)), Stored)
 
 
 async def test_a_close_that_cannot_write_leaves_it_to_the_next_opening(
@@ -248,8 +248,8 @@ async def test_a_ledger_removed_or_replaced_while_in_use(ledger_path: Path) -> N
         assert isinstance(await ledger.begin(ask(ledger)), Stored)
 
 
-async def test_an_attempt_of_another_file(ledger: Ledger, tmp_path: Path) -> None:
+async def test_an_attempt_of_another_file(file_ledger: Ledger, tmp_path: Path) -> None:
     async with Ledger(tmp_path / "other") as other:
         started = await start(other)
         with pytest.raises(LedgerError, match="lacks attempt 1"):
-            await ledger.end(started, answered())
+            await file_ledger.end(started, answered())

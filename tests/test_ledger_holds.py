@@ -13,7 +13,6 @@ from aisolution_async import Charge, ConfigurationError
 from aisolution_async.ledger import (
     Exhausted,
     Held,
-    Ledger,
     Result,
     Started,
     State,
@@ -28,19 +27,22 @@ from .ledgers import (
     UNKNOWN,
     UNSENT,
     WHATSAPP,
+    AnyLedger,
     answered,
     ask,
     attempt,
     check,
     do,
+    ledger_at,
     start,
     take_for_dead,
+    where,
 )
 
 pytestmark = pytest.mark.usefixtures("no_ledger_is_at_work")
 
 
-async def test_an_older_answer_serves_after_attempts_without_one(ledger: Ledger) -> None:
+async def test_an_older_answer_serves_after_attempts_without_one(ledger: AnyLedger) -> None:
     await do(ledger, answered(ago=100))
     await do(ledger, LATER, reuse_for=50)
     assert isinstance(await ledger.begin(ask(ledger)), Stored)
@@ -53,7 +55,7 @@ async def test_an_older_answer_serves_after_attempts_without_one(ledger: Ledger)
     assert ledger.summary().held == 0
 
 
-async def test_a_call_whose_last_attempt_is_unknown_is_held(ledger: Ledger) -> None:
+async def test_a_call_whose_last_attempt_is_unknown_is_held(ledger: AnyLedger) -> None:
     await do(ledger, LOST)
     held = await ledger.begin(ask(ledger))
     assert isinstance(held, Held)
@@ -72,7 +74,9 @@ async def test_a_call_whose_last_attempt_is_unknown_is_held(ledger: Ledger) -> N
 
 
 @pytest.mark.parametrize("settled", [*itertools.product([None, CHARGED, FREE], repeat=2)])
-async def test_a_question_is_held_by_each_of_its_attempts(ledger: Ledger, settled: tuple[Charge | None, ...]) -> None:
+async def test_a_question_is_held_by_each_of_its_attempts(
+    ledger: AnyLedger, settled: tuple[Charge | None, ...]
+) -> None:
     started = [await do(ledger, LOST), await do(ledger, LOST, retry_unknown=1)]
     held = await ledger.begin(ask(ledger, retry_unknown=1))
     assert isinstance(held, Held)
@@ -93,10 +97,10 @@ async def test_a_question_is_held_by_each_of_its_attempts(ledger: Ledger, settle
         else:
             assert isinstance(answer, Started)
             await ledger.end(answer, LATER)
-    check(ledger.path)
+    check(where(ledger))
 
 
-async def test_a_late_answer_lifts_the_hold_of_its_attempt(ledger: Ledger) -> None:
+async def test_a_late_answer_lifts_the_hold_of_its_attempt(ledger: AnyLedger) -> None:
     first, second = await do(ledger, LOST), await do(ledger, LOST, retry_unknown=1)
     await ledger.end(second, LATER)
     held = await ledger.begin(ask(ledger))
@@ -105,10 +109,10 @@ async def test_a_late_answer_lifts_the_hold_of_its_attempt(ledger: Ledger) -> No
     await ledger.end(first, answered())
     assert isinstance(await ledger.begin(ask(ledger)), Stored)
     assert list(ledger.held()) == []
-    check(ledger.path)
+    check(where(ledger))
 
 
-async def test_the_hold_of_an_attempt_can_be_lifted(ledger: Ledger) -> None:
+async def test_the_hold_of_an_attempt_can_be_lifted(ledger: AnyLedger) -> None:
     lost = Result(attempt(UNKNOWN), reply=b'{"number": "1"}')
     started = await do(ledger, lost)
     assert isinstance(await ledger.begin(ask(ledger)), Held)
@@ -117,11 +121,11 @@ async def test_the_hold_of_an_attempt_can_be_lifted(ledger: Ledger) -> None:
     assert ledger.summary().held == 0
     assert [record.state for record in ledger.attempts(unknown_only=True)] == [State.UNKNOWN] * 2
     await start(ledger)
-    check(ledger.path)
+    check(where(ledger))
 
 
-async def test_resolve(ledger_path: Path) -> None:
-    async with Ledger(ledger_path, max_charges=3, prices={WHATSAPP: Decimal(2)}, synchronous="off") as ledger:
+async def test_resolve(place: Path | str) -> None:
+    async with ledger_at(place, max_charges=3, prices={WHATSAPP: Decimal(2)}, synchronous="off") as ledger:
         await do(ledger, LOST, 1, key="A")
         await do(ledger, LOST, 2, key=17)
         await do(ledger, LOST, 3)
@@ -149,19 +153,19 @@ async def test_resolve(ledger_path: Path) -> None:
         for call, charge, id_ in ((None, FREE, None), ("A", UNKNOWN, None), ("A", FREE, 1)):
             with pytest.raises(ConfigurationError):
                 await ledger.resolve(call, charge, attempt=id_)
-    check(ledger_path)
+    check(place)
 
 
-async def test_an_attempt_settled_as_charged_is_sent_again_when_asked_for(ledger: Ledger) -> None:
+async def test_an_attempt_settled_as_charged_is_sent_again_when_asked_for(ledger: AnyLedger) -> None:
     await do(ledger, LOST)
     assert await ledger.resolve(ask(ledger).identity, CHARGED) == 1
     await do(ledger, answered(), retry_unknown=1)
     assert isinstance(await ledger.begin(ask(ledger)), Stored)
     assert list(ledger.held()) == []
-    check(ledger.path)
+    check(where(ledger))
 
 
-async def test_an_ok_that_did_not_fit_is_kept_with_its_message(ledger: Ledger) -> None:
+async def test_an_ok_that_did_not_fit_is_kept_with_its_message(ledger: AnyLedger) -> None:
     await do(ledger, Result(attempt(UNKNOWN), reply=b'{"similarity": "high"}'), key="A")
     held = await ledger.begin(ask(ledger))
     assert isinstance(held, Held)
@@ -170,9 +174,9 @@ async def test_an_ok_that_did_not_fit_is_kept_with_its_message(ledger: Ledger) -
     assert [record.reply for record in ledger.answers()] == [record.reply for record in ledger.held()] == [held.reply]
 
 
-async def test_a_hold_that_came_back_ends_by_the_answer_too(ledger: Ledger) -> None:
+async def test_a_hold_that_came_back_ends_by_the_answer_too(ledger: AnyLedger) -> None:
     """A was taken for dead, and settled; B asks; A ends unknown after all; B is answered."""
-    async with Ledger(ledger.path) as other:
+    async with ledger_at(where(ledger)) as other:
         first = await start(other)
         await take_for_dead(ledger)
         assert await ledger.resolve(ask(ledger).identity, FREE) == 1
@@ -181,4 +185,4 @@ async def test_a_hold_that_came_back_ends_by_the_answer_too(ledger: Ledger) -> N
         assert ledger.summary().held == 1
         await ledger.end(second, answered())
         assert ledger.summary().held == 0
-    check(ledger.path)
+    check(where(ledger))

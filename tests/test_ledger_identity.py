@@ -8,16 +8,12 @@ from typing import Any
 
 import pytest
 
-from aisolution_async.ledger import (
-    Ledger,
-)
-
-from .ledgers import answered, ask, do
+from .ledgers import AnyLedger, answered, ask, do, ledger_at
 
 pytestmark = pytest.mark.usefixtures("no_ledger_is_at_work")
 
 
-async def test_identity(ledger: Ledger, tmp_path: Path) -> None:
+async def test_identity(ledger: AnyLedger, tmp_path: Path) -> None:
     identity = ledger.identity
     known = identity("facecompare", [("img1", b"one"), ("img2", b"two")])
     assert known == identity("facecompare", iter([("img1", b"one"), ("img2", b"two")]))
@@ -33,7 +29,7 @@ async def test_identity(ledger: Ledger, tmp_path: Path) -> None:
         identity("facecompare", [("img1", b"one"), ("img2", b"two")], "17"),
     ]
     assert len({known, *others}) == len(others) + 1
-    async with Ledger(tmp_path / "other") as other:
+    async with ledger_at(tmp_path / "other") as other:
         assert other.identity("facecompare", [("img1", b"one"), ("img2", b"two")]) != known
     found: list[bytes] = []
     thread = threading.Thread(target=lambda: found.append(identity("a", [("b", b"c")])))
@@ -42,15 +38,15 @@ async def test_identity(ledger: Ledger, tmp_path: Path) -> None:
     assert found == [identity("a", [("b", b"c")])]
 
 
-async def test_the_same_file_gives_the_same_identity(ledger_path: Path) -> None:
+async def test_the_same_file_gives_the_same_identity(place: Path | str) -> None:
     found = []
     for _ in range(2):
-        async with Ledger(ledger_path) as ledger:
+        async with ledger_at(place) as ledger:
             found.append(ask(ledger))
     assert found[0] == found[1]
 
 
 @pytest.mark.parametrize("key", ["A-17", 17, -(10**30), "\ud800 \0 '", None])
-async def test_any_key(ledger: Ledger, key: Any) -> None:
+async def test_any_key(ledger: AnyLedger, key: Any) -> None:
     await do(ledger, answered(), key=key)
     assert [record.key for record in ledger.attempts()] == [key]

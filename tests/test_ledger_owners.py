@@ -45,40 +45,40 @@ async def test_what_a_dead_process_had_under_way_becomes_unknown(ledger_path: Pa
     check(ledger_path)
 
 
-async def test_an_owner_that_dies_while_another_runs_is_noticed(ledger: Ledger) -> None:
-    other = Ledger(ledger.path)
+async def test_an_owner_that_dies_while_another_runs_is_noticed(file_ledger: Ledger) -> None:
+    other = Ledger(file_ledger.path)
     await other.open()
     await start(other, 1)
     await start(other, 2)
-    assert isinstance(await ledger.begin(ask(ledger)), Busy)
+    assert isinstance(await file_ledger.begin(ask(file_ledger)), Busy)
     await crash(other)
-    assert isinstance(await ledger.begin(ask(ledger)), Held)
-    assert isinstance(await ledger.begin(ask(ledger, 2, retry_unknown=1)), Started)
-    check(ledger.path)
+    assert isinstance(await file_ledger.begin(ask(file_ledger)), Held)
+    assert isinstance(await file_ledger.begin(ask(file_ledger, 2, retry_unknown=1)), Started)
+    check(file_ledger.path)
 
 
-async def test_an_owner_whose_lock_file_was_removed(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_owner_whose_lock_file_was_removed(file_ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
     """Others cannot tell whether it lives: until its attempt must be over, they wait. It finds out, and stops."""
     real, ahead = clock.today, datetime.timedelta()
     monkeypatch.setattr(clock, "today", lambda: real() + ahead)
-    mine = set(ledger.path.parent.glob("*owner*"))
-    other = Ledger(ledger.path)
+    mine = set(file_ledger.path.parent.glob("*owner*"))
+    other = Ledger(file_ledger.path)
     await other.open()
     started, unlimited = await start(other, within=30.0), await start(other, 2)
-    for file in {*ledger.path.parent.glob("*owner*")} - mine:
+    for file in {*file_ledger.path.parent.glob("*owner*")} - mine:
         file.unlink()
     with pytest.raises(LedgerError, match="removed the lock file"):
         await other.begin(ask(other, 3))
     for number in (1, 2):
-        assert isinstance(await ledger.begin(ask(ledger, number, retry_unknown=9)), Busy)
-    async with Ledger(ledger.path) as third:
+        assert isinstance(await file_ledger.begin(ask(file_ledger, number, retry_unknown=9)), Busy)
+    async with Ledger(file_ledger.path) as third:
         assert isinstance(await third.begin(ask(third, retry_unknown=9)), Busy)
     ahead = datetime.timedelta(seconds=60)
-    async with Ledger(ledger.path) as third:
+    async with Ledger(file_ledger.path) as third:
         assert isinstance(await third.begin(ask(third)), Held)
         assert isinstance(await third.begin(ask(third, 2)), Busy)
     ahead = datetime.timedelta(days=1)
-    async with Ledger(ledger.path) as third:
+    async with Ledger(file_ledger.path) as third:
         assert isinstance(await third.begin(ask(third, 2)), Held)
         # What it had under way is recorded all the same.
         await other.end(started, answered())
@@ -86,7 +86,7 @@ async def test_an_owner_whose_lock_file_was_removed(ledger: Ledger, monkeypatch:
         assert isinstance(await third.begin(ask(third)), Stored)
         assert list(third.held()) == []
     await other.aclose()
-    check(ledger.path)
+    check(file_ledger.path)
 
 
 async def test_an_owner_that_could_not_settle_what_it_had_leaves_its_file(ledger_path: Path) -> None:

@@ -58,7 +58,7 @@ async def test_it_says_what_the_ledger_says(
             else:
                 await do(ledger, ENDINGS[what], reuse_for=0.0, retry_unknown=None)
         with Peek(ledger_path) as peek:
-            asked = Ask("gliswadetail", peek.identity("gliswadetail", [("number", "1")]), **options)
+            asked = Ask("gliswadetail", peek.identity("gliswadetail", [("number", "1")]), within=60.0, **options)
             assert asked == ask(ledger, **options)
             said, found, is_known = peek.look(asked), await peek.find([asked]), peek.knows(asked)
         assert found == await ledger.find([asked])

@@ -11,7 +11,6 @@ import pytest
 
 from aisolution_async import clock
 from aisolution_async.ledger import (
-    Ledger,
     LedgerError,
     Result,
     State,
@@ -27,18 +26,21 @@ from .ledgers import (
     UNKNOWN,
     UNSENT,
     WHATSAPP,
+    AnyLedger,
     answered,
     ask,
     attempt,
     do,
+    ledger_at,
     rows,
     start,
+    where,
 )
 
 pytestmark = pytest.mark.usefixtures("no_ledger_is_at_work")
 
 
-async def test_the_summary_counts_the_answers_that_are_gone(ledger: Ledger) -> None:
+async def test_the_summary_counts_the_answers_that_are_gone(ledger: AnyLedger) -> None:
     await do(ledger, answered(ago=1000), 1)
     await do(ledger, answered(), 2)
     await do(ledger, Result(attempt(UNKNOWN), reply=b'"odd"'), 3, key="A")
@@ -50,16 +52,16 @@ async def test_the_summary_counts_the_answers_that_are_gone(ledger: Ledger) -> N
     assert (ledger.summary().answers, ledger.summary().lost) == (1, 1)
 
 
-async def test_find_says_what_begin_would_and_records_nothing(ledger: Ledger) -> None:
+async def test_find_says_what_begin_would_and_records_nothing(ledger: AnyLedger) -> None:
     await asyncio.gather(*(do(ledger, answered(reply=b'{"n": "%d \\u001f \xc3\xa9"}' % n), n) for n in range(300)))
     await do(ledger, LOST, 300)
     await do(ledger, answered(ago=100), 301)
     await do(ledger, LATER, 302)
     asks = [ask(ledger, n) for n in range(304)]
     asks += [ask(ledger, 301, reuse_for=10), ask(ledger, 1, reusable=False)]
-    before = rows(ledger.path, "SELECT * FROM intents")
+    before = rows(where(ledger), "SELECT * FROM intents")
     found = await ledger.find(asks)
-    assert rows(ledger.path, "SELECT * FROM intents") == before
+    assert rows(where(ledger), "SELECT * FROM intents") == before
     for question, one in zip(asks, found, strict=True):
         answer = await ledger.begin(question)
         assert one == (answer if isinstance(answer, Stored) else None)
@@ -67,9 +69,9 @@ async def test_find_says_what_begin_would_and_records_nothing(ledger: Ledger) ->
     assert await ledger.find([]) == []
 
 
-async def test_the_read_side(ledger_path: Path) -> None:
+async def test_the_read_side(place: Path | str) -> None:
     prices = {WHATSAPP: Decimal("0.02"), "facecompare": Decimal("0.5")}
-    async with Ledger(ledger_path, prices=prices, synchronous="off") as ledger:
+    async with ledger_at(place, prices=prices, synchronous="off") as ledger:
         await do(ledger, answered(), 1, key="A")
         await do(ledger, LOST, 2, key="B", endpoint="facecompare")
         await do(ledger, Result(attempt(FREE, ago=86_400)), 3, key="C")
@@ -101,10 +103,10 @@ async def test_the_read_side(ledger_path: Path) -> None:
         early = ledger.attempts()
         next(early)
         del early
-    assert len(list(Ledger(ledger_path).attempts())) == 6
+    assert len(list(ledger_at(place).attempts())) == 6
 
 
-def test_reading_what_is_not_there(ledger_path: Path) -> None:
+def test_reading_what_is_not_there(place: Path | str) -> None:
     with pytest.raises(LedgerError, match="there is no ledger"):
-        Ledger(ledger_path).summary()
-    assert not ledger_path.exists()
+        ledger_at(place).summary()
+    assert not isinstance(place, Path) or not place.exists()

@@ -54,10 +54,10 @@ async def test_an_older_ledger_is_brought_up(ledger_path: Path, monkeypatch: pyt
         async with Ledger(ledger_path) as ledger:
             assert isinstance(await ledger.begin(ask(ledger)), Stored)
     assert steps == ["fourth"]
-    assert rows(ledger_path, "PRAGMA user_version") == [(4,)]
+    assert rows(ledger_path, "PRAGMA user_version") == [(len(old) + 1,)]
     monkeypatch.setattr(schema, "MIGRATIONS", [*old, fourth, broken])
     await refused(ledger_path, "full")
-    assert rows(ledger_path, "PRAGMA user_version") == [(4,)]
+    assert rows(ledger_path, "PRAGMA user_version") == [(len(old) + 1,)]
     assert rows(ledger_path, "SELECT name FROM sqlite_master WHERE name = 'half'") == []
 
 

@@ -58,9 +58,10 @@ from aisolution_async.bulk.rows import MISSING, Row, Rows, UnreadableInputError,
 from aisolution_async.charges import Charge
 from aisolution_async.client import AsyncClient
 from aisolution_async.errors import ConfigurationError, InputError
-from aisolution_async.ledger import Ask, Ledger, Record, State, Stored
+from aisolution_async.ledger import Ask, Record, State, Store, Stored
 from aisolution_async.ledger.peek import Peek
 from aisolution_async.ledger.store import Balance
+from aisolution_async.ledger.urls import Place, open_peek
 
 _AT_ONCE = 32
 _YIELD_EVERY = 1000
@@ -298,7 +299,7 @@ class Earlier:
 
     # ------------------------------------------------------------------- what the ledger has not word for word
 
-    def gather(self, ledger: Ledger | None, given_up: threading.Event) -> bool:
+    def gather(self, ledger: Store | None, given_up: threading.Event) -> bool:
         """Find the answers that do not stand in the ledger as they are. Whether there are any. Blocks."""
         db = self._db
         db.execute("BEGIN")
@@ -311,7 +312,7 @@ class Earlier:
             self._count_strange(ledger.summary())
         return bool(db.execute("SELECT EXISTS (SELECT 1 FROM left)").fetchone()[0])
 
-    def _match(self, ledger: Ledger, given_up: threading.Event) -> None:
+    def _match(self, ledger: Store, given_up: threading.Event) -> None:
         """Be done with the answers that the ledger has word for word, as often as they were bought."""
         db = self._db
         number = len([source for source in self._sources if source.replaced])  # they come first
@@ -441,14 +442,14 @@ class Earlier:
     # ----------------------------------------------------------------------- what the ledger knows of the rest
 
     async def compare(
-        self, rows: Rows | None, calls: Calls, client: AsyncClient, ledger: Path | None, given_up: threading.Event
+        self, rows: Rows | None, calls: Calls, client: AsyncClient, ledger: Place | None, given_up: threading.Event
     ) -> None:
         """Hold what is left against the input, and against what the ledger knows of it.
 
         `rows` is the input, None where it can be read only once: then what is named is believed, and nothing else is.
         """
         chunk: dict[bytes, tuple[Row, list[_Left]]] = {}
-        with Peek(ledger) as peek:
+        with open_peek(ledger) as peek:
             memory = _Memory(Questions(client, peek), peek, calls)
             for number, row in enumerate(rows or ()):
                 if number % _YIELD_EVERY == 0:

@@ -23,6 +23,7 @@ from aisolution_async.bulk.results import Results, columns_of, free_name
 from aisolution_async.bulk.rows import Rows
 from aisolution_async.errors import AISolutionError, ConfigurationError
 from aisolution_async.ledger import mark
+from aisolution_async.ledger.urls import Place, is_there, place_of
 
 T = TypeVar("T")
 Asked = type[Call[Any]] | Sequence[type[Call[Any]]]
@@ -103,9 +104,9 @@ class Facts:
     signature: Signature | None
 
     @property
-    def ledger(self) -> Path | None:
-        """The path of the ledger."""
-        return None if self.options.ledger is None else Path(self.options.ledger)
+    def ledger(self) -> Place | None:
+        """Where the ledger is."""
+        return None if self.options.ledger is None else place_of(self.options.ledger)
 
     @property
     def problems(self) -> Path | None:
@@ -147,7 +148,7 @@ def gather(
     cannot be used.
     """
     path, target = Path(source), None if target is None else Path(target)
-    ledger = None if options.ledger is None else Path(options.ledger)
+    ledger = None if options.ledger is None else place_of(options.ledger)
     mends: list[Path] = []
     if ledger is not None and not options.overwrite and (whole := notes.whole_of(path, target)) is not None:
         path, options = whole.note.source, _as_noted(whole.note, kinds, options)
@@ -180,8 +181,8 @@ def gather(
             calls,
             Columns(inputs, names, results, stale),
             origin,
-            resumes=ledger is not None and ledger.exists(),
-            is_whole=ledger is not None and mark.seen(Path(os.path.realpath(ledger))) is not None,
+            resumes=ledger is not None and is_there(ledger),
+            is_whole=isinstance(ledger, Path) and mark.seen(Path(os.path.realpath(ledger))) is not None,
             signature=signature,
         )
         opened.pop_all()
@@ -206,7 +207,7 @@ def _mended(path: Path, target: Path | None, options: BulkOptions, mends: Sequen
         return Mended()
     mended = Mended(mending.path_of(target), is_new=options.overwrite)
     problems = None if options.problems is None else Path(options.problems)
-    if options.overwrite or not Path(options.ledger).exists():
+    if options.overwrite or not is_there(place_of(options.ledger)):
         return mended
     if problems is not None and not any(notes.is_same(problems, mend) for mend in mends) and problems.is_file():
         origin = origin_of(problems)

@@ -20,6 +20,7 @@ from aisolution_async.bulk.results import RowState, is_unsettled
 from aisolution_async.bulk.rows import Row
 from aisolution_async.bulk.summary import Summary
 from aisolution_async.charges import Charge
+from aisolution_async.ledger.urls import Place
 
 
 class Files:
@@ -241,7 +242,7 @@ def _is_held(call: DoneCall) -> bool:
     return call.taken is not None or is_unsettled(call.outcome, call.endpoint)
 
 
-def remedy_of(call: DoneCall, ledger: Path, output: Path | None) -> str:
+def remedy_of(call: DoneCall, ledger: Place, output: Path | None) -> str:
     """What to do about a call that may have been charged, and is not sent again by itself."""
     outcome, name = call.outcome, call.endpoint.name
     unknown = [attempt for attempt in outcome.attempts if attempt.charge is Charge.UNKNOWN]

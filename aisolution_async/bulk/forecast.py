@@ -32,7 +32,7 @@ from aisolution_async.client import AsyncClient
 from aisolution_async.errors import AISolutionError, InputError
 from aisolution_async.ledger import Ask, Held, Stored
 from aisolution_async.ledger.peek import Peek
-from aisolution_async.ledger.schema import file_of
+from aisolution_async.ledger.urls import open_peek
 from aisolution_async.sending.options import Options
 
 P = ParamSpec("P")
@@ -137,10 +137,9 @@ async def foretell(
     """
     retries, maker = facts.options.retry_unknown, facts.calls
     view = client if retries is None else client.with_options(retry_unknown=retries)
-    file = None if facts.ledger is None else file_of(facts.ledger)
-    with Peek(file) as peek:
+    with open_peek(facts.ledger) as peek:
         questions = Questions(view, peek, reuse_for=facts.options.reuse_for)
-        limit = None if file is not None else REMEMBERED
+        limit = None if facts.ledger is not None else REMEMBERED
         check = _Count(view.options, questions, peek, maker, found, as_sent=as_sent, limit=limit)
         chunk: list[_Asked] = []
         each = len(facts.kinds)

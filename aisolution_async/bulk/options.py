@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 from aisolution_async.batching import Recheck
 from aisolution_async.checks import seconds
+from aisolution_async.ledger.urls import Server
 from aisolution_async.spending import Prices, Spending
 
 CONCURRENCY = 50
@@ -57,8 +58,8 @@ class BulkOptions:
     What is asked, and what it may cost:
 
     - `concurrency`: how many calls are made at once.
-    - `ledger`: the path of a ledger. Where it is there already, the run goes on from it: what it answers is not asked
-      again.
+    - `ledger`: the path or URL of a ledger. Where it is there already, the run goes on from it: what it answers is
+      not asked again.
     - `rescued`: more files to take answers from that the ledger has not.
     - `reuse_for`, `retry_unknown`, `max_charges`, `prices`, `max_cost`: as for `client.batch`, the limits over all runs
       with the ledger.
@@ -92,7 +93,7 @@ class BulkOptions:
     overwrite: bool = False
     command: Sequence[Any] | None = None
     rescued: Sequence[StrPath] = ()
-    ledger: StrPath | None = None
+    ledger: StrPath | Server | None = None
     reuse_for: float | None = None
     retry_unknown: int | None = None
     max_charges: int | None = None

@@ -34,6 +34,7 @@ from aisolution_async.bulk.excel import shielded
 from aisolution_async.bulk.results import bare, defused
 from aisolution_async.bulk.rows import MISSING, text
 from aisolution_async.errors import ConfigurationError
+from aisolution_async.ledger.urls import Place, place_of
 from aisolution_async.names import sync_names
 
 if TYPE_CHECKING:
@@ -89,11 +90,11 @@ class Origin:
     and nobody can tell any more which of the two this is: it was changed since. Else None.
     """
 
-    ledger: Path
+    ledger: Place
     output: Path
     digest: str
     added: tuple[str, ...] = ("problem",)
-    other: Path | None = None
+    other: Place | None = None
 
     def is_as_written(self, path: Path) -> bool:
         """Whether nobody changed the file `path` since it was written. Raises OSError."""
@@ -154,7 +155,9 @@ def _origin(path: Path) -> Origin | None:
 
 def _read_origin(folder: Path, said: Mapping[str, Any]) -> Origin:
     added = tuple(map(str, said.get("added", ("problem",))))
-    return Origin(folder / said["ledger"], folder / said["output"], str(said["digest"]), added)
+    place = place_of(said["ledger"])
+    ledger = folder / place if isinstance(place, Path) else place
+    return Origin(ledger, folder / said["output"], str(said["digest"]), added)
 
 
 def _note(path: Path, origin: Origin, before: Origin | None, rows: Iterable[str]) -> None:
@@ -162,7 +165,8 @@ def _note(path: Path, origin: Origin, before: Origin | None, rows: Iterable[str]
     folder = path.parent
 
     def said(origin: Origin) -> dict[str, Any]:
-        ledger, output = relative(folder, origin.ledger), relative(folder, origin.output)
+        ledger = relative(folder, origin.ledger) if isinstance(origin.ledger, Path) else str(origin.ledger)
+        output = relative(folder, origin.output)
         return {"ledger": ledger, "output": output, "digest": origin.digest, "added": origin.added}
 
     whole = said(origin) | ({} if before is None else {"before": said(before)})
@@ -388,7 +392,7 @@ class Output:
 
     def finish(
         self,
-        ledger: Path | None = None,
+        ledger: Place | None = None,
         of: Path | None = None,
         added: tuple[str, ...] = ("problem",),
         rows: Callable[[], Iterable[str]] = tuple,

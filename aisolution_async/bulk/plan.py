@@ -106,7 +106,7 @@ def _problems_output(facts: Facts, target: Path) -> Output | None:
     if path is None:
         return None
     for other, what in ((target, "output"), (facts.ledger, "ledger")):
-        if other is not None and path.absolute() == other.absolute():
+        if isinstance(other, Path) and path.absolute() == other.absolute():
             raise ConfigurationError(f"the file of problems {str(path)!r} is the {what}: give it another name")
     return _rows_output(facts, path)
 

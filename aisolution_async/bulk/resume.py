@@ -16,7 +16,8 @@ from aisolution_async.bulk.outputs import Output
 from aisolution_async.bulk.rows import Rows, UnreadableInputError
 from aisolution_async.client import AsyncClient
 from aisolution_async.errors import ConfigurationError
-from aisolution_async.ledger import Ledger, schema
+from aisolution_async.ledger import Store
+from aisolution_async.ledger.urls import Place, check_is_ledger
 
 
 def check_ledger(facts: Facts) -> None:
@@ -27,9 +28,17 @@ def check_ledger(facts: Facts) -> None:
         raise ConfigurationError(f"a limit on the cost needs the price of {missing[0]}")
     if path is None or facts.target is None:
         return
-    part = _beside(facts.target, ".part")
-    others = [(facts.source.path, "input"), (facts.target, "output"), (part, "part file of the output")]
-    kept = (notes.path_of(facts.target), mending.path_of(facts.target))
+    if isinstance(path, Path):
+        _check_apart(facts, facts.target, path)
+    if facts.resumes:
+        check_is_ledger(path)
+
+
+def _check_apart(facts: Facts, target: Path, path: Path) -> None:
+    """Raise ConfigurationError for a ledger that is another file of the run."""
+    part = _beside(target, ".part")
+    others = [(facts.source.path, "input"), (target, "output"), (part, "part file of the output")]
+    kept = (notes.path_of(target), mending.path_of(target))
     others += [(_beside(path, ending), "note beside the output") for path in kept for ending in ("", ".part")]
     if (problems := facts.problems) is not None:
         sides = [_beside(problems, ending) for ending in (".part", ".of", ".of.part")]
@@ -37,8 +46,6 @@ def check_ledger(facts: Facts) -> None:
     for other, what in others:
         if path.absolute() == other.absolute() or (path.exists() and other.exists() and path.samefile(other)):
             raise ConfigurationError(f"the ledger {str(path)!r} is the {what}: give it a file of its own")
-    if facts.resumes:
-        schema.check_is_ledger(path)
 
 
 def may_replace(facts: Facts, output: Output, problems: Output | None) -> bool:
@@ -95,7 +102,7 @@ def _check_mended(facts: Facts, output: Output, problems: Output | None) -> None
         )
 
 
-async def count_answers(facts: Facts, ledger: Ledger, output: Output, problems: Output | None) -> int:
+async def count_answers(facts: Facts, ledger: Store, output: Output, problems: Output | None) -> int:
     """How many answers the ledger has. Raises ConfigurationError where what was removed from it would be bought again.
 
     By one look: another run may be writing, and what it adds between two of them would seem to be lost.
@@ -114,7 +121,7 @@ async def count_answers(facts: Facts, ledger: Ledger, output: Output, problems: 
 async def look_back(
     facts: Facts,
     output: Output,
-    ledger: Ledger | None,
+    ledger: Store | None,
     client: AsyncClient,
     *,
     stack: AsyncExitStack,
@@ -160,7 +167,7 @@ async def look_back(
     raise ConfigurationError(f"the temporary folder {tempfile.gettempdir()!r} cannot be used: {problem}; set TMPDIR")
 
 
-def _losing(earlier: Earlier, ledger: Path | None) -> ConfigurationError:
+def _losing(earlier: Earlier, ledger: Place | None) -> ConfigurationError:
     """The error that answers would be lost, and how to keep them."""
     where = repr(str(earlier.where))
     if ledger is None:
@@ -168,10 +175,11 @@ def _losing(earlier: Earlier, ledger: Path | None) -> ConfigurationError:
             f"{where} has {earlier.lost} answers that were paid for and are of no row of the input: move it away, or "
             "say --overwrite"
         )
+    beside = ", together with its '-wal' file" if isinstance(ledger, Path) else ""
     return ConfigurationError(
         f"{where} has results of an earlier run, and {earlier.lost} of the answers paid for are not in its ledger any "
-        f"more, and would be paid for again: bring back the ledger {str(ledger)!r} as it was, together with its '-wal' "
-        f"file; or say --rescued {where} to take the answers from there, or --overwrite to pay again"
+        f"more, and would be paid for again: bring back the ledger {str(ledger)!r} as it was{beside}; or say "
+        f"--rescued {where} to take the answers from there, or --overwrite to pay again"
     )
 
 

@@ -28,7 +28,7 @@ from aisolution_async.bulk.watch import Watch
 from aisolution_async.client import AsyncClient
 from aisolution_async.errors import AISolutionError, ConfigurationError
 from aisolution_async.hiding import forget_locals
-from aisolution_async.ledger import Ledger, LedgerError
+from aisolution_async.ledger import LedgerError, open_ledger
 from aisolution_async.outcome import Outcome
 from aisolution_async.sending.hooks import call_hook
 
@@ -121,7 +121,7 @@ class BulkRun:
         if self._sample is not None:
             await self._sample.draw(facts, self._client, watch.given_up)
             self.total = self._sample.rows
-        ledger = None if facts.ledger is None else Ledger(facts.ledger, **options.budget)
+        ledger = None if facts.ledger is None else open_ledger(facts.ledger, **options.budget)
         asking = _Asking(facts, watch, self.summary, self._sample)
         batch = self._client.batch(
             asking.calls(),

@@ -28,6 +28,7 @@ from aisolution_async.cli.options import (
     HELP,
     METAVARS,
     EndpointName,
+    LedgerPlace,
     access_options,
     delimiter,
     duration,
@@ -48,6 +49,7 @@ from aisolution_async.cli.running import (
     on_interrupt,
     run,
 )
+from aisolution_async.ledger.urls import Place, is_there, place_of
 
 # Kinds of optional parameters that may differ from row to row.
 _BY_COLUMN = (Kind.NUMBER, Kind.COUNTRY, Kind.TEXT)
@@ -157,7 +159,12 @@ def _options(call: type[Call[Any]]) -> list[click.Parameter]:
             show_default=True,
             help="How many calls to make at once.",
         ),
-        click.Option(["--ledger"], type=file, help="Where all is recorded, to go on from.  [default: OUTPUT.ledger]"),
+        click.Option(
+            ["--ledger"],
+            type=LedgerPlace(),
+            help="Where all is recorded, to go on from: a file, or postgresql://…, which machines share.  "
+            "[default: OUTPUT.ledger]",
+        ),
         click.Option(["--no-ledger"], is_flag=True, help="Record nothing: a stopped run begins from nothing again."),
         click.Option(
             ["--reuse-for"],
@@ -252,7 +259,7 @@ def command_of(call: type[Call[Any]]) -> click.Command:
         endpoints: Sequence[str],
         columns: Mapping[str, str],
         values: Mapping[str, str],
-        ledger: Path | None,
+        ledger: Place | None,
         no_ledger: bool,
         dry_run: bool,
         sample: int | None,
@@ -388,20 +395,23 @@ def _output_of(source: Path) -> Path | None:
     return source.with_name(f"{source.stem}-results{BOOK}")
 
 
-def _ledger_of(source: Path, output: Path | None, chosen: Path | None, *, sandbox: bool, quiet: bool) -> Path | None:
+def _ledger_of(source: Path, output: Path | None, chosen: Place | None, *, sandbox: bool, quiet: bool) -> Place | None:
     """Where the ledger is. Answers that are made up must never be taken for the vendor's."""
-    if sandbox and chosen is not None and not chosen.name.endswith(_MADE_UP):
-        raise Ending(f"--sandbox has a ledger of its own: leave --ledger out, or name one in {_MADE_UP}", Exit.USAGE)
+    if sandbox and chosen is not None and not _is_made_up(chosen):
+        remedy = f"leave --ledger out, or name one in {_MADE_UP}, or a URL's ?schema=…sandbox"
+        raise Ending(f"--sandbox has a ledger of its own: {remedy}", Exit.USAGE)
     if chosen is not None:
         return chosen
     with foreseen():
         origin = None if str(source) == STDOUT else origin_of(source)
-    if origin is not None and origin.ledger.name.endswith(_MADE_UP) is sandbox:
+    if origin is not None and _is_made_up(origin.ledger) is sandbox:
         shown = f"{str(source)!r} has the rows with problems of {str(origin.output)!r}, whose ledger"
         if origin.other is not None:
             ledgers = f"{str(origin.ledger)!r} or {str(origin.other)!r}"
             raise Ending(f"{str(source)!r} may belong to the ledger {ledgers}: name it with --ledger", Exit.USAGE)
-        if not origin.ledger.exists():
+        with foreseen():
+            is_gone = not is_there(origin.ledger)
+        if is_gone:
             raise Ending(f"{shown} {str(origin.ledger)!r} is not there: name it with --ledger", Exit.USAGE)
         if not quiet:
             show.say(f"{shown} is used: {origin.ledger}")
@@ -409,6 +419,10 @@ def _ledger_of(source: Path, output: Path | None, chosen: Path | None, *, sandbo
     if output is None or str(output) == STDOUT:
         return None
     return output.with_name(f"{output.name}{_MADE_UP if sandbox else '.ledger'}")
+
+
+def _is_made_up(ledger: Place) -> bool:
+    return ledger.name.endswith(_MADE_UP) if isinstance(ledger, Path) else ledger.schema.endswith("sandbox")
 
 
 async def _forecast(
@@ -519,7 +533,7 @@ class _CommandRun:
 
     def _report(self, access: Access, *, quiet: bool, as_json: bool) -> Summary:
         done = Summary() if self._bulk is None else self._bulk.summary
-        ledger = None if self._options.ledger is None else Path(self._options.ledger)
+        ledger = None if self._options.ledger is None else place_of(self._options.ledger)
         prices = self._options.known_prices
         if self._sample is not None and (found := self._sample.estimate) is not None:
             return self._report_sample(found, done, access, quiet=quiet, as_json=as_json)

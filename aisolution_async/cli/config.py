@@ -13,6 +13,7 @@ lists below have what it may say; what is on none of them, as an option that is 
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -205,6 +206,8 @@ class _Map:
 
 def _is_inside(value: Any) -> bool:
     """Whether the path stays in the current folder, and so does all that is beside it under its name: FILE.part."""
+    if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", str(value)):
+        return False  # a URL
     try:
         here = Path.cwd().resolve()
         path = here / Path(str(value)).expanduser()

@@ -25,11 +25,12 @@ from aisolution_async.bulk.results import answered
 from aisolution_async.charges import Charge
 from aisolution_async.cli import show
 from aisolution_async.cli.ending import Ending, Exit
-from aisolution_async.cli.options import prices
+from aisolution_async.cli.options import LedgerPlace, prices
 from aisolution_async.cli.running import foreseen, run
 from aisolution_async.errors import ConfigurationError
 from aisolution_async.hiding import SECRET_FIELDS
-from aisolution_async.ledger import Ledger, Record, State, Sum
+from aisolution_async.ledger import Record, State, Store, Sum, open_ledger
+from aisolution_async.ledger.urls import Place, check_is_ledger
 from aisolution_async.outcome import plain
 
 T = TypeVar("T")
@@ -40,15 +41,16 @@ _MOST_HELD = 20
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
 
 _JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-_FILE = click.argument("file", type=click.Path(path_type=Path))
+_FILE = click.argument("file", metavar="LEDGER", type=LedgerPlace())
 
 
 @click.group("ledger")
 def ledger_group() -> None:
     """Look into a ledger, settle what is open, compare it with an invoice.
 
-    A ledger is the file in which `aisolution bulk` records every attempt and every answer. It holds personal
-    data: the answers, and your own keys.
+    A ledger is the file in which `aisolution bulk` records every attempt and every answer, or, for many machines, a
+    schema of a PostgreSQL server: postgresql://host/database?schema=applicants. It holds personal data: the answers,
+    and your own keys.
     """
 
 
@@ -58,10 +60,10 @@ def ledger_group() -> None:
 @ledger_group.command("show")
 @_FILE
 @_JSON
-def show_command(file: Path, *, as_json: bool) -> None:
+def show_command(file: Place, *, as_json: bool) -> None:
     """Counts and cost by endpoint, day and status, and the calls that are held."""
     with foreseen():
-        ledger = Ledger(file)
+        ledger = open_ledger(file)
         summary = ledger.summary()
         holding = ledger.held()
         held = list(islice(holding, _MOST_HELD))
@@ -74,6 +76,7 @@ def show_command(file: Path, *, as_json: bool) -> None:
                 "ledger": str(file),
                 **_numbers(total),
                 "held": summary.held,
+                "max_charges": summary.max_charges,
                 "by_day": [{"day": str(day), "endpoint": name, **_numbers(s)} for (day, name), s in days.items()],
                 "by_status": [
                     {"endpoint": name, "status": word, **_numbers(s)} for (name, word), s in statuses.items()
@@ -90,6 +93,8 @@ def show_command(file: Path, *, as_json: bool) -> None:
         rows.append(("cost", f"{show.amount(total.cost)}, and {show.amount(total.at_risk)} that may have been charged"))
     if total.intended:
         rows.append(("open", "under way, or of a process that has died: the next run finds out"))
+    if summary.max_charges is not None:
+        rows.append(("limit", f"{summary.max_charges:,} charges at most"))
     rows.append(("held calls", f"{summary.held:,}"))
     show.fields(console, rows)
     for names, found in ((("day", "endpoint"), days), (("endpoint", "status"), statuses)):
@@ -113,10 +118,10 @@ def show_command(file: Path, *, as_json: bool) -> None:
 @_FILE
 @click.option("--unknown", is_flag=True, help="Only those that may have been charged: nobody knows.")
 @_JSON
-def attempts_command(file: Path, *, unknown: bool, as_json: bool) -> None:
+def attempts_command(file: Place, *, unknown: bool, as_json: bool) -> None:
     """Every attempt, oldest first. With --json, one a line."""
     with foreseen():
-        ledger = Ledger(file)
+        ledger = open_ledger(file)
         found = _marked(ledger.attempts(unknown_only=unknown), ledger.held())
         if as_json:
             for record, held in found:
@@ -166,7 +171,7 @@ def attempts_command(file: Path, *, unknown: bool, as_json: bool) -> None:
 )
 @click.option("--overwrite", is_flag=True, help="Replace a file that exists already.")
 @_JSON
-def export_command(file: Path, output: Path, *, overwrite: bool, as_json: bool) -> None:
+def export_command(file: Place, output: Path, *, overwrite: bool, as_json: bool) -> None:
     """Write every answer in the ledger to a file, a row for each.
 
     After your key come the endpoint, when it was answered, charge, status and cost, the fields of the answer
@@ -174,11 +179,11 @@ def export_command(file: Path, output: Path, *, overwrite: bool, as_json: bool) 
     an apostrophe in front.
     """
     with foreseen():
-        ledger = Ledger(file)
+        ledger = open_ledger(file)
         present = {line.endpoint for line in ledger.summary().lines}
         replies = [call.endpoint.reply for call in CALLS if call.endpoint.name in present]
         fields = list(dict.fromkeys(f for reply in replies for f in reply.model_fields if f not in SECRET_FIELDS))
-        target = Output(output, file)
+        target = Output(output, file if isinstance(file, Path) else None)
         if not overwrite:
             target.check_free()
         names = [
@@ -269,7 +274,7 @@ def _sums(names: Sequence[str], found: Mapping[tuple[object, ...], Sum]) -> None
 
 
 @ledger_group.command("reconcile")
-@click.argument("files", metavar="FILE...", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.argument("files", metavar="LEDGER...", nargs=-1, required=True, type=LedgerPlace())
 @click.option("--invoice", required=True, type=click.Path(path_type=Path), help="The invoice: .xlsx, .csv or the like.")
 @click.option("--sheet", metavar="NAME", help="Its sheet in a workbook.  [default: the one that is an invoice]")
 @click.option("--day", metavar="COLUMN", help="Its column of days or months.  [default: found]")
@@ -289,7 +294,7 @@ def _sums(names: Sequence[str], found: Mapping[tuple[object, ...], Sum]) -> None
 )
 @_JSON
 def reconcile_command(
-    files: Sequence[Path],
+    files: Sequence[Place],
     invoice: Path,
     sheet: str | None,
     period: str | None,
@@ -309,8 +314,8 @@ def reconcile_command(
     difference that they do not explain.
     """
     with foreseen():
-        ledgers = dict.fromkeys(file.resolve() for file in files)
-        sums = [Ledger(file).summary().by("day", "endpoint") for file in ledgers]
+        ledgers = dict.fromkeys(file.resolve() if isinstance(file, Path) else file for file in files)
+        sums = [open_ledger(file).summary().by("day", "endpoint") for file in ledgers]
         span = None if period is None else period_of(period)
         if period is not None and span is None:
             raise ConfigurationError(f"--period {period!r} is none: it is like 2026-11 or 2026-11-01..2026-11-15")
@@ -385,7 +390,7 @@ def _prices_of(ledgers: Iterable[Mapping[tuple[object, ...], Sum]]) -> dict[str,
 @click.argument("charge", type=click.Choice([Charge.CHARGED.value, Charge.FREE.value]))
 @click.option("--by-id", is_flag=True, help="KEY is the id of an attempt, as 'ledger attempts' shows it.")
 @_JSON
-def resolve_command(file: Path, key: str, charge: str, *, by_id: bool, as_json: bool) -> None:
+def resolve_command(file: Place, key: str, charge: str, *, by_id: bool, as_json: bool) -> None:
     """Settle the attempts of KEY that nobody knew the outcome of: the invoice says whether they were charged.
 
     What was free is no longer held: the next run sends it again. What was charged stays held, as its answer is lost
@@ -395,7 +400,7 @@ def resolve_command(file: Path, key: str, charge: str, *, by_id: bool, as_json: 
     if by_id and not re.fullmatch(r"[0-9]{1,18}", key):
         raise Ending(f"--by-id: {key!r} is no id of an attempt: aisolution ledger attempts shows them", Exit.USAGE)
 
-    async def settle(ledger: Ledger) -> int:
+    async def settle(ledger: Store) -> int:
         if by_id:
             return await ledger.resolve(None, Charge(charge), attempt=int(key))
         return await ledger.resolve(key, Charge(charge))
@@ -418,17 +423,18 @@ def resolve_command(file: Path, key: str, charge: str, *, by_id: bool, as_json: 
 @_FILE
 @click.option("--older-than", required=True, metavar="AGE", help="How old: 90d, 12h, 30m; 0d for all of them.")
 @_JSON
-def purge_command(file: Path, older_than: str, *, as_json: bool) -> None:
+def purge_command(file: Place, older_than: str, *, as_json: bool) -> None:
     """Remove the answers that are older than AGE, for good.
 
-    The counts stay, and so do calls that are held. What is removed would be asked, and paid for, again.
+    The counts stay, and so do calls that are held. What is removed would be asked, and paid for, again. A server's
+    backups and WAL archives keep what was in them: remove it there too.
     """
     found = re.fullmatch(r"(\d{1,6})([smhdw])", older_than.strip())
     if found is None:
         raise Ending(f"--older-than {older_than!r} is no age: it is like 90d, 12h or 0d", Exit.USAGE)
     age = timedelta(seconds=int(found[1]) * _UNITS[found[2]])
 
-    async def empty(ledger: Ledger) -> int:
+    async def empty(ledger: Store) -> int:
         return await ledger.purge(age)
 
     emptied = _change(file, empty)
@@ -436,15 +442,52 @@ def purge_command(file: Path, older_than: str, *, as_json: bool) -> None:
         show.say_json({"purged": emptied})
     else:
         show.say(f"{emptied:,} attempts were emptied: what they answered would be asked, and paid for, again")
+        if not isinstance(file, Path):
+            show.say("backups and WAL archives of the server keep what they have of it")
 
 
-def _change(file: Path, change: Callable[[Ledger], Any]) -> int:
+@ledger_group.command("limit")
+@_FILE
+@click.option("--max-charges", metavar="N", help="Allow N charges at most, by whoever uses the ledger.")
+@click.option("--no-limit", is_flag=True, help="Allow any number again.")
+@_JSON
+def limit_command(file: Place, max_charges: str | None, *, no_limit: bool, as_json: bool) -> None:
+    """Set how many charges there may ever be in a ledger, over all runs, processes and machines that use it.
+
+    Charges that were made, may have been made and are under way count. A run's own --max-charges goes on holding
+    besides: the smaller of the two does. A ledger that is not there is made.
+    """
+    source = click.get_current_context().get_parameter_source("max_charges")
+    if source is click.core.ParameterSource.DEFAULT_MAP:
+        max_charges = None  # a file of options says what a run may spend, and not what all of them may
+    if (max_charges is None) is not no_limit:
+        raise Ending("say either --max-charges N or --no-limit", Exit.USAGE)
+    if max_charges is not None and not re.fullmatch(r"[0-9]{1,15}", max_charges):
+        raise Ending(f"--max-charges {max_charges!r} is no number of charges", Exit.USAGE)
+    limit = None if max_charges is None else int(max_charges)
+
+    async def change() -> int:
+        check_is_ledger(file)
+        async with open_ledger(file) as ledger:
+            await ledger.limit(limit)
+        total = ledger.summary().by().get((), Sum())
+        return total.charged + total.unknown + total.intended
+
+    spent = run(change())
+    if as_json:
+        show.say_json({"max_charges": limit, "spent": spent})
+    else:
+        most = "any number of charges" if limit is None else f"{limit:,} charges at most"
+        show.say(f"the ledger allows {most}; {spent:,} were made, may have been, or are under way")
+
+
+def _change(file: Place, change: Callable[[Store], Any]) -> int:
     """Open the ledger, which must be there, and do it."""
 
     async def opened() -> int:
         # To open one makes it, and closes others off from it; so first see that it is one.
-        next(Ledger(file).held(), None)
-        async with Ledger(file) as ledger:
+        next(open_ledger(file).held(), None)
+        async with open_ledger(file) as ledger:
             done: int = await change(ledger)
         return done
 

@@ -13,6 +13,8 @@ import click
 from aisolution_async.api import ENDPOINTS, Kind, Parameter, endpoint_of
 from aisolution_async.cli import config
 from aisolution_async.client import BASE_URL_VARIABLE, TOKEN_VARIABLE
+from aisolution_async.errors import ConfigurationError
+from aisolution_async.ledger.urls import place_of
 
 HELP = {
     Kind.IMAGE: "an image: its path, or base64",
@@ -59,6 +61,17 @@ def fit_options(parameters: Sequence[Parameter]) -> list[click.Parameter]:
         text = "Refuse numbers that nobody can have, and not only those that are too short or too long."
         options.append(click.Option(["--strict-numbers"], is_flag=True, help=text))
     return options
+
+
+class LedgerPlace(click.Path):
+    """Where a ledger is: a file's path, or a URL, which is taken for none."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """See click."""
+        try:
+            return place_of(value)
+        except ConfigurationError as exc:
+            self.fail(str(exc), param, ctx)
 
 
 class EndpointName(click.Choice):  # type: ignore[type-arg]  # it is generic from click 8.2 on only

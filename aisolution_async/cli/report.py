@@ -12,8 +12,9 @@ import click
 
 from aisolution_async.cli import show
 from aisolution_async.cli.ending import EXIT_CODES
-from aisolution_async.cli.options import prices
+from aisolution_async.cli.options import LedgerPlace, prices
 from aisolution_async.cli.running import foreseen
+from aisolution_async.ledger.urls import Place
 
 
 def _currency(ctx: click.Context, param: click.Parameter, text: str | None) -> str:  # noqa: ARG001  # click's
@@ -25,7 +26,7 @@ def _currency(ctx: click.Context, param: click.Parameter, text: str | None) -> s
 
 
 @click.command("report", epilog=EXIT_CODES)
-@click.argument("file", type=click.Path(path_type=Path))
+@click.argument("file", type=LedgerPlace())
 @click.option(
     "-o",
     "--output",
@@ -34,7 +35,7 @@ def _currency(ctx: click.Context, param: click.Parameter, text: str | None) -> s
     help="Where to: a .html file, or - for stdout.",
 )
 @click.option("--results", type=click.Path(path_type=Path), help="What bulk wrote.  [default: beside the ledger]")
-@click.option("--ledger", type=click.Path(path_type=Path), help="The ledger.  [default: FILE.ledger]")
+@click.option("--ledger", type=LedgerPlace(), help="The ledger: a file, or its URL.  [default: FILE.ledger]")
 @click.option("--key", metavar="COLUMN", help="The column of your own ids.  [default: found by its name]")
 @click.option(
     "--photos", is_flag=True, help="Show the photos of the first 100 rows that are NOT SURE or NOT SAME PERSON."
@@ -59,11 +60,11 @@ def _currency(ctx: click.Context, param: click.Parameter, text: str | None) -> s
 @click.option("--currency", callback=_currency, metavar="CODE", help="What money is shown in: IDR, PHP, VND, INR, USD.")
 @click.option("--overwrite", is_flag=True, help="Replace a file that exists already.")
 def report_command(
-    file: Path,
+    file: Place,
     output: Path,
     *,
     results: Path | None,
-    ledger: Path | None,
+    ledger: Place | None,
     key: str | None,
     photos: bool,
     images: Path | None,
@@ -74,10 +75,10 @@ def report_command(
 ) -> None:
     """Make one HTML file of FILE, for a person to look at: on a screen, a telephone or paper.
 
-    FILE is what `bulk` wrote, or the ledger beside it; the other one is found. The page says what came of every row,
-    what to do about those with problems, whom to look at, what it cost, how fast it went, and what is held. It needs
-    nothing else and loads nothing, and only you can read the file: it has your keys in it, no number, and photos only
-    with --photos. Nothing is written but the page; a run may be going on.
+    FILE is what `bulk` wrote, or the ledger beside it, which is found, or a ledger's URL. The page says what came of
+    every row, what to do about those with problems, whom to look at, what it cost, how fast it went, and what is held.
+    It needs nothing else and loads nothing, and only you can read the file: it has your keys in it, no number, and
+    photos only with --photos. Nothing is written but the page; a run may be going on.
 
     \b
     aisolution report results.xlsx -o report.html

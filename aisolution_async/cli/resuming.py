@@ -23,6 +23,7 @@ from aisolution_async.cli import show
 from aisolution_async.cli.ending import Ending, Exit
 from aisolution_async.cli.lazy import Lazy
 from aisolution_async.cli.running import foreseen
+from aisolution_async.ledger.urls import Server
 
 # What is of one run alone. How much is spent on what is held is said each time.
 _OF_ONE_RUN = (
@@ -141,10 +142,10 @@ def _words_of(param: click.Option, value: Any, folder: Path | None) -> Iterator[
         return
     for each in _each(value):
         if folder is None:
-            yield from (long, str(each))
+            yield from (long, each.url.value if isinstance(each, Server) else str(each))
         elif isinstance(each, Path):
             yield from (long, {"path": relative(folder, each)})
-        elif param.name == "value_callback" or (param.name == "base_url" and not _is_plain(each)):
+        elif param.name == "value_callback" or _may_hide(param, each):
             yield {"ask": long}
         elif param.name == "values" and each.partition("=")[0].rpartition(".")[2] == "callback":
             yield {"ask": each.partition("=")[0]}
@@ -162,6 +163,11 @@ def _each(value: Any) -> list[Any]:
         whole = next((f"{value // size:.0f}{unit}" for size, unit in _UNITS if value % size == 0), None)
         return [whole or f"{value:.3f}s"]
     return [*value] if isinstance(value, list | tuple) else [value]
+
+
+def _may_hide(param: click.Option, value: Any) -> bool:
+    """Whether a value is an address that may have a secret in it."""
+    return value.hides if isinstance(value, Server) else param.name == "base_url" and not _is_plain(value)
 
 
 def _is_plain(address: str) -> bool:

@@ -8,7 +8,6 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from decimal import Decimal
 from itertools import islice
-from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, Self
 
@@ -26,6 +25,7 @@ from aisolution_async.bulk import Forecast, Summary
 from aisolution_async.bulk.durations import clock
 from aisolution_async.charges import Charge, Counts, Tally
 from aisolution_async.ledger import State
+from aisolution_async.ledger.urls import Place
 
 PLAIN_EVERY = 10.0
 """Seconds between two lines of progress where there is no terminal."""
@@ -286,7 +286,7 @@ def _spent(tally: Tally, prices: Mapping[str, Decimal]) -> list[str]:
 # ----------------------------------------------------------------------------------------------- at the end
 
 
-def summary(done: Summary, ledger: Path | None, prices: Mapping[str, Decimal] | None = None) -> None:
+def summary(done: Summary, ledger: Place | None, prices: Mapping[str, Decimal] | None = None) -> None:
     """What a run did, on stderr."""
     console = Console(stderr=True, highlight=False)
     sent = _sent(done)
@@ -335,7 +335,7 @@ def _sent(done: Summary) -> int:
     return max(0, done.rows - answered - done.held - done.over_budget - done.errors["InputError"])
 
 
-def as_json(done: Summary, ledger: Path | None, prices: Mapping[str, Decimal] | None = None) -> dict[str, Any]:
+def as_json(done: Summary, ledger: Place | None, prices: Mapping[str, Decimal] | None = None) -> dict[str, Any]:
     """What a run did, for machines."""
     tally = done.tally
     known = prices or {}

@@ -47,6 +47,7 @@ from aisolution_async.bulk.facts import calls_of
 from aisolution_async.client import AsyncClient
 from aisolution_async.errors import AISolutionError, InputError
 from aisolution_async.integrations.problems import title_of
+from aisolution_async.ledger.urls import is_there, place_of
 
 __all__ = ["ListOptions", "ListState", "Lists"]
 
@@ -100,8 +101,8 @@ class ListState:
 class Lists:
     """Lists of rows that ask `call`, or several calls each, in `folder`, which is made if it is not there.
 
-    `ledger` is the path of the ledger that all lists share, `folder`/lists.ledger unless it is given; it may be the
-    client's own. The other options are those of `run_bulk`. Images are read from below `images_root` only, `folder`
+    `ledger` is the path or URL of the ledger that all lists share, `folder`/lists.ledger unless it is given; it may be
+    the client's own. The other options are those of `run_bulk`. Images are read from below `images_root` only, `folder`
     unless it is given: a path in a list may be a stranger's.
 
     Raises ConfigurationError for calls that are none.
@@ -117,7 +118,7 @@ class Lists:
     ) -> None:
         self._folder = Path(folder)
         self._calls = calls_of(call)
-        self._ledger = self._folder / "lists.ledger" if ledger is None else Path(ledger)
+        self._ledger = self._folder / "lists.ledger" if ledger is None else place_of(ledger)
         self._options: ListOptions = {"images_root": self._folder, **options}
 
     def put(self, name: str, rows: Iterable[Mapping[str, object]]) -> None:
@@ -221,7 +222,7 @@ class Lists:
         part = self._beside(name, "results.jsonl.part")
         # A purged ledger lacks answers that what a killed run left still has: they are taken from there. Without the
         # ledger nobody knows what was under way when it was killed, and `BulkRun` refuses to begin anew.
-        left = [path for path in (part, results) if path.exists()] if self._ledger.exists() else []
+        left = [path for path in (part, results) if path.exists()] if is_there(self._ledger) else []
         options = BulkOptions(ledger=self._ledger, overwrite=bool(left), rescued=left, **self._options)
         return BulkRun(client, self._calls, self._beside(name, "jsonl"), results, options)
 

@@ -3,7 +3,9 @@
 | module | what |
 | --- | --- |
 | `store` | the interface, and what each operation promises |
-| `sqlite` | `Ledger`: a file, with the thread that owns its connection |
+| `urls` | where a ledger is: a path or a URL, and `open_ledger` for both |
+| `grouping` | what both have in common: a thread, which does in one transaction what was asked meanwhile |
+| `sqlite` | `Ledger`: a file |
 | `book` | what that thread does: `begin` decides whether an attempt may be made, `end` records what came of it |
 | `step` | one transaction, and within it: |
 | `totals` | · the counts, and whether the limits allow another charge |
@@ -15,6 +17,9 @@
 | `reading` | counts and records, for people |
 | `rows`, `identity` | how the tables say things; what makes two calls the same |
 | `schema`, `mark`, `owners` | the file and what can be wrong with it; what it was; who is alive |
+| `postgres` | `SharedLedger`: a schema of a PostgreSQL server, for many machines |
+| `shared`, `postgres.sql` | what its thread does; and the server, where a group is one call of a function |
+| `server` | the server and what can be wrong with it |
 """
 
 from __future__ import annotations
@@ -38,6 +43,7 @@ from aisolution_async.ledger.store import (
     Sum,
     Verdict,
 )
+from aisolution_async.ledger.urls import open_ledger
 
 __all__ = [
     "Ask",
@@ -57,4 +63,5 @@ __all__ = [
     "Stored",
     "Sum",
     "Verdict",
+    "open_ledger",
 ]

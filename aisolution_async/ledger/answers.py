@@ -32,11 +32,14 @@ def look(sql: Sql, ask: Ask, now: int) -> Stored | Held | None:
     rule for the call's own attempts is `retry.Retry.allows`.)
     """
     rows = sql(_EARLIER, (ask.identity,)).fetchall()
-    if not rows:
-        return None
+    return judged(rows, ask, now) if rows else None
+
+
+def judged(rows: Sequence[Row], ask: Ask, now: int) -> Stored | Held | None:
+    """See `look`. `rows` are the attempts with an answer, and those that hold the question, the newest first."""
     for row in rows:
         if row[8]:  # the newest answer
-            if _is_young(row, ask, now):
+            if is_young(row, ask, now):
                 return Stored(row[9], attempt_of(row))
             break
     holding = [row for row in rows if row[7] == HOLDS]
@@ -58,7 +61,7 @@ def find(sql: Sql, asks: Sequence[Ask], now: int) -> list[Stored | None]:
             place, started_at, elapsed, state, status, http, number, reply = answer.split("\x1f")
             code = int(http) if http else None
             row = (state, int(started_at), int(elapsed), status or None, code, None, int(number))
-            if _is_young(row, some[int(place)], now):
+            if is_young(row, some[int(place)], now):
                 answers[int(place)] = Stored(reply.encode(), attempt_of(row))
         found += answers
     return found
@@ -69,6 +72,6 @@ def knows(sql: Sql, ask: Ask) -> bool:
     return bool(sql(_KNOWN, (ask.identity,)).fetchone()[0])
 
 
-def _is_young(row: Row, ask: Ask, now: int) -> bool:
+def is_young(row: Row, ask: Ask, now: int) -> bool:
     """Whether an answer is young enough to be used again."""
     return ask.reuse_for is None or now - row[1] - row[2] <= ask.reuse_for * 1e6

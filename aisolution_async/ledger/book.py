@@ -123,10 +123,10 @@ class Book:
         if callback is not None and awaited is not None and not awaited.is_spent:
             return Expected(moment(awaited.since))
         lender = None
-        why = limits.exceeded(step.totals, ask.endpoint) if ask.may_charge else ""
+        why = limits.exceeded(step.totals, ask.endpoint, step.max_charges) if ask.may_charge else ""
         if why and awaited is not None and callbacks.can_lend(step, awaited, ask):
             lender = awaited
-            why = limits.exceeded(step.totals, ask.endpoint, lent=awaited.price)
+            why = limits.exceeded(step.totals, ask.endpoint, step.max_charges, lent=awaited.price)
         refusal = earlier or (Exhausted(why) if why else None)
         if refusal is None and (started := self._start(ask)) is not None:
             if callback is not None:
@@ -221,6 +221,10 @@ class Book:
             for each in settled:
                 callbacks.drop_of_attempt(self._step, each)
         return len(settled) + callbacks.settle_by_hand(self._step, wanted, state)
+
+    def limit(self, max_charges: int | None) -> None:
+        """See `Store.limit`."""
+        self._step.sql("UPDATE file SET max_charges = ?", (max_charges,))
 
     def abandon(self, owner: str | None = None) -> None:
         """Make UNKNOWN what this owner has under way, or what another has, who is dead."""

@@ -56,6 +56,7 @@ def summary(db: sqlite3.Connection) -> Balance:
         """SELECT count(*) FILTER (WHERE answer),
             count(*) FILTER (WHERE state = 'charged' AND status = 'OK' AND reply IS NULL) FROM attempts"""
     )
+    ((limit,),) = db.execute("SELECT max_charges FROM file")
     return Balance(
         tuple(
             Line(endpoint, date.fromisoformat(day), State(state), status, count, money(cost))
@@ -64,6 +65,7 @@ def summary(db: sqlite3.Connection) -> Balance:
         held=held,
         answers=answers,
         lost=lost,
+        max_charges=limit,
     )
 
 

@@ -125,7 +125,12 @@ def _third(db: sqlite3.Connection) -> None:
         db.execute(statement)
 
 
-MIGRATIONS: list[Callable[[sqlite3.Connection], None]] = [_first, _second, _third]
+def _fourth(db: sqlite3.Connection) -> None:
+    """Version 4. `max_charges` of the file is its own limit, whoever opens it; NULL for none."""
+    db.execute("ALTER TABLE file ADD COLUMN max_charges INTEGER")
+
+
+MIGRATIONS: list[Callable[[sqlite3.Connection], None]] = [_first, _second, _third, _fourth]
 """Step n leads from version n to n + 1. Steps are only ever added."""
 
 
@@ -133,6 +138,8 @@ def file_of(path: str | os.PathLike[str]) -> Path:
     """The file itself, which the files beside a ledger stand beside. Raises ConfigurationError for one of these."""
     if re.search(r"-(wal|shm|mark|owner-[0-9a-f]+)$", os.fspath(path)):
         raise ConfigurationError(f"{os.fspath(path)!r} is named like a file beside a ledger: name the ledger itself")
+    if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", os.fspath(path)):
+        raise ConfigurationError("this ledger is a file, and was given a URL: open_ledger(url) opens what is there")
     return Path(os.path.realpath(path))
 
 

@@ -15,13 +15,15 @@ _ANY = f"""SELECT EXISTS (SELECT 1 FROM outstanding),
 class Step:
     """A transaction that is open. The functions of `attempts`, `intents` and `callbacks` act within one."""
 
-    __slots__ = ("_last_saved", "any_holding", "any_outstanding", "last_id", "now", "sql", "totals")
+    __slots__ = ("_last_saved", "any_holding", "any_outstanding", "last_id", "max_charges", "now", "sql", "totals")
 
     def __init__(self, sql: Sql) -> None:
         self.sql = sql
         self.now = micros(clock.today())
         self.totals = Totals(sql("SELECT * FROM totals"))
-        self.last_id: int = sql("SELECT last_id FROM file").fetchone()[0]
+        self.last_id: int
+        self.max_charges: int | None
+        self.last_id, self.max_charges = sql("SELECT last_id, max_charges FROM file").fetchone()
         self._last_saved: int = self.last_id
         # Most ledgers have neither, and then need not be searched for them.
         any_outstanding, any_holding = sql(_ANY).fetchone()

@@ -8,6 +8,7 @@ take the place of the SQLite file.
 from __future__ import annotations
 
 import asyncio
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
@@ -20,7 +21,7 @@ from typing import Self
 
 from aisolution_async import clock
 from aisolution_async.charges import Attempt, Charge
-from aisolution_async.errors import AISolutionError, Key
+from aisolution_async.errors import AISolutionError, ConfigurationError, Key
 
 POLL = 0.2
 """Seconds between two looks at an attempt that another process has under way."""
@@ -108,14 +109,32 @@ class Result:
         return State(self.attempt.charge) if self.sent else State.NOT_SENT
 
 
+class Lease:
+    """How long who opened a shared ledger is taken to be alive, and may send what it has leave for."""
+
+    __slots__ = ("until",)
+
+    def __init__(self) -> None:
+        self.until = -math.inf
+        """On `clock.continuous`."""
+
+    def is_good(self) -> bool:
+        """Whether it is so now."""
+        return clock.continuous() < self.until
+
+
 @dataclass(frozen=True, slots=True)
 class Started:
-    """The intent is recorded and safe on disk: send, then tell `end` what came of it."""
+    """The intent is recorded and safe on disk: send, then tell `end` what came of it.
+
+    With a `lease`, no byte may leave once that is good no more: others may have taken this process for dead.
+    """
 
     id: int
     ask: Ask
     price: int = 0
     """What a charge costs, in millionths."""
+    lease: Lease | None = field(default=None, repr=False, compare=False)
     borrows: bool = False
     """Whether its charge is the one that was set aside for a callback, which is late."""
 
@@ -244,12 +263,14 @@ class Balance:
 
     `held` is how many questions are held, `answers` how many attempts brought an answer that is still there, and
     `lost` how many charged ones brought one that is not there any more: it was purged, or the file is damaged.
+    `max_charges` is the ledger's own limit, None for none.
     """
 
     lines: tuple[Line, ...]
     held: int
     answers: int
     lost: int = 0
+    max_charges: int | None = None
 
     def by(self, *names: str) -> dict[tuple[object, ...], Sum]:
         """The sums for each combination of the named fields of `Line`: `by("day", "endpoint")`; `by()` for all."""
@@ -278,6 +299,11 @@ class Store(ABC):
         as long as its process is, and no longer: neither a reboot nor another process with its pid keeps it. Where
         nobody can tell, the attempt is under way until it must be over (`Ask.within`).
 
+        Machines that share a ledger see nothing of each other's processes: there an owner is alive as long as it renews
+        its lease. One that was wrongly taken for dead sends nothing any more that it had leave for (`Started.lease`),
+        and goes on as a new owner; what comes of its attempts replaces UNKNOWN. Until such an attempt must be over, it
+        is neither sent again nor settled as FREE.
+
         A ledger that is not what it was (emptied, replaced, older than it was, or short of a part of its files) is
         refused: what it forgot would be bought again.
         """
@@ -303,8 +329,8 @@ class Store(ABC):
         is `Stored`; a question whose answer is to come by callback is `Expected` (overdue, or asked without a callback,
         it goes on here); a question under way with a living owner is `Busy`, with a dead one becomes UNKNOWN; one that
         is held by more attempts than the call may pass is `Held`; where a charge is possible and `charged + unknown +
-        under way` has reached the budget, `Exhausted`. Otherwise the intent, and with it the reservation of one charge,
-        is durable when `Started` is returned.
+        under way` has reached the budget, the opening's or the ledger's own (`limit`), `Exhausted`. Otherwise the
+        intent, and with it the reservation of one charge, is durable when `Started` is returned.
 
         An attempt holds its question, for every user of the ledger, from the moment that its charge is UNKNOWN or that
         somebody settles it as CHARGED without its answer. The hold ends by that attempt's own late answer, by a
@@ -360,6 +386,13 @@ class Store(ABC):
         gone from the store's files when this returns; the counts stay. A purged call is unknown to the ledger: it would
         be sent, and paid for, again. Calls that are held stay held.
         """
+
+    async def limit(self, max_charges: int | None) -> None:  # noqa: ARG002  # for those who keep one
+        """Set how many charges there may ever be in this ledger, by whoever uses it; None for no limit of its own.
+
+        It stays in the ledger. Of it and the `max_charges` of an opening, the smaller one holds.
+        """
+        raise ConfigurationError(f"{type(self).__name__} keeps no limit of its own: give max_charges where it is used")
 
     @abstractmethod
     def summary(self) -> Balance:

@@ -61,17 +61,21 @@ class Totals:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What may ever be spent in the ledger `path`, and the price of a charge by endpoint; money in millionths."""
+    """What an opening may spend in the ledger `path`, and the price of a charge by endpoint; money in millionths."""
 
     path: Path
     max_charges: int | None
     max_cost: int | None
     prices: Mapping[str, int]
 
-    def exceeded(self, totals: Totals, endpoint: str, *, lent: int | None = None) -> str:
-        """Why there must not be another charge; empty if there may. `lent`: the price of one that is given back."""
-        if self.max_charges is not None and totals.sum("at_stake") - (lent is not None) >= self.max_charges:
-            return f"max_charges={self.max_charges} is reached{self._spent(totals)}"
+    def exceeded(self, totals: Totals, endpoint: str, most: int | None, *, lent: int | None = None) -> str:
+        """Why there must not be another charge; empty if there may.
+
+        `most`: the charges that the ledger itself allows. `lent`: the price of one that is given back.
+        """
+        limit = most if self.max_charges is None else self.max_charges if most is None else min(self.max_charges, most)
+        if limit is not None and totals.sum("at_stake") - (lent is not None) >= limit:
+            return f"max_charges={limit} is reached{self._spent(totals)}"
         if self.max_cost is not None:
             price = self.prices.get(endpoint)
             if price is None:

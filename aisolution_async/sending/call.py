@@ -421,7 +421,8 @@ class Sending(NotPickled, Generic[R]):
         if self.callback is not None:
             self.callback.asked(at)
         self._shared.in_flight += 1
-        return Started(form, intent, Flight(ends), at, now)
+        lease = None if intent is None else intent.lease
+        return Started(form, intent, Flight(ends, None if lease is None else lease.is_good), at, now)
 
     # --------------------------------------------------------------------------------------- Started → Found
 

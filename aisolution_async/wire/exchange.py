@@ -18,7 +18,7 @@ from aisolution_async.wire.connection import CERTIFICATE_HINT, connect_remedy, r
 from aisolution_async.wire.form import Form
 from aisolution_async.wire.reach import Refused
 from aisolution_async.wire.request import Requests
-from aisolution_async.wire.transport import Flight, Headers, PoolTransport
+from aisolution_async.wire.transport import Flight, Headers, PoolTransport, Withdrawn
 
 MAX_ANSWER_BYTES = 1024 * 1024
 
@@ -82,6 +82,8 @@ async def exchange(
     """Ask `endpoint` with `form`, once. `flight` has the deadline, and says whether bytes left."""
     if _is_over(flight.deadline):
         return Lost(False, "the deadline passed before it could be sent")
+    if flight.may_leave is not None and not flight.may_leave():
+        return Lost(False, _WITHDRAWN)
     try:
         if isinstance(transport, PoolTransport):  # it keeps the deadline itself, at less cost
             status, headers, body, early, reused = await transport.exchange(
@@ -96,6 +98,8 @@ async def exchange(
             return await _respond(transport, requests.make(endpoint, form, extensions))
     except Refused as exc:
         return Lost(False, str(exc), refusal=exc.error)
+    except Withdrawn:
+        return Lost(False, _WITHDRAWN)
     except Exception as exc:  # whatever a transport raises, the money question is the same
         left = not isinstance(exc, _NEVER_LEFT) if flight.left is None else flight.left
         text = _explain(exc, timeout, requests.redact, over=_is_over(flight.deadline))
@@ -129,6 +133,8 @@ def _watch(flight: Flight) -> Callable[[str, Mapping[str, Any]], Awaitable[None]
     async def trace(event: str, info: Mapping[str, Any]) -> None:
         # A proxy is first asked for a tunnel by a request of its own.
         if event.endswith("send_request_headers.started") and info["request"].method != b"CONNECT":
+            if flight.may_leave is not None and not flight.may_leave():
+                raise Withdrawn
             flight.left = True
 
     return trace
@@ -168,6 +174,7 @@ _WORDS: Mapping[type[Exception], str] = {
     httpx.WriteError: "the connection broke while the request was written",
     httpx.DecodingError: "the answer's compression is damaged",
 }
+_WITHDRAWN = "the ledger took this process for dead before it could be sent"
 # By what our pool, and h11 and h2 below httpx's own, say of them. Their words may quote the server.
 _FAULTS = (
     ("the server closed the connection without answering", re.compile("without answering|without sending a response")),

@@ -53,14 +53,27 @@ class Flight:
     """How far one request got; put it in `request.extensions["aisolution.flight"]`.
 
     `left`: whether any byte of the request was handed to a socket; None where the transport does not say.
-    `deadline`: the loop time, in seconds, by which the whole exchange must be over.
+    `deadline`: the loop time, in seconds, by which the whole exchange must be over. `may_leave` says whether the first
+    byte may still leave, None where nobody has to be asked.
     """
 
-    __slots__ = ("deadline", "left")
+    __slots__ = ("deadline", "left", "may_leave")
 
-    def __init__(self, deadline: float | None = None) -> None:
+    def __init__(self, deadline: float | None = None, may_leave: Callable[[], bool] | None = None) -> None:
         self.left: bool | None = None
         self.deadline = deadline
+        self.may_leave = may_leave
+
+    def check(self, now: float) -> None:
+        """Raise where nothing may leave any more."""
+        if self.deadline is not None and now >= self.deadline:
+            raise httpx.PoolTimeout("the deadline passed before anything was sent")
+        if self.may_leave is not None and not self.may_leave():
+            raise Withdrawn
+
+
+class Withdrawn(Exception):  # noqa: N818  # it is an answer, and no fault
+    """The leave to send was withdrawn before the first byte left."""
 
 
 class Received(NamedTuple):
@@ -225,8 +238,7 @@ class PoolTransport(NotPickled, httpx.AsyncBaseTransport):
             if not body.asynchronous:
                 body.encode()
             now = loop.time()
-            if now >= deadline:
-                raise httpx.PoolTimeout("the deadline passed before anything was sent")
+            flight.check(now)
             read_timeout = _seconds(timeout.get("read"))
             conn.began = now
             conn.begin(headless=headless, read_timeout=read_timeout, deadline=deadline)

@@ -186,7 +186,7 @@ BUGS: dict[str, Bug] = {
         "batching/batch.py", "await _over(runner)", "await asyncio.wait({runner})"
     ),
     # What may be spent.
-    "one charge over the ledger's limit": Bug("ledger/totals.py", ">= self.max_charges", "> self.max_charges"),
+    "one charge over the ledger's limit": Bug("ledger/totals.py", ">= limit", "> limit"),
     "one charge over the limit in memory": Bug(
         "limits.py", "self._charges >= self._max_charges", "self._charges > self._max_charges"
     ),

@@ -16,7 +16,7 @@ from typing import Any, Protocol
 
 from aisolution_async.ledger import Ledger, LedgerError, Result, Started, Store, schema
 from aisolution_async.ledger.book import Book
-from aisolution_async.ledger.sqlite import _Job, _settle
+from aisolution_async.ledger.grouping import Job, _settle
 from aisolution_async.ledger.totals import Limits
 from tests.ledgers import RECOUNT
 
@@ -188,7 +188,7 @@ class SimulatedLedger(Ledger):
         self.faults = Faults()
         self.book: SimulatedBook | None = None
         self._shelf, self._life = shelf, life
-        self._given: list[_Job] = []
+        self._given: list[Job] = []
         self._is_at_work = False
         self._handed_back_at = 0.0
 
@@ -223,7 +223,7 @@ class SimulatedLedger(Ledger):
     def _make_book(self) -> Book:
         return SimulatedBook(self._shelf, self.faults, self._limits)
 
-    def _give(self, jobs: list[_Job]) -> None:
+    def _give(self, jobs: list[Job]) -> None:
         self._given += jobs
         self._go_on()
 
@@ -235,7 +235,7 @@ class SimulatedLedger(Ledger):
     def _do_given(self) -> None:
         self._is_at_work = False
         jobs, self._given = self._given, []
-        done: list[tuple[_Job, object]] = []
+        done: list[tuple[Job, object]] = []
         book = self.book
         assert book is not None
         if not self._life.is_dead and not book.closed:
@@ -253,7 +253,7 @@ class SimulatedLedger(Ledger):
         if not self._life.is_dead:
             self._life.event("the store has answered")
 
-    def _hand_back(self, done: list[tuple[_Job, object]]) -> None:
+    def _hand_back(self, done: list[tuple[Job, object]]) -> None:
         self._deliver(done)
         if not self._life.is_dead:
             self._life.event("the store's answer is there")

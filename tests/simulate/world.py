@@ -523,7 +523,7 @@ def simulating() -> Iterator[None]:
         with (
             mock.patch.object(clock, "today", _today),
             mock.patch.object(owners, "is_alive", shelves.is_alive(lambda: _world().shelf)),
-            mock.patch.object(client_module, "Ledger", _ledger),
+            mock.patch.object(client_module, "open_ledger", _ledger),
             mock.patch.object(Batch, "__hash__", _number),
         ):
             yield

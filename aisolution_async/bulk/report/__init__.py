@@ -19,6 +19,7 @@ from aisolution_async.bulk.report.page import Report, page
 from aisolution_async.bulk.report.sources import Sources, files_of
 from aisolution_async.bulk.report.thumbnails import photographs_of
 from aisolution_async.errors import ConfigurationError
+from aisolution_async.ledger.urls import Place, Server, place_of
 
 __all__ = ["ReportOptions", "make_report", "write_report"]
 
@@ -27,14 +28,14 @@ __all__ = ["ReportOptions", "make_report", "write_report"]
 class ReportOptions:
     """What a report has besides what its file says.
 
-    `ledger` and `results` name the file that is not beside the other. `key` is the column of your ids, which rows are
-    named by (the default: found by its name). `photos` puts the photographs of the first 100 rows on the page that
-    are NOT SURE or NOT SAME PERSON; `columns` says which column has which, by parameter, where their names do not;
-    relative paths start at the results' folder, or at `images`, outside of which nothing is read. `prices` are by
+    `ledger` (a path, or a `Server`) and `results` name what is not beside the other. `key` is the column of your ids,
+    which rows are named by (the default: found by its name). `photos` puts the photographs of the first 100 rows on the
+    page that are NOT SURE or NOT SAME PERSON; `columns` says which column has which, by parameter, where their names do
+    not; relative paths start at the results' folder, or at `images`, outside of which nothing is read. `prices` are by
     endpoint, for what has no recorded price; amounts are shown in `currency`.
     """
 
-    ledger: Path | None = None
+    ledger: Place | None = None
     results: Path | None = None
     key: str | None = None
     photos: bool = False
@@ -45,9 +46,9 @@ class ReportOptions:
 
 
 def make_report(
-    file: str | os.PathLike[str], *, options: ReportOptions | None = None, made_at: datetime | None = None
+    file: str | os.PathLike[str] | Server, *, options: ReportOptions | None = None, made_at: datetime | None = None
 ) -> str:
-    """The report of `file`, a ledger or what `bulk` wrote, as one HTML document.
+    """The report of `file`, a ledger (its path or URL) or what `bulk` wrote, as one HTML document.
 
     The other of the two is read too if it stands beside it; what is missing is said. The same files give the same
     text, but for `made_at` (the default: now, in UTC). They are only read, whoever writes to the ledger meanwhile. No
@@ -56,7 +57,7 @@ def make_report(
     UnreadableInputError where the results cannot be read.
     """
     options = options or ReportOptions()
-    return _made(files_of(Path(file), ledger=options.ledger, results=options.results), options, made_at)
+    return _made(files_of(place_of(file), ledger=options.ledger, results=options.results), options, made_at)
 
 
 def _made(files: Sources, options: ReportOptions, made_at: datetime | None) -> str:
@@ -76,7 +77,7 @@ def _made(files: Sources, options: ReportOptions, made_at: datetime | None) -> s
 
 
 def write_report(
-    file: str | os.PathLike[str],
+    file: str | os.PathLike[str] | Server,
     output: str | os.PathLike[str],
     *,
     overwrite: bool = False,
@@ -94,9 +95,9 @@ def write_report(
         raise ConfigurationError(f"the report {shown} is a folder: name a file in it")
     if not path.parent.is_dir():
         raise ConfigurationError(f"the report's folder {str(path.parent)!r} does not exist: make it first")
-    files = files_of(Path(file), ledger=options.ledger, results=options.results)
+    files = files_of(place_of(file), ledger=options.ledger, results=options.results)
     for source, what in ((files.ledger, "the ledger"), (files.results, "the file of results")):
-        if source is not None and path.exists() and source.exists() and path.samefile(source):
+        if isinstance(source, Path) and path.exists() and source.exists() and path.samefile(source):
             raise ConfigurationError(f"the report {shown} is {what}: give it another name")
     if os.path.lexists(path) and not overwrite:
         raise ConfigurationError(f"{shown} exists already: move it away, or say --overwrite")

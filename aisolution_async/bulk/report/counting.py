@@ -36,6 +36,7 @@ from aisolution_async.bulk.report.figures import (
 )
 from aisolution_async.ledger import State, schema
 from aisolution_async.ledger.rows import AT_STAKE, HOLDING
+from aisolution_async.ledger.urls import Place, copied
 
 T = TypeVar("T")
 
@@ -63,11 +64,14 @@ _SAID = tuple(WhatsAppState)
 _YES_OR_NO = ("yes", "no")
 
 
-def read(path: Path, *, prices: Mapping[str, int] | None = None, busy_timeout: float = 10.0) -> Figures:
+def read(path: Place, *, prices: Mapping[str, int] | None = None, busy_timeout: float = 10.0) -> Figures:
     """The figures of the ledger at `path`. Raises LedgerError: it is not there, or older, newer, damaged.
 
     `prices`, in millionths, are for charges that have no recorded price.
     """
+    if not isinstance(path, Path):
+        with copied(path) as db:
+            return _Counting(db, path.name, prices or {}).figures()
     try:
         with closing(schema.connect_to_read(path, busy_timeout=busy_timeout)) as db:
             db.text_factory = lambda data: data.decode("utf-8", "replace")

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from aisolution_async.errors import ConfigurationError
+from aisolution_async.ledger.urls import Place
 
 _LEDGERS = (".sandbox.ledger", ".ledger")
 _KNOWN = (".xlsx", ".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
@@ -19,19 +20,19 @@ class Sources:
     `notes` say what could not be found.
     """
 
-    ledger: Path | None
+    ledger: Place | None
     results: Path | None
     ending: str = ""
     is_part: bool = False
     notes: list[str] = field(default_factory=list)
 
 
-def files_of(named: Path, *, ledger: Path | None = None, results: Path | None = None) -> Sources:
+def files_of(named: Place, *, ledger: Place | None = None, results: Path | None = None) -> Sources:
     """The files that `named` stands for: a ledger or results, with the other of the two beside it, unless it is said.
 
     Raises ConfigurationError where that cannot be told, or what was said is not there.
     """
-    if _is_ledger(named):
+    if not isinstance(named, Path) or _is_ledger(named):
         if ledger is not None:
             raise ConfigurationError(f"{str(named)!r} is a ledger, and --ledger names another one: leave one out")
         ledger = named
@@ -42,10 +43,11 @@ def files_of(named: Path, *, ledger: Path | None = None, results: Path | None = 
     notes: list[str] = []
     if results is None:
         assert ledger is not None
-        results = _output_of(ledger)
+        results = _output_of(ledger) if isinstance(ledger, Path) else None
         if results is None:
+            where = "were found beside" if isinstance(ledger, Path) else "are known of"
             notes.append(
-                "No results were found beside the ledger: what never became an attempt, as a row with a bad number or "
+                f"No results {where} the ledger: what never became an attempt, as a row with a bad number or "
                 "photo, is not on this page. Say --results FILE."
             )
             return Sources(ledger, None, notes=notes)

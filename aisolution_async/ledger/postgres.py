@@ -1,0 +1,362 @@
+"""The ledger in a schema of a PostgreSQL server, which many machines use at once."""
+
+# ruff: noqa: S608  # the SQL that is put together here is made of our own constants
+
+from __future__ import annotations
+
+import asyncio
+import json
+import queue
+import secrets
+import sqlite3
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import date, timedelta
+from decimal import Decimal
+from typing import Any
+from uuid import UUID
+
+import psycopg
+
+from aisolution_async import clock
+from aisolution_async.checks import seconds
+from aisolution_async.errors import ConfigurationError
+from aisolution_async.ledger import answers, peek, server
+from aisolution_async.ledger.grouping import Grouping, Job, Work
+from aisolution_async.ledger.identity import Identities
+from aisolution_async.ledger.rows import COUNTS_AS, TO_COME, micros, millionths, moment, money
+from aisolution_async.ledger.shared import End, SharedBook, Terms
+from aisolution_async.ledger.store import (
+    POLL,
+    Ask,
+    Balance,
+    Busy,
+    Held,
+    LedgerError,
+    Line,
+    Record,
+    State,
+    Stored,
+    Verdict,
+)
+from aisolution_async.ledger.urls import Server, place_of
+from aisolution_async.spending import Spending
+
+LEASE = 30.0
+"""Seconds after which who says nothing is taken for dead."""
+
+_AT_ONCE = 500  # begins and ends in one statement
+_FETCHED = 2_000  # rows at a time
+
+
+class SharedLedger(Grouping[SharedBook]):
+    """A ledger at a URL like `postgresql://host/database?schema=applicants`, made if it is not there.
+
+    ```python
+    async with open_ledger("postgresql://host/database?schema=applicants", max_charges=1000) as ledger:
+        ...
+    ```
+
+    `max_charges`, `prices` and `max_cost` are as in `Ledger`: they count what everybody spends in the ledger, and hold
+    for this opening; `limit` sets what holds for all. `lease`: seconds after which a process that says nothing is taken
+    for dead. `patience`: seconds to wait for a server that is away.
+    """
+
+    def __init__(
+        self,
+        url: str | Server,
+        *,
+        max_charges: int | None = None,
+        prices: Mapping[str, Decimal] | None = None,
+        max_cost: Decimal | None = None,
+        lease: float = LEASE,
+        patience: float = 10.0,
+    ) -> None:
+        super().__init__()
+        spending = Spending.of(max_charges, prices, max_cost)
+        place = place_of(url)
+        if not isinstance(place, Server):
+            raise ConfigurationError("a shared ledger is at a URL: one in a file is a Ledger")
+        self.place = place
+        self._terms = Terms(
+            spending.max_charges,
+            None if spending.max_cost is None else millionths(spending.max_cost),
+            {name: millionths(price) for name, price in spending.prices.items()},
+            seconds("lease", lease),
+            seconds("patience", patience, zero=True),
+        )
+        self._watched: dict[bytes, asyncio.Event] = {}  # questions that others ask, with who waits for their end
+
+    def __repr__(self) -> str:
+        return f"<SharedLedger {self.place}>"
+
+    async def begin(self, ask: Ask) -> Verdict:
+        """See `Store.begin`."""
+        if ask.within is None:
+            raise ConfigurationError(
+                "a shared ledger needs to know when an attempt must be over: give the client a deadline, in seconds"
+            )
+        return await super().begin(ask)
+
+    # -------------------------------------------------------------------------------------- on the event loop
+
+    def _wait_for(self, ask: Ask, busy: Busy) -> None:
+        super()._wait_for(ask, busy)
+        if busy.ended is not None or not ask.reusable:
+            return
+        assert self._loop is not None
+        if not self._watched:
+            self._loop.call_later(POLL, self._look)
+        busy.ended = self._watched.setdefault(ask.identity, asyncio.Event())
+
+    def _look(self) -> None:
+        """See whether what others have under way is over: once for all who wait."""
+        if not self._usable:
+            self._tell(set())
+            return
+        watched = list(self._watched)
+        self._submit(lambda book: book.still_busy(watched)).add_done_callback(self._looked)
+
+    def _looked(self, looked: asyncio.Future[Any]) -> None:
+        failed = looked.cancelled() or looked.exception() is not None
+        self._tell(set() if failed else looked.result())  # who waits asks again, and is told
+        if self._watched:
+            assert self._loop is not None
+            self._loop.call_later(POLL, self._look)
+
+    def _tell(self, busy: set[bytes]) -> None:
+        for identity in [*self._watched]:
+            if identity not in busy:
+                self._watched.pop(identity).set()
+
+    # ------------------------------------------------------------------------------------ on the writing thread
+
+    def _make_book(self) -> SharedBook:
+        return SharedBook(self.place, self._terms)
+
+    def _as_error(self, exc: BaseException) -> LedgerError:
+        return server.fault(self.place, exc)
+
+    def _next_jobs(self, book: SharedBook) -> list[Job]:
+        while True:
+            try:
+                return self._queue.get(timeout=self._terms.lease / 3)
+            except queue.Empty:
+                try:
+                    self._do_together(book, [])
+                    book.renew()
+                except (psycopg.Error, LedgerError):
+                    """The next to ask is told. Meanwhile nothing is sent that has leave."""
+
+    def _do_together(self, book: SharedBook, works: list[Work]) -> list[object]:
+        answers: list[object] = []
+        again = [work for work in self._unrecorded.values() if isinstance(work, tuple)]
+        for start in range(0, max(len(works), 1), _AT_ONCE):
+            some = works[start : start + _AT_ONCE]
+            if some or again:
+                answers += self._in_one(book, again, some)
+            again = []
+        return answers
+
+    def _in_one(self, book: SharedBook, again: list[End], works: list[Work]) -> list[object]:
+        """One group; where the server takes no more than a part of it, each by itself."""
+        ends = [*again, *(work for work in works if isinstance(work, tuple))]
+        try:
+            verdicts = iter(book.together([work for work in works if isinstance(work, Ask)], ends))
+        except Exception as exc:  # it goes to who asked
+            is_alone = len(works) + len(again) == 1
+            may_work_later = isinstance(exc, LedgerError) or server.is_fault_of_server(exc)
+            if is_alone or may_work_later:
+                for end in ends:
+                    if may_work_later:
+                        self._unrecorded[end[0].id] = end
+                    else:
+                        self._unrecorded.pop(end[0].id, None)  # who ended it was told
+                return [self._as_error(exc)] * len(works)
+            for end in again:
+                self._in_one(book, [end], [])
+            return [self._in_one(book, [], [work])[0] for work in works]
+        for end in ends:
+            self._unrecorded.pop(end[0].id, None)
+        return [next(verdicts) if isinstance(work, Ask) else None for work in works]
+
+    def _do(self, book: SharedBook, work: Work) -> tuple[object, bool]:
+        try:
+            assert callable(work)
+            return work(book), False
+        except Exception as exc:  # it goes to who asked
+            return self._as_error(exc), server.is_lost(exc)
+
+    def _leave(self, book: SharedBook) -> None:
+        try:
+            self._do_together(book, [])
+            book.leave()
+        finally:
+            book.close()
+
+    # ------------------------------------------------------------------------------------------- the read side
+
+    def summary(self) -> Balance:
+        """See `Store.summary`."""
+        with _reading(self.place) as db:
+            return _summary(db, self.place)
+        raise AssertionError
+
+    def attempts(self, *, unknown_only: bool = False) -> Iterator[Record]:
+        """See `Store.attempts`."""
+        if unknown_only:
+            return self._records(_ENDED.format("NULL", "holds <> 0 AND state = 'unknown'"))
+        return self._records(_ENDED.format("NULL", "true") + _NOT_ENDED.format(now=micros(clock.today())))
+
+    def held(self) -> Iterator[Record]:
+        """See `Store.held`."""
+        return self._records(_ENDED.format("reply", _HOLDING))
+
+    def answers(self) -> Iterator[Record]:
+        """See `Store.answers`."""
+        return self._records(_ENDED.format("reply", "answer OR (holds <> 0 AND reply IS NOT NULL)"))
+
+    def _records(self, query: str) -> Iterator[Record]:
+        with _reading(self.place) as db:
+            for id_, endpoint, key, state, *row in rows(db, self.place, f"{query} ORDER BY 1"):
+                status, http_status, started, elapsed, error, cost, body = row
+                mine = None if key is None else json.loads(key)
+                reply = None if body is None else body.encode()
+                when, took = moment(started), elapsed / 1e6
+                yield Record(
+                    id_, endpoint, mine, State(state), status, http_status, when, took, error, money(cost), reply
+                )
+
+
+class SharedPeek(peek.Peek):
+    """A look into a shared ledger: see `Peek`. One that is not there knows nothing."""
+
+    def __init__(self, place: Server) -> None:
+        super().__init__(None)
+        self._place = place
+        self._server: server.Connection | None = None
+        with server.faults(place):
+            if server.is_there(place):
+                self._server = server.connect_to_read(place)
+                ((key,),) = self._rows("SELECT hash_key FROM ledger.book")
+                self._identities = Identities(bytes(key))
+
+    def close(self) -> None:
+        """Let go of the server."""
+        if self._server is not None:
+            self._server.close()
+            self._server = None
+
+    def look(self, ask: Ask) -> Stored | Held | None:
+        """See `Peek.look`."""
+        if not ask.reusable:
+            return None
+        found = self._rows(
+            """SELECT state::text, started_at, elapsed, status, http_status, error, number, holds, answer, reply
+            FROM ledger.attempts WHERE identity = %s AND (answer OR holds = 1) ORDER BY id + 0 DESC""",
+            UUID(bytes=ask.identity),
+        )
+        return answers.judged([(*row[:9], row[9] and row[9].encode()) for row in found], ask, self._now)
+
+    def knows(self, ask: Ask) -> bool:
+        """See `Peek.knows`."""
+        query = """SELECT EXISTS (SELECT FROM ledger.attempts WHERE identity = %s)
+            OR EXISTS (SELECT FROM ledger.intents WHERE place = %s)"""
+        identity = UUID(bytes=ask.identity)
+        return (True,) in self._rows(query, identity, identity)
+
+    async def find(self, asks: Sequence[Ask]) -> list[Stored | None]:
+        """See `Peek.find`."""
+        found = [self.look(ask) for ask in asks]
+        return [each if isinstance(each, Stored) else None for each in found]
+
+    def _rows(self, query: str, *values: Any) -> list[tuple[Any, ...]]:
+        found: list[tuple[Any, ...]] = []
+        if self._server is not None:
+            with server.faults(self._place):
+                found = self._server.execute(server.named(self._place, query), values or None).fetchall()
+        return found
+
+
+def copy_into(db: sqlite3.Connection, place: Server) -> None:
+    """Copy the attempts and intents into the tables of a file. Raises LedgerError."""
+    with _reading(place) as source:
+        for query, insert in _COPIES:
+            db.execute("BEGIN")
+            db.executemany(insert, rows(source, place, query))
+            db.execute("COMMIT")
+
+
+# --------------------------------------------------------------------------------------------------------- reading
+
+_COPIES = (
+    (
+        """SELECT id, uuid_send(identity), endpoint, key, may_charge::int, price, started_at, elapsed, state::text,
+            status, http_status, error, answer::int, convert_to(reply, 'UTF8'), number, holds FROM ledger.attempts""",
+        """INSERT INTO attempts (id, identity, endpoint, key, may_charge, price, started_at, elapsed, state, status,
+            http_status, error, answer, reply, number, holds)
+            VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)""",
+    ),
+    (
+        "SELECT id, uuid_send(place), endpoint, key, may_charge::int, price, started_at, '', 0 FROM ledger.intents",
+        """INSERT INTO intents (id, identity, endpoint, key, may_charge, price, started_at, owner, ends)
+            VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)""",
+    ),
+)
+
+_HOLDING = "holds <> 0 AND holds = 1 AND identity IS NOT NULL"  # the first term is the index's
+
+
+# What a record is made of: of the attempts that are over, and (with `now`) of those under way and the charges that are
+# set aside for callbacks.
+_ENDED = """SELECT id, endpoint, key, state::text, status, http_status, started_at, elapsed, error,
+        price * ledger.stake(state, may_charge), {} FROM ledger.attempts WHERE {}"""
+_NOT_ENDED = f""" UNION ALL SELECT id, endpoint, key, 'intended', NULL, NULL, started_at, 0, NULL,
+        CASE WHEN may_charge THEN price ELSE 0 END, NULL FROM ledger.intents
+    UNION ALL SELECT 0, endpoint, key, {COUNTS_AS}, NULL, NULL, since, 0, '{TO_COME}', price, NULL
+        FROM ledger.outstanding WHERE reserved AND NOT (answered AND ends <= {{now}})"""
+_HELD = f"""SELECT (SELECT count(DISTINCT identity) FROM ledger.attempts WHERE {_HOLDING}), max_charges
+    FROM ledger.book"""
+# A status '' is none.
+_LINES = f"""SELECT endpoint, day, state, nullif(status, ''), sum(attempts)::bigint, sum(cost)::bigint,
+        sum(answers)::bigint, sum(replies)::bigint
+    FROM (
+        SELECT endpoint, day, state::text AS state, status, attempts, cost, answers, replies FROM ledger.rollup
+            UNION ALL
+        SELECT endpoint, (started_at / 86400000000)::int, 'intended', '', 1, CASE WHEN may_charge THEN price ELSE 0 END,
+            0, 0 FROM ledger.intents UNION ALL
+        SELECT endpoint, (since / 86400000000)::int, {COUNTS_AS}, '', 1, price, 0, 0
+            FROM ledger.outstanding WHERE reserved AND NOT (answered AND ends <= %s)
+    ) AS every_line GROUP BY 1, 2, 3, 4 HAVING sum(attempts) > 0"""
+
+
+@contextmanager
+def _reading(place: Server) -> Iterator[server.Connection]:
+    """The ledger as it is now, for as long as this is open. Raises LedgerError."""
+    with server.faults(place), server.connect_to_read(place) as db:
+        yield db
+
+
+def rows(db: server.Connection, place: Server, query: str) -> Iterator[tuple[Any, ...]]:
+    """The rows, some at a time, so that memory does not grow with their number."""
+    with db.cursor(f"rows_{secrets.token_hex(4)}") as cursor:
+        cursor.itersize = _FETCHED
+        cursor.execute(server.named(place, query))
+        yield from cursor
+
+
+def _summary(db: server.Connection, place: Server) -> Balance:
+    lines = db.execute(server.named(place, _LINES), (micros(clock.today()),)).fetchall()
+    lines.sort(key=lambda line: (line[1], line[0], line[2], line[3] or ""))
+    ((held, limit),) = db.execute(server.named(place, _HELD)).fetchall()
+    first = date(1970, 1, 1)
+    return Balance(
+        tuple(
+            Line(endpoint, first + timedelta(days=day), State(state), status, count, money(cost))
+            for endpoint, day, state, status, count, cost, _, _ in lines
+        ),
+        held=held,
+        answers=sum(line[6] for line in lines),
+        lost=sum(line[4] - line[7] for line in lines if line[2:4] == (State.CHARGED, "OK")),
+        max_charges=limit,
+    )

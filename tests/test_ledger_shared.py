@@ -1,0 +1,656 @@
+"""A ledger on a server: processes that race, die, are stopped and go on, and a server that goes away."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from aisolution_async import AddFace, Attempt, ConfigurationError, LedgerError, clock
+from aisolution_async.ledger import Ask, Busy, Exhausted, Held, Result, Started, State, Stored
+from aisolution_async.ledger.rows import DIED
+
+from .batches import asks, taken
+from .crash import CHILD, CountingSandbox
+from .ledgers import (
+    CHARGED,
+    CHECKING,
+    FREE,
+    LATER,
+    LOST,
+    UNSENT,
+    WHATSAPP,
+    AnyLedger,
+    answered,
+    ask,
+    book_of,
+    check,
+    child,
+    do,
+    expire,
+    ledger_at,
+    on_book,
+    rows,
+    start,
+    where,
+)
+from .servers import running
+from .support import GROUP_ID, TOKEN, Vendor, client_of, in_turn, ok_whatsapp, picture, says
+
+pytestmark = pytest.mark.usefixtures("no_ledger_is_at_work")
+
+
+# --------------------------------------------------------------------------------------------- processes that race
+
+WORKER = """
+    # Works through the calls; each that is sent is written on the vendor's bill.
+    import random
+    from aisolution_async.ledger.postgres import SharedLedger
+    url, calls, at_once, seed = sys.argv[1], int(sys.argv[3]), int(sys.argv[4]), int(sys.argv[5])
+    options = eval(sys.argv[6])
+    bill = os.open(sys.argv[2], os.O_APPEND | os.O_WRONLY)
+    async def main():
+        async with SharedLedger(url, **options) as ledger:
+            order = list(range(calls))
+            random.Random(seed // 2).shuffle(order)  # two and two are at the same calls
+            numbers = iter(order)
+            async def work():
+                for n in numbers:
+                    while isinstance(answer := await ledger.begin(ask(ledger, n, within=0.5)), Busy):
+                        await answer.wait()
+                    if isinstance(answer, Started):
+                        if not answer.lease.is_good():
+                            late = Attempt(Charge.FREE, None, None, clock.today(), 0.0, "not sent")
+                            await ledger.end(answer, Result(late, sent=False))
+                            continue
+                        os.write(bill, f"{n}\\n".encode())
+                        await asyncio.sleep(0)
+                        await ledger.end(answer, answered())
+                    else:
+                        assert isinstance(answer, Stored | Held | Exhausted), answer
+            await asyncio.gather(*(work() for _ in range(at_once)))
+    asyncio.run(main())
+"""
+
+
+def billed(bill: Path) -> list[int]:
+    return [int(line) for line in bill.read_text().split()]
+
+
+def race(url: str, bill: Path, calls: int, *, processes: int = 4, at_once: int = 50, **options: Any) -> None:
+    """So many processes work through the same calls, to the end."""
+    bill.touch()
+    with contextlib.ExitStack() as stack:
+        arguments = (url, bill, calls, at_once)
+        started = [stack.enter_context(child(WORKER, *arguments, seed, repr(options))) for seed in range(processes)]
+        assert [process.wait() for process in started] == [0] * processes
+
+
+def test_four_processes_over_one_list_pay_once(server_url: str, tmp_path: Path) -> None:
+    race(server_url, tmp_path / "bill", 1200)
+    assert sorted(billed(tmp_path / "bill")) == list(range(1200))
+    check(server_url)
+
+
+def test_the_look_before_the_intent_pays_twice(
+    server_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The race finds the fault that it is there for: here it is planted."""
+    from aisolution_async.ledger import server
+
+    whole = server.definition()
+    (intents,), (look,) = (
+        re.findall(rf"(?s)  -- <{part}>\n.*?  -- </{part}>\n", whole) for part in ("intents", "look")
+    )
+    planted = whole.replace(look, "").replace(intents, look + intents)
+    assert planted != whole
+    monkeypatch.setattr(server, "definition", lambda: planted)
+
+    async def make() -> None:
+        async with ledger_at(server_url):
+            """The others find it made."""
+
+    asyncio.run(make())
+    race(server_url, tmp_path / "bill", 1200)
+    sent = billed(tmp_path / "bill")
+    assert len(sent) > len(set(sent)) == 1200
+
+
+def test_a_budget_equal_to_the_need_over_four_processes(server_url: str, tmp_path: Path) -> None:
+    race(server_url, tmp_path / "bill", 400, at_once=10, max_charges=400)
+    assert sorted(billed(tmp_path / "bill")) == list(range(400))
+    assert rows(server_url, "SELECT granted FROM book") == [(400,)]
+    check(server_url)
+
+
+# --------------------------------------------------------------------------------- processes that die, or are stopped
+
+
+def test_kill_9_under_a_budget(server_url: str, tmp_path: Path) -> None:
+    """Killed again and again while attempts are in flight: never over, nothing twice, unknown what was in flight."""
+    bill, calls, budget, at_once, kills = tmp_path / "bill", 1500, 1000, 20, 0
+    bill.touch()
+    rng = random.Random(3)
+    options = repr({"max_charges": budget, "lease": 1.0})
+    workers: dict[int, subprocess.Popen[str]] = {}
+    with contextlib.ExitStack() as stack:
+        seed, is_over = 0, False
+        while not is_over:  # until one has gone through all calls, whatever became of each
+            while len(workers) < 4:
+                seed += 1
+                workers[seed] = stack.enter_context(child(WORKER, server_url, bill, calls, at_once, seed, options))
+            target = min(len(billed(bill)) + rng.randrange(20, 120), budget)
+            while len(billed(bill)) < target and all(worker.poll() is None for worker in workers.values()):
+                time.sleep(0.002)
+            is_over = any(worker.poll() == 0 for worker in workers.values())
+            if not is_over:
+                victim = workers.pop(rng.choice(sorted(workers)))
+                victim.kill()
+                kills += victim.wait() == -signal.SIGKILL
+        assert [worker.wait() for worker in workers.values()] == [0] * len(workers)
+    sent = billed(bill)
+    assert kills > 5
+    assert len(sent) == len(set(sent)) <= budget
+    rows(server_url, "UPDATE owners SET expires_at = clock_timestamp() - interval '1 s'")
+
+    async def look() -> None:
+        async with ledger_at(server_url) as ledger:
+            states = Counter(record.state for record in ledger.attempts())
+            assert states[State.INTENDED] == 0
+            assert states[State.UNKNOWN] <= at_once * kills
+            assert states[State.CHARGED] + states[State.UNKNOWN] <= budget
+            known = {record.key for record in ledger.attempts() if record.state in (State.CHARGED, State.UNKNOWN)}
+            assert set(sent) <= known
+            check(server_url)
+
+    asyncio.run(look())
+
+
+async def test_batches_that_are_killed_over_a_real_wire(server_url: str) -> None:
+    """Whole clients, with a sandbox to ask: killed in the middle, and gone on with, by two at a time."""
+    calls, at_once, kills = 400, 20, 0
+    rng = random.Random(2)
+    url = server_url
+    async with CountingSandbox() as sandbox:
+        for turn in range(4):
+            children = [
+                await asyncio.create_subprocess_exec(
+                    *(sys.executable, "-c", CHILD, sandbox.url, url, str(calls), str(at_once)),
+                    stdout=asyncio.subprocess.PIPE,
+                )
+                for _ in range(2)
+            ]
+            victim = children[0]
+            last, seen = rng.randrange(20, 150), 0
+            assert victim.stdout is not None
+            if turn < 3:
+                async for _ in victim.stdout:
+                    seen += 1
+                    if seen > last:
+                        with contextlib.suppress(ProcessLookupError):
+                            victim.send_signal(signal.SIGKILL)
+                        break
+                await victim.communicate()
+                # The other need not wait for the lease of the dead, which its last words may have renewed.
+                gone = (
+                    f"UPDATE owners SET expires_at = '2026-01-01' WHERE pid = {victim.pid} AND NOT ended RETURNING id"
+                )
+                while victim.returncode and rows(url, gone):
+                    await asyncio.sleep(0.05)
+                    rows(url, f"SELECT bury(id, false, 'killed') FROM owners WHERE pid = {victim.pid} AND NOT ended")
+            for each in children:
+                await each.communicate()
+            kills += victim.returncode == -signal.SIGKILL
+        assert kills
+        assert max(sandbox.charged.values()) == 1, "something was charged twice"
+        async with ledger_at(url) as ledger:
+            unknown = {record.key for record in ledger.attempts(unknown_only=True)}
+            found = {record.key for record in ledger.answers()}
+            assert len(unknown) <= at_once * kills
+            assert {int(body.removeprefix(b"number=62813")) for body in sandbox.charged} <= found | unknown
+            assert found | unknown == set(range(calls))
+        check(url)
+
+
+STOPPED = """
+    from aisolution_async.ledger.postgres import SharedLedger
+    async def main():
+        async with SharedLedger(sys.argv[1], lease=1.0) as ledger:
+            sent = await ledger.begin(ask(ledger, 1, within=30.0))
+            held_back = await ledger.begin(ask(ledger, 2, within=30.0))
+            print(sent.lease.is_good(), flush=True)
+            sys.stdin.readline()
+            print(held_back.lease.is_good(), flush=True)
+            await ledger.end(sent, answered())
+            late = Attempt(Charge.FREE, None, None, clock.today(), 0.0, "not sent")
+            await ledger.end(held_back, Result(late, sent=False))
+            again = await ledger.begin(ask(ledger, 2, within=30.0))
+            print(type(again).__name__, again.lease.is_good(), again.lease is not sent.lease, flush=True)
+            await ledger.end(again, answered())
+    asyncio.run(main())
+"""
+
+
+async def test_a_process_that_was_stopped_finds_out_and_goes_on(server_url: str) -> None:
+    async with ledger_at(server_url) as ledger:
+        with child(STOPPED, server_url) as process:
+            assert process.stdout is not None
+            assert process.stdin is not None
+            assert process.stdout.readline() == "True\n"
+            process.send_signal(signal.SIGSTOP)
+            os.waitid(os.P_PID, process.pid, os.WSTOPPED | os.WNOWAIT)
+            expired = "SELECT count(*) FROM owners WHERE expires_at < clock_timestamp()"
+            while rows(server_url, expired) != [(1,)]:
+                await asyncio.sleep(0.05)
+            for number in (1, 2):
+                assert isinstance(await ledger.begin(ask(ledger, number)), Held)
+                # Being wrong costs held rows: as long as it may be sent, nobody sends it again, and none calls it free.
+                assert isinstance(await ledger.begin(ask(ledger, number, retry_unknown=1)), Busy)
+                with pytest.raises(LedgerError, match="may still be sent until"):
+                    await ledger.resolve(ask(ledger, number).identity, FREE)
+            process.send_signal(signal.SIGCONT)
+            process.stdin.write("\n")
+            process.stdin.flush()
+            assert process.stdout.readline() == "False\n"
+            assert process.stdout.readline() == "Started True True\n"
+            assert process.wait() == 0
+        assert Counter(record.state for record in ledger.attempts()) == {State.CHARGED: 2, State.NOT_SENT: 1}
+        assert ledger.summary().held == 0
+    check(server_url)
+
+
+async def test_who_was_taken_for_dead_sends_nothing_that_it_had_leave_for(
+    server_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The lease is over between the leave and the first byte: the call asks anew, as a new owner, and is sent once."""
+    real, ahead = clock.continuous, 0.0
+    monkeypatch.setattr(clock, "continuous", lambda: real() + ahead)
+    vendor = in_turn(ok_whatsapp())
+    async with (
+        ledger_at(server_url) as other,
+        ledger_at(server_url) as ledger,
+        client_of(vendor, ledger=ledger) as client,
+    ):
+        begin, times = ledger.begin, 0
+
+        async def slow(question: Ask) -> Any:
+            nonlocal ahead, times
+            verdict = await begin(question)
+            times += 1
+            if times == 1:
+                ahead += 31.0
+                expire(ledger)
+                assert isinstance(await other.begin(question), Held)
+            return verdict
+
+        monkeypatch.setattr(ledger, "begin", slow)
+        reply = await client.whatsapp_detail("6281387300008")
+        assert "took this process for dead" in str(reply.attempts[0].error)
+        assert len(vendor.requests) == 1
+        assert times == 2
+        assert Counter(record.state for record in ledger.attempts()) == {State.CHARGED: 1, State.NOT_SENT: 1}
+    check(server_url)
+
+
+async def test_a_late_answer_replaces_unknown_once(
+    ledger_of_another: tuple[AnyLedger, AnyLedger], server_url: str
+) -> None:
+    ledger, other = ledger_of_another
+    first, second, third = [await start(ledger, number) for number in range(3)]
+    expire(ledger)
+    assert isinstance(await other.begin(ask(other, 0)), Held)
+    await asyncio.gather(ledger.end(first, answered()), ledger.end(second, LATER), ledger.end(third, LOST))
+    await ledger.end(first, answered(reply=b'{"another": 1}'))
+    assert isinstance(await other.begin(ask(other, 0)), Stored)
+    assert [record.state for record in other.attempts()] == [State.CHARGED, State.FREE, State.UNKNOWN]
+    check(server_url)
+    # Once it is known, nothing keeps it from being settled.
+    assert await other.resolve(ask(other, 2).identity, FREE) == 1
+    check(server_url)
+
+
+@pytest.fixture
+async def ledger_of_another(server_url: str) -> Any:
+    """Two owners of one ledger."""
+    async with ledger_at(server_url) as ledger, ledger_at(server_url) as other:
+        yield ledger, other
+
+
+async def test_who_renews_is_not_buried(ledger_of_another: tuple[AnyLedger, AnyLedger]) -> None:
+    ledger, other = ledger_of_another
+    await start(ledger)
+    expire(ledger)
+    await do(ledger, answered(), 2)  # any group renews
+    assert isinstance(await other.begin(ask(other)), Busy)
+    bury = "SELECT ledger.bury(%s, false, %s)"
+    owner = (await book_of(ledger))._owner
+    assert await on_book(other, lambda book: book._once(bury, owner, DIED)) == [(False,)]
+
+
+async def test_what_must_be_over_may_be_sent_again(ledger_of_another: tuple[AnyLedger, AnyLedger]) -> None:
+    ledger, other = ledger_of_another
+    await start(ledger)
+    expire(ledger)
+    assert isinstance(await other.begin(ask(other, retry_unknown=1)), Busy)
+    assert await other.resolve(ask(other).identity, CHARGED) == 1  # that is no leave to send
+    await start(ledger, 2)
+    expire(ledger)
+    assert isinstance(await other.begin(ask(other, 2)), Held)
+    rows(where(other), "UPDATE attempts SET over_at = clock_timestamp() - interval '1 ms'")
+    assert isinstance(await other.begin(ask(other, 2, retry_unknown=1)), Started)
+
+
+async def test_an_attempt_needs_a_deadline(server_url: str) -> None:
+    async with (
+        ledger_at(server_url) as ledger,
+        client_of(in_turn(ok_whatsapp()), ledger=ledger, deadline=None) as client,
+    ):
+        with pytest.raises(ConfigurationError, match="deadline"):
+            await client.whatsapp_detail("6281387300008")
+
+
+# ------------------------------------------------------------------------------------------- a server that goes away
+
+
+async def test_a_server_restarted_in_the_middle_of_commits(server_url: str, tmp_path: Path) -> None:
+    """What nobody knows to be recorded is not sent; what was answered is recorded; nothing stays under way."""
+    sent: Counter[int] = Counter()
+    async with ledger_at(server_url, patience=30.0) as ledger:
+
+        async def work(numbers: range) -> None:
+            for number in numbers:
+                while isinstance(verdict := await ledger.begin(ask(ledger, number)), Busy):
+                    await verdict.wait()
+                assert isinstance(verdict, Started)
+                sent[number] += 1
+                await ledger.end(verdict, answered())
+
+        working = [asyncio.create_task(work(range(n * 30, n * 30 + 30))) for n in range(20)]
+        for _ in range(2):
+            before = sum(sent.values())
+            while sum(sent.values()) < before + 150:
+                await asyncio.sleep(0.001)
+            await asyncio.to_thread(running().restart)
+        await asyncio.gather(*working)
+        states = Counter(record.state for record in ledger.attempts())
+        assert states[State.CHARGED] == 600
+        assert set(states) <= {State.CHARGED, State.NOT_SENT}
+        assert set(sent.values()) == {1}
+        check(server_url)
+
+
+def losing(book: Any, monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """What loses the connection with the next group, which is recorded."""
+    import psycopg
+
+    real, fails = type(book._db).execute, False
+
+    def execute(self: Any, query: Any, *args: Any, **options: Any) -> Any:
+        nonlocal fails
+        cursor = real(self, query, *args, **options)
+        if self is book._db and b"exchange" in query and fails:
+            fails = False
+            self.close()
+            raise psycopg.OperationalError("the connection is lost")
+        return cursor
+
+    def lose() -> None:
+        nonlocal fails
+        fails = True
+
+    monkeypatch.setattr(type(book._db), "execute", execute)
+    return lose
+
+
+async def test_what_was_lent_to_a_begin_that_nobody_was_told_of_is_given_back(
+    server_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with ledger_at(server_url, patience=0.0, max_charges=1) as ledger:
+        lose = losing(await book_of(ledger), monkeypatch)
+        await do(ledger, CHECKING, callback=b"place", patience=60.0)
+        lose()
+        with pytest.raises(LedgerError, match="cannot be reached"):
+            await ledger.begin(ask(ledger, callback=b"place", overdue=True))
+        assert rows(server_url, "SELECT borrows FROM intents") == [(True,)]
+        assert isinstance(await ledger.begin(ask(ledger, 2)), Exhausted)
+        assert rows(server_url, "SELECT reserved FROM outstanding") == [(True,)]
+        assert await ledger.deliver([b"place"], answered())
+        check(server_url)
+
+
+async def test_a_begin_whose_commit_is_unknown_is_ended_as_not_sent(
+    server_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with ledger_at(server_url, patience=0.0) as ledger:
+        lose = losing(await book_of(ledger), monkeypatch)
+        lose()
+        with pytest.raises(LedgerError, match="cannot be reached"):
+            await ledger.begin(ask(ledger))
+        assert rows(server_url, "SELECT count(*) FROM intents") == [(1,)]  # it was recorded, and nobody was told
+        started = await start(ledger)
+        lose()
+        with pytest.raises(LedgerError, match="cannot be reached"):
+            await ledger.end(started, answered())
+        assert isinstance(await ledger.begin(ask(ledger)), Stored)  # it is done again by itself
+        assert [record.state for record in ledger.attempts()] == [State.NOT_SENT, State.CHARGED]
+        check(server_url)
+
+
+async def test_a_server_that_lost_its_memory_is_refused(server_url: str) -> None:
+    async with ledger_at(server_url, patience=0.0) as ledger:
+        for number in range(3):
+            await do(ledger, answered(), number)
+        started = await start(ledger, 3)
+        rows(server_url, "SELECT setval('ids', 1)")  # as a standby that took over, and lacks the last commits
+        await on_book(ledger, lambda book: book._disconnect())
+        for _ in range(2):
+            with pytest.raises(LedgerError, match="is not what it was"):
+                await ledger.begin(ask(ledger, 9))
+        with pytest.raises(LedgerError, match="is not what it was"):
+            await ledger.end(started, answered())
+        rows(server_url, "SELECT setval('ids', 100)")
+        assert isinstance(await ledger.begin(ask(ledger, 3)), Stored)
+
+
+async def test_who_waits_for_others_asks_once_for_all(ledger_of_another: tuple[AnyLedger, AnyLedger]) -> None:
+    ledger, other = ledger_of_another
+    started = [await start(ledger, number) for number in range(30)]
+    book = await book_of(other)
+    looks: list[int] = []
+    real = book.still_busy
+
+    def still_busy(identities: Any) -> Any:
+        looks.append(len(identities))
+        return real(identities)
+
+    book.still_busy = still_busy
+
+    async def wait(number: int) -> None:
+        while isinstance(verdict := await other.begin(ask(other, number)), Busy):
+            await verdict.wait()
+        assert isinstance(verdict, Stored)
+
+    waiting = [asyncio.create_task(wait(number)) for number in range(30)]
+    while not looks:
+        await asyncio.sleep(0.01)
+    for each in started:
+        await ledger.end(each, answered())
+    await asyncio.gather(*waiting)
+    assert looks[0] == 30
+    assert len(looks) < 5
+
+
+# ------------------------------------------------------------------------------------ servers and poolers of all kinds
+
+
+async def test_a_role_whose_transactions_are_of_another_kind(server_url: str) -> None:
+    """REPEATABLE READ keeps the old snapshot, and pays twice: it is put right or, where that does not last, refused."""
+    name = f"role_{os.urandom(4).hex()}"
+    rows(server_url, f"CREATE ROLE {name} LOGIN SUPERUSER")
+    rows(server_url, f"ALTER ROLE {name} SET default_transaction_isolation = 'repeatable read'")
+    rows(server_url, f"ALTER ROLE {name} SET synchronous_commit = off")
+    url = server_url.replace("postgres@", f"{name}@")
+    async with ledger_at(url) as ledger:
+        await do(ledger, answered())
+        synced = "SELECT current_setting('synchronous_commit')"
+        assert await on_book(ledger, lambda book: book._once(synced)) == [("off",)]
+
+        def within(book: Any) -> Any:  # and what the function does lasts until its commit
+            with book._db.transaction():
+                book.renew()
+                return book._once(synced)
+
+        assert await on_book(ledger, within) == [("on",)]
+        # A pooler gives each transaction a session as it was made.
+        await on_book(ledger, lambda book: book._db.execute("DISCARD ALL"))
+        with pytest.raises(LedgerError, match="READ COMMITTED"):
+            await ledger.begin(ask(ledger, 2))
+        rows(server_url, f"ALTER ROLE {name} RESET ALL")
+        await on_book(ledger, lambda book: book._disconnect())
+        await start(ledger, 2)
+
+
+async def test_nothing_is_kept_in_a_session(server_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As behind PgBouncer, which may give each transaction another session."""
+    async with ledger_at(server_url) as ledger:
+        book = await book_of(ledger)
+        real = type(book._db).execute
+
+        def execute(self: Any, query: Any, *args: Any, **options: Any) -> Any:
+            if self is book._db and not self.info.transaction_status:
+                real(self, "DISCARD ALL")
+            return real(self, query, *args, **options)
+
+        monkeypatch.setattr(type(book._db), "execute", execute)
+        await asyncio.gather(*(do(ledger, answered(), number) for number in range(20)))
+        await do(ledger, LOST, 20, key="A")
+        assert await ledger.resolve("A", FREE) == 1
+        assert len(await ledger.find([ask(ledger, 3)])) == 1
+        await ledger.limit(30)
+        assert len(list(ledger.attempts())) == 21
+        assert await ledger.purge(-1.0) == 21
+        await do(ledger, UNSENT, 21)
+        check(server_url)
+
+
+async def test_two_in_each_others_way(server_url: str) -> None:
+    """A deadlock is undone by the server, and the group is asked again."""
+    import psycopg
+
+    async with ledger_at(server_url) as ledger:
+        book = await book_of(ledger)
+        left = [psycopg.errors.DeadlockDetected, psycopg.errors.SerializationFailure]
+        real = book._sql
+
+        def sql(query: str) -> bytes:
+            if left and "exchange" in query:
+                raise left.pop()("not told")
+            found: bytes = real(query)
+            return found
+
+        book._sql = sql
+        await do(ledger, answered())
+        assert not left
+
+
+async def test_schemas_that_are_no_ledger(server_url: str) -> None:
+    schema = server_url.partition("schema=")[2]
+    rows(server_url, f"CREATE SCHEMA {schema}")
+    async with ledger_at(server_url):
+        """An empty schema, which somebody made for it, will do."""
+    for query in (f"CREATE TABLE {schema}.book (x int)", f"CREATE TABLE {schema}.other (x int)"):
+        rows(server_url, f"DROP SCHEMA {schema} CASCADE; CREATE SCHEMA {schema}; {query}")
+        with pytest.raises(LedgerError, match="a schema of something else"):
+            await ledger_at(server_url).open()
+    rows(server_url, f"DROP SCHEMA {schema} CASCADE")
+    async with ledger_at(server_url):
+        rows(server_url, "UPDATE book SET version = 99")
+    with pytest.raises(LedgerError, match="install the newer"):
+        await ledger_at(server_url).open()
+    with pytest.raises(LedgerError, match="install the newer"):
+        ledger_at(server_url).summary()
+
+
+async def test_a_user_who_may_not(server_url: str) -> None:
+    name = f"role_{os.urandom(4).hex()}"
+    rows(server_url, f"CREATE ROLE {name} LOGIN")
+    url = server_url.replace("postgres@", f"{name}@")
+    with pytest.raises(LedgerError, match="this user may not use the ledger"):
+        await ledger_at(url).open()
+    async with ledger_at(server_url) as ledger:
+        await do(ledger, answered())
+    with pytest.raises(LedgerError, match="this user may not use the ledger"):
+        ledger_at(url).summary()
+    with pytest.raises(LedgerError, match="does not exist"):
+        await ledger_at(server_url.replace("/postgres?", "/nowhere?")).open()
+
+
+async def test_many_make_the_ledger_at_once(server_url: str) -> None:
+    ledgers = [ledger_at(server_url) for _ in range(8)]
+    await asyncio.gather(*(ledger.open() for ledger in ledgers))
+    assert len({ask(ledger) for ledger in ledgers}) == 1
+    await asyncio.gather(*(ledger.aclose() for ledger in ledgers))
+
+
+async def test_one_operation_that_cannot_be_does_not_take_the_others_down(server_url: str) -> None:
+    async with ledger_at(server_url) as ledger:
+        good = [ledger.begin(ask(ledger, n)) for n in range(20)]
+        bad = ledger.begin(Ask(WHATSAPP, object(), within=1.0))  # type: ignore[arg-type]
+        *answers, error = await asyncio.gather(*good, bad, return_exceptions=True)
+        assert all(isinstance(answer, Started) for answer in answers)
+        assert isinstance(error, LedgerError)
+        started = await start(ledger, 99)
+        huge = Result(Attempt(CHARGED, "OK", 10**30, clock.today(), 1.0), reply=b"{}", answer=True)
+        good_ends = [ledger.end(answer, answered()) for answer in answers if isinstance(answer, Started)]
+        *done, failed = await asyncio.gather(*good_ends, ledger.end(started, huge), return_exceptions=True)
+        assert done == [None] * 20
+        assert isinstance(failed, LedgerError)
+        assert ledger._unrecorded == {}  # no later group has to try it again
+        await ledger.end(started, answered())
+        assert len(list(ledger.answers())) == 21
+        check(server_url)
+
+
+async def test_text_that_no_server_takes(server_url: str) -> None:
+    async with ledger_at(server_url) as ledger:
+        await do(ledger, Result(Attempt(CHARGED, "a\0b", 200, clock.today(), 1.0, "bad \udfff"), reply=b'"\\u0000"'))
+        assert [(r.status, r.error) for r in ledger.attempts()] == [("a\ufffdb", "bad ?")]
+        assert rows(server_url, "SELECT reply FROM attempts") == [('"\\u0000"',)]
+
+
+async def test_no_secret_is_on_the_server(server_url: str) -> None:
+    def script(request: httpx.Request, number: int) -> httpx.Response:
+        if request.url.path == "/v1/addface":
+            return says("OK", {"group_id": GROUP_ID, "person_id": "p", "person_count": 1})
+        return says("OK", {"unfit": TOKEN}) if number % 3 == 0 else says("INVALID_INPUT", f"token {TOKEN}")
+
+    async with client_of(Vendor(script), ledger=server_url) as client:
+        await taken(client.batch([AddFace(picture(1), key="k"), *asks(6)], concurrency=1))
+    content = ""
+    for table in ("book", "owners", "intents", "attempts", "outstanding", "rollup"):
+        content += "".join(line for (line,) in rows(server_url, f"SELECT t::text FROM {table} t"))
+    assert "unfit" in content
+    for secret in (TOKEN, GROUP_ID, "62813"):
+        assert secret not in content
+
+
+async def test_the_lease_is_renewed_while_nothing_is_asked(server_url: str) -> None:
+    async with ledger_at(server_url, lease=0.3) as ledger:
+        await start(ledger)
+        first = rows(server_url, "SELECT expires_at FROM owners")
+        while rows(server_url, "SELECT expires_at FROM owners") == first:
+            await asyncio.sleep(0.02)
+        assert (await book_of(ledger)).lease.is_good()
