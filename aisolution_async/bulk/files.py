@@ -16,7 +16,7 @@ from aisolution_async.bulk.facts import Facts
 from aisolution_async.bulk.mending import Shown
 from aisolution_async.bulk.outputs import Output, Rescue, UnwrittenError, as_json, digest_of
 from aisolution_async.bulk.plan import Plan
-from aisolution_async.bulk.results import RowState, is_unsettled
+from aisolution_async.bulk.results import RowState, holds_of, unknown_of
 from aisolution_async.bulk.rows import Row
 from aisolution_async.bulk.summary import Summary
 from aisolution_async.charges import Charge
@@ -99,7 +99,7 @@ class Files:
     def _write_problems(self, done: DoneRow) -> None:
         """Write a row where somebody finds what to do about it: what is held is not to be mended."""
         failed = [call for call in done.calls if call.state is RowState.FAILED]
-        held = [] if self._held is None else [call for call in failed if _is_held(call)]
+        held = [] if self._held is None else [call for call in failed if call.is_held]
         bad = [call for call in failed if call not in held]
         row = done.row.line
         if bad and self._problems is not None:
@@ -236,18 +236,13 @@ class _RowsToDo:
         self.output.remove()
 
 
-def _is_held(call: DoneCall) -> bool:
-    """Whether a call that failed may have been charged; what is taken over of such is an answer that did not fit."""
-    return call.taken is not None or is_unsettled(call.outcome, call.endpoint)
-
-
 def remedy_of(call: DoneCall, ledger: Path, output: Path | None) -> str:
     """What to do about a call that may have been charged, and is not sent again by itself."""
     outcome, name = call.outcome, call.endpoint.name
-    unknown = [attempt for attempt in outcome.attempts if attempt.charge is Charge.UNKNOWN]
+    unknown = unknown_of(outcome)
     attempt = unknown[-1] if unknown else outcome.recorded
     again = "run it again" if output is None else f"aisolution bulk --resume {shlex.quote(str(output))}"
-    times = max(len(unknown), getattr(outcome.error, "holds", 1))
+    times = holds_of(outcome)
     buy = f"{again} --retry-unknown {times}"
     if attempt is not None and attempt.charge is Charge.CHARGED:
         return f"it was charged, and its answer is lost: {buy} buys it again"

@@ -332,7 +332,7 @@ def summary(done: Summary, ledger: Path | None, prices: Mapping[str, Decimal] | 
 def _sent(done: Summary) -> int:
     """How many rows asked the vendor something. What a ledger answers, or nothing is sent for, is no speed."""
     answered = done.from_ledger + done.shared + done.taken_back
-    return max(0, done.rows - answered - done.held - done.over_budget - done.errors["InputError"])
+    return max(0, done.rows - answered - done.held_before - done.over_budget - done.errors["InputError"])
 
 
 def as_json(done: Summary, ledger: Path | None, prices: Mapping[str, Decimal] | None = None) -> dict[str, Any]:
