@@ -25,6 +25,7 @@ from urllib.parse import quote
 
 import pytest
 from click.testing import CliRunner, Result
+from openpyxl import load_workbook
 from rich.cells import cell_len
 from rich.console import Console
 
@@ -696,6 +697,26 @@ def test_made_up_answers_are_kept_apart() -> None:
         assert sandbox.bill.total == 0
     assert result.exit_code == 2
     assert the_error(result).startswith("'out.csv' exists already and may hold results of an earlier run, and its led")
+
+
+def test_the_summary_adds_up() -> None:
+    """What is held is no row with a problem: not on the terminal, not in the workbook, not in JSON; now and later."""
+    lines = [f"{number},+62812{number:08}\n" for number in (200, 203, 205, 210, 211)]
+    Path("in.csv").write_text("id,phone\n" + "".join(lines))
+    for _ in range(2):
+        result = run("bulk", "whatsapp-detail", "in.csv", "-o", "out.xlsx", "--sandbox", "--json")
+        shown = [re.split(r"  +", line, maxsplit=1) for line in result.stderr.splitlines() if "  " in line]
+        assert [shown[0], *shown[2:5]] == [
+            ["rows", "5"],
+            ["still checking", "1: still being checked, or not available: run it again"],
+            ["held", "2: may have been charged: settle them, or say --retry-unknown 1"],
+            ["with problems", "1  (InvalidRequestError 1)"],
+        ]
+        assert shown[1][1][0] == "1"
+        said = json.loads(result.stdout)
+        assert [said[name] for name in ("rows", "ok", "checking", "held", "failed")] == [5, 1, 1, 2, 3]
+        counts = {row[0].value: row[1].value for row in load_workbook("out.xlsx")["Summary"].iter_rows()}
+        assert [counts[name] for name in ("all", "answered", "checking", "held", "problems")] == [5, 1, 1, 2, 1]
 
 
 def test_what_was_mended_is_not_paid_for_twice() -> None:

@@ -20,9 +20,10 @@ class Summary:
     earlier calls, `shared` by other rows that ask the same, `taken_back` by what an earlier run wrote or rescued and
     the ledger lacks), `failed` those with a call that failed, and `checking` the others, which are not settled: the
     vendor is still checking them, or was not available. `errors` counts the calls that failed, by the error's class.
-    `held` of the failed may have been charged, now or before, and have no answer: the ledger holds them, and one of them
-    has as many such attempts as `holds`. `held_before` of these were held already, and nothing was sent for them. The
-    others that failed, `to_mend`, have problems: `rows` = `ok` + `checking` + `held` + `to_mend`.
+    `held` of the failed may have been charged, now or before, and have no answer: the ledger holds them, and one of
+    them has as many such attempts as `holds`. `held_before` of these were held already, and nothing was sent for them.
+    The others that failed, `to_mend`, have problems: `rows` = `ok` + `checking` + `held` + `to_mend`. `errors_held` are
+    those of the `errors` that are of calls that are held.
     `unsent` rows were read when the run was stopped, and were neither asked nor written. `left_out` rows of empty cells
     stood at the very end of the input, where spreadsheets leave such, and have no row in the output. `totals` are the
     rows at the end that are totals: they were not asked, and are in the output as they came. `output` is the
@@ -49,6 +50,7 @@ class Summary:
     totals: int = 0
     taken_back: int = 0
     errors: Counter[str] = field(default_factory=Counter)
+    errors_held: Counter[str] = field(default_factory=Counter)
     tally: Tally = field(default_factory=Tally)
     seconds: float = 0.0
     output: Path | None = None
@@ -79,6 +81,7 @@ class Summary:
         """Count a row that has its result."""
         self.rows += 1
         self.errors.update(call.error for call in row.calls if call.error is not None)
+        self.errors_held.update(call.error for call in row.calls if call.is_held and call.error is not None)
         if held := [call for call in row.calls if call.is_held]:
             self.held += 1
             self.held_before += all(call.taken is not None or is_held(call.outcome) for call in held)

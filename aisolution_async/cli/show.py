@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from decimal import Decimal
 from itertools import islice
 from pathlib import Path
@@ -299,6 +299,7 @@ def summary(done: Summary, ledger: Path | None, prices: Mapping[str, Decimal] | 
             else "0: the input has a header and nothing else",
         ),
         ("answered", f"{done.ok:,}{_sources(done)}"),
+        *_unsettled(done),
         ("with problems", _counted(done)),
         ("attempts", money(done.tally)),
     ]
@@ -309,10 +310,6 @@ def summary(done: Summary, ledger: Path | None, prices: Mapping[str, Decimal] | 
     rows += [("note", warning) for warning in done.warnings]
     if done.left_out or done.totals:
         rows.append(("left out", left_out(done)))
-    if done.checking:
-        rows.append(("still checking", f"{done.checking:,}: still being checked, or not available: run it again"))
-    if done.held:
-        rows.append(("held", held(done)))
     if done.over_budget:
         rows.append(("over budget", f"{done.over_budget:,} not sent: run it again with a larger budget"))
     results = None if done.output is None else "standard output" if str(done.output) == "-" else done.output
@@ -386,7 +383,8 @@ def left_out(of: Summary | Forecast) -> str:
 
 def held(of: Summary | Forecast) -> str:
     """How many are held, and what to do."""
-    return f"{of.held:,}: may have been charged before: settle them, or say --retry-unknown {of.holds}"
+    before = " before" if isinstance(of, Forecast) else ""
+    return f"{of.held:,}: may have been charged{before}: settle them, or say --retry-unknown {of.holds}"
 
 
 def hidden(of: Summary | Forecast) -> dict[str, int | None]:
@@ -400,6 +398,14 @@ def _sources(done: Summary) -> str:
     return f": {', '.join([f'{done.ok - sum(counts.values()):,} now', *others])}" if others else ""
 
 
+def _unsettled(done: Summary) -> Iterator[tuple[str, str]]:
+    """The rows that are neither answered nor have a problem."""
+    if done.checking:
+        yield "still checking", f"{done.checking:,}: still being checked, or not available: run it again"
+    if done.held:
+        yield "held", held(done)
+
+
 def _counted(done: Summary) -> Text:
-    causes = ", ".join(f"{name} {count:,}" for name, count in done.errors.most_common())
-    return Text.assemble((f"{done.failed:,}", "red" if done.failed else ""), f"  ({causes})" if causes else "")
+    causes = ", ".join(f"{name} {count:,}" for name, count in (done.errors - done.errors_held).most_common())
+    return Text.assemble((f"{done.to_mend:,}", "red" if done.to_mend else ""), f"  ({causes})" if causes else "")
