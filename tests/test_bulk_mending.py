@@ -465,7 +465,7 @@ async def test_what_came_and_is_no_answer_is_settled_too(tmp_path: Path, output:
     """The row that has the vendor's words is held as any other, run after run, until somebody says what it cost."""
     loop = Loop(tmp_path, output)
     loop.options["vendor"] = Vendor(
-        lambda request, number: says(*WORDS[words]) if b"30004" in request.content else sane(request, number)
+        lambda request, number: says(*WORDS[words]) if b"300004" in request.content else sane(request, number)
     )
     write(loop.source, LIST)
     held = tmp_path / "out-held.csv"

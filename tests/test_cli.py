@@ -34,6 +34,7 @@ from aisolution_async.api import CALLS
 from aisolution_async.batching import Progress
 from aisolution_async.bulk import facts
 from aisolution_async.bulk.durations import clock
+from aisolution_async.bulk.rows import Rows
 from aisolution_async.charges import Charge, Tally
 from aisolution_async.cli import bulk as bulk_commands
 from aisolution_async.cli import demo, ending, main, running, show
@@ -717,6 +718,25 @@ def test_the_summary_adds_up() -> None:
         assert [said[name] for name in ("rows", "ok", "checking", "held", "failed")] == [5, 1, 1, 2, 3]
         counts = {row[0].value: row[1].value for row in load_workbook("out.xlsx")["Summary"].iter_rows()}
         assert [counts[name] for name in ("all", "answered", "checking", "held", "problems")] == [5, 1, 1, 2, 1]
+
+
+@pytest.mark.parametrize("output", ["out.csv", "out.xlsx", "out.jsonl", "out.parquet"])
+def test_held_rows_have_their_file_without_errors_too(output: str) -> None:
+    """It is there as long as a row is held, and no trace of it where none is."""
+    Path("in.csv").write_text("id,phone\nA,+6281200000210\nB,+6281200000211\n")
+    held = Path(output.replace(".", "-held."))
+    arguments = ["bulk", "whatsapp-detail", "in.csv", "-o", output, "--sandbox"]
+    assert f"to be settled   {held}\n" in run(*arguments).stderr
+    with Rows(held) as rows:
+        found = [dict(zip(rows.header, row.cells, strict=True)) for row in rows]
+    assert [(row["id"], str(row["row"])) for row in found] == [("A", "2"), ("B", "3")]
+    assert "aisolution ledger resolve" in found[0]["what to do"]
+    Path("in.csv").write_text("id,phone\nC,+6281200000001\n")
+    # A run that was killed left its part.
+    Path(f"{held}.part").write_text("torn")
+    said = run(*arguments, "--overwrite")
+    assert "to be settled" not in said.stderr
+    assert not list(Path().glob("out-held*"))
 
 
 def test_what_was_mended_is_not_paid_for_twice() -> None:

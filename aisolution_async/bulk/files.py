@@ -6,6 +6,7 @@ import asyncio
 import shlex
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from aisolution_async.bulk.results import RowState, holds_of, unknown_of
 from aisolution_async.bulk.rows import Row
 from aisolution_async.bulk.summary import Summary
 from aisolution_async.charges import Charge
+from aisolution_async.errors import ConfigurationError
 
 
 class Files:
@@ -54,9 +56,10 @@ class Files:
             types=[*types, *(kind for results in columns.results for kind in results.types)],
             plan=BookPlan(columns.results, self._facts.options.known_prices, about),
         )
-        for file in (self._problems, self._held):
-            if file is not None:
-                file.open(replace=plan.replaces or file is self._held, types=types)
+        if self._problems is not None:
+            self._problems.open(replace=plan.replaces, types=types)
+        if self._held is not None:
+            self._held.open(replace=True, types=types, late=True)
 
     def close(self) -> None:
         """Leave what there is in the part files. Idempotent."""
@@ -113,8 +116,10 @@ class Files:
     def _put(self, file: _RowsToDo, done: DoneRow, said: Sequence[Any]) -> None:
         try:
             file.write(done.row, self._columns.of(done.row.cells), said, self._formats_in(done.row))
-        except UnwrittenError as exc:
-            problem = f"the file of problems {str(file.output.part)!r} cannot be written: {exc.strerror}"
+        except (UnwrittenError, ConfigurationError) as exc:
+            problem = str(exc)
+            if isinstance(exc, UnwrittenError):
+                problem = f"the file of problems {str(file.output.part)!r} cannot be written: {exc.strerror}"
             self.problem = f"{problem}; the run was stopped"
             self._problems = self._held = None
             self._stop()
@@ -148,7 +153,7 @@ class Files:
         """All rows have their results: make workbooks of them, where that is what was asked for."""
         if self._is_full:
             return
-        files = [file.output for file in (self._problems, self._held) if file is not None]
+        files = [file.output for file in (self._problems, self._held) if file is not None and file.is_open]
         for output in (*files, self._output):
             notes = self._facts.calls.warnings if output is self._output else []
             try:
@@ -212,17 +217,32 @@ class _RowsToDo:
         self._added = added
         self._shown = Shown(facts.rows.header)
         self._was: str | None = None  # the file as it was read
+        self._open: Callable[[], None] | None = None  # makes the part file, as long as there is none
 
-    def open(self, *, replace: bool, types: Sequence[Any]) -> None:
-        """Make the part file. Raises ConfigurationError."""
+    @property
+    def is_open(self) -> bool:
+        """Whether there is a part file."""
+        return self._open is None
+
+    def open(self, *, replace: bool, types: Sequence[Any], late: bool = False) -> None:
+        """Make the part file, or only with its first row, where that is `late`. Raises ConfigurationError."""
         mended, path = self._facts.source.mended, self.output.path
         if not self._facts.options.overwrite:
             self._was = mended.taken.get(path) or digest_of(path)
         kinds = [*types, int, *(str for _ in self._added[1:])]
-        self.output.open([*self._facts.columns.inputs, *self._added], replace=replace, types=kinds)
+        names = [*self._facts.columns.inputs, *self._added]
+        self._open = partial(self.output.open, names, replace=replace, types=kinds)
+        if not late:
+            self._make()
+
+    def _make(self) -> None:
+        if self._open is not None:
+            self._open()
+            self._open = None
 
     def write(self, row: Row, cells: Sequence[Any], said: Sequence[Any], formats: Sequence[int | str]) -> None:
-        """Add a row. Raises UnwrittenError."""
+        """Add a row. Raises UnwrittenError; ConfigurationError where the part file cannot be made."""
+        self._make()
         self.output.write(cells, said, formats)
         self._shown.add(row.line, self._facts.source.mended.mark(row))
 
@@ -233,6 +253,8 @@ class _RowsToDo:
     def remove(self) -> None:
         """There is nothing to do any more."""
         self.output.close()
+        with suppress(OSError):
+            self.output.part.unlink(missing_ok=True)  # one that was killed left it
         self.output.remove()
 
 

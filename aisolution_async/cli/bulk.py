@@ -376,8 +376,8 @@ run it again later, or say --recheck.
 
 Rows are to be mended in the file of --errors, whose column "row" says which row of INPUT each is, or in INPUT. Then
 --resume, or the same command, fills them in, in the same OUTPUT, and pays for nothing twice. Rows that are held are in
-OUTPUT-held instead, with what to do about each. The ledger holds personal data; see `aisolution ledger`. With -o -,
-there is a ledger only where --ledger names one.
+OUTPUT-held instead, also without --errors, with what to do about each. The ledger holds personal data; see
+`aisolution ledger`. With -o -, there is a ledger only where --ledger names one.
 """
 
 
