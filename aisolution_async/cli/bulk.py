@@ -6,6 +6,7 @@ import asyncio
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -449,7 +450,8 @@ class _CommandRun:
         self._calls = calls
         self._source = source
         self._output = output
-        self._options = options
+        self._told: list[str] = []  # what was said while it ran
+        self._options = options if options.on_warning is None else replace(options, on_warning=self._warn)
         self._of_client = of_client
         self._sample = sample
         self._plan = plan
@@ -507,6 +509,10 @@ class _CommandRun:
             if not running.cancelled():
                 running.result()
 
+    def _warn(self, line: str) -> None:
+        self._told.append(line)
+        show.say(line)
+
     def _interrupt(self) -> None:
         self._pressed += 1
         if self._pressed == 1:
@@ -531,7 +537,7 @@ class _CommandRun:
         if not quiet:
             if access.sandbox:
                 show.say("against the sandbox: the answers are made up, and nothing was really charged")
-            show.summary(done, ledger, prices)
+            show.summary(done, ledger, prices, told=self._told)
             mend = None if STDOUT in (str(self._output), str(done.problems)) else done.problems
             can_mend = done.to_mend or done.errors["InputError"]
             if mend is not None and ledger is not None and done.complete and can_mend:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from decimal import Decimal
 from itertools import islice
 from pathlib import Path
@@ -286,8 +286,10 @@ def _spent(tally: Tally, prices: Mapping[str, Decimal]) -> list[str]:
 # ----------------------------------------------------------------------------------------------- at the end
 
 
-def summary(done: Summary, ledger: Path | None, prices: Mapping[str, Decimal] | None = None) -> None:
-    """What a run did, on stderr."""
+def summary(
+    done: Summary, ledger: Path | None, prices: Mapping[str, Decimal] | None = None, told: Collection[str] = ()
+) -> None:
+    """What a run did, on stderr, without the warnings that it was `told` of already."""
     console = Console(stderr=True, highlight=False)
     sent = _sent(done)
     rate = f", {sent / done.seconds:,.0f} rows/s" if done.seconds and sent else ""
@@ -307,7 +309,7 @@ def summary(done: Summary, ledger: Path | None, prices: Mapping[str, Decimal] | 
     if len(done.tally.by_endpoint) > 1:
         rows += [(f"  {name}", _counts(counts)) for name, counts in done.tally.by_endpoint.items()]
     rows.append(("time", clock(done.seconds) + rate))
-    rows += [("note", warning) for warning in done.warnings]
+    rows += [("note", warning) for warning in done.warnings if warning not in told]
     if done.left_out or done.totals:
         rows.append(("left out", left_out(done)))
     if done.over_budget:
