@@ -17,7 +17,7 @@ from urllib.parse import parse_qs
 import httpx
 import pytest
 
-from aisolution_async import Call, ConfigurationError, FaceCompare, WhatsAppDetail
+from aisolution_async import Call, Charge, ConfigurationError, FaceCompare, WhatsAppDetail
 from aisolution_async.batching import Batch
 from aisolution_async.bulk import BulkError, BulkRun, Summary, forecast_bulk, run_bulk
 from aisolution_async.bulk.earlier import sources_of
@@ -206,6 +206,31 @@ async def test_raw_answers_are_taken_back_too(tmp_path: Path, disk: Any) -> None
     with Rows(tmp_path / "out-held.csv") as rows:
         assert [row.cells[:-1] for row in rows] == held
     assert len(held) == 2
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+@pytest.mark.parametrize("by", ["settled as free", "bought again", "bought again with another ledger"])
+async def test_raw_answers_that_were_taken_back_are_settled(tmp_path: Path, disk: Any, by: str) -> None:
+    """They are taken over as long as nobody has said what is to become of them."""
+    source, output, ledger = numbers(tmp_path, 2, keyed=True), tmp_path / "out.csv", tmp_path / "ledger"
+    disk(0)
+    await bulk(source, output, Vendor(lambda *_: says("OK", {"odd": 1})), ledger=ledger, concurrency=1)
+    disk(None)
+    options: dict[str, Any] = {"ledger": ledger}
+    if by == "bought again with another ledger":
+        options = {"ledger": tmp_path / "other", "rescued": [output]}
+        output = tmp_path / "new.csv"
+    vendor = Echo()
+    again = await bulk(source, output, vendor, **options)
+    assert (again.failed, again.held, len(vendor.requests)) == (2, 2, 0)
+    if by == "settled as free":
+        async with Ledger(ledger) as opened:
+            for key in ("K0", "K1"):
+                assert await opened.resolve(key, Charge.FREE) == 1
+    else:
+        options["retry_unknown"] = 1
+    again = await bulk(source, output, vendor, **options)
+    assert (again.ok, again.held, len(vendor.requests)) == (2, 0, 2)
 
 
 # --------------------------------------------------------------------------------- a ledger that lost its memory

@@ -19,7 +19,7 @@ from aisolution_async.bulk.books import records
 from aisolution_async.bulk.rows import Rows
 
 from .sheets import bulk, left, read, sane, write
-from .support import Vendor, client_of, picture
+from .support import Vendor, client_of, picture, says
 
 SOME = "+62813873000"
 LIST = f"id,phone,note\nA,{SOME}01,0007\nB,abc,0008\nC,,x\nD,{SOME}04,=1+1\nE,12,\n"
@@ -433,7 +433,7 @@ async def test_what_is_held_is_in_a_file_of_its_own(tmp_path: Path, ending: str)
     write(loop.source, LIST)
     done = await loop.run()
     held = tmp_path / f"out-held.{ending}"
-    assert (done.failed, done.unsettled, done.to_settle) == (4, 1, held)
+    assert (done.failed, done.held, done.to_settle) == (4, 1, held)
     assert loop.ids() == ["B", "C", "E"]
     [row] = results(held)
     assert (row["id"], str(row["row"])) == ("D", "5")
@@ -453,6 +453,38 @@ async def test_what_is_held_is_in_a_file_of_its_own(tmp_path: Path, ending: str)
     assert (done.ok, done.to_settle, len(loop.vendor.requests)) == (2, None, 1)
     assert not held.exists()
     assert read(loop.output)[3]["ok"] == "true"
+
+
+WORDS: dict[str, Any] = {"an answer that does not fit": ("OK", {"odd": 1}), "an unknown status": ("QUOTA", "none left")}
+
+
+@pytest.mark.parametrize("words", WORDS)
+@pytest.mark.parametrize("by", ["settled as free", "settled as charged", "bought again"])
+@pytest.mark.parametrize("output", ["out.csv", "out.xlsx", "out.jsonl", "out.parquet"])
+async def test_what_came_and_is_no_answer_is_settled_too(tmp_path: Path, output: str, by: str, words: str) -> None:
+    """The row that has the vendor's words is held as any other, run after run, until somebody says what it cost."""
+    loop = Loop(tmp_path, output)
+    loop.options["vendor"] = Vendor(
+        lambda request, number: says(*WORDS[words]) if b"300004" in request.content else sane(request, number)
+    )
+    write(loop.source, LIST)
+    held = tmp_path / "out-held.csv"
+    for run in range(2):
+        done = await loop.run()
+        assert (done.failed, done.held, done.to_settle, loop.ids()) == (4, 1, held, ["B", "C", "E"]), run
+        assert [row["id"] for row in results(held)] == ["D"]
+        assert results(loop.output)[3]["answer_raw"] is not None
+    loop.options["vendor"] = vendor = Vendor(sane)
+    if by != "bought again":
+        async with Ledger(loop.options["ledger"]) as ledger:
+            assert await ledger.resolve("D", Charge.FREE if by == "settled as free" else Charge.CHARGED) == 1
+    if by == "settled as charged":
+        assert (await loop.run()).to_settle == held
+        assert "it was charged, and its answer is lost" in results(held)[0]["what to do"]
+        assert vendor.requests == []
+    done = await loop.run(retry_unknown=0 if by == "settled as free" else 1)
+    assert (done.ok, done.held, done.to_settle, len(vendor.requests)) == (2, 0, None, 1)
+    assert not held.exists()
 
 
 async def test_notes_in_the_file_of_held_rows_stay(tmp_path: Path) -> None:

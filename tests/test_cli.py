@@ -25,6 +25,7 @@ from urllib.parse import quote
 
 import pytest
 from click.testing import CliRunner, Result
+from openpyxl import load_workbook
 from rich.cells import cell_len
 from rich.console import Console
 
@@ -33,6 +34,7 @@ from aisolution_async.api import CALLS
 from aisolution_async.batching import Progress
 from aisolution_async.bulk import facts
 from aisolution_async.bulk.durations import clock
+from aisolution_async.bulk.rows import Rows
 from aisolution_async.charges import Charge, Tally
 from aisolution_async.cli import bulk as bulk_commands
 from aisolution_async.cli import demo, ending, main, running, show
@@ -696,6 +698,45 @@ def test_made_up_answers_are_kept_apart() -> None:
         assert sandbox.bill.total == 0
     assert result.exit_code == 2
     assert the_error(result).startswith("'out.csv' exists already and may hold results of an earlier run, and its led")
+
+
+def test_the_summary_adds_up() -> None:
+    """What is held is no row with a problem: not on the terminal, not in the workbook, not in JSON; now and later."""
+    lines = [f"{number},+62812{number:08}\n" for number in (200, 203, 205, 210, 211)]
+    Path("in.csv").write_text("id,phone\n" + "".join(lines))
+    for _ in range(2):
+        result = run("bulk", "whatsapp-detail", "in.csv", "-o", "out.xlsx", "--sandbox", "--json")
+        shown = [re.split(r"  +", line, maxsplit=1) for line in result.stderr.splitlines() if "  " in line]
+        assert [shown[0], *shown[2:5]] == [
+            ["rows", "5"],
+            ["still checking", "1: still being checked, or not available: run it again"],
+            ["held", "2: may have been charged: settle them, or say --retry-unknown 1"],
+            ["with problems", "1  (InvalidRequestError 1)"],
+        ]
+        assert shown[1][1][0] == "1"
+        said = json.loads(result.stdout)
+        assert [said[name] for name in ("rows", "ok", "checking", "held", "failed")] == [5, 1, 1, 2, 3]
+        counts = {row[0].value: row[1].value for row in load_workbook("out.xlsx")["Summary"].iter_rows()}
+        assert [counts[name] for name in ("all", "answered", "checking", "held", "problems")] == [5, 1, 1, 2, 1]
+
+
+@pytest.mark.parametrize("output", ["out.csv", "out.xlsx", "out.jsonl", "out.parquet"])
+def test_held_rows_have_their_file_without_errors_too(output: str) -> None:
+    """It is there as long as a row is held, and no trace of it where none is."""
+    Path("in.csv").write_text("id,phone\nA,+6281200000210\nB,+6281200000211\n")
+    held = Path(output.replace(".", "-held."))
+    arguments = ["bulk", "whatsapp-detail", "in.csv", "-o", output, "--sandbox"]
+    assert f"to be settled   {held}\n" in run(*arguments).stderr
+    with Rows(held) as rows:
+        found = [dict(zip(rows.header, row.cells, strict=True)) for row in rows]
+    assert [(row["id"], str(row["row"])) for row in found] == [("A", "2"), ("B", "3")]
+    assert "aisolution ledger resolve" in found[0]["what to do"]
+    Path("in.csv").write_text("id,phone\nC,+6281200000001\n")
+    # A run that was killed left its part.
+    Path(f"{held}.part").write_text("torn")
+    said = run(*arguments, "--overwrite")
+    assert "to be settled" not in said.stderr
+    assert not list(Path().glob("out-held*"))
 
 
 def test_what_was_mended_is_not_paid_for_twice() -> None:

@@ -16,6 +16,7 @@ from typing import Any
 import openpyxl
 import pytest
 
+from aisolution_async.bulk import alike
 from aisolution_async.bulk.books import records
 from aisolution_async.bulk.rows import Rows
 
@@ -330,3 +331,26 @@ def test_the_password_in_a_shared_ledger_s_url_is_kept_nowhere(vendor: ThreadVen
     assert [row["ok"] for row in rows("out.csv")] == ["true"] * 3
     assert len(vendor.requests) == 3
     assert not [file for file in Path().iterdir() if file.is_file() and b"s3cret" in file.read_bytes()]
+
+
+def test_a_run_without_a_ledger_that_was_killed(vendor: ThreadVendor) -> None:
+    """It has no note: what is said in its place takes its answers over."""
+    Path("in.csv").write_text("ref,phone\nA,081200000000\nB,081200000001\n")
+    words = ["bulk", "whatsapp-detail", "in.csv", "-o", "out.csv", "--country", "ID", "--no-ledger"]
+    run(*words)
+    Path("out.csv").rename("out.csv.part")
+    said = the_error(run("bulk", "--resume", "out.csv"))
+    assert "give the whole command again, with --rescued out.csv.part: " in said
+    assert run(*words, "--rescued", "out.csv.part").exit_code == 0
+    assert [row["ok"] for row in rows("out.csv")] == ["true", "true"]
+    assert len(vendor.requests) == 2
+    assert "--rescued" not in the_error(run("bulk", "--resume", "out.csv"))
+
+
+def test_what_is_told_while_it_runs_is_not_told_again(vendor: ThreadVendor, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(alike, "LOOKED_AT", 3)
+    Path("in.csv").write_text("phone\n" + "".join(f"08120000000{n}\n" for n in range(5)))
+    found = run("bulk", "whatsapp-detail", "in.csv", "-o", "out.csv", "--country", "ID", "--json")
+    assert found.stderr.count("answers are all 'yes'") == 1
+    assert found.stderr.index("answers are all") < found.stderr.index("with problems")
+    assert len(json.loads(found.stdout)["warnings"]) == 1

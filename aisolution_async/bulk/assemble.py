@@ -9,7 +9,7 @@ from typing import Any
 
 from aisolution_async.api import Endpoint
 from aisolution_async.bulk.earlier import Written
-from aisolution_async.bulk.results import Results, RowState, exchanged, problem_of, unsettled_problem
+from aisolution_async.bulk.results import Results, RowState, exchanged, is_unsettled, problem_of, unsettled_problem
 from aisolution_async.bulk.rows import Row
 from aisolution_async.errors import InputError, NotSentError
 from aisolution_async.ledger import LedgerError
@@ -20,7 +20,8 @@ from aisolution_async.outcome import Failed, Outcome
 class DoneCall:
     """What came of one call of a row: the `values` of its result columns, and what is wrong, if anything is.
 
-    `taken` is what an earlier run wrote of it, where that is taken over; `outcome` says nothing then.
+    `is_held`: it may have been charged, now or before, and the ledger holds it. `taken` is what an earlier run wrote of
+    it, where that is taken over; `outcome` says nothing then.
     """
 
     endpoint: Endpoint[Any]
@@ -28,6 +29,7 @@ class DoneCall:
     values: list[Any]
     problem: str | None
     state: RowState
+    is_held: bool = False
     taken: Written | None = None
 
     @property
@@ -159,10 +161,12 @@ class Assembler:
             error = NotSentError(f"{name}: not sent: the run was stopped before it was sent", endpoint=name)
             outcome = Failed(-1, None, None, None, error, ())
         if (taken := entry.taken.get(number)) is not None:
-            return DoneCall(endpoint, outcome, taken.values, taken.problem, results.state(taken.values), taken)
+            state = results.state(taken.values)  # what failed and is taken over is an answer that did not fit
+            is_held = self._holds and state is RowState.FAILED
+            return DoneCall(endpoint, outcome, taken.values, taken.problem, state, is_held, taken)
         problem = self._problem_of(entry.row, number, outcome, endpoint)
-        values = results.values(outcome, problem)
-        return DoneCall(endpoint, outcome, values, problem, RowState.of(outcome))
+        values, is_held = results.values(outcome, problem), self._holds and is_unsettled(outcome, endpoint)
+        return DoneCall(endpoint, outcome, values, problem, RowState.of(outcome), is_held)
 
     def _problem_of(self, row: Row, number: int, outcome: Outcome, endpoint: Endpoint[Any]) -> str | None:
         if outcome.reply is not None:

@@ -9,6 +9,9 @@ the call is made of the row in the input, and the ledger is asked whether it kno
 - it knows the question, and lacks the answer (its disk was full): the answer is taken over;
 - it has never heard of the question: this is not the ledger, or no longer all of it. The row would be paid for again.
 
+What came and was no answer is kept only as long as the ledger holds the question, and lacks what came. Whether such a
+row is held, is settled, or is sent again is for the ledger to say, and for who runs it.
+
 So it is with the answers in files of rescued rows. Those of a file that somebody names are taken over even where the
 ledger has never heard of the question.
 
@@ -58,7 +61,7 @@ from aisolution_async.bulk.rows import MISSING, Row, Rows, UnreadableInputError,
 from aisolution_async.charges import Charge
 from aisolution_async.client import AsyncClient
 from aisolution_async.errors import ConfigurationError, InputError
-from aisolution_async.ledger import Ask, Record, State, Store, Stored
+from aisolution_async.ledger import Ask, Held, Record, State, Store, Stored
 from aisolution_async.ledger.peek import Peek
 from aisolution_async.ledger.store import Balance
 from aisolution_async.ledger.urls import Place, open_peek
@@ -280,6 +283,7 @@ class Earlier:
         self._strange: Counter[int] = Counter()  # rows, by source, that were paid for, under other columns
         self._times: Counter[bytes] = Counter()  # how often a row was taken that is there more than once
         self._any = False
+        self._buys_again = False  # whether what may have been charged once is sent again
         self._db = sqlite3.connect("", isolation_level=None, check_same_thread=False)
         for statement in (
             "PRAGMA journal_mode = OFF",
@@ -449,6 +453,7 @@ class Earlier:
         `rows` is the input, None where it can be read only once: then what is named is believed, and nothing else is.
         """
         chunk: dict[bytes, tuple[Row, list[_Left]]] = {}
+        self._buys_again = client.options.retry.unknown > 0
         with open_peek(ledger) as peek:
             memory = _Memory(Questions(client, peek), peek, calls)
             for number, row in enumerate(rows or ()):
@@ -492,15 +497,20 @@ class Earlier:
         answered = [self._sources[each.source] for each in left if each.answered]
         for each in left:
             state = "taken" if each.answered else "done"
+            is_named = any(source.named for source in answered)
             if knows is _Knows.THE_ANSWER:
                 state = "done"
-            elif knows is _Knows.NOTHING and not any(source.named for source in answered):
+            elif self._is_words(each) and (knows is _Knows.THE_WORDS or (knows is _Knows.NOTHING and is_named)):
+                state = "done" if knows is _Knows.THE_WORDS or self._buys_again else "taken"
+            elif knows is _Knows.NOTHING and not is_named:
                 # It may have been another picture of the same name: no answer is given to a question unknown.
                 state = "lost" if each.paid else "done"
             elif not self._is_whole and answered and all(source.replaced and not source.named for source in answered):
                 # What the ledger's disk could not take is in a file of rescued rows too. This the ledger forgot, and
                 # with it, maybe, what was under way.
                 state = "lost" if each.paid else "done"
+            elif knows is _Knows.RELEASED and self._is_words(each):
+                state = "done"
             self._db.execute("UPDATE left SET state = ? WHERE rowid = ?", (state, each.rowid))
             goes = self._sources[each.source].is_part and all(source.replaced for source in answered)
             if state == "taken" and goes:
@@ -509,6 +519,10 @@ class Earlier:
                     values += json.loads(each.said) if kind == each.kind else [MISSING] * len(results.names)
                 line = as_json(self._names, self._cells_of(row), values)
                 self._db.execute("INSERT INTO copies VALUES (?)", (line,))
+
+    def _is_words(self, left: _Left) -> bool:
+        """Whether it is what the vendor said, and no answer."""
+        return self._results[left.kind].state(json.loads(left.said)) is RowState.FAILED
 
     # ------------------------------------------------------------------------------------------------- in the run
 
@@ -571,6 +585,8 @@ class _Knows(Enum):
     """What the ledger knows of a question."""
 
     THE_ANSWER = "the answer"
+    THE_WORDS = "what came, which is no answer and holds the question"
+    RELEASED = "the question, which nothing holds: it would be sent"
     THE_QUESTION = "the question"
     NOTHING = "nothing"
 
@@ -592,9 +608,12 @@ class _Memory:
         ask = await self._questions.of(call, as_sent=False)
         if not isinstance(ask, Ask):
             return _Knows.THE_QUESTION
-        if isinstance(self._peek.look(ask), Stored) or not ask.reusable:
+        found = self._peek.look(ask)
+        if isinstance(found, Stored) or not ask.reusable:
             return _Knows.THE_ANSWER
-        return _Knows.THE_QUESTION if self._peek.knows(ask) else _Knows.NOTHING
+        if isinstance(found, Held):
+            return _Knows.THE_QUESTION if found.reply is None else _Knows.THE_WORDS
+        return _Knows.RELEASED if self._peek.knows(ask) else _Knows.NOTHING
 
 
 def _mark(texts: Iterable[str], kind: bytes) -> bytes:

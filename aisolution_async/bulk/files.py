@@ -6,6 +6,7 @@ import asyncio
 import shlex
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,10 +17,11 @@ from aisolution_async.bulk.facts import Facts
 from aisolution_async.bulk.mending import Shown
 from aisolution_async.bulk.outputs import Output, Rescue, UnwrittenError, as_json, digest_of
 from aisolution_async.bulk.plan import Plan
-from aisolution_async.bulk.results import RowState, is_unsettled
+from aisolution_async.bulk.results import RowState, holds_of, unknown_of
 from aisolution_async.bulk.rows import Row
 from aisolution_async.bulk.summary import Summary
 from aisolution_async.charges import Charge
+from aisolution_async.errors import ConfigurationError
 from aisolution_async.ledger.urls import Place
 
 
@@ -55,9 +57,10 @@ class Files:
             types=[*types, *(kind for results in columns.results for kind in results.types)],
             plan=BookPlan(columns.results, self._facts.options.known_prices, about),
         )
-        for file in (self._problems, self._held):
-            if file is not None:
-                file.open(replace=plan.replaces or file is self._held, types=types)
+        if self._problems is not None:
+            self._problems.open(replace=plan.replaces, types=types)
+        if self._held is not None:
+            self._held.open(replace=True, types=types, late=True)
 
     def close(self) -> None:
         """Leave what there is in the part files. Idempotent."""
@@ -100,7 +103,7 @@ class Files:
     def _write_problems(self, done: DoneRow) -> None:
         """Write a row where somebody finds what to do about it: what is held is not to be mended."""
         failed = [call for call in done.calls if call.state is RowState.FAILED]
-        held = [] if self._held is None else [call for call in failed if _is_held(call)]
+        held = [] if self._held is None else [call for call in failed if call.is_held]
         bad = [call for call in failed if call not in held]
         row = done.row.line
         if bad and self._problems is not None:
@@ -114,8 +117,10 @@ class Files:
     def _put(self, file: _RowsToDo, done: DoneRow, said: Sequence[Any]) -> None:
         try:
             file.write(done.row, self._columns.of(done.row.cells), said, self._formats_in(done.row))
-        except UnwrittenError as exc:
-            problem = f"the file of problems {str(file.output.part)!r} cannot be written: {exc.strerror}"
+        except (UnwrittenError, ConfigurationError) as exc:
+            problem = str(exc)
+            if isinstance(exc, UnwrittenError):
+                problem = f"the file of problems {str(file.output.part)!r} cannot be written: {exc.strerror}"
             self.problem = f"{problem}; the run was stopped"
             self._problems = self._held = None
             self._stop()
@@ -149,7 +154,7 @@ class Files:
         """All rows have their results: make workbooks of them, where that is what was asked for."""
         if self._is_full:
             return
-        files = [file.output for file in (self._problems, self._held) if file is not None]
+        files = [file.output for file in (self._problems, self._held) if file is not None and file.is_open]
         for output in (*files, self._output):
             notes = self._facts.calls.warnings if output is self._output else []
             try:
@@ -213,17 +218,32 @@ class _RowsToDo:
         self._added = added
         self._shown = Shown(facts.rows.header)
         self._was: str | None = None  # the file as it was read
+        self._open: Callable[[], None] | None = None  # makes the part file, as long as there is none
 
-    def open(self, *, replace: bool, types: Sequence[Any]) -> None:
-        """Make the part file. Raises ConfigurationError."""
+    @property
+    def is_open(self) -> bool:
+        """Whether there is a part file."""
+        return self._open is None
+
+    def open(self, *, replace: bool, types: Sequence[Any], late: bool = False) -> None:
+        """Make the part file, or only with its first row, where that is `late`. Raises ConfigurationError."""
         mended, path = self._facts.source.mended, self.output.path
         if not self._facts.options.overwrite:
             self._was = mended.taken.get(path) or digest_of(path)
         kinds = [*types, int, *(str for _ in self._added[1:])]
-        self.output.open([*self._facts.columns.inputs, *self._added], replace=replace, types=kinds)
+        names = [*self._facts.columns.inputs, *self._added]
+        self._open = partial(self.output.open, names, replace=replace, types=kinds)
+        if not late:
+            self._make()
+
+    def _make(self) -> None:
+        if self._open is not None:
+            self._open()
+            self._open = None
 
     def write(self, row: Row, cells: Sequence[Any], said: Sequence[Any], formats: Sequence[int | str]) -> None:
-        """Add a row. Raises UnwrittenError."""
+        """Add a row. Raises UnwrittenError; ConfigurationError where the part file cannot be made."""
+        self._make()
         self.output.write(cells, said, formats)
         self._shown.add(row.line, self._facts.source.mended.mark(row))
 
@@ -234,21 +254,18 @@ class _RowsToDo:
     def remove(self) -> None:
         """There is nothing to do any more."""
         self.output.close()
+        with suppress(OSError):
+            self.output.part.unlink(missing_ok=True)  # one that was killed left it
         self.output.remove()
-
-
-def _is_held(call: DoneCall) -> bool:
-    """Whether a call that failed may have been charged; what is taken over of such is an answer that did not fit."""
-    return call.taken is not None or is_unsettled(call.outcome, call.endpoint)
 
 
 def remedy_of(call: DoneCall, ledger: Place, output: Path | None) -> str:
     """What to do about a call that may have been charged, and is not sent again by itself."""
     outcome, name = call.outcome, call.endpoint.name
-    unknown = [attempt for attempt in outcome.attempts if attempt.charge is Charge.UNKNOWN]
+    unknown = unknown_of(outcome)
     attempt = unknown[-1] if unknown else outcome.recorded
     again = "run it again" if output is None else f"aisolution bulk --resume {shlex.quote(str(output))}"
-    times = max(len(unknown), getattr(outcome.error, "holds", 1))
+    times = holds_of(outcome)
     buy = f"{again} --retry-unknown {times}"
     if attempt is not None and attempt.charge is Charge.CHARGED:
         return f"it was charged, and its answer is lost: {buy} buys it again"

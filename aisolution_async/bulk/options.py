@@ -50,8 +50,8 @@ class BulkOptions:
     - `problems`: a file for the rows with problems, too: as they came, with columns that say which row of the input
       each is, and what is wrong. Where there is a ledger, and somebody mended rows in it, the next run takes that in
       (`mending.py`), and replaces it by what is wrong then. With a ledger, rows that are held are in a file of their
-      own instead, OUTPUT-held, with a column that says what to do. It remembers its ledger in a small file beside it,
-      `problems` + ".of".
+      own instead, OUTPUT-held, with a column that says what to do; a `command` writes that without `problems` too. It
+      remembers its ledger in a small file beside it, `problems` + ".of".
     - `overwrite`: replace results that exist already, even if they were paid for, and forget what was mended.
     - `command`: the words of the command that this is, to be kept in the note beside the output (`notes.py`).
 

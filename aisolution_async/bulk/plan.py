@@ -29,9 +29,9 @@ class Plan:
     """What a run reads, asks and writes.
 
     `problems` is the file of the rows with problems, if there is to be one, and `held` that of the rows that are not to
-    be mended but to be settled. `replaces` says whether what is there of
-    the outputs may go. `total` is how many rows the input has, where that is known. `types` are those of the input's
-    columns, where an output has types, `formats` its number formats, where an output has such.
+    be mended but to be settled. `replaces` says whether what is there of the outputs may go. `total` is how many rows
+    the input has, where that is known. `types` are those of the input's columns, where an output has types, `formats`
+    its number formats, where an output has such.
     """
 
     facts: Facts
@@ -68,7 +68,7 @@ def plan(facts: Facts, given_up: threading.Event) -> Plan:
         like=dialect_of(facts.target, rows, excel=options.excel),
     )
     problems = _problems_output(facts, facts.target)
-    held = None if problems is None or facts.ledger is None else _held_output(facts, problems)
+    held = _held_output(facts, output if problems is None else problems)
     outputs = [output] if problems is None else [output, problems]
     total = _check_room(facts, outputs, given_up)
     _look_for_idle_parts(facts, output, problems)
@@ -111,14 +111,20 @@ def _problems_output(facts: Facts, target: Path) -> Output | None:
     return _rows_output(facts, path)
 
 
-def _held_output(facts: Facts, problems: Output) -> Output:
-    """The file of the rows that are held, beside the output. One that somebody changed stays as it is."""
+def _held_output(facts: Facts, like: Output) -> Output | None:
+    """The file of the rows that are held, beside the output, of the format of `like`; None where there is to be none.
+
+    One that somebody changed stays as it is.
+    """
     assert facts.target is not None
-    beside = problems.path if str(facts.target) == STDOUT else facts.target
-    number, path = 1, beside.with_name(f"{beside.stem}-held{problems.path.suffix}")
+    # People look beside an output; a program that has named no file of problems reads the output itself.
+    if facts.ledger is None or like.streams or (facts.problems is None and not facts.options.command):
+        return None
+    beside = like.path if str(facts.target) == STDOUT else facts.target
+    number, path = 1, beside.with_name(f"{beside.stem}-held{like.path.suffix}")
     while os.path.lexists(path) and not _is_ours(path, facts.target):
         number += 1
-        path = beside.with_name(f"{beside.stem}-held-{number}{problems.path.suffix}")
+        path = beside.with_name(f"{beside.stem}-held-{number}{like.path.suffix}")
     return _rows_output(facts, path)
 
 

@@ -28,7 +28,7 @@ from enum import StrEnum
 from typing import Any, get_args
 
 from aisolution_async.api import Call, Endpoint, Reply, WhatsAppState
-from aisolution_async.charges import Charge, overall
+from aisolution_async.charges import Attempt, Charge, overall
 from aisolution_async.errors import OutcomeUnknownError, UnknownStatusError
 from aisolution_async.hiding import SECRET_FIELDS, redacted
 from aisolution_async.outcome import Outcome, plain, raw_answer, result_columns
@@ -211,9 +211,9 @@ def problem_of(outcome: Outcome, endpoint: Endpoint[Any], *, holds: bool) -> str
     Of such a call it says the same when it is asked and when it is held: its row stays as it was.
     """
     error, recorded = outcome.error, outcome.recorded
-    unknown = [attempt for attempt in outcome.attempts if attempt.charge is Charge.UNKNOWN]
+    unknown = unknown_of(outcome)
     if holds and _may_be_held(outcome, endpoint):
-        times = max(len(unknown), getattr(error, "holds", 1))
+        times = holds_of(outcome)
         if outcome.answered_by is not None and isinstance(error, OutcomeUnknownError | UnknownStatusError):
             return f"{endpoint.name}: another row asked the same, which is held: {_ADVICE.format(times)}"
         if is_held(outcome) and recorded is not None and recorded.charge is Charge.CHARGED:
@@ -233,6 +233,16 @@ def unsettled_problem(reply: Reply) -> str | None:
     return _UNSETTLED.get(
         getattr(reply, "whatsapp", WhatsAppState.UNAVAILABLE), "it is not settled: run it again later"
     )
+
+
+def unknown_of(outcome: Outcome) -> list[Attempt]:
+    """The attempts of a call that may have been charged."""
+    return [attempt for attempt in outcome.attempts if attempt.charge is Charge.UNKNOWN]
+
+
+def holds_of(outcome: Outcome) -> int:
+    """How many attempts hold a call that is held: `--retry-unknown` passes so many."""
+    return max(len(unknown_of(outcome)), getattr(outcome.error, "holds", 1))
 
 
 def _may_be_held(outcome: Outcome, endpoint: Endpoint[Any]) -> bool:

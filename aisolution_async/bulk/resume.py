@@ -151,8 +151,9 @@ async def look_back(
         if await asyncio.to_thread(earlier.gather, ledger, given_up):
             again = await in_thread(facts.source.again, _close)
             try:
-                path = None if ledger is None else facts.ledger
-                await earlier.compare(again, facts.calls, client, path, given_up)
+                path, retries = None if ledger is None else facts.ledger, facts.options.retry_unknown
+                asking = client if retries is None else client.with_options(retry_unknown=retries)
+                await earlier.compare(again, facts.calls, asking, path, given_up)
             finally:
                 _close(again)
         if given_up.is_set():

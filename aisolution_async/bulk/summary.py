@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from aisolution_async.bulk.assemble import DoneRow
-from aisolution_async.bulk.results import RowState, is_held, is_unsettled
+from aisolution_async.bulk.results import RowState, holds_of, is_held
 from aisolution_async.charges import Charge, Tally
 from aisolution_async.errors import AISolutionError
 
@@ -20,8 +20,10 @@ class Summary:
     earlier calls, `shared` by other rows that ask the same, `taken_back` by what an earlier run wrote or rescued and
     the ledger lacks), `failed` those with a call that failed, and `checking` the others, which are not settled: the
     vendor is still checking them, or was not available. `errors` counts the calls that failed, by the error's class.
-    `held` of the failed were not sent because an attempt at the same may have been charged; one of them has as many as
-    `holds`. `unsettled` of the failed, the `held` among them, may have been charged now or before: a ledger holds them.
+    `held` of the failed may have been charged, now or before, and have no answer: the ledger holds them, and one of
+    them has as many such attempts as `holds`. `held_before` of these were held already, and nothing was sent for them.
+    The others that failed, `to_mend`, have problems: `rows` = `ok` + `checking` + `held` + `to_mend`. `errors_held` are
+    those of the `errors` that are of calls that are held.
     `unsent` rows were read when the run was stopped, and were neither asked nor written. `left_out` rows of empty cells
     stood at the very end of the input, where spreadsheets leave such, and have no row in the output. `totals` are the
     rows at the end that are totals: they were not asked, and are in the output as they came. `output` is the
@@ -40,14 +42,15 @@ class Summary:
     shared: int = 0
     failed: int = 0
     held: int = 0
+    held_before: int = 0
     holds: int = 1
-    unsettled: int = 0
     checking: int = 0
     unsent: int = 0
     left_out: int = 0
     totals: int = 0
     taken_back: int = 0
     errors: Counter[str] = field(default_factory=Counter)
+    errors_held: Counter[str] = field(default_factory=Counter)
     tally: Tally = field(default_factory=Tally)
     seconds: float = 0.0
     output: Path | None = None
@@ -65,6 +68,11 @@ class Summary:
         return self.output is not None
 
     @property
+    def to_mend(self) -> int:
+        """How many rows failed and are not held."""
+        return self.failed - self.held
+
+    @property
     def over_budget(self) -> int:
         """How many calls were not sent because the budget was used up."""
         return self.errors["BudgetExhaustedError"]
@@ -73,11 +81,11 @@ class Summary:
         """Count a row that has its result."""
         self.rows += 1
         self.errors.update(call.error for call in row.calls if call.error is not None)
-        failed = [call for call in row.calls if not call.outcome.ok and call.taken is None]
-        self.unsettled += any(is_unsettled(call.outcome, call.endpoint) for call in failed)
-        if held := [call.outcome.error for call in failed if is_held(call.outcome)]:
+        self.errors_held.update(call.error for call in row.calls if call.is_held and call.error is not None)
+        if held := [call for call in row.calls if call.is_held]:
             self.held += 1
-            self.holds = max(self.holds, *(getattr(error, "holds", 1) for error in held))
+            self.held_before += all(call.taken is not None or is_held(call.outcome) for call in held)
+            self.holds = max(self.holds, *(holds_of(call.outcome) for call in held))
         if row.state is RowState.FAILED:
             self.failed += 1
         elif row.state is RowState.CHECKING:

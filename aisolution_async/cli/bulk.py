@@ -6,6 +6,7 @@ import asyncio
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -383,8 +384,8 @@ run it again later, or say --recheck.
 
 Rows are to be mended in the file of --errors, whose column "row" says which row of INPUT each is, or in INPUT. Then
 --resume, or the same command, fills them in, in the same OUTPUT, and pays for nothing twice. Rows that are held are in
-OUTPUT-held instead, with what to do about each. The ledger holds personal data; see `aisolution ledger`. With -o -,
-there is a ledger only where --ledger names one.
+OUTPUT-held instead, also without --errors, with what to do about each. The ledger holds personal data; see
+`aisolution ledger`. With -o -, there is a ledger only where --ledger names one.
 """
 
 
@@ -463,7 +464,8 @@ class _CommandRun:
         self._calls = calls
         self._source = source
         self._output = output
-        self._options = options
+        self._told: list[str] = []  # what was said while it ran
+        self._options = options if options.on_warning is None else replace(options, on_warning=self._warn)
         self._of_client = of_client
         self._sample = sample
         self._plan = plan
@@ -521,6 +523,10 @@ class _CommandRun:
             if not running.cancelled():
                 running.result()
 
+    def _warn(self, line: str) -> None:
+        self._told.append(line)
+        show.say(line)
+
     def _interrupt(self) -> None:
         self._pressed += 1
         if self._pressed == 1:
@@ -545,9 +551,9 @@ class _CommandRun:
         if not quiet:
             if access.sandbox:
                 show.say("against the sandbox: the answers are made up, and nothing was really charged")
-            show.summary(done, ledger, prices)
+            show.summary(done, ledger, prices, told=self._told)
             mend = None if STDOUT in (str(self._output), str(done.problems)) else done.problems
-            can_mend = done.failed > done.unsettled or done.errors["InputError"]
+            can_mend = done.to_mend or done.errors["InputError"]
             if mend is not None and ledger is not None and done.complete and can_mend:
                 context = click.get_current_context(silent=True)
                 show.say(f"once {mend} is mended: {resuming.told(context, self._output)}")

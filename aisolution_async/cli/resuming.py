@@ -53,10 +53,8 @@ def resumed(ctx: click.Context, args: Sequence[str], options: Sequence[click.Par
         note = note_of(output)
     if note is None or not note.command:
         what = "is not there" if note is None else "names no command"
-        raise Ending(
-            f"nothing says how {str(output)!r} was made: {str(path_of(output))!r} {what}; give the whole command again",
-            Exit.USAGE,
-        )
+        again = f"give the whole command again{_with_part(output)}"
+        raise Ending(f"nothing says how {str(output)!r} was made: {str(path_of(output))!r} {what}; {again}", Exit.USAGE)
     if source is None and is_finished(output, note) and not more:
         show.say(f"{output} is finished: all rows of {note.source} are answered, and nothing has to be done")
         ctx.exit(Exit.OK)
@@ -64,6 +62,15 @@ def resumed(ctx: click.Context, args: Sequence[str], options: Sequence[click.Par
     if str(source) != STDOUT and not source.is_file():
         raise Ending(f"the list {str(source)!r} is not there: say where it is now, with --input FILE", Exit.USAGE)
     return [str(note.command[0]), *_words(note, output, more), "-o", str(output), *more, "--", str(source)]
+
+
+def _with_part(output: Path) -> str:
+    """What else to say where a run without a ledger was stopped: its answers are in the part file alone."""
+    part = output.with_name(f"{output.name}.part")
+    has_ledger = any(output.with_name(f"{output.name}{ending}").exists() for ending in (".ledger", ".sandbox.ledger"))
+    if has_ledger or not part.is_file() or output.suffix.lower() == ".parquet":
+        return ""
+    return f", with --rescued {_quoted(part)}: the answers of a run without a ledger are there, and are paid for"
 
 
 def run_mended(ctx: click.Context, source: Path, output: Path | None) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from decimal import Decimal
 from itertools import islice
 from types import TracebackType
@@ -286,8 +286,10 @@ def _spent(tally: Tally, prices: Mapping[str, Decimal]) -> list[str]:
 # ----------------------------------------------------------------------------------------------- at the end
 
 
-def summary(done: Summary, ledger: Place | None, prices: Mapping[str, Decimal] | None = None) -> None:
-    """What a run did, on stderr."""
+def summary(
+    done: Summary, ledger: Place | None, prices: Mapping[str, Decimal] | None = None, told: Collection[str] = ()
+) -> None:
+    """What a run did, on stderr, without the warnings that it was `told` of already."""
     console = Console(stderr=True, highlight=False)
     sent = _sent(done)
     rate = f", {sent / done.seconds:,.0f} rows/s" if done.seconds and sent else ""
@@ -299,6 +301,7 @@ def summary(done: Summary, ledger: Place | None, prices: Mapping[str, Decimal] |
             else "0: the input has a header and nothing else",
         ),
         ("answered", f"{done.ok:,}{_sources(done)}"),
+        *_unsettled(done),
         ("with problems", _counted(done)),
         ("attempts", money(done.tally)),
     ]
@@ -306,13 +309,9 @@ def summary(done: Summary, ledger: Place | None, prices: Mapping[str, Decimal] |
     if len(done.tally.by_endpoint) > 1:
         rows += [(f"  {name}", _counts(counts)) for name, counts in done.tally.by_endpoint.items()]
     rows.append(("time", clock(done.seconds) + rate))
-    rows += [("note", warning) for warning in done.warnings]
+    rows += [("note", warning) for warning in done.warnings if warning not in told]
     if done.left_out or done.totals:
         rows.append(("left out", left_out(done)))
-    if done.checking:
-        rows.append(("still checking", f"{done.checking:,}: still being checked, or not available: run it again"))
-    if done.held:
-        rows.append(("held", held(done)))
     if done.over_budget:
         rows.append(("over budget", f"{done.over_budget:,} not sent: run it again with a larger budget"))
     results = None if done.output is None else "standard output" if str(done.output) == "-" else done.output
@@ -332,7 +331,7 @@ def summary(done: Summary, ledger: Place | None, prices: Mapping[str, Decimal] |
 def _sent(done: Summary) -> int:
     """How many rows asked the vendor something. What a ledger answers, or nothing is sent for, is no speed."""
     answered = done.from_ledger + done.shared + done.taken_back
-    return max(0, done.rows - answered - done.held - done.over_budget - done.errors["InputError"])
+    return max(0, done.rows - answered - done.held_before - done.over_budget - done.errors["InputError"])
 
 
 def as_json(done: Summary, ledger: Place | None, prices: Mapping[str, Decimal] | None = None) -> dict[str, Any]:
@@ -386,7 +385,8 @@ def left_out(of: Summary | Forecast) -> str:
 
 def held(of: Summary | Forecast) -> str:
     """How many are held, and what to do."""
-    return f"{of.held:,}: may have been charged before: settle them, or say --retry-unknown {of.holds}"
+    before = " before" if isinstance(of, Forecast) else ""
+    return f"{of.held:,}: may have been charged{before}: settle them, or say --retry-unknown {of.holds}"
 
 
 def hidden(of: Summary | Forecast) -> dict[str, int | None]:
@@ -400,6 +400,14 @@ def _sources(done: Summary) -> str:
     return f": {', '.join([f'{done.ok - sum(counts.values()):,} now', *others])}" if others else ""
 
 
+def _unsettled(done: Summary) -> Iterator[tuple[str, str]]:
+    """The rows that are neither answered nor have a problem."""
+    if done.checking:
+        yield "still checking", f"{done.checking:,}: still being checked, or not available: run it again"
+    if done.held:
+        yield "held", held(done)
+
+
 def _counted(done: Summary) -> Text:
-    causes = ", ".join(f"{name} {count:,}" for name, count in done.errors.most_common())
-    return Text.assemble((f"{done.failed:,}", "red" if done.failed else ""), f"  ({causes})" if causes else "")
+    causes = ", ".join(f"{name} {count:,}" for name, count in (done.errors - done.errors_held).most_common())
+    return Text.assemble((f"{done.to_mend:,}", "red" if done.to_mend else ""), f"  ({causes})" if causes else "")

@@ -319,7 +319,7 @@ class _Runner:
 def _state_of(run: BulkRun, done: int, problem: str | None = None) -> ListState:
     told = run.summary
     status: Literal["running", "done"] = "done" if told.complete else "running"
-    return ListState(status, run.total, done, told.ok, told.failed, told.unsettled, told.checking, problem)
+    return ListState(status, run.total, done, told.ok, told.failed, told.held, told.checking, problem)
 
 
 # ------------------------------------------------------------------------------------------------------------- files
