@@ -57,6 +57,7 @@ from aisolution_async.outcome import result_columns
 
 from .commands import run
 from .pictures import portrait
+from .sheets import bulk
 
 DAY = datetime(2026, 10, 5, 8, tzinfo=UTC)
 NOW = datetime(2026, 12, 1, 9, 30, tzinfo=UTC)
@@ -819,6 +820,18 @@ def test_checking_is_neither_answered_nor_a_problem(tmp_path: Path) -> None:
     text = text_of(make_report(written(tmp_path / "results.jsonl", rows)))
     assert "6 rows = 2 answered + 3 still being checked + 0 held + 1 with a problem." in text
     assert "WhatsApp detail" in text
+
+
+@pytest.mark.parametrize("ending", ["csv", "jsonl", "xlsx", "parquet"])
+async def test_totals_are_no_applicants(tmp_path: Path, ending: str) -> None:
+    source = tmp_path / "list.csv"
+    source.write_text("id,phone,loan\n1,+6281211002201,5\n2,+6281211002202,6\nTotal,,11\n")
+    results = tmp_path / f"results.{ending}"
+    await bulk(source, results)
+    said = text_of(make_report(results))
+    assert "2 rows = 2 answered + 0 still being checked + 0 held + 0 with a problem." in said
+    assert "1 row is a total or below one: nothing was asked of it, and no count has it." in said
+    assert "no reason is said" not in said
 
 
 def test_results_of_several_endpoints_and_of_an_earlier_run(tmp_path: Path) -> None:

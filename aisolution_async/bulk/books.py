@@ -106,7 +106,7 @@ _VERDICTS = {
 }
 _HEADER = {"bold": True, "bottom": 1, "valign": "top", "text_wrap": True}
 
-_TOTAL_SAID = re.compile(r"\bthis is a total, and no row to be asked")
+_TOTAL_SAID = re.compile(r"\bthis (?:is|stands below) a total, and no row to be asked")
 _DIGIT_MARKS = re.compile(r"[#0?,._*\"\\]|\[[^\]]*\]")
 
 

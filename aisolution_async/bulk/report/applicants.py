@@ -97,7 +97,8 @@ class Service:
 class Applicants:
     """All rows of a file of results: each is answered, checking, held, or has a problem.
 
-    `is_part`: the run is not over, or was killed. `torn` are lines that cannot be read.
+    `is_part`: the run is not over, or was killed. `torn` are lines that cannot be read, `totals` those of which nothing
+    was asked: they add up others.
     """
 
     name: str
@@ -113,6 +114,7 @@ class Applicants:
     """By judgment; counted in `judged`."""
     judged: Counter[str] = field(default_factory=Counter)
     torn: int = 0
+    totals: int = 0
     notes: list[str] = field(default_factory=list)
     """What a person should know of the list."""
     photographs: Photographs = field(default_factory=dict)
@@ -220,6 +222,9 @@ class _RowReader:
     def add(self, number: int, record: Mapping[str, Any]) -> None:
         """Count a row in."""
         found, row, states = self._found, None, []
+        if self._is_total(record):
+            found.totals += 1
+            return
         for name, results, photos in zip(self._names, self._results, self._photos, strict=True):
             ok = results.names[0]
             if isinstance(record.get(ok), str):  # as a spreadsheet saves it
@@ -251,11 +256,20 @@ class _RowReader:
         if not states:
             found.torn += 1
             return
-        state = next(state for state in _WORST_FIRST if state in states)
+        self._list(number, record, next(state for state in _WORST_FIRST if state in states))
+
+    def _list(self, number: int, record: Mapping[str, Any], state: str) -> None:
+        """Count a row by what came of it, and name it where such rows are listed."""
+        found = self._found
         found.states[state] += 1
         for kind, rows in ((words.CHECKING, found.checking), (words.HELD, found.held)):
             if state == kind and len(rows) < MOST_LISTED:
-                rows.append(row or self._named(number, record))
+                rows.append(self._named(number, record))
+
+    def _is_total(self, record: Mapping[str, Any]) -> bool:
+        """Whether nothing was asked of a row: then none of its results says anything."""
+        names = [name for results in self._results for name in results.names]
+        return all(name in record and record[name] in (None, "") for name in names)
 
     def _problem(self, row: RowName, said: str, error: str) -> None:
         kind = words.kind_of(said)[:_LONGEST_PROBLEM]

@@ -41,6 +41,11 @@ def top(found: Applicants) -> Content:
     notes = list(found.notes)
     if found.is_part:
         notes.append("The run is not over, or was stopped: these are its rows so far. Run the same command to go on.")
+    if found.totals:
+        notes.append(
+            f"{pieces.plural(found.totals, 'row is a total', 'rows are totals')} or below one: nothing was asked of "
+            f"{'it' if found.totals == 1 else 'them'}, and no count has {'it' if found.totals == 1 else 'them'}."
+        )
     if found.torn:
         notes.append(f"{pieces.plural(found.torn, 'line', 'lines')} could not be read, and stand in no count.")
     return [
