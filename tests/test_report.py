@@ -834,6 +834,19 @@ async def test_totals_are_no_applicants(tmp_path: Path, ending: str) -> None:
     assert "no reason is said" not in said
 
 
+@pytest.mark.parametrize("above", [0, 2])
+async def test_a_row_is_named_by_its_places_in_the_results_and_in_the_list(tmp_path: Path, above: int) -> None:
+    """Titles stand above a list, and not above its results."""
+    source = tmp_path / "list.csv"
+    source.write_text("DAFTAR\n" * above + "id,phone,loan\n1,+6281211002201,5\n2,+6281211002202,6\n3,xyz,7\n")
+    await bulk(source, tmp_path / "results.xlsx")
+    summary = openpyxl.load_workbook(tmp_path / "results.xlsx")["Summary"]
+    (first,) = [row[2] for row in summary.iter_rows(values_only=True) if "is no phone number" in str(row[0])]
+    assert first == ("4 (line 6 of the list)" if above else 4)
+    said = text_of(make_report(tmp_path / "results.xlsx"))
+    assert ("row 4 (line 6 of the list) 3" if above else "row 4 3") in said
+
+
 def test_results_of_several_endpoints_and_of_an_earlier_run(tmp_path: Path) -> None:
     """A row is as well off as the worst of its calls; columns of results in the input are input."""
     source = tmp_path / "in.csv"

@@ -34,7 +34,7 @@ from aisolution_async.bulk.outputs import as_json, unicode_text
 from aisolution_async.bulk.results import Results, RowState, bare, defused
 from aisolution_async.bulk.rows import MISSING, UnreadableInputError
 from aisolution_async.bulk.sheets import part_of
-from aisolution_async.bulk.words import ANSWERED, BY_ERROR, CHECKING, HELD, PROBLEM, STATES, is_held, kind_of
+from aisolution_async.bulk.words import ANSWERED, BY_ERROR, CHECKING, HELD, PROBLEM, STATES, is_held, kind_of, place_of
 from aisolution_async.charges import Charge
 from aisolution_async.errors import ConfigurationError
 
@@ -106,7 +106,6 @@ _VERDICTS = {
 }
 _HEADER = {"bold": True, "bottom": 1, "valign": "top", "text_wrap": True}
 
-_TOTAL_SAID = re.compile(r"\bthis (?:is|stands below) a total, and no row to be asked")
 _DIGIT_MARKS = re.compile(r"[#0?,._*\"\\]|\[[^\]]*\]")
 
 
@@ -425,7 +424,7 @@ class _Problem:
 
     said: str
     error: str
-    first: int
+    first: int | str
     calls: int = 0
 
 
@@ -445,13 +444,16 @@ class _Counts:
         self.charges[group.endpoint.name][group.charge(values)] += 1
         if state not in (PROBLEM, HELD):
             return
-        said = kind_of(str(values[-1] or values[-2]))
+        problem = str(values[-1] or values[-2])
+        said = kind_of(problem)
         found = self.problems.get(said)
         if found is None:
             if len(self.problems) >= _MOST_KINDS:
                 self.others += 1
                 return
-            found = self.problems[said] = _Problem(said, str(values[-2]), number)
+            place = place_of(problem, number)
+            first = number if place is None else f"{number} ({place})"
+            found = self.problems[said] = _Problem(said, str(values[-2]), first)
         found.calls += 1
 
 
@@ -530,10 +532,8 @@ class _Summary:
         self._heads("problems, by kind", "calls", "first in row")
         for found in sorted(self._count.problems.values(), key=lambda each: -each.calls):
             remedy = STATES[HELD] if is_held(found.said) else BY_ERROR.get(found.error, "")
-            if _TOTAL_SAID.fullmatch(found.said):
-                remedy = "Nothing: it stays where it is, and was not asked."
-            numbers = [(found.calls, self._whole), (found.first, self._whole)]
-            self._line([(found.said, self._wrap), *numbers, (remedy, self._remark)])
+            first = (found.first, self._whole if isinstance(found.first, int) else self._wrap)
+            self._line([(found.said, self._wrap), (found.calls, self._whole), first, (remedy, self._remark)])
         if self._count.others:
             self._line([("others", None), (self._count.others, self._whole)])
         self._line([])

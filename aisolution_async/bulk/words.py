@@ -126,6 +126,7 @@ BY_ERROR = {
 """What to do about a call that failed, by the name of its error."""
 
 _HELD = re.compile(r"\bheld: ")
+_IN_THE_LIST = re.compile(r"((?:line|row) (\d+)): ")
 _OF_ONE_ROW = re.compile(r"""('[^']*'|"[^"]*")|\b(?:line|row) \d+(?:: )?""")
 _OF_ONE_FILE = re.compile(r"[./\\\d]")
 
@@ -133,6 +134,15 @@ _OF_ONE_FILE = re.compile(r"[./\\\d]")
 def is_held(problem: str) -> bool:
     """Whether a problem, as its column says it, is that the call is held."""
     return _HELD.search(problem) is not None
+
+
+def place_of(problem: str, number: int) -> str | None:
+    """Where the list has the row `number` of the results, as its problem says; None where that is the same number.
+
+    Titles above the list's columns, and cells of several lines, make it another.
+    """
+    found = _IN_THE_LIST.match(problem)
+    return None if found is None or int(found[2]) == number else f"{found[1]} of the list"
 
 
 def kind_of(problem: str) -> str:

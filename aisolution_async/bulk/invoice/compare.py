@@ -99,10 +99,10 @@ def compare(invoice: Invoice, ledgers: Iterable[Mapping[tuple[object, ...], Sum]
         place: Difference(ours[place], unknown[place], theirs[place], is_known=place[1] in ENDPOINTS or ours[place] > 0)
         for place in places
     }
-    totals = {
-        name: Difference(*(sum(n for (_, e), n in counts.items() if e == name) for counts in (ours, unknown, theirs)))
-        for name in sorted({name for _, name in places})
-    }
+    totals = {}
+    for name in sorted({name for _, name in places}):
+        own, open_, charged = (sum(n for (_, e), n in found.items() if e == name) for found in (ours, unknown, theirs))
+        totals[name] = Difference(own, open_, charged, is_known=name in ENDPOINTS or own > 0)
     return Comparison(lines, totals, outside)
 
 

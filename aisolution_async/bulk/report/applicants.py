@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -44,10 +44,14 @@ _SAME_COLUMNS = ("facecompare", "idholding")
 
 @dataclass(frozen=True, slots=True)
 class RowName:
-    """A row of the file, as a spreadsheet counts them, and its key, if it has one."""
+    """A row of the file, as a spreadsheet counts them, and its key, if it has one.
+
+    `place` is where the list has it, if its problem says so and that is another number.
+    """
 
     number: int
     key: str | None
+    place: str | None = None
 
 
 @dataclass(slots=True)
@@ -238,8 +242,9 @@ class _RowReader:
             service.states[state] += 1
             service.charges[str(results.charge(values))] += 1
             if state in (words.PROBLEM, words.HELD):
-                row = row or self._named(number, record)
-                self._problem(row, str(values[-1] or values[-2] or "no reason is said"), str(values[-2]))
+                said = str(values[-1] or values[-2] or "no reason is said")
+                row = replace(row or self._named(number, record), place=words.place_of(said, number))
+                self._problem(row, said, str(values[-2]))
                 continue
             for place in results.verdicts:
                 if values[place] is not None:

@@ -111,8 +111,8 @@ def _problems(found: Applicants) -> Content:
         tag("h2", "Problems by kind, and what to do"),
         tag(
             "p",
-            "In the words of the problem column; a row is the one that a spreadsheet counts, with your key behind it. "
-            "A row may have more than one.",
+            "In the words of the problem column; a row is the one that a spreadsheet counts in the results, with your "
+            "key behind it. A row may have more than one.",
         ),
         tag("div", pieces.table(["problem and remedy", "calls"], rows, class_="causes stacked")),
         tag("p", others, class_="soft small") if found.others else None,
@@ -189,7 +189,8 @@ def _picture(photograph: Photograph, row: ToJudge) -> Html:
 
 def _named(row: RowName) -> Html:
     key = None if row.key is None else [" ", stranger(row.key)]
-    return tag("span", f"row {row.number:,}", key, class_="row")
+    place = None if row.place is None else f" ({row.place})"
+    return tag("span", f"row {row.number:,}", place, key, class_="row")
 
 
 def _listed(names: Sequence[Html], count: int) -> Content:
