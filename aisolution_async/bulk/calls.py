@@ -157,6 +157,8 @@ class Calls:
         unseen = [repr(name) for name in dict.fromkeys(used) if name in rows.hidden_columns]
         if unseen:
             found.append(f"hidden columns are used: {', '.join(unseen)}")
+        if self._pictures:
+            found.append("the results have the text of the cells, and no pictures or links: keep this list")
         return found
 
     @property

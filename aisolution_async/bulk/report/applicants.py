@@ -66,13 +66,17 @@ class ListedProblem:
 
 @dataclass(frozen=True, slots=True)
 class ToJudge:
-    """A row that a person should look at. `cells` are those of its photos, with the parameters' names."""
+    """A row that a person should look at. `cells` are those of its photos, with the parameters' names.
+
+    `inputs` are the short ones of those that the list has too, by which the row is known there.
+    """
 
     row: RowName
     endpoint: str
     judgment: str
     similarity: float | None
     cells: Sequence[tuple[str, Any]]
+    inputs: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +134,11 @@ class Applicants:
     def rows(self) -> int:
         """All of them."""
         return self.states.total()
+
+    @property
+    def photographed(self) -> int:
+        """How many rows have a photograph on the page."""
+        return sum(any(each.jpeg is not None for each in photographs) for photographs in self.photographs.values())
 
     def worst_first(self) -> Iterator[ToJudge]:
         """The rows that a person should look at: those that nobody is sure of before the others."""
@@ -190,6 +199,7 @@ class _RowReader:
             if wanted is not None and header and wanted not in header:
                 listed = ", ".join(map(repr, header[:20]))
                 raise ConfigurationError(f"{str(path)!r} has no column {wanted!r}: its columns are {listed}")
+        self._inputs = inputs
         self._key = asked.key or _key_column(inputs)
         self._names = [_name_of(results, self._results, asked, inputs) for results in self._results]
         self._photos = [
@@ -257,7 +267,8 @@ class _RowReader:
                     row = row or self._named(number, record)
                     cells = [(parameter, record.get(column)) for parameter, column in photos]
                     score = values[1] if isinstance(values[1], float) else None
-                    listed.append(ToJudge(row, name, str(judgment), score, cells))
+                    known = {own: record.get(own) for own in self._inputs if len(text(record.get(own))) <= _LONGEST}
+                    listed.append(ToJudge(row, name, str(judgment), score, cells, known if photos else {}))
         if not states:
             found.torn += 1
             return

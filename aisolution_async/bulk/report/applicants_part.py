@@ -138,13 +138,16 @@ def _judging(found: Applicants) -> Content:
     total = found.judged.total()
     parts: list[Content] = [tag("h2", f"For a person to judge: {total:,}")]
     if found.photographs:
-        count = len(found.photographs)
+        count = found.photographed
+        without = len(found.photographs) - count
         parts.append(
             tag(
                 "p",
                 f"With the photographs of {pieces.plural(count, 'row', 'rows')}"
-                + (f", of {MOST_ROWS} at most" if total > count else "")
-                + ": small, and without metadata. The answers are the vendor's.",
+                + (f", of {MOST_ROWS} at most" if total > len(found.photographs) else "")
+                + (": small, and without metadata." if count else ".")
+                + (f" Of {pieces.plural(without, 'row', 'rows')} none can be shown: each says why." if without else "")
+                + " The answers are the vendor's.",
             )
         )
     for judgment, rows in sorted(found.to_judge.items(), key=lambda each: each[0] != "NOT SURE"):
