@@ -14,7 +14,7 @@ from aisolution_async.bulk.choice import Choice
 from aisolution_async.bulk.photos import NotThere, Photos, Unreadable, is_there
 from aisolution_async.bulk.pictures import Pictures
 from aisolution_async.bulk.rows import Row, Rows, text
-from aisolution_async.bulk.source import Narrow, is_text
+from aisolution_async.bulk.source import Narrow, is_text, some
 from aisolution_async.errors import ConfigurationError, InputError
 from aisolution_async.inputs import images, numbers, texts
 
@@ -157,6 +157,12 @@ class Calls:
         unseen = [repr(name) for name in dict.fromkeys(used) if name in rows.hidden_columns]
         if unseen:
             found.append(f"hidden columns are used: {', '.join(unseen)}")
+        if rows.hidden_columns:
+            is_one = len(rows.hidden_columns) == 1
+            found.append(
+                f"{len(rows.hidden_columns):,} hidden column{' is' if is_one else 's are'} not hidden in the results: "
+                f"{some(rows.hidden_columns)}"
+            )
         if self._pictures:
             found.append("the results have the text of the cells, and no pictures or links: keep this list")
         return found
