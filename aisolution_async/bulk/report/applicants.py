@@ -254,7 +254,7 @@ class _RowReader:
             if state in (words.PROBLEM, words.HELD):
                 said = str(values[-1] or values[-2] or "no reason is said")
                 row = replace(row or self._named(number, record), place=words.place_of(said, number))
-                self._problem(row, said, str(values[-2]))
+                self._problem(row, said, str(values[-2]), name)
                 continue
             for place in results.verdicts:
                 if values[place] is not None:
@@ -287,18 +287,19 @@ class _RowReader:
         names = [name for results in self._results for name in results.names]
         return all(name in record and record[name] in (None, "") for name in names)
 
-    def _problem(self, row: RowName, said: str, error: str) -> None:
-        kind = words.kind_of(said)[:_LONGEST_PROBLEM]
-        problem = self._problems.get(kind)
-        if problem is None:
-            if len(self._problems) >= MOST_PROBLEMS:
-                self._found.others += 1
-                return
-            remedy = words.STATES[words.HELD] if words.is_held(said) else words.BY_ERROR.get(error, "")
-            problem = self._problems[kind] = ListedProblem(kind, remedy)
-        problem.count += 1
-        if len(problem.rows) < MOST_NAMED and row not in problem.rows:
-            problem.rows.append(row)
+    def _problem(self, row: RowName, said: str, error: str, endpoint: str) -> None:
+        for kind in words.kinds_of(said):
+            problem = self._problems.get(kind[:_LONGEST_PROBLEM])
+            if problem is None:
+                if len(self._problems) >= MOST_PROBLEMS:
+                    self._found.others += 1
+                    continue
+                remedy = words.STATES[words.HELD] if words.is_held(said) else words.remedy_for(error, endpoint)
+                problem = ListedProblem(kind[:_LONGEST_PROBLEM], remedy)
+                self._problems[problem.said] = problem
+            problem.count += 1
+            if len(problem.rows) < MOST_NAMED and row not in problem.rows:
+                problem.rows.append(row)
 
     def _named(self, number: int, record: Mapping[str, Any]) -> RowName:
         key = None if self._key is None else text(record.get(self._key)).strip()[:_LONGEST]
