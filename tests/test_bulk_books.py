@@ -189,7 +189,7 @@ async def test_a_sheet_is_one_to_look_at_and_to_print(tmp_path: Path) -> None:
     assert sheet.column_dimensions[last.column_letter].width > max(48, len(sheet.cell(3, last.column).value))
     assert (sheet.page_setup.fitToWidth or 1, sheet.page_setup.paperSize) == (1, 9)
     said = {str(row[0]): row[1:] for row in cells(tmp_path / "out.xlsx", "Summary") if row[0]}
-    assert said["this is a total, and no row to be asked"][2].startswith("Nothing: ")
+    assert (said["all"][0], said["problems"][0]) == (2, 1)  # a total is none of them
     wide = [[f"Kolom tambahan {n}" for n in range(40)], ["+6281387300008"] * 40]
     await bulk(made(tmp_path / "wide.xlsx", wide), tmp_path / "o.xlsx", columns={"number": "Kolom tambahan 0"})
     sheet = openpyxl.load_workbook(tmp_path / "o.xlsx")["Results"]
@@ -303,9 +303,9 @@ async def test_colours_and_the_summary(tmp_path: Path) -> None:
     assert [said[name][0] for name in ("all", "answered", "checking", "held", "problems")] == [7, 2, 1, 1, 3]
     assert "Run the list again later" in said["checking"][2]
     assert "--retry-unknown" in said["held"][2]
-    assert said["gliswadetail: charged"][:2] == [2, 0.1]
-    assert said["gliswadetail: free"][0] == 4
-    assert said["gliswadetail: unknown"][:2] == [1, 0.05]
+    assert said["WhatsApp detail: charged"][:2] == [2, 0.1]
+    assert said["WhatsApp detail: free"][0] == 4
+    assert said["WhatsApp detail: unknown"][:2] == [1, 0.05]
     [unfit] = [row for name, row in said.items() if "is no phone number" in name]
     assert unfit[:2] == [2, 7]
     assert "Mend the cell" in unfit[2]
@@ -328,9 +328,9 @@ async def test_two_endpoints(tmp_path: Path) -> None:
         )
     said = {str(row[0]): row[1:] for row in cells(tmp_path / "out.xlsx", "Summary") if row[0]}
     assert [said[name][0] for name in ("all", "answered", "problems")] == [3, 1, 2]
-    assert said["facecompare: charged"][:2] == [1, 1.5]
-    assert said["gliswadetail: charged"][:2] == [3, None]
-    assert "--price gliswadetail=" in said["gliswadetail: charged"][2]
+    assert said["Face comparison: charged"][:2] == [1, 1.5]
+    assert said["WhatsApp detail: charged"][:2] == [3, None]
+    assert "--price whatsapp-detail=" in said["WhatsApp detail: charged"][2]
     assert said["all charged"][:2] == [4, None]
     # Whatever the file, and wherever the row: it is one kind of problem.
     assert [row[:2] for name, row in said.items() if name.startswith("column 'ktp': img2 … does not exist")] == [[2, 3]]
@@ -656,3 +656,26 @@ def test_what_is_shielded_is_no_formula(found: str, between: str) -> None:
     if shield != found:
         assert '"' not in found
         assert unshielded(shield) == found
+
+
+async def test_problems_are_in_words_for_this_list(tmp_path: Path) -> None:
+    """No other service's remedy, no name of the vendor's interface, and one kind for each column that is bad."""
+
+    def answer(request: httpx.Request, number: int) -> httpx.Response:
+        if number < 2:
+            return says("FAIL" if number % 2 else "INVALID_INPUT", "no")
+        return says("OK", ["this does not fit"])
+
+    rows: list[list[Any]] = [["No HP", "Negara"], *([f"+62812110022{n:02}", None] for n in range(3))]
+    rows += [["xyz", "Nowhere"], ["xyz", None], [None, "Nowhere"]]
+    await bulk(made(tmp_path / "in.xlsx", rows), tmp_path / "out.xlsx", vendor=Vendor(answer), concurrency=1)
+    summary = [row for row in cells(tmp_path / "out.xlsx", "Summary") if row[0]]
+    text = "\n".join(str(cell) for row in summary for cell in row if cell)
+    for other in ("searchface", "gliswadetail", "addface", "Photos", ".message"):
+        assert other not in text
+    kinds = {str(row[0]): row[1] for row in summary}
+    assert [count for said, count in kinds.items() if said.startswith("column 'No HP': number is no ")] == [2]
+    assert [count for said, count in kinds.items() if said.startswith("column 'Negara'")] == [2]
+    assert any(said.startswith("WhatsApp detail: ") and "see answer_raw" in said for said in kinds)
+    problems = [str(row[-1]) for row in cells(tmp_path / "out.xlsx")]
+    assert not any(".message" in problem for problem in problems)

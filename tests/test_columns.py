@@ -241,6 +241,27 @@ async def test_zeros_without_a_country_are_told_before_the_first_row(tmp_path: P
     assert len(said) == 1
 
 
+@pytest.mark.parametrize("begin", ["812340", "85712", "91712", "9812", "90123"])
+async def test_numbers_that_lost_their_zero_are_told_before_the_first_row(tmp_path: Path, begin: str) -> None:
+    """Japan's code is 81, and nobody there was asked for."""
+    rows = [f"{begin}{place:05}" for place in range(12345, 12355)]
+    said, sent, _ = await chosen(sheet(tmp_path, "No HP", *rows))
+    assert len(sent) == 10
+    assert said[1] == (
+        "10 of the first 10 numbers begin with no country's code, nor with the 0 that Excel drops, and nothing says "
+        "their country (line 2: column 'No HP'): say it, as in --country ID, or in a column; else the vendor decides "
+        "whose they are"
+    )
+    said, _, _ = await chosen(sheet(tmp_path, "No HP", *rows), values={"country": "ID"})
+    assert len(said) == 1
+
+
+async def test_numbers_in_full_without_a_plus_need_no_country(tmp_path: Path) -> None:
+    rows = ["6281387300008", "639171234567", "84912345678", "919812345678", "12025550123", "447911123456"]
+    said, _, _ = await chosen(sheet(tmp_path, "No HP", *rows, "622112345678", "81387300008"))
+    assert len(said) == 1  # one of eight is a slip
+
+
 async def test_countries_as_people_write_them(tmp_path: Path) -> None:
     countries = ["Indonesia", "IDN", "+62", "62", "Republic of Indonesia", "id"]
     rows = (f"{n},08121100220{n},{country},+1" for n, country in enumerate(countries))

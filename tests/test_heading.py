@@ -160,6 +160,56 @@ def test_totals_at_the_end(write: Any, total: list[Any]) -> None:
     assert (last["ok"], last["charge"], last["attempts"], last["problem"]) == (None, None, None, None)
 
 
+@FORMATS
+@pytest.mark.parametrize(
+    "below",
+    [
+        [["Dibuat oleh: Rina"]],
+        [[], ["Dibuat oleh: Rina"]],
+        [["Bandung, 25 November 2026"], [None, "Mengetahui"], [None, "Kepala Cabang"], [], [], [None, "( Rina )"]],
+        [[], ["Dibuat oleh", None, "Mengetahui"], [], ["Rina", None, "Budi"], ["NIP. 19780101 200501 1 001"]],
+        [["25/11/2026"], ["Prepared by:", "Rina"]],
+    ],
+)
+def test_who_signs_below_a_total_is_not_asked(write: Any, below: list[list[Any]]) -> None:
+    path = write([NAMES, *PEOPLE, [None, "TOTAL", None, 3], *below])
+    with Rows(path) as rows:
+        found = [row for row in rows if any(row.cells)]
+    assert [row.is_total for row in found] == [False] * 3 + [True] * (1 + sum(map(bool, below)))
+    result = run(
+        "bulk", "whatsapp-detail", path, "-o", "out.jsonl", "--errors", "mend.csv", "--number", "No HP",
+        "--country", "ID", "--sandbox", "--json",
+    )  # fmt: skip
+    assert (result.exit_code, json.loads(result.stdout)["failed"]) == (0, 0)
+
+
+@FORMATS
+@pytest.mark.parametrize(
+    "below",
+    [
+        [4, "Dewi", "3273010404940004", "081211002203"],
+        [4, None, None, "081211002203"],
+        [None, None, None, "+62 812-1100-2203"],
+        [None, None, None, "WA 081211002203"],
+        ["A-4", "Dewi", None, None],
+        [None, "Dewi", None, "https://wa.me/6281211002203"],
+        [None, "Dewi", None, "foto dewi.jpg"],
+    ],
+)
+def test_an_applicant_below_a_total_is_asked(write: Any, below: list[Any]) -> None:
+    with Rows(write([NAMES, *PEOPLE, [None, "TOTAL", None, 3], below])) as rows:
+        assert not any(row.is_total for row in rows)
+
+
+@FORMATS
+def test_a_subtotal_says_what_it_is(write: Any) -> None:
+    path = write([NAMES, PEOPLE[0], ["Sub Total", None, None, 1], *PEOPLE[1:], ["Total", None, None, 3]])
+    unit = "row" if write is sheet else "line"
+    with Rows(path) as rows:
+        problems = [row.problem for row in rows]
+    assert problems[:4] == [None, f"{unit} 3: this is a subtotal, and nobody to be asked: take the row out", None, None]
+
+
 def test_what_is_no_total() -> None:
     assert not is_total(["Total", "081211002201"])  # every cell is full
     assert not is_total(["Total Motors", "081211002201", None, None])

@@ -585,7 +585,35 @@ def test_files_that_are_no_invoice(tmp_path: Path, name: str, data: bytes, probl
             read(tmp_path / name, Hints(), "A")
 
 
+@pytest.mark.parametrize(
+    ("text", "delimiter"),
+    [
+        ("Service,Qty,Amount\nWA,352,7.04\n,Total,7.04\n", ","),
+        ("Service;Price;Qty;Amount\nWA;0,02;352;7,04\n;;Total;7,04\n;Grand total;;7,04\n", ";"),
+        ("Service;Qty;Price;Amount\nWA;352;Rp 2.000;Rp 704.000\n;352;Total;Rp 704.000\n", ";"),
+        ("Month,Service,Price,Qty\nNov 2026,WA,0.02,352\n,,Total:,352\n", ","),
+    ],
+)
+def test_the_word_total_stands_in_a_column_of_numbers(text: str, delimiter: str) -> None:
+    found = of(text, delimiter)
+    assert [*found.charges.values()] == [352]
+    assert any("totals, which agree" in line for line in found.about)
+    with pytest.raises(ConfigurationError, match="says a total of"):
+        of(text.replace("7.04\n,Total,7", "7.04\n,Total,8").replace("704.000\n;352", "704.000\n;351")
+           .replace("l;7,04\n;", "l;8,04\n;").replace("Total:,352", "Total:,351"), delimiter)  # fmt: skip
+
+
 # -------------------------------------------------------------------------------------------------- the comparison
+
+
+def test_a_service_that_is_not_known_is_said_beside_the_difference() -> None:
+    found = compare(of("Service,Qty\nWA,2\nLiveness,10\n"), [{(date(2026, 11, 1), "gliswadetail"): Sum(charged=2)}])
+    assert {name: line.verdict for (_, name), line in found.lines.items()} == {
+        "gliswadetail": "agrees",
+        "Liveness": "they charge 10 of a service that is not known by this name",
+    }
+    about = of("Service,Qty\nWA,2\nLiveness,10\n").about
+    assert "of no known service: 'Liveness': write there what is meant, as whatsapp-detail" in about
 
 
 def test_months_days_and_all_there_is_are_compared() -> None:

@@ -31,11 +31,12 @@ from typing import Any, Self
 import openpyxl
 import pyarrow.parquet
 import pytest
+import xlsxwriter
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from aisolution_async import WhatsAppDetail
+from aisolution_async import FaceCompare, WhatsAppDetail
 from aisolution_async.bulk.report import (
     ReportOptions,
     buckets,
@@ -57,6 +58,8 @@ from aisolution_async.outcome import result_columns
 
 from .commands import run
 from .pictures import portrait
+from .sheets import bulk
+from .support import Vendor, says
 
 DAY = datetime(2026, 10, 5, 8, tzinfo=UTC)
 NOW = datetime(2026, 12, 1, 9, 30, tzinfo=UTC)
@@ -821,6 +824,31 @@ def test_checking_is_neither_answered_nor_a_problem(tmp_path: Path) -> None:
     assert "WhatsApp detail" in text
 
 
+@pytest.mark.parametrize("ending", ["csv", "jsonl", "xlsx", "parquet"])
+async def test_totals_are_no_applicants(tmp_path: Path, ending: str) -> None:
+    source = tmp_path / "list.csv"
+    source.write_text("id,phone,loan\n1,+6281211002201,5\n2,+6281211002202,6\nTotal,,11\n")
+    results = tmp_path / f"results.{ending}"
+    await bulk(source, results)
+    said = text_of(make_report(results))
+    assert "2 rows = 2 answered + 0 still being checked + 0 held + 0 with a problem." in said
+    assert "1 row is a total or below one: nothing was asked of it, and no count has it." in said
+    assert "no reason is said" not in said
+
+
+@pytest.mark.parametrize("above", [0, 2])
+async def test_a_row_is_named_by_its_places_in_the_results_and_in_the_list(tmp_path: Path, above: int) -> None:
+    """Titles stand above a list, and not above its results."""
+    source = tmp_path / "list.csv"
+    source.write_text("DAFTAR\n" * above + "id,phone,loan\n1,+6281211002201,5\n2,+6281211002202,6\n3,xyz,7\n")
+    await bulk(source, tmp_path / "results.xlsx")
+    summary = openpyxl.load_workbook(tmp_path / "results.xlsx")["Summary"]
+    (first,) = [row[2] for row in summary.iter_rows(values_only=True) if "is no phone number" in str(row[0])]
+    assert first == ("4 (line 6 of the list)" if above else 4)
+    said = text_of(make_report(tmp_path / "results.xlsx"))
+    assert ("row 4 (line 6 of the list) 3" if above else "row 4 3") in said
+
+
 def test_results_of_several_endpoints_and_of_an_earlier_run(tmp_path: Path) -> None:
     """A row is as well off as the worst of its calls; columns of results in the input are input."""
     source = tmp_path / "in.csv"
@@ -948,6 +976,43 @@ def test_a_photograph_that_cannot_be_shown_says_why(tmp_path: Path) -> None:
     text = text_of(page)
     assert "img1 is cut off" in text
     assert "img2: leads out of the images' folder" in text
+
+
+@pytest.mark.parametrize("ending", ["xlsx", "csv"])
+async def test_photographs_that_only_the_list_has_are_taken_from_it(tmp_path: Path, ending: str) -> None:
+    """Pictures on and in cells, and links, which no results have."""
+    pictures_in(tmp_path, 2)
+    folder = tmp_path / "elsewhere"
+    folder.mkdir()
+    source = tmp_path / "list.xlsx"
+    with xlsxwriter.Workbook(source) as book:
+        sheet = book.add_worksheet()
+        sheet.write_row(0, 0, ["DAFTAR"])
+        sheet.write_row(2, 0, ["id", "Foto Selfie", "Foto KTP"])
+        sheet.write_column(3, 0, ["A-1", "A-2", "A-3", "A-4"])
+        for row in (3, 5):
+            sheet.insert_image(row, 1, tmp_path / "face0.jpg", {"x_scale": 0.01, "y_scale": 0.01})
+            sheet.embed_image(row, 2, tmp_path / "face1.jpg")
+        sheet.write_url(4, 1, "external:face0.jpg", string="Lihat")
+        sheet.write_url(4, 2, "external:face1.jpg", string="Lihat")
+        sheet.write_row(6, 1, ["gone.jpg", "face1.jpg"])
+        sheet.write_row(7, 0, ["Total", 4])
+    vendor = Vendor(lambda request, number: says("OK", {"similarity": 55.5, "result": "NOT SURE"}))
+    results = folder / f"results.{ending}"
+    said: list[str] = []
+    await bulk(source, results, FaceCompare, vendor=vendor, ledger=folder / "l", on_start=said.append)
+    assert "the results have the text of the cells, and no pictures or links: keep this list" in said
+    page = make_report(results, options=ReportOptions(photos=True, ledger=folder / "l"))
+    shown = [attributes["alt"] for tag, attributes in Reader(page).found if tag == "img"]
+    assert shown == [f"img{place} of row {row}" for row in (2, 3, 4) for place in (1, 2)]
+    assert "With the photographs of 3 rows" in text_of(page)
+    book = openpyxl.load_workbook(source)
+    book.active["A5"] = "A-9"
+    book.save(source)  # it is another list now, and has no pictures in its cells any more
+    page = text_of(make_report(results, options=ReportOptions(photos=True, ledger=folder / "l")))
+    assert "Of " in page
+    assert "none can be shown: each says why." in page
+    assert "img1: " in page
 
 
 def test_columns_of_photographs_may_be_said(tmp_path: Path) -> None:

@@ -163,6 +163,9 @@ def columns_line(path: Path) -> str:
 def test_hidden_columns_that_are_used(said: str) -> None:
     assert "hidden columns are used: 'phone'" in columns_line(xlsx(row(2), before=f"<cols><col {said}/></cols>"))
     assert "hidden columns" not in columns_line(xlsx(row(2), before='<cols><col min="3" max="9" hidden="1"/></cols>'))
+    # Who hides a salary has to know that others will see it.
+    told = columns_line(xlsx(row(2), before='<cols><col min="2" max="2" hidden="1"/></cols>'))
+    assert "1 hidden column is not hidden in the results: " in told
     before = '<table:table-column table:visibility="collapse"/><table:table-column/>'
     assert "hidden columns are used: 'phone'" in columns_line(ods(line("081387300008", "a"), before=before))
 

@@ -27,14 +27,25 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import IO, Any
 
-from aisolution_async.api import Endpoint
+from aisolution_async.api import ENDPOINTS, Endpoint
 from aisolution_async.bulk.cells import EXACT, text
 from aisolution_async.bulk.formats import NumberFormat
 from aisolution_async.bulk.outputs import as_json, unicode_text
 from aisolution_async.bulk.results import Results, RowState, bare, defused
 from aisolution_async.bulk.rows import MISSING, UnreadableInputError
 from aisolution_async.bulk.sheets import part_of
-from aisolution_async.bulk.words import ANSWERED, BY_ERROR, CHECKING, HELD, PROBLEM, STATES, is_held, kind_of
+from aisolution_async.bulk.words import (
+    ANSWERED,
+    CHECKING,
+    HELD,
+    PROBLEM,
+    SERVICES,
+    STATES,
+    is_held,
+    kinds_of,
+    place_of,
+    remedy_for,
+)
 from aisolution_async.charges import Charge
 from aisolution_async.errors import ConfigurationError
 
@@ -106,7 +117,6 @@ _VERDICTS = {
 }
 _HEADER = {"bold": True, "bottom": 1, "valign": "top", "text_wrap": True}
 
-_TOTAL_SAID = re.compile(r"\bthis is a total, and no row to be asked")
 _DIGIT_MARKS = re.compile(r"[#0?,._*\"\\]|\[[^\]]*\]")
 
 
@@ -424,8 +434,8 @@ class _Problem:
     """What calls had in common, where it was first, and how to mend it."""
 
     said: str
-    error: str
-    first: int
+    remedy: str
+    first: int | str
     calls: int = 0
 
 
@@ -445,14 +455,18 @@ class _Counts:
         self.charges[group.endpoint.name][group.charge(values)] += 1
         if state not in (PROBLEM, HELD):
             return
-        said = kind_of(str(values[-1] or values[-2]))
-        found = self.problems.get(said)
-        if found is None:
-            if len(self.problems) >= _MOST_KINDS:
-                self.others += 1
-                return
-            found = self.problems[said] = _Problem(said, str(values[-2]), number)
-        found.calls += 1
+        problem = str(values[-1] or values[-2])
+        for said in kinds_of(problem):
+            found = self.problems.get(said)
+            if found is None:
+                if len(self.problems) >= _MOST_KINDS:
+                    self.others += 1
+                    continue
+                place = place_of(problem, number)
+                first = number if place is None else f"{number} ({place})"
+                remedy = STATES[HELD] if is_held(said) else remedy_for(str(values[-2]), group.endpoint.name)
+                found = self.problems[said] = _Problem(said, remedy, first)
+            found.calls += 1
 
 
 class _Summary:
@@ -515,7 +529,11 @@ class _Summary:
             yield self._plan.prices[name], counts
 
     def _write_charges(self, name: str, counts: Counter[str], price: Decimal | None) -> None:
-        at = f"At {price} each." if price is not None else f"The cost is not known: say --price {name}=MONEY."
+        at = (
+            f"At {price} each."
+            if price is not None
+            else f"The cost is not known: say --price {ENDPOINTS[name].command}=MONEY."
+        )
         remarks = {
             Charge.CHARGED: at,
             Charge.FREE: "Not charged, or not sent.",
@@ -523,17 +541,14 @@ class _Summary:
         }
         for charge, remark in remarks.items():
             cost = "" if price is None or charge is Charge.FREE else price * counts[charge]
-            said = f"{name}: {charge.value}"
+            said = f"{SERVICES[name]}: {charge.value}"
             self._line([(said, None), (counts[charge], self._whole), (cost, self._money), (remark, self._remark)])
 
     def _write_problems(self) -> None:
         self._heads("problems, by kind", "calls", "first in row")
         for found in sorted(self._count.problems.values(), key=lambda each: -each.calls):
-            remedy = STATES[HELD] if is_held(found.said) else BY_ERROR.get(found.error, "")
-            if _TOTAL_SAID.fullmatch(found.said):
-                remedy = "Nothing: it stays where it is, and was not asked."
-            numbers = [(found.calls, self._whole), (found.first, self._whole)]
-            self._line([(found.said, self._wrap), *numbers, (remedy, self._remark)])
+            first = (found.first, self._whole if isinstance(found.first, int) else self._wrap)
+            self._line([(found.said, self._wrap), (found.calls, self._whole), first, (found.remedy, self._remark)])
         if self._count.others:
             self._line([("others", None), (self._count.others, self._whole)])
         self._line([])

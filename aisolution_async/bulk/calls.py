@@ -14,7 +14,7 @@ from aisolution_async.bulk.choice import Choice
 from aisolution_async.bulk.photos import NotThere, Photos, Unreadable, is_there
 from aisolution_async.bulk.pictures import Pictures
 from aisolution_async.bulk.rows import Row, Rows, text
-from aisolution_async.bulk.source import Narrow, is_text
+from aisolution_async.bulk.source import Narrow, is_text, some
 from aisolution_async.errors import ConfigurationError, InputError
 from aisolution_async.inputs import images, numbers, texts
 
@@ -23,6 +23,8 @@ _NO_TEXT = "has bytes that are no text as the file is written: save the file as 
 _AS_TEXT = "write the column as text"
 _EMPTY = "is empty: fill it in, or take the row out"
 _UNCALCULATED = "is a formula that was never calculated: open and save the file in Excel"
+_MANY = 0.2
+"""Of the numbers, so many without a calling code are no slips."""
 _NOT_AVAILABLE = "NA"
 """As statistics programs write an empty cell; numbers of Indonesia are valid in Namibia."""
 
@@ -155,6 +157,14 @@ class Calls:
         unseen = [repr(name) for name in dict.fromkeys(used) if name in rows.hidden_columns]
         if unseen:
             found.append(f"hidden columns are used: {', '.join(unseen)}")
+        if rows.hidden_columns:
+            is_one = len(rows.hidden_columns) == 1
+            found.append(
+                f"{len(rows.hidden_columns):,} hidden column{' is' if is_one else 's are'} not hidden in the results: "
+                f"{some(rows.hidden_columns)}"
+            )
+        if self._pictures:
+            found.append("the results have the text of the cells, and no pictures or links: keep this list")
         return found
 
     @property
@@ -260,19 +270,29 @@ class Calls:
                 if cell.kind is not Kind.NUMBER or recipe.values.get("country"):
                     continue
                 rows = [row for row in self._choice.ahead() if row.problem is None and text(row.cells[cell.place])]
-                national = [
-                    row
+                alone = [
+                    (row, sent)
                     for row in rows
-                    if _is_national(text(row.cells[cell.place])) and _country(row, recipe.values, country) is None
+                    if (sent := _number(text(row.cells[cell.place]))) is not None
+                    and _country(row, recipe.values, country) is None
                 ]
+                national = [row for row, sent in alone if sent[0] == "0"]
                 if national:
-                    begin = "begins" if len(national) == 1 else "begin"
-                    found.append(
-                        f"{len(national)} of the first {len(rows)} numbers {begin} with 0, and nothing says their "
-                        f"country ({self._at(national[0], cell)}): say it, as in --country ID, or in a column; else "
-                        "the vendor decides whose they are"
-                    )
+                    begin = f"begin{'s' * (len(national) == 1)} with 0"
+                    found.append(self._ask_country(len(rows), national, begin, cell))
+                # A few of them are slips; where it is many, a program dropped the zero.
+                bare = [row for row, sent in alone if numbers.lacks_code(sent)]
+                if len(bare) >= _MANY * len(rows) > 0:
+                    begin = f"begin{'s' * (len(bare) == 1)} with no country's code, nor with the 0 that Excel drops"
+                    found.append(self._ask_country(len(rows), bare, begin, cell))
         return found
+
+    def _ask_country(self, looked_at: int, rows: Sequence[Row], what: str, cell: _Cell) -> str:
+        return (
+            f"{len(rows)} of the first {looked_at} numbers {what}, and nothing says their country "
+            f"({self._at(rows[0], cell)}): say it, as in --country ID, or in a column; else the vendor decides whose "
+            "they are"
+        )
 
     # --------------------------------------------------------------------------------------------------- the calls
 
@@ -438,12 +458,12 @@ def _country(row: Row, values: Mapping[str, Any], cell: _Cell | None) -> str | N
         return None
 
 
-def _is_national(number: str) -> bool:
-    """Whether a number is as it is dialled in its country."""
+def _number(cell: str) -> str | None:
+    """The number of a cell as it is sent without a country, None if it is none."""
     try:
-        return numbers.normalise(number)[0] == "0"
+        return numbers.normalise(cell)
     except InputError:
-        return False
+        return None
 
 
 def _of(given: Mapping[str, Any], call: type[Call[Any]], name: str) -> Any:

@@ -11,6 +11,7 @@ import re
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
+from datetime import date
 from typing import Any, Final
 
 from aisolution_async.bulk.source import Row, is_text, shown
@@ -20,6 +21,7 @@ SAMPLE: Final = 200
 _DEEPEST = 50  # rows above a table, at most
 _BEHIND = 5  # rows between a first one that is nearly as wide as the table, and the names
 _MOST_TOTALS = 3  # rows of totals at the end: total, VAT, grand total
+_MOST_BELOW = 12  # rows below them: blank lines, who made the list, who signs it
 _LONGEST_TOTAL = 60
 
 _LETTER = re.compile(r"[^\W\d_]")
@@ -34,6 +36,12 @@ _TOTAL = re.compile(
         |plafon|pinjaman|kredit|tagihan|nilai|loans?|due))*
     \s*[:=-]?\s*(?:[\d.,]+\s*(?:[^\W\d_]{1,12})?)?[\W_]*""",
     re.IGNORECASE | re.VERBOSE,
+)
+
+_SUBTOTAL = re.compile(r"[\W_]*sub[\s._-]*(?:total|jumlah|jml)", re.IGNORECASE)
+_DAY = re.compile(r"\d{1,4}[-/.]\d{1,2}[-/.]\d{1,4}")
+_OF_SOMEBODY = re.compile(
+    r"(?<!\d)(?:\+|00|[068])[\d\s().-]{7,}|\.(?:jpe?g|png|webp|heic|bmp|gif|tiff?)\b|://|\\", re.IGNORECASE
 )
 
 
@@ -150,24 +158,62 @@ def letters(place: int) -> str:
 
 
 def with_totals(rows: Iterable[Row], unit: str) -> Iterator[Row]:
-    """`rows`, of which those at the very end that are totals say so: nobody is to be asked of them."""
+    """`rows`, of which those at the very end that are totals, or stand below one, say so: nothing is asked of them.
+
+    A subtotal further up is a row like others, which says what it is.
+    """
     last: deque[Row] = deque()
     try:
         for row in rows:
             last.append(row)
-            if len(last) > _MOST_TOTALS:
-                yield last.popleft()
+            if len(last) > _MOST_TOTALS + _MOST_BELOW:
+                yield _as_row(last.popleft(), unit)
     except Exception:
         yield from last
         raise
+    below = 0
+    while below < min(len(last), _MOST_BELOW) and not is_total(last[-1 - below].cells) and _is_aside(last[-1 - below]):
+        below += 1
     totals = 0
-    while totals < len(last) and is_total(last[-1 - totals].cells):
+    while totals < min(len(last) - below, _MOST_TOTALS) and is_total(last[-1 - below - totals].cells):
         totals += 1
+    end = len(last) - totals - below if totals else len(last)
     for place, row in enumerate(last):
-        if place >= len(last) - totals and row.problem is None:
-            yield replace(row, problem=f"{unit} {row.line}: this is a total, and no row to be asked", is_total=True)
-        else:
+        if place < end:
+            yield _as_row(row, unit)
+        elif row.problem is not None:
             yield row
+        else:
+            what = "is a total" if place < end + totals else "stands below a total"
+            yield replace(row, problem=f"{unit} {row.line}: this {what}, and no row to be asked", is_total=True)
+
+
+def _as_row(row: Row, unit: str) -> Row:
+    """A row that is to be asked; a subtotal has nothing to be asked of."""
+    if (
+        row.problem is None
+        and is_total(row.cells)
+        and any(isinstance(c, str) and _SUBTOTAL.match(c) for c in row.cells)
+    ):
+        return replace(row, problem=f"{unit} {row.line}: this is a subtotal, and nobody to be asked: take the row out")
+    return row
+
+
+def _is_aside(row: Row) -> bool:
+    """Whether a row below a total is blank, or has words only, in half of its cells at most: who made it, who signs."""
+    if row.problem is not None:
+        return False
+    full = [cell for cell in row.cells if is_full(cell)]
+    return 2 * len(full) <= len(row.cells) + 1 and all(
+        isinstance(cell, date) or (isinstance(cell, str) and _is_wording(cell.strip())) for cell in full
+    )
+
+
+def _is_wording(cell: str) -> bool:
+    """Whether a cell holds no id, number, photo or link that somebody could be asked about."""
+    if _DAY.fullmatch(cell):
+        return True
+    return _LETTER.search(cell) is not None and not _OF_SOMEBODY.search(cell) and not re.fullmatch(r"\S*\d\S*", cell)
 
 
 def is_total(cells: Sequence[Any]) -> bool:

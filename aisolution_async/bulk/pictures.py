@@ -110,6 +110,10 @@ class Pictures:
             self.close()
             raise
 
+    def __bool__(self) -> bool:
+        """Whether there are any, or links."""
+        return bool(self._spots)
+
     def at(self, line: int, place: int) -> Spot | None:
         """What the cell in this row, and at this place in it, has."""
         return self._spots.get(line * _WIDEST + self._numbers[place]) if self._spots else None

@@ -50,6 +50,7 @@ _UNSETTLED = {
     WhatsAppState.CHECKING: "WhatsApp is still checking this number: run it again later, or say --recheck",
     WhatsAppState.UNAVAILABLE: "WhatsApp was not available: run it again later",
 }
+_WHERE_IT_IS = ", see .message", ", see answer_raw"  # of an error in a program, and of one in a sheet
 _SHARED = re.compile(r"\bitem \d+ asked the same, and that ended so: ")
 
 
@@ -210,6 +211,10 @@ def problem_of(outcome: Outcome, endpoint: Endpoint[Any], *, holds: bool) -> str
 
     Of such a call it says the same when it is asked and when it is held: its row stays as it was.
     """
+    return _problem_of(outcome, endpoint, holds=holds).replace(*_WHERE_IT_IS)
+
+
+def _problem_of(outcome: Outcome, endpoint: Endpoint[Any], *, holds: bool) -> str:
     error, recorded = outcome.error, outcome.recorded
     unknown = unknown_of(outcome)
     if holds and _may_be_held(outcome, endpoint):

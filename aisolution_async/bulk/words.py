@@ -38,18 +38,16 @@ CAUSES = {
     "no face": Cause(
         "No face on the photo, or not the one that is needed",
         "Free. The same photo fails again: ask for another one, from the front, in good light, nothing before "
-        "the face. For idholding it has to show one person and the card in their hand.",
+        "the face.",
     ),
     "invalid": Cause(
         "The vendor could not read what it was sent",
-        "Free. Photos: see that the file opens and is a photo. Numbers: see that it is a telephone number and "
-        "that its country is right (--country).",
+        "Free. The same would fail again: mend what was sent.",
     ),
     "too large": Cause("The photo is too large", "Free. Make it smaller than 2 MB and send it again."),
     "failed": Cause(
         "The vendor could not work on it",
-        "Free. searchface: the photo does not pass as one of a live person, so take another one. gliswadetail: "
-        "check the number. addface: run it again.",
+        "Free. Where it fails again, what was sent is to be mended.",
     ),
     "no person": Cause(
         "There is no such person",
@@ -96,6 +94,25 @@ CAUSES = {
 """By the names that `figures` has for them."""
 
 
+_A_PHOTO = "See that the file opens and is a photo."
+_OF_SERVICES = {
+    ("no face", "idholding"): "It has to show one person and the card in their hand.",
+    ("invalid", "gliswadetail"): "See that it is a telephone number and that its country is right (--country).",
+    **{("invalid", name): _A_PHOTO for name in ("facecompare", "idholding", "addface", "searchface")},
+    ("failed", "gliswadetail"): "Check the number.",
+    ("failed", "searchface"): "The photo does not pass as one of a live person, so take another one.",
+    ("failed", "addface"): "Run it again.",
+}
+"""What is to be done besides, by cause and endpoint."""
+
+
+def remedy_of(cause: str, *endpoints: str) -> str:
+    """What to do about a cause, at these endpoints; where there are several, each is named."""
+    more = [(name, _OF_SERVICES[cause, name]) for name in endpoints if (cause, name) in _OF_SERVICES]
+    own = [said if len(endpoints) == 1 else f"{SERVICES[name]}: {said[0].lower()}{said[1:]}" for name, said in more]
+    return " ".join([CAUSES[cause].remedy, *own])
+
+
 ANSWERED, CHECKING, HELD, PROBLEM = "answered", "checking", "held", "problem"
 """What came of a row, or of one of its calls."""
 
@@ -108,31 +125,60 @@ STATES = {
 }
 """What to do about rows in each state."""
 
-BY_ERROR = {
+_CAUSE_OF = {
+    "InvalidRequestError": "invalid",
+    "ImageTooLargeError": "too large",
+    "FaceNotFoundError": "no face",
+    "PersonNotFoundError": "no person",
+    "ServiceFailedError": "failed",
+    "RetryLaterError": "busy",
+    "UnknownStatusError": "undocumented",
+    "RefusedError": "refused",
+    "OutcomeUnknownError": "lost",
+    "NotSentError": "not sent",
+}
+_BY_ERROR = {
     "InputError": "Free: nothing was sent. Mend the cell, or take the row out, and run the list again.",
-    "InvalidRequestError": CAUSES["invalid"].remedy,
-    "ImageTooLargeError": CAUSES["too large"].remedy,
-    "FaceNotFoundError": CAUSES["no face"].remedy,
-    "PersonNotFoundError": CAUSES["no person"].remedy,
-    "ServiceFailedError": CAUSES["failed"].remedy,
-    "RetryLaterError": CAUSES["busy"].remedy,
-    "UnknownStatusError": CAUSES["undocumented"].remedy,
-    "RefusedError": CAUSES["refused"].remedy,
-    "OutcomeUnknownError": CAUSES["lost"].remedy,
-    "NotSentError": CAUSES["not sent"].remedy,
     "BudgetExhaustedError": "Free: nothing was sent. Run the list again with a larger --max-charges or --max-cost.",
     "LedgerError": "See that the ledger's disk has room and can be written; then run the list again.",
 }
-"""What to do about a call that failed, by the name of its error."""
+
+
+def remedy_for(error: str, endpoint: str) -> str:
+    """What to do about a call that failed, by the name of its error; nothing where nobody knows."""
+    cause = _CAUSE_OF.get(error)
+    return _BY_ERROR.get(error, "") if cause is None else remedy_of(cause, endpoint)
+
 
 _HELD = re.compile(r"\bheld: ")
+_IN_THE_LIST = re.compile(r"((?:line|row) (\d+)): ")
 _OF_ONE_ROW = re.compile(r"""('[^']*'|"[^"]*")|\b(?:line|row) \d+(?:: )?""")
+_NEXT_COLUMN = re.compile(r"; (?=column ['\"])")
 _OF_ONE_FILE = re.compile(r"[./\\\d]")
 
 
 def is_held(problem: str) -> bool:
     """Whether a problem, as its column says it, is that the call is held."""
     return _HELD.search(problem) is not None
+
+
+def place_of(problem: str, number: int) -> str | None:
+    """Where the list has the row `number` of the results, as its problem says; None where that is the same number.
+
+    Titles above the list's columns, and cells of several lines, make it another.
+    """
+    found = _IN_THE_LIST.match(problem)
+    return None if found is None or int(found[2]) == number else f"{found[1]} of the list"
+
+
+def kinds_of(problem: str) -> list[str]:
+    """The kinds of a problem, for people: one for each column that it speaks of, and services by their own names."""
+    return list(dict.fromkeys(_by_service(kind_of(each)) for each in _NEXT_COLUMN.split(problem)))
+
+
+def _by_service(kind: str) -> str:
+    name, colon, rest = kind.partition(": ")
+    return f"{SERVICES[name]}: {rest}" if colon and name in SERVICES else kind
 
 
 def kind_of(problem: str) -> str:

@@ -155,6 +155,20 @@ def mobile_of(number: str, *, country: str | None = None) -> tuple[str, bool] | 
     return None
 
 
+def lacks_code(sent: str) -> bool:
+    """Whether a normalised number is bare digits that begin with no calling code, by all that is known.
+
+    As a spreadsheet leaves a national number when it drops the zero in front: 812…, which would be one of Japan.
+    """
+    if sent[:1] in ("+", "0"):
+        return False
+    try:
+        full = normalise(f"+{sent}", strict=True)
+    except InputError:
+        return True
+    return not sent.startswith(_MARKET_CODES) and remark(full) is not None
+
+
 MARKETS = ("ID", "PH", "VN", "IN")
 """Where the vendor is."""
 _MARKET_CODES = ("62", "63", "84", "91")

@@ -15,11 +15,15 @@ from aisolution_async.ledger import Sum
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """Some days of an endpoint: what we count, what nobody knows, what they charge."""
+    """Some days of an endpoint: what we count, what nobody knows, what they charge.
+
+    `is_known` says whether the invoice's name for it is understood: else nothing of ours was compared with it.
+    """
 
     ours: int
     unknown: int
     theirs: int
+    is_known: bool = True
 
     @property
     def difference(self) -> int:
@@ -35,6 +39,8 @@ class Difference:
     def verdict(self) -> str:
         """In words."""
         more = self.difference
+        if not self.is_known:
+            return f"they charge {more:,} of a service that is not known by this name"
         if more < 0:
             return f"they charge {-more:,} fewer"
         if more > self.unknown:
@@ -89,11 +95,14 @@ def compare(invoice: Invoice, ledgers: Iterable[Mapping[tuple[object, ...], Sum]
                 unknown[place] += counts.unknown + counts.intended
     places = [place for place in {*theirs, *ours, *unknown} if theirs[place] or ours[place] or unknown[place]]
     places.sort(key=lambda place: (place[0] or Days(date.min, date.min), place[1]))
-    lines = {place: Difference(ours[place], unknown[place], theirs[place]) for place in places}
-    totals = {
-        name: Difference(*(sum(n for (_, e), n in counts.items() if e == name) for counts in (ours, unknown, theirs)))
-        for name in sorted({name for _, name in places})
+    lines = {
+        place: Difference(ours[place], unknown[place], theirs[place], is_known=place[1] in ENDPOINTS or ours[place] > 0)
+        for place in places
     }
+    totals = {}
+    for name in sorted({name for _, name in places}):
+        own, open_, charged = (sum(n for (_, e), n in found.items() if e == name) for found in (ours, unknown, theirs))
+        totals[name] = Difference(own, open_, charged, is_known=name in ENDPOINTS or own > 0)
     return Comparison(lines, totals, outside)
 
 

@@ -454,7 +454,11 @@ class _Pass:
 
     def _take(self, number: int, cells: Sequence[Any], sums: _Sums, period: Days | None) -> None:
         places = self.places
-        labels = [label for at, cell in enumerate(cells) if at not in places.numbers() and (label := _label(cell))]
+        labels = [
+            label
+            for at, cell in enumerate(cells)
+            if (label := _label(cell)) and (at not in places.numbers() or _says_total(label))
+        ]
         # Behind the question mark of a URL stands what is nobody's to see.
         name = "" if places.service is None else _label(_at(cells, places.service)).partition("?")[0]
         service = words.service_of(name) if name else None
@@ -624,6 +628,8 @@ class _Pass:
             (places.count, "count", sums.counts),
             (places.amount, "amount", sums.amounts),
         ):
+            if at is not None and _says_total(_label(_at(cells, at))):
+                continue
             said = self._number(number, cells, at, "total")
             if said is None or (what == "amount" and (sums.extras or len(sums.currencies) > 1)):
                 continue
@@ -711,7 +717,9 @@ class _Pass:
             if count:
                 about.append(f"left out: {count:,} row{'s' * (count != 1)} {what}")
         if sums.unknown:
-            about.append(f"of no known service: {some(list(sums.unknown))}")
+            about.append(
+                f"of no known service: {some(list(sums.unknown))}: write there what is meant, as whatsapp-detail"
+            )
         self._about = about
 
     def _refused(self, line: int, problem: str, remedy: str) -> ConfigurationError:
@@ -774,6 +782,11 @@ _OPTION: Mapping[Role, str] = {
 
 def _at(cells: Sequence[Any], at: int) -> Any:
     return cells[at] if at < len(cells) else None
+
+
+def _says_total(label: str) -> bool:
+    """Whether a cell of a column of numbers says that its row is a total: the number stands beside it."""
+    return words.is_total(label) and words.written(label) is None
 
 
 def _label(cell: Any) -> str:

@@ -17,7 +17,7 @@ from aisolution_async.bulk.report.applicants import read as read_applicants
 from aisolution_async.bulk.report.counting import read
 from aisolution_async.bulk.report.page import Report, page
 from aisolution_async.bulk.report.sources import Sources, files_of
-from aisolution_async.bulk.report.thumbnails import photographs_of
+from aisolution_async.bulk.report.thumbnails import noted_of, photographs_of
 from aisolution_async.errors import ConfigurationError
 from aisolution_async.ledger.urls import Place, Server, place_of
 
@@ -31,7 +31,8 @@ class ReportOptions:
     `ledger` (a path, or a `Server`) and `results` name what is not beside the other. `key` is the column of your ids,
     which rows are named by (the default: found by its name). `photos` puts the photographs of the first 100 rows on the
     page that are NOT SURE or NOT SAME PERSON; `columns` says which column has which, by parameter, where their names do
-    not; relative paths start at the results' folder, or at `images`, outside of which nothing is read. `prices` are by
+    not; relative paths start at the results' folder, or at `images`, outside of which nothing is read. What is not
+    there, as pictures on the cells of a workbook, is taken from the list that the results are of. `prices` are by
     endpoint, for what has no recorded price; amounts are shown in `currency`.
     """
 
@@ -72,7 +73,8 @@ def _made(files: Sources, options: ReportOptions, made_at: datetime | None) -> s
         applicants.prices, applicants.currency = prices, options.currency
         if options.photos:
             folder = files.results.absolute().parent
-            applicants.photographs = photographs_of(applicants.worst_first(), folder, options.images)
+            noted = noted_of(files.results.absolute(), options.images, options.columns)
+            applicants.photographs = photographs_of(applicants.worst_first(), folder, options.images, noted)
     return page(Report(figures, applicants, files.notes), made_at or clock.today())
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -44,10 +44,14 @@ _SAME_COLUMNS = ("facecompare", "idholding")
 
 @dataclass(frozen=True, slots=True)
 class RowName:
-    """A row of the file, as a spreadsheet counts them, and its key, if it has one."""
+    """A row of the file, as a spreadsheet counts them, and its key, if it has one.
+
+    `place` is where the list has it, if its problem says so and that is another number.
+    """
 
     number: int
     key: str | None
+    place: str | None = None
 
 
 @dataclass(slots=True)
@@ -62,13 +66,17 @@ class ListedProblem:
 
 @dataclass(frozen=True, slots=True)
 class ToJudge:
-    """A row that a person should look at. `cells` are those of its photos, with the parameters' names."""
+    """A row that a person should look at. `cells` are those of its photos, with the parameters' names.
+
+    `inputs` are the short ones of those that the list has too, by which the row is known there.
+    """
 
     row: RowName
     endpoint: str
     judgment: str
     similarity: float | None
     cells: Sequence[tuple[str, Any]]
+    inputs: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +105,8 @@ class Service:
 class Applicants:
     """All rows of a file of results: each is answered, checking, held, or has a problem.
 
-    `is_part`: the run is not over, or was killed. `torn` are lines that cannot be read.
+    `is_part`: the run is not over, or was killed. `torn` are lines that cannot be read, `totals` those of which nothing
+    was asked: they add up others.
     """
 
     name: str
@@ -113,6 +122,7 @@ class Applicants:
     """By judgment; counted in `judged`."""
     judged: Counter[str] = field(default_factory=Counter)
     torn: int = 0
+    totals: int = 0
     notes: list[str] = field(default_factory=list)
     """What a person should know of the list."""
     photographs: Photographs = field(default_factory=dict)
@@ -124,6 +134,11 @@ class Applicants:
     def rows(self) -> int:
         """All of them."""
         return self.states.total()
+
+    @property
+    def photographed(self) -> int:
+        """How many rows have a photograph on the page."""
+        return sum(any(each.jpeg is not None for each in photographs) for photographs in self.photographs.values())
 
     def worst_first(self) -> Iterator[ToJudge]:
         """The rows that a person should look at: those that nobody is sure of before the others."""
@@ -184,6 +199,7 @@ class _RowReader:
             if wanted is not None and header and wanted not in header:
                 listed = ", ".join(map(repr, header[:20]))
                 raise ConfigurationError(f"{str(path)!r} has no column {wanted!r}: its columns are {listed}")
+        self._inputs = inputs
         self._key = asked.key or _key_column(inputs)
         self._names = [_name_of(results, self._results, asked, inputs) for results in self._results]
         self._photos = [
@@ -220,6 +236,9 @@ class _RowReader:
     def add(self, number: int, record: Mapping[str, Any]) -> None:
         """Count a row in."""
         found, row, states = self._found, None, []
+        if self._is_total(record):
+            found.totals += 1
+            return
         for name, results, photos in zip(self._names, self._results, self._photos, strict=True):
             ok = results.names[0]
             if isinstance(record.get(ok), str):  # as a spreadsheet saves it
@@ -233,8 +252,9 @@ class _RowReader:
             service.states[state] += 1
             service.charges[str(results.charge(values))] += 1
             if state in (words.PROBLEM, words.HELD):
-                row = row or self._named(number, record)
-                self._problem(row, str(values[-1] or values[-2] or "no reason is said"), str(values[-2]))
+                said = str(values[-1] or values[-2] or "no reason is said")
+                row = replace(row or self._named(number, record), place=words.place_of(said, number))
+                self._problem(row, said, str(values[-2]), name)
                 continue
             for place in results.verdicts:
                 if values[place] is not None:
@@ -247,28 +267,39 @@ class _RowReader:
                     row = row or self._named(number, record)
                     cells = [(parameter, record.get(column)) for parameter, column in photos]
                     score = values[1] if isinstance(values[1], float) else None
-                    listed.append(ToJudge(row, name, str(judgment), score, cells))
+                    known = {own: record.get(own) for own in self._inputs if len(text(record.get(own))) <= _LONGEST}
+                    listed.append(ToJudge(row, name, str(judgment), score, cells, known if photos else {}))
         if not states:
             found.torn += 1
             return
-        state = next(state for state in _WORST_FIRST if state in states)
+        self._list(number, record, next(state for state in _WORST_FIRST if state in states))
+
+    def _list(self, number: int, record: Mapping[str, Any], state: str) -> None:
+        """Count a row by what came of it, and name it where such rows are listed."""
+        found = self._found
         found.states[state] += 1
         for kind, rows in ((words.CHECKING, found.checking), (words.HELD, found.held)):
             if state == kind and len(rows) < MOST_LISTED:
-                rows.append(row or self._named(number, record))
+                rows.append(self._named(number, record))
 
-    def _problem(self, row: RowName, said: str, error: str) -> None:
-        kind = words.kind_of(said)[:_LONGEST_PROBLEM]
-        problem = self._problems.get(kind)
-        if problem is None:
-            if len(self._problems) >= MOST_PROBLEMS:
-                self._found.others += 1
-                return
-            remedy = words.STATES[words.HELD] if words.is_held(said) else words.BY_ERROR.get(error, "")
-            problem = self._problems[kind] = ListedProblem(kind, remedy)
-        problem.count += 1
-        if len(problem.rows) < MOST_NAMED and row not in problem.rows:
-            problem.rows.append(row)
+    def _is_total(self, record: Mapping[str, Any]) -> bool:
+        """Whether nothing was asked of a row: then none of its results says anything."""
+        names = [name for results in self._results for name in results.names]
+        return all(name in record and record[name] in (None, "") for name in names)
+
+    def _problem(self, row: RowName, said: str, error: str, endpoint: str) -> None:
+        for kind in words.kinds_of(said):
+            problem = self._problems.get(kind[:_LONGEST_PROBLEM])
+            if problem is None:
+                if len(self._problems) >= MOST_PROBLEMS:
+                    self._found.others += 1
+                    continue
+                remedy = words.STATES[words.HELD] if words.is_held(said) else words.remedy_for(error, endpoint)
+                problem = ListedProblem(kind[:_LONGEST_PROBLEM], remedy)
+                self._problems[problem.said] = problem
+            problem.count += 1
+            if len(problem.rows) < MOST_NAMED and row not in problem.rows:
+                problem.rows.append(row)
 
     def _named(self, number: int, record: Mapping[str, Any]) -> RowName:
         key = None if self._key is None else text(record.get(self._key)).strip()[:_LONGEST]

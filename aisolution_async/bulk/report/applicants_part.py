@@ -41,6 +41,11 @@ def top(found: Applicants) -> Content:
     notes = list(found.notes)
     if found.is_part:
         notes.append("The run is not over, or was stopped: these are its rows so far. Run the same command to go on.")
+    if found.totals:
+        notes.append(
+            f"{pieces.plural(found.totals, 'row is a total', 'rows are totals')} or below one: nothing was asked of "
+            f"{'it' if found.totals == 1 else 'them'}, and no count has {'it' if found.totals == 1 else 'them'}."
+        )
     if found.torn:
         notes.append(f"{pieces.plural(found.torn, 'line', 'lines')} could not be read, and stand in no count.")
     return [
@@ -106,8 +111,8 @@ def _problems(found: Applicants) -> Content:
         tag("h2", "Problems by kind, and what to do"),
         tag(
             "p",
-            "In the words of the problem column; a row is the one that a spreadsheet counts, with your key behind it. "
-            "A row may have more than one.",
+            "In the words of the problem column; a row is the one that a spreadsheet counts in the results, with your "
+            "key behind it. A row may have more than one.",
         ),
         tag("div", pieces.table(["problem and remedy", "calls"], rows, class_="causes stacked")),
         tag("p", others, class_="soft small") if found.others else None,
@@ -133,13 +138,16 @@ def _judging(found: Applicants) -> Content:
     total = found.judged.total()
     parts: list[Content] = [tag("h2", f"For a person to judge: {total:,}")]
     if found.photographs:
-        count = len(found.photographs)
+        count = found.photographed
+        without = len(found.photographs) - count
         parts.append(
             tag(
                 "p",
                 f"With the photographs of {pieces.plural(count, 'row', 'rows')}"
-                + (f", of {MOST_ROWS} at most" if total > count else "")
-                + ": small, and without metadata. The answers are the vendor's.",
+                + (f", of {MOST_ROWS} at most" if total > len(found.photographs) else "")
+                + (": small, and without metadata." if count else ".")
+                + (f" Of {pieces.plural(without, 'row', 'rows')} none can be shown: each says why." if without else "")
+                + " The answers are the vendor's.",
             )
         )
     for judgment, rows in sorted(found.to_judge.items(), key=lambda each: each[0] != "NOT SURE"):
@@ -184,7 +192,8 @@ def _picture(photograph: Photograph, row: ToJudge) -> Html:
 
 def _named(row: RowName) -> Html:
     key = None if row.key is None else [" ", stranger(row.key)]
-    return tag("span", f"row {row.number:,}", key, class_="row")
+    place = None if row.place is None else f" ({row.place})"
+    return tag("span", f"row {row.number:,}", place, key, class_="row")
 
 
 def _listed(names: Sequence[Html], count: int) -> Content:

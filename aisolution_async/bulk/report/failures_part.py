@@ -7,7 +7,7 @@ from shlex import quote
 from aisolution_async.bulk.report import pieces
 from aisolution_async.bulk.report.figures import MOST_HELD, Figures
 from aisolution_async.bulk.report.html import Content, stranger, tag
-from aisolution_async.bulk.words import CAUSES
+from aisolution_async.bulk.words import CAUSES, remedy_of
 
 
 def failures(found: Figures) -> Content:
@@ -23,7 +23,7 @@ def failures(found: Figures) -> Content:
             [
                 [
                     cause.what,
-                    tag("p", cause.remedy, class_="remedy"),
+                    tag("p", remedy_of(failure.cause, *failure.by_endpoint), class_="remedy"),
                     tag("p", where, [" · ", stranger(said)] if said else None, class_="said"),
                 ],
                 pieces.number(failure.attempts),

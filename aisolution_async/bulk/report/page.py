@@ -193,7 +193,7 @@ def _foot(report: Report) -> Html:
         holds.append("your keys of held calls")
     if report.applicants is not None:
         holds.append("your keys of rows")
-        if report.applicants.photographs:
+        if report.applicants.photographed:
             holds.append("photographs of your applicants")
     said.append(f"This file holds {' and '.join(holds)}: keep it where you keep what it was made of.")
     return tag(
