@@ -6,6 +6,7 @@ import asyncio
 import csv
 import stat
 from collections.abc import Callable
+from datetime import date, datetime, time
 from pathlib import Path
 from typing import Any
 
@@ -357,6 +358,11 @@ async def test_columns_that_are_called_so_already(tmp_path: Path) -> None:
     assert [(row["row"], row["problem"]) for row in read(loop.output)] == [("9", "x"), ("8", "z")]
 
 
+SPLIT, LATE, MIDNIGHT = map(
+    datetime.fromisoformat, ("2024-11-07T11:11:12.345", "2024-11-07T23:11:12", "2024-11-07T00:00:00")
+)
+
+
 @pytest.mark.parametrize(
     ("was", "now", "same"),
     [
@@ -373,6 +379,32 @@ async def test_columns_that_are_called_so_already(tmp_path: Path) -> None:
         ("0812", "0813", False),
         ("812", "0812", False),
         ("6281387300008", "6.28238E+12", False),
+        ("12345678901234567", "1.23456789012346E+016", True),
+        ("12345678901234567", "1.23456789012347E+016", False),
+        ("12345678901234567", 12345678901234600.0, True),
+        ("12345678901234567", "12345678901234568", False),
+        ("12345678901234567", 1.2345678901234568e16, True),
+        ("0812", 812, True),
+        (0.123456, "0.12", True),
+        (0.123456, "0.13", False),
+        ("0.123456", "0.12", False),
+        ("3.14159265358979323", "3.14159265358979", True),
+        ("7.50", "7,5", True),
+        (SPLIT, "2024-11-07T11:11:12.345000", True),
+        ("2024-11-07 11:11:12.345000", "2024-11-07 11:11:12.345", True),
+        ("2024-11-07T11:11:12.345", SPLIT, True),
+        (LATE, "07/11/24 23:11", True),
+        (LATE, "11/7/2024 11:11:12 PM", True),
+        (LATE, "11/7/2024 11:11:12 AM", False),
+        (LATE, "07/11/24 23:12", False),
+        (LATE, "07/11/24", False),
+        ("2024-11-07", "7-Nov-24", True),
+        ("2024-11-07", "8-Nov-24", False),
+        ("2024-10-07", "7 October 2024", True),
+        (date(2024, 11, 7), MIDNIGHT, True),
+        (time(23, 11), "23:11:00", True),
+        ("2024-11-07", "", False),
+        ("2024-11-07", "gone", False),
         ("abc", "ABC", False),
         ("a", "", False),
         ("x" * 40_000, "x" * 10 + "…", False),

@@ -142,23 +142,79 @@ def test_what_may_hold_a_secret_is_said_again(words: list[str], more: list[str],
     assert the_error(result).endswith(" is not kept, as it may hold a secret: say it again, with its value")
 
 
-def test_the_vendors_address(vendor: ThreadVendor, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_a_note_may_not_say_is_said_again(
+    vendor: ThreadVendor, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """Where the token and the data go, what takes safeties off, and files elsewhere: whoever wrote the note."""
     monkeypatch.delenv("AISOLUTION_BASE_URL")
     Path("in.csv").write_text(LIST)
-    assert run(*FIRST, "--base-url", vendor.url).exit_code == 1
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    words = ["--base-url", vendor.url, "--keep-metadata", "--ledger", str(elsewhere / "ledger"), "--no-defuse"]
+    assert run(*FIRST, *words).exit_code == 1
+    text = Path("out.csv.run").read_text()
+    assert vendor.url not in text
+    assert str(elsewhere) not in text
     mend(B="081200000002")
-    assert run("bulk", "--resume", "out.csv").exit_code == 0
-    assert run(*FIRST, "--base-url", f"{vendor.url}/secret", "--overwrite").exit_code == 1
-    assert "secret" not in Path("out.csv.run").read_text()
-    assert "--base-url is not kept" in the_error(run("bulk", "--resume", "out.csv"))
-    assert run("bulk", "--resume", "out.csv", "--base-url", vendor.url).exit_code == 1
+    said = the_error(run("bulk", "--resume", "out.csv", "--no-defuse", "--keep-metadata"))
+    assert said.startswith("--ledger, --base-url are not kept, as they may hold a secret: say them again")
+    assert len(vendor.requests) == 2
+    Path("all.toml").write_text(f'[bulk]\nbase-url = "{vendor.url}"\n')
+    result = run("bulk", "--resume", "out.csv", *words[2:], "--config", "all.toml")
+    assert result.exit_code == 0, result.stderr
+    assert len(vendor.requests) == 3
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--base-url", "http://127.0.0.1:9"],
+        ["--callback", "http://127.0.0.1:9"],
+        ["--token-file", {"path": "in.csv"}],
+        ["--value", "callback=http://127.0.0.1:9"],
+        ["--errors", {"path": "../mend.csv"}],
+        ["--ledger", {"path": "/tmp/ledger"}],
+        ["--retry-unknown", "9"],
+        ["--overwrite"],
+        ["--no-ledger"],
+        ["--output", {"path": "in.csv"}],
+    ],
+)
+def test_a_note_of_somebody_else(words: list[Any], vendor: ThreadVendor) -> None:
+    Path("in.csv").write_text(LIST)
+    assert run(*FIRST).exit_code == 1
+    mend(B="081200000002")
+    note = json.loads(Path("out.csv.run").read_text())
+    Path("out.csv.run").write_text(json.dumps(note | {"command": ["whatsapp-detail", *words]}))
+    result = run("bulk", "--resume", "out.csv")
+    assert result.exit_code == 2
+    assert f"{words[0]} is not kept, as it may " in the_error(result)
+    assert len(vendor.requests) == 2
+
+
+def test_a_limit_is_not_counted_by_the_prices_of_a_note(vendor: ThreadVendor) -> None:
+    Path("in.csv").write_text(LIST)
+    assert run(*FIRST, "--price", "whatsapp-detail=0.001").exit_code == 1
+    mend(B="081200000002")
+    more = ["--max-cost", "5"]
+    assert the_error(run("bulk", "--resume", "out.csv", *more)).startswith("--price is not kept")
+    assert run("bulk", "--resume", "out.csv", *more, "--price", "whatsapp-detail=1").exit_code == 0
+
+
+def test_a_list_elsewhere_is_told(vendor: ThreadVendor) -> None:
+    Path("in.csv").write_text(LIST)
+    Path("results").mkdir()
+    words = ["bulk", "whatsapp-detail", "in.csv", "-o", "results/out.csv", "--country", "ID"]
+    assert run(*words).exit_code == 1
+    result = run("bulk", "--resume", "results/out.csv")
+    assert "the list of results/out.csv is not in its folder: results/../in.csv is read" in result.stderr
 
 
 @pytest.mark.parametrize(
     ("words", "problem"),
     [
         (["--resume", "nowhere.csv"], "nothing says how 'nowhere.csv' was made: 'nowhere.csv.run' is not there; give"),
-        (["--resume", "out.csv", "-o", "other.csv"], "--resume goes on with 'out.csv' as it is: leave -o out"),
+        (["--resume", "out.csv", "-o", "other.csv"], "--resume goes on with 'out.csv' as it is: leave --output out"),
+        (["--resume", "out.csv", "-oother.csv"], "--resume goes on with 'out.csv' as it is: leave --output out"),
         (["--resume", "out.csv", "--no-ledger"], "--resume goes on with 'out.csv' as it is: leave --no-ledger out"),
         (["--resume", "out.csv", "--input", "gone.csv"], "the list 'gone.csv' is not there: say where it is now"),
         (["--input", "in.csv"], "--input goes with --resume OUTPUT"),
@@ -307,11 +363,14 @@ def test_the_loop_twice_with_kills(
     assert "is finished: " in result.stderr
 
 
-def test_a_shared_ledger_is_remembered_by_its_url(vendor: ThreadVendor) -> None:
+def test_a_shared_ledger_is_named_each_time(vendor: ThreadVendor) -> None:
+    """Answers go there: a file beside an output does not say where."""
     Path("in.csv").write_text(LIST)
-    assert run(*FIRST, "--ledger", running().url()).exit_code == 1
+    url = running().url()
+    assert run(*FIRST, "--ledger", url).exit_code == 1
     mend(B="081200000001")
-    assert run("bulk", "--resume", "out.csv").exit_code == 0
+    assert "--ledger" in the_error(run("bulk", "--resume", "out.csv"))
+    assert run("bulk", "--resume", "out.csv", "--ledger", url).exit_code == 0
     assert [row["ok"] for row in rows("out.csv")] == ["true"] * 3
     assert len(vendor.requests) == 3
 

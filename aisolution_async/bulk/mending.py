@@ -14,9 +14,10 @@ import re
 import sqlite3
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from datetime import date, datetime, time, timedelta
+from decimal import Decimal
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
@@ -28,8 +29,11 @@ from aisolution_async.errors import ConfigurationError
 
 _NAMED = 5  # rows in an error, or a line for people
 _MOMENTS: Mapping[str, Any] = {"date": date, "datetime": datetime, "time": time}
-_DIGITS = re.compile(r"[+-]?[0-9]{2,}")
-_SHORTENED = re.compile(r"[+-]?[0-9](?:[.,]([0-9]+))?[eE]\+[0-9]{2,3}")
+_NUMBER = re.compile(r"[+-]?[0-9]+(?:[.][0-9]+)?(?:[eE][+-]?[0-9]{1,3})?")
+_ROUNDED_DIGITS = 10  # that a program leaves of more, at least
+_ISO, _ISO_DATE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}"), 10
+_NOON, _HALVES = 12, ("am", "pm")
+_MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
 _KEPT_DIGITS = 15  # by Excel, of a number
 _CUT = 32_000  # characters of a text that a workbook may not hold
 
@@ -226,21 +230,71 @@ def is_same(old: Any, new: Any) -> bool:
         return old.tzinfo == new.tzinfo and abs(old - new) < timedelta(seconds=1)
     if len(was) > _CUT:
         return now.endswith("…") and was.startswith(now[:-1]) and len(now) > _CUT
-    return isinstance(new, str) and _DIGITS.fullmatch(was) is not None and _is_spoiled(was, now)
+    if (moment := _moment(old)) is not None:
+        return _is_moment(moment, now)
+    if _NUMBER.fullmatch(was) is None:
+        return False
+    return _is_spoiled(old, was, now) or (isinstance(new, int | float) and float(was) == new)
 
 
 def _with_lines(found: str) -> str:
     return found.replace("\r\n", "\n").replace("\r", "\n")
 
 
-def _is_spoiled(was: str, now: str) -> bool:
-    """Whether that is what a spreadsheet makes of digits in CSV: 812 of 0812, 6.28E+12 of 6281387300008."""
-    if (short := _SHORTENED.fullmatch(now)) is not None:
-        return f"{float(was):.{len(short[1] or '')}E}" == now.replace(",", ".").upper().lstrip("+")
-    whole, digits = was.lstrip("+").lstrip("0"), now.lstrip("+")
-    if len(whole) > _KEPT_DIGITS:
-        return digits == f"{whole[:_KEPT_DIGITS]:0<{len(whole)}}"
-    return digits == whole and len(now) < len(was)
+def _is_spoiled(old: Any, was: str, now: str) -> bool:
+    """Whether that is what a spreadsheet makes of a number in CSV: 812 of 0812, 6.28E+12 of 6281387300008."""
+    whole, shown = was.lstrip("+"), now.replace(",", ".").lstrip("+")
+    if _NUMBER.fullmatch(shown) is None:
+        return False
+    before, after = Decimal(whole), Decimal(shown)
+    _, figures, exponent = after.as_tuple()
+    assert isinstance(exponent, int)
+    if "e" in shown.lower():  # the half of its last digit is what it may be away
+        return abs(before - after) <= Decimal((0, (5,), exponent - 1))
+    digits = whole.lstrip("0")
+    if digits.isdigit() and len(digits) > _KEPT_DIGITS:
+        lost = len(digits) - _KEPT_DIGITS
+        return len(shown) == len(digits) and shown.endswith("0" * lost) and abs(before - after) < 10**lost
+    if "." not in whole:
+        return shown == digits and len(now) < len(was)
+    if before == after:
+        return before != before.to_integral_value()
+    is_rounded = abs(before - after) <= Decimal((0, (5,), exponent - 1)) and len(shown) < len(whole)
+    return is_rounded and (isinstance(old, float | Decimal) or len(figures) >= _ROUNDED_DIGITS)
+
+
+def _moment(old: Any) -> date | time | None:
+    """The date or the time that a cell holds, or says in ISO 8601."""
+    if isinstance(old, date | time):
+        return old
+    if isinstance(old, str) and _ISO.match(old):
+        with suppress(ValueError):
+            return datetime.fromisoformat(old) if len(old) > _ISO_DATE else date.fromisoformat(old)
+    return None
+
+
+def _is_moment(moment: date | time, now: str) -> bool:
+    """Whether `now` shows the moment, in the way of any country, as far as it shows it."""
+    words: list[str] = re.findall(r"[0-9]+|[a-z]+", re.sub("(?<=[0-9])t(?=[0-9])", " ", now.lower()))
+    words = [str(_MONTHS.index(word[:3]) + 1) if word[:3] in _MONTHS else word for word in words]
+    if getattr(moment, "tzinfo", None) is not None or not all(word.isdigit() for word in words if word not in _HALVES):
+        with suppress(ValueError):
+            return datetime.fromisoformat(now) == moment
+        return False
+    found = [int(word) for word in words if word.isdigit()]
+    if isinstance(moment, date):
+        years, month, day = (moment.year, moment.year % 100), moment.month, moment.day
+        ways = [way for year in years for way in ((year, month, day), (day, month, year), (month, day, year))]
+        if tuple(found[:3]) not in ways:
+            return False
+        del found[:3]
+    if not isinstance(moment, datetime | time):
+        return not any(found)  # a date is midnight to some
+    hour = moment.hour % 12 or 12 if any(word in _HALVES for word in words) else moment.hour
+    if ("am" if moment.hour >= _NOON else "pm") in words:
+        return False
+    parts = (hour, moment.minute, moment.second)
+    return len(found) != 1 and tuple(found[:3]) == parts[: len(found)] and (bool(found) or not any(parts))
 
 
 # ----------------------------------------------------------------------------------------------- what rows are known by

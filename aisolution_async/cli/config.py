@@ -46,6 +46,8 @@ HARMLESS = frozenset(
 INSIDE = frozenset(("errors", "ledger"))
 # Of what is given as NAME=…, the kinds of parameters that it may give: no address, and no file to be sent.
 BY_KIND = {"column": frozenset(("image", "number", "country", "text")), "value": frozenset(("country", "flag"))}
+# What the note of an output may say too, which may be anybody's just so: how its list was asked.
+KEPT = frozenset(("endpoint", "fit", "give_up", "reuse_for", "recheck", "recheck_for", "sandbox"))
 _WHERETO = ("base_url", "callback", "output", "token_file")
 
 
@@ -85,6 +87,15 @@ def check_price(ctx: click.Context) -> None:
             f"--max-cost is counted by the prices of {FILE!r}, which nobody named: say --price, or --config {FILE}",
             Exit.USAGE,
         )
+
+
+def is_kept(name: str, value: str | None, folder: Path) -> bool:
+    """Whether the note of an output in `folder` may say that; `name` is that of the option, a flag has no `value`."""
+    if name in INSIDE:
+        return is_inside(value, folder)
+    if name in BY_KIND:
+        return not _foreign(name, value)
+    return name in HARMLESS or name in KEPT
 
 
 def _configure(ctx: click.Context, param: click.Parameter, path: Path | None) -> None:  # noqa: ARG001  # click's
@@ -171,14 +182,11 @@ class _Map:
             return
         why = "says where data goes" if name in _WHERETO else "may spend money, replace files, or turn a safety off"
         if name in INSIDE:
-            if _is_inside(value):
+            if is_inside(value, Path.cwd()):
                 return
             why = "leads out of this folder"
         elif name in BY_KIND:
-            from aisolution_async.api import CALLS  # noqa: PLC0415  # slow to import, and there is seldom a file
-
-            kinds = {parameter.name: parameter.kind.value for call in CALLS for parameter in call.endpoint.parameters}
-            foreign = [said for said in _names(value) if kinds.get(said) not in BY_KIND[name]]
+            foreign = _foreign(name, value)
             if not foreign:
                 return
             why = f"gives {foreign[0]!r}, which may say where data goes"
@@ -204,12 +212,20 @@ class _Map:
         return Ending(f"the configuration {str(self._path)!r}{table}: {text}", Exit.USAGE)
 
 
-def _is_inside(value: Any) -> bool:
-    """Whether the path stays in the current folder, and so does all that is beside it under its name: FILE.part."""
+def _foreign(name: str, value: Any) -> list[str]:
+    """The parameters that are spoken of, and that a file which nobody named may not give."""
+    from aisolution_async.api import CALLS  # noqa: PLC0415  # slow to import, and there is seldom a file
+
+    kinds = {parameter.name: parameter.kind.value for call in CALLS for parameter in call.endpoint.parameters}
+    return [said for said in _names(value) if kinds.get(said) not in BY_KIND[name]]
+
+
+def is_inside(value: Any, folder: Path) -> bool:
+    """Whether the path stays in the folder, and so does all that is beside it under its name: FILE.part."""
     if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", str(value)):
         return False  # a URL
     try:
-        here = Path.cwd().resolve()
+        here = folder.resolve()
         path = here / Path(str(value)).expanduser()
         beside = [other for other in path.parent.iterdir() if other.name.startswith(path.name)]
         return all(other.resolve().is_relative_to(here) for other in (path.parent, path, *beside))

@@ -1,7 +1,8 @@
 """`aisolution bulk --resume OUTPUT`: the command that a list was run by, again, with the options that it had then.
 
-The run keeps them in the note beside its output (`bulk/notes.py`), the token aside, and addresses that may hold a
-secret: those have to be said again.
+The run keeps them in the note beside its output (`bulk/notes.py`). Whoever gives somebody the output may have written
+the note. So it is not obeyed in what spends, replaces files, turns a safety off, or says where the token and the data
+go: that is not kept in the first place, and has to be said again (`config.is_kept`).
 """
 
 from __future__ import annotations
@@ -15,11 +16,11 @@ from pathlib import Path
 from typing import Any
 
 import click
-import httpx
 
 from aisolution_async.bulk.notes import Note, is_finished, note_of, path_of, whole_of
 from aisolution_async.bulk.outputs import STDOUT, relative
 from aisolution_async.cli import show
+from aisolution_async.cli.config import is_inside, is_kept
 from aisolution_async.cli.ending import Ending, Exit
 from aisolution_async.cli.lazy import Lazy
 from aisolution_async.cli.running import foreseen
@@ -30,8 +31,9 @@ _OF_ONE_RUN = (
     *("source", "output", "no_ledger", "dry_run", "sample", "plan", "overwrite", "quiet", "as_json"),
     *("retry_unknown", "rescued"),
 )
-_FIXED = ("-o", "--output", "--no-ledger", "--overwrite")
-_PLAIN_PATHS = ("", "/", "/v1", "/v1/")
+_FIXED = ("no_ledger", "overwrite")
+_SECRET = ("--base-url", "--callback", "--value")
+_LINE, _DEFAULT = click.core.ParameterSource.COMMANDLINE, (None, click.core.ParameterSource.DEFAULT)
 _MERGED = "aisolution_async.resuming.merged"
 _UNITS = ((86_400, "d"), (3600, "h"), (60, "m"), (1, "s"))
 
@@ -39,29 +41,59 @@ _UNITS = ((86_400, "d"), (3600, "h"), (60, "m"), (1, "s"))
 def resumed(ctx: click.Context, args: Sequence[str], options: Sequence[click.Parameter]) -> list[str]:
     """The words that `--resume OUTPUT …` stands for, read by these `options` of the group."""
     settings = {"ignore_unknown_options": True, "allow_extra_args": True}
-    asking = click.Command("bulk", params=[copy(option) for option in options], context_settings=settings)
+    asking = click.Command(
+        "bulk", params=[copy(option) for option in options], context_settings=settings, add_help_option=False
+    )
     for param in asking.params:
         param.expose_value = True
     said = asking.make_context(ctx.info_name, [*args], parent=ctx.parent)
     output, source, more = said.params["resume"], said.params["input"], said.args
     if output is None:
         raise Ending("--input goes with --resume OUTPUT", Exit.USAGE)
-    fixed = next((word for word in more if word.partition("=")[0] in _FIXED), None)
-    if fixed is not None:
-        raise Ending(f"--resume goes on with {str(output)!r} as it is: leave {fixed} out", Exit.USAGE)
     with foreseen():
         note = note_of(output)
     if note is None or not note.command:
         what = "is not there" if note is None else "names no command"
         again = f"give the whole command again{_with_part(output)}"
         raise Ending(f"nothing says how {str(output)!r} was made: {str(path_of(output))!r} {what}; {again}", Exit.USAGE)
+    name, command = _command_of(ctx, note, output)
+    with command.make_context(name, [*more, "--", str(source or note.source)], parent=ctx) as now:
+        fixed = [name for name in _FIXED if now.params[name]]
+        if now.get_parameter_source("output") is _LINE:
+            fixed.insert(0, "output")
+        if fixed:
+            option = fixed[0].replace("_", "-")
+            raise Ending(f"--resume goes on with {str(output)!r} as it is: leave --{option} out", Exit.USAGE)
+        is_quiet = now.params["quiet"]
+        words = _words(command, note, output, now)
     if source is None and is_finished(output, note) and not more:
         show.say(f"{output} is finished: all rows of {note.source} are answered, and nothing has to be done")
         ctx.exit(Exit.OK)
-    source = source or note.source
+    is_noted, source = source is None, source or note.source
     if str(source) != STDOUT and not source.is_file():
         raise Ending(f"the list {str(source)!r} is not there: say where it is now, with --input FILE", Exit.USAGE)
-    return [str(note.command[0]), *_words(note, output, more), "-o", str(output), *more, "--", str(source)]
+    if is_noted and str(source) != STDOUT and not (is_quiet or is_inside(source.absolute(), output.parent)):
+        show.say(f"the list of {output} is not in its folder: {source} is read")
+    return [name, *words, "-o", str(output), *more, "--", str(source)]
+
+
+def _command_of(ctx: click.Context, note: Note, output: Path) -> tuple[str, click.Command]:
+    """The command that the note names. Raises Ending."""
+    group, name = ctx.command, str(note.command[0])
+    assert isinstance(group, Lazy)
+    group.load(name)
+    command = group.commands.get(name)
+    if command is None:
+        raise _unreadable(output)
+    return name, command
+
+
+def _unreadable(output: Path) -> Ending:
+    return Ending(
+        f"{str(path_of(output))!r} cannot be read, which says what {str(output)!r} is of: take it away, and give the "
+        "whole command again",
+        Exit.USAGE,
+    )
 
 
 def _with_part(output: Path) -> str:
@@ -86,20 +118,15 @@ def run_mended(ctx: click.Context, source: Path, output: Path | None) -> None:
         return
     ctx.meta[_MERGED] = True
     given = [word for word in _options_of(ctx, Path.cwd(), by_line=True) if isinstance(word, str)]
-    group = ctx.parent.command
-    assert isinstance(group, Lazy)
-    name = str(whole.note.command[0])
-    group.load(name)
-    command = group.get_command(ctx.parent, name)
-    assert command is not None
     assert output is not None
+    name, command = _command_of(ctx.parent, whole.note, output)
     if ctx.command.name not in (name, *_endpoints(whole.note)):
         raise Ending(
             f"{str(output)!r} has the results of {' and '.join((name, *_endpoints(whole.note)))}: ask the same, or "
             "give the output another name",
             Exit.USAGE,
         )
-    words = [*_words(whole.note, output, given), *given, "-o", str(output), "--", str(source)]
+    words = [*_words(command, whole.note, output, ctx), *given, "-o", str(output), "--", str(source)]
     with command.make_context(name, words, parent=ctx.parent) as again:
         command.invoke(again)
     ctx.exit(Exit.OK)
@@ -116,27 +143,79 @@ def command_of(ctx: click.Context, output: Path | None) -> list[Any]:
     return [ctx.command.name, *_options_of(ctx, output.parent)]
 
 
-def _words(note: Note, output: Path, more: Sequence[str]) -> list[str]:
-    """The options that the note has. Raises Ending for one that it must not have, and that is not said again."""
-    found = []
-    for word in note.command[1:]:
-        if isinstance(word, str):
-            found.append(word)
-        elif "path" in word:
-            found.append(str(output.parent / word["path"]))
-        elif not any(said == word["ask"] or said.startswith(f"{word['ask']}=") for said in more):
-            raise Ending(
-                f"{word['ask']} is not kept, as it may hold a secret: say it again, with its value", Exit.USAGE
-            )
-    return found
+def _words(command: click.Command, note: Note, output: Path, now: click.Context) -> list[str]:
+    """The options that the note has. `now` has those that are said again, which a note may not say: else Ending."""
+    try:
+        words, asked = _read_words(command, note.command[1:], output.parent)
+    except (KeyError, TypeError, ValueError, StopIteration):
+        asked = None
+    if asked is None:
+        raise _unreadable(output)
+    if "--price" in words and now.get_parameter_source("max_cost") not in _DEFAULT:
+        asked.append("--price")  # whoever sets a limit says what it is counted by
+        words = [word for option, word in pairwise(["", *words]) if "--price" not in (option, word)]
+    missing = [option for option in dict.fromkeys(asked) if not _is_said(command, option, now)]
+    if not missing:
+        return words
+    is_secret = any(option.partition(" ")[0] in _SECRET for option in missing)
+    one, why = len(missing) == 1, "may hold a secret" if is_secret else "may not be said by a file beside an output"
+    raise Ending(
+        f"{', '.join(missing)} {'is' if one else 'are'} not kept, as {'it' if one else 'they'} {why}: say "
+        f"{'it again, with its value' if one else 'them again, with their values'}",
+        Exit.USAGE,
+    )
+
+
+def _read_words(command: click.Command, words: Sequence[Any], folder: Path) -> tuple[list[str], list[str]]:
+    """The options among the words of a note in `folder` that it may say, and those that have to be said again.
+
+    Raises KeyError, TypeError, ValueError or StopIteration for what is no such note.
+    """
+    known = {name: param for param in _options(command) for name in (*param.opts, *param.secondary_opts)}
+    found, asked, left = list[str](), list[str](), iter(words)
+    for word in left:
+        if not isinstance(word, str):
+            asked.append(str(word["ask"]))
+            continue
+        param, value, path = known[word], None, None
+        if not param.is_flag:
+            value = next(left)
+            if isinstance(param.type, click.Path):
+                path = folder / value["path"]
+                value = str(path)
+            if not isinstance(value, str):
+                raise TypeError(word)
+        if is_kept(_long(param), value if path is None else str(path.absolute()), folder):
+            found += [word] if value is None else [word, value]
+        else:
+            asked.append(word)
+    return found, asked
+
+
+def _is_said(command: click.Command, option: str, now: click.Context) -> bool:
+    """Whether somebody says the option now: on the command line, in a file that is named, or in the environment."""
+    name, _, parameter = option.partition(" ")
+    if parameter:
+        last = parameter.rpartition(".")[2]
+        said = now.params["values"]
+        return any(key.rpartition(".")[2] == last for key in said) or now.params.get(f"value_{last}") is not None
+    param = next((param for param in _options(command) if name in (*param.opts, *param.secondary_opts)), None)
+    return param is not None and now.get_parameter_source(str(param.name)) not in _DEFAULT
+
+
+def _options(command: click.Command) -> list[click.Option]:
+    return [param for param in command.params if isinstance(param, click.Option)]
+
+
+def _long(param: click.Option) -> str:
+    return max(param.opts, key=len).lstrip("-").replace("-", "_")
 
 
 def _options_of(ctx: click.Context, folder: Path, *, by_line: bool = False) -> Iterator[Any]:
     """The options that were given; `by_line`: those of the command line, just as they are, and of this run too."""
-    default, line = (None, click.core.ParameterSource.DEFAULT), click.core.ParameterSource.COMMANDLINE
     for param in ctx.command.params:
         name, source = str(param.name), ctx.get_parameter_source(str(param.name))
-        is_kept = source is line if by_line else source not in default and name not in _OF_ONE_RUN
+        is_kept = source is _LINE if by_line else source not in _DEFAULT and name not in _OF_ONE_RUN
         if isinstance(param, click.Option) and is_kept and name in ctx.params and name != "output":
             yield from _words_of(param, ctx.params[name], None if by_line else folder)
 
@@ -145,17 +224,20 @@ def _words_of(param: click.Option, value: Any, folder: Path | None) -> Iterator[
     """An option as it is typed, or as it is kept in a note in `folder`."""
     long = max(param.opts, key=len)
     if param.is_flag:
-        yield long if value else (param.secondary_opts or [long])[0]
+        word = long if value else (param.secondary_opts or [long])[0]
+        if folder is not None and value is (param.default is True):
+            return
+        yield word if folder is None or is_kept(_long(param), None, folder) else {"ask": word}
         return
     for each in _each(value):
         if folder is None:
             yield from (long, each.url.value if isinstance(each, Server) else str(each))
+        elif isinstance(each, Server):
+            yield {"ask": long}  # where data goes
+        elif not is_kept(_long(param), str(each if not isinstance(each, Path) else each.absolute()), folder):
+            yield {"ask": f"{long} {each.partition('=')[0]}" if param.name in ("values", "columns") else long}
         elif isinstance(each, Path):
             yield from (long, {"path": relative(folder, each)})
-        elif param.name == "value_callback" or _may_hide(param, each):
-            yield {"ask": long}
-        elif param.name == "values" and each.partition("=")[0].rpartition(".")[2] == "callback":
-            yield {"ask": each.partition("=")[0]}
         else:
             yield from (long, str(each))
 
@@ -170,20 +252,6 @@ def _each(value: Any) -> list[Any]:
         whole = next((f"{value // size:.0f}{unit}" for size, unit in _UNITS if value % size == 0), None)
         return [whole or f"{value:.3f}s"]
     return [*value] if isinstance(value, list | tuple) else [value]
-
-
-def _may_hide(param: click.Option, value: Any) -> bool:
-    """Whether a value is an address that may have a secret in it."""
-    return value.hides if isinstance(value, Server) else param.name == "base_url" and not _is_plain(value)
-
-
-def _is_plain(address: str) -> bool:
-    """Whether an address can hold no secret: nothing but where the vendor is."""
-    try:
-        url = httpx.URL(address)
-    except (httpx.InvalidURL, ValueError):
-        return False
-    return not (url.userinfo or url.query or url.fragment) and url.path in _PLAIN_PATHS
 
 
 def told(ctx: click.Context | None, output: Path) -> str:
