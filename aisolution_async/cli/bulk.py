@@ -14,7 +14,7 @@ import click
 from aisolution_async import clock
 from aisolution_async.api import CALLS, Call, Endpoint, Kind, Parameter
 from aisolution_async.batching import GRACE, Recheck
-from aisolution_async.bulk import BulkError, BulkOptions, BulkRun, Estimate, ListSample, Summary
+from aisolution_async.bulk import BulkError, BulkOptions, BulkRun, Estimate, ListSample, Summary, pretended
 from aisolution_async.bulk.forecast import foresee
 from aisolution_async.bulk.options import CONCURRENCY, GIVE_UP
 from aisolution_async.bulk.outputs import BOOK, STDOUT, origin_of
@@ -52,7 +52,6 @@ from aisolution_async.cli.running import (
 # Kinds of optional parameters that may differ from row to row.
 _BY_COLUMN = (Kind.NUMBER, Kind.COUNTRY, Kind.TEXT)
 _MOST_AT_ONCE = 1000
-_MADE_UP = ".sandbox.ledger"
 _CALLS = {call.endpoint.command: call for call in CALLS}
 
 
@@ -390,13 +389,15 @@ def _output_of(source: Path) -> Path | None:
 
 def _ledger_of(source: Path, output: Path | None, chosen: Path | None, *, sandbox: bool, quiet: bool) -> Path | None:
     """Where the ledger is. Answers that are made up must never be taken for the vendor's."""
-    if sandbox and chosen is not None and not chosen.name.endswith(_MADE_UP):
-        raise Ending(f"--sandbox has a ledger of its own: leave --ledger out, or name one in {_MADE_UP}", Exit.USAGE)
+    if sandbox and chosen is not None and not chosen.name.endswith(pretended.LEDGER):
+        raise Ending(
+            f"--sandbox has a ledger of its own: leave --ledger out, or name one in {pretended.LEDGER}", Exit.USAGE
+        )
     if chosen is not None:
         return chosen
     with foreseen():
         origin = None if str(source) == STDOUT else origin_of(source)
-    if origin is not None and origin.ledger.name.endswith(_MADE_UP) is sandbox:
+    if origin is not None and origin.ledger.name.endswith(pretended.LEDGER) is sandbox:
         shown = f"{str(source)!r} has the rows with problems of {str(origin.output)!r}, whose ledger"
         if origin.other is not None:
             ledgers = f"{str(origin.ledger)!r} or {str(origin.other)!r}"
@@ -408,7 +409,7 @@ def _ledger_of(source: Path, output: Path | None, chosen: Path | None, *, sandbo
         return origin.ledger
     if output is None or str(output) == STDOUT:
         return None
-    return output.with_name(f"{output.name}{_MADE_UP if sandbox else '.ledger'}")
+    return output.with_name(f"{output.name}{pretended.LEDGER if sandbox else '.ledger'}")
 
 
 async def _forecast(

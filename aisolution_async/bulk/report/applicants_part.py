@@ -139,7 +139,7 @@ def _judging(found: Applicants) -> Content:
                 "p",
                 f"With the photographs of {pieces.plural(count, 'row', 'rows')}"
                 + (f", of {MOST_ROWS} at most" if total > count else "")
-                + ": small, and without metadata. The answers are the vendor's.",
+                + ": small, and without metadata.",
             )
         )
     for judgment, rows in sorted(found.to_judge.items(), key=lambda each: each[0] != "NOT SURE"):
