@@ -869,6 +869,28 @@ def test_results_of_several_endpoints_and_of_an_earlier_run(tmp_path: Path) -> N
     assert "Attempts 4 " in text
 
 
+def test_what_a_sandbox_answered_says_so_first(tmp_path: Path) -> None:
+    """In the workbook, with and without a ledger, and in the report: they look like real ones else."""
+    source, output = written(tmp_path / "in.csv", [{"number": "+6281387300008"}]), tmp_path / "out.xlsx"
+    said = "SANDBOX: the answers are made up"
+
+    def first() -> Any:
+        return openpyxl.load_workbook(output)["Summary"]["A1"]
+
+    command = ("bulk", "whatsapp-detail", source, "-o", output, "--sandbox")
+    run(*command, "--no-ledger")
+    assert (first().value, first().font.color.rgb) == (said, "FFC00000")
+    run(*command, "--overwrite")
+    assert first().value == said
+    ledger = tmp_path / "out.xlsx.sandbox.ledger"
+    assert text_of(make_report(output)).count(said) == text_of(make_report(ledger)).count(said) == 1
+    other = ledger.rename(tmp_path / "other.ledger")  # the note says it, too
+    text = make_report(output, options=ReportOptions(ledger=other))
+    assert text.index(said) < text.index("<h1>")
+    (tmp_path / "out.xlsx.run").unlink()
+    assert said not in make_report(output, options=ReportOptions(ledger=other))
+
+
 def test_either_file_finds_the_other(tmp_path: Path) -> None:
     results = written(tmp_path / "results.csv", list_of(8))
     ledger = ledger_of(

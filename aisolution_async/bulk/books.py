@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from aisolution_async.api import ENDPOINTS, Endpoint
+from aisolution_async.bulk import pretended
 from aisolution_async.bulk.cells import EXACT, text
 from aisolution_async.bulk.formats import NumberFormat
 from aisolution_async.bulk.outputs import as_json, unicode_text
@@ -128,12 +129,13 @@ class Abandoned(Exception):  # noqa: N818  # it is no error: somebody asked for 
 class BookPlan:
     """What a workbook has besides its rows: the `results` whose columns are coloured and summed up, at their `prices`.
 
-    Without results there is no summary. `about` says what the rows are of.
+    Without results there is no summary. `about` says what the rows are of, `made_up` that a sandbox answered.
     """
 
     results: Sequence[Results] = ()
     prices: Mapping[str, Decimal] = field(default_factory=dict)
     about: str = ""
+    made_up: bool = False
 
 
 def check_room(shown: str, rows: int | None) -> None:
@@ -478,6 +480,7 @@ class _Summary:
         self._plan = plan
         self._row = 0
         self._title = book.add_format({"bold": True, "font_size": 14})
+        self._warning = book.add_format({"bold": True, "font_size": 14, "font_color": "#C00000"})
         self._head = book.add_format({**_HEADER, "bg_color": "#EDEDED"})
         self._right = book.add_format({**_HEADER, "bg_color": "#EDEDED", "align": "right"})
         self._remark_head = book.add_format({**_HEADER, "bg_color": "#EDEDED", "align": "left", "indent": 1})
@@ -497,6 +500,8 @@ class _Summary:
             sheet.set_column(place, place, width)
         _print_on_a4(sheet)
         sheet.fit_to_pages(1, 0)
+        if self._plan.made_up:
+            self._line([(pretended.SAID, self._warning)])
         self._line([(self._plan.about, self._title)])
         self._line([])
         self._heads("rows", "rows", "")

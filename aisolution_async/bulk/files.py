@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from aisolution_async.bulk import pretended
 from aisolution_async.bulk.assemble import DoneCall, DoneRow
 from aisolution_async.bulk.books import Abandoned, BookPlan
 from aisolution_async.bulk.facts import Facts
@@ -51,11 +52,12 @@ class Files:
     def open(self, plan: Plan) -> None:
         """Make the part files. Raises ConfigurationError where one cannot be made."""
         columns, types, about = self._columns, plan.types, f"Results of {self._facts.source.path.name}"
+        is_made_up = pretended.is_made_up(self._facts.ledger, self._facts.options.command or ())
         self._output.open(
             columns.names,
             replace=plan.replaces,
             types=[*types, *(kind for results in columns.results for kind in results.types)],
-            plan=BookPlan(columns.results, self._facts.options.known_prices, about),
+            plan=BookPlan(columns.results, self._facts.options.known_prices, about, made_up=is_made_up),
         )
         if self._problems is not None:
             self._problems.open(replace=plan.replaces, types=types)

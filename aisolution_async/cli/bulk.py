@@ -15,7 +15,7 @@ import click
 from aisolution_async import clock
 from aisolution_async.api import CALLS, Call, Endpoint, Kind, Parameter
 from aisolution_async.batching import GRACE, Recheck
-from aisolution_async.bulk import BulkError, BulkOptions, BulkRun, Estimate, ListSample, Summary
+from aisolution_async.bulk import BulkError, BulkOptions, BulkRun, Estimate, ListSample, Summary, pretended
 from aisolution_async.bulk.forecast import foresee
 from aisolution_async.bulk.options import CONCURRENCY, GIVE_UP
 from aisolution_async.bulk.outputs import BOOK, STDOUT, origin_of
@@ -55,7 +55,6 @@ from aisolution_async.ledger.urls import Place, is_there, place_of
 # Kinds of optional parameters that may differ from row to row.
 _BY_COLUMN = (Kind.NUMBER, Kind.COUNTRY, Kind.TEXT)
 _MOST_AT_ONCE = 1000
-_MADE_UP = ".sandbox.ledger"
 _CALLS = {call.endpoint.command: call for call in CALLS}
 
 
@@ -398,14 +397,14 @@ def _output_of(source: Path) -> Path | None:
 
 def _ledger_of(source: Path, output: Path | None, chosen: Place | None, *, sandbox: bool, quiet: bool) -> Place | None:
     """Where the ledger is. Answers that are made up must never be taken for the vendor's."""
-    if sandbox and chosen is not None and not _is_made_up(chosen):
-        remedy = f"leave --ledger out, or name one in {_MADE_UP}, or a URL's ?schema=…sandbox"
+    if sandbox and chosen is not None and not pretended.is_made_up(chosen):
+        remedy = f"leave --ledger out, or name one in {pretended.LEDGER}, or a URL's ?schema=…sandbox"
         raise Ending(f"--sandbox has a ledger of its own: {remedy}", Exit.USAGE)
     if chosen is not None:
         return chosen
     with foreseen():
         origin = None if str(source) == STDOUT else origin_of(source)
-    if origin is not None and _is_made_up(origin.ledger) is sandbox:
+    if origin is not None and pretended.is_made_up(origin.ledger) is sandbox:
         shown = f"{str(source)!r} has the rows with problems of {str(origin.output)!r}, whose ledger"
         if origin.other is not None:
             ledgers = f"{str(origin.ledger)!r} or {str(origin.other)!r}"
@@ -419,11 +418,7 @@ def _ledger_of(source: Path, output: Path | None, chosen: Place | None, *, sandb
         return origin.ledger
     if output is None or str(output) == STDOUT:
         return None
-    return output.with_name(f"{output.name}{_MADE_UP if sandbox else '.ledger'}")
-
-
-def _is_made_up(ledger: Place) -> bool:
-    return ledger.name.endswith(_MADE_UP) if isinstance(ledger, Path) else ledger.schema.endswith("sandbox")
+    return output.with_name(f"{output.name}{pretended.LEDGER if sandbox else '.ledger'}")
 
 
 async def _forecast(

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import Decimal
 from pathlib import Path
+from typing import Any
 
 from aisolution_async import clock
+from aisolution_async.bulk import pretended
+from aisolution_async.bulk.notes import note_of
 from aisolution_async.bulk.report.applicants import Asked
 from aisolution_async.bulk.report.applicants import read as read_applicants
 from aisolution_async.bulk.report.counting import read
@@ -75,7 +78,16 @@ def _made(files: Sources, options: ReportOptions, made_at: datetime | None) -> s
             folder = files.results.absolute().parent
             noted = noted_of(files.results.absolute(), options.images, options.columns)
             applicants.photographs = photographs_of(applicants.worst_first(), folder, options.images, noted)
-    return page(Report(figures, applicants, files.notes), made_at or clock.today())
+    made_up = pretended.is_made_up(files.ledger, _command_of(files.output))
+    return page(Report(figures, applicants, files.notes, made_up=made_up), made_at or clock.today())
+
+
+def _command_of(output: Path | None) -> Sequence[Any]:
+    """The words of the command that wrote the results, where its note says them."""
+    with suppress(ConfigurationError):
+        note = None if output is None else note_of(output)
+        return () if note is None else note.command
+    return ()
 
 
 def write_report(

@@ -146,8 +146,7 @@ def _judging(found: Applicants) -> Content:
                 f"With the photographs of {pieces.plural(count, 'row', 'rows')}"
                 + (f", of {MOST_ROWS} at most" if total > len(found.photographs) else "")
                 + (": small, and without metadata." if count else ".")
-                + (f" Of {pieces.plural(without, 'row', 'rows')} none can be shown: each says why." if without else "")
-                + " The answers are the vendor's.",
+                + (f" Of {pieces.plural(without, 'row', 'rows')} none can be shown: each says why." if without else ""),
             )
         )
     for judgment, rows in sorted(found.to_judge.items(), key=lambda each: each[0] != "NOT SURE"):

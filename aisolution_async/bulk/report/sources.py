@@ -26,6 +26,11 @@ class Sources:
     is_part: bool = False
     notes: list[str] = field(default_factory=list)
 
+    @property
+    def output(self) -> Path | None:
+        """The name of the results once they are whole."""
+        return self.results.with_suffix("") if self.results is not None and self.is_part else self.results
+
 
 def files_of(named: Place, *, ledger: Place | None = None, results: Path | None = None) -> Sources:
     """The files that `named` stands for: a ledger or results, with the other of the two beside it, unless it is said.

@@ -1,0 +1,20 @@
+"""Answers of a sandbox are made up, and whoever gets them is told so."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from aisolution_async.ledger.urls import Place
+
+SAID: Final = "SANDBOX: the answers are made up"
+LEDGER: Final = ".sandbox.ledger"
+"""How the name of a ledger of such answers ends."""
+
+
+def is_made_up(ledger: Place | None, command: Sequence[Any] = ()) -> bool:
+    """Whether a sandbox gave the answers in `ledger`, or those that a `command` of these words got."""
+    if "--sandbox" in command or ledger is None:
+        return "--sandbox" in command
+    return ledger.name.endswith(LEDGER) if isinstance(ledger, Path) else ledger.schema.endswith("sandbox")
