@@ -23,17 +23,17 @@ class Summary:
     `held` of the failed may have been charged, now or before, and have no answer: the ledger holds them, and one of
     them has as many such attempts as `holds`. `held_before` of these were held already, and nothing was sent for them.
     The others that failed, `to_mend`, have problems: `rows` = `ok` + `checking` + `held` + `to_mend`. `errors_held` are
-    those of the `errors` that are of calls that are held.
-    `unsent` rows were read when the run was stopped, and were neither asked nor written. `left_out` rows of empty cells
-    stood at the very end of the input, where spreadsheets leave such, and have no row in the output. `totals` are the
-    rows at the end that are totals: they were not asked, and are in the output as they came. `output` is the
-    finished file ("-" for standard output); where the run did not come to its end, `part` is the file that has the rows
-    so far, None if there are none. `problems` is the file of the rows with problems, if there is to be one, and
-    `to_settle` that of the rows that are held, with what to do about each; None if there are none. `rescued`
-    says where rows went that could not be written to the output, or whose answer the ledger could not take. `warnings`
-    are lines on what was sent all the same, as landlines: each once, with a count and the first row. `gave_up` is why
-    the vendor was not tried any longer, None where it was not given up. `hidden` is how many rows of a workbook nobody
-    sees, asked or left out, and None where that cannot be told. `seconds` is how long it took.
+    those of the `errors` that are of calls that are held. `unsent` rows were read when the run was stopped, and were
+    neither asked nor written. `left_out` rows of empty cells stood at the very end of the input, where spreadsheets
+    leave such, and have no row in the output. `totals` are the rows at the end that are totals: they were not asked,
+    and are in the output as they came. `output` is the finished file ("-" for standard output); where the run did not
+    come to its end, `part` is the file that has the rows so far, None if there are none. `problems` is the file of the
+    rows with problems, if there is to be one, with `in_problems` rows: with a ledger, not those that need nothing but
+    to be asked again. `to_settle` is that of the rows that are held, with what to do about each; None if there are
+    none. `rescued` says where rows went that could not be written to the output, or whose answer the ledger could not
+    take. `warnings` are lines on what was sent all the same, as landlines: each once, with a count and the first row.
+    `gave_up` is why the vendor was not tried any longer, None where it was not given up. `hidden` is how many rows of a
+    workbook nobody sees, asked or left out, and None where that cannot be told. `seconds` is how long it took.
     """
 
     rows: int = 0
@@ -56,6 +56,7 @@ class Summary:
     output: Path | None = None
     part: Path | None = None
     problems: Path | None = None
+    in_problems: int = 0
     to_settle: Path | None = None
     rescued: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)

@@ -312,11 +312,14 @@ def summary(
     rows += [("note", warning) for warning in done.warnings if warning not in told]
     if done.left_out or done.totals:
         rows.append(("left out", left_out(done)))
+    passing = done.errors - done.errors_held
+    if again := passing["RetryLaterError"] + passing["NotSentError"]:
+        rows.append(("to ask again", f"{again:,}: the vendor was busy, or not reached: run it again later"))
     if done.over_budget:
         rows.append(("over budget", f"{done.over_budget:,} not sent: run it again with a larger budget"))
     results = None if done.output is None else "standard output" if str(done.output) == "-" else done.output
     files = {"results": results, "results so far": done.part}
-    files |= {"to be mended": done.problems, "to be settled": done.to_settle}
+    files |= {"to be mended": done.problems if done.in_problems else None, "to be settled": done.to_settle}
     rows += [(name, str(file)) for name, file in files.items() if file is not None]
     if done.rescued:
         rows.append(("rescued rows", ", ".join(done.rescued)))
