@@ -19,12 +19,9 @@ from aisolution_async.bulk.outputs import Output, Rescue, UnwrittenError, as_jso
 from aisolution_async.bulk.plan import Plan
 from aisolution_async.bulk.results import RowState, holds_of, unknown_of
 from aisolution_async.bulk.rows import Row
-from aisolution_async.bulk.summary import Summary
+from aisolution_async.bulk.summary import PASSING, Summary
 from aisolution_async.charges import Charge
 from aisolution_async.errors import ConfigurationError
-
-_PASSING = ("RetryLaterError", "NotSentError", "BudgetExhaustedError")
-"""The errors of calls that are free, and that need nothing but to be asked again."""
 
 
 class Files:
@@ -118,7 +115,7 @@ class Files:
 
     def _is_to_mend(self, call: DoneCall) -> bool:
         """Whether a call that failed would fail again. Without a ledger, only the file knows what to ask again."""
-        return self._facts.ledger is None or call.error not in _PASSING
+        return self._facts.ledger is None or call.error not in PASSING
 
     def _put(self, file: _RowsToDo, done: DoneRow, said: Sequence[Any]) -> None:
         try:
@@ -187,7 +184,6 @@ class Files:
             place = file.output.path if finished else file.output.part
             if file is self._problems:
                 summary.problems = place if place.exists() else None
-                summary.in_problems = file.output.rows
             elif file.output.rows:
                 summary.to_settle = place if place.exists() else None
         if summary.output is None and output.rows and not output.streams:
