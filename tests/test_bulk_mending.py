@@ -15,7 +15,7 @@ import openpyxl
 import pytest
 
 from aisolution_async import Charge, ConfigurationError, FaceCompare, IdHolding, Ledger, WhatsAppDetail
-from aisolution_async.bulk import BulkError, Summary, forecast_bulk, mending, outputs
+from aisolution_async.bulk import BulkError, Summary, forecast_bulk, mending, outputs, run_bulk
 from aisolution_async.bulk.books import records
 from aisolution_async.bulk.rows import Rows
 
@@ -545,6 +545,31 @@ async def test_a_row_that_is_held_and_has_a_bad_cell_is_in_both(tmp_path: Path) 
     assert held["problem"].startswith("whatsapp-detail: ")
     assert "resolve" in held["what to do"]
     assert "--by-id ID free (aisolution ledger attempts --unknown " in held["what to do"]
+
+
+@pytest.mark.parametrize("ledger", [True, False])
+async def test_what_needs_only_to_be_asked_again_is_not_to_be_mended(tmp_path: Path, ledger: bool) -> None:
+    """The vendor was busy: nothing is wrong with the row. Without a ledger, the file is all that is left of it."""
+    loop = Loop(tmp_path)
+    busy = Vendor(lambda request, n: says("RETRY_LATER") if b"300004" in request.content else sane(request, n))
+    write(loop.source, LIST)
+
+    async def run(vendor: Vendor) -> Summary:
+        options: dict[str, Any] = {"ledger": loop.options["ledger"] if ledger else None, "problems": loop.problems}
+        async with client_of(vendor, max_retries=0) as client:
+            return await run_bulk(client, WhatsAppDetail, loop.source, loop.output, **options)
+
+    done = await run(busy)
+    assert done.errors == {"RetryLaterError": 1, "InputError": 3}
+    assert loop.ids() == ([*"BCE"] if ledger else [*"BCDE"])
+    if ledger:
+        assert (await loop.run()).ok == 2
+        # What was mended and then was not reached is mended all the same.
+        mend(loop.problems, phones(B=f"{SOME}94", C=f"{SOME}03", E=f"{SOME}05"))
+        lost = Vendor(lambda request, n: says("RETRY_LATER") if b"300094" in request.content else sane(request, n))
+        done = await run(lost)
+        assert (done.ok, done.to_mend, loop.ids()) == (4, 1, [])
+        assert (await loop.run()).ok == 5
 
 
 async def test_without_a_ledger_nothing_is_held(tmp_path: Path) -> None:

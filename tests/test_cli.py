@@ -15,6 +15,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import redirect_stderr
 from dataclasses import fields
@@ -32,7 +33,7 @@ from rich.console import Console
 import aisolution_async
 from aisolution_async.api import CALLS
 from aisolution_async.batching import Progress
-from aisolution_async.bulk import facts
+from aisolution_async.bulk import Summary, facts
 from aisolution_async.bulk.durations import clock
 from aisolution_async.bulk.rows import Rows
 from aisolution_async.charges import Charge, Tally
@@ -737,6 +738,19 @@ def test_held_rows_have_their_file_without_errors_too(output: str) -> None:
     said = run(*arguments, "--overwrite")
     assert "to be settled" not in said.stderr
     assert not list(Path().glob("out-held*"))
+
+
+def test_nothing_is_to_be_mended(capsys: pytest.CaptureFixture[str]) -> None:
+    """The file is there, and nobody is sent to look into it."""
+    Path("in.csv").write_text("id,phone\nA,+6281200000001\nB,+6281200000003\nC,+6281200000004\n")
+    words = ["bulk", "whatsapp-detail", "in.csv", "-o", "out.csv", "--errors", "mend.csv", "--sandbox"]
+    said = run(*words, "--max-charges", "1", "--concurrency", "1").stderr
+    assert "(BudgetExhaustedError " in said
+    assert "mended" not in said
+    assert Path("mend.csv").read_text() == "id,phone,row,problem\n"
+    show.summary(Summary(rows=3, failed=3, errors=Counter(RetryLaterError=2, NotSentError=1)), None)
+    said = capsys.readouterr().err
+    assert "to ask again    3: the vendor was busy, or not reached: run it again later\n" in said
 
 
 def test_what_was_mended_is_not_paid_for_twice() -> None:

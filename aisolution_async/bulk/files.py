@@ -20,7 +20,7 @@ from aisolution_async.bulk.outputs import Output, Rescue, UnwrittenError, as_jso
 from aisolution_async.bulk.plan import Plan
 from aisolution_async.bulk.results import RowState, holds_of, unknown_of
 from aisolution_async.bulk.rows import Row
-from aisolution_async.bulk.summary import Summary
+from aisolution_async.bulk.summary import PASSING, Summary
 from aisolution_async.charges import Charge
 from aisolution_async.errors import ConfigurationError
 from aisolution_async.ledger.urls import Place
@@ -106,7 +106,7 @@ class Files:
         """Write a row where somebody finds what to do about it: what is held is not to be mended."""
         failed = [call for call in done.calls if call.state is RowState.FAILED]
         held = [] if self._held is None else [call for call in failed if call.is_held]
-        bad = [call for call in failed if call not in held]
+        bad = [call for call in failed if call not in held and self._is_to_mend(call)]
         row = done.row.line
         if bad and self._problems is not None:
             self._put(self._problems, done, [row, problems_of(done, bad)])
@@ -115,6 +115,10 @@ class Files:
             assert ledger is not None
             remedies = dict.fromkeys(remedy_of(call, ledger, None if output.streams else output.path) for call in held)
             self._put(self._held, done, [row, problems_of(done, held), "; ".join(remedies)])
+
+    def _is_to_mend(self, call: DoneCall) -> bool:
+        """Whether a call that failed would fail again. Without a ledger, only the file knows what to ask again."""
+        return self._facts.ledger is None or call.error not in PASSING
 
     def _put(self, file: _RowsToDo, done: DoneRow, said: Sequence[Any]) -> None:
         try:

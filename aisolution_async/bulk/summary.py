@@ -7,9 +7,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from aisolution_async.bulk.assemble import DoneRow
-from aisolution_async.bulk.results import RowState, holds_of, is_held
+from aisolution_async.bulk.results import RowState, holds_of
 from aisolution_async.charges import Charge, Tally
 from aisolution_async.errors import AISolutionError
+
+PASSING = ("RetryLaterError", "NotSentError", "BudgetExhaustedError")
+"""The errors of calls that are free, and that need nothing but to be asked again."""
 
 
 @dataclass(slots=True)
@@ -21,19 +24,19 @@ class Summary:
     the ledger lacks), `failed` those with a call that failed, and `checking` the others, which are not settled: the
     vendor is still checking them, or was not available. `errors` counts the calls that failed, by the error's class.
     `held` of the failed may have been charged, now or before, and have no answer: the ledger holds them, and one of
-    them has as many such attempts as `holds`. `held_before` of these were held already, and nothing was sent for them.
-    The others that failed, `to_mend`, have problems: `rows` = `ok` + `checking` + `held` + `to_mend`. `errors_held` are
-    those of the `errors` that are of calls that are held.
-    `unsent` rows were read when the run was stopped, and were neither asked nor written. `left_out` rows of empty cells
-    stood at the very end of the input, where spreadsheets leave such, and have no row in the output. `totals` are the
-    rows at the end that are totals: they were not asked, and are in the output as they came. `output` is the
-    finished file ("-" for standard output); where the run did not come to its end, `part` is the file that has the rows
-    so far, None if there are none. `problems` is the file of the rows with problems, if there is to be one, and
-    `to_settle` that of the rows that are held, with what to do about each; None if there are none. `rescued`
-    says where rows went that could not be written to the output, or whose answer the ledger could not take. `warnings`
-    are lines on what was sent all the same, as landlines: each once, with a count and the first row. `gave_up` is why
-    the vendor was not tried any longer, None where it was not given up. `hidden` is how many rows of a workbook nobody
-    sees, asked or left out, and None where that cannot be told. `seconds` is how long it took.
+    them has as many such attempts as `holds`. The others that failed, `to_mend`, have problems: `rows` = `ok` +
+    `checking` + `held` + `to_mend`. `errors_held` are those of the `errors` that are of calls that are held. `unsent`
+    rows were read when the run was stopped, and were neither asked nor written. `left_out` rows of empty cells stood at
+    the very end of the input, where spreadsheets leave such, and have no row in the output. `totals` are the rows at
+    the end that are totals: they were not asked, and are in the output as they came. `output` is the finished file ("-"
+    for standard output); where the run did not come to its end, `part` is the file that has the rows so far, None if
+    there are none. `problems` is the file of the rows with problems, if there is to be one: with a ledger, without
+    those that need nothing but to be asked again. `to_settle` is that of the rows that are held, with what to do about
+    each; None if there are none. `rescued` says where rows went that could not be written to the output, or whose
+    answer the ledger could not take. `warnings` are lines on what was sent all the same, as landlines: each once, with
+    a count and the first row. `gave_up` is why the vendor was not tried any longer, None where it was not given up.
+    `hidden` is how many rows of a workbook nobody sees, asked or left out, and None where that cannot be told.
+    `seconds` is how long it took.
     """
 
     rows: int = 0
@@ -42,7 +45,6 @@ class Summary:
     shared: int = 0
     failed: int = 0
     held: int = 0
-    held_before: int = 0
     holds: int = 1
     checking: int = 0
     unsent: int = 0
@@ -84,7 +86,6 @@ class Summary:
         self.errors_held.update(call.error for call in row.calls if call.is_held and call.error is not None)
         if held := [call for call in row.calls if call.is_held]:
             self.held += 1
-            self.held_before += all(call.taken is not None or is_held(call.outcome) for call in held)
             self.holds = max(self.holds, *(holds_of(call.outcome) for call in held))
         if row.state is RowState.FAILED:
             self.failed += 1

@@ -548,8 +548,7 @@ class _CommandRun:
                 show.say("against the sandbox: the answers are made up, and nothing was really charged")
             show.summary(done, ledger, prices, told=self._told)
             mend = None if STDOUT in (str(self._output), str(done.problems)) else done.problems
-            can_mend = done.to_mend or done.errors["InputError"]
-            if mend is not None and ledger is not None and done.complete and can_mend:
+            if mend is not None and ledger is not None and done.complete and show.is_to_mend(done, ledger):
                 context = click.get_current_context(silent=True)
                 show.say(f"once {mend} is mended: {resuming.told(context, self._output)}")
         return done

@@ -23,6 +23,7 @@ from rich.text import Text
 from aisolution_async.batching import Progress
 from aisolution_async.bulk import Forecast, Summary
 from aisolution_async.bulk.durations import clock
+from aisolution_async.bulk.summary import PASSING
 from aisolution_async.charges import Charge, Counts, Tally
 from aisolution_async.ledger import State
 from aisolution_async.ledger.urls import Place
@@ -312,11 +313,14 @@ def summary(
     rows += [("note", warning) for warning in done.warnings if warning not in told]
     if done.left_out or done.totals:
         rows.append(("left out", left_out(done)))
+    passing = done.errors - done.errors_held
+    if again := passing["RetryLaterError"] + passing["NotSentError"]:
+        rows.append(("to ask again", f"{again:,}: the vendor was busy, or not reached: run it again later"))
     if done.over_budget:
         rows.append(("over budget", f"{done.over_budget:,} not sent: run it again with a larger budget"))
     results = None if done.output is None else "standard output" if str(done.output) == "-" else done.output
     files = {"results": results, "results so far": done.part}
-    files |= {"to be mended": done.problems, "to be settled": done.to_settle}
+    files |= {"to be mended": done.problems if is_to_mend(done, ledger) else None, "to be settled": done.to_settle}
     rows += [(name, str(file)) for name, file in files.items() if file is not None]
     if done.rescued:
         rows.append(("rescued rows", ", ".join(done.rescued)))
@@ -328,10 +332,16 @@ def summary(
     fields(console, rows)
 
 
+def is_to_mend(done: Summary, ledger: Path | None) -> bool:
+    """Whether the file of problems has rows."""
+    bad = done.errors if ledger is None else done.errors - done.errors_held
+    return any(ledger is None or error not in PASSING for error in bad)
+
+
 def _sent(done: Summary) -> int:
     """How many rows asked the vendor something. What a ledger answers, or nothing is sent for, is no speed."""
     answered = done.from_ledger + done.shared + done.taken_back
-    return max(0, done.rows - answered - done.held_before - done.over_budget - done.errors["InputError"])
+    return max(0, done.rows - answered - done.held - done.over_budget - done.errors["InputError"])
 
 
 def as_json(done: Summary, ledger: Place | None, prices: Mapping[str, Decimal] | None = None) -> dict[str, Any]:
