@@ -28,6 +28,8 @@ MOST_NAMED = 12
 """How many rows of a problem are named."""
 MOST_PROBLEMS = 40
 """How many kinds of problems are told apart."""
+TORN, TOTALS = "torn", "totals"
+"""What stands in no count."""
 
 _LONGEST = 80  # characters of a key
 _LONGEST_PROBLEM = 600
@@ -105,8 +107,8 @@ class Service:
 class Applicants:
     """All rows of a file of results: each is answered, checking, held, or has a problem.
 
-    `is_part`: the run is not over, or was killed. `torn` are lines that cannot be read, `totals` those of which nothing
-    was asked: they add up others.
+    `is_part`: the run is not over, or was killed. In `left_out`, TORN are the lines that cannot be read, and TOTALS
+    those of which nothing was asked: they add up others.
     """
 
     name: str
@@ -121,8 +123,7 @@ class Applicants:
     to_judge: dict[str, list[ToJudge]] = field(default_factory=dict)
     """By judgment; counted in `judged`."""
     judged: Counter[str] = field(default_factory=Counter)
-    torn: int = 0
-    totals: int = 0
+    left_out: Counter[str] = field(default_factory=Counter)
     notes: list[str] = field(default_factory=list)
     """What a person should know of the list."""
     photographs: Photographs = field(default_factory=dict)
@@ -175,7 +176,7 @@ def read(path: Path, ending: str, asked: Asked, *, is_part: bool = False) -> App
     found = Applicants(path.name, is_part)
     for number, record in enumerate(records(Source(path, ending, is_part=is_part), header), 2):
         if not record:
-            found.torn += 1
+            found.left_out[TORN] += 1
             continue
         if reading is None:
             reading = _RowReader(path, [*record], asked, found)
@@ -237,7 +238,7 @@ class _RowReader:
         """Count a row in."""
         found, row, states = self._found, None, []
         if self._is_total(record):
-            found.totals += 1
+            found.left_out[TOTALS] += 1
             return
         for name, results, photos in zip(self._names, self._results, self._photos, strict=True):
             ok = results.names[0]
@@ -270,7 +271,7 @@ class _RowReader:
                     known = {own: record.get(own) for own in self._inputs if len(text(record.get(own))) <= _LONGEST}
                     listed.append(ToJudge(row, name, str(judgment), score, cells, known if photos else {}))
         if not states:
-            found.torn += 1
+            found.left_out[TORN] += 1
             return
         self._list(number, record, next(state for state in _WORST_FIRST if state in states))
 

@@ -10,6 +10,8 @@ from aisolution_async.bulk.report import pieces
 from aisolution_async.bulk.report.applicants import (
     MOST_LISTED,
     MOST_PROBLEMS,
+    TORN,
+    TOTALS,
     Applicants,
     Photograph,
     RowName,
@@ -41,13 +43,13 @@ def top(found: Applicants) -> Content:
     notes = list(found.notes)
     if found.is_part:
         notes.append("The run is not over, or was stopped: these are its rows so far. Run the same command to go on.")
-    if found.totals:
+    if totals := found.left_out[TOTALS]:
         notes.append(
-            f"{pieces.plural(found.totals, 'row is a total', 'rows are totals')} or below one: nothing was asked of "
-            f"{'it' if found.totals == 1 else 'them'}, and no count has {'it' if found.totals == 1 else 'them'}."
+            f"{pieces.plural(totals, 'row is a total', 'rows are totals')} or below one: nothing was asked of "
+            f"{'it' if totals == 1 else 'them'}, and no count has {'it' if totals == 1 else 'them'}."
         )
-    if found.torn:
-        notes.append(f"{pieces.plural(found.torn, 'line', 'lines')} could not be read, and stand in no count.")
+    if torn := found.left_out[TORN]:
+        notes.append(f"{pieces.plural(torn, 'line', 'lines')} could not be read, and stand in no count.")
     return [
         tag("dl", tiles, class_="tiles four"),
         tag("p", sums),
