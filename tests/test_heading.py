@@ -121,6 +121,22 @@ def test_names_below_a_cell_that_is_merged() -> None:
         assert next(iter(rows)).cells == [1, "Ayu", "0812", "a@b", "Solo"]
 
 
+def test_names_whose_cell_is_merged_with_those_above() -> None:
+    """Two rows of names, of which the lower is the fuller one: the others stand in the upper one."""
+    lines: list[list[Any]]
+    lines = [["Data Nasabah"], [], [], ["No", "Kontak", None, "Kota", "Catatan"], [None, "Nama", "HP", None, None]]
+    lines += [[1, "Ayu", "081211002200", "Solo", "x"], [2, "Bima", "081211002201", "Kudus", "y"]]
+    path = sheet(lines, A1_E1="Data Nasabah", A4_A5="No", D4_D5="Kota", E3_E5="Catatan")
+    with Rows(path, header_row=5) as rows:
+        assert rows.header == ["No", "Nama", "HP", "Kota", "Catatan"]
+        assert [row.cells[0] for row in rows] == [1, 2]
+    lines[3:5] = [["No"], [None, "Nama", "HP", "Kota", "Email"]]
+    lines[5:] = [[n, "Ayu", "081211002200", "Solo", "a@b"] for n in range(5)]
+    with Rows(sheet(lines, A4_A5="No", A1_E1="Data Nasabah")) as rows:
+        assert rows.header == ["No", "Nama", "HP", "Kota", "Email"]
+        assert not [note for note in rows.notes if "without a name" in note]
+
+
 @FORMATS
 def test_columns_that_have_no_name_or_anothers(write: Any) -> None:
     path = write([["Nama", None, "HP", "Nama", "Nama (2)"], ["Ayu", "x", "0812", "Ibu", "y"]])

@@ -22,7 +22,7 @@ import shutil
 import tempfile
 import zipfile
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from decimal import Decimal
 from pathlib import Path
 from typing import IO, Any, Final
@@ -192,6 +192,7 @@ class SheetReader(Reader):
         if chosen != 0:
             self._header_row, values = first[place]
             said = [text(_cell(value)) for value in values]
+            self._take_from_above(said, dict(first))
             if place + 1 < len(first) and first[place + 1][0] == self._header_row + 1:
                 self._put_below(said, first[place + 1][1])
             if place:
@@ -230,6 +231,16 @@ class SheetReader(Reader):
                 found = True
         if found:
             self._header_row += 1
+
+    def _take_from_above(self, said: list[str], rows: Mapping[int, Sequence[Any]]) -> None:
+        """Where a cell is merged from above down to the row of names, its text is in the uppermost row."""
+        if all(map(str.strip, said)):
+            return
+        for (row, start), (last_row, _) in self._sheet.merged_cell_ranges or ():
+            place = start - self._offset
+            if row < self._header_row - 1 <= last_row and 0 <= place < len(said) and not said[place].strip():
+                above = rows.get(row + 1, ())
+                said[place] = text(_cell(above[place])) if place < len(above) else ""
 
     def _used(self, places: set[int]) -> list[int]:
         """Those of `places` that have anything in them, in a row that is one."""
