@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import csv
+import io
 import stat
 from collections.abc import Callable
 from datetime import date, datetime, time
@@ -13,6 +14,7 @@ from typing import Any
 import httpx
 import openpyxl
 import pytest
+from openpyxl.drawing.image import Image
 
 from aisolution_async import Charge, ConfigurationError, FaceCompare, IdHolding, Ledger, WhatsAppDetail
 from aisolution_async.bulk import BulkError, Summary, forecast_bulk, mending, outputs, run_bulk
@@ -609,3 +611,19 @@ async def test_a_dry_run_leaves_totals_out(tmp_path: Path) -> None:
     async with client_of(Vendor(sane)) as client:
         found = await forecast_bulk(client, WhatsAppDetail, source)
     assert (found.rows, found.failed, found.totals) == (5, 3, 1)
+
+
+async def test_a_picture_that_was_pasted_is_refused_and_not_lost(tmp_path: Path) -> None:
+    loop = Loop(tmp_path, "out.xlsx", "mend.xlsx")
+    write(loop.source, LIST)
+    await loop.run()
+    book = openpyxl.load_workbook(loop.problems)
+    assert book.active is not None
+    book.active.add_image(Image(io.BytesIO(picture(1))), "B3")
+    book.save(loop.problems)
+    before, asked = loop.problems.read_bytes(), len(loop.vendor.requests)
+    with pytest.raises(ConfigurationError, match=r"mend\.xlsx' has pictures \(row 3\).* write the file's name"):
+        await loop.run()
+    assert (loop.problems.read_bytes(), len(loop.vendor.requests)) == (before, asked)
+    mend(loop.problems, phones(B=f"{SOME}02"))
+    assert (await loop.run()).ok == 3

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from aisolution_async.bulk.outputs import digest_of, origin_of, plain_text, put_safely, rows_of_note, unicode_text
+from aisolution_async.bulk.pictures import refuse_pictures
 from aisolution_async.bulk.results import defused
 from aisolution_async.bulk.rows import MISSING, Row, Rows, text
 from aisolution_async.errors import ConfigurationError
@@ -145,6 +146,7 @@ class Mended:
         Raises ConfigurationError for a row that cannot be told from others, or was changed in the input too.
         """
         digest = digest_of(mend)
+        refuse_pictures(mend)
         with closing(sqlite3.connect("", isolation_level=None)) as db, open_input() as rows:
             db.execute("CREATE TABLE mend (row INTEGER PRIMARY KEY, cells TEXT, was TEXT)")
             db.execute("BEGIN")

@@ -548,3 +548,17 @@ def _emu(text: str | None, unit: int, otherwise: int) -> int:
         return round(float(text or "") * unit)
     except (ValueError, OverflowError):
         return otherwise
+
+
+def refuse_pictures(path: Path) -> None:
+    """Raise ConfigurationError where a file of problems has pictures: none is taken from there, and it is replaced."""
+    with Rows(path) as rows:
+        pictures = Pictures(rows)
+        lines = sorted(pictures.lines(range(len(rows.header))))
+        pictures.close()
+    if lines:
+        shown = ", ".join(map(str, lines[:5])) + ", …" * (len(lines) > 5)
+        raise ConfigurationError(
+            f"{str(path)!r} has pictures (row {shown}), which are not taken from there, and would be lost: save "
+            "each as a file, write the file's name into the cell, and take the picture away; nothing was sent"
+        )
