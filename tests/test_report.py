@@ -891,6 +891,15 @@ def test_what_a_sandbox_answered_says_so_first(tmp_path: Path) -> None:
     assert said not in make_report(output, options=ReportOptions(ledger=other))
 
 
+def test_rows_are_named_by_the_column_that_the_run_had_for_its_keys(tmp_path: Path) -> None:
+    output = tmp_path / "out.csv"
+    rows = [{"id": "7", "Nama": name, "number": "12"} for name in ("Ayu", "Bima")]
+    source = written(tmp_path / "in.csv", rows)
+    run("bulk", "whatsapp-detail", source, "-o", output, "--sandbox", "--key", "Nama")
+    assert "Ayu" in text_of(make_report(output))
+    assert "Ayu" not in text_of(make_report(output, options=ReportOptions(key="id")))
+
+
 def test_either_file_finds_the_other(tmp_path: Path) -> None:
     results = written(tmp_path / "results.csv", list_of(8))
     ledger = ledger_of(

@@ -36,7 +36,9 @@ def _currency(ctx: click.Context, param: click.Parameter, text: str | None) -> s
 )
 @click.option("--results", type=click.Path(path_type=Path), help="What bulk wrote.  [default: beside the ledger]")
 @click.option("--ledger", type=LedgerPlace(), help="The ledger: a file, or its URL.  [default: FILE.ledger]")
-@click.option("--key", metavar="COLUMN", help="The column of your own ids.  [default: found by its name]")
+@click.option(
+    "--key", metavar="COLUMN", help="The column of your own ids.  [default: as bulk was told, else found by its name]"
+)
 @click.option(
     "--photos", is_flag=True, help="Show the photos of the first 100 rows that are NOT SURE or NOT SAME PERSON."
 )

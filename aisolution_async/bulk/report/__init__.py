@@ -9,6 +9,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import Decimal
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -32,11 +33,11 @@ class ReportOptions:
     """What a report has besides what its file says.
 
     `ledger` (a path, or a `Server`) and `results` name what is not beside the other. `key` is the column of your ids,
-    which rows are named by (the default: found by its name). `photos` puts the photographs of the first 100 rows on the
-    page that are NOT SURE or NOT SAME PERSON; `columns` says which column has which, by parameter, where their names do
-    not; relative paths start at the results' folder, or at `images`, outside of which nothing is read. What is not
-    there, as pictures on the cells of a workbook, is taken from the list that the results are of. `prices` are by
-    endpoint, for what has no recorded price; amounts are shown in `currency`.
+    which rows are named by (the default: the one that `bulk` was told, else found by its name). `photos` puts the
+    photographs of the first 100 rows on the page that are NOT SURE or NOT SAME PERSON; `columns` says which column has
+    which, by parameter, where their names do not; relative paths start at the results' folder, or at `images`, outside
+    of which nothing is read. What is not there, as pictures on the cells of a workbook, is taken from the list that the
+    results are of. `prices` are by endpoint, for what has no recorded price; amounts are shown in `currency`.
     """
 
     ledger: Place | None = None
@@ -66,19 +67,25 @@ def make_report(
 
 def _made(files: Sources, options: ReportOptions, made_at: datetime | None) -> str:
     figures = applicants = None
+    command = _command_of(files.output)
     prices = {name: int(price.scaleb(6)) for name, price in options.prices.items()}
     if files.ledger is not None:
         figures = read(files.ledger, prices=prices)
         figures.currency = options.currency
     if files.results is not None:
-        asked = Asked(options.key, options.photos, options.columns, () if figures is None else {*figures.by_endpoint})
+        asked = Asked(
+            options.key or _key_of(command),
+            options.photos,
+            options.columns,
+            () if figures is None else {*figures.by_endpoint},
+        )
         applicants = read_applicants(files.results, files.ending, asked, is_part=files.is_part)
         applicants.prices, applicants.currency = prices, options.currency
         if options.photos:
             folder = files.results.absolute().parent
             noted = noted_of(files.results.absolute(), options.images, options.columns)
             applicants.photographs = photographs_of(applicants.worst_first(), folder, options.images, noted)
-    made_up = pretended.is_made_up(files.ledger, _command_of(files.output))
+    made_up = pretended.is_made_up(files.ledger, command)
     return page(Report(figures, applicants, files.notes, made_up=made_up), made_at or clock.today())
 
 
@@ -88,6 +95,11 @@ def _command_of(output: Path | None) -> Sequence[Any]:
         note = None if output is None else note_of(output)
         return () if note is None else note.command
     return ()
+
+
+def _key_of(command: Sequence[Any]) -> str | None:
+    """The column of keys, where these words of a command name one."""
+    return next((str(value) for option, value in pairwise(command) if option == "--key"), None)
 
 
 def write_report(
