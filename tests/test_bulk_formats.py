@@ -179,7 +179,10 @@ async def test_several_endpoints_in_one_row(tmp_path: Path) -> None:
     assert oks == [["true", "true", "true"], ["true", "false", "false"], ["false", "true", "false"]]
     assert second["face_compare_charge"] == "free"  # the same two photos as above
     assert second["id_holding_problem"].startswith("line 3: column 'held': img ")
-    assert third["whatsapp_detail_problem"] == "line 4: column 'phone' is empty: fill it in, or take the row out"
+    assert (
+        third["whatsapp_detail_problem"]
+        == "line 4: column 'phone' is empty: fill it in, or take the row out of the list"
+    )
     assert (summary.rows, summary.ok, summary.failed) == (3, 1, 2)
     assert summary.errors == {"InputError": 4}
     assert summary.tally.charged == len(vendor.requests) == 4

@@ -278,7 +278,10 @@ def test_a_dry_run_tells_problems_by_kind_and_writes_the_same() -> None:
     write(Path("in.csv"), "id,number\n" + "".join(f"{n},{number}\n" for n, number in enumerate(bad)))
     result = run(*BULK, "--dry-run", "--plan", "plan.md", "--price", "whatsapp-detail=0.05")
     told = result.stderr.splitlines()
-    assert "line 3: column 'number' is empty: fill it in, or take the row out (and 2 more like it)" in result.stderr
+    assert (
+        "line 3: column 'number' is empty: fill it in, or take the row out of the list (and 2 more like it)"
+        in result.stderr
+    )
     assert sum("more like it" in line for line in told) == 2
     assert told[-1] == "nothing was sent, and nothing was written but plan.md"
     assert [line for line in told if line not in Path("plan.md").read_text().splitlines()] == [told[-1]]

@@ -21,7 +21,7 @@ from aisolution_async.inputs import images, numbers, texts
 _LONGEST_PATH = 4096
 _NO_TEXT = "has bytes that are no text as the file is written: save the file as CSV in UTF-8 (in Excel: 'CSV UTF-8')"
 _AS_TEXT = "write the column as text"
-_EMPTY = "is empty: fill it in, or take the row out"
+_EMPTY = "is empty: fill it in, or take the row out of the list"
 _UNCALCULATED = "is a formula that was never calculated: open and save the file in Excel"
 _MANY = 0.2
 """Of the numbers, so many without a calling code are no slips."""

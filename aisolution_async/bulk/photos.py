@@ -161,7 +161,7 @@ class Photos:
                 return found
             leads_out = leads_out or is_outside
         if _NOTHING.fullmatch(_key(plain)):
-            return Unreadable(f"says {plain!r}, which names no photo: fill it in, or take the row out")
+            return Unreadable(f"says {plain!r}, which names no photo: fill it in, or take the row out of the list")
         if _URL.match(plain):
             return Unreadable("is a URL: download the image, and name its file")
         named = _named(plain)
