@@ -174,9 +174,41 @@ async def test_rows_that_moved_get_nobody_elses_numbers(tmp_path: Path) -> None:
     assert read(loop.output)[1]["phone"] == f"{SOME}02"
 
 
+async def test_what_people_wrote_beside_is_kept(tmp_path: Path) -> None:
+    """A column of their own changes nothing, and the file is replaced."""
+    loop = Loop(tmp_path)
+    write(loop.source, LIST)
+    await loop.run()
+    mend(loop.problems, phones(B=f"{SOME}02"), phon=f"{SOME}03")
+    before, kept = loop.problems.read_bytes(), tmp_path / "mend-before-1.csv"
+    done = await loop.run()
+    assert done.ok == 3
+    assert done.warnings == [
+        f"column 'phon' of {str(loop.problems)!r} is none of the list: the file as it was is kept in {str(kept)!r}"
+    ]
+    assert kept.read_bytes() == before
+    assert loop.problems.read_bytes() != before
+    assert stat.S_IMODE(kept.stat().st_mode) == 0o600
+
+
+async def test_a_total_below_what_was_mended(tmp_path: Path) -> None:
+    loop = Loop(tmp_path)
+    write(loop.source, LIST)
+    await loop.run()
+    mend(loop.problems, phones(B=f"{SOME}02"))
+    with loop.problems.open("a") as file:
+        file.write("Total,3,,,\n")
+    assert (await loop.run()).ok == 3
+
+
 @pytest.mark.parametrize(
     ("change", "problem"),
     [
+        (lambda row: {("nr" if n == "phone" else n): cell for n, cell in row.items()}, r"no column 'phone', as .*in\."),
+        (
+            lambda row: {n: cell for n, cell in row.items() if n != "note"},
+            r"no column 'note', as .*in\.csv' has: bring",
+        ),
         (lambda row: {**row, "row": "99"} if row["id"] == "B" else row, r"row 99 is none of .*in\.csv"),
         (lambda row: {**row, "row": "3", "phone": "1"}, "row 3 is there twice, with different cells"),
         (lambda row: {**row, "row": "2", "phone": "1"} if row["id"] == "B" else row, r"row 2 .*was not among the rows"),

@@ -25,7 +25,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import date, datetime
 from importlib.util import find_spec
-from itertools import chain
+from itertools import chain, count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
@@ -186,6 +186,19 @@ def put_safely(path: Path, lines: Iterable[str]) -> None:
         os.fsync(file.fileno())
     new.replace(path)
     sync_names(path.parent)
+
+
+def put_aside(path: Path) -> Path:
+    """A private copy, beside it, of a file that is going to be replaced; safe on the disk. Raises OSError."""
+    places = (path.with_name(f"{path.stem}-before-{number}{path.suffix}") for number in count(1))
+    place = next(place for place in places if not os.path.lexists(place))
+    with place.open("xb") as new, path.open("rb") as old:
+        _make_private(new.fileno())
+        shutil.copyfileobj(old, new)
+        new.flush()
+        os.fsync(new.fileno())
+    sync_names(path.parent)
+    return place
 
 
 def _side(path: Path) -> Path:
