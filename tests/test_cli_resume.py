@@ -240,6 +240,33 @@ def test_a_list_that_was_moved(vendor: ThreadVendor) -> None:
     assert len(vendor.requests) == 3
 
 
+def test_a_sample_changes_no_note(vendor: ThreadVendor) -> None:
+    Path("in.csv").write_text(LIST)
+    assert run(*FIRST).exit_code == 1
+    mend(B="081200000002")
+    before = Path("out.csv.run").read_bytes()
+    result = run(*FIRST[:5], "--country", "ID", "--sample", "1")
+    assert "'mend.csv' has rows of 'out.csv' that were mended, and would be left behind" in the_error(result)
+    assert run(*FIRST, "--sample", "3").exit_code == 0
+    assert (Path("out.csv.run").read_bytes(), "--country" in before.decode()) == (before, True)
+    assert run("bulk", "--resume", "out.csv").exit_code == 0
+    assert len(vendor.requests) == 3
+
+
+def test_a_file_that_was_mended_is_not_left_behind(vendor: ThreadVendor) -> None:
+    """Neither by a command that names no file of problems, nor by one that names another, whenever it was mended."""
+    Path("in.csv").write_text(LIST)
+    other = [*FIRST[:5], "--country", "ID"]
+    assert run(*FIRST).exit_code == 1
+    assert run(*other).exit_code == 1
+    mend(B="081200000002")
+    for words in (other, [*other, "--errors", "another.csv"], ["bulk", "--resume", "out.csv"]):
+        assert "name it as the file of problems (--errors)" in the_error(run(*words))
+    assert len(vendor.requests) == 2
+    assert run("bulk", "--resume", "out.csv", "--errors", "mend.csv").exit_code == 0
+    assert len(vendor.requests) == 3
+
+
 def test_other_words_are_told(vendor: ThreadVendor) -> None:
     Path("in.csv").write_text(LIST)
     run(*FIRST)

@@ -123,10 +123,9 @@ class Facts:
             self.source.mended.keep()
         endpoints = tuple(call.endpoint.name for call in self.kinds)
         signature = self.signature if finished else None
-        note = Note(
-            self.source.path, self.source.reading, endpoints, self.problems, self.options.command or (), signature
-        )
-        notes.keep(self.target, note)
+        problems = self.problems or _problems_before(self.target)
+        command = self.options.command or ()
+        notes.keep(self.target, Note(self.source.path, self.source.reading, endpoints, problems, command, signature))
 
     def close(self) -> None:
         """Close what was opened to be read."""
@@ -208,15 +207,33 @@ def _mended(path: Path, target: Path | None, options: BulkOptions, mends: Sequen
     problems = None if options.problems is None else Path(options.problems)
     if options.overwrite or not Path(options.ledger).exists():
         return mended
-    if problems is not None and not any(notes.is_same(problems, mend) for mend in mends) and problems.is_file():
-        origin = origin_of(problems)
-        if origin is not None and notes.is_same(origin.output, target) and not origin.is_as_written(problems):
-            mends = [problems, *mends]
-    note = notes.note_of(target) if mends else None
-    others = [other for other in (problems, None if note is None else note.problems) if other is not None]
+    before = _problems_before(target)
+
+    if problems is not None and _is_mended(problems, target, mends):
+        mends = [problems, *mends]
+    if before is not None and _is_mended(before, target, mends):
+        raise ConfigurationError(
+            f"{str(before)!r} has rows of {str(target)!r} that were mended, and would be left behind: name it as the "
+            "file of problems (--errors), or move it away"
+        )
+    others = [other for other in (problems, before) if other is not None]
     for mend in mends:
         mended.take(mend, others, lambda: Rows(path, **options.reading))
     return mended
+
+
+def _problems_before(target: Path) -> Path | None:
+    """The file of problems that the output had until now."""
+    note = notes.note_of(target)
+    return None if note is None else note.problems
+
+
+def _is_mended(problems: Path, target: Path, mends: Sequence[Path]) -> bool:
+    """Whether somebody changed the file of problems of the output since it was written. It is none of `mends`."""
+    if not problems.is_file() or any(notes.is_same(problems, mend) for mend in mends):
+        return False
+    origin = origin_of(problems)
+    return origin is not None and notes.is_same(origin.output, target) and not origin.is_as_written(problems)
 
 
 async def in_thread(make: Callable[[], T], close: Callable[[T], object]) -> T:
