@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import csv
+import json
 import stat
 from collections.abc import Callable
 from datetime import date, datetime, time
@@ -444,6 +445,19 @@ SPLIT, LATE, MIDNIGHT = map(
 )
 def test_what_programs_make_of_a_cell_is_no_change(was: Any, now: Any, same: bool) -> None:
     assert mending.is_same(was, now) is same
+
+
+async def test_a_note_leads_nowhere_else(tmp_path: Path) -> None:
+    """Nothing is written outside of its folder."""
+    (tmp_path / "in").mkdir()
+    loop = Loop(tmp_path / "in")
+    write(loop.source, LIST)
+    await loop.run()
+    mend(loop.problems, phones(B=f"{SOME}02"))
+    note = json.loads((loop.folder / "out.csv.run").read_text())
+    (loop.folder / "out.csv.run").write_text(json.dumps(note | {"problems": "../new.csv"}))
+    assert (await loop.run(loop.problems, problems=None)).ok == 3
+    assert left(tmp_path) == {"in"}
 
 
 async def test_files_that_cannot_be_read_are_named(tmp_path: Path) -> None:

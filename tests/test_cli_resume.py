@@ -215,6 +215,9 @@ def test_a_list_elsewhere_is_told(vendor: ThreadVendor) -> None:
         (["--resume", "out.csv", "-oother.csv"], "--resume goes on with 'out.csv' as it is: leave --output out"),
         (["--resume", "out.csv", "--no-ledger"], "--resume goes on with 'out.csv' as it is: leave --no-ledger out"),
         (["--resume", "out.csv", "--input", "gone.csv"], "the list 'gone.csv' is not there: say where it is now"),
+        (["--resume", "."], "--resume goes on with the file OUTPUT, and '.' is a directory"),
+        (["--resume", ""], "--resume goes on with the file OUTPUT, and '.' is a directory"),
+        (["whatsapp-detail", "in.csv", "-o", "."], "the output '.' is a directory: name a file in it"),
         (["--input", "in.csv"], "--input goes with --resume OUTPUT"),
     ],
 )
@@ -238,6 +241,38 @@ def test_a_list_that_was_moved(vendor: ThreadVendor) -> None:
     assert run("bulk", "--resume", "out.csv", "--input", "moved.csv").exit_code == 0
     assert run("bulk", "--resume", "out.csv").stderr.startswith("out.csv is finished: all rows of moved.csv are answ")
     assert len(vendor.requests) == 3
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"command": ["whatsapp-detail", 5]},
+        {"command": ["nosuchcmd"]},
+        {"command": ["whatsapp-detail", "--country"]},
+        {"command": ["whatsapp-detail", "--country", 5]},
+        {"command": ["whatsapp-detail", "--errors", "mend.csv"]},
+        {"command": ["whatsapp-detail", "in.csv"]},
+        {"command": [{"path": "x"}]},
+        {"command": "whatsapp-detail"},
+        {"reading": {"bogus": 1}},
+        {"reading": {"header_row": "1"}},
+        {"reading": [1]},
+        {"endpoints": 5},
+        {"finished": [float("inf"), 0]},
+        {"input": 5},
+    ],
+)
+@pytest.mark.parametrize("words", [["--resume", "out.csv"], ["whatsapp-detail", "mend.csv", "-o", "out.csv"]])
+def test_a_note_that_is_none(said: dict[str, Any], words: list[str], vendor: ThreadVendor) -> None:
+    Path("in.csv").write_text(LIST)
+    assert run(*FIRST).exit_code == 1
+    mend(B="081200000002")
+    note = json.loads(Path("out.csv.run").read_text())
+    Path("out.csv.run").write_text(json.dumps(note | said))
+    result = run("bulk", *words)
+    assert result.exit_code == 2
+    assert the_error(result).startswith("'out.csv.run' cannot be read, which says what 'out.csv' is of: take it away")
+    assert len(vendor.requests) == 2
 
 
 def test_a_sample_changes_no_note(vendor: ThreadVendor) -> None:

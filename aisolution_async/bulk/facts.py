@@ -16,7 +16,7 @@ from aisolution_async.api import Call
 from aisolution_async.bulk import mending, notes
 from aisolution_async.bulk.calls import Calls
 from aisolution_async.bulk.mending import Mended
-from aisolution_async.bulk.notes import Note, Signature
+from aisolution_async.bulk.notes import Note, Signature, Whole
 from aisolution_async.bulk.options import BulkOptions, StrPath
 from aisolution_async.bulk.outputs import STDOUT, Origin, origin_of
 from aisolution_async.bulk.results import Results, columns_of, free_name
@@ -148,8 +148,12 @@ def gather(
     path, target = Path(source), None if target is None else Path(target)
     ledger = None if options.ledger is None else Path(options.ledger)
     mends: list[Path] = []
+    for place in (target, ledger, options.problems):
+        if place is not None and not Path(place).name:
+            raise ConfigurationError(f"{str(place)!r} is a directory: name a file in it")
     if ledger is not None and not options.overwrite and (whole := notes.whole_of(path, target)) is not None:
-        path, options = whole.note.source, _as_noted(whole.note, kinds, options)
+        assert target is not None
+        path, options = whole.note.source, _as_noted(whole, target.parent, kinds, options)
         mends.append(whole.mend)
     read = Input(path, options.reading, _mended(path, target, options, mends))
     signature = notes.signature_of(path)
@@ -187,8 +191,9 @@ def gather(
         return facts
 
 
-def _as_noted(note: Note, kinds: Sequence[type[Call[Any]]], options: BulkOptions) -> BulkOptions:
+def _as_noted(whole: Whole, folder: Path, kinds: Sequence[type[Call[Any]]], options: BulkOptions) -> BulkOptions:
     """The options for the list that a file has rows with problems of. Raises ConfigurationError for other questions."""
+    note = whole.note
     asked = [call.endpoint.name for call in kinds]
     if sorted(asked) != sorted(note.endpoints):
         raise ConfigurationError(
@@ -196,7 +201,12 @@ def _as_noted(note: Note, kinds: Sequence[type[Call[Any]]], options: BulkOptions
             "ask the same, or give the output another name"
         )
     reading: dict[str, Any] = {**options.reading, **note.reading}
-    return replace(options, **reading, problems=note.problems if options.problems is None else options.problems)
+    problems = options.problems
+    if problems is None and note.problems is not None:
+        # A note may be anybody's: nothing is written outside of its folder but over what was named.
+        is_near = note.problems.resolve().is_relative_to(folder.resolve())
+        problems = note.problems if is_near or notes.is_same(note.problems, whole.mend) else None
+    return replace(options, **reading, problems=problems)
 
 
 def _mended(path: Path, target: Path | None, options: BulkOptions, mends: Sequence[Path]) -> Mended:

@@ -151,7 +151,8 @@ class Mended:
         self._marks[row.line] = _mark(row.cells)
         cells = [*row.cells]
         for name, cell in correction.cells.items():
-            cells[places[name]] = cell
+            if name in places:
+                cells[places[name]] = cell
         return replace(row, cells=cells, problem=None, raw=None)
 
     # -------------------------------------------------------------------------------------- from a file of problems
@@ -358,7 +359,7 @@ def _read(path: Path) -> dict[int, Correction]:
                     found[int(said["row"])] = Correction(said["was"], columns, cells)
     except FileNotFoundError:
         pass
-    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+    except (OSError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError):
         raise ConfigurationError(
             f"{str(path)!r} cannot be read, which has what was mended: bring it back, or take it away to mend again"
         ) from None

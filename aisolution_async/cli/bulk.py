@@ -278,6 +278,8 @@ def command_of(call: type[Call[Any]]) -> click.Command:
             output = _output_of(source)
         if output is None and not dry_run:
             raise Ending("say where the results go: -o results.csv, or results.xlsx", Exit.USAGE)
+        if output is not None and not output.name:
+            raise Ending(f"the output {str(output)!r} is a directory: name a file in it", Exit.USAGE)
         if as_json and not (dry_run or sample) and STDOUT in (str(output), str(chosen["problems"])):
             raise Ending("--json prints on stdout, where the results go: leave one of them out", Exit.USAGE)
         if as_json:
