@@ -520,7 +520,8 @@ async def test_what_is_held_is_in_a_file_of_its_own(tmp_path: Path, ending: str)
     said = row["what to do"]
     assert said.startswith("ask the vendor, or look into the invoice, whether the request gliswadetail of 20")
     assert f"UTC, 'D' was charged. If it was not: aisolution ledger resolve {ledger} D free, and then" in said
-    assert f"aisolution bulk --resume {tmp_path}/out.csv --retry-unknown 1" in said
+    again = f"aisolution bulk --resume {tmp_path}/out.csv --retry-unknown 1"
+    assert f"{again}, which sends all rows that are held again, and not only this one" in said
     assert stat.S_IMODE(held.stat().st_mode) == 0o600
     loop.options["vendor"] = loop.vendor = Vendor(sane)
     assert (await loop.run()).to_settle == held
