@@ -562,6 +562,16 @@ async def test_a_row_that_is_held_and_has_a_bad_cell_is_in_both(tmp_path: Path) 
     assert "--by-id ID free (aisolution ledger attempts --unknown " in held["what to do"]
 
 
+async def test_the_file_of_problems_is_not_that_of_held_rows(tmp_path: Path) -> None:
+    loop = Loop(tmp_path, problems="out-held.csv")
+    write(loop.source, LIST)
+    with pytest.raises(
+        ConfigurationError, match=r"out-held\.csv' is the file of the rows that are held: give it anoth"
+    ):
+        await loop.run()
+    assert left(tmp_path) == {"in.csv"}
+
+
 async def test_without_a_ledger_nothing_is_held(tmp_path: Path) -> None:
     loop = Loop(tmp_path)
     write(loop.source, LIST)

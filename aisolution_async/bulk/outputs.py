@@ -346,14 +346,14 @@ class Output:
             self._file = _Appender(number)
             _lock(self._file)
             self._file.append(self._form.start())
-        except BlockingIOError:
-            problem = "another run is writing it"
+        except BlockingIOError:  # another place would have another ledger, and pay for all of it too
+            problem = "another run is writing it; wait until that has ended"
         except OSError as exc:
-            problem = _reason(exc)
+            problem = f"{_reason(exc)}; choose another place"
         else:
             return
         self.close()
-        raise ConfigurationError(f"the output {str(self.part)!r} cannot be written: {problem}; choose another place")
+        raise ConfigurationError(f"the output {str(self.part)!r} cannot be written: {problem}")
 
     def write(self, cells: Sequence[Any], values: Sequence[Any], formats: Sequence[int | str] = ()) -> None:
         """Add a row: the input's cells, then the results. Raises UnwrittenError.
