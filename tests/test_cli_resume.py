@@ -18,6 +18,7 @@ import pytest
 
 from aisolution_async.bulk.books import records
 from aisolution_async.bulk.rows import Rows
+from aisolution_async.cli import main
 
 from .commands import COMMAND, left, run, the_error
 from .support import TOKEN, ThreadVendor, VendorOf, picture
@@ -300,6 +301,20 @@ def test_a_file_that_was_mended_is_not_left_behind(vendor: ThreadVendor) -> None
     assert len(vendor.requests) == 2
     assert run("bulk", "--resume", "out.csv", "--errors", "mend.csv").exit_code == 0
     assert len(vendor.requests) == 3
+
+
+def test_ctrl_c_before_anything_is_sent(vendor: ThreadVendor, monkeypatch: pytest.MonkeyPatch) -> None:
+    def press(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    Path("in.csv").write_text(LIST)
+    monkeypatch.setattr("aisolution_async.cli.bulk.origin_of", press)
+    result = run(*FIRST)
+    assert (result.exit_code, the_error(result)) == (130, "interrupted: nothing was sent")
+    monkeypatch.setattr("aisolution_async.cli.streams.mend", press)
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 130
 
 
 def test_other_words_are_told(vendor: ThreadVendor) -> None:
