@@ -93,6 +93,7 @@ def test_the_loop(vendor: ThreadVendor) -> None:
     mend(B="13")
     result = run("bulk", "--resume", "out.csv")
     assert (result.exit_code, result.stderr.splitlines()[-1]) == (1, GO_ON)
+    assert "1 row is taken as mended, from 'out.csv.mended'" in result.stderr
     assert [(row["ref"], row["phone"], row["row"]) for row in rows("mend.csv")] == [("B", "13", "3")]
     mend(B="081200000002")
     assert run("bulk", "--resume=out.csv", "--quiet").exit_code == 0
@@ -301,6 +302,15 @@ def test_a_file_that_was_mended_is_not_left_behind(vendor: ThreadVendor) -> None
     assert len(vendor.requests) == 2
     assert run("bulk", "--resume", "out.csv", "--errors", "mend.csv").exit_code == 0
     assert len(vendor.requests) == 3
+
+
+def test_a_file_of_problems_that_stayed_behind_is_told(vendor: ThreadVendor) -> None:
+    Path("in.csv").write_text(LIST)
+    assert run(*FIRST).exit_code == 1
+    Path("mend.csv").rename("elsewhere.csv")
+    said = "the file of problems 'mend.csv' is not there: nothing of it is taken in"
+    assert said in run("bulk", "--resume", "out.csv").stderr
+    assert said not in run("bulk", "--resume", "out.csv").stderr
 
 
 def test_ctrl_c_before_anything_is_sent(vendor: ThreadVendor, monkeypatch: pytest.MonkeyPatch) -> None:

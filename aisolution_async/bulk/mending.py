@@ -123,6 +123,13 @@ class Mended:
             return
         raise ConfigurationError(f"{str(self._path)!r}, what was mended, cannot be written: {problem}; make room there")
 
+    def line(self) -> str | None:
+        """What a person is to be told beforehand; None if nothing was mended."""
+        if not self._found or self._path is None:
+            return None
+        what = "1 row is" if len(self._found) == 1 else f"{len(self._found):,} rows are"
+        return f"{what} taken as mended, from {str(self._path)!r}"
+
     def told(self, source: Path, *, is_read: bool) -> list[str]:
         """What a person is to be told of corrections that went nowhere; `is_read` if all rows were read."""
         gone = [row for row in self._found if row not in self._met] if is_read else []

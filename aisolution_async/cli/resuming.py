@@ -75,6 +75,8 @@ def resumed(ctx: click.Context, args: Sequence[str], options: Sequence[click.Par
     is_noted, source = source is None, source or note.source
     if str(source) != STDOUT and not source.is_file():
         raise Ending(f"the list {str(source)!r} is not there: say where it is now, with --input FILE", Exit.USAGE)
+    if note.problems is not None and output.is_file() and not (is_quiet or note.problems.is_file()):
+        show.say(f"the file of problems {str(note.problems)!r} is not there: nothing of it is taken in")
     if is_noted and str(source) != STDOUT and not (is_quiet or is_inside(source.absolute(), output.parent)):
         show.say(f"the list of {output} is not in its folder: {source} is read")
     return [name, *words, "-o", str(output), *more, "--", str(source)]
