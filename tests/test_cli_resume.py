@@ -15,10 +15,12 @@ from typing import Any
 
 import openpyxl
 import pytest
+from click.testing import CliRunner
 
 from aisolution_async.bulk.books import records
 from aisolution_async.bulk.rows import Rows
 from aisolution_async.cli import main
+from aisolution_async.cli.commands import aisolution
 
 from .commands import COMMAND, left, run, the_error
 from .support import TOKEN, ThreadVendor, VendorOf, picture
@@ -302,6 +304,24 @@ def test_a_file_that_was_mended_is_not_left_behind(vendor: ThreadVendor) -> None
     assert len(vendor.requests) == 2
     assert run("bulk", "--resume", "out.csv", "--errors", "mend.csv").exit_code == 0
     assert len(vendor.requests) == 3
+
+
+def test_a_list_from_standard_input(vendor: ThreadVendor) -> None:
+    """What was mended of it is taken in where the list is a file."""
+    lines = '{"number": "+6281200000000"}\n{"number": "12"}\n'
+    words = ["bulk", "whatsapp-detail", "-", "-o", "out.jsonl", "--errors", "mend.jsonl"]
+    result = CliRunner().invoke(aisolution, words, input=lines)
+    assert result.stderr.splitlines()[-1].startswith(
+        "once mend.jsonl is mended: aisolution bulk --resume out.jsonl --input FILE, where FILE has the rows"
+    )
+    Path("mend.jsonl").write_text(Path("mend.jsonl").read_text().replace('"12"', '"+6281200000002"'))
+    result = CliRunner().invoke(aisolution, ["bulk", "--resume", "out.jsonl"], input=lines)
+    assert result.exit_code == 2
+    assert "and say aisolution bulk --resume out.jsonl --input FILE" in the_error(result)
+    Path("in.jsonl").write_text(lines)
+    result = run("bulk", "--resume", "out.jsonl", "--input", "in.jsonl")
+    assert result.exit_code == 0, result.stderr
+    assert len(vendor.requests) == 2
 
 
 def test_a_file_of_problems_that_stayed_behind_is_told(vendor: ThreadVendor) -> None:

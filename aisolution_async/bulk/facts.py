@@ -211,10 +211,17 @@ def _as_noted(whole: Whole, folder: Path, kinds: Sequence[type[Call[Any]]], opti
 
 def _mended(path: Path, target: Path | None, options: BulkOptions, mends: Sequence[Path]) -> Mended:
     """What was mended of the list `path`, in the files `mends` and in the file of problems that somebody changed."""
-    if target is None or options.ledger is None or STDOUT in (str(target), str(path)):
+    if target is None or options.ledger is None or str(target) == STDOUT:
+        return Mended()
+    problems = None if options.problems is None else Path(options.problems)
+    if str(path) == STDOUT:
+        if problems is not None and not options.overwrite and _is_mended(problems, target, ()):
+            raise ConfigurationError(
+                f"{str(problems)!r} has rows that were mended, and goes with a file, not with standard input: put the "
+                f"rows that came from there into one, and say aisolution bulk --resume {target} --input FILE"
+            )
         return Mended()
     mended = Mended(mending.path_of(target), is_new=options.overwrite)
-    problems = None if options.problems is None else Path(options.problems)
     if options.overwrite or not Path(options.ledger).exists():
         return mended
     before = _problems_before(target)

@@ -538,7 +538,9 @@ class _CommandRun:
             can_mend = done.failed > done.unsettled or done.errors["InputError"]
             if mend is not None and ledger is not None and done.complete and can_mend:
                 context = click.get_current_context(silent=True)
-                show.say(f"once {mend} is mended: {resuming.told(context, self._output)}")
+                is_stdin = str(self._source) == STDOUT
+                more = " --input FILE, where FILE has the rows that were read here" if is_stdin else ""
+                show.say(f"once {mend} is mended: {resuming.told(context, self._output)}{more}")
         return done
 
     def _report_sample(self, found: Estimate, done: Summary, access: Access, *, quiet: bool, as_json: bool) -> Summary:
