@@ -192,6 +192,18 @@ async def test_what_people_wrote_beside_is_kept(tmp_path: Path) -> None:
     assert stat.S_IMODE(kept.stat().st_mode) == 0o600
 
 
+async def test_numbers_of_rows_that_were_swapped(tmp_path: Path) -> None:
+    """Nobody gets the place of somebody else."""
+    loop = Loop(tmp_path)
+    write(loop.source, LIST)
+    await loop.run(key="id")
+    mend(loop.problems, lambda row: {**row, "row": {"3": "6", "6": "3"}.get(row["row"], row["row"])})
+    before = left(tmp_path), len(loop.vendor.requests)
+    with pytest.raises(ConfigurationError, match="row 3 has another key in column 'id' than in the list"):
+        await loop.run(key="id")
+    assert (left(tmp_path), len(loop.vendor.requests)) == before
+
+
 async def test_a_total_below_what_was_mended(tmp_path: Path) -> None:
     loop = Loop(tmp_path)
     write(loop.source, LIST)

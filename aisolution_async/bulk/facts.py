@@ -169,6 +169,7 @@ def gather(
             images_root=None if root is None else Path(root),
         )
         opened.callback(calls.close)
+        read.mended.check_key(calls.key_column)
         origin = None if read.is_stdin else origin_of(read.path)
         added = () if origin is None else origin.added
         stale = frozenset(place for place, name in enumerate(rows.header) if name in added)

@@ -90,6 +90,7 @@ class Mended:
         self._marks: dict[int, str] = {}  # of rows that were corrected
         self._stale: dict[int, None] = {}  # rows that were changed in the input since
         self._met: set[int] = set()
+        self._changed: dict[str, int] = {}  # by column, a row where something else stands in it now
         self._own: dict[Path, Sequence[str]] = {}  # columns of files of problems that the list has not
         self._aside: list[str] = []
 
@@ -122,6 +123,16 @@ class Mended:
         else:
             return
         raise ConfigurationError(f"{str(self._path)!r}, what was mended, cannot be written: {problem}; make room there")
+
+    def check_key(self, column: str | None) -> None:
+        """Raise ConfigurationError where a row got the key of `column` of another one, in a file of problems."""
+        row = None if column is None else self._changed.get(column)
+        if row is not None:
+            raise ConfigurationError(
+                f"{' and '.join(repr(str(path)) for path in self.taken)}: row {row} has another key in column "
+                f"{column!r} than in the list: is the number of the row right? Mend it, or change the key in the list; "
+                "nothing was sent"
+            )
 
     def line(self) -> str | None:
         """What a person is to be told beforehand; None if nothing was mended."""
@@ -228,6 +239,9 @@ class Mended:
                     cells[name] = _typed(cell, kind)
                 except ValueError:
                     return f"row {row.line}: column {name!r} of {str(rows.path)!r} holds {kind} only"
+        for name in cells:
+            if text(now[places[name]]).strip():
+                self._changed.setdefault(name, row.line)
         before = self._found.get(row.line)
         if before is not None and row.line not in self._stale:
             cells = {**before.cells, **cells}
