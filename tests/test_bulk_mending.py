@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import csv
 import io
+import json
 import stat
 from collections.abc import Callable
 from datetime import date, datetime, time
@@ -176,9 +177,53 @@ async def test_rows_that_moved_get_nobody_elses_numbers(tmp_path: Path) -> None:
     assert read(loop.output)[1]["phone"] == f"{SOME}02"
 
 
+async def test_what_people_wrote_beside_is_kept(tmp_path: Path) -> None:
+    """A column of their own changes nothing, and the file is replaced."""
+    loop = Loop(tmp_path)
+    write(loop.source, LIST)
+    await loop.run()
+    mend(loop.problems, phones(B=f"{SOME}02"), phon=f"{SOME}03")
+    before, kept = loop.problems.read_bytes(), tmp_path / "mend-before-1.csv"
+    done = await loop.run()
+    assert done.ok == 3
+    assert done.warnings == [
+        f"column 'phon' of {str(loop.problems)!r} is none of the list: the file as it was is kept in {str(kept)!r}"
+    ]
+    assert kept.read_bytes() == before
+    assert loop.problems.read_bytes() != before
+    assert stat.S_IMODE(kept.stat().st_mode) == 0o600
+
+
+async def test_numbers_of_rows_that_were_swapped(tmp_path: Path) -> None:
+    """Nobody gets the place of somebody else."""
+    loop = Loop(tmp_path)
+    write(loop.source, LIST)
+    await loop.run(key="id")
+    mend(loop.problems, lambda row: {**row, "row": {"3": "6", "6": "3"}.get(row["row"], row["row"])})
+    before = left(tmp_path), len(loop.vendor.requests)
+    with pytest.raises(ConfigurationError, match="row 3 has another key in column 'id' than in the list"):
+        await loop.run(key="id")
+    assert (left(tmp_path), len(loop.vendor.requests)) == before
+
+
+async def test_a_total_below_what_was_mended(tmp_path: Path) -> None:
+    loop = Loop(tmp_path)
+    write(loop.source, LIST)
+    await loop.run()
+    mend(loop.problems, phones(B=f"{SOME}02"))
+    with loop.problems.open("a") as file:
+        file.write("Total,3,,,\n")
+    assert (await loop.run()).ok == 3
+
+
 @pytest.mark.parametrize(
     ("change", "problem"),
     [
+        (lambda row: {("nr" if n == "phone" else n): cell for n, cell in row.items()}, r"no column 'phone', as .*in\."),
+        (
+            lambda row: {n: cell for n, cell in row.items() if n != "note"},
+            r"no column 'note', as .*in\.csv' has: bring",
+        ),
         (lambda row: {**row, "row": "99"} if row["id"] == "B" else row, r"row 99 is none of .*in\.csv"),
         (lambda row: {**row, "row": "3", "phone": "1"}, "row 3 is there twice, with different cells"),
         (lambda row: {**row, "row": "2", "phone": "1"} if row["id"] == "B" else row, r"row 2 .*was not among the rows"),
@@ -416,6 +461,19 @@ def test_what_programs_make_of_a_cell_is_no_change(was: Any, now: Any, same: boo
     assert mending.is_same(was, now) is same
 
 
+async def test_a_note_leads_nowhere_else(tmp_path: Path) -> None:
+    """Nothing is written outside of its folder."""
+    (tmp_path / "in").mkdir()
+    loop = Loop(tmp_path / "in")
+    write(loop.source, LIST)
+    await loop.run()
+    mend(loop.problems, phones(B=f"{SOME}02"))
+    note = json.loads((loop.folder / "out.csv.run").read_text())
+    (loop.folder / "out.csv.run").write_text(json.dumps(note | {"problems": "../new.csv"}))
+    assert (await loop.run(loop.problems, problems=None)).ok == 3
+    assert left(tmp_path) == {"in"}
+
+
 async def test_files_that_cannot_be_read_are_named(tmp_path: Path) -> None:
     loop = Loop(tmp_path)
     write(loop.source, LIST)
@@ -476,7 +534,8 @@ async def test_what_is_held_is_in_a_file_of_its_own(tmp_path: Path, ending: str)
     said = row["what to do"]
     assert said.startswith("ask the vendor, or look into the invoice, whether the request gliswadetail of 20")
     assert f"UTC, 'D' was charged. If it was not: aisolution ledger resolve {ledger} D free, and then" in said
-    assert f"aisolution bulk --resume {tmp_path}/out.csv --retry-unknown 1" in said
+    again = f"aisolution bulk --resume {tmp_path}/out.csv --retry-unknown 1"
+    assert f"{again}, which sends all rows that are held again, and not only this one" in said
     assert stat.S_IMODE(held.stat().st_mode) == 0o600
     loop.options["vendor"] = loop.vendor = Vendor(sane)
     assert (await loop.run()).to_settle == held
@@ -572,6 +631,16 @@ async def test_what_needs_only_to_be_asked_again_is_not_to_be_mended(tmp_path: P
         done = await run(lost)
         assert (done.ok, done.to_mend, loop.ids()) == (4, 1, [])
         assert (await loop.run()).ok == 5
+
+
+async def test_the_file_of_problems_is_not_that_of_held_rows(tmp_path: Path) -> None:
+    loop = Loop(tmp_path, problems="out-held.csv")
+    write(loop.source, LIST)
+    with pytest.raises(
+        ConfigurationError, match=r"out-held\.csv' is the file of the rows that are held: give it anoth"
+    ):
+        await loop.run()
+    assert left(tmp_path) == {"in.csv"}
 
 
 async def test_without_a_ledger_nothing_is_held(tmp_path: Path) -> None:

@@ -15,10 +15,13 @@ from typing import Any
 
 import openpyxl
 import pytest
+from click.testing import CliRunner
 
 from aisolution_async.bulk import alike
 from aisolution_async.bulk.books import records
 from aisolution_async.bulk.rows import Rows
+from aisolution_async.cli import main
+from aisolution_async.cli.commands import aisolution
 
 from .commands import COMMAND, left, run, the_error
 from .servers import running
@@ -94,6 +97,7 @@ def test_the_loop(vendor: ThreadVendor) -> None:
     mend(B="13")
     result = run("bulk", "--resume", "out.csv")
     assert (result.exit_code, result.stderr.splitlines()[-1]) == (1, GO_ON)
+    assert "1 row is taken as mended, from 'out.csv.mended'" in result.stderr
     assert [(row["ref"], row["phone"], row["row"]) for row in rows("mend.csv")] == [("B", "13", "3")]
     mend(B="081200000002")
     assert run("bulk", "--resume=out.csv", "--quiet").exit_code == 0
@@ -217,6 +221,9 @@ def test_a_list_elsewhere_is_told(vendor: ThreadVendor) -> None:
         (["--resume", "out.csv", "-oother.csv"], "--resume goes on with 'out.csv' as it is: leave --output out"),
         (["--resume", "out.csv", "--no-ledger"], "--resume goes on with 'out.csv' as it is: leave --no-ledger out"),
         (["--resume", "out.csv", "--input", "gone.csv"], "the list 'gone.csv' is not there: say where it is now"),
+        (["--resume", "."], "--resume goes on with the file OUTPUT, and '.' is a directory"),
+        (["--resume", ""], "--resume goes on with the file OUTPUT, and '.' is a directory"),
+        (["whatsapp-detail", "in.csv", "-o", "."], "the output '.' is a directory: name a file in it"),
         (["--input", "in.csv"], "--input goes with --resume OUTPUT"),
     ],
 )
@@ -240,6 +247,106 @@ def test_a_list_that_was_moved(vendor: ThreadVendor) -> None:
     assert run("bulk", "--resume", "out.csv", "--input", "moved.csv").exit_code == 0
     assert run("bulk", "--resume", "out.csv").stderr.startswith("out.csv is finished: all rows of moved.csv are answ")
     assert len(vendor.requests) == 3
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"command": ["whatsapp-detail", 5]},
+        {"command": ["nosuchcmd"]},
+        {"command": ["whatsapp-detail", "--country"]},
+        {"command": ["whatsapp-detail", "--country", 5]},
+        {"command": ["whatsapp-detail", "--errors", "mend.csv"]},
+        {"command": ["whatsapp-detail", "in.csv"]},
+        {"command": [{"path": "x"}]},
+        {"command": "whatsapp-detail"},
+        {"reading": {"bogus": 1}},
+        {"reading": {"header_row": "1"}},
+        {"reading": [1]},
+        {"endpoints": 5},
+        {"finished": [float("inf"), 0]},
+        {"input": 5},
+    ],
+)
+@pytest.mark.parametrize("words", [["--resume", "out.csv"], ["whatsapp-detail", "mend.csv", "-o", "out.csv"]])
+def test_a_note_that_is_none(said: dict[str, Any], words: list[str], vendor: ThreadVendor) -> None:
+    Path("in.csv").write_text(LIST)
+    assert run(*FIRST).exit_code == 1
+    mend(B="081200000002")
+    note = json.loads(Path("out.csv.run").read_text())
+    Path("out.csv.run").write_text(json.dumps(note | said))
+    result = run("bulk", *words)
+    assert result.exit_code == 2
+    assert the_error(result).startswith("'out.csv.run' cannot be read, which says what 'out.csv' is of: take it away")
+    assert len(vendor.requests) == 2
+
+
+def test_a_sample_changes_no_note(vendor: ThreadVendor) -> None:
+    Path("in.csv").write_text(LIST)
+    assert run(*FIRST).exit_code == 1
+    mend(B="081200000002")
+    before = Path("out.csv.run").read_bytes()
+    result = run(*FIRST[:5], "--country", "ID", "--sample", "1")
+    assert "'mend.csv' has rows of 'out.csv' that were mended, and would be left behind" in the_error(result)
+    assert run(*FIRST, "--sample", "3").exit_code == 0
+    assert (Path("out.csv.run").read_bytes(), "--country" in before.decode()) == (before, True)
+    assert run("bulk", "--resume", "out.csv").exit_code == 0
+    assert len(vendor.requests) == 3
+
+
+def test_a_file_that_was_mended_is_not_left_behind(vendor: ThreadVendor) -> None:
+    """Neither by a command that names no file of problems, nor by one that names another, whenever it was mended."""
+    Path("in.csv").write_text(LIST)
+    other = [*FIRST[:5], "--country", "ID"]
+    assert run(*FIRST).exit_code == 1
+    assert run(*other).exit_code == 1
+    mend(B="081200000002")
+    for words in (other, [*other, "--errors", "another.csv"], ["bulk", "--resume", "out.csv"]):
+        assert "name it as the file of problems (--errors)" in the_error(run(*words))
+    assert len(vendor.requests) == 2
+    assert run("bulk", "--resume", "out.csv", "--errors", "mend.csv").exit_code == 0
+    assert len(vendor.requests) == 3
+
+
+def test_a_list_from_standard_input(vendor: ThreadVendor) -> None:
+    """What was mended of it is taken in where the list is a file."""
+    lines = '{"number": "+6281200000000"}\n{"number": "12"}\n'
+    words = ["bulk", "whatsapp-detail", "-", "-o", "out.jsonl", "--errors", "mend.jsonl"]
+    result = CliRunner().invoke(aisolution, words, input=lines)
+    assert result.stderr.splitlines()[-1].startswith(
+        "once mend.jsonl is mended: aisolution bulk --resume out.jsonl --input FILE, where FILE has the rows"
+    )
+    Path("mend.jsonl").write_text(Path("mend.jsonl").read_text().replace('"12"', '"+6281200000002"'))
+    result = CliRunner().invoke(aisolution, ["bulk", "--resume", "out.jsonl"], input=lines)
+    assert result.exit_code == 2
+    assert "and say aisolution bulk --resume out.jsonl --input FILE" in the_error(result)
+    Path("in.jsonl").write_text(lines)
+    result = run("bulk", "--resume", "out.jsonl", "--input", "in.jsonl")
+    assert result.exit_code == 0, result.stderr
+    assert len(vendor.requests) == 2
+
+
+def test_a_file_of_problems_that_stayed_behind_is_told(vendor: ThreadVendor) -> None:
+    Path("in.csv").write_text(LIST)
+    assert run(*FIRST).exit_code == 1
+    Path("mend.csv").rename("elsewhere.csv")
+    said = "the file of problems 'mend.csv' is not there: nothing of it is taken in"
+    assert said in run("bulk", "--resume", "out.csv").stderr
+    assert said not in run("bulk", "--resume", "out.csv").stderr
+
+
+def test_ctrl_c_before_anything_is_sent(vendor: ThreadVendor, monkeypatch: pytest.MonkeyPatch) -> None:
+    def press(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    Path("in.csv").write_text(LIST)
+    monkeypatch.setattr("aisolution_async.cli.bulk.origin_of", press)
+    result = run(*FIRST)
+    assert (result.exit_code, the_error(result)) == (130, "interrupted: nothing was sent")
+    monkeypatch.setattr("aisolution_async.cli.streams.mend", press)
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 130
 
 
 def test_other_words_are_told(vendor: ThreadVendor) -> None:

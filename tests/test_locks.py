@@ -269,7 +269,7 @@ print(sorted(path.name for path in pathlib.Path().iterdir()))
 """
     result = on_windows("-c", script)
     assert result.stdout.decode().splitlines() == [
-        "the output 'out.csv.part' cannot be written: another run is writing it; choose another place",
+        "the output 'out.csv.part' cannot be written: another run is writing it; wait until that has ended",
         "['a', '2']",
         "True None",
         "False",

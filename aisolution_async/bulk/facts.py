@@ -16,7 +16,7 @@ from aisolution_async.api import Call
 from aisolution_async.bulk import mending, notes
 from aisolution_async.bulk.calls import Calls
 from aisolution_async.bulk.mending import Mended
-from aisolution_async.bulk.notes import Note, Signature
+from aisolution_async.bulk.notes import Note, Signature, Whole
 from aisolution_async.bulk.options import BulkOptions, StrPath
 from aisolution_async.bulk.outputs import STDOUT, Origin, origin_of
 from aisolution_async.bulk.results import Results, columns_of, free_name
@@ -124,10 +124,9 @@ class Facts:
             self.source.mended.keep()
         endpoints = tuple(call.endpoint.name for call in self.kinds)
         signature = self.signature if finished else None
-        note = Note(
-            self.source.path, self.source.reading, endpoints, self.problems, self.options.command or (), signature
-        )
-        notes.keep(self.target, note)
+        problems = self.problems or _problems_before(self.target)
+        command = self.options.command or ()
+        notes.keep(self.target, Note(self.source.path, self.source.reading, endpoints, problems, command, signature))
 
     def close(self) -> None:
         """Close what was opened to be read."""
@@ -150,8 +149,12 @@ def gather(
     path, target = Path(source), None if target is None else Path(target)
     ledger = None if options.ledger is None else place_of(options.ledger)
     mends: list[Path] = []
+    for place in (target, ledger, options.problems):
+        if place is not None and not Path(place).name:
+            raise ConfigurationError(f"{str(place)!r} is a directory: name a file in it")
     if ledger is not None and not options.overwrite and (whole := notes.whole_of(path, target)) is not None:
-        path, options = whole.note.source, _as_noted(whole.note, kinds, options)
+        assert target is not None
+        path, options = whole.note.source, _as_noted(whole, target.parent, kinds, options)
         mends.append(whole.mend)
     read = Input(path, options.reading, _mended(path, target, options, mends))
     signature = notes.signature_of(path)
@@ -167,6 +170,7 @@ def gather(
             images_root=None if root is None else Path(root),
         )
         opened.callback(calls.close)
+        read.mended.check_key(calls.key_column)
         origin = None if read.is_stdin else origin_of(read.path)
         added = () if origin is None else origin.added
         stale = frozenset(place for place, name in enumerate(rows.header) if name in added)
@@ -189,8 +193,9 @@ def gather(
         return facts
 
 
-def _as_noted(note: Note, kinds: Sequence[type[Call[Any]]], options: BulkOptions) -> BulkOptions:
+def _as_noted(whole: Whole, folder: Path, kinds: Sequence[type[Call[Any]]], options: BulkOptions) -> BulkOptions:
     """The options for the list that a file has rows with problems of. Raises ConfigurationError for other questions."""
+    note = whole.note
     asked = [call.endpoint.name for call in kinds]
     if sorted(asked) != sorted(note.endpoints):
         raise ConfigurationError(
@@ -198,26 +203,56 @@ def _as_noted(note: Note, kinds: Sequence[type[Call[Any]]], options: BulkOptions
             "ask the same, or give the output another name"
         )
     reading: dict[str, Any] = {**options.reading, **note.reading}
-    return replace(options, **reading, problems=note.problems if options.problems is None else options.problems)
+    problems = options.problems
+    if problems is None and note.problems is not None:
+        # A note may be anybody's: nothing is written outside of its folder but over what was named.
+        is_near = note.problems.resolve().is_relative_to(folder.resolve())
+        problems = note.problems if is_near or notes.is_same(note.problems, whole.mend) else None
+    return replace(options, **reading, problems=problems)
 
 
 def _mended(path: Path, target: Path | None, options: BulkOptions, mends: Sequence[Path]) -> Mended:
     """What was mended of the list `path`, in the files `mends` and in the file of problems that somebody changed."""
-    if target is None or options.ledger is None or STDOUT in (str(target), str(path)):
+    if target is None or options.ledger is None or str(target) == STDOUT:
+        return Mended()
+    problems = None if options.problems is None else Path(options.problems)
+    if str(path) == STDOUT:
+        if problems is not None and not options.overwrite and _is_mended(problems, target, ()):
+            raise ConfigurationError(
+                f"{str(problems)!r} has rows that were mended, and goes with a file, not with standard input: put the "
+                f"rows that came from there into one, and say aisolution bulk --resume {target} --input FILE"
+            )
         return Mended()
     mended = Mended(mending.path_of(target), is_new=options.overwrite)
-    problems = None if options.problems is None else Path(options.problems)
     if options.overwrite or not is_there(place_of(options.ledger)):
         return mended
-    if problems is not None and not any(notes.is_same(problems, mend) for mend in mends) and problems.is_file():
-        origin = origin_of(problems)
-        if origin is not None and notes.is_same(origin.output, target) and not origin.is_as_written(problems):
-            mends = [problems, *mends]
-    note = notes.note_of(target) if mends else None
-    others = [other for other in (problems, None if note is None else note.problems) if other is not None]
+    before = _problems_before(target)
+
+    if problems is not None and _is_mended(problems, target, mends):
+        mends = [problems, *mends]
+    if before is not None and _is_mended(before, target, mends):
+        raise ConfigurationError(
+            f"{str(before)!r} has rows of {str(target)!r} that were mended, and would be left behind: name it as the "
+            "file of problems (--errors), or move it away"
+        )
+    others = [other for other in (problems, before) if other is not None]
     for mend in mends:
         mended.take(mend, others, lambda: Rows(path, **options.reading))
     return mended
+
+
+def _problems_before(target: Path) -> Path | None:
+    """The file of problems that the output had until now."""
+    note = notes.note_of(target)
+    return None if note is None else note.problems
+
+
+def _is_mended(problems: Path, target: Path, mends: Sequence[Path]) -> bool:
+    """Whether somebody changed the file of problems of the output since it was written. It is none of `mends`."""
+    if not problems.is_file() or any(notes.is_same(problems, mend) for mend in mends):
+        return False
+    origin = origin_of(problems)
+    return origin is not None and notes.is_same(origin.output, target) and not origin.is_as_written(problems)
 
 
 async def in_thread(make: Callable[[], T], close: Callable[[T], object]) -> T:

@@ -274,7 +274,7 @@ def remedy_of(call: DoneCall, ledger: Place, output: Path | None) -> str:
     times = holds_of(outcome)
     buy = f"{again} --retry-unknown {times}"
     if attempt is not None and attempt.charge is Charge.CHARGED:
-        return f"it was charged, and its answer is lost: {buy} buys it again"
+        return f"it was charged, and its answer is lost: {buy} buys it again, and all other rows that are held"
     when = "" if attempt is None else f" of {attempt.started_at:%Y-%m-%d %H:%M:%S} UTC"
     key = None if outcome.key is None else str(outcome.key)
     whose = "" if key is None else f", {key!r}"
@@ -287,7 +287,7 @@ def remedy_of(call: DoneCall, ledger: Place, output: Path | None) -> str:
     return (
         f"ask the vendor, or look into the invoice, whether the request {name}{when}{whose} was charged. If it was "
         f"not: {settle} free{hint}, and then {again}, which sends it again. If it was: {settle} charged. To have the "
-        f"answer, even if it is paid for twice: {buy}"
+        f"answer, even if it is paid for twice: {buy}, which sends all rows that are held again, and not only this one"
     )
 
 

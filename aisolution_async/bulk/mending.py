@@ -22,7 +22,15 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
-from aisolution_async.bulk.outputs import digest_of, origin_of, plain_text, put_safely, rows_of_note, unicode_text
+from aisolution_async.bulk.outputs import (
+    digest_of,
+    origin_of,
+    plain_text,
+    put_aside,
+    put_safely,
+    rows_of_note,
+    unicode_text,
+)
 from aisolution_async.bulk.pictures import refuse_pictures
 from aisolution_async.bulk.results import defused
 from aisolution_async.bulk.rows import MISSING, Row, Rows, text
@@ -83,6 +91,9 @@ class Mended:
         self._marks: dict[int, str] = {}  # of rows that were corrected
         self._stale: dict[int, None] = {}  # rows that were changed in the input since
         self._met: set[int] = set()
+        self._changed: dict[str, int] = {}  # by column, a row where something else stands in it now
+        self._own: dict[Path, Sequence[str]] = {}  # columns of files of problems that the list has not
+        self._aside: list[str] = []
 
     def over(self, header: Sequence[str], rows: Iterator[Row]) -> Iterator[Row]:
         """The rows of the input, with the cells that were corrected."""
@@ -97,6 +108,13 @@ class Mended:
         if self._path is None or not (self._is_new or self.taken):
             return
         try:
+            for mend, columns in self._own.items():
+                names = ", ".join(map(repr, columns))
+                self._aside.append(
+                    f"column {names} of {str(mend)!r} is none of the list: the file as it was is kept in "
+                    f"{str(put_aside(mend))!r}"
+                )
+            self._own.clear()
             if self._found:
                 put_safely(self._path, self._lines())
             else:
@@ -107,10 +125,27 @@ class Mended:
             return
         raise ConfigurationError(f"{str(self._path)!r}, what was mended, cannot be written: {problem}; make room there")
 
+    def check_key(self, column: str | None) -> None:
+        """Raise ConfigurationError where a row got the key of `column` of another one, in a file of problems."""
+        row = None if column is None else self._changed.get(column)
+        if row is not None:
+            raise ConfigurationError(
+                f"{' and '.join(repr(str(path)) for path in self.taken)}: row {row} has another key in column "
+                f"{column!r} than in the list: is the number of the row right? Mend it, or change the key in the list; "
+                "nothing was sent"
+            )
+
+    def line(self) -> str | None:
+        """What a person is to be told beforehand; None if nothing was mended."""
+        if not self._found or self._path is None:
+            return None
+        what = "1 row is" if len(self._found) == 1 else f"{len(self._found):,} rows are"
+        return f"{what} taken as mended, from {str(self._path)!r}"
+
     def told(self, source: Path, *, is_read: bool) -> list[str]:
         """What a person is to be told of corrections that went nowhere; `is_read` if all rows were read."""
         gone = [row for row in self._found if row not in self._met] if is_read else []
-        found = []
+        found = [*self._aside]
         if self._stale:
             found.append(
                 f"{_rows(self._stale)} of {str(source)!r} changed after being mended in the file of problems: what the "
@@ -135,7 +170,8 @@ class Mended:
         self._marks[row.line] = _mark(row.cells)
         cells = [*row.cells]
         for name, cell in correction.cells.items():
-            cells[places[name]] = cell
+            if name in places:
+                cells[places[name]] = cell
         return replace(row, cells=cells, problem=None, raw=None)
 
     # -------------------------------------------------------------------------------------- from a file of problems
@@ -150,9 +186,15 @@ class Mended:
         with closing(sqlite3.connect("", isolation_level=None)) as db, open_input() as rows:
             db.execute("CREATE TABLE mend (row INTEGER PRIMARY KEY, cells TEXT, was TEXT)")
             db.execute("BEGIN")
-            bad = _gather(db, mend, _added(mend, others), rows)
+            bad, header = _gather(db, mend, _added(mend, others), rows, own := dict[str, None]())
             columns = next((found for path in (mend, *others) if (found := _join_marks(db, path))), [])
             places = {name: place for place, name in enumerate(rows.header)}
+            for name in columns or places:
+                if name in places and name not in header:  # it may have got another name, with what was mended
+                    raise ConfigurationError(
+                        f"{str(mend)!r} has no column {name!r}, as {str(rows.path)!r} has: bring it back under that "
+                        "name; nothing was sent"
+                    )
             for row in rows:
                 found = db.execute("SELECT cells, was FROM mend WHERE row = ?", (row.line,)).fetchone()
                 if found is not None:
@@ -167,6 +209,8 @@ class Mended:
                 "the row out of it; nothing was sent"
             )
         self.taken[mend] = digest
+        if own and mend.absolute() in (other.absolute() for other in others):  # which are replaced
+            self._own[mend] = [*own]
 
     def _compare(
         self,
@@ -197,6 +241,9 @@ class Mended:
                     cells[name] = _typed(cell, kind)
                 except ValueError:
                     return f"row {row.line}: column {name!r} of {str(rows.path)!r} holds {kind} only"
+        for name in cells:
+            if text(now[places[name]]).strip():
+                self._changed.setdefault(name, row.line)
         before = self._found.get(row.line)
         if before is not None and row.line not in self._stale:
             cells = {**before.cells, **cells}
@@ -335,7 +382,7 @@ def _read(path: Path) -> dict[int, Correction]:
                     found[int(said["row"])] = Correction(said["was"], columns, cells)
     except FileNotFoundError:
         pass
-    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+    except (OSError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError):
         raise ConfigurationError(
             f"{str(path)!r} cannot be read, which has what was mended: bring it back, or take it away to mend again"
         ) from None
@@ -348,8 +395,13 @@ def _added(mend: Path, others: Sequence[Path]) -> Sequence[str]:
     return next((origin.added for origin in origins if origin is not None), ())
 
 
-def _gather(db: sqlite3.Connection, mend: Path, added: Sequence[str], rows: Rows) -> list[str]:
-    """Put the rows of a file of problems into `db`; what is wrong with some."""
+def _gather(
+    db: sqlite3.Connection, mend: Path, added: Sequence[str], rows: Rows, own: dict[str, None]
+) -> tuple[list[str], Sequence[str]]:
+    """Put the rows of a file of problems into `db`, and people's own columns into `own`.
+
+    Returns what is wrong with some, and the columns.
+    """
     bad = []
     with Rows(mend) as found:
         if len(added) < 2 or added[0] not in found.header:
@@ -360,12 +412,16 @@ def _gather(db: sqlite3.Connection, mend: Path, added: Sequence[str], rows: Rows
             )
         place = found.header.index(added[0])
         columns = [(name, n) for n, name in enumerate(found.header) if name in rows.header and name not in added]
+        more = [n for n, name in enumerate(found.header) if name not in rows.header and name not in added]
         if not columns:
             raise ConfigurationError(f"{str(mend)!r} has no column of {str(rows.path)!r}: bring one back")
         for row in found:
             if not any(text(cell).strip() for cell in row.cells):
                 continue
+            own.update((found.header[n], None) for n in more if text(row.cells[n]).strip())
             number = text(row.cells[place]).strip()
+            if row.is_total and not number.isdigit():
+                continue
             if row.problem is not None and not row.is_total:
                 bad.append(row.problem)
             elif not re.fullmatch(r"[0-9]{1,18}", number):
@@ -379,7 +435,7 @@ def _gather(db: sqlite3.Connection, mend: Path, added: Sequence[str], rows: Rows
                     db.execute("INSERT INTO mend VALUES (?, ?, NULL)", (int(number), cells))
                 elif before[0] != cells:
                     bad.append(f"row {number} is there twice, with different cells")
-    return bad
+    return bad, found.header
 
 
 def _join_marks(db: sqlite3.Connection, path: Path) -> list[str]:

@@ -20,6 +20,11 @@ from aisolution_async.bulk.rows import Rows
 from aisolution_async.errors import ConfigurationError
 
 _LONGEST = 1 << 20
+_READING: Mapping[str, Any] = {
+    **dict.fromkeys(("delimiter", "encoding", "sheet"), str | None),
+    "skip_hidden": bool,
+    "header_row": int | None,
+}
 Signature = tuple[int, int]
 """The size of a file, and when it was changed."""
 
@@ -46,10 +51,14 @@ def path_of(output: Path) -> Path:
 
 def note_of(output: Path) -> Note | None:
     """The note of an output; None where there is none. Raises ConfigurationError where it cannot be read."""
+    if not output.name:  # "." and "/" have no file beside them
+        return None
     path, folder = path_of(output), output.parent
     try:
         with path.open("rb") as file:
             said = json.loads(file.read(_LONGEST))
+        if not all(isinstance(cell, _READING[name]) for name, cell in said["reading"].items()):
+            raise TypeError("reading")
         problems, finished = said["problems"], said["finished"]
         return Note(
             folder / said["input"] if said["input"] != STDOUT else Path(STDOUT),
@@ -61,7 +70,7 @@ def note_of(output: Path) -> Note | None:
         )
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, TypeError, KeyError, IndexError):
+    except (OSError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError):
         pass
     raise ConfigurationError(f"{str(path)!r} cannot be read, which says what {str(output)!r} is of: take it away")
 

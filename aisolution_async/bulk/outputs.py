@@ -25,7 +25,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import date, datetime
 from importlib.util import find_spec
-from itertools import chain
+from itertools import chain, count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
@@ -192,6 +192,19 @@ def put_safely(path: Path, lines: Iterable[str]) -> None:
     sync_names(path.parent)
 
 
+def put_aside(path: Path) -> Path:
+    """A private copy, beside it, of a file that is going to be replaced; safe on the disk. Raises OSError."""
+    places = (path.with_name(f"{path.stem}-before-{number}{path.suffix}") for number in count(1))
+    place = next(place for place in places if not os.path.lexists(place))
+    with place.open("xb") as new, path.open("rb") as old:
+        _make_private(new.fileno())
+        shutil.copyfileobj(old, new)
+        new.flush()
+        os.fsync(new.fileno())
+    sync_names(path.parent)
+    return place
+
+
 def _side(path: Path) -> Path:
     return path.parent / f"{path.name}.of"
 
@@ -337,14 +350,14 @@ class Output:
             self._file = _Appender(number)
             _lock(self._file)
             self._file.append(self._form.start())
-        except BlockingIOError:
-            problem = "another run is writing it"
+        except BlockingIOError:  # another place would have another ledger, and pay for all of it too
+            problem = "another run is writing it; wait until that has ended"
         except OSError as exc:
-            problem = _reason(exc)
+            problem = f"{_reason(exc)}; choose another place"
         else:
             return
         self.close()
-        raise ConfigurationError(f"the output {str(self.part)!r} cannot be written: {problem}; choose another place")
+        raise ConfigurationError(f"the output {str(self.part)!r} cannot be written: {problem}")
 
     def write(self, cells: Sequence[Any], values: Sequence[Any], formats: Sequence[int | str] = ()) -> None:
         """Add a row: the input's cells, then the results. Raises UnwrittenError.

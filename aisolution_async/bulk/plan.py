@@ -105,7 +105,8 @@ def _problems_output(facts: Facts, target: Path) -> Output | None:
     path = facts.problems
     if path is None:
         return None
-    for other, what in ((target, "output"), (facts.ledger, "ledger")):
+    held = target.with_name(f"{target.stem}-held{path.suffix}")
+    for other, what in ((target, "output"), (facts.ledger, "ledger"), (held, "file of the rows that are held")):
         if isinstance(other, Path) and path.absolute() == other.absolute():
             raise ConfigurationError(f"the file of problems {str(path)!r} is the {what}: give it another name")
     return _rows_output(facts, path)

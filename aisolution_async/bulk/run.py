@@ -116,7 +116,7 @@ class BulkRun:
     async def _carry_out(self, planned: Plan, started: float) -> None:
         facts, options, watch = planned.facts, self._options, self._watch
         if options.on_start is not None:
-            for line in facts.calls.lines():
+            for line in filter(None, (*facts.calls.lines(), facts.source.mended.line())):
                 options.on_start(line)
         if self._sample is not None:
             await self._sample.draw(facts, self._client, watch.given_up)
@@ -151,7 +151,7 @@ class BulkRun:
             files = asking.files = Files(planned, watch.stop) if self._sample is None else self._sample
             stack.callback(files.close)
             files.open(planned)
-            facts.remember()
+            self._remember(facts)
             if ledger is not None and before is None:
                 await stack.enter_async_context(ledger)
             finished = False
@@ -174,9 +174,13 @@ class BulkRun:
                 await asyncio.to_thread(asking.earlier.put_away, planned.output.path)
             if self.summary.complete and not self.summary.failed + self.summary.checking:
                 with suppress(ConfigurationError):  # all is there, and the next run finds that out by itself
-                    facts.remember(finished=True)
+                    self._remember(facts, finished=True)
         if (problem := files.problem or watch.problem) is not None:
             raise BulkError(files.told(problem), self.summary)
+
+    def _remember(self, facts: Facts, *, finished: bool = False) -> None:
+        if self._sample is None:  # which leaves all as it is, for the run of the whole
+            facts.remember(finished=finished)
 
 
 class _TakenBackError(AISolutionError):

@@ -26,7 +26,7 @@ class Cause(NamedTuple):
 
 _SETTLE = (
     "It may have been charged: look it up in the invoice and settle it with aisolution ledger resolve, "
-    "or have it sent again with --retry-unknown 1."
+    "or have all that is held sent again with --retry-unknown 1."
 )
 
 CAUSES = {
@@ -120,7 +120,7 @@ STATES = {
     ANSWERED: "",
     CHECKING: "The vendor is still checking, or was not available: free. Run the list again later.",
     HELD: "May have been charged, and has no answer: look it up in the invoice and settle it with aisolution ledger "
-    "resolve, or have it sent again with --retry-unknown 1.",
+    "resolve, or have all that is held sent again with --retry-unknown 1.",
     PROBLEM: "Mend the rows, and run the list again: each row says what is wrong.",
 }
 """What to do about rows in each state."""

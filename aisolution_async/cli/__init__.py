@@ -10,6 +10,14 @@ from aisolution_async.cli import streams
 
 def main() -> None:
     """Run the command line on `sys.argv`, and exit."""
+    try:
+        _run()
+    except KeyboardInterrupt:  # while all of it is being imported
+        sys.stderr.write("error: interrupted: nothing was sent\n")
+        sys.exit(130)
+
+
+def _run() -> None:
     streams.mend()
     for extra in ("click", "rich", "PIL"):  # looked for, and not imported: most commands need only some of them
         if importlib.util.find_spec(extra) is None:

@@ -285,6 +285,8 @@ def command_of(call: type[Call[Any]]) -> click.Command:
             output = _output_of(source)
         if output is None and not dry_run:
             raise Ending("say where the results go: -o results.csv, or results.xlsx", Exit.USAGE)
+        if output is not None and not output.name:
+            raise Ending(f"the output {str(output)!r} is a directory: name a file in it", Exit.USAGE)
         if as_json and not (dry_run or sample) and STDOUT in (str(output), str(chosen["problems"])):
             raise Ending("--json prints on stdout, where the results go: leave one of them out", Exit.USAGE)
         if as_json:
@@ -550,7 +552,9 @@ class _CommandRun:
             mend = None if STDOUT in (str(self._output), str(done.problems)) else done.problems
             if mend is not None and ledger is not None and done.complete and show.is_to_mend(done, ledger):
                 context = click.get_current_context(silent=True)
-                show.say(f"once {mend} is mended: {resuming.told(context, self._output)}")
+                is_stdin = str(self._source) == STDOUT
+                more = " --input FILE, where FILE has the rows that were read here" if is_stdin else ""
+                show.say(f"once {mend} is mended: {resuming.told(context, self._output)}{more}")
         return done
 
     def _report_sample(self, found: Estimate, done: Summary, access: Access, *, quiet: bool, as_json: bool) -> Summary:

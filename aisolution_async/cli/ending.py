@@ -10,6 +10,9 @@ from typing import IO, Any
 
 import click
 
+BEGUN = "aisolution_async.running.begun"
+"""What the context has once something may have been sent."""
+
 
 class Exit(IntEnum):
     """The exit codes."""

@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 import click
 
 from aisolution_async.cli.config import name_variables
-from aisolution_async.cli.ending import unwritable
+from aisolution_async.cli.ending import BEGUN, Ending, Exit, unwritable
 
 
 class Lazy(click.Group):
@@ -84,6 +84,14 @@ class Commands(Lazy):
         """See `Lazy`."""
         command: click.Command = getattr(importlib.import_module(f"aisolution_async.cli.{name}"), self._OFFERS[name][0])
         return command
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """See click. Ctrl-C before anything was begun ends in one line, as it does afterwards."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            text = "interrupted" if ctx.meta.get(BEGUN) else "interrupted: nothing was sent"
+        raise Ending(text, Exit.INTERRUPTED)
 
     def main(self, *args: Any, **kwargs: Any) -> Any:
         """See click. A reader that went away is no error, and click's to deal with."""

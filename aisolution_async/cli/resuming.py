@@ -50,6 +50,8 @@ def resumed(ctx: click.Context, args: Sequence[str], options: Sequence[click.Par
     output, source, more = said.params["resume"], said.params["input"], said.args
     if output is None:
         raise Ending("--input goes with --resume OUTPUT", Exit.USAGE)
+    if not output.name:
+        raise Ending(f"--resume goes on with the file OUTPUT, and {str(output)!r} is a directory", Exit.USAGE)
     with foreseen():
         note = note_of(output)
     if note is None or not note.command:
@@ -72,6 +74,8 @@ def resumed(ctx: click.Context, args: Sequence[str], options: Sequence[click.Par
     is_noted, source = source is None, source or note.source
     if str(source) != STDOUT and not source.is_file():
         raise Ending(f"the list {str(source)!r} is not there: say where it is now, with --input FILE", Exit.USAGE)
+    if note.problems is not None and output.is_file() and not (is_quiet or note.problems.is_file()):
+        show.say(f"the file of problems {str(note.problems)!r} is not there: nothing of it is taken in")
     if is_noted and str(source) != STDOUT and not (is_quiet or is_inside(source.absolute(), output.parent)):
         show.say(f"the list of {output} is not in its folder: {source} is read")
     return [name, *words, "-o", str(output), *more, "--", str(source)]

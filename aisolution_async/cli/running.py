@@ -16,11 +16,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+import click
 import httpx
 
 from aisolution_async.bulk import outputs
 from aisolution_async.cli import show
-from aisolution_async.cli.ending import Ending, Exit
+from aisolution_async.cli.ending import BEGUN, Ending, Exit
 from aisolution_async.client import TOKEN_VARIABLE, AsyncClient
 from aisolution_async.errors import AISolutionError, ConfigurationError
 from aisolution_async.ledger import LedgerError
@@ -94,6 +95,9 @@ def foreseen() -> Iterator[None]:
 
 def run(main: Coroutine[Any, Any, T]) -> T:
     """Run `main` on a loop of its own; what can be foreseen to go wrong becomes an `Ending`."""
+    context = click.get_current_context(silent=True)
+    if context is not None:
+        context.meta[BEGUN] = True
     try:
         with foreseen(), asyncio.Runner(loop_factory=new_event_loop) as runner:
             return runner.run(main)
