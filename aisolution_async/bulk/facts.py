@@ -23,7 +23,7 @@ from aisolution_async.bulk.results import Results, columns_of, free_name
 from aisolution_async.bulk.rows import Rows
 from aisolution_async.errors import AISolutionError, ConfigurationError
 from aisolution_async.ledger import mark
-from aisolution_async.ledger.urls import Place, is_there, place_of
+from aisolution_async.ledger.urls import Place, Server, is_there, place_of
 
 T = TypeVar("T")
 Asked = type[Call[Any]] | Sequence[type[Call[Any]]]
@@ -150,7 +150,7 @@ def gather(
     ledger = None if options.ledger is None else place_of(options.ledger)
     mends: list[Path] = []
     for place in (target, ledger, options.problems):
-        if place is not None and not Path(place).name:
+        if place is not None and not isinstance(place, Server) and not Path(place).name:
             raise ConfigurationError(f"{str(place)!r} is a directory: name a file in it")
     if ledger is not None and not options.overwrite and (whole := notes.whole_of(path, target)) is not None:
         assert target is not None

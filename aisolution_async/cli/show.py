@@ -332,7 +332,7 @@ def summary(
     fields(console, rows)
 
 
-def is_to_mend(done: Summary, ledger: Path | None) -> bool:
+def is_to_mend(done: Summary, ledger: Place | None) -> bool:
     """Whether the file of problems has rows."""
     bad = done.errors if ledger is None else done.errors - done.errors_held
     return any(ledger is None or error not in PASSING for error in bad)
