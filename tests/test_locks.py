@@ -206,7 +206,8 @@ def test_a_list_goes_through_there_and_once_more(tmp_path: Path, monkeypatch: py
         assert b"charged" in result.stderr
     assert b"5 answers are in the ledger already" in again.stderr
     assert sorted(path.name for path in Path().iterdir()) == [
-        *("bad.csv", "bad.csv.of", "in.csv", "out.csv", "out.csv.sandbox.ledger", "out.csv.sandbox.ledger-mark")
+        *("bad.csv", "bad.csv.of", "in.csv", "out.csv", "out.csv.run"),
+        *("out.csv.sandbox.ledger", "out.csv.sandbox.ledger-mark"),
     ]
     for words in (["show"], ["attempts"], ["export", "-o", "all.csv"]):
         said = on_windows("ledger", words[0], "out.csv.sandbox.ledger", *words[1:])
