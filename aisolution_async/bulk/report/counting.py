@@ -183,10 +183,6 @@ class _Counting:
                 counted.update(text.split("\n") if text else ())
         return found
 
-    def _numbers_of(self, names: Iterable[str]) -> str:
-        """These endpoints, as a list in SQL."""
-        return f"({', '.join(str(self._names.index(name)) for name in names if name in self._names)})"
-
     def _in_order(self, found: Mapping[str, T]) -> dict[str, T]:
         return {name: found[name] for name in self._names if name in found}
 
