@@ -438,8 +438,9 @@ def test_the_loop_twice_with_kills(
     result = run(*resume)
     assert result.exit_code == 1
     assert "to be settled" in result.stderr
+    # Two questions are held. A row's photo and the next row's number may go in either order, so of one row or of two.
     keys = [row["ref"] for row in cells(held)]
-    assert len(keys) == 2
+    assert len(keys) in (1, 2)
     assert [row["ref"] for row in cells(Path(problems))] == ["R1", "R4"]
     for key in keys:
         assert run("ledger", "resolve", f"{output}.ledger", key, "free").exit_code == 0
