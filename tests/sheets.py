@@ -16,7 +16,8 @@ from aisolution_async import (
     Call,
     WhatsAppDetail,
 )
-from aisolution_async.bulk import Summary, outputs, run_bulk
+from aisolution_async.bulk import Summary, run_bulk
+from aisolution_async.bulk.disk import Appender
 
 from .support import GROUP_ID, NUMBER, Vendor, client_of, ok_whatsapp, says
 
@@ -81,16 +82,15 @@ class FullDisk:
 def fill_disk(monkeypatch: pytest.MonkeyPatch, room: int, *, rescue_too: bool = False) -> None:
     """Let the part file, and the rescue file too if asked, be on a disk that fills up."""
 
-    class Appender(outputs._Appender):
-        _file: Any
+    begin = Appender.__init__
 
-        def __init__(self, number: int) -> None:
-            super().__init__(number)
-            name = Path(f"/proc/self/fd/{number}").readlink().name
-            if rescue_too or name.endswith(".part"):
-                self._file = FullDisk(self._file, room)
+    def fill(self: Any, number: int) -> None:
+        begin(self, number)
+        name = Path(f"/proc/self/fd/{number}").readlink().name
+        if rescue_too or name.endswith(".part"):
+            self._file = FullDisk(self._file, room)
 
-    monkeypatch.setattr(outputs, "_Appender", Appender)
+    monkeypatch.setattr(Appender, "__init__", fill)
 
 
 def many(tmp_path: Path, count: int = 100) -> Path:

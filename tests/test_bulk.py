@@ -42,7 +42,7 @@ from aisolution_async import (
     locks,
 )
 from aisolution_async.api import CALLS
-from aisolution_async.bulk import BulkError, BulkRun, Summary, delimited, outputs, run_bulk
+from aisolution_async.bulk import BulkError, BulkRun, Summary, delimited, rescue, run_bulk
 from aisolution_async.bulk import source as source_module
 from aisolution_async.bulk.facts import count_rows
 from aisolution_async.ledger import Ledger, LedgerError
@@ -767,16 +767,16 @@ async def test_the_names_of_rescued_rows_are_safe_on_the_disk(
         sync(number)
 
     monkeypatch.setattr(os, "fsync", fsync)
-    rescue = outputs.Rescue(tmp_path / "out.csv")
-    rescue.write(b"{}\n")
-    rescue.close()
-    assert rescue.places == [str(tmp_path / name) for name in synced[tmp_path] if name.startswith("out.csv.rescued-")]
+    kept = rescue.Rescue(tmp_path / "out.csv")
+    kept.write(b"{}\n")
+    kept.close()
+    assert kept.places == [str(tmp_path / name) for name in synced[tmp_path] if name.startswith("out.csv.rescued-")]
     assert set(synced) == {tmp_path}
 
 
 async def test_an_unused_rescue_file_goes(rescues: Path) -> None:
-    rescue = outputs.Rescue()
-    rescue.close()
+    kept = rescue.Rescue()
+    kept.close()
     assert left(rescues) == set()
 
 

@@ -21,7 +21,8 @@ from aisolution_async import Call, Charge, ConfigurationError, FaceCompare, What
 from aisolution_async.batching import Batch
 from aisolution_async.bulk import BulkError, BulkRun, Summary, forecast_bulk, run_bulk
 from aisolution_async.bulk.earlier import sources_of
-from aisolution_async.bulk.outputs import Output, UnwrittenError, origin_of
+from aisolution_async.bulk.origins import origin_of
+from aisolution_async.bulk.outputs import Output, UnwrittenError
 from aisolution_async.bulk.rows import Rows
 from aisolution_async.ledger import Ledger, LedgerError
 

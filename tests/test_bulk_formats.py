@@ -32,8 +32,9 @@ from aisolution_async import (
     SearchFace,
     WhatsAppDetail,
 )
-from aisolution_async.bulk import BulkError, BulkRun, Summary, forecast_bulk, outputs, run_bulk
+from aisolution_async.bulk import BulkError, BulkRun, Summary, encoders, forecast_bulk, outputs, run_bulk
 from aisolution_async.bulk.books import records
+from aisolution_async.bulk.disk import Appender
 from aisolution_async.bulk.results import defused
 from aisolution_async.bulk.rows import Rows
 from aisolution_async.inputs import images
@@ -373,7 +374,7 @@ async def test_parquet_keeps_the_types_of_parquet(tmp_path: Path) -> None:
 
 
 async def test_row_groups_go_by_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(outputs, "GROUP_ROWS", 7)
+    monkeypatch.setattr(encoders, "GROUP_ROWS", 7)
     await bulk(many(tmp_path, 20), tmp_path / "out.parquet")
     found = parquet.ParquetFile(tmp_path / "out.parquet").metadata
     assert [found.row_group(group).num_rows for group in range(found.num_row_groups)] == [7, 7, 6]
@@ -388,15 +389,16 @@ async def test_row_groups_go_by_rows(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 async def test_a_parquet_file_whose_disk_is_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What the file has not, is kept apart: nothing that was paid for is lost."""
-    monkeypatch.setattr(outputs, "GROUP_ROWS", 10)
+    monkeypatch.setattr(encoders, "GROUP_ROWS", 10)
 
-    class Appender(outputs._Appender):
-        def append(self, line: bytes) -> None:
-            if self._size > 4000 and line[:1] != b"{":
-                raise OSError(28, "No space left on device")
-            super().append(line)
+    append = Appender.append
 
-    monkeypatch.setattr(outputs, "_Appender", Appender)
+    def fill(self: Any, line: bytes) -> None:
+        if self._size > 4000 and line[:1] != b"{":
+            raise OSError(28, "No space left on device")
+        append(self, line)
+
+    monkeypatch.setattr(Appender, "append", fill)
     vendor = Vendor(sane)
     with pytest.raises(BulkError, match="No space left on device; the run was stopped, and") as caught:
         await bulk(many(tmp_path), tmp_path / "out.parquet", vendor=vendor, concurrency=5)
@@ -666,7 +668,7 @@ def _rows(path: Path) -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize("ending", ["csv", "jsonl", "parquet", "xlsx"])
 async def test_stopped_and_run_again(tmp_path: Path, ending: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(outputs, "GROUP_ROWS", 30)
+    monkeypatch.setattr(encoders, "GROUP_ROWS", 30)
     source, output = many(tmp_path), tmp_path / f"out.{ending}"
     gate = Gate(37, 5)
     async with client_of(gate.vendor) as client:

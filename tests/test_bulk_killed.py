@@ -24,7 +24,7 @@ from pathlib import Path
 from aisolution_async import AsyncClient, Ledger, WhatsAppDetail
 from aisolution_async.bulk import run_bulk
 from aisolution_async.bulk.books import records
-from aisolution_async.bulk.outputs import origin_of
+from aisolution_async.bulk.origins import origin_of
 from aisolution_async.ledger import LedgerError
 
 url, folder, kind, rows, out = sys.argv[1], Path(sys.argv[2]), sys.argv[3], int(sys.argv[4]), sys.argv[5]

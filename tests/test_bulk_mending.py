@@ -18,8 +18,9 @@ import pytest
 from openpyxl.drawing.image import Image
 
 from aisolution_async import Charge, ConfigurationError, FaceCompare, IdHolding, Ledger, WhatsAppDetail
-from aisolution_async.bulk import BulkError, Summary, forecast_bulk, mending, outputs, run_bulk
+from aisolution_async.bulk import BulkError, Summary, forecast_bulk, mending, run_bulk
 from aisolution_async.bulk.books import records
+from aisolution_async.bulk.origins import origin_of
 from aisolution_async.bulk.rows import Rows
 
 from .sheets import bulk, left, read, sane, write
@@ -500,7 +501,7 @@ async def test_a_full_disk_keeps_nothing_back(tmp_path: Path, monkeypatch: pytes
     with pytest.raises(ConfigurationError, match="No space left on device; make room there"):
         await loop.run()
     assert len(loop.vendor.requests) == 2
-    assert outputs.origin_of(loop.problems) is not None
+    assert origin_of(loop.problems) is not None
 
 
 # ------------------------------------------------------------------------------------------------- rows that are held

@@ -19,7 +19,7 @@ from aisolution_async import ConfigurationError, FaceCompare, WhatsAppDetail
 from aisolution_async.bulk import BulkOptions, BulkRun, Summary, facts, forecast_bulk, run_bulk
 from aisolution_async.bulk.books import records
 from aisolution_async.bulk.files import Files
-from aisolution_async.bulk.outputs import origin_of
+from aisolution_async.bulk.origins import origin_of
 from aisolution_async.bulk.rows import Rows
 
 from .sheets import bulk, jsonl, many, read, write

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from aisolution_async import AsyncClient, ConfigurationError, Ledger, LedgerError
-from aisolution_async.bulk.outputs import Origin, origin_of
+from aisolution_async.bulk.origins import Origin, origin_of, write_note
 from aisolution_async.ledger import open_ledger
 from aisolution_async.ledger.urls import Server, copied, open_peek, place_of
 
@@ -168,12 +168,10 @@ def test_the_command_line_takes_a_url(tmp_path: Path) -> None:
 
 
 def test_a_file_of_problems_remembers_a_url_without_its_password(tmp_path: Path) -> None:
-    from aisolution_async.bulk.outputs import _note
-
     path = tmp_path / "problems.csv"
     path.write_text("id\n")
     ledger = place_of(f"postgresql://u:{PASSWORD}@h/db?schema=a")
-    _note(path, Origin(ledger, tmp_path / "out.csv", "00"), None, ())
+    write_note(path, Origin(ledger, tmp_path / "out.csv", "00"), None, ())
     found = origin_of(path)
     assert found is not None
     assert found.ledger == ledger

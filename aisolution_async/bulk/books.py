@@ -30,8 +30,8 @@ from typing import IO, Any
 from aisolution_async.api import ENDPOINTS, Endpoint
 from aisolution_async.bulk import pretended
 from aisolution_async.bulk.cells import EXACT, text
+from aisolution_async.bulk.encoders import as_json, unicode_text
 from aisolution_async.bulk.formats import NumberFormat
-from aisolution_async.bulk.outputs import as_json, unicode_text
 from aisolution_async.bulk.results import Results, RowState, bare, defused
 from aisolution_async.bulk.rows import MISSING, UnreadableInputError
 from aisolution_async.bulk.sheets import part_of

@@ -44,18 +44,11 @@ from typing import Any
 from aisolution_async.api import Call
 from aisolution_async.bulk.calls import Calls
 from aisolution_async.bulk.delimited import DelimitedReader
+from aisolution_async.bulk.encoders import as_json, plain_text
 from aisolution_async.bulk.excel import unshielded
-from aisolution_async.bulk.outputs import (
-    BOOK,
-    DELIMITERS,
-    Output,
-    as_json,
-    keep,
-    plain_text,
-    put_away,
-    rescues_of,
-)
+from aisolution_async.bulk.outputs import BOOK, DELIMITERS, Output
 from aisolution_async.bulk.questions import Questions
+from aisolution_async.bulk.rescue import keep, put_away, rescues_of
 from aisolution_async.bulk.results import Results, RowState, cell, defused
 from aisolution_async.bulk.rows import MISSING, Row, Rows, UnreadableInputError, text
 from aisolution_async.charges import Charge

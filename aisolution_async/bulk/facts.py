@@ -18,7 +18,8 @@ from aisolution_async.bulk.calls import Calls
 from aisolution_async.bulk.mending import Mended
 from aisolution_async.bulk.notes import Note, Signature, Whole
 from aisolution_async.bulk.options import BulkOptions, StrPath
-from aisolution_async.bulk.outputs import STDOUT, Origin, origin_of
+from aisolution_async.bulk.origins import Origin, origin_of
+from aisolution_async.bulk.outputs import STDOUT
 from aisolution_async.bulk.results import Results, columns_of, free_name
 from aisolution_async.bulk.rows import Rows
 from aisolution_async.errors import AISolutionError, ConfigurationError

@@ -14,10 +14,13 @@ from typing import Any
 from aisolution_async.bulk import pretended
 from aisolution_async.bulk.assemble import DoneCall, DoneRow
 from aisolution_async.bulk.books import Abandoned, BookPlan
+from aisolution_async.bulk.disk import digest_of
+from aisolution_async.bulk.encoders import as_json
 from aisolution_async.bulk.facts import Facts
 from aisolution_async.bulk.mending import Shown
-from aisolution_async.bulk.outputs import Output, Rescue, UnwrittenError, as_json, digest_of
+from aisolution_async.bulk.outputs import Output, UnwrittenError
 from aisolution_async.bulk.plan import Plan
+from aisolution_async.bulk.rescue import Rescue
 from aisolution_async.bulk.results import RowState, holds_of, unknown_of
 from aisolution_async.bulk.rows import Row
 from aisolution_async.bulk.summary import PASSING, Summary

@@ -22,15 +22,9 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
-from aisolution_async.bulk.outputs import (
-    digest_of,
-    origin_of,
-    plain_text,
-    put_aside,
-    put_safely,
-    rows_of_note,
-    unicode_text,
-)
+from aisolution_async.bulk.disk import digest_of, put_aside, put_safely
+from aisolution_async.bulk.encoders import plain_text, unicode_text
+from aisolution_async.bulk.origins import origin_of, rows_of_note
 from aisolution_async.bulk.pictures import refuse_pictures
 from aisolution_async.bulk.results import defused
 from aisolution_async.bulk.rows import MISSING, Row, Rows, text

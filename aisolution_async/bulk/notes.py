@@ -15,7 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from aisolution_async.bulk.outputs import STDOUT, origin_of, put_safely, relative
+from aisolution_async.bulk.disk import put_safely, relative
+from aisolution_async.bulk.origins import origin_of
+from aisolution_async.bulk.outputs import STDOUT
 from aisolution_async.bulk.rows import Rows
 from aisolution_async.errors import ConfigurationError
 

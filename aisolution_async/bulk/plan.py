@@ -13,12 +13,14 @@ from typing import Any
 
 from aisolution_async.bulk.books import MOST_ROWS
 from aisolution_async.bulk.earlier import is_idle
+from aisolution_async.bulk.encoders import Dialect
 from aisolution_async.bulk.excel import separator
 from aisolution_async.bulk.facts import Facts, Input
 from aisolution_async.bulk.formats import NumberFormats
 from aisolution_async.bulk.kinds import kinds_of
 from aisolution_async.bulk.notes import is_same
-from aisolution_async.bulk.outputs import BOOK, STDOUT, Dialect, Output, origin_of
+from aisolution_async.bulk.origins import origin_of
+from aisolution_async.bulk.outputs import BOOK, STDOUT, Output
 from aisolution_async.bulk.resume import check_ledger, may_replace
 from aisolution_async.bulk.rows import Rows
 from aisolution_async.errors import ConfigurationError

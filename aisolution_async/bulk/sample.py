@@ -20,12 +20,14 @@ from threading import Event
 from typing import Any
 
 from aisolution_async.bulk.assemble import DoneCall, DoneRow
+from aisolution_async.bulk.encoders import as_json
 from aisolution_async.bulk.facts import Facts, in_thread
 from aisolution_async.bulk.forecast import Forecast, Foreseen, foretell
 from aisolution_async.bulk.intervals import CONFIDENCE, Interval, interval
 from aisolution_async.bulk.options import BulkOptions
-from aisolution_async.bulk.outputs import STDOUT, Rescue, as_json
+from aisolution_async.bulk.outputs import STDOUT
 from aisolution_async.bulk.plan import Plan
+from aisolution_async.bulk.rescue import Rescue
 from aisolution_async.bulk.results import Results, RowState
 from aisolution_async.bulk.rows import Row, Rows
 from aisolution_async.bulk.summary import Summary

@@ -18,7 +18,8 @@ from aisolution_async.batching import GRACE, Recheck
 from aisolution_async.bulk import BulkError, BulkOptions, BulkRun, Estimate, ListSample, Summary, pretended
 from aisolution_async.bulk.forecast import foresee
 from aisolution_async.bulk.options import CONCURRENCY, GIVE_UP
-from aisolution_async.bulk.outputs import BOOK, STDOUT, origin_of
+from aisolution_async.bulk.origins import origin_of
+from aisolution_async.bulk.outputs import BOOK, STDOUT
 from aisolution_async.bulk.rows import format_of
 from aisolution_async.bulk.sample import check_list
 from aisolution_async.cli import ahead, resuming, show

@@ -17,8 +17,9 @@ from typing import Any
 
 import click
 
+from aisolution_async.bulk.disk import relative
 from aisolution_async.bulk.notes import Note, is_finished, note_of, path_of, whole_of
-from aisolution_async.bulk.outputs import STDOUT, relative
+from aisolution_async.bulk.outputs import STDOUT
 from aisolution_async.cli import show
 from aisolution_async.cli.config import is_inside, is_kept
 from aisolution_async.cli.ending import Ending, Exit

@@ -17,7 +17,7 @@ from pathlib import Path
 from click.testing import CliRunner
 
 from aisolution_async import AsyncClient, OutcomeUnknownError, WhatsAppDetail
-from aisolution_async.bulk.outputs import origin_of
+from aisolution_async.bulk.origins import origin_of
 from aisolution_async.cli.commands import aisolution
 from aisolution_async.errors import AISolutionError
 from aisolution_async.ledger import Ask, Busy, Ledger, Started, Stored

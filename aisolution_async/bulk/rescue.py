@@ -1,0 +1,143 @@
+"""Rows that an output could not take: kept in private files of their own, until an output has them."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+import sys
+import tempfile
+from collections.abc import Iterable
+from contextlib import suppress
+from pathlib import Path
+
+from aisolution_async.bulk.disk import Appender, make_private, reason_of
+from aisolution_async.errors import ConfigurationError
+from aisolution_async.names import sync_names
+
+_TAKEN = ".taken.jsonl"
+
+
+class Rescue:
+    """Where rows go that the output cannot take: a private file beside it or in the temporary folder, else stderr."""
+
+    def __init__(self, output: Path | None = None) -> None:
+        self.rows = 0
+        self.places: list[str] = []
+        """Where rows were put."""
+        self._files: list[tuple[str, Appender]] = []
+        for folder in (*(() if output is None else (output.absolute().parent,)), None):
+            prefix = rescued(output) if folder is not None and output is not None else _rescued_elsewhere(output)
+            with suppress(OSError):
+                number, name = tempfile.mkstemp(prefix=prefix, suffix=".jsonl", dir=folder)
+                make_private(number)
+                self._files.append((name, Appender(number)))
+
+    def write(self, line: bytes) -> None:
+        """Keep a row."""
+        self.rows += 1
+        for name, file in self._files:
+            with suppress(OSError):
+                file.append(line)
+                self._note(name)
+                return
+        sys.stderr.write(line.decode())
+        self._note("stderr")
+
+    def close(self) -> None:
+        """Close the files, safe on the disk; no empty one stays."""
+        for name, file in self._files:
+            with suppress(OSError):
+                file.sync()
+            file.close()
+            if name in self.places:
+                sync_names(Path(name).parent)
+            else:
+                Path(name).unlink(missing_ok=True)
+
+    def _note(self, place: str) -> None:
+        if place not in self.places:
+            self.places.append(place)
+
+
+def keep(output: Path, lines: Iterable[bytes]) -> Path:
+    """Put rows, as lines of JSONL, into a new file of rescued rows beside `output`. Raises ConfigurationError.
+
+    They are safe on the disk when this returns.
+    """
+    try:
+        folder = output.absolute().parent
+        number, name = tempfile.mkstemp(prefix=rescued(output), suffix=".jsonl", dir=folder)
+        file = Appender(number)
+        try:
+            for line in lines:
+                file.append(line)
+            file.sync()
+        finally:
+            file.close()
+        sync_names(folder)
+    except OSError as exc:
+        problem = reason_of(exc)
+    else:
+        return Path(name)
+    raise ConfigurationError(
+        f"answers that only {str(output)!r}.part has cannot be kept beside it: {problem}; make room there"
+    )
+
+
+def rescues_of(output: Path) -> list[Path]:
+    """The files of rows that were rescued from `output`: beside it, and in the temporary folder.
+
+    Others write there too: of what is in it, only files count that are the user's own and that nobody else may read.
+    """
+    found: list[Path] = []
+    for folder, begins in (
+        (output.absolute().parent, rescued(output)),
+        (Path(tempfile.gettempdir()), _rescued_elsewhere(output)),
+    ):
+        with suppress(OSError):  # a folder that may be written and not be listed
+            paths = sorted(
+                path for path in folder.iterdir() if path.name.startswith(begins) and path.suffix == ".jsonl"
+            )
+            found += [path for path in paths if begins == rescued(output) or _is_own(path)]
+    return found
+
+
+def put_away(rescue: Path, output: Path) -> None:
+    """The rows in this file of rescued rows are in the finished output: let its name say so.
+
+    It stays, as the ledger does not have them. From the temporary folder, which is emptied now and then, it comes to
+    the output. Files that are elsewhere stay as they are. Raises OSError.
+    """
+    folder, begins, long = output.absolute().parent, rescued(output), f"{rescued(output)}long.jsonl"
+    is_beside = rescue.absolute().parent == folder and rescue.name.startswith(begins)
+    is_elsewhere = rescue.name.startswith(_rescued_elsewhere(output))
+    if rescue.name.endswith(_TAKEN) or rescue.name == long or not (is_beside or is_elsewhere):
+        return
+    if is_beside:
+        rescue.replace(rescue.with_name(f"{rescue.stem}{_TAKEN}"))
+        sync_names(folder)
+        return
+    with rescue.open("rb") as lines:
+        kept = keep(output, lines)
+    kept.replace(kept.with_name(f"{kept.stem}{_TAKEN}"))
+    sync_names(folder)
+    rescue.unlink()
+
+
+def _is_own(path: Path) -> bool:
+    found = path.lstat()
+    mine = getattr(os, "getuid", lambda: found.st_uid)()
+    return stat.S_ISREG(found.st_mode) and found.st_uid == mine and (os.name == "nt" or not found.st_mode & 0o077)
+
+
+def rescued(output: Path) -> str:
+    return f"{output.name}.rescued-"
+
+
+def _rescued_elsewhere(output: Path | None) -> str:
+    """What the name of such a file in the temporary folder begins with: it says of which output it is."""
+    if output is None:
+        return "aisolution-rescued-"
+    name = hashlib.blake2b(os.fsencode(output.absolute()), digest_size=8).hexdigest()
+    return f"aisolution-rescued-{name}-"
