@@ -143,7 +143,8 @@ def test_what_may_hold_a_secret_is_said_again(words: list[str], more: list[str],
     assert "secret" not in Path("out.csv.run").read_text()
     result = run("bulk", "--resume", "out.csv")
     assert result.exit_code == 2
-    assert the_error(result).endswith(" is not kept, as it may hold a secret: say it again, with its value")
+    why = "hold a secret" if words[0] == "--value" else "not be said by a file beside an output"
+    assert the_error(result).endswith(f" is not kept, as it may {why}: say it again, with its value")
 
 
 def test_what_a_note_may_not_say_is_said_again(
@@ -160,7 +161,7 @@ def test_what_a_note_may_not_say_is_said_again(
     assert str(elsewhere) not in text
     mend(B="081200000002")
     said = the_error(run("bulk", "--resume", "out.csv", "--no-defuse", "--keep-metadata"))
-    assert said.startswith("--ledger, --base-url are not kept, as they may hold a secret: say them again")
+    assert said.startswith("--ledger, --base-url are not kept, as they may not be said by a file beside an output: say them again")
     assert len(vendor.requests) == 2
     Path("all.toml").write_text(f'[bulk]\nbase-url = "{vendor.url}"\n')
     result = run("bulk", "--resume", "out.csv", *words[2:], "--config", "all.toml")

@@ -33,7 +33,7 @@ _OF_ONE_RUN = (
     *("retry_unknown", "rescued"),
 )
 _FIXED = ("no_ledger", "overwrite")
-_SECRET = ("--base-url", "--callback", "--value")
+_SECRET = ("--value",)
 _LINE, _DEFAULT = click.core.ParameterSource.COMMANDLINE, (None, click.core.ParameterSource.DEFAULT)
 _MERGED = "aisolution_async.resuming.merged"
 _UNITS = ((86_400, "d"), (3600, "h"), (60, "m"), (1, "s"))
@@ -162,7 +162,7 @@ def _words(command: click.Command, note: Note, output: Path, now: click.Context)
     missing = [option for option in dict.fromkeys(asked) if not _is_said(command, option, now)]
     if not missing:
         return words
-    is_secret = any(option.partition(" ")[0] in _SECRET for option in missing)
+    is_secret = all(option.partition(" ")[0] in _SECRET for option in missing)
     one, why = len(missing) == 1, "may hold a secret" if is_secret else "may not be said by a file beside an output"
     raise Ending(
         f"{', '.join(missing)} {'is' if one else 'are'} not kept, as {'it' if one else 'they'} {why}: say "
