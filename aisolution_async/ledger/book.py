@@ -173,9 +173,10 @@ class Book:
         identity = ask.identity if ask.reusable and result.sent else None
         holds = 0
         if state is State.UNKNOWN:
-            holds = HOLDS if result.holds and identity is not None and not called_back else LIFTED
+            is_answered = called_back or result.answers
+            holds = HOLDS if result.holds and identity is not None and not is_answered else LIFTED
         outcome = attempts.outcome_of(result, state, holds)
-        if step.any_holding and result.answer and result.reply is not None:
+        if step.any_holding and result.answers:
             attempts.lift(step, identity)
         when = (micros(result.attempt.started_at), round(result.attempt.elapsed * 1e6))
         if intents.remove(step, started, may_charge=may_charge):

@@ -101,7 +101,7 @@ def lend(step: Step, awaited: Awaited) -> None:
 def settle(step: Step, awaited: Awaited, started: Started, result: Result) -> None:
     """What the end of an attempt at the same question means for its callback."""
     values = (awaited.callback, awaited.identity)
-    if result.answer and result.reply is not None:
+    if result.answers:
         if not awaited.reserved or is_late(step, awaited, started.ask):
             drop(step, awaited)  # what is called back now is a repeat
             return

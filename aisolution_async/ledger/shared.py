@@ -475,7 +475,7 @@ def _ended(started: Started, result: Result) -> tuple[Any, ...]:
     recorded = identity if result.sent else None
     holds = 0
     if state is State.UNKNOWN:
-        holds = HOLDS if result.holds and recorded is not None else LIFTED
+        holds = HOLDS if result.holds and recorded is not None and not result.answers else LIFTED
     return (
         started.id,
         identity,
@@ -491,7 +491,7 @@ def _ended(started: Started, result: Result) -> tuple[Any, ...]:
         attempt.http_status,
         _text(attempt.error),
         attempt.number,
-        result.answer and result.reply is not None,
+        result.answers,
         result.holds,
         holds,
         result.expected,

@@ -109,6 +109,11 @@ class Result:
         return State(self.attempt.charge) if self.sent else State.NOT_SENT
 
     @property
+    def answers(self) -> bool:
+        """Whether it brought an answer that is kept: no attempt holds the question any more, this one neither."""
+        return self.answer and self.reply is not None
+
+    @property
     def state_besides_callback(self) -> State:
         """The same, where a callback answered the question before the attempt ended, and has its charge."""
         if not self.sent:

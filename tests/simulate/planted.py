@@ -128,11 +128,11 @@ BUGS: dict[str, Bug] = {
     ),
     "an unknown attempt holds nothing": Bug(
         "ledger/book.py",
-        "holds = HOLDS if result.holds and identity is not None and not called_back else LIFTED",
+        "holds = HOLDS if result.holds and identity is not None and not is_answered else LIFTED",
         "holds = LIFTED",
     ),
     "a free attempt lifts the hold": Bug(
-        "ledger/book.py", "if step.any_holding and result.answer and result.reply is not None:", "if step.any_holding:"
+        "ledger/book.py", "if step.any_holding and result.answers:", "if step.any_holding:"
     ),
     "an answer is never used again": Bug(
         "ledger/answers.py", "return ask.reuse_for is None or ", "return ask.reuse_for is not None and "
