@@ -69,9 +69,11 @@ def test_the_rule() -> None:
         **{(said, Owed.NO_CHARGE): FREE for said in SAYS},
         **{(said, Owed.NOTHING): UNKNOWN for said in SAYS},
     }
-    assert {(charge, arrived): besides_callback(charge, arrived=arrived) for charge in SAYS for arrived in (0, 1)} == {
-        **dict.fromkeys(itertools.product(SAYS, (0, 1)), FREE),
-        (UNKNOWN, 1): UNKNOWN,
+    assert {
+        (charge, arrived): besides_callback(charge, arrived=arrived) for charge in SAYS for arrived in (False, True)
+    } == {
+        **dict.fromkeys(itertools.product(SAYS, (False, True)), FREE),
+        (UNKNOWN, True): UNKNOWN,
     }
 
 
