@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from enum import StrEnum
+from enum import Enum, StrEnum
 from types import MappingProxyType
-from typing import Any, ClassVar
+from typing import Any, ClassVar, assert_never
 
 
 class Charge(StrEnum):
@@ -67,6 +67,40 @@ def attempt_of(
     made.recorded, made.number = None, number
     made.__class__ = Attempt
     return made  # type: ignore[no-any-return]  # what it is from now on
+
+
+class Owed(Enum):
+    """What is known of a question when its answer is called back: see `of_callback`."""
+
+    ANSWER = "its answer, whose charge is nobody's yet, or is that of the request that named the callback"
+    NO_CHARGE = "its answer, and the charge was counted: with its request, or with another writing of the number"
+    NOTHING = "answered otherwise, by a later request"
+
+
+def of_callback(said: Charge, owed: Owed) -> Charge:
+    """What a callback cost. `said` is the charge of such an answer, were it the one to a request.
+
+    A request and the callback that it named are one charge, and one callback is one charge. Whether a request that was
+    answered is charged besides an earlier one whose callback comes all the same, only the invoice can tell.
+    """
+    match owed:
+        case Owed.ANSWER:
+            return said
+        case Owed.NO_CHARGE:
+            return _FREE
+        case Owed.NOTHING:
+            return Charge.UNKNOWN
+        case _:
+            assert_never(owed)
+
+
+def besides_callback(charge: Charge, *, arrived: bool) -> Charge:
+    """What a request cost that was answered by callback before it ended: the callback has the charge of both.
+
+    `charge` is what the request would have cost alone, and `arrived` whether anything came back to it. What came and
+    is not its answer, or cannot be read, says nothing of the callback's question: that stays UNKNOWN.
+    """
+    return charge if charge is Charge.UNKNOWN and arrived else _FREE
 
 
 def overall(attempts: Iterable[Attempt]) -> Charge:

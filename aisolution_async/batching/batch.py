@@ -27,7 +27,7 @@ from aisolution_async.hiding import NotPickled, forget_locals
 from aisolution_async.inbox import Inbox
 from aisolution_async.limits import Adaptive
 from aisolution_async.outcome import Answered, Failed
-from aisolution_async.sending.journal import Journal
+from aisolution_async.sending.journal import CLOSED, Journal
 from aisolution_async.sending.options import Options
 from aisolution_async.sending.shared import Shared
 
@@ -201,7 +201,7 @@ class Batch(NotPickled, Generic[R]):
                 "What was sent has its outcome; the calls that were read and not sent are in batch.unread"
             )
         )
-        self._stop(Stop("the client was closed before it was sent", closed=True))
+        self._stop(Stop(CLOSED, closed=True))
 
     async def ended(self) -> None:
         """Wait until no attempt of a stopped batch is under way, for as long as leaving it would."""

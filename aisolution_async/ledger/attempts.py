@@ -25,13 +25,12 @@ _EMPTY = f"""UPDATE attempts SET reply = NULL, answer = 0, identity = NULL
 def outcome_of(result: Result, state: State, holds: int) -> Row:
     """The columns that say what came of an attempt, from `state` to `holds`."""
     attempt = result.attempt
-    is_answer = result.answer and result.reply is not None
     return (
         state,
         storable(attempt.status),
         attempt.http_status,
         storable(attempt.error),
-        int(is_answer),
+        int(result.answers),
         result.reply,
         attempt.number,
         holds,

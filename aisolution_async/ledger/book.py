@@ -166,16 +166,17 @@ class Book:
         """See `Store.end`."""
         step, ask, state, may_charge = self._step, started.ask, result.state, started.ask.may_charge
         awaited = callbacks.of_question(step, ask.identity)
-        if may_charge and ask.callback is not None and not intents.has_charge(step, started.id):
-            # The callback came first, and took the reservation: the question is charged once, and answered.
+        called_back = may_charge and ask.callback is not None and not intents.has_charge(step, started.id)
+        if called_back:  # it came first, and took the reservation
             may_charge = False
-            state = State.NOT_SENT if state is State.NOT_SENT else State.FREE
+            state = result.state_besides_callback
         identity = ask.identity if ask.reusable and result.sent else None
         holds = 0
         if state is State.UNKNOWN:
-            holds = HOLDS if result.holds and identity is not None else LIFTED
+            is_answered = called_back or result.answers
+            holds = HOLDS if result.holds and identity is not None and not is_answered else LIFTED
         outcome = attempts.outcome_of(result, state, holds)
-        if step.any_holding and result.answer and result.reply is not None:
+        if step.any_holding and result.answers:
             attempts.lift(step, identity)
         when = (micros(result.attempt.started_at), round(result.attempt.elapsed * 1e6))
         if intents.remove(step, started, may_charge=may_charge):

@@ -1,10 +1,11 @@
 """The questions whose answer may come by callback, and the charge that is set aside for it.
 
 A question is awaited from the request that names a callback on. The charge of the callback is that of this request
-while it is under way or lost; once the request has brought an answer that is not final, a charge is set aside here
-(`reserved`); a request that was refused or never left is owed no answer, and is spent. Answered otherwise (`answered`),
-the question keeps what was set aside until the callback is late: it may be charged all the same. One that comes until
-then is UNKNOWN for good.
+while it is under way, lost or charged; once the request has brought an answer that is free and not final, a charge is
+set aside here (`reserved`); a request that was refused or never left is owed no answer, and is spent. Answered
+otherwise (`answered`), the question keeps what was set aside until the callback is late: it may be charged all the
+same. What a callback cost that comes is decided by `charges.of_callback`, and what its request costs besides it by
+`charges.besides_callback`.
 """
 
 # ruff: noqa: S608  # the SQL that is put together here is made of our own constants
@@ -14,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from aisolution_async.charges import Owed, of_callback
 from aisolution_async.ledger import attempts, intents
 from aisolution_async.ledger.rows import BY_HAND, HOLDS, LIFTED, REPEATED, Row, key_text
 from aisolution_async.ledger.step import Step
@@ -78,9 +80,17 @@ def expect(step: Step, callback: bytes, started: Started) -> None:
     step.any_outstanding = True
 
 
-def can_lend(step: Step, awaited: Awaited | None, ask: Ask) -> bool:
-    """Whether the callback is late: then what was set aside for it may be lent to asking again."""
-    return awaited is not None and awaited.reserved and (ask.overdue or awaited.ends <= step.now)
+def is_late(step: Step, awaited: Awaited, ask: Ask) -> bool:
+    """Whether the callback is late: for who asks again, by the patience with which it was asked for.
+
+    To an inbox with less patience it is overdue sooner, and then it may still come in time, and be charged.
+    """
+    return awaited.ends <= step.now or (ask.overdue and awaited.since + round(ask.patience * 1e6) >= awaited.ends)
+
+
+def can_lend(step: Step, awaited: Awaited, ask: Ask) -> bool:
+    """Whether what was set aside for the callback may be lent to asking again."""
+    return awaited.reserved and is_late(step, awaited, ask)
 
 
 def lend(step: Step, awaited: Awaited) -> None:
@@ -91,9 +101,8 @@ def lend(step: Step, awaited: Awaited) -> None:
 def settle(step: Step, awaited: Awaited, started: Started, result: Result) -> None:
     """What the end of an attempt at the same question means for its callback."""
     values = (awaited.callback, awaited.identity)
-    if result.answer and result.reply is not None:
-        is_late = started.ask.overdue and awaited.since + started.ask.patience * 1e6 >= awaited.ends
-        if not awaited.reserved or is_late or awaited.ends <= step.now:
+    if result.answers:
+        if not awaited.reserved or is_late(step, awaited, started.ask):
             drop(step, awaited)  # what is called back now is a repeat
             return
         # The request that asked for the callback may be charged all the same.
@@ -105,6 +114,8 @@ def settle(step: Step, awaited: Awaited, started: Started, result: Result) -> No
         _reserve(step, awaited, 1)  # what was lent is given back
     elif awaited.attempt == started.id and result.state is State.NOT_SENT:
         drop(step, awaited)
+    elif awaited.attempt == started.id and result.state is State.CHARGED and result.expected:
+        pass  # the callback is no other charge
     elif awaited.attempt == started.id and result.state is not State.UNKNOWN:
         # A callback may come, after any answer but a final one; its charge is set aside if it is to come.
         step.sql(f"UPDATE outstanding SET attempt = NULL {_THIS}", values)
@@ -157,19 +168,20 @@ def deliver(step: Step, callbacks: Sequence[bytes], result: Result) -> bool:
     waiting = [awaited for awaited in found if not awaited.answered]
     for number, awaited in enumerate(waiting):
         drop(step, awaited)
-        _answer(step, awaited, result, is_charged=not number)
+        _answer(step, awaited, result, Owed.NO_CHARGE if number else Owed.ANSWER)
     if found and not waiting:
         _repeat(step, found[0], result)
     return bool(waiting)
 
 
 def _repeat(step: Step, awaited: Awaited, result: Result) -> None:
-    """The question was answered otherwise before. Whether the vendor charges both, nobody knows."""
+    """The question was answered otherwise before."""
     drop(step, awaited)
     when = (awaited.since, step.now - awaited.since)
     row = (step.new_id(), awaited.identity, awaited.endpoint, awaited.key, 1, awaited.price, *when)
     attempt = result.attempt
-    attempts.add(step, row, (State.UNKNOWN, attempt.status, None, REPEATED, 0, None, attempt.number, LIFTED))
+    state = State(of_callback(attempt.charge, Owed.NOTHING))
+    attempts.add(step, row, (state, attempt.status, None, REPEATED, 0, None, attempt.number, LIFTED))
 
 
 def _of_callbacks(step: Step, callbacks: Sequence[bytes]) -> list[Awaited]:
@@ -184,23 +196,26 @@ def _of_callbacks(step: Step, callbacks: Sequence[bytes]) -> list[Awaited]:
     return sorted(found[0], key=lambda awaited: (awaited.is_spent, awaited.since))
 
 
-def _answer(step: Step, awaited: Awaited, result: Result, *, is_charged: bool) -> None:
-    """Record what was called back. Of the questions that one callback answers, one is charged for it."""
+def _answer(step: Step, awaited: Awaited, result: Result, owed: Owed) -> None:
+    """Record what was called back."""
     endpoint, price = awaited.endpoint, awaited.price
     when = (awaited.since, step.now - awaited.since)
     attempts.lift(step, awaited.identity)
     if awaited.attempt is not None:
-        query = "SELECT state, may_charge FROM attempts WHERE id = ? AND holds"
-        lost = step.sql(query, (awaited.attempt,)).fetchone()
-        if lost is not None:  # it had arrived: this is its answer
-            state = result.state if is_charged else State(lost[0])
+        query = "SELECT state, may_charge, holds FROM attempts WHERE id = ?"
+        was, may_charge, holds = step.sql(query, (awaited.attempt,)).fetchone() or ("", 0, 0)
+        if holds:  # it had arrived: this is its answer
+            state = State(of_callback(result.attempt.charge, owed) if owed is Owed.ANSWER else was)
             outcome = _called_back(state, result, LIFTED if state is State.UNKNOWN else 0)
-            attempts.amend(step, awaited.attempt, (endpoint, *lost, price), (awaited.identity, *when), outcome)
+            before = (endpoint, was, may_charge, price)
+            attempts.amend(step, awaited.attempt, before, (awaited.identity, *when), outcome)
             return
-        if is_charged:  # where it is still under way, its charge is this one
+        if was == State.CHARGED:
+            owed = Owed.NO_CHARGE
+        elif owed is Owed.ANSWER:  # where it is still under way, its charge is this one
             intents.give_up_charge(step, awaited.attempt, endpoint, price)
-    row = (step.new_id(), awaited.identity, endpoint, awaited.key, int(is_charged), price, *when)
-    attempts.add(step, row, _called_back(result.state if is_charged else State.FREE, result, 0))
+    row = (step.new_id(), awaited.identity, endpoint, awaited.key, int(owed is Owed.ANSWER), price, *when)
+    attempts.add(step, row, _called_back(State(of_callback(result.attempt.charge, owed)), result, 0))
 
 
 def _called_back(state: State, result: Result, holds: int) -> Row:

@@ -158,19 +158,23 @@ BEGIN
 END $$;
 
 
+-- See `callbacks.is_late`.
+CREATE FUNCTION ledger.is_late(x ledger.outstanding, p_overdue boolean, p_patience bigint, p_now bigint) RETURNS boolean
+LANGUAGE sql IMMUTABLE RETURN (x).ends <= p_now OR (p_overdue AND (x).since + p_patience >= (x).ends);
+
+
 -- What the end of the attempt `t` (see `exchange`) means for the callback of its question.
 CREATE FUNCTION ledger.settle(t jsonb, p_now bigint, OUT charges bigint, OUT cost bigint) LANGUAGE plpgsql AS $$
 DECLARE
   x ledger.outstanding;
   v_id bigint := (t->>0)::bigint;
   v_state text := t->>9;
-  v_overdue boolean := (t->>19)::boolean;
 BEGIN
   charges := 0; cost := 0;
   SELECT * INTO x FROM ledger.outstanding o WHERE o.identity = (t->>1)::uuid AND NOT o.answered FOR UPDATE;
   IF NOT FOUND THEN RETURN; END IF;
   IF (t->>14)::boolean THEN
-    IF NOT x.reserved OR (v_overdue AND x.since + (t->>20)::bigint >= x.ends) OR x.ends <= p_now THEN
+    IF NOT x.reserved OR ledger.is_late(x, (t->>19)::boolean, (t->>20)::bigint, p_now) THEN
       SELECT * INTO charges, cost FROM ledger.drop_awaited(x);
     ELSE
       UPDATE ledger.outstanding o SET answered = true WHERE o.callback = x.callback AND o.identity = x.identity;
@@ -182,6 +186,8 @@ BEGIN
     END IF;
   ELSIF x.attempt = v_id AND v_state = 'not sent' THEN
     SELECT * INTO charges, cost FROM ledger.drop_awaited(x);
+  ELSIF x.attempt = v_id AND v_state = 'charged' AND (t->>17)::boolean THEN
+    NULL;  -- the callback is no other charge
   ELSIF x.attempt = v_id AND v_state <> 'unknown' THEN
     IF NOT x.reserved AND (t->>17)::boolean THEN
       charges := 1; cost := x.price; x.reserved := true;
@@ -210,7 +216,7 @@ BEGIN
   END IF;
   IF a.reply IS NOT NULL THEN RETURN; END IF;
   IF (t->>5)::boolean AND NOT a.may_charge THEN  -- a callback has its charge
-    v_state := CASE WHEN v_state = 'not sent' THEN v_state ELSE 'free' END; v_holds := 0;
+    v_state := (t->>22)::ledger.state; v_holds := CASE WHEN v_state = 'unknown' THEN 2 ELSE 0 END;
   END IF;
   UPDATE ledger.attempts SET identity = (t->>2)::uuid, started_at = (t->>7)::bigint, elapsed = (t->>8)::bigint,
     state = v_state, status = t->>10, http_status = (t->>11)::int, error = t->>12, number = (t->>13)::int,
@@ -347,7 +353,7 @@ END $$;
 -- reusable, when an answer must have come to be young (or null), retry_unknown (or null), seconds until it is over,
 -- callback in hex (or null), overdue, patience. `p_ends`: id, identity (null: its own id), the identity to record,
 -- endpoint, key, may_charge, price, started_at, elapsed, state, status, http_status, error, number, answer, holds as
--- given, holds as recorded, expected, reply, overdue, patience, borrows.
+-- given, holds as recorded, expected, reply, overdue, patience, borrows, state where a callback came first.
 CREATE FUNCTION ledger.exchange(
   p_owner bigint, p_lease float8, p_now bigint, p_max bigint, p_max_cost bigint, p_borrows boolean,
   p_begins jsonb, p_ends jsonb
@@ -423,19 +429,20 @@ BEGIN
         (e->>2)::uuid AS identity, e->>3 AS endpoint, e->>4 AS key, (e->>5)::boolean AS may, (e->>6)::bigint AS price,
         (e->>7)::bigint AS started_at, (e->>8)::bigint AS elapsed, (e->>9)::ledger.state AS state, e->>10 AS status,
         (e->>11)::int AS http_status, e->>12 AS error, (e->>13)::int AS number, (e->>14)::boolean AS answer,
-        (e->>16)::smallint AS holds, e->>18 AS reply
+        (e->>16)::smallint AS holds, e->>18 AS reply, (e->>22)::ledger.state AS besides
       FROM jsonb_array_elements(p_ends) AS q(e)
     ),
     out AS (DELETE FROM ledger.intents i USING e WHERE i.place = e.place AND i.id = e.id RETURNING i.id, i.may_charge),
     done AS (
-      -- Where a callback came first, it took the charge: the question is charged once, and answered.
-      SELECT e.*, out.may_charge, CASE WHEN may AND NOT may_charge AND state <> 'not sent' THEN 'free' ELSE state END AS now
+      -- Where a callback came first, it took the charge.
+      SELECT e.*, out.may_charge, CASE WHEN may AND NOT may_charge THEN besides ELSE state END AS now
       FROM e JOIN out ON out.id = e.id
     ),
     added AS (
       INSERT INTO ledger.attempts
       SELECT id, identity, started_at, elapsed, price, NULL, http_status, number, now,
-        CASE WHEN now = 'unknown' THEN holds ELSE 0 END, may_charge, answer, endpoint, key, status, error, reply
+        CASE WHEN now <> 'unknown' THEN 0 WHEN may AND NOT may_charge THEN 2 ELSE holds END, may_charge, answer,
+        endpoint, key, status, error, reply
       FROM done ORDER BY id
     ),
     told AS (
@@ -568,7 +575,8 @@ BEGIN
         -- What was set aside for a callback that is late may be lent to asking again.
         SELECT o.* INTO x FROM ledger.outstanding o, LATERAL (SELECT p_begins->(n - 1)) AS q(e)
           WHERE o.identity = (q.e->>0)::uuid AND NOT o.answered AND o.reserved AND prices[n] >= 0
-            AND ((q.e->>10)::boolean OR o.ends <= p_now) AND (q.e->>9 IS NULL OR (q.e->>10)::boolean)
+            AND ledger.is_late(o, (q.e->>10)::boolean, (q.e->>11)::bigint, p_now)
+            AND (q.e->>9 IS NULL OR (q.e->>10)::boolean)
             AND (p_max_cost IS NULL OR prices[n] <= o.price) FOR UPDATE OF o;
         IF FOUND THEN
           UPDATE ledger.outstanding o SET reserved = false WHERE o.callback = x.callback AND o.identity = x.identity;
@@ -627,7 +635,8 @@ BEGIN
 END $$;
 
 
--- See `Store.deliver`. `p_said`: state, status, answer, reply, number, and the error of an answer that is a repeat.
+-- See `Store.deliver`. `p_said`: the states by what the question was owed (an answer, no charge, nothing; see
+-- `charges.Owed`), status, answer, reply, number, and the error of an answer that is a repeat.
 CREATE FUNCTION ledger.deliver(p_owner bigint, p_now bigint, p_callbacks bytea[], p_said jsonb) RETURNS boolean
 LANGUAGE plpgsql SET jit = off SET enable_seqscan = off AS $$
 DECLARE
@@ -637,6 +646,7 @@ DECLARE
   z ledger.attempts;
   v_state ledger.state;
   v_took boolean;
+  is_paid boolean;  -- its charge was counted
   repeated ledger.outstanding;
   delivered boolean := false;
   v_charges bigint := 0;
@@ -671,7 +681,7 @@ BEGIN
     SELECT * INTO d FROM ledger.drop_awaited(x);
     v_charges := v_charges + d.charges; v_cost := v_cost + d.cost;
     UPDATE ledger.attempts SET holds = 2 WHERE identity = x.identity AND holds = 1;
-    v_state := CASE WHEN delivered THEN 'free' ELSE p_said->>0 END::ledger.state;
+    v_state := (p_said->>delivered::int)::ledger.state;
     a := NULL;
     IF x.attempt IS NOT NULL THEN
       SELECT * INTO a FROM ledger.attempts WHERE id = x.attempt AND holds <> 0 FOR UPDATE;
@@ -679,35 +689,38 @@ BEGIN
     IF a.id IS NOT NULL THEN  -- it had arrived: this is its answer
       IF delivered THEN v_state := a.state; END IF;
       UPDATE ledger.attempts SET identity = x.identity, started_at = x.since, elapsed = p_now - x.since, state = v_state,
-        status = p_said->>1, http_status = NULL, error = NULL, answer = (p_said->>2)::boolean, reply = p_said->>3,
-        number = (p_said->>4)::int, holds = CASE WHEN v_state = 'unknown' THEN 2 ELSE 0 END, over_at = NULL
+        status = p_said->>3, http_status = NULL, error = NULL, answer = (p_said->>4)::boolean, reply = p_said->>5,
+        number = (p_said->>6)::int, holds = CASE WHEN v_state = 'unknown' THEN 2 ELSE 0 END, over_at = NULL
         WHERE id = a.id RETURNING * INTO z;
       PERFORM ledger.tell(p_owner, a, -1), ledger.tell(p_owner, z, 1);
       v_charges := v_charges + ledger.stake(v_state, a.may_charge) - ledger.stake(a.state, a.may_charge);
       v_cost := v_cost + (ledger.stake(v_state, a.may_charge) - ledger.stake(a.state, a.may_charge)) * a.price;
     ELSE
       v_took := false;
-      IF x.attempt IS NOT NULL AND NOT delivered THEN  -- where it is still under way, its charge is this one
+      is_paid := delivered OR EXISTS (SELECT FROM ledger.attempts b WHERE b.id = x.attempt AND b.state = 'charged');
+      v_state := (p_said->>is_paid::int)::ledger.state;
+      IF x.attempt IS NOT NULL AND NOT is_paid THEN  -- where it is still under way, its charge is this one
         UPDATE ledger.intents SET may_charge = false WHERE place = x.identity AND id = x.attempt AND may_charge;
         v_took := FOUND;
       END IF;
       INSERT INTO ledger.attempts (id, identity, started_at, elapsed, price, number, state, holds, may_charge, answer,
         endpoint, key, status, reply)
-      VALUES (nextval('ledger.ids'), x.identity, x.since, p_now - x.since, x.price, (p_said->>4)::int, v_state, 0, NOT delivered,
-        (p_said->>2)::boolean, x.endpoint, x.key, p_said->>1, p_said->>3) RETURNING * INTO z;
+      VALUES (nextval('ledger.ids'), x.identity, x.since, p_now - x.since, x.price, (p_said->>6)::int, v_state, 0,
+        NOT is_paid, (p_said->>4)::boolean, x.endpoint, x.key, p_said->>3, p_said->>5) RETURNING * INTO z;
       PERFORM ledger.tell(p_owner, z, 1);
-      v_charges := v_charges + ledger.stake(v_state, NOT delivered) - v_took::int;
-      v_cost := v_cost + (ledger.stake(v_state, NOT delivered) - v_took::int) * x.price;
+      v_charges := v_charges + ledger.stake(v_state, NOT is_paid) - v_took::int;
+      v_cost := v_cost + (ledger.stake(v_state, NOT is_paid) - v_took::int) * x.price;
     END IF;
     delivered := true;
   END LOOP;
   IF NOT delivered AND repeated.callback IS NOT NULL THEN
-    -- The question was answered otherwise before. Whether the vendor charges both, nobody knows.
+    -- The question was answered otherwise before.
     SELECT * INTO d FROM ledger.drop_awaited(repeated);
     INSERT INTO ledger.attempts (id, identity, started_at, elapsed, price, number, state, holds, may_charge, answer,
       endpoint, key, status, error)
     VALUES (nextval('ledger.ids'), repeated.identity, repeated.since, p_now - repeated.since, repeated.price,
-      (p_said->>4)::int, 'unknown', 2, true, false, repeated.endpoint, repeated.key, p_said->>1, p_said->>5)
+      (p_said->>6)::int, (p_said->>2)::ledger.state, 2, true, false, repeated.endpoint, repeated.key, p_said->>3,
+      p_said->>7)
       RETURNING * INTO z;
     PERFORM ledger.tell(p_owner, z, 1);
     v_charges := v_charges + d.charges + 1; v_cost := v_cost + d.cost + repeated.price;

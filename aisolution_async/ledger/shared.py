@@ -21,7 +21,7 @@ from uuid import UUID
 import psycopg
 
 from aisolution_async import clock
-from aisolution_async.charges import Charge
+from aisolution_async.charges import Charge, Owed, of_callback
 from aisolution_async.errors import Key
 from aisolution_async.ledger import answers, server
 from aisolution_async.ledger.rows import (
@@ -305,7 +305,14 @@ class SharedBook:
     def deliver(self, waited_for: Sequence[bytes], result: Result) -> bool:
         """See `Store.deliver`."""
         attempt = result.attempt
-        said = (result.state, _text(attempt.status), result.answer, _text(_body(result)), attempt.number, REPEATED)
+        said = (
+            *(of_callback(attempt.charge, owed) for owed in (Owed.ANSWER, Owed.NO_CHARGE, Owed.NOTHING)),
+            _text(attempt.status),
+            result.answer,
+            _text(_body(result)),
+            attempt.number,
+            REPEATED,
+        )
         query = "SELECT ledger.deliver(%s, %s, %s, %s::jsonb)"
         now = micros(clock.today())
         delivered: bool = self._once(query, self._owner, now, list(waited_for), json.dumps(said))[0][0]
@@ -468,7 +475,7 @@ def _ended(started: Started, result: Result) -> tuple[Any, ...]:
     recorded = identity if result.sent else None
     holds = 0
     if state is State.UNKNOWN:
-        holds = HOLDS if result.holds and recorded is not None else LIFTED
+        holds = HOLDS if result.holds and recorded is not None and not result.answers else LIFTED
     return (
         started.id,
         identity,
@@ -484,7 +491,7 @@ def _ended(started: Started, result: Result) -> tuple[Any, ...]:
         attempt.http_status,
         _text(attempt.error),
         attempt.number,
-        result.answer and result.reply is not None,
+        result.answers,
         result.holds,
         holds,
         result.expected,
@@ -492,6 +499,7 @@ def _ended(started: Started, result: Result) -> tuple[Any, ...]:
         ask.overdue,
         round(ask.patience * 1e6),
         started.borrows,
+        result.state_besides_callback,
     )
 
 

@@ -20,7 +20,7 @@ from types import TracebackType
 from typing import Self
 
 from aisolution_async import clock
-from aisolution_async.charges import Attempt, Charge
+from aisolution_async.charges import Attempt, Charge, besides_callback
 from aisolution_async.errors import AISolutionError, ConfigurationError, Key
 
 POLL = 0.2
@@ -107,6 +107,18 @@ class Result:
     def state(self) -> State:
         """The attempt's last state."""
         return State(self.attempt.charge) if self.sent else State.NOT_SENT
+
+    @property
+    def answers(self) -> bool:
+        """Whether it brought an answer that is kept: no attempt holds the question any more, this one neither."""
+        return self.answer and self.reply is not None
+
+    @property
+    def state_besides_callback(self) -> State:
+        """The same, where a callback answered the question before the attempt ended, and has its charge."""
+        if not self.sent:
+            return State.NOT_SENT
+        return State(besides_callback(self.attempt.charge, arrived=self.attempt.http_status is not None))
 
 
 class Lease:

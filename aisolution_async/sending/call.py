@@ -36,7 +36,7 @@ from aisolution_async.sending.admission import Reservation, enter
 from aisolution_async.sending.callback import Callback
 from aisolution_async.sending.finding import Finding
 from aisolution_async.sending.hooks import call_hook
-from aisolution_async.sending.journal import Journal, ended, held_error, record, to_record
+from aisolution_async.sending.journal import CLOSED, Journal, ended, held_error, record, to_record
 from aisolution_async.sending.options import Options
 from aisolution_async.sending.prepare import Read, is_small, read
 from aisolution_async.sending.shared import Shared
@@ -72,6 +72,7 @@ class Sending(NotPickled, Generic[R]):
     """
 
     __slots__ = (
+        "_at_journal",
         "_checking",
         "_last",
         "_options",
@@ -110,6 +111,7 @@ class Sending(NotPickled, Generic[R]):
         self._reservation: Reservation | None = None
         if options.budgets and options.may_charge(call.endpoint):
             self._reservation = Reservation(options.budgets, call.endpoint.name)
+        self._at_journal = False  # it may be sent, and is to be recorded
         self._source = call  # with bytes in place of files that can be read once
         self._shared = shared
         self._options = options
@@ -242,6 +244,10 @@ class Sending(NotPickled, Generic[R]):
         if isinstance(state, Found):  # cut off when it was counted
             self._tell(state.number)
             state = self._ended(state.finding)
+        if self._at_journal:
+            self._at_journal = False
+            assert self._options.journal is not None
+            self._options.journal.leave()
         rests: Resting[R] | None = None
         if isinstance(state, RESTING):
             if began is not None:
@@ -370,6 +376,10 @@ class Sending(NotPickled, Generic[R]):
         store = self._options.journal
         if store is None:
             return self._start(admitted.form, None, clock.now(), ends)
+        if self._shared.closed:
+            return self._as_it_stands(CLOSED)
+        store.enter()
+        self._at_journal = True
         try:
             verdict = await store.begin(self.ask(None if ends is None else ends - clock.now()))
         except LedgerError as exc:
@@ -387,8 +397,11 @@ class Sending(NotPickled, Generic[R]):
         match verdict:
             case Intent():
                 if (over := self._called_back()) is not None:
-                    await self._take_back(verdict)
+                    await self._take_back(verdict, "answered by callback")
                     return over
+                if self._shared.closed:
+                    await self._take_back(verdict, CLOSED)
+                    return self._as_it_stands(CLOSED)
                 return self._start(form, verdict, clock.now(), ends)
             case Stored():
                 damaged = "not sent: a reply in the ledger does not fit this version: use the version that wrote it"
@@ -409,9 +422,9 @@ class Sending(NotPickled, Generic[R]):
             case _:
                 assert_never(verdict)
 
-    async def _take_back(self, intent: Intent) -> None:
-        """The callback came while leave was asked for: nothing need be sent."""
-        attempt = Attempt(Charge.FREE, None, None, clock.today(), 0.0, "answered by callback", number=self.next_number)
+    async def _take_back(self, intent: Intent, why: str) -> None:
+        """Nothing is sent, for what happened while leave was asked for."""
+        attempt = Attempt(Charge.FREE, None, None, clock.today(), 0.0, why, number=self.next_number)
         with contextlib.suppress(AISolutionError):
             assert self._options.journal is not None
             await self._options.journal.end(intent, Result(attempt, sent=False))

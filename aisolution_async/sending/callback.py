@@ -24,7 +24,7 @@ from typing import Protocol
 
 from aisolution_async import clock
 from aisolution_async.api import WhatsAppProfile, WhatsAppState
-from aisolution_async.charges import Attempt, Charge
+from aisolution_async.charges import Attempt, Charge, Owed, of_callback
 from aisolution_async.errors import AISolutionError
 from aisolution_async.inbox import Inbox, result_of
 from aisolution_async.sending.journal import Journal
@@ -169,7 +169,8 @@ class Callback:
                 recorded = await journal.deliver(places, result)
             if recorded is not False:  # else it was answered before, or nothing waits for it
                 self.has_paid = self.stage is Stage.ASKED  # a request that names none is charged by itself
-                charge = Charge.FREE if self.is_paid else result.attempt.charge
+                owed = Owed.NO_CHARGE if self.is_paid else Owed.ANSWER
+                charge = of_callback(result.attempt.charge, owed)
                 attempt = dataclasses.replace(
                     result.attempt, charge=charge, recorded=recorded, number=asker.next_number
                 )

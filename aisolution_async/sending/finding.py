@@ -2,7 +2,7 @@
 
 The charge of an answer is the contract's (`wire.envelope`), except that
 - an answer which is not this request's own tells nothing of it: UNKNOWN;
-- an answer that a callback brought before is charged once, with the callback: FREE.
+- an answer that a callback brought before is charged once, with the callback (`charges.besides_callback`).
 The charge of a lost request is UNKNOWN if a byte of it may have left, else FREE.
 """
 
@@ -13,7 +13,7 @@ from datetime import datetime
 from typing import Generic, NamedTuple
 
 from aisolution_async.api import Endpoint, R, WhatsAppProfile
-from aisolution_async.charges import Attempt, Charge, attempt_of, overall
+from aisolution_async.charges import Attempt, Charge, attempt_of, besides_callback, overall
 from aisolution_async.errors import (
     AISolutionError,
     Key,
@@ -95,8 +95,10 @@ def may_be_bought(attempts: Sequence[Attempt], error: AISolutionError) -> bool:
 
 
 def of_loss(lost: Lost, *, called_back: bool = False) -> Finding[R]:
-    """No answer came. `called_back`: a callback has answered the question, and is charged for it."""
-    charge = Charge.UNKNOWN if lost.left and not called_back else Charge.FREE
+    """No answer came. `called_back`: a callback has answered the question, and has the charge of this request."""
+    charge = Charge.UNKNOWN if lost.left else Charge.FREE
+    if called_back:
+        charge = besides_callback(charge, arrived=False)
     signal = None if lost.timed_out is None else Signal.OVERLOADED if lost.timed_out else Signal.BROKEN
     repeatable = not lost.left and lost.refusal is None
     return Finding(lost, charge, repeatable=repeatable, signal=signal, problem=lost.text)
@@ -131,8 +133,8 @@ def of_response(
     elif isinstance(answer.reply, WhatsAppProfile) and names_another(answer.reply.number):
         answer = envelope.not_ours(answer, response.body, ANOTHER, redact=redact, of_another=True)
     charge, reply, status, problem = answer.charge, answer.reply, answer.status, None
-    if called_back and charge is Charge.CHARGED:
-        charge = Charge.FREE
+    if called_back:
+        charge = besides_callback(charge, arrived=True)
     if reply is None:
         problem = answer.text
         if status is not None and status not in endpoint.charges:

@@ -35,10 +35,12 @@ BUGS: dict[str, Bug] = {
     # What an attempt cost.
     "a cancelled attempt was not sent": Bug("sending/call.py", "Lost(state.flight.left is not False, ", "Lost(False, "),
     "a loss by timeout is free": Bug(
-        "sending/finding.py", "if lost.left and not called_back else", "if lost.left and not lost.timed_out else"
+        "sending/finding.py",
+        "Charge.UNKNOWN if lost.left else",
+        "Charge.UNKNOWN if lost.left and not lost.timed_out else",
     ),
     "every loss is free": Bug(
-        "sending/finding.py", "if lost.left and not called_back else", "if lost.left and called_back else"
+        "sending/finding.py", "Charge.UNKNOWN if lost.left else", "Charge.UNKNOWN if lost.left and called_back else"
     ),
     "a request that was half written never left": Bug(
         "wire/exchange.py",
@@ -125,10 +127,12 @@ BUGS: dict[str, Bug] = {
         "state, holds = State.NOT_SENT, 0",
     ),
     "an unknown attempt holds nothing": Bug(
-        "ledger/book.py", "holds = HOLDS if result.holds and identity is not None else LIFTED", "holds = LIFTED"
+        "ledger/book.py",
+        "holds = HOLDS if result.holds and identity is not None and not is_answered else LIFTED",
+        "holds = LIFTED",
     ),
     "a free attempt lifts the hold": Bug(
-        "ledger/book.py", "if step.any_holding and result.answer and result.reply is not None:", "if step.any_holding:"
+        "ledger/book.py", "if step.any_holding and result.answers:", "if step.any_holding:"
     ),
     "an answer is never used again": Bug(
         "ledger/answers.py", "return ask.reuse_for is None or ", "return ask.reuse_for is not None and "
@@ -224,7 +228,7 @@ BUGS: dict[str, Bug] = {
     # Callbacks.
     "a callback is counted twice": Bug("sending/callback.py", "if recorded is not False:", "if True:"),
     "a callback is recorded twice": Bug("ledger/callbacks.py", "if not awaited.answered]", "if True]"),
-    "a callback leaves the request its charge": Bug("ledger/book.py", "intents.has_charge(step, started.id):", "True:"),
+    "a callback leaves the request its charge": Bug("ledger/book.py", "intents.has_charge(step, started.id)", "True"),
     "a callback pays for the request that is out, whichever": Bug(
         "sending/call.py",
         "self.callback.has_paid\n        if isinstance",
