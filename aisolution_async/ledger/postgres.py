@@ -10,7 +10,7 @@ import queue
 import secrets
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import date, timedelta
 from decimal import Decimal
 from typing import Any
@@ -35,6 +35,7 @@ from aisolution_async.ledger.store import (
     LedgerError,
     Line,
     Record,
+    Share,
     State,
     Stored,
     Verdict,
@@ -85,6 +86,7 @@ class SharedLedger(Grouping[SharedBook]):
             seconds("lease", lease),
             seconds("patience", patience, zero=True),
         )
+        self._share = Share()
         self._watched: dict[bytes, asyncio.Event] = {}  # questions that others ask, with who waits for their end
 
     def __repr__(self) -> str:
@@ -97,6 +99,11 @@ class SharedLedger(Grouping[SharedBook]):
                 "a shared ledger needs to know when an attempt must be over: give the client a deadline, in seconds"
             )
         return await super().begin(ask)
+
+    @property
+    def share(self) -> Share:
+        """See `Store.share`: an even part, among all who have the ledger open."""
+        return self._share
 
     # -------------------------------------------------------------------------------------- on the event loop
 
@@ -132,21 +139,23 @@ class SharedLedger(Grouping[SharedBook]):
     # ------------------------------------------------------------------------------------ on the writing thread
 
     def _make_book(self) -> SharedBook:
-        return SharedBook(self.place, self._terms)
+        return SharedBook(self.place, self._terms, self._share)
 
     def _as_error(self, exc: BaseException) -> LedgerError:
         return server.fault(self.place, exc)
 
     def _next_jobs(self, book: SharedBook) -> list[Job]:
+        # Where the server fails, the next to ask is told. Meanwhile nothing is sent that has leave.
+        pause = self._terms.lease / 3
         while True:
+            with suppress(psycopg.Error, LedgerError):
+                pause = book.keep_share()
             try:
-                return self._queue.get(timeout=self._terms.lease / 3)
+                return self._queue.get(timeout=pause)
             except queue.Empty:
-                try:
+                with suppress(psycopg.Error, LedgerError):
                     self._do_together(book, [])
                     book.renew()
-                except (psycopg.Error, LedgerError):
-                    """The next to ask is told. Meanwhile nothing is sent that has leave."""
 
     def _do_together(self, book: SharedBook, works: list[Work]) -> list[object]:
         answers: list[object] = []

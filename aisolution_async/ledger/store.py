@@ -123,6 +123,18 @@ class Lease:
         return clock.continuous() < self.until
 
 
+class Share:
+    """What part of a contractual rate is for who opened a ledger: the whole of it, where machines share none."""
+
+    __slots__ = ("part",)
+
+    def __init__(self) -> None:
+        self.part = 1.0
+
+
+WHOLE = Share()
+
+
 @dataclass(frozen=True, slots=True)
 class Started:
     """The intent is recorded and safe on disk: send, then tell `end` what came of it.
@@ -386,6 +398,14 @@ class Store(ABC):
         gone from the store's files when this returns; the counts stay. A purged call is unknown to the ledger: it would
         be sent, and paid for, again. Calls that are held stay held.
         """
+
+    @property
+    def share(self) -> Share:
+        """What part of a contractual rate is for who opened this. Its `part` may change at any time.
+
+        The parts of all who use a ledger at one time make the whole together, or less.
+        """
+        return WHOLE
 
     async def limit(self, max_charges: int | None) -> None:  # noqa: ARG002  # for those who keep one
         """Set how many charges there may ever be in this ledger, by whoever uses it; None for no limit of its own.

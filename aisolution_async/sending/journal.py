@@ -27,6 +27,7 @@ from aisolution_async.ledger.store import (
     Held,
     LedgerError,
     Result,
+    Share,
     Started,
     Store,
     Stored,
@@ -92,6 +93,11 @@ class Journal(NotPickled):
         if self._opening is not None:
             await asyncio.wait({self._opening})
             await self._store.aclose()
+
+    @property
+    def share(self) -> Share:
+        """See `Store.share`."""
+        return self._store.share
 
     def identity(self, endpoint: str, payload: Iterable[tuple[str, str | bytes]], key: Key = None) -> bytes:
         """See `Store.identity`."""
