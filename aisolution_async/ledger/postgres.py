@@ -9,10 +9,11 @@ import json
 import queue
 import secrets
 import sqlite3
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import date, timedelta
 from decimal import Decimal
+from functools import partial
 from typing import Any
 from uuid import UUID
 
@@ -41,10 +42,14 @@ from aisolution_async.ledger.store import (
     Verdict,
 )
 from aisolution_async.ledger.urls import Server, place_of
+from aisolution_async.ledger.watching import Watching
 from aisolution_async.spending import Spending
 
 LEASE = 30.0
 """Seconds after which who says nothing is taken for dead."""
+
+_POLL_CALLBACKS = 1.0
+"""Seconds between two looks at whether another process was called back."""
 
 _AT_ONCE = 500  # begins and ends in one statement
 _FETCHED = 2_000  # rows at a time
@@ -86,8 +91,9 @@ class SharedLedger(Grouping[SharedBook]):
             seconds("lease", lease),
             seconds("patience", patience, zero=True),
         )
-        self._share = Share()
-        self._watched: dict[bytes, asyncio.Event] = {}  # questions that others ask, with who waits for their end
+        # Questions that others ask, and those that wait for a callback, which another may be told.
+        self._busy = Watching(POLL, partial(self._look, SharedBook.still_busy), tells_faults=True)
+        self._awaited = Watching(_POLL_CALLBACKS, partial(self._look, SharedBook.still_awaited), tells_faults=False)
 
     def __repr__(self) -> str:
         return f"<SharedLedger {self.place}>"
@@ -103,7 +109,7 @@ class SharedLedger(Grouping[SharedBook]):
     @property
     def share(self) -> Share:
         """See `Store.share`: an even part, among all who have the ledger open."""
-        return self._share
+        return self._terms.share
 
     # -------------------------------------------------------------------------------------- on the event loop
 
@@ -111,35 +117,20 @@ class SharedLedger(Grouping[SharedBook]):
         super()._wait_for(ask, busy)
         if busy.ended is not None or not ask.reusable:
             return
-        assert self._loop is not None
-        if not self._watched:
-            self._loop.call_later(POLL, self._look)
-        busy.ended = self._watched.setdefault(ask.identity, asyncio.Event())
+        busy.ended = asyncio.Event()
+        self._busy.add(ask.identity, lambda: True, busy.ended.set)
 
-    def _look(self) -> None:
-        """See whether what others have under way is over: once for all who wait."""
-        if not self._usable:
-            self._tell(set())
-            return
-        watched = list(self._watched)
-        self._submit(lambda book: book.still_busy(watched)).add_done_callback(self._looked)
+    def watch(self, identity: bytes, waits: Callable[[], bool], tell: Callable[[], object]) -> None:
+        """See `Store.watch`."""
+        self._awaited.add(identity, waits, tell)
 
-    def _looked(self, looked: asyncio.Future[Any]) -> None:
-        failed = looked.cancelled() or looked.exception() is not None
-        self._tell(set() if failed else looked.result())  # who waits asks again, and is told
-        if self._watched:
-            assert self._loop is not None
-            self._loop.call_later(POLL, self._look)
-
-    def _tell(self, busy: set[bytes]) -> None:
-        for identity in [*self._watched]:
-            if identity not in busy:
-                self._watched.pop(identity).set()
+    def _look(self, look: Callable[[SharedBook, list[bytes]], set[bytes]], asked: list[bytes]) -> Any:
+        return self._submit(lambda book: look(book, asked)) if self._usable else None
 
     # ------------------------------------------------------------------------------------ on the writing thread
 
     def _make_book(self) -> SharedBook:
-        return SharedBook(self.place, self._terms, self._share)
+        return SharedBook(self.place, self._terms)
 
     def _as_error(self, exc: BaseException) -> LedgerError:
         return server.fault(self.place, exc)

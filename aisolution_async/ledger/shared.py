@@ -14,7 +14,7 @@ import socket
 import time
 from collections.abc import Callable, Container, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 from uuid import UUID
 
@@ -99,25 +99,28 @@ _PURGE_OUTSTANDING = """WITH old AS (DELETE FROM ledger.outstanding WHERE since 
 
 @dataclass(frozen=True, slots=True)
 class Terms:
-    """On what terms a shared ledger is used: the opening's own limits and prices, money in millionths; seconds."""
+    """On what terms a shared ledger is used: the opening's own limits and prices, money in millionths; seconds.
+
+    `share` is its part of a rate, as the book takes it.
+    """
 
     max_charges: int | None
     max_cost: int | None
     prices: dict[str, int]
     lease: float
     patience: float
+    share: Share = field(default_factory=Share)
 
 
 class SharedBook:
     """A shared ledger that is open, by one owner. What its operations promise is in `Store`."""
 
-    def __init__(self, place: Server, terms: Terms, share: Share) -> None:
+    def __init__(self, place: Server, terms: Terms) -> None:
         self._place = place
         self._terms = terms
         self._db: server.Connection | None = None
         self._lost_at: float | None = None
         self.lease = Lease()
-        self._share = share
         self._share_until = 0.0  # when to look again what it is
         self._owner = 0
         self._known: dict[int, Started] = {}  # under way, as far as this process knows
@@ -203,7 +206,7 @@ class SharedBook:
             values = (self._owner, terms.lease, now, terms.max_charges, terms.max_cost, borrows, begins_text, ends_text)
             sent = clock.continuous()
             if sent >= self.lease.until:  # others may have taken its part of a rate
-                self._share.part, self._share_until = 0.0, 0.0
+                self._terms.share.part, self._share_until = 0.0, 0.0
             rows = db.execute(self._sql(_EXCHANGE), values, binary=True).fetchall()
             if not rows or rows[-1][0] != "fenced":
                 self.lease.until = sent + terms.lease
@@ -302,6 +305,13 @@ class SharedBook:
         """Those of these questions that are under way, whoever asks them: one look for all who wait."""
         query = """SELECT q.place FROM unnest(%s::uuid[]) WITH ORDINALITY AS q(identity, place)
             JOIN ledger.intents i ON i.place = q.identity"""
+        return {identities[place - 1] for (place,) in self._once(query, _uuids(identities))}
+
+    def still_awaited(self, identities: Sequence[bytes]) -> set[bytes]:
+        """Those of these questions whose answer is still to come by callback: one look for all who wait."""
+        query = """SELECT q.place FROM unnest(%s::uuid[]) WITH ORDINALITY AS q(identity, place)
+            WHERE EXISTS (SELECT FROM ledger.outstanding o WHERE o.identity = q.identity AND NOT o.answered
+                AND (o.reserved OR o.attempt IS NOT NULL))"""
         return {identities[place - 1] for (place,) in self._once(query, _uuids(identities))}
 
     def find(self, asks: Sequence[Ask]) -> list[Stored | None]:
@@ -471,9 +481,9 @@ class SharedBook:
     def _take_share(self, db: server.Connection) -> None:
         row = db.execute(self._sql("SELECT part, owners FROM ledger.take_share(%s)"), (self._owner,)).fetchone()
         assert row is not None
-        self._share.part, owners = row
+        self._terms.share.part, owners = row
         # Who has less than an even part has it as soon as the others have looked, too.
-        is_even = self._share.part * owners > 1 - 1e-9
+        is_even = self._terms.share.part * owners > 1 - 1e-9
         self._share_until = clock.continuous() + (self._terms.lease / 3 if is_even else self._often)
 
     @property

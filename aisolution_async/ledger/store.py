@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta
@@ -397,6 +397,12 @@ class Store(ABC):
         What has waited longer than this for a callback waits no more. Returns how many attempts were emptied. They are
         gone from the store's files when this returns; the counts stay. A purged call is unknown to the ledger: it would
         be sent, and paid for, again. Calls that are held stay held.
+        """
+
+    def watch(self, identity: bytes, waits: Callable[[], bool], tell: Callable[[], object]) -> None:  # noqa: B027
+        """Call `tell`, once, when no callback to the question is to come any more, if it still `waits` then.
+
+        Another process may have taken it. Who waits asks the store again. Stores that only one process has do nothing.
         """
 
     @property

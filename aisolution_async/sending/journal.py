@@ -99,6 +99,10 @@ class Journal(NotPickled):
         """See `Store.share`."""
         return self._store.share
 
+    def watch(self, identity: bytes, waits: Callable[[], bool], tell: Callable[[], object]) -> None:
+        """See `Store.watch`."""
+        self._store.watch(identity, waits, tell)
+
     def identity(self, endpoint: str, payload: Iterable[tuple[str, str | bytes]], key: Key = None) -> bytes:
         """See `Store.identity`."""
         try:
