@@ -108,7 +108,8 @@ class AsyncClient(NotPickled):
     - `max_retries`: how often an attempt that was free and may pass is repeated. Default: 4. In its place, `retry` is a
       `Retry` that also says how long to wait in between.
     - `retry_unknown`: how often an attempt that may have been charged is repeated. Default: 0.
-    - `rate`: attempts a second, over all calls and batches. `max_connections`: connections that are open at once.
+    - `rate`: attempts a second, over all calls and batches. Processes that have a ledger on a server open divide it.
+      `max_connections`: connections that are open at once.
 
     What is sent:
 
@@ -467,7 +468,8 @@ class AsyncClient(NotPickled):
 
         - `calls`: an iterable or async iterable of calls, to one endpoint or several. It is read as outcomes are taken.
         - `concurrency`: how many attempts are made at once, or an `Adaptive` that finds out. The pool's
-          `max_connections` bounds it too. `rate`: how many attempts a second, evenly spaced.
+          `max_connections` bounds it too. `rate`: how many attempts a second, evenly spaced. Those that have a
+          ledger on a server open divide it.
         - `ordered`: True yields outcomes in the input's order.
         - `dedupe`: what is asked more than once is asked once; the others get the same reply, free, with `answered_by`.
           The latest 10,000 answers are remembered. Not for `AddFace` and `DeleteFace`, which do something.

@@ -23,6 +23,7 @@ from enum import Enum
 from aisolution_async.charges import Charge
 from aisolution_async.checks import is_number, is_whole
 from aisolution_async.errors import ConfigurationError
+from aisolution_async.ledger.store import WHOLE, Share
 from aisolution_async.spending import Spending
 
 
@@ -199,32 +200,70 @@ class AdaptiveLimit:
 
 
 class Rate:
-    """So many attempts a second, evenly spaced, without a burst at the start or after a rest."""
+    """So many attempts a second, evenly spaced, without a burst at the start or after a rest.
 
-    __slots__ = ("_next", "_space")
+    Of a rate that machines share, each has a part. It is kept by a clock that goes as fast as that part: at a half, a
+    turn that is a second away takes two. So what waits already is slowed down, too, when the part becomes smaller.
+    """
+
+    __slots__ = ("_at", "_behind", "_next", "_part", "_space", "share")
 
     # A loop wakes up late by a little; without catching up that much the rate would never be reached.
     _CATCH_UP = 0.02
+    # Seconds after which to look again whether a part has grown.
+    _LOOK = 1.0
 
-    def __init__(self, per_second: float) -> None:
+    def __init__(self, per_second: float, share: Share = WHOLE) -> None:
         if not is_number(per_second) or not 0 < per_second < math.inf:
             raise ConfigurationError("rate must be a number of calls a second, above 0")
         self._space = 1.0 / per_second
-        self._next = -math.inf
+        self._next = -math.inf  # by our clock
+        self.share = share
+        self._part, self._at = 1.0, 0.0  # the part as it was then
+        self._behind = 0.0  # seconds that our clock is behind the loop's
+
+    @property
+    def per_second(self) -> float:
+        """How many a second, by all who share it."""
+        return 1.0 / self._space
 
     def wait(self, now: float) -> float:
-        """Seconds until the next attempt may start."""
-        return max(0.0, self._next - now)
+        """Seconds until the next attempt may start, or until that is worth another look."""
+        left = self.until(self._next, now)
+        return left if self._part == 1.0 else min(left, self._LOOK)
+
+    def until(self, turn: float, now: float) -> float:
+        """Seconds until `turn`, as far as anybody can tell: while there is no part, until another look."""
+        left = turn - self._clock(now)
+        if self._part <= 0.0:
+            return self._LOOK
+        return max(0.0, left / self._part)
+
+    def take_turn(self, now: float) -> float:
+        """Take the turn of the next attempt. Returns when it is, for `until`."""
+        turn = max(self._next, self._clock(now))
+        self.start(now)
+        return turn
 
     def take_back(self) -> None:
         """The attempt that was to start was not made."""
         self._next -= self._space
 
     def start(self, now: float) -> None:
-        """An attempt starts, or will at `now`."""
+        """An attempt starts, or has taken its turn."""
+        now = self._clock(now)
         self._next = (
             max(self._next, now - self._CATCH_UP) + self._space if self._next > -math.inf else now + self._space
         )
+
+    def _clock(self, now: float) -> float:
+        part = self.share.part  # once: another thread sets it
+        if part != 1.0 or self._part != 1.0:
+            # Whenever it changed meanwhile, the smaller part counts for all of that time.
+            self._behind += (now - self._at) * (1.0 - min(part, self._part))
+            self._part = part
+        self._at = now
+        return now - self._behind
 
 
 class RetryBudget:

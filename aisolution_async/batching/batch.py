@@ -25,6 +25,7 @@ from aisolution_async.checks import flag, is_whole, kind_of, seconds
 from aisolution_async.errors import AISolutionError, ConfigurationError
 from aisolution_async.hiding import NotPickled, forget_locals
 from aisolution_async.inbox import Inbox
+from aisolution_async.ledger.store import WHOLE
 from aisolution_async.limits import Adaptive
 from aisolution_async.outcome import Answered, Failed
 from aisolution_async.sending.journal import CLOSED, Journal
@@ -122,6 +123,7 @@ class Batch(NotPickled, Generic[R]):
             concurrency=places,
             adaptive=concurrency if isinstance(concurrency, Adaptive) else None,
             rate=rate,
+            share=WHOLE if options.journal is None else options.journal.share,
             wake=self._wake,
         )
         self._intake = Intake(

@@ -8,6 +8,7 @@ import traceback
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, assert_never
 
@@ -191,6 +192,8 @@ class Crew:
             case Awaiting() | Following():
                 assert task.callback is not None
                 self._park(task, task.callback.patience_left)
+                if isinstance(state, Awaiting):
+                    task.watch(partial(self._timers.has, task), partial(self._not_awaited, task))
             case _:
                 assert_never(state)
 
@@ -222,6 +225,14 @@ class Crew:
             return
         self._lineup.add(task, repeat=task.is_repeat)
         self.dispatch()
+
+    def _not_awaited(self, task: Task) -> None:
+        """The ledger waits for a call's callback no more: it came to another process, or is not to come."""
+        if isinstance(task.state, Awaiting) and self._timers.end(task):
+            self._parked(self._timers.parked)
+            if self._stop is None:
+                task.look_again()
+            self.take(task)
 
     def _recheck_or_put_away(self, task: Task) -> None:
         pause = None

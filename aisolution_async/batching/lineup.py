@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from aisolution_async import clock
 from aisolution_async.batching.task import Task
+from aisolution_async.ledger.store import WHOLE, Share
 from aisolution_async.limits import Adaptive, AdaptiveLimit, Brake, Rate, RetryBudget, Signal
 from aisolution_async.sending.shared import Shared
 
@@ -46,7 +47,8 @@ class Lane:
 class Lineup:
     """The calls that are ready, by endpoint, and the limits that let them go.
 
-    `wake` is called when one may go that could not before: the alarm rang, or the client has a free place.
+    `share` is what part of the rates is for this process. `wake` is called when one may go that could not before: the
+    alarm rang, or the client has a free place.
     """
 
     def __init__(
@@ -56,6 +58,7 @@ class Lineup:
         concurrency: int,
         adaptive: Adaptive | None,
         rate: float | None,
+        share: Share = WHOLE,
         wake: Callable[[], None],
     ) -> None:
         self.ready = 0
@@ -65,8 +68,12 @@ class Lineup:
         self._shared = shared
         self._concurrency = concurrency
         self._adaptive = adaptive
-        own = None if rate is None else Rate(rate)
-        self._rates = tuple(each for each in (own, shared.rate) if each is not None)
+        clients = shared.rate
+        own = None if rate is None else Rate(rate, share)
+        # The client's own ledger, if it has one, is not what divides its rate here.
+        divided = clients is not None and share is not WHOLE and share is not clients.share
+        here = Rate(clients.per_second, share) if clients is not None and divided else None
+        self._rates = tuple(each for each in (own, clients, here) if each is not None)
         self._wake = wake
         self._lanes: dict[str, Lane] = {}
         self._turns: deque[Lane] = deque()

@@ -41,6 +41,10 @@ class Timers:
         """The call waits for minutes: it does not count as read ahead."""
         self._parked[task] = asyncio.get_running_loop().call_later(min(seconds, _A_DAY), self._end_parking, task)
 
+    def has(self, task: Task) -> bool:
+        """Whether the call waits."""
+        return task in self._parked or task in self._pauses
+
     def end(self, task: Task) -> bool:
         """The call need not wait any longer. False if it does not wait."""
         timer = self._parked.pop(task, None) or self._pauses.pop(task, None)

@@ -19,6 +19,7 @@
 | `schema`, `mark`, `owners` | the file and what can be wrong with it; what it was; who is alive |
 | `postgres` | `SharedLedger`: a schema of a PostgreSQL server, for many machines |
 | `shared`, `postgres.sql` | what its thread does; and the server, where a group is one call of a function |
+| `watching` | what many wait for there, looked up once for all of them |
 | `server` | the server and what can be wrong with it |
 """
 

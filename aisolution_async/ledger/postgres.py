@@ -9,10 +9,11 @@ import json
 import queue
 import secrets
 import sqlite3
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from datetime import date, timedelta
 from decimal import Decimal
+from functools import partial
 from typing import Any
 from uuid import UUID
 
@@ -35,15 +36,20 @@ from aisolution_async.ledger.store import (
     LedgerError,
     Line,
     Record,
+    Share,
     State,
     Stored,
     Verdict,
 )
 from aisolution_async.ledger.urls import Server, place_of
+from aisolution_async.ledger.watching import Watching
 from aisolution_async.spending import Spending
 
 LEASE = 30.0
 """Seconds after which who says nothing is taken for dead."""
+
+_POLL_CALLBACKS = 1.0
+"""Seconds between two looks at whether another process was called back."""
 
 _AT_ONCE = 500  # begins and ends in one statement
 _FETCHED = 2_000  # rows at a time
@@ -85,7 +91,9 @@ class SharedLedger(Grouping[SharedBook]):
             seconds("lease", lease),
             seconds("patience", patience, zero=True),
         )
-        self._watched: dict[bytes, asyncio.Event] = {}  # questions that others ask, with who waits for their end
+        # Questions that others ask, and those that wait for a callback, which another may be told.
+        self._busy = Watching(POLL, partial(self._look, SharedBook.still_busy), tells_faults=True)
+        self._awaited = Watching(_POLL_CALLBACKS, partial(self._look, SharedBook.still_awaited), tells_faults=False)
 
     def __repr__(self) -> str:
         return f"<SharedLedger {self.place}>"
@@ -98,36 +106,26 @@ class SharedLedger(Grouping[SharedBook]):
             )
         return await super().begin(ask)
 
+    @property
+    def share(self) -> Share:
+        """See `Store.share`: an even part, among all who have the ledger open."""
+        return self._terms.share
+
     # -------------------------------------------------------------------------------------- on the event loop
 
     def _wait_for(self, ask: Ask, busy: Busy) -> None:
         super()._wait_for(ask, busy)
         if busy.ended is not None or not ask.reusable:
             return
-        assert self._loop is not None
-        if not self._watched:
-            self._loop.call_later(POLL, self._look)
-        busy.ended = self._watched.setdefault(ask.identity, asyncio.Event())
+        busy.ended = asyncio.Event()
+        self._busy.add(ask.identity, lambda: True, busy.ended.set)
 
-    def _look(self) -> None:
-        """See whether what others have under way is over: once for all who wait."""
-        if not self._usable:
-            self._tell(set())
-            return
-        watched = list(self._watched)
-        self._submit(lambda book: book.still_busy(watched)).add_done_callback(self._looked)
+    def watch(self, identity: bytes, waits: Callable[[], bool], tell: Callable[[], object]) -> None:
+        """See `Store.watch`."""
+        self._awaited.add(identity, waits, tell)
 
-    def _looked(self, looked: asyncio.Future[Any]) -> None:
-        failed = looked.cancelled() or looked.exception() is not None
-        self._tell(set() if failed else looked.result())  # who waits asks again, and is told
-        if self._watched:
-            assert self._loop is not None
-            self._loop.call_later(POLL, self._look)
-
-    def _tell(self, busy: set[bytes]) -> None:
-        for identity in [*self._watched]:
-            if identity not in busy:
-                self._watched.pop(identity).set()
+    def _look(self, look: Callable[[SharedBook, list[bytes]], set[bytes]], asked: list[bytes]) -> Any:
+        return self._submit(lambda book: look(book, asked)) if self._usable else None
 
     # ------------------------------------------------------------------------------------ on the writing thread
 
@@ -138,15 +136,17 @@ class SharedLedger(Grouping[SharedBook]):
         return server.fault(self.place, exc)
 
     def _next_jobs(self, book: SharedBook) -> list[Job]:
+        # Where the server fails, the next to ask is told. Meanwhile nothing is sent that has leave.
+        pause = self._terms.lease / 3
         while True:
+            with suppress(psycopg.Error, LedgerError):
+                pause = book.keep_share()
             try:
-                return self._queue.get(timeout=self._terms.lease / 3)
+                return self._queue.get(timeout=pause)
             except queue.Empty:
-                try:
+                with suppress(psycopg.Error, LedgerError):
                     self._do_together(book, [])
                     book.renew()
-                except (psycopg.Error, LedgerError):
-                    """The next to ask is told. Meanwhile nothing is sent that has leave."""
 
     def _do_together(self, book: SharedBook, works: list[Work]) -> list[object]:
         answers: list[object] = []

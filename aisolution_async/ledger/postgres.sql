@@ -20,7 +20,7 @@ CREATE TABLE ledger.book (
 );
 
 -- Who uses the ledger: alive until `expires_at`, or longer, until somebody buries it. `granted` is its leave to spend,
--- `used` what it spent of that. Small and often written: its updates stay on their page.
+-- `used` what it spent of that, `share` its part of a rate. Small and often written: its updates stay on their page.
 CREATE TABLE ledger.owners (
   id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
   host text NOT NULL,
@@ -31,6 +31,7 @@ CREATE TABLE ledger.owners (
   used bigint NOT NULL DEFAULT 0,
   granted_cost bigint NOT NULL DEFAULT 0,
   used_cost bigint NOT NULL DEFAULT 0,
+  share float8 NOT NULL DEFAULT 0,
   CONSTRAINT within_its_leave CHECK (used <= granted AND used_cost <= granted_cost)
 ) WITH (fillfactor = 20);
 CREATE INDEX owners_alive ON ledger.owners (id) WHERE NOT ended;
@@ -273,6 +274,22 @@ BEGIN
   got_cost := greatest(0, least(room_cost, greatest(p_short_cost,
     CASE WHEN p_max_cost IS NULL THEN got * (p_short_cost / greatest(p_short, 1)) ELSE room_cost / (4 * workers) END)));
   UPDATE ledger.book SET granted = granted + got - back, granted_cost = granted_cost + got_cost - back_cost;
+END $$;
+
+
+-- What part of a rate an owner has from now on: an even one, of what the others leave. So the parts are never more than
+-- the whole: who comes last has none until the others have looked. One at a time, by the lock of the book.
+CREATE FUNCTION ledger.take_share(p_owner bigint, OUT part float8, OUT owners bigint) LANGUAGE plpgsql AS $$
+DECLARE w ledger.owners;
+BEGIN
+  SELECT * INTO w FROM ledger.owners WHERE id = p_owner FOR NO KEY UPDATE;
+  PERFORM FROM ledger.book FOR UPDATE;
+  SELECT greatest(0, least(1.0 / (1 + count(*)), 1 - coalesce(sum(o.share), 0))), 1 + count(*) INTO part, owners
+    FROM ledger.owners o WHERE NOT o.ended AND o.expires_at > clock_timestamp() AND o.id <> p_owner;
+  IF w.id IS NULL OR w.ended OR w.expires_at <= clock_timestamp() THEN part := 0; END IF;
+  IF part <> w.share THEN
+    UPDATE ledger.owners SET share = part WHERE id = p_owner;
+  END IF;
 END $$;
 
 

@@ -14,7 +14,7 @@ import socket
 import time
 from collections.abc import Callable, Container, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 from uuid import UUID
 
@@ -46,6 +46,7 @@ from aisolution_async.ledger.store import (
     Lease,
     LedgerError,
     Result,
+    Share,
     Started,
     State,
     Stored,
@@ -62,6 +63,8 @@ _TIMES = 5
 """How often two may be in each other's way before it is told."""
 _REMEMBER = 1.0
 """Seconds for which the budget is known to be used up, before it is looked at again."""
+_OFTEN = 1.0
+"""Seconds between two looks at a part of a rate that is to grow."""
 _AT_ONCE = 500
 _STRAY = "its leave was lost with the connection to the ledger"
 
@@ -96,13 +99,17 @@ _PURGE_OUTSTANDING = """WITH old AS (DELETE FROM ledger.outstanding WHERE since 
 
 @dataclass(frozen=True, slots=True)
 class Terms:
-    """On what terms a shared ledger is used: the opening's own limits and prices, money in millionths; seconds."""
+    """On what terms a shared ledger is used: the opening's own limits and prices, money in millionths; seconds.
+
+    `share` is its part of a rate, as the book takes it.
+    """
 
     max_charges: int | None
     max_cost: int | None
     prices: dict[str, int]
     lease: float
     patience: float
+    share: Share = field(default_factory=Share)
 
 
 class SharedBook:
@@ -114,6 +121,7 @@ class SharedBook:
         self._db: server.Connection | None = None
         self._lost_at: float | None = None
         self.lease = Lease()
+        self._share_until = 0.0  # when to look again what it is
         self._owner = 0
         self._known: dict[int, Started] = {}  # under way, as far as this process knows
         self._last_id = 0
@@ -179,6 +187,14 @@ class SharedBook:
             self._enter_anew()
         self._do(self._bury_dead)
 
+    def keep_share(self) -> float:
+        """Take what is this owner's of a rate, where it is time for that. Returns the seconds to the next renewal."""
+        now = clock.continuous()
+        if now >= self._share_until:
+            self._share_until = now + self._often
+            self._do(self._take_share)
+        return max(min(self._terms.lease / 3, self._share_until - now), 0.0)
+
     def _exchange(self, asks: Sequence[Ask], ends: Sequence[End]) -> list[tuple[Any, ...]]:
         """One group. Done again after a broken connection, until the server's patience is over."""
         terms, now = self._terms, micros(clock.today())
@@ -189,6 +205,8 @@ class SharedBook:
         def do(db: server.Connection) -> list[tuple[Any, ...]]:
             values = (self._owner, terms.lease, now, terms.max_charges, terms.max_cost, borrows, begins_text, ends_text)
             sent = clock.continuous()
+            if sent >= self.lease.until:  # others may have taken its part of a rate
+                self._terms.share.part, self._share_until = 0.0, 0.0
             rows = db.execute(self._sql(_EXCHANGE), values, binary=True).fetchall()
             if not rows or rows[-1][0] != "fenced":
                 self.lease.until = sent + terms.lease
@@ -287,6 +305,13 @@ class SharedBook:
         """Those of these questions that are under way, whoever asks them: one look for all who wait."""
         query = """SELECT q.place FROM unnest(%s::uuid[]) WITH ORDINALITY AS q(identity, place)
             JOIN ledger.intents i ON i.place = q.identity"""
+        return {identities[place - 1] for (place,) in self._once(query, _uuids(identities))}
+
+    def still_awaited(self, identities: Sequence[bytes]) -> set[bytes]:
+        """Those of these questions whose answer is still to come by callback: one look for all who wait."""
+        query = """SELECT q.place FROM unnest(%s::uuid[]) WITH ORDINALITY AS q(identity, place)
+            WHERE EXISTS (SELECT FROM ledger.outstanding o WHERE o.identity = q.identity AND NOT o.answered
+                AND (o.reserved OR o.attempt IS NOT NULL))"""
         return {identities[place - 1] for (place,) in self._once(query, _uuids(identities))}
 
     def find(self, asks: Sequence[Ask]) -> list[Stored | None]:
@@ -457,7 +482,20 @@ class SharedBook:
         row = db.execute(self._sql(_ENTER), (socket.gethostname(), os.getpid(), self._terms.lease)).fetchone()
         assert row is not None
         self._owner = row[0]
+        self._take_share(db)
         self.lease.until = sent + self._terms.lease
+
+    def _take_share(self, db: server.Connection) -> None:
+        row = db.execute(self._sql("SELECT part, owners FROM ledger.take_share(%s)"), (self._owner,)).fetchone()
+        assert row is not None
+        self._terms.share.part, owners = row
+        # Who has less than an even part has it as soon as the others have looked, too.
+        is_even = self._terms.share.part * owners > 1 - 1e-9
+        self._share_until = clock.continuous() + (self._terms.lease / 3 if is_even else self._often)
+
+    @property
+    def _often(self) -> float:
+        return min(_OFTEN, self._terms.lease / 3)
 
     def _enter_anew(self) -> None:
         self.lease.until = 0.0

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta
@@ -133,6 +133,18 @@ class Lease:
     def is_good(self) -> bool:
         """Whether it is so now."""
         return clock.continuous() < self.until
+
+
+class Share:
+    """What part of a contractual rate is for who opened a ledger: the whole of it, where machines share none."""
+
+    __slots__ = ("part",)
+
+    def __init__(self) -> None:
+        self.part = 1.0
+
+
+WHOLE = Share()
 
 
 @dataclass(frozen=True, slots=True)
@@ -398,6 +410,20 @@ class Store(ABC):
         gone from the store's files when this returns; the counts stay. A purged call is unknown to the ledger: it would
         be sent, and paid for, again. Calls that are held stay held.
         """
+
+    def watch(self, identity: bytes, waits: Callable[[], bool], tell: Callable[[], object]) -> None:  # noqa: B027
+        """Call `tell`, once, when no callback to the question is to come any more, if it still `waits` then.
+
+        Another process may have taken it. Who waits asks the store again. Stores that only one process has do nothing.
+        """
+
+    @property
+    def share(self) -> Share:
+        """What part of a contractual rate is for who opened this. Its `part` may change at any time.
+
+        The parts of all who use a ledger at one time make the whole together, or less.
+        """
+        return WHOLE
 
     async def limit(self, max_charges: int | None) -> None:  # noqa: ARG002  # for those who keep one
         """Set how many charges there may ever be in this ledger, by whoever uses it; None for no limit of its own.

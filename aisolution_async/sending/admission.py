@@ -9,7 +9,7 @@ import anyio
 
 from aisolution_async import clock
 from aisolution_async.charges import Charge
-from aisolution_async.limits import Budget
+from aisolution_async.limits import Budget, Rate
 from aisolution_async.retry import Course
 from aisolution_async.sending.shared import Shared
 
@@ -98,13 +98,8 @@ async def enter(shared: Shared, course: Course, patience: float | None) -> str:
 
     `patience` is how many seconds it may wait for the place; None for no end but the call's deadline.
     """
-    if shared.rate is not None:
-        pause = shared.rate.wait(clock.now())
-        if pause >= course.left:
-            return "the rate leaves no time for it before the deadline"
-        shared.rate.start(clock.now() + pause)
-        await clock.sleep(pause)
-        course.spend(pause)
+    if shared.rate is not None and not await _wait_for_turn(shared.rate, course):
+        return "the rate leaves no time for it before the deadline"
     if shared.gate.try_enter():
         return ""
     start = clock.now()
@@ -113,3 +108,15 @@ async def enter(shared: Shared, course: Course, patience: float | None) -> str:
         course.spend(clock.now() - start)
         return ""
     return "no free connection in time"
+
+
+async def _wait_for_turn(rate: Rate, course: Course) -> bool:
+    """False if the turn comes too late."""
+    turn = rate.take_turn(clock.now())
+    while (pause := rate.until(turn, clock.now())) > 0:
+        if pause >= course.left:
+            rate.take_back()
+            return False
+        await clock.sleep(pause)
+        course.spend(pause)
+    return True

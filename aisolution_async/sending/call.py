@@ -589,6 +589,8 @@ class Sending(NotPickled, Generic[R]):
     def _accepted(self, stored: Stored) -> Over[R] | None:
         try:
             reply: R = self.call.endpoint.reply.from_record(stored.reply, stored.attempt)
+            if self.callback is not None and self.callback.was_ours(stored.attempt):
+                reply = self.call.endpoint.reply.from_record(stored.reply)
         except (ValueError, TypeError):  # whatever stands there
             return None
         return Over(reply.made_by(self.attempts), None)
@@ -637,7 +639,22 @@ class Sending(NotPickled, Generic[R]):
         if for_good:
             assert otherwise is not None
             self.state = otherwise
-        elif lost:
+        else:
+            self._reopen(lost=lost)
+
+    def watch(self, waits: Callable[[], bool], tell: Callable[[], object]) -> None:
+        """Have `tell` called if the callback is not to come any more, says the ledger, and it `waits` still."""
+        if self._options.journal is not None and self.identity is not None:
+            self._options.journal.watch(self.identity, waits, tell)
+
+    def look_again(self) -> None:
+        """The callback came to another process, or is not to come: `state` is New, for the ledger to be asked."""
+        otherwise = self.state.otherwise if isinstance(self.state, Awaiting) else None
+        self._reopen(lost=otherwise is not None and otherwise.error is not None)
+
+    def _reopen(self, *, lost: bool) -> None:
+        """`lost`: whether the attempt that asked for the callback was; asking again is a repeat of it."""
+        if lost:
             self.state = NEW
         else:
             self.ask_again()

@@ -73,7 +73,18 @@ class Asker(Protocol):
 class Callback:
     """The callback of one call, and what the inbox knows it by: see `inbox.Waiter`."""
 
-    __slots__ = ("_asker", "_delivering", "answer", "end_wait", "has_paid", "inbox", "is_paid", "since", "stage")
+    __slots__ = (
+        "_asker",
+        "_delivering",
+        "_is_ours",
+        "answer",
+        "end_wait",
+        "has_paid",
+        "inbox",
+        "is_paid",
+        "since",
+        "stage",
+    )
 
     def __init__(self, asker: Asker, inbox: Inbox) -> None:
         self.inbox = inbox
@@ -89,6 +100,7 @@ class Callback:
         self.end_wait: Callable[[], None] | None = None
         """Set by the batch that the call waits in: called when there is an answer, or when it is time to ask."""
         self._asker = asker
+        self._is_ours = False  # this call asked for it
         self._delivering: asyncio.Event | None = None  # while an answer is being recorded
 
     @property
@@ -109,6 +121,7 @@ class Callback:
         if self.stage is not Stage.OVERDUE:
             self._to(Stage.ASKED)
             self.since = at
+            self._is_ours = True
 
     def expected(self, since: datetime) -> None:
         """An earlier run asked, says the ledger."""
@@ -180,6 +193,18 @@ class Callback:
             self._delivering.set()
             self._delivering = None
         return recorded is not False
+
+    def was_ours(self, recorded: Attempt) -> bool:
+        """Whether the answer that the ledger has is the callback that this call asked for: it came to another process.
+
+        Then its charge is counted here, where it was asked for. Nobody else does.
+        """
+        if not (self._is_ours and self.may_come) or recorded.http_status is not None:
+            return False
+        charge = Charge.FREE if self.is_paid else recorded.charge
+        self._asker.count_callback(dataclasses.replace(recorded, charge=charge, number=self._asker.next_number))
+        self._to(Stage.ANSWERED)
+        return True
 
     def follow(self, reply: WhatsAppProfile | None, error: AISolutionError | None) -> None:
         """See `inbox.Waiter`."""

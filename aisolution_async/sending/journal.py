@@ -27,6 +27,7 @@ from aisolution_async.ledger.store import (
     Held,
     LedgerError,
     Result,
+    Share,
     Started,
     Store,
     Stored,
@@ -115,6 +116,15 @@ class Journal(NotPickled):
                     await self._empty.wait()
             await asyncio.wait({self._opening})
             await self._store.aclose()
+
+    @property
+    def share(self) -> Share:
+        """See `Store.share`."""
+        return self._store.share
+
+    def watch(self, identity: bytes, waits: Callable[[], bool], tell: Callable[[], object]) -> None:
+        """See `Store.watch`."""
+        self._store.watch(identity, waits, tell)
 
     def identity(self, endpoint: str, payload: Iterable[tuple[str, str | bytes]], key: Key = None) -> bytes:
         """See `Store.identity`."""

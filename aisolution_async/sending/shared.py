@@ -15,6 +15,7 @@ from aisolution_async.checks import running_loop
 from aisolution_async.echo import Echo
 from aisolution_async.errors import ConfigurationError
 from aisolution_async.hiding import NotPickled
+from aisolution_async.ledger.store import WHOLE
 from aisolution_async.limits import Gate, Rate
 from aisolution_async.retry import LONGEST_PAUSE
 from aisolution_async.sending.journal import Journal
@@ -43,7 +44,7 @@ class Shared(NotPickled):
         self.journal = journal  # to be closed with the pool
         self.echo = Echo()
         self.gate = Gate(places)
-        self.rate = None if rate is None else Rate(rate)
+        self.rate = None if rate is None else Rate(rate, WHOLE if journal is None else journal.share)
         self.paused_until = -math.inf
         self.requests = requests
         self.transport = transport
