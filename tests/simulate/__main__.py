@@ -6,6 +6,7 @@ import argparse
 import sys
 import time
 from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 
 
 def main() -> int:
@@ -48,15 +49,19 @@ def _run_many(first: int, last: int, options: argparse.Namespace) -> int:
     from .run import run_range
 
     start, cpu = time.time(), time.process_time()
-    step = 500 if options.all or options.jobs > 1 else 50
+    step = 500
     ranges = [range(at, min(at + step, last)) for at in range(first, last, step)]
-    done = events = 0
+    work = partial(run_range, until_broken=not options.all)
+    done = events = told = 0
     failed: list[tuple[int, list[str]]] = []
     with ProcessPoolExecutor(options.jobs) if options.jobs > 1 else _Here() as pool:
         spent = 0.0
-        for count, seen, seconds, bad in pool.map(run_range, ranges):
+        for count, seen, seconds, bad in pool.map(work, ranges):
             done, events, spent = done + count, events + seen, spent + seconds
             failed += bad
+            if (minutes := int((time.time() - start) / 60)) > told:
+                told = minutes
+                print(f"{minutes} min: {done} of {last - first} done, {len(failed)} broken", flush=True)
             for seed, broken in bad:
                 print(f"seed {seed}: {'; '.join(broken)[:300]}", flush=True)
             if failed and not options.all:

@@ -17,9 +17,9 @@ def run(plan: Plan, *, tells: bool = False) -> tuple[list[str], list[str]]:
         return world.run(), world.history
 
 
-def run_range(seeds: range) -> tuple[int, int, float, list[tuple[int, list[str]]]]:
+def run_range(seeds: range, *, until_broken: bool = False) -> tuple[int, int, float, list[tuple[int, list[str]]]]:
     """Run these: how many, how many events there were, the seconds of CPU, and the seeds that break a law."""
-    start, events = time.process_time(), 0
+    start, done, events = time.process_time(), 0, 0
     bad: list[tuple[int, list[str]]] = []
     gc.collect()
     gc.freeze()  # what is there now stays, and need not be looked at again and again
@@ -29,12 +29,14 @@ def run_range(seeds: range) -> tuple[int, int, float, list[tuple[int, list[str]]
             world = World(plan_of(seed))
             if broken := world.run():
                 bad.append((seed, broken))
-            events += world.events
+            done, events = done + 1, events + world.events
+            if bad and until_broken:
+                break
             if seed % 20 == 0:
                 gc.collect()
     gc.enable()
     gc.unfreeze()
-    return len(seeds), events, time.process_time() - start, bad
+    return done, events, time.process_time() - start, bad
 
 
 def shrink(plan: Plan, broken: list[str]) -> tuple[Plan, list[str], list[str]]:

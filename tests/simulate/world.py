@@ -10,8 +10,11 @@ import sqlite3
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from functools import cache
 from typing import Any
 from unittest import mock
+
+from anyio._backends._asyncio import CancelScope
 
 from aisolution_async import (
     AISolutionError,
@@ -29,8 +32,10 @@ from aisolution_async import (
 )
 from aisolution_async import client as client_module
 from aisolution_async.batching import Batch
-from aisolution_async.ledger import Ledger, owners
+from aisolution_async.hiding import Secret
+from aisolution_async.ledger import Ledger, owners, schema
 from aisolution_async.outcome import Outcome
+from aisolution_async.wire.request import Requests
 
 from . import shelf as shelves
 from .laws import Laws
@@ -453,11 +458,10 @@ class World:
                 self._clean_up()
         finally:
             self.loop.close()
-            self.shelf.close()
         return self.laws.broken
 
     def _clean_up(self) -> None:
-        left = asyncio.all_tasks(self.loop)
+        left = self.loop.tasks()
         for task in left:
             task.cancel()
         if left and not self.laws.broken:
@@ -467,7 +471,7 @@ class World:
                 break
             self.loop.call_soon(self.loop.stop)
             self.loop.run_forever()
-            left = asyncio.all_tasks(self.loop)
+            left = self.loop.tasks()
 
 
 class _Errors(logging.Handler):
@@ -503,6 +507,11 @@ def _number(batch: Batch[Any]) -> int:
     return found
 
 
+def _number_of_scope(scope: Any) -> int:
+    """The same for the scopes that stand in a set within another: no two of them are of one task."""
+    return hash(scope._host_task)
+
+
 def _ledger(path: object, **options: Any) -> SimulatedLedger:
     """In place of `Ledger`, for a client that is given a path."""
     process = _world().opening
@@ -510,6 +519,16 @@ def _ledger(path: object, **options: Any) -> SimulatedLedger:
     ledger = SimulatedLedger(process.world.shelf, process, **options)
     process.ledger = ledger
     return ledger
+
+
+@cache
+def _same_requests(address: str, token: str, user_agent: str) -> Requests:
+    return Requests(Secret(address), Secret(token), Secret(None), user_agent=user_agent)
+
+
+def _requests(address: Secret, token: Secret, _: Secret, *, user_agent: str) -> Requests:
+    """In place of `Requests`, whose URLs take as long to make as all else of a client: the same for each of them."""
+    return _same_requests(address.value, token.value, user_agent)
 
 
 @contextlib.contextmanager
@@ -524,7 +543,10 @@ def simulating() -> Iterator[None]:
             mock.patch.object(clock, "today", _today),
             mock.patch.object(owners, "is_alive", shelves.is_alive(lambda: _world().shelf)),
             mock.patch.object(client_module, "open_ledger", _ledger),
+            mock.patch.object(client_module, "Requests", _requests),
+            mock.patch.object(schema, "file_of", return_value=shelves.PATH),  # which asks the disk
             mock.patch.object(Batch, "__hash__", _number),
+            mock.patch.object(CancelScope, "__hash__", _number_of_scope),
         ):
             yield
     finally:
