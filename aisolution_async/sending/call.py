@@ -72,7 +72,6 @@ class Sending(NotPickled, Generic[R]):
     """
 
     __slots__ = (
-        "_at_journal",
         "_checking",
         "_last",
         "_options",
@@ -111,7 +110,6 @@ class Sending(NotPickled, Generic[R]):
         self._reservation: Reservation | None = None
         if options.budgets and options.may_charge(call.endpoint):
             self._reservation = Reservation(options.budgets, call.endpoint.name)
-        self._at_journal = False  # it may be sent, and is to be recorded
         self._source = call  # with bytes in place of files that can be read once
         self._shared = shared
         self._options = options
@@ -244,10 +242,8 @@ class Sending(NotPickled, Generic[R]):
         if isinstance(state, Found):  # cut off when it was counted
             self._tell(state.number)
             state = self._ended(state.finding)
-        if self._at_journal:
-            self._at_journal = False
-            assert self._options.journal is not None
-            self._options.journal.leave()
+        if self._options.journal is not None:
+            self._options.journal.leave(self)
         rests: Resting[R] | None = None
         if isinstance(state, RESTING):
             if began is not None:
@@ -371,15 +367,16 @@ class Sending(NotPickled, Generic[R]):
             return Admitted(prepared.form)
         return await self._stored() or refused
 
-    async def _begin(self, admitted: Admitted, ends: float | None) -> Started | Again | Awaiting[R] | Over[R]:
+    async def _begin(
+        self, admitted: Admitted, ends: float | None
+    ) -> Started | Found[R] | Again | Awaiting[R] | Over[R]:
         """Ask the ledger, if there is one, for leave to send."""
         store = self._options.journal
         if store is None:
             return self._start(admitted.form, None, clock.now(), ends)
         if self._shared.closed:
             return self._as_it_stands(CLOSED)
-        store.enter()
-        self._at_journal = True
+        store.enter(self)
         try:
             verdict = await store.begin(self.ask(None if ends is None else ends - clock.now()))
         except LedgerError as exc:
@@ -392,17 +389,17 @@ class Sending(NotPickled, Generic[R]):
             return await self._heed(verdict, admitted.form, ends)
         return Over(None, self._problem(LedgerError, f"not sent: {problem}"))
 
-    async def _heed(self, verdict: Verdict, form: Form, ends: float | None) -> Started | Again | Awaiting[R] | Over[R]:
+    async def _heed(
+        self, verdict: Verdict, form: Form, ends: float | None
+    ) -> Started | Found[R] | Again | Awaiting[R] | Over[R]:
         call = self.call
         match verdict:
             case Intent():
                 if (over := self._called_back()) is not None:
-                    await self._take_back(verdict, "answered by callback")
+                    await self._take_back(verdict)
                     return over
-                if self._shared.closed:
-                    await self._take_back(verdict, CLOSED)
-                    return self._as_it_stands(CLOSED)
-                return self._start(form, verdict, clock.now(), ends)
+                started = self._start(form, verdict, clock.now(), ends)
+                return self._find(started, Lost(False, CLOSED)) if self._shared.closed else started
             case Stored():
                 damaged = "not sent: a reply in the ledger does not fit this version: use the version that wrote it"
                 return self._accepted(verdict) or Over(None, self._problem(LedgerError, damaged))
@@ -422,9 +419,9 @@ class Sending(NotPickled, Generic[R]):
             case _:
                 assert_never(verdict)
 
-    async def _take_back(self, intent: Intent, why: str) -> None:
-        """Nothing is sent, for what happened while leave was asked for."""
-        attempt = Attempt(Charge.FREE, None, None, clock.today(), 0.0, why, number=self.next_number)
+    async def _take_back(self, intent: Intent) -> None:
+        """The callback came while leave was asked for: nothing need be sent."""
+        attempt = Attempt(Charge.FREE, None, None, clock.today(), 0.0, "answered by callback", number=self.next_number)
         with contextlib.suppress(AISolutionError):
             assert self._options.journal is not None
             await self._options.journal.end(intent, Result(attempt, sent=False))
