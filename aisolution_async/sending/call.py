@@ -183,7 +183,9 @@ class Sending(NotPickled, Generic[R]):
                     case Found():
                         if state.intent is not None:
                             await self._record(state)
-                        state = self._decide(state, ends, trial=trial)
+                        found, state = state, self._ended(state.finding)  # which it is, should the hook not return
+                        self._tell(found.number)
+                        state = self._decide(found.finding, state, ends, trial=trial)
                     case Over() | Again() | Awaiting() | Following():
                         break
                     case New():
@@ -239,9 +241,9 @@ class Sending(NotPickled, Generic[R]):
 
     def _rest(self, state: State[Any], began: float | None) -> Resting[R] | None:
         """The step is over, or was cut off in `state`. `began` is when it began, None if its time does not count."""
+        number = 0
         if isinstance(state, Found):  # cut off when it was counted
-            self._tell(state.number)
-            state = self._ended(state.finding)
+            number, state = state.number, self._ended(state.finding)
         if self._options.journal is not None:
             self._options.journal.leave(self)
         rests: Resting[R] | None = None
@@ -255,6 +257,8 @@ class Sending(NotPickled, Generic[R]):
                 may_come=callback is not None and callback.may_come,
                 overdue=callback is not None and callback.is_overdue,
             )
+        if number:
+            self._tell(number)  # last: the hook may raise what ends the program
         return rests
 
     def _unless_called_back(self, state: Resting[R]) -> Resting[R]:
@@ -510,14 +514,15 @@ class Sending(NotPickled, Generic[R]):
 
     # ----------------------------------------------------------------------- Found → Over, Again or Awaiting
 
-    def _decide(self, state: Found[R], ends: float | None, *, trial: bool) -> Again | Awaiting[R] | Over[R]:
-        """Is the call over, is it asked again, or is its answer to come by callback?"""
-        found, callback = state.finding, self.callback
-        self._tell(state.number)
+    def _decide(
+        self, found: Finding[R], over: Over[R], ends: float | None, *, trial: bool
+    ) -> Again | Awaiting[R] | Over[R]:
+        """Is the call `over`, is it asked again, or is its answer to come by callback?"""
+        callback = self.callback
         if callback is not None and callback.is_awaited:
-            return Awaiting(self._ended(found), found.signal)
+            return Awaiting(over, found.signal)
         if found.is_final or self._is_stopped or (callback is not None and callback.answer is not None):
-            return self._ended(found)
+            return over
         wait = self.course.again(
             self.call.endpoint,
             self.attempts,
@@ -526,7 +531,7 @@ class Sending(NotPickled, Generic[R]):
             left=math.inf if ends is None else ends - clock.now(),
             forgiven=trial,
         )
-        return self._ended(found) if wait is None else Again(wait, found.signal)
+        return over if wait is None else Again(wait, found.signal)
 
     async def _record(self, state: Found[R]) -> None:
         """Put the attempt into the ledger, with what was answered."""
@@ -668,13 +673,14 @@ class Sending(NotPickled, Generic[R]):
         return len(self.attempts) + 1
 
     def count_callback(self, attempt: Attempt) -> None:
-        self._tell(self._count(attempt))
+        number = self._count(attempt)
         if self._reservation is not None:
             callback = self.callback
             assert callback is not None
             # Awaited, while an attempt is still being recorded: that is the one that named it.
             is_own = callback.has_paid or callback.is_awaited
             self._reservation.called_back(attempt.charge, for_request=is_own)
+        self._tell(number)
 
     def end_by_callback(self, reply: WhatsAppProfile) -> WhatsAppProfile:
         mine = reply.model_copy().made_by(self.attempts)

@@ -174,8 +174,12 @@ class Callback:
                 attempt = dataclasses.replace(
                     result.attempt, charge=charge, recorded=recorded, number=asker.next_number
                 )
-                asker.count_callback(attempt)
-            self._take(reply)
+                try:
+                    asker.count_callback(attempt)
+                finally:  # the hook that is told of it may raise what ends the program
+                    self._take(reply)
+            else:
+                self._take(reply)
         finally:
             self._delivering.set()
             self._delivering = None
