@@ -96,6 +96,11 @@ class Callback:
         """See `inbox.Waiter`."""
         return self._asker.digits
 
+    @property
+    def charges(self) -> Mapping[str, Charge]:
+        """See `inbox.Waiter`."""
+        return self._asker.charges
+
     def stands_back(self) -> bool:
         """Whether another call asks for the number: then this one is told, and does not ask."""
         if not self.inbox.expect(self):
