@@ -42,6 +42,10 @@ class Waiter(Protocol):
     def digits(self) -> str:
         """The number that was asked for, without plus or 00."""
 
+    @property
+    def charges(self) -> Mapping[str, Charge]:
+        """The charge by status, as its client has it."""
+
     async def called_back(self, reply: WhatsAppProfile, callbacks: Sequence[str]) -> bool:
         """Here is the answer, to one of these numbers. Returns when it is recorded; False if it was there already.
 
@@ -101,6 +105,7 @@ class Inbox(NotPickled):
         self._waiting: dict[str, list[Waiter]] = {}  # by number; the first of them asks
         self._taking: dict[str, asyncio.Task[bool]] = {}
         self._answered: OrderedDict[str, None] = OrderedDict()
+        self._charges: Mapping[str, Charge] = WhatsAppDetail.endpoint.charges  # those of who asked last
         self._owed: dict[str, list[Callable[[Charge], object]]] = {}  # by number: whose money is kept for a callback
 
     @property
@@ -149,6 +154,7 @@ class Inbox(NotPickled):
 
     def expect(self, call: Waiter) -> bool:
         """`call` waits for its answer. False if another asks for the same number already: then do not ask."""
+        self._charges = call.charges
         waiting = self._waiting.setdefault(call.digits, [])
         if call not in waiting:
             waiting.append(call)
@@ -210,7 +216,7 @@ class Inbox(NotPickled):
             accepted = await asker.called_back(reply, [digits, asked])
             self.forget(asker, reply)
         else:
-            result = result_of(reply, clock.today(), WhatsAppDetail.endpoint.charges, number=2)
+            result = result_of(reply, clock.today(), self._charges, number=2)
             if self._ledger is not None:
                 places = [place(self._ledger, text) for text in (digits, *_national(digits))]
                 accepted = await _record(self._ledger, places, result)
@@ -303,7 +309,10 @@ def place(ledger: Identifies, digits: str) -> bytes:
 
 
 def result_of(reply: WhatsAppProfile, asked_at: datetime, charges: Mapping[str, Charge], *, number: int) -> Result:
-    """The answer as an attempt that is over, the `number`th of its call."""
+    """The answer as an attempt that is over, the `number`th of its call.
+
+    Its charge is that of the same answer to a request. What of it is left for the callback is `charges.of_callback`'s.
+    """
     charge = charges.get(f"OK:{reply.whatsapp}", charges["OK"])
     took = max((clock.today() - asked_at) / timedelta(seconds=1), 0.0)
     attempt = Attempt(charge, "OK", None, asked_at, took, number=number)

@@ -257,3 +257,18 @@ async def test_a_client_counts_as_its_ledger_does(
             await store.aclose()
         await client.aclose()
     assert tallies[0] == tallies[1]
+
+
+@pytest.mark.parametrize("yes", SAYS)
+async def test_a_callback_that_nobody_waits_for_any_more_costs_what_the_users_rules_say(
+    ledger_path: Path, yes: Charge
+) -> None:
+    rules = {"gliswadetail": {"OK": CHARGED, "OK:yes": yes, "OK:checking": FREE}}
+    async with ledger_at(ledger_path, synchronous="off") as store:
+        inbox, vendor = Inbox(ADDRESS, ledger=store), Vendor(lambda request, number: ok_whatsapp("checking"))
+        async with client_of(vendor, ledger=store, charge_rules=rules) as client:
+            sending = sending_of(client, WhatsAppDetail("+6281387300008"), inbox=inbox)
+            await sending.step()
+            sending.leave(share=False)
+            await call_back(inbox, "+6281387300008")
+        assert states(store) == Counter([State.FREE, State(yes)])

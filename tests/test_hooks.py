@@ -15,6 +15,7 @@ from aisolution_async import (
     Call,
     Charge,
     ConfigurationError,
+    Inbox,
     Load,
     NotSentError,
     Outcome,
@@ -24,6 +25,7 @@ from aisolution_async import (
     WhatsAppDetail,
 )
 
+from .steps import ADDRESS, Notes, call_back, money_left, reply_of, sending_of
 from .support import TOKEN, Vendor, client_of, in_turn, ok_whatsapp, says, virtual
 
 NUMBER = "6281387300008"
@@ -196,3 +198,59 @@ async def test_a_hook_that_looks_at_a_cancelled_future_cancels_no_call(name: str
         outcomes = await client.collect([WhatsAppDetail(f"62813873000{n:02}") for n in range(5)], concurrency=1)
         assert [outcome.ok for outcome in outcomes] == [True] * 5
         assert client.tally.charged == 6
+
+
+class TheEnd(BaseException):
+    """What ends a program, as KeyboardInterrupt does."""
+
+
+@pytest.mark.parametrize(
+    "answer", [ok_whatsapp(), says("INVALID_INPUT"), says("RETRY_LATER"), httpx.ReadError("reset")]
+)
+@pytest.mark.parametrize("many", [False, True])
+@virtual
+async def test_a_hook_that_ends_the_program_loses_no_answer_and_no_reservation(answer: Any, many: bool) -> None:
+    told: list[Attempt] = []
+    ended: list[Any] = []
+    read: list[Any] = []
+
+    def on_attempt(call: Call[Any], attempt: Attempt) -> None:
+        told.append(attempt)
+        raise TheEnd
+
+    async with client_of(in_turn(answer), max_charges=3, on_attempt=on_attempt, on_outcome=ended.append) as client:
+        batch = client.batch([WhatsAppDetail(NUMBER)])
+        with pytest.raises(BaseException) as caught:  # a group, where there are many
+            if many:
+                async with batch:
+                    async for outcome in batch:
+                        read.append(outcome)  # noqa: PERF401  # it raises in the end
+            else:
+                await client.whatsapp_detail(NUMBER)
+        assert isinstance(caught.value, TheEnd) or caught.group_contains(TheEnd)
+        (outcome,) = ended
+        assert (outcome.attempts, len(told)) == ((told[0],), 1)
+        is_paid = isinstance(answer, httpx.Response) and b"yes" in answer.content
+        assert (outcome.ok, client.tally.charged) == (is_paid, is_paid)
+        assert [*read, *batch.unread] == ([outcome] if many else [])
+        assert money_left(client) == 3 - client.tally.charged - client.tally.unknown
+
+
+@pytest.mark.parametrize("recorded", [False, True])
+@virtual
+async def test_a_hook_that_ends_the_program_as_a_callback_is_counted_loses_nothing(recorded: bool) -> None:
+    def on_attempt(call: Call[Any], attempt: Attempt) -> None:
+        if attempt.charge is Charge.CHARGED:
+            raise TheEnd
+
+    inbox, vendor = Inbox(ADDRESS), in_turn(ok_whatsapp("checking"))
+    ledger: dict[str, Any] = {"ledger": Notes()} if recorded else {}
+    async with client_of(vendor, max_charges=3, on_attempt=on_attempt, **ledger) as client:
+        sending = sending_of(client, WhatsAppDetail(NUMBER), inbox=inbox)
+        await sending.step()
+        with pytest.raises(TheEnd):
+            await call_back(inbox, NUMBER)
+        assert reply_of(sending).whatsapp == "yes"
+        assert (client.tally.charged, money_left(client)) == (1, 2)
+        sending.leave(share=True)
+        assert money_left(client) == 2

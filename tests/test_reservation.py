@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import io
+import itertools
 import math
+import pickle
 from decimal import Decimal
+from types import MappingProxyType
 from typing import Any
 
 import pytest
@@ -213,49 +217,107 @@ class Model:
         return self.charged + self.attempt + self.callback
 
 
+Calls = list[tuple[Reservation, Model]]
+
+
+def moved(budgets: tuple[Budget, ...], call: tuple[Reservation, Model], move: str, charge: Charge, flag: bool) -> None:
+    """One thing happens to the call, and to what a reader of the bill would count."""
+    reservation, model = call
+    if move == "go" and not model.attempt:
+        room = min(free_in(budget) for budget in budgets) > 0
+        why = reservation.take()
+        assert (why == "") == (room or model.callback)
+        if not room:
+            model.callback = False
+        model.attempt, model.cost = why == "", FREE
+    elif move == "go":
+        reservation.spend(charge)
+        cost = charge if model.cost is FREE else model.cost
+        may_come, overdue = flag and not model.called, model.callback
+        reservation.attempt_over(may_come=may_come, overdue=overdue)
+        model.attempt = False
+        if cost is FREE and may_come and not model.callback:
+            model.callback = True
+        else:
+            model.owed = may_come and charge is UNKNOWN and cost is UNKNOWN and not overdue
+            model.charged += cost is not FREE
+    elif move == "come" and not model.called:
+        model.called = True
+        reservation.called_back(charge)
+        if model.callback:
+            model.callback = False
+            model.charged += charge is not FREE
+        elif model.attempt:
+            model.cost = charge if charge is not FREE else model.cost
+        elif not model.owed:
+            model.charged += charge is not FREE
+    elif move == "leave":
+        reservation.release()
+        model.callback = False
+
+
+def check_counts(budgets: tuple[Budget, ...], calls: Calls, most: tuple[int, int]) -> None:
+    """What is left is what nobody has: nothing was given back twice, and nothing is lost."""
+    used = sum(model.used for _, model in calls)
+    assert [free_in(budget) for budget in budgets] == [max(limit - used, 0) for limit in most]
+
+
+def finished(budgets: tuple[Budget, ...], calls: Calls, most: tuple[int, int]) -> None:
+    """All calls are over, wherever they are: what was charged, or may have been, is gone, and nothing else."""
+    for reservation, model in calls:
+        reservation.attempt_over(may_come=False, overdue=False)
+        reservation.release()
+        model.charged += model.attempt and model.cost is not FREE
+        model.attempt = model.callback = False
+    check_counts(budgets, calls, most)
+
+
 @settings(max_examples=400)
 @given(st.lists(moves, max_size=40), st.integers(0, 4), st.integers(0, 4))
 def test_nothing_leaks_and_nothing_is_forgotten(steps: list[Any], most: int, other: int) -> None:
     budgets = (budget_of(most), budget_of(other, cost=True))
     calls = [(Reservation(budgets, NAME), Model()) for _ in range(3)]
     for number, move, charge, flag in steps:
-        reservation, model = calls[number]
-        if move == "go" and not model.attempt:
-            room = min(free_in(budget) for budget in budgets) > 0
-            why = reservation.take()
-            assert (why == "") == (room or model.callback)
-            if not room:
-                model.callback = False
-            model.attempt, model.cost = why == "", FREE
-        elif move == "go":
-            reservation.spend(charge)
-            cost = charge if model.cost is FREE else model.cost
-            may_come, overdue = flag and not model.called, model.callback
-            reservation.attempt_over(may_come=may_come, overdue=overdue)
-            model.attempt = False
-            if cost is FREE and may_come and not model.callback:
-                model.callback = True
-            else:
-                model.owed = may_come and charge is UNKNOWN and cost is UNKNOWN and not overdue
-                model.charged += cost is not FREE
-        elif move == "come" and not model.called:
-            model.called = True
-            reservation.called_back(charge)
-            if model.callback:
-                model.callback = False
-                model.charged += charge is not FREE
-            elif model.attempt:
-                model.cost = charge if charge is not FREE else model.cost
-            elif not model.owed:
-                model.charged += charge is not FREE
-        elif move == "leave":
-            reservation.release()
-            model.callback = False
-        used = sum(model.used for _, model in calls)
-        assert [free_in(budget) for budget in budgets] == [max(most - used, 0), max(other - used, 0)]
-    for reservation, model in calls:
-        reservation.attempt_over(may_come=False, overdue=False)
-        reservation.release()
-        model.charged += model.attempt and model.cost is not FREE
-    counted = sum(model.charged for _, model in calls)
-    assert [free_in(budget) for budget in budgets] == [max(most - counted, 0), max(other - counted, 0)]
+        moved(budgets, calls[number], move, charge, flag)
+        check_counts(budgets, calls, (most, other))
+    finished(budgets, calls, (most, other))
+
+
+EVERY_MOVE = [
+    *itertools.product(["go"], [FREE, UNKNOWN, CHARGED], [False, True]),
+    *itertools.product(["come"], [FREE, UNKNOWN, CHARGED], [False]),
+    ("leave", FREE, False),
+]
+
+
+def read_only(prices: dict[str, Decimal]) -> MappingProxyType[str, Decimal]:
+    return MappingProxyType(prices)
+
+
+def packed(budgets: tuple[Budget, ...], calls: Calls) -> bytes:
+    """A state, to be compared and copied."""
+    file = io.BytesIO()
+    pickler = pickle.Pickler(file)
+    pickler.dispatch_table = {MappingProxyType: lambda prices: (read_only, (dict(prices),))}
+    pickler.dump((budgets, calls))
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("most", [(1, 1), (1, 2), (3, 2)])
+def test_two_calls_in_every_order(most: tuple[int, int]) -> None:
+    """Every state that two calls on two limits can reach, until no move leads to a new one."""
+    budgets = (budget_of(most[0]), budget_of(most[1], cost=True))
+    first = packed(budgets, [(Reservation(budgets, NAME), Model()) for _ in range(2)])
+    seen, left = {first}, [first]
+    while left:
+        state = left.pop()
+        for number, (move, charge, flag) in itertools.product(range(2), EVERY_MOVE):
+            budgets, calls = pickle.loads(state)
+            moved(budgets, calls[number], move, charge, flag)
+            check_counts(budgets, calls, most)
+            after = packed(budgets, calls)
+            if after not in seen:
+                seen.add(after)
+                left.append(after)
+                finished(budgets, calls, most)
+    assert len(seen) > 100

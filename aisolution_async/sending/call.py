@@ -72,7 +72,6 @@ class Sending(NotPickled, Generic[R]):
     """
 
     __slots__ = (
-        "_at_journal",
         "_checking",
         "_last",
         "_options",
@@ -111,7 +110,6 @@ class Sending(NotPickled, Generic[R]):
         self._reservation: Reservation | None = None
         if options.budgets and options.may_charge(call.endpoint):
             self._reservation = Reservation(options.budgets, call.endpoint.name)
-        self._at_journal = False  # it may be sent, and is to be recorded
         self._source = call  # with bytes in place of files that can be read once
         self._shared = shared
         self._options = options
@@ -185,7 +183,9 @@ class Sending(NotPickled, Generic[R]):
                     case Found():
                         if state.intent is not None:
                             await self._record(state)
-                        state = self._decide(state, ends, trial=trial)
+                        found, state = state, self._ended(state.finding)  # which it is, should the hook not return
+                        self._tell(found.number)
+                        state = self._decide(found.finding, state, ends, trial=trial)
                     case Over() | Again() | Awaiting() | Following():
                         break
                     case New():
@@ -241,13 +241,11 @@ class Sending(NotPickled, Generic[R]):
 
     def _rest(self, state: State[Any], began: float | None) -> Resting[R] | None:
         """The step is over, or was cut off in `state`. `began` is when it began, None if its time does not count."""
+        number = 0
         if isinstance(state, Found):  # cut off when it was counted
-            self._tell(state.number)
-            state = self._ended(state.finding)
-        if self._at_journal:
-            self._at_journal = False
-            assert self._options.journal is not None
-            self._options.journal.leave()
+            number, state = state.number, self._ended(state.finding)
+        if self._options.journal is not None:
+            self._options.journal.leave(self)
         rests: Resting[R] | None = None
         if isinstance(state, RESTING):
             if began is not None:
@@ -259,6 +257,8 @@ class Sending(NotPickled, Generic[R]):
                 may_come=callback is not None and callback.may_come,
                 overdue=callback is not None and callback.is_overdue,
             )
+        if number:
+            self._tell(number)  # last: the hook may raise what ends the program
         return rests
 
     def _unless_called_back(self, state: Resting[R]) -> Resting[R]:
@@ -371,15 +371,16 @@ class Sending(NotPickled, Generic[R]):
             return Admitted(prepared.form)
         return await self._stored() or refused
 
-    async def _begin(self, admitted: Admitted, ends: float | None) -> Started | Again | Awaiting[R] | Over[R]:
+    async def _begin(
+        self, admitted: Admitted, ends: float | None
+    ) -> Started | Found[R] | Again | Awaiting[R] | Over[R]:
         """Ask the ledger, if there is one, for leave to send."""
         store = self._options.journal
         if store is None:
             return self._start(admitted.form, None, clock.now(), ends)
         if self._shared.closed:
             return self._as_it_stands(CLOSED)
-        store.enter()
-        self._at_journal = True
+        store.enter(self)
         try:
             verdict = await store.begin(self.ask(None if ends is None else ends - clock.now()))
         except LedgerError as exc:
@@ -392,17 +393,17 @@ class Sending(NotPickled, Generic[R]):
             return await self._heed(verdict, admitted.form, ends)
         return Over(None, self._problem(LedgerError, f"not sent: {problem}"))
 
-    async def _heed(self, verdict: Verdict, form: Form, ends: float | None) -> Started | Again | Awaiting[R] | Over[R]:
+    async def _heed(
+        self, verdict: Verdict, form: Form, ends: float | None
+    ) -> Started | Found[R] | Again | Awaiting[R] | Over[R]:
         call = self.call
         match verdict:
             case Intent():
                 if (over := self._called_back()) is not None:
-                    await self._take_back(verdict, "answered by callback")
+                    await self._take_back(verdict)
                     return over
-                if self._shared.closed:
-                    await self._take_back(verdict, CLOSED)
-                    return self._as_it_stands(CLOSED)
-                return self._start(form, verdict, clock.now(), ends)
+                started = self._start(form, verdict, clock.now(), ends)
+                return self._find(started, Lost(False, CLOSED)) if self._shared.closed else started
             case Stored():
                 damaged = "not sent: a reply in the ledger does not fit this version: use the version that wrote it"
                 return self._accepted(verdict) or Over(None, self._problem(LedgerError, damaged))
@@ -422,9 +423,9 @@ class Sending(NotPickled, Generic[R]):
             case _:
                 assert_never(verdict)
 
-    async def _take_back(self, intent: Intent, why: str) -> None:
-        """Nothing is sent, for what happened while leave was asked for."""
-        attempt = Attempt(Charge.FREE, None, None, clock.today(), 0.0, why, number=self.next_number)
+    async def _take_back(self, intent: Intent) -> None:
+        """The callback came while leave was asked for: nothing need be sent."""
+        attempt = Attempt(Charge.FREE, None, None, clock.today(), 0.0, "answered by callback", number=self.next_number)
         with contextlib.suppress(AISolutionError):
             assert self._options.journal is not None
             await self._options.journal.end(intent, Result(attempt, sent=False))
@@ -513,14 +514,15 @@ class Sending(NotPickled, Generic[R]):
 
     # ----------------------------------------------------------------------- Found → Over, Again or Awaiting
 
-    def _decide(self, state: Found[R], ends: float | None, *, trial: bool) -> Again | Awaiting[R] | Over[R]:
-        """Is the call over, is it asked again, or is its answer to come by callback?"""
-        found, callback = state.finding, self.callback
-        self._tell(state.number)
+    def _decide(
+        self, found: Finding[R], over: Over[R], ends: float | None, *, trial: bool
+    ) -> Again | Awaiting[R] | Over[R]:
+        """Is the call `over`, is it asked again, or is its answer to come by callback?"""
+        callback = self.callback
         if callback is not None and callback.is_awaited:
-            return Awaiting(self._ended(found), found.signal)
+            return Awaiting(over, found.signal)
         if found.is_final or self._is_stopped or (callback is not None and callback.answer is not None):
-            return self._ended(found)
+            return over
         wait = self.course.again(
             self.call.endpoint,
             self.attempts,
@@ -529,7 +531,7 @@ class Sending(NotPickled, Generic[R]):
             left=math.inf if ends is None else ends - clock.now(),
             forgiven=trial,
         )
-        return self._ended(found) if wait is None else Again(wait, found.signal)
+        return over if wait is None else Again(wait, found.signal)
 
     async def _record(self, state: Found[R]) -> None:
         """Put the attempt into the ledger, with what was answered."""
@@ -688,13 +690,14 @@ class Sending(NotPickled, Generic[R]):
         return len(self.attempts) + 1
 
     def count_callback(self, attempt: Attempt) -> None:
-        self._tell(self._count(attempt))
+        number = self._count(attempt)
         if self._reservation is not None:
             callback = self.callback
             assert callback is not None
             # Awaited, while an attempt is still being recorded: that is the one that named it.
             is_own = callback.has_paid or callback.is_awaited
             self._reservation.called_back(attempt.charge, for_request=is_own)
+        self._tell(number)
 
     def end_by_callback(self, reply: WhatsAppProfile) -> WhatsAppProfile:
         mine = reply.model_copy().made_by(self.attempts)

@@ -108,6 +108,11 @@ class Callback:
         """See `inbox.Waiter`."""
         return self._asker.digits
 
+    @property
+    def charges(self) -> Mapping[str, Charge]:
+        """See `inbox.Waiter`."""
+        return self._asker.charges
+
     def stands_back(self) -> bool:
         """Whether another call asks for the number: then this one is told, and does not ask."""
         if not self.inbox.expect(self):
@@ -187,8 +192,12 @@ class Callback:
                 attempt = dataclasses.replace(
                     result.attempt, charge=charge, recorded=recorded, number=asker.next_number
                 )
-                asker.count_callback(attempt)
-            self._take(reply)
+                try:
+                    asker.count_callback(attempt)
+                finally:  # the hook that is told of it may raise what ends the program
+                    self._take(reply)
+            else:
+                self._take(reply)
         finally:
             self._delivering.set()
             self._delivering = None

@@ -73,8 +73,8 @@ class Journal(NotPickled):
         self._owned = owned
         self._opening: asyncio.Task[None] | None = None
         self._opener: Journal | None = None  # who opens and closes it in this one's place
-        self._visitors = 0
-        self._empty = asyncio.Event()  # set when a closing journal's last visitor has left
+        self._users: set[object] = set()  # whose attempts are to be recorded
+        self._unused = asyncio.Event()  # set when the last of them has left
 
     def reusing(self, reuse_for: float) -> Journal:
         """The same ledger with another `reuse_for`. Whoever has this one closes it."""
@@ -94,26 +94,29 @@ class Journal(NotPickled):
             if (problem := self._opening.exception()) is not None:
                 raise type(problem)(str(problem)) from None
 
-    def enter(self) -> None:
-        """A call begins an attempt that it is to record. `leave` must follow."""
-        self._opener.enter() if self._opener is not None else self._count(1)
+    def enter(self, user: object) -> None:
+        """This call begins an attempt that it is to record. `leave` must follow."""
+        if self._opener is not None:
+            self._opener.enter(user)
+        else:
+            self._users.add(user)
 
-    def leave(self) -> None:
-        """That attempt is recorded, or was not made."""
-        self._opener.leave() if self._opener is not None else self._count(-1)
-
-    def _count(self, visitors: int) -> None:
-        self._visitors += visitors
-        if not self._visitors:
-            self._empty.set()
+    def leave(self, user: object) -> None:
+        """The call has no attempt to record, or none any more."""
+        if self._opener is not None:
+            self._opener.leave(user)
+            return
+        self._users.discard(user)
+        if not self._users:
+            self._unused.set()
 
     async def aclose(self) -> None:
         """Close it, if it was opened here: once what is under way is recorded, or cannot be awaited any longer."""
         if self._opening is not None:
-            if self._visitors:
-                self._empty.clear()
+            if self._users:
+                self._unused.clear()
                 with anyio.move_on_after(GRACE):
-                    await self._empty.wait()
+                    await self._unused.wait()
             await asyncio.wait({self._opening})
             await self._store.aclose()
 
