@@ -654,3 +654,38 @@ async def test_the_lease_is_renewed_while_nothing_is_asked(server_url: str) -> N
         while rows(server_url, "SELECT expires_at FROM owners") == first:
             await asyncio.sleep(0.02)
         assert (await book_of(ledger)).lease.is_good()
+
+
+MANY = """INSERT INTO attempts
+    (id, identity, started_at, elapsed, price, number, state, holds, may_charge, answer, endpoint, status, reply)
+    SELECT nextval('ids'), md5(n::text)::uuid, extract(epoch FROM now())::bigint * 1000000 - {ago} * 1000000, 0, 0, 1,
+        'charged', 0, true, true, 'gliswadetail', 'OK', '{{}}' FROM generate_series(1, {count}) AS n"""
+
+
+async def test_a_purge_of_very_many_stays_alive_whether_they_are_old_or_not(
+    server_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It goes on behind those that are young, and renews its lease on its way, and while the server cleans up."""
+    real, ahead, renewals = clock.continuous, 0.0, []
+    monkeypatch.setattr(clock, "continuous", lambda: real() + ahead)
+    async with ledger_at(server_url) as ledger:
+        book = await book_of(ledger)
+        once, renew = book._once, book.renew
+
+        def slow(query: str, *values: Any) -> Any:
+            nonlocal ahead
+            ahead += 11.0
+            return once(query, *values)
+
+        monkeypatch.setattr(book, "_once", slow)
+        monkeypatch.setattr(book, "renew", lambda: renewals.append(renew()))
+        for ago, count in ((1000, 2), (0, 12_000), (1000, 3)):
+            rows(server_url, MANY.format(ago=ago, count=count))
+        assert await ledger.purge(500) == 5
+        assert len(renewals) >= 4
+        assert book.lease.is_good()
+        assert rows(server_url, "SELECT count(*) FROM attempts WHERE reply IS NOT NULL") == [(12_000,)]
+        assert rows(server_url, "SELECT id FROM attempts WHERE reply IS NULL") == [
+            (n,) for n in (1, 2, 12003, 12004, 12005)
+        ]
+        assert await ledger.purge(500) == 0
