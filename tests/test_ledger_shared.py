@@ -689,3 +689,33 @@ async def test_a_purge_of_very_many_stays_alive_whether_they_are_old_or_not(
             (n,) for n in (1, 2, 12003, 12004, 12005)
         ]
         assert await ledger.purge(500) == 0
+
+
+async def test_what_is_read_of_very_many_is_sorted_by_nobody(server_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the order of ids, with those under way at their places; the server goes by its index."""
+    from aisolution_async.ledger import postgres, server
+
+    queries: list[str] = []
+    real = postgres.rows
+
+    def seen(db: Any, place: Any, query: str) -> Any:
+        queries.append(server.named(place, query).decode())
+        return real(db, place, query)
+
+    monkeypatch.setattr(postgres, "rows", seen)
+    async with ledger_at(server_url) as ledger:
+        await start(ledger, "under way")
+        await do(ledger, answered(), "over")
+        await do(ledger, CHECKING, "to come", callback=b"place")
+        await do(ledger, LOST, "held")
+        rows(server_url, MANY.format(ago=0, count=12_000))
+        rows(server_url, "ANALYZE attempts")
+        found = [record.id for record in ledger.attempts()]
+        assert (found[:5], found) == ([0, 1, 2, 3, 4], sorted(found))
+        assert [record.state for record in ledger.attempts()][:2] == [State.INTENDED, State.INTENDED]
+        assert [len(list(each)) for each in (ledger.answers(), ledger.held())] == [12_001, 1]
+        with running().connect(server_url) as db:
+            for query in {query for query in queries if ".attempts" in query}:
+                with db.transaction():
+                    plan = db.execute(f"EXPLAIN DECLARE looked CURSOR FOR {query}").fetchall()
+                assert "Index Scan" in plan[0][0], plan
