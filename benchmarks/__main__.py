@@ -32,6 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--quick", action="store_true", help="see only that everything runs; the figures mean nothing")
     parser.add_argument("--list", action="store_true", help="the cases and the peers, and nothing else")
     parser.add_argument("-o", metavar="SVG", type=Path, help="where `adaptive` draws; else benchmarks/adaptive.svg")
+    parser.add_argument("--rows", metavar="N", type=int, help="`scale` of a ledger with so many rows: size and reading")
     options = parser.parse_args(arguments)
     if options.list:
         print_lists()
@@ -53,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         elif name == "service":
             service.main(quick=options.quick)
         elif name == "scale":
-            scale.main(quick=options.quick)
+            scale.main(quick=options.quick, count=options.rows)
         elif name == "report":
             report.main(quick=options.quick)
         elif name == "workbook":

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -60,19 +60,20 @@ _START = 1000.0  # where an InstantLoop begins
 class Vendor(httpx.AsyncBaseTransport):
     """Answers as many calls a second as it can, a tenth of a second's worth at once, and rejects the others."""
 
-    def __init__(self) -> None:
-        self.answered = [0] * int(SECONDS / STEP)
-        self.rejected = [0] * int(SECONDS / STEP)
+    def __init__(self, capacity: Callable[[float], float] = capacity, seconds: float = SECONDS) -> None:
+        self.answered = [0] * int(seconds / STEP)
+        self.rejected = [0] * int(seconds / STEP)
+        self._capacity = capacity
         self._tokens = capacity(0) / 10
         self._filled_at = 0.0
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:  # noqa: ARG002  # the interface
         now = elapsed()
-        rate = capacity(now)
+        rate = self._capacity(now)
         self._tokens = min(rate / 10, self._tokens + rate * (now - self._filled_at))
         self._filled_at = now
         counts = self.answered if self._tokens >= 1 else self.rejected
-        if now < SECONDS:
+        if now < len(counts) * STEP:
             counts[int(now / STEP)] += 1
         if counts is self.rejected:
             await asyncio.sleep(LATENCY / 10)
@@ -82,10 +83,12 @@ class Vendor(httpx.AsyncBaseTransport):
         return httpx.Response(200, content=_OK)
 
 
-async def ask(concurrency: int | Adaptive, seconds: float) -> Vendor:
+async def ask(
+    concurrency: int | Adaptive, seconds: float, *, vendor: Vendor | None = None, first: int = 81_200_000_000
+) -> Vendor:
     """So many seconds of look-ups."""
-    vendor = Vendor()
-    calls = (WhatsAppDetail(f"+62{number}") for number in itertools.count(81_200_000_000))
+    vendor = vendor or Vendor()
+    calls = (WhatsAppDetail(f"+62{number}") for number in itertools.count(first))
     async with (
         AsyncClient("benchmark", base_url="https://vendor.example", transport=vendor) as client,
         client.batch(calls, concurrency=concurrency, drain_timeout=0.1) as batch,
@@ -94,6 +97,26 @@ async def ask(concurrency: int | Adaptive, seconds: float) -> Vendor:
             if elapsed() >= seconds:
                 break
     return vendor
+
+
+def together(workers: int, rate: float, seconds: float) -> tuple[float, float]:
+    """Workers of one vendor, who know nothing of each other: what part of `rate` is answered, and of all rejected.
+
+    Both after five seconds, in which each finds its height.
+    """
+
+    async def work() -> Vendor:
+        vendor = Vendor(lambda _: rate, seconds)
+        firsts = (81_200_000_000 + number * 10**8 for number in range(workers))
+        await asyncio.gather(*(ask(Adaptive(), seconds, vendor=vendor, first=first) for first in firsts))
+        return vendor
+
+    random.seed(1)  # of the waits before repeats
+    with asyncio.Runner(loop_factory=InstantLoop) as runner:
+        vendor = runner.run(work())
+    after = min(5, len(vendor.answered) - 1)
+    answered, rejected = sum(vendor.answered[after:]), sum(vendor.rejected[after:])
+    return answered / (rate * (len(vendor.answered) - after) * STEP), rejected / (answered + rejected)
 
 
 def main(path: Path | None, *, quick: bool) -> None:

@@ -22,8 +22,10 @@ from typing import Any
 
 from aisolution_async import Attempt, Charge, clock
 from aisolution_async.ledger import Ask, Busy, Result, Started, open_ledger
+from benchmarks import adaptive
 from benchmarks.compare import cores, run_module
 from benchmarks.ledger import run
+from benchmarks.rows import measure
 from benchmarks.server import settle
 from benchmarks.table import print_table
 
@@ -33,6 +35,7 @@ _ROUNDS = 3
 _CALLS, _QUICK_CALLS = 20_000, 300
 _CLIENTS, _EACH, _QUICK_EACH = 8, 5_000, 100
 _AT_ONCE = 200
+_VENDORS = 500
 _COMMIT = 5_000  # microseconds
 _REPLY = b'{"number": "+6281387300008", "whatsapp": "yes", "business_user": "no", "avatar": "yes", "signature": "x"}'
 
@@ -76,8 +79,12 @@ def _postgres() -> Iterator[Any]:
             server.cleanup()
 
 
-def main(*, quick: bool) -> None:
-    """Print the table."""
+def main(*, quick: bool, count: int | None = None) -> None:
+    """Print the table; with `count`, those of a ledger with so many rows instead."""
+    if count is not None:
+        with _postgres() as server:
+            measure(server, count)
+        return
     print(f"\n### scale: {SUMMARY}\n")
     count, each = (_QUICK_CALLS, _QUICK_EACH) if quick else (_CALLS, _EACH)
     with _postgres() as server:
@@ -103,6 +110,9 @@ def main(*, quick: bool) -> None:
     rate = [_CLIENTS * each / statistics.median(found) for found in (free, limited)]
     rows.append((f"{_CLIENTS} clients, commits of 5 ms, no limit, calls/s", f"{rate[0]:,.0f}", ""))
     rows.append((f"{_CLIENTS} clients, commits of 5 ms, under a budget", f"{100 * rate[1] / rate[0]:.0f} %", "85 %"))
+    part, refused = adaptive.together(4, _VENDORS, 8.0 if quick else 60.0)
+    rows.append((f"4 times Adaptive(), a vendor of {_VENDORS}/s: of what it can answer", f"{100 * part:.1f} %", "95 %"))
+    rows.append((f"4 times Adaptive(), a vendor of {_VENDORS}/s: RETRY_LATER", f"{100 * refused:.1f} %", "2 %"))
     print_table(rows)
 
 

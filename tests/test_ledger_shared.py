@@ -654,3 +654,68 @@ async def test_the_lease_is_renewed_while_nothing_is_asked(server_url: str) -> N
         while rows(server_url, "SELECT expires_at FROM owners") == first:
             await asyncio.sleep(0.02)
         assert (await book_of(ledger)).lease.is_good()
+
+
+MANY = """INSERT INTO attempts
+    (id, identity, started_at, elapsed, price, number, state, holds, may_charge, answer, endpoint, status, reply)
+    SELECT nextval('ids'), md5(n::text)::uuid, extract(epoch FROM now())::bigint * 1000000 - {ago} * 1000000, 0, 0, 1,
+        'charged', 0, true, true, 'gliswadetail', 'OK', '{{}}' FROM generate_series(1, {count}) AS n"""
+
+
+async def test_a_purge_of_very_many_stays_alive_whether_they_are_old_or_not(
+    server_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It goes on behind those that are young, and renews its lease on its way, and while the server cleans up."""
+    real, ahead, renewals = clock.continuous, 0.0, []
+    monkeypatch.setattr(clock, "continuous", lambda: real() + ahead)
+    async with ledger_at(server_url) as ledger:
+        book = await book_of(ledger)
+        once, renew = book._once, book.renew
+
+        def slow(query: str, *values: Any) -> Any:
+            nonlocal ahead
+            ahead += 11.0
+            return once(query, *values)
+
+        monkeypatch.setattr(book, "_once", slow)
+        monkeypatch.setattr(book, "renew", lambda: renewals.append(renew()))
+        for ago, count in ((1000, 2), (0, 12_000), (1000, 3)):
+            rows(server_url, MANY.format(ago=ago, count=count))
+        assert await ledger.purge(500) == 5
+        assert len(renewals) >= 4
+        assert book.lease.is_good()
+        assert rows(server_url, "SELECT count(*) FROM attempts WHERE reply IS NOT NULL") == [(12_000,)]
+        assert rows(server_url, "SELECT id FROM attempts WHERE reply IS NULL") == [
+            (n,) for n in (1, 2, 12003, 12004, 12005)
+        ]
+        assert await ledger.purge(500) == 0
+
+
+async def test_what_is_read_of_very_many_is_sorted_by_nobody(server_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the order of ids, with those under way at their places; the server goes by its index."""
+    from aisolution_async.ledger import postgres, server
+
+    queries: list[str] = []
+    real = postgres.rows
+
+    def seen(db: Any, place: Any, query: str) -> Any:
+        queries.append(server.named(place, query).decode())
+        return real(db, place, query)
+
+    monkeypatch.setattr(postgres, "rows", seen)
+    async with ledger_at(server_url) as ledger:
+        await start(ledger, "under way")
+        await do(ledger, answered(), "over")
+        await do(ledger, CHECKING, "to come", callback=b"place")
+        await do(ledger, LOST, "held")
+        rows(server_url, MANY.format(ago=0, count=12_000))
+        rows(server_url, "ANALYZE attempts")
+        found = [record.id for record in ledger.attempts()]
+        assert (found[:5], found) == ([0, 1, 2, 3, 4], sorted(found))
+        assert [record.state for record in ledger.attempts()][:2] == [State.INTENDED, State.INTENDED]
+        assert [len(list(each)) for each in (ledger.answers(), ledger.held())] == [12_001, 1]
+        with running().connect(server_url) as db:
+            for query in {query for query in queries if ".attempts" in query}:
+                with db.transaction():
+                    plan = db.execute(f"EXPLAIN DECLARE looked CURSOR FOR {query}").fetchall()
+                assert "Index Scan" in plan[0][0], plan

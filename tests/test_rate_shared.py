@@ -14,6 +14,7 @@ import pytest
 from aisolution_async import NotSentError, clock
 from aisolution_async.ledger.store import Share
 from aisolution_async.limits import Rate
+from benchmarks import adaptive
 
 from .batches import asks, taken
 from .ledgers import AnyLedger, book_of, expire, ledger_at, on_book, rows
@@ -213,3 +214,10 @@ async def test_a_file_divides_no_rate(ledger_path: Any) -> None:
     vendor = in_turn(ok_whatsapp())
     async with client_of(vendor, ledger=ledger_path, rate=1000) as client:
         assert all(outcome.ok for outcome in await taken(client.batch(asks(5))))
+
+
+def test_adaptive_workers_need_no_part() -> None:
+    """Four that know nothing of each other take what the vendor has, and little more."""
+    part, refused = adaptive.together(4, 300, 12.0)
+    assert part >= 0.95
+    assert refused <= 0.02

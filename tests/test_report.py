@@ -54,9 +54,11 @@ from aisolution_async.charges import Attempt, Charge
 from aisolution_async.errors import ConfigurationError
 from aisolution_async.ledger import Ledger, LedgerError
 from aisolution_async.ledger.store import Ask, Result, Started
+from aisolution_async.ledger.urls import Server
 from aisolution_async.outcome import result_columns
 
 from .commands import run
+from .ledgers import ledger_at
 from .pictures import portrait
 from .sheets import bulk
 from .support import Vendor, says
@@ -199,13 +201,13 @@ def weeks_of_work(count: int, *, days: int = 9, seed: int = 7) -> Iterator[Made]
             break
 
 
-async def fill(path: Path, attempts: Iterator[Made] | list[Made], *, prices: Any = PRICES) -> None:
+async def fill(place: Path | str, attempts: Iterator[Made] | list[Made], *, prices: Any = PRICES) -> None:
     """Put attempts into a ledger."""
-    async with Ledger(path, prices=prices, synchronous="off") as ledger:
+    async with ledger_at(place, prices=prices, synchronous="off") as ledger:
         for each in attempts:
             identity = ledger.identity(each.endpoint, [("what", each.what)])
             charges = each.endpoint in PRICES
-            ask = Ask(each.endpoint, identity, each.key, charges, reuse_for=0, retry_unknown=1)
+            ask = Ask(each.endpoint, identity, each.key, charges, reuse_for=0, retry_unknown=1, within=60.0)
             started = await ledger.begin(ask)
             assert isinstance(started, Started)
             reply = None if each.reply is None else json.dumps(each.reply).encode()
@@ -251,6 +253,15 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def page(file: Path) -> str:
     return make_report(file, made_at=NOW)
+
+
+def test_a_ledger_on_a_server_has_the_same_figures(some: list[Made], tmp_path: Path, server_url: str) -> None:
+    attempts = [*some[:300], made("facecompare", "held", DAY, 1.0, charge=Charge.UNKNOWN, error=LOST)]
+    asyncio.run(fill(server_url, attempts))
+    in_file, on_server = figures_of(ledger_of(tmp_path / "a.ledger", *attempts)), counting.read(Server(server_url))
+    assert in_file.by_endpoint.keys() == on_server.by_endpoint.keys() > {"facecompare", "gliswadetail"}
+    in_file.name = on_server.name
+    assert on_server == in_file
 
 
 def changed(file: Path, to: Path, *statements: str) -> Path:

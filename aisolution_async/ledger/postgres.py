@@ -5,15 +5,17 @@
 from __future__ import annotations
 
 import asyncio
+import heapq
 import json
 import queue
 import secrets
 import sqlite3
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing, contextmanager, suppress
 from datetime import date, timedelta
 from decimal import Decimal
 from functools import partial
+from operator import itemgetter, methodcaller
 from typing import Any
 from uuid import UUID
 
@@ -92,8 +94,8 @@ class SharedLedger(Grouping[SharedBook]):
             seconds("patience", patience, zero=True),
         )
         # Questions that others ask, and those that wait for a callback, which another may be told.
-        self._busy = Watching(POLL, partial(self._look, SharedBook.still_busy), tells_faults=True)
-        self._awaited = Watching(_POLL_CALLBACKS, partial(self._look, SharedBook.still_awaited), tells_faults=False)
+        self._busy = Watching(POLL, partial(self._look, "still_busy"), tells_faults=True)
+        self._awaited = Watching(_POLL_CALLBACKS, partial(self._look, "still_awaited"), tells_faults=False)
 
     def __repr__(self) -> str:
         return f"<SharedLedger {self.place}>"
@@ -124,8 +126,8 @@ class SharedLedger(Grouping[SharedBook]):
         """See `Store.watch`."""
         self._awaited.add(identity, waits, tell)
 
-    def _look(self, look: Callable[[SharedBook, list[bytes]], set[bytes]], asked: list[bytes]) -> Any:
-        return self._submit(lambda book: look(book, asked)) if self._usable else None
+    def _look(self, method: str, asked: list[bytes]) -> asyncio.Future[set[bytes]] | None:
+        return self._submit(methodcaller(method, asked)) if self._usable else None
 
     # ------------------------------------------------------------------------------------ on the writing thread
 
@@ -206,7 +208,7 @@ class SharedLedger(Grouping[SharedBook]):
         """See `Store.attempts`."""
         if unknown_only:
             return self._records(_ENDED.format("NULL", "holds <> 0 AND state = 'unknown'"))
-        return self._records(_ENDED.format("NULL", "true") + _NOT_ENDED.format(now=micros(clock.today())))
+        return self._records(_ENDED.format("NULL", "true"), _NOT_ENDED.format(now=micros(clock.today())))
 
     def held(self) -> Iterator[Record]:
         """See `Store.held`."""
@@ -216,9 +218,12 @@ class SharedLedger(Grouping[SharedBook]):
         """See `Store.answers`."""
         return self._records(_ENDED.format("reply", "answer OR (holds <> 0 AND reply IS NOT NULL)"))
 
-    def _records(self, query: str) -> Iterator[Record]:
-        with _reading(self.place) as db:
-            for id_, endpoint, key, state, *row in rows(db, self.place, f"{query} ORDER BY 1"):
+    def _records(self, *queries: str) -> Iterator[Record]:
+        """In the order of ids. One index gives each query's: the server would sort all rows of the two together."""
+        with ExitStack() as stack:
+            db = stack.enter_context(_reading(self.place))
+            found = [stack.enter_context(closing(rows(db, self.place, f"{query} ORDER BY 1"))) for query in queries]
+            for id_, endpoint, key, state, *row in heapq.merge(*found, key=itemgetter(0)):
                 status, http_status, started, elapsed, error, cost, body = row
                 mine = None if key is None else json.loads(key)
                 reply = None if body is None else body.encode()
@@ -279,12 +284,16 @@ class SharedPeek(peek.Peek):
 
 
 def copy_into(db: sqlite3.Connection, place: Server) -> None:
-    """Copy the attempts and intents into the tables of a file. Raises LedgerError."""
+    """Copy the attempts, the intents and their totals into the tables of a file. Raises LedgerError."""
+    # An index that grows with each row takes most of the time: it is made of all of them at once.
+    ((index,),) = db.execute("SELECT sql FROM sqlite_schema WHERE name = 'attempts_by_identity'")
+    db.execute("DROP INDEX attempts_by_identity")
     with _reading(place) as source:
         for query, insert in _COPIES:
             db.execute("BEGIN")
             db.executemany(insert, rows(source, place, query))
             db.execute("COMMIT")
+    db.execute(index)
 
 
 # --------------------------------------------------------------------------------------------------------- reading
@@ -302,6 +311,17 @@ _COPIES = (
         """INSERT INTO intents (id, identity, endpoint, key, may_charge, price, started_at, owner, ends)
             VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)""",
     ),
+    (
+        """SELECT endpoint, coalesce(sum(n) FILTER (WHERE state = 'intended'), 0)::bigint,
+            coalesce(sum(n) FILTER (WHERE state = 'charged'), 0)::bigint,
+            coalesce(sum(n) FILTER (WHERE state = 'free'), 0)::bigint,
+            coalesce(sum(n) FILTER (WHERE state = 'not sent'), 0)::bigint,
+            coalesce(sum(n) FILTER (WHERE state = 'unknown'), 0)::bigint,
+            coalesce(sum(n) FILTER (WHERE state IN ('intended', 'charged', 'unknown')), 0)::bigint, sum(cost)::bigint
+        FROM (SELECT endpoint, state::text, attempts AS n, cost FROM ledger.rollup
+            UNION ALL SELECT endpoint, 'intended', 1, price FROM ledger.intents) AS every_line GROUP BY 1""",
+        "INSERT INTO totals VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+    ),
 )
 
 _HOLDING = "holds <> 0 AND holds = 1 AND identity IS NOT NULL"  # the first term is the index's
@@ -311,7 +331,7 @@ _HOLDING = "holds <> 0 AND holds = 1 AND identity IS NOT NULL"  # the first term
 # set aside for callbacks.
 _ENDED = """SELECT id, endpoint, key, state::text, status, http_status, started_at, elapsed, error,
         price * ledger.stake(state, may_charge), {} FROM ledger.attempts WHERE {}"""
-_NOT_ENDED = f""" UNION ALL SELECT id, endpoint, key, 'intended', NULL, NULL, started_at, 0, NULL,
+_NOT_ENDED = f"""SELECT id, endpoint, key, 'intended', NULL, NULL, started_at, 0, NULL,
         CASE WHEN may_charge THEN price ELSE 0 END, NULL FROM ledger.intents
     UNION ALL SELECT 0, endpoint, key, {COUNTS_AS}, NULL, NULL, since, 0, '{TO_COME}', price, NULL
         FROM ledger.outstanding WHERE reserved AND NOT (answered AND ends <= {{now}})"""
@@ -337,7 +357,7 @@ def _reading(place: Server) -> Iterator[server.Connection]:
         yield db
 
 
-def rows(db: server.Connection, place: Server, query: str) -> Iterator[tuple[Any, ...]]:
+def rows(db: server.Connection, place: Server, query: str) -> Generator[tuple[Any, ...], None, None]:
     """The rows, some at a time, so that memory does not grow with their number."""
     with db.cursor(f"rows_{secrets.token_hex(4)}") as cursor:
         cursor.itersize = _FETCHED

@@ -13,6 +13,7 @@ import random
 import socket
 import time
 from collections.abc import Callable, Container, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -77,9 +78,12 @@ _SUMS = """SELECT (SELECT max_charges FROM ledger.book), (SELECT granted FROM le
     coalesce(sum(attempts) FILTER (WHERE state = 'unknown'), 0)::bigint,
     (SELECT count(*) FROM ledger.intents) + (SELECT count(*) FROM ledger.outstanding WHERE reserved)
     FROM ledger.rollup"""
-_PURGE = """WITH old AS (
-        SELECT id FROM ledger.attempts WHERE id > %s AND started_at < %s AND started_at + elapsed < %s
-            AND (reply IS NOT NULL OR identity IS NOT NULL) AND holds <> 1 ORDER BY id LIMIT 5000
+# So many attempts are looked at, old ones or not: however many there are, no statement takes long.
+_PURGE = """WITH looked AS MATERIALIZED (
+        SELECT id, started_at < %s AND started_at + elapsed < %s AND (reply IS NOT NULL OR identity IS NOT NULL)
+            AND holds <> 1 AS is_old FROM ledger.attempts WHERE id > %s ORDER BY id LIMIT 5000
+    ), old AS (
+        SELECT id FROM looked WHERE is_old
     ), done AS (
         UPDATE ledger.attempts a SET reply = NULL, answer = false, identity = NULL FROM old WHERE a.id = old.id
         RETURNING a.*
@@ -90,7 +94,7 @@ _PURGE = """WITH old AS (
         FROM ledger.attempts JOIN old USING (id) GROUP BY 2, 3, 4, 5
         ON CONFLICT (owner, endpoint, day, state, status) DO UPDATE
             SET answers = r.answers + excluded.answers, replies = r.replies + excluded.replies
-    ) SELECT max(id), count(*) FROM done"""
+    ) SELECT (SELECT max(id) FROM looked), (SELECT count(*) FROM done)"""
 _PURGE_OUTSTANDING = """WITH old AS (DELETE FROM ledger.outstanding WHERE since < %s
         AND NOT (attempt IS NOT NULL AND attempt IN (SELECT id FROM ledger.intents)) RETURNING reserved, price)
     SELECT ledger.account(-count(*) FILTER (WHERE reserved), -coalesce(sum(price) FILTER (WHERE reserved), 0)::bigint)
@@ -363,15 +367,27 @@ class SharedBook:
         """See `Store.purge`: a few thousand at a time, so that nobody waits for long."""
         before = micros(clock.today()) - round(seconds * 1e6)
         emptied, last = 0, 0
-        while True:
-            ((newest, count),) = self._once(_PURGE, last, before, before, self._owner)
-            if not count:
-                break
-            emptied, last = emptied + count, newest
-            self.renew()
+        while last is not None:
+            ((last, count),) = self._once(_PURGE, before, before, last, self._owner)
+            emptied += count
+            self._stay_alive()
         self._once(_PURGE_OUTSTANDING, before)
-        self._once("VACUUM (SKIP_LOCKED) ledger.attempts")
+        with ThreadPoolExecutor(1) as beside:
+            vacuum = beside.submit(self._vacuum)
+            while not wait((vacuum,), self._terms.lease / 3).done:  # it may take longer than a lease
+                self._stay_alive()
+        vacuum.result()
         return emptied
+
+    def _stay_alive(self) -> None:
+        """Within what takes long: renew the lease, when a third of it is over."""
+        if clock.continuous() >= self.lease.until - self._terms.lease * 2 / 3:
+            self.renew()
+            self.keep_share()
+
+    def _vacuum(self) -> None:
+        with server.connect(self._place) as db:
+            db.execute(self._sql("VACUUM (SKIP_LOCKED) ledger.attempts"))
 
     def limit(self, max_charges: int | None) -> None:
         """See `Store.limit`."""
