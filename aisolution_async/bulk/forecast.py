@@ -103,22 +103,28 @@ class Forecast:
 
 
 async def foresee(
-    client: AsyncClient, call: Asked, source: StrPath, output: StrPath | None, options: BulkOptions
+    client: AsyncClient,
+    call: Asked,
+    source: StrPath,
+    output: StrPath | None,
+    options: BulkOptions,
+    *,
+    seen: set[int] | None = None,
 ) -> Forecast:
-    """What a run would do; see `forecast_bulk`."""
+    """What a run would do; see `forecast_bulk`. `seen`: the questions of the lists before it, to be added to."""
     gathering = partial(gather, calls_of(call), source, output, options, client.redact)
     with closing(await in_thread(gathering, Facts.close)) as facts:
-        return await _foresee(client, facts)
+        return await _foresee(client, facts, seen)
 
 
-async def _foresee(client: AsyncClient, facts: Facts) -> Forecast:
+async def _foresee(client: AsyncClient, facts: Facts, seen: set[int] | None) -> Forecast:
     found, options, maker = Forecast(hidden=facts.rows.hidden), facts.options, facts.calls
     target = None if facts.target is None else await asyncio.to_thread(_target_of, facts, facts.target)
     found.notes, found.columns = maker.lines(), maker.reasons()
     if options.on_start is not None:
         for line in (*found.notes, *found.columns):
             options.on_start(line)
-    async for _ in foretell(client, facts, facts.rows, found):
+    async for _ in foretell(client, facts, facts.rows, found, seen=seen):
         pass
     if target is not None:
         target.check_room(found.rows + found.totals)
@@ -129,7 +135,13 @@ async def _foresee(client: AsyncClient, facts: Facts) -> Forecast:
 
 
 async def foretell(
-    client: AsyncClient, facts: Facts, rows: Rows, found: Forecast, *, as_sent: bool = True
+    client: AsyncClient,
+    facts: Facts,
+    rows: Rows,
+    found: Forecast,
+    *,
+    as_sent: bool = True,
+    seen: set[int] | None = None,
 ) -> AsyncGenerator[tuple[Row, Sequence[Foreseen]], None]:
     """What would become of the calls of each of `rows`, which are counted in `found`.
 
@@ -140,7 +152,7 @@ async def foretell(
     with open_peek(facts.ledger) as peek:
         questions = Questions(view, peek, reuse_for=facts.options.reuse_for)
         limit = None if facts.ledger is not None else REMEMBERED
-        check = _Count(view.options, questions, peek, maker, found, as_sent=as_sent, limit=limit)
+        check = _Count(view.options, questions, peek, maker, found, as_sent=as_sent, limit=limit, seen=seen)
         chunk: list[_Asked] = []
         each = len(facts.kinds)
         for row in rows:
@@ -228,6 +240,7 @@ class _Count:
         *,
         as_sent: bool,
         limit: int | None,
+        seen: set[int] | None,
     ) -> None:
         self._options = options
         self._questions = questions
@@ -236,7 +249,9 @@ class _Count:
         self._found = found
         self._as_sent = as_sent
         self._limit = limit  # without a ledger, a batch remembers so many answers
-        self._seen: OrderedDict[int, None] | set[int] = set() if limit is None else OrderedDict()
+        self._seen: OrderedDict[int, None] | set[int] = OrderedDict()
+        if limit is None:
+            self._seen = set() if seen is None else seen
         self._failed_row = 0
 
     async def see(self, chunk: Sequence[_Asked]) -> list[Foreseen]:

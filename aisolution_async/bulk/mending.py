@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from aisolution_async.bulk.outputs import (
+    beside,
     digest_of,
     origin_of,
     plain_text,
@@ -263,7 +264,7 @@ class Mended:
 
 def path_of(output: Path) -> Path:
     """Where the corrections of an output's rows are."""
-    return output.with_name(f"{output.name}.mended")
+    return beside(output, f"{output.name}.mended")
 
 
 def is_same(old: Any, new: Any) -> bool:

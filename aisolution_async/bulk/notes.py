@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from aisolution_async.bulk.outputs import STDOUT, origin_of, put_safely, relative
+from aisolution_async.bulk.outputs import ASIDE, STDOUT, beside, origin_of, put_safely, relative
 from aisolution_async.bulk.rows import Rows
 from aisolution_async.errors import ConfigurationError
 
@@ -45,15 +45,20 @@ class Note:
 
 
 def path_of(output: Path) -> Path:
-    """Where the note of an output is."""
-    return output.with_name(f"{output.name}.run")
+    """Where the note of an output is: of a file, or of a folder of results."""
+    return output / ASIDE / "folder.run" if output.is_dir() else beside(output, f"{output.name}.run")
+
+
+def home_of(output: Path) -> Path:
+    """What paths in the note of an output are relative to."""
+    return output if output.is_dir() else output.parent
 
 
 def note_of(output: Path) -> Note | None:
     """The note of an output; None where there is none. Raises ConfigurationError where it cannot be read."""
     if not output.name:  # "." and "/" have no file beside them
         return None
-    path, folder = path_of(output), output.parent
+    path, folder = path_of(output), home_of(output)
     try:
         with path.open("rb") as file:
             said = json.loads(file.read(_LONGEST))
@@ -77,7 +82,7 @@ def note_of(output: Path) -> Note | None:
 
 def keep(output: Path, note: Note) -> None:
     """Write the note, unless it says so already. Raises ConfigurationError where that cannot be."""
-    path, folder = path_of(output), output.parent
+    path, folder = path_of(output), home_of(output)
     said = {
         "input": STDOUT if str(note.source) == STDOUT else relative(folder, note.source),
         "reading": dict(note.reading),

@@ -56,8 +56,12 @@ BOOK = ".xlsx"
 ENDINGS = (BOOK, *DELIMITERS, *_LINES, ".parquet")
 """What an output file may end in."""
 
+ASIDE = "_bulk"
+"""The folder beside results that has what belongs to them, where it is there: whoever reads all results skips it."""
+
 _LONGEST_SIDE = 65_536
 _TAKEN = ".taken.jsonl"
+_TAKEN_OVER = "another run writes it now"
 
 _QUOTED = ";\t\r\n"
 _NEEDS = {
@@ -99,6 +103,12 @@ class Origin:
     def is_as_written(self, path: Path) -> bool:
         """Whether nobody changed the file `path` since it was written. Raises OSError."""
         return _digest(path) == self.digest
+
+
+def beside(output: Path, name: str) -> Path:
+    """The file of that name that belongs to `output`: beside it, or in the folder that is there for such files."""
+    here, aside = output.with_name(name), output.parent / ASIDE / name
+    return aside if aside.parent.is_dir() and not os.path.lexists(here) else here
 
 
 def origin_of(path: Path) -> Origin | None:
@@ -327,10 +337,13 @@ class Output:
         names: Sequence[str],
         *,
         replace: bool,
+        takes_over: bool = False,
         types: Sequence[Any] | None = None,
         plan: BookPlan | None = None,
     ) -> None:
         """Make the file, with a header where its format has one; `replace` what is there, but no living run's.
+
+        `takes_over`: another run's too, whose list this one has now.
 
         `types` are the columns' for Parquet: an Arrow type, or bool, int, float, str, or [{name: type}]; else all is
         text. `plan` says what a workbook has besides its rows.
@@ -342,7 +355,7 @@ class Output:
         self._replaces = replace
         try:
             if replace or self.part_is_idle or self.part_is_taken:
-                _remove_idle(self.part)
+                _remove_idle(self.part, takes_over=takes_over)
             mode = 0o600 if self._private else 0o666
             number = os.open(self.part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _BINARY, mode)
             if self._private:
@@ -378,6 +391,9 @@ class Output:
         if not self.as_book or self._made is not None:
             return []
         assert self._file is not None
+        if not self._is_ours:
+            self._unmade = UnwrittenError(_TAKEN_OVER, [])
+            raise self._unmade
         form, folder = cast("Workbook", self._form), self._folder
         try:
             self._file.sync()
@@ -424,6 +440,8 @@ class Output:
         made = self._made or self.part
         try:
             self._file.sync()
+            if not self._is_ours:
+                raise FileNotFoundError(0, _TAKEN_OVER)
             self._file.close()
             if not self.streams:
                 if not self._replaces and os.path.lexists(self.path):
@@ -465,13 +483,26 @@ class Output:
         if self._file is not None:
             with suppress(OSError):
                 self._file.append(self._form.end())
+            is_ours = self._is_ours
             self._file.close()
             self._file = None
             if self._made is not None:
                 shutil.rmtree(self._folder, ignore_errors=True)
-            if not self.rows and not self.streams:
+            if not self.rows and not self.streams and is_ours:
                 with suppress(OSError):
                     self.part.unlink(missing_ok=True)
+
+    @property
+    def _is_ours(self) -> bool:
+        """Whether the part file is still the one that was opened here: a run that took over has removed that."""
+        if not isinstance(self._file, _Appender):
+            return True
+        try:
+            return os.fstat(self._file.fileno()).st_nlink > 0
+        except OSError:
+            return False  # another machine removed it
+        except ValueError:
+            return True  # it is closed, and was looked at before
 
     def _put(self, what: Callable[[], bytes]) -> None:
         """Append what there is to be appended; where that cannot be, give back all rows that are not in the file."""
@@ -954,15 +985,21 @@ _BINARY = getattr(os, "O_BINARY", 0)
 _LOOK = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
 
 
-def _remove_idle(part: Path) -> None:
-    """Remove what a stopped run left. Raises BlockingIOError if that run is still alive."""
+def _remove_idle(part: Path, *, takes_over: bool) -> None:
+    """Remove what a stopped run left. Raises BlockingIOError if that run is still alive, unless this one takes over."""
     try:
         file = open(part, "rb", buffering=0, opener=lambda path, flags: os.open(path, flags | _LOOK))  # noqa: SIM115  # `Path.open` has no opener; locks.remove closes it
     except OSError:
         part.unlink(missing_ok=True)
         return
     with file:
-        _lock(file)
+        try:
+            _lock(file)
+        except BlockingIOError:
+            if not takes_over:
+                raise
+            part.unlink(missing_ok=True)  # its run writes on, to a file that has no name any more
+            return
         if not os.fstat(file.fileno()).st_nlink:
             raise BlockingIOError  # another run took it away meanwhile, and writes its own
         locks.remove(part, file.close)

@@ -19,6 +19,7 @@
 | `schema`, `mark`, `owners` | the file and what can be wrong with it; what it was; who is alive |
 | `postgres` | `SharedLedger`: a schema of a PostgreSQL server, for many machines |
 | `shared`, `postgres.sql` | what its thread does; and the server, where a group is one call of a function |
+| `shards`, `taking` | which worker has which of the lists of a folder; on a server |
 | `server` | the server and what can be wrong with it |
 """
 

@@ -39,6 +39,7 @@ from aisolution_async.ledger.store import (
     Stored,
     Verdict,
 )
+from aisolution_async.ledger.taking import SharedShards
 from aisolution_async.ledger.urls import Server, place_of
 from aisolution_async.spending import Spending
 
@@ -97,6 +98,11 @@ class SharedLedger(Grouping[SharedBook]):
                 "a shared ledger needs to know when an attempt must be over: give the client a deadline, in seconds"
             )
         return await super().begin(ask)
+
+    def shards(self, folder: UUID) -> SharedShards:
+        """The shards of a folder, which workers divide. All of them know the folder by that name."""
+        self._check()
+        return SharedShards(self.place, folder, self._submit)
 
     # -------------------------------------------------------------------------------------- on the event loop
 
