@@ -29,12 +29,13 @@ from aisolution_async.ledger.urls import Place
 class Files:
     """The files that a run writes, as `plan` says.
 
-    Where one cannot be written, `problem` says why, and `stop` is called. It is to `open()`, to `write()` each row, to
-    `make()` once all are there, and in the end to `settle()`.
+    `again` is the output to go on with. Where one cannot be written, `problem` says why, and `stop` is called. It is to
+    `open()`, to `write()` each row, to `make()` once all are there, and in the end to `settle()`.
     """
 
-    def __init__(self, plan: Plan, stop: Callable[[], None]) -> None:
+    def __init__(self, plan: Plan, stop: Callable[[], None], again: Path) -> None:
         self.problem: str | None = None
+        self._again = again
         self._facts = plan.facts
         self._columns = plan.facts.columns
         self._formats = plan.formats
@@ -114,7 +115,7 @@ class Files:
         if held and self._held is not None:
             ledger, output = self._facts.ledger, self._output
             assert ledger is not None
-            remedies = dict.fromkeys(remedy_of(call, ledger, None if output.streams else output.path) for call in held)
+            remedies = dict.fromkeys(remedy_of(call, ledger, None if output.streams else self._again) for call in held)
             self._put(self._held, done, [row, problems_of(done, held), "; ".join(remedies)])
 
     def _is_to_mend(self, call: DoneCall) -> bool:

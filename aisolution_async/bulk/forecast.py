@@ -9,7 +9,7 @@ import asyncio
 import re
 from collections import Counter, OrderedDict
 from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, nullcontext
 from dataclasses import dataclass, field
 from decimal import Decimal
 from enum import Enum
@@ -102,6 +102,14 @@ class Forecast:
     totals: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class Among:
+    """What lists that are run together have in common: the look into their ledger, and the questions `seen` so far."""
+
+    peek: Peek
+    seen: set[int]
+
+
 async def foresee(
     client: AsyncClient,
     call: Asked,
@@ -109,22 +117,22 @@ async def foresee(
     output: StrPath | None,
     options: BulkOptions,
     *,
-    seen: set[int] | None = None,
+    among: Among | None = None,
 ) -> Forecast:
-    """What a run would do; see `forecast_bulk`. `seen`: the questions of the lists before it, to be added to."""
+    """What a run would do; see `forecast_bulk`. `among`: it is one of several lists."""
     gathering = partial(gather, calls_of(call), source, output, options, client.redact)
     with closing(await in_thread(gathering, Facts.close)) as facts:
-        return await _foresee(client, facts, seen)
+        return await _foresee(client, facts, among)
 
 
-async def _foresee(client: AsyncClient, facts: Facts, seen: set[int] | None) -> Forecast:
+async def _foresee(client: AsyncClient, facts: Facts, among: Among | None) -> Forecast:
     found, options, maker = Forecast(hidden=facts.rows.hidden), facts.options, facts.calls
     target = None if facts.target is None else await asyncio.to_thread(_target_of, facts, facts.target)
     found.notes, found.columns = maker.lines(), maker.reasons()
     if options.on_start is not None:
         for line in (*found.notes, *found.columns):
             options.on_start(line)
-    async for _ in foretell(client, facts, facts.rows, found, seen=seen):
+    async for _ in foretell(client, facts, facts.rows, found, among=among):
         pass
     if target is not None:
         target.check_room(found.rows + found.totals)
@@ -141,7 +149,7 @@ async def foretell(
     found: Forecast,
     *,
     as_sent: bool = True,
-    seen: set[int] | None = None,
+    among: Among | None = None,
 ) -> AsyncGenerator[tuple[Row, Sequence[Foreseen]], None]:
     """What would become of the calls of each of `rows`, which are counted in `found`.
 
@@ -149,9 +157,10 @@ async def foretell(
     """
     retries, maker = facts.options.retry_unknown, facts.calls
     view = client if retries is None else client.with_options(retry_unknown=retries)
-    with open_peek(facts.ledger) as peek:
+    with open_peek(facts.ledger) if among is None else nullcontext(among.peek) as peek:
         questions = Questions(view, peek, reuse_for=facts.options.reuse_for)
-        limit = None if facts.ledger is not None else REMEMBERED
+        limit = None if facts.ledger is not None or among is not None else REMEMBERED
+        seen = None if among is None else among.seen
         check = _Count(view.options, questions, peek, maker, found, as_sent=as_sent, limit=limit, seen=seen)
         chunk: list[_Asked] = []
         each = len(facts.kinds)

@@ -49,16 +49,11 @@ def path_of(output: Path) -> Path:
     return output / ASIDE / "folder.run" if output.is_dir() else beside(output, f"{output.name}.run")
 
 
-def home_of(output: Path) -> Path:
-    """What paths in the note of an output are relative to."""
-    return output if output.is_dir() else output.parent
-
-
 def note_of(output: Path) -> Note | None:
     """The note of an output; None where there is none. Raises ConfigurationError where it cannot be read."""
     if not output.name:  # "." and "/" have no file beside them
         return None
-    path, folder = path_of(output), home_of(output)
+    path, folder = path_of(output), output.parent
     try:
         with path.open("rb") as file:
             said = json.loads(file.read(_LONGEST))
@@ -82,7 +77,7 @@ def note_of(output: Path) -> Note | None:
 
 def keep(output: Path, note: Note) -> None:
     """Write the note, unless it says so already. Raises ConfigurationError where that cannot be."""
-    path, folder = path_of(output), home_of(output)
+    path, folder = path_of(output), output.parent
     said = {
         "input": STDOUT if str(note.source) == STDOUT else relative(folder, note.source),
         "reading": dict(note.reading),

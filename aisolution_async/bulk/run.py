@@ -41,13 +41,14 @@ class Turn:
     """What a list of a folder is run with: the `ledger`, open, and what was in it as the first list was begun.
 
     The results get their name within `finishing`, unless it gives False. `takes_over`: whoever has the part file open
-    has lost the list.
+    has lost the list. `whole` is the folder of results, which is gone on with to settle what is held.
     """
 
     ledger: Store
     balance: Balance
     finishing: Callable[[], AbstractAsyncContextManager[bool]]
     takes_over: bool
+    whole: Path
 
 
 class BulkRun:
@@ -171,7 +172,7 @@ class BulkRun:
             )
             if watch.stopping:
                 return
-            files = asking.files = Files(planned, watch.stop) if self._sample is None else self._sample
+            files = asking.files = self._files_of(planned)
             stack.callback(files.close)
             files.open(planned, takes_over=self._turn is not None and self._turn.takes_over)
             self._remember(facts)
@@ -208,6 +209,12 @@ class BulkRun:
             return self._turn.ledger, nullcontext()
         ledger = None if facts.ledger is None else open_ledger(facts.ledger, **self._options.budget)
         return ledger, ledger or nullcontext()
+
+    def _files_of(self, planned: Plan) -> Files | ListSample:
+        whole = None if self._turn is None else self._turn.whole
+        if self._sample is not None:
+            return self._sample
+        return Files(planned, self._watch.stop, whole or planned.output.path)
 
     async def _may_finish(self, stack: AsyncExitStack) -> bool:
         """Whether the results may have their name. Of a list of a folder, they may until `stack` is closed."""

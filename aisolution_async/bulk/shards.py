@@ -31,7 +31,7 @@ from uuid import UUID, uuid4
 from aisolution_async import clock, locks
 from aisolution_async.bulk import notes
 from aisolution_async.bulk.facts import Asked, calls_of
-from aisolution_async.bulk.forecast import SHOWN, Forecast, foresee
+from aisolution_async.bulk.forecast import SHOWN, Among, Forecast, foresee
 from aisolution_async.bulk.notes import Note, Signature
 from aisolution_async.bulk.options import BulkOptions, StrPath, by_keyword
 from aisolution_async.bulk.outputs import ASIDE, BOOK, ENDINGS, STDOUT, put_safely, relative
@@ -42,7 +42,7 @@ from aisolution_async.client import AsyncClient
 from aisolution_async.errors import AISolutionError, ConfigurationError
 from aisolution_async.ledger import Balance, LedgerError, Store, open_ledger
 from aisolution_async.ledger.shards import OnlyWorker, Shards, Took
-from aisolution_async.ledger.urls import Place, Server, is_there, place_of
+from aisolution_async.ledger.urls import Place, Server, is_there, open_peek, place_of
 from aisolution_async.sending.hooks import call_hook
 
 P = ParamSpec("P")
@@ -158,9 +158,11 @@ def list_shards(source: Path, output: Path | None) -> Listing:
     others = [path.name for path in found if path.suffix.lower() not in READ]
     lines = []
     if others:
-        lines.append(f"{len(others):,} files are no lists by their names, and left out: {_some(others)}")
+        what = "files are no lists by their names, and" if len(others) > 1 else "file is no list by its name, and is"
+        lines.append(f"{len(others):,} {what} left out: {_some(others)}")
     if folders:
-        lines.append(f"{len(folders):,} folders in it are left out: {_some(folders)}. Run each by itself")
+        what = "folders in it are" if len(folders) > 1 else "folder in it is"
+        lines.append(f"{len(folders):,} {what} left out: {_some(folders)}. Run each by itself")
     if not lists:
         more = f" ({'; '.join(lines)})" if lines else ""
         raise ConfigurationError(
@@ -322,9 +324,11 @@ class FolderRun:
             while left and not self._stopping:
                 busy = []
                 for number, shard in left:
+                    if self._stopping:
+                        break
                     self.where = f"shard {number:,} of {len(found):,}"
                     visit = _Visit(shard, shards, takes_over=isinstance(place, Server))
-                    if not self._stopping and not await self._visit(visit, ledger, balance):
+                    if not await self._visit(visit, ledger, balance):
                         busy.append((number, shard))
                 left = busy
                 if left and not self._stopping:
@@ -362,7 +366,7 @@ class FolderRun:
     async def _run(self, visit: _Visit, ledger: Store, balance: Balance) -> str | None:
         """Run a shard that was taken. Why it cannot be, in words; None where it was, or all is to be stopped."""
         shard = visit.shard
-        turn = Turn(ledger, balance, visit.finishing, visit.takes_over)
+        turn = Turn(ledger, balance, visit.finishing, visit.takes_over, self._output)
         options = self._options_of(shard)
         run = visit.run = self.current = BulkRun(
             self._client, self._kinds, shard.path, shard.output, options, turn=turn
@@ -385,21 +389,21 @@ class FolderRun:
             if visit.is_lost:  # the rows are another worker's
                 done = Summary(tally=done.tally, rescued=done.rescued)
             self.summary.run.add(done, shard.name)
-        if done.over_budget:
-            self._stopping = True
+        if done.over_budget or done.unreached:
+            self._stopping = True  # so it would be with all others
         if done.complete:
             await asyncio.to_thread(_put_away_empty, done)
         return problem
 
     def _options_of(self, shard: Shard) -> BulkOptions:
-        options, lines = self._options, self._lines
+        options = self._options
         warn = options.on_warning
         problems = None if options.problems is None else Path(options.problems) / shard.name
         return replace(
             options,
             problems=problems,
             command=_command_of(options.command, self._output, shard.name),
-            on_start=None if options.on_start is None else lambda line: lines.say(line, shard.name),
+            on_start=self._lines.of(shard.name),
             on_warning=None if warn is None else lambda line: call_hook("on_warning", warn, f"{shard.name}: {line}"),
             on_resume=None,
         )
@@ -458,6 +462,10 @@ class _Lines:
         self._on_start = on_start
         self._said: set[str] = set()
 
+    def of(self, name: str) -> Callable[[str], None] | None:
+        """What says it of the shard of this name."""
+        return None if self._on_start is None else lambda line: self.say(line, name)
+
     def say(self, line: str, name: str | None = None) -> None:
         """Say it, of the shard of this name, unless it was said of another."""
         if self._on_start is None or line in self._said or len(self._said) > _SAID:
@@ -473,6 +481,8 @@ class _Lines:
 
 def _check(source: Path, output: Path, options: BulkOptions) -> Place:
     """Where the ledger is. Raises ConfigurationError for what goes with one list, and not with a folder."""
+    if str(output) == STDOUT or not output.name:
+        raise ConfigurationError(f"the results of a folder go to a folder: name one, not {str(output)!r}")
     if options.ledger is None:
         raise ConfigurationError(
             "a folder needs a ledger, to go on from: name a file, or postgresql://…, which machines share"
@@ -481,8 +491,8 @@ def _check(source: Path, output: Path, options: BulkOptions) -> Place:
         raise ConfigurationError(
             "rescued rows are of one list: run that one by itself, with its results in the folder as the output"
         )
-    if str(output) == STDOUT or not output.name:
-        raise ConfigurationError(f"the results of a folder go to a folder: name one, not {str(output)!r}")
+    if notes.is_same(source, output):
+        raise ConfigurationError(f"the output {str(output)!r} is the folder of the lists: name another folder")
     problems = None if options.problems is None else Path(options.problems)
     for path, what in ((output, "results"), (problems, "rows with problems")):
         if path is not None and not path.is_dir() and (os.path.lexists(path) or path.suffix.lower() in ENDINGS):
@@ -596,7 +606,8 @@ def _command_of(command: Sequence[Any] | None, output: Path, name: str) -> Seque
             words.append({"path": relative(output, path / name if words[-1:] == ["--errors"] else path)})
         else:
             words.append(word)
-    return words
+    # Its ledger is not the one beside it: whoever goes on with this shard alone has to name it.
+    return words if {"ask": "--ledger"} in words else [*words, {"ask": "--ledger"}]
 
 
 # -------------------------------------------------------------------------------------------------------- the doors
@@ -657,20 +668,17 @@ async def foresee_folder(
     lines, whole, problems = _Lines(options.on_start), Forecast(), dict[str, str]()
     for line in found.lines:
         lines.say(line)
-    seen: set[int] = set()
-    for shard in found.shards:
-        own = replace(
-            options,
-            problems=None,
-            on_start=None if options.on_start is None else lambda line, name=shard.name: lines.say(line, name),  # type: ignore[misc]  # mypy cannot tell what a default means
-        )
-        path = shard.output if target is not None and target.is_dir() else None
-        try:
-            add_forecast(whole, await foresee(client, call, shard.path, path, own, seen=seen), shard.name)
-        except LedgerError:
-            raise
-        except AISolutionError as exc:
-            problems[shard.name] = str(exc)
+    with open_peek(options.ledger) as peek:
+        among = Among(peek, set())
+        for shard in found.shards:
+            own = replace(options, problems=None, on_start=lines.of(shard.name))
+            path = shard.output if target is not None and target.is_dir() else None
+            try:
+                add_forecast(whole, await foresee(client, call, shard.path, path, own, among=among), shard.name)
+            except LedgerError:
+                raise
+            except AISolutionError as exc:
+                problems[shard.name] = str(exc)
     whole.cost = None
     if not options.known_prices.missing(whole.charges):
         whole.cost = options.known_prices.cost(whole.charges)

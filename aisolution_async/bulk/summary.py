@@ -81,6 +81,12 @@ class Summary:
         """How many calls were not sent because the budget was used up."""
         return self.errors["BudgetExhaustedError"]
 
+    @property
+    def unreached(self) -> bool:
+        """Whether the vendor could not be reached at all."""
+        is_only_that = "NotSentError" in self.errors and self.errors.keys() <= {"InputError", "NotSentError"}
+        return is_only_that and not (self.ok or self.checking)
+
     def count(self, row: DoneRow) -> None:
         """Count a row that has its result."""
         self.rows += 1

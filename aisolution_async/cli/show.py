@@ -368,9 +368,15 @@ def folder(found: FolderSummary, ledger: Place, prices: Mapping[str, Decimal] | 
         parts = {"answered": found.ok, "still checking": found.checking, "held": found.held}
         parts["with problems"] = found.failed - found.held
         said = ", ".join(f"{count:,} {name}" for name, count in parts.items() if count or name == "answered")
-        rows += [("rows of all", f"{found.rows:,}: {said}"), ("", "of these, this run:")]
+        rows.append(("rows of all", f"{found.rows:,}: {said}"))
+    is_idle = not (found.finished or found.run.rows or found.run.tally.total)
+    if is_idle:
+        rows += [("this run", "nothing had to be asked"), ("ledger", str(ledger))]
+    elif found.elsewhere:
+        rows.append(("", "of these, this run:"))
     fields(Console(stderr=True, highlight=False), rows)
-    summary(found.run, ledger, prices, told)
+    if not is_idle:
+        summary(found.run, ledger, prices, told)
 
 
 def folder_as_json(found: FolderSummary, ledger: Place, prices: Mapping[str, Decimal] | None) -> dict[str, Any]:
