@@ -440,8 +440,7 @@ class Output:
         made = self._made or self.part
         try:
             self._file.sync()
-            if not self._is_ours:
-                raise FileNotFoundError(0, _TAKEN_OVER)
+            is_ours = self._is_ours
             self._file.close()
             if not self.streams:
                 if not self._replaces and os.path.lexists(self.path):
@@ -452,6 +451,8 @@ class Output:
                 if of is not None and ledger is not None:
                     note = Origin(ledger, of, _digest(made), added)
                     _note(self.path, note, _origin(self.path) if self.path.is_file() else None, rows())
+                if not is_ours:
+                    raise FileNotFoundError(0, _TAKEN_OVER)
                 made.replace(self.path)
                 sync_names(self.path.parent)
                 if made is not self.part:

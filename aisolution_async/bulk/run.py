@@ -37,7 +37,7 @@ P = ParamSpec("P")
 
 
 @dataclass(frozen=True, slots=True)
-class Turn:
+class ShardTurn:
     """What a list of a folder is run with: the `ledger`, open, and what was in it as the first list was begun.
 
     The results get their name within `finishing`, unless it gives False. `takes_over`: whoever has the part file open
@@ -68,7 +68,7 @@ class BulkRun:
         options: BulkOptions | None = None,
         *,
         sample: ListSample | None = None,
-        turn: Turn | None = None,
+        turn: ShardTurn | None = None,
         **changed: Any,
     ) -> None:
         options = BulkOptions(**changed) if options is None else dataclasses.replace(options, **changed)

@@ -36,7 +36,7 @@ from aisolution_async.bulk.notes import Note, Signature
 from aisolution_async.bulk.options import BulkOptions, StrPath, by_keyword
 from aisolution_async.bulk.outputs import ASIDE, BOOK, ENDINGS, STDOUT, put_safely, relative
 from aisolution_async.bulk.rows import ENDINGS as READ
-from aisolution_async.bulk.run import BulkRun, Turn
+from aisolution_async.bulk.run import BulkRun, ShardTurn
 from aisolution_async.bulk.summary import PASSING, BulkError, Summary
 from aisolution_async.client import AsyncClient
 from aisolution_async.errors import AISolutionError, ConfigurationError
@@ -366,7 +366,7 @@ class FolderRun:
     async def _run(self, visit: _Visit, ledger: Store, balance: Balance) -> str | None:
         """Run a shard that was taken. Why it cannot be, in words; None where it was, or all is to be stopped."""
         shard = visit.shard
-        turn = Turn(ledger, balance, visit.finishing, visit.takes_over, self._output)
+        turn = ShardTurn(ledger, balance, visit.finishing, visit.takes_over, self._output)
         options = self._options_of(shard)
         run = visit.run = self.current = BulkRun(
             self._client, self._kinds, shard.path, shard.output, options, turn=turn
@@ -432,7 +432,7 @@ class _Visit:
 
     @asynccontextmanager
     async def finishing(self) -> AsyncIterator[bool]:
-        """See `Turn`."""
+        """See `ShardTurn`."""
         async with self.shards.finishing(self.shard.name) as finish:
             self.is_lost = finish is None
             yield finish is not None

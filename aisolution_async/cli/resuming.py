@@ -52,7 +52,7 @@ def resumed(ctx: click.Context, args: Sequence[str], options: Sequence[click.Par
     if output is None:
         raise Ending("--input goes with --resume OUTPUT", Exit.USAGE)
     if not output.name:
-        raise Ending(f"--resume goes on with OUTPUT by its name, and {str(output)!r} is a directory", Exit.USAGE)
+        raise Ending(f"--resume goes on with the file OUTPUT, and {str(output)!r} is a directory", Exit.USAGE)
     with foreseen():
         note = note_of(output)
     if note is None or not note.command:
