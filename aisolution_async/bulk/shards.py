@@ -333,7 +333,7 @@ class FolderRun:
                 left = busy
                 if left and not self._stopping:
                     if not is_told:
-                        self._lines.say(f"{len(left):,} shards are with other workers: waiting for them")
+                        self._lines.say(f"waiting for shards that other workers have: {len(left):,}")
                     is_told = True
                     await clock.sleep(_LOOK_EVERY)
 

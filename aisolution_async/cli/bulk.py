@@ -84,7 +84,7 @@ def _options(call: type[Call[Any]]) -> list[click.Parameter]:
             ["-o", "--output"],
             type=click.Path(path_type=Path, allow_dash=True),
             help="The results: .xlsx, .csv, .tsv, .jsonl or .parquet, or - for JSONL on stdout.  "
-            "[default, for a workbook: INPUT-results.xlsx]",
+            "[default, for a workbook: INPUT-results.xlsx]  A folder, where INPUT is one.",
         ),
         click.Option(["--key"], metavar="COLUMN", help="The column of your own ids.  [default: found by its name]"),
     ]
@@ -134,7 +134,8 @@ def _options(call: type[Call[Any]]) -> list[click.Parameter]:
             ["--errors", "problems"],
             type=file,
             metavar="FILE",
-            help="Write the rows with problems here too, as they came, to be mended and run again.",
+            help="Write the rows with problems here too, as they came, to be mended and run again: into a folder, where "
+            "INPUT is one.",
         ),
         click.Option(["--any-order"], is_flag=True, help="Write rows as they finish, and not in INPUT's order."),
         click.Option(
@@ -377,9 +378,11 @@ Examples:
   aisolution bulk {command} list.csv -o results.csv --endpoint {other}
   aisolution bulk {command} - -o - <list.jsonl >results.jsonl
 
-INPUT is a workbook (.xlsx and others), .csv, .tsv, .jsonl or .parquet, or - for JSONL on stdin. Columns are found
-by their names, a phone number's also by its cells, and what was found is said; options say what is not. A country
-stands in a cell by its name, its code (ID, IDN) or its calling code (+62). {images}
+INPUT is a workbook (.xlsx and others), .csv, .tsv, .jsonl or .parquet, or - for JSONL on stdin; or a folder of such
+lists, or a pattern ('lists/*.csv'): then OUTPUT is a folder too, and machines divide the lists where --ledger is
+one on a server. Columns are found by their names, a phone number's also by its cells, and what was found is said;
+options say what is not. A country stands in a cell by its name, its code (ID, IDN) or its calling code (+62).
+{images}
 
 The output has every row of it, in order and with all its columns, and after them the results: ok, answer_…,
 charge, status, attempts, error, problem. With several endpoints their names begin with the endpoint's, as in
