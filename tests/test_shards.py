@@ -572,6 +572,21 @@ class TestCommand:
         assert (told["shards"]["left"], told["charged"], told["all"]["rows"]) == (0, 0, 6)
         assert told["ledger"] == "out.sandbox.ledger"
 
+    def test_one_report_of_all_shards(self) -> None:
+        write_lists(Path("lists"), 3, 3)
+        with Path("lists/part-1.csv").open("a") as file:
+            file.write("12\n")
+        Path("lists/bad.csv").write_text("")
+        run("bulk", "whatsapp-detail", "lists", "-o", "out", "--sandbox", "--recheck")
+        for named, output in (("out", "one.html"), ("out.sandbox.ledger", "two.html")):
+            result = run("report", named, "-o", output)
+            assert result.exit_code == 0, result.stderr
+        page = Path("one.html").read_text()
+        assert "<span>part-1.csv, row 5" in page.replace(' class="row"', "")
+        assert "Shards without results yet, whose rows are not on this page: 1." in page
+        assert "part-1.csv, row 5" in Path("two.html").read_text()
+        assert "photos are shown of one list" in the_error(run("report", "out", "-o", "three.html", "--photos"))
+
     def test_one_shard_alone_wants_its_ledger(self) -> None:
         write_lists(Path("lists"), 1)
         run("bulk", "whatsapp-detail", "lists", "-o", "out", "--sandbox")

@@ -134,7 +134,7 @@ def _options(call: type[Call[Any]]) -> list[click.Parameter]:
             ["--errors", "problems"],
             type=file,
             metavar="FILE",
-            help="Write the rows with problems here too, as they came, to be mended and run again: into a folder, where "
+            help="Write the rows with problems here too, as they came, to be mended and run again. A folder, where "
             "INPUT is one.",
         ),
         click.Option(["--any-order"], is_flag=True, help="Write rows as they finish, and not in INPUT's order."),
@@ -376,6 +376,7 @@ Examples:
   aisolution bulk {command} applicants.xlsx -o results.xlsx --errors mend.xlsx
   aisolution bulk {command} list.csv -o results.parquet {first} COLUMN --key id
   aisolution bulk {command} list.csv -o results.csv --endpoint {other}
+  aisolution bulk {command} lists -o results --ledger postgresql://host/database
   aisolution bulk {command} - -o - <list.jsonl >results.jsonl
 
 INPUT is a workbook (.xlsx and others), .csv, .tsv, .jsonl or .parquet, or - for JSONL on stdin; or a folder of such
