@@ -20,7 +20,9 @@ import httpx
 import pytest
 
 from aisolution_async import ConfigurationError, FaceCompare, WhatsAppDetail
-from aisolution_async.bulk import BulkError, FolderRun, FolderSummary, run_folder
+from aisolution_async.bulk import BulkError, BulkOptions, FolderRun, FolderSummary, run_folder
+from aisolution_async.bulk.photos import _Match
+from aisolution_async.bulk.shards import foresee_folder
 from aisolution_async.ledger.shards import Took
 
 from .commands import COMMAND, run, the_error
@@ -345,6 +347,26 @@ async def test_photos_that_stand_in_parquet_are_read(tmp_path: Path) -> None:
     found = parquet.read_table(tmp_path / "out" / "one.parquet").to_pydict()
     assert found["selfie"] == photos[:2]
     assert found["answer_result"] == ["SAME PERSON"] * 2
+
+
+async def test_a_folder_is_searched_for_photos_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lists, found = tmp_path / "lists", list[Path]()
+    (lists / "photos").mkdir(parents=True)
+    (lists / "photos" / "Selfie A.JPG").write_bytes(picture(1))
+    for shard in range(3):
+        (lists / f"{shard}.csv").write_text(f"id,img1,img2\n{shard},selfie a,selfie b\n")
+    walk = _Match._walk
+
+    def counted(self: Any, base: Path) -> Any:
+        found.append(base)
+        return walk(self, base)
+
+    monkeypatch.setattr(_Match, "_walk", counted)
+    options = BulkOptions(ledger=tmp_path / "ledger")
+    async with client_of(Vendor(sane)) as client:
+        done = await run_folder(client, FaceCompare, lists, tmp_path / "out", ledger=tmp_path / "ledger")
+        found_ahead, _ = await foresee_folder(client, FaceCompare, lists, tmp_path / "out", options)
+    assert (done.failed, found_ahead.failed, found) == (3, 3, [lists, lists])
 
 
 # ---------------------------------------------------------------------------------------------------- many workers

@@ -23,6 +23,7 @@ from aisolution_async.bulk.calls import Calls
 from aisolution_async.bulk.facts import Asked, Facts, calls_of, gather, in_thread
 from aisolution_async.bulk.options import BulkOptions, StrPath, by_keyword
 from aisolution_async.bulk.outputs import Output
+from aisolution_async.bulk.photos import Photos
 from aisolution_async.bulk.plan import dialect_of, look_at_part
 from aisolution_async.bulk.questions import Questions
 from aisolution_async.bulk.rows import Row, Rows
@@ -104,10 +105,14 @@ class Forecast:
 
 @dataclass(frozen=True, slots=True)
 class Among:
-    """What lists that are run together have in common: the look into their ledger, and the questions `seen` so far."""
+    """What lists that are run together have in common: the look into their ledger, and the questions `seen` so far.
+
+    `photos` are those of a list's folder.
+    """
 
     peek: Peek
     seen: set[int]
+    photos: Photos
 
 
 async def foresee(
@@ -120,7 +125,8 @@ async def foresee(
     among: Among | None = None,
 ) -> Forecast:
     """What a run would do; see `forecast_bulk`. `among`: it is one of several lists."""
-    gathering = partial(gather, calls_of(call), source, output, options, client.redact)
+    photos = None if among is None else among.photos
+    gathering = partial(gather, calls_of(call), source, output, options, client.redact, photos=photos)
     with closing(await in_thread(gathering, Facts.close)) as facts:
         return await _foresee(client, facts, among)
 

@@ -130,12 +130,14 @@ async def look_back(
     """The answers that earlier runs wrote, and that are taken over; `stack` closes them. None if there are none.
 
     `ledger` is the one to go on from, if there is one. `is_known`: it is known to be the one that the output is of, and
-    only rescued rows are looked into. Raises ConfigurationError where answers that were paid for would
-    go, and be paid for again.
+    only the part is looked into, since each look goes through the ledger. Raises ConfigurationError where answers that
+    were paid for would go, and be paid for again.
     """
     has_ledger = facts.ledger is not None
     named = [*map(Path, facts.options.rescued)]
-    sources = sources_of(output, named, resumes=ledger is not None and not is_known, has_ledger=has_ledger)
+    sources = sources_of(output, named, resumes=ledger is not None, has_ledger=has_ledger)
+    if is_known:
+        sources = [source for source in sources if source.path != output.path]
     if not sources or given_up.is_set():
         return None
     earlier = Earlier(

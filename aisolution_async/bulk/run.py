@@ -20,6 +20,7 @@ from aisolution_async.bulk.earlier import Earlier
 from aisolution_async.bulk.facts import Asked, Facts, Input, calls_of, gather, in_thread
 from aisolution_async.bulk.files import Files
 from aisolution_async.bulk.options import BulkOptions, StrPath, by_keyword
+from aisolution_async.bulk.photos import Photos
 from aisolution_async.bulk.plan import Plan, plan
 from aisolution_async.bulk.resume import count_answers, look_back
 from aisolution_async.bulk.rows import Row, UnreadableInputError
@@ -41,7 +42,8 @@ class ShardTurn:
     """What a list of a folder is run with: the `ledger`, open, and what was in it as the first list was begun.
 
     The results get their name within `finishing`, unless it gives False. `takes_over`: whoever has the part file open
-    has lost the list. `whole` is the folder of results, which is gone on with to settle what is held.
+    has lost the list. `whole` is the folder of results, which is gone on with to settle what is held. `photos` are
+    those of the folder of lists.
     """
 
     ledger: Store
@@ -49,6 +51,7 @@ class ShardTurn:
     finishing: Callable[[], AbstractAsyncContextManager[bool]]
     takes_over: bool
     whole: Path
+    photos: Photos
 
 
 class BulkRun:
@@ -126,7 +129,8 @@ class BulkRun:
     def _plan(self) -> Plan:
         if self._sample is not None:
             check_list(self._source, self._options)
-        facts = gather(self._kinds, self._source, self._target, self._options, self._client.redact)
+        photos = None if self._turn is None else self._turn.photos
+        facts = gather(self._kinds, self._source, self._target, self._options, self._client.redact, photos=photos)
         try:
             return plan(facts, self._watch.given_up)
         except BaseException:

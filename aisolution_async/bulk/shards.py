@@ -22,7 +22,7 @@ import json
 import os
 import tempfile
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Sequence
-from contextlib import ExitStack, asynccontextmanager, suppress
+from contextlib import ExitStack, asynccontextmanager, closing, suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, ParamSpec, Protocol, cast
@@ -35,6 +35,7 @@ from aisolution_async.bulk.forecast import SHOWN, Among, Forecast, foresee
 from aisolution_async.bulk.notes import Note, Signature
 from aisolution_async.bulk.options import BulkOptions, StrPath, by_keyword
 from aisolution_async.bulk.outputs import ASIDE, BOOK, ENDINGS, STDOUT, put_safely, relative
+from aisolution_async.bulk.photos import Photos
 from aisolution_async.bulk.rows import ENDINGS as READ
 from aisolution_async.bulk.run import BulkRun, ShardTurn
 from aisolution_async.bulk.summary import PASSING, BulkError, Summary
@@ -177,19 +178,20 @@ def list_shards(source: Path, output: Path | None) -> Listing:
 
 def _found_in(source: Path, output: Path) -> tuple[list[Path], list[str]]:
     """The files of a folder, and the names of the folders in it."""
+    own = output.resolve()
     if source.is_dir():
         paths: Iterable[Path] = source.iterdir()
     else:
-        paths = map(Path, glob.iglob(str(source), recursive=True))  # noqa: PTH207  # Path.glob takes no whole path
-    found, folders, own = list[Path](), list[str](), output.resolve()
+        every = map(Path, glob.iglob(str(source), recursive=True))  # noqa: PTH207  # Path.glob takes no whole path
+        paths = (path for path in every if own not in path.resolve().parents)
+    found, folders = list[Path](), list[str]()
     for path in paths:
-        if path.name.startswith((".", "~$")) or own in path.resolve().parents:
+        if path.name.startswith((".", "~$")):
             continue
-        if path.is_dir():
-            if path.resolve() != own and path.name != ASIDE:
-                folders.append(path.name)
-        else:  # a link that leads nowhere too: whoever named it should know
-            found.append(path)
+        if not path.is_dir():
+            found.append(path)  # a link that leads nowhere too: whoever named it should know
+        elif path.name != ASIDE and path.resolve() != own:
+            folders.append(path.name)
     return sorted(found), sorted(folders)
 
 
@@ -246,6 +248,7 @@ class FolderRun:
         self._output = Path(output)
         self._options = BulkOptions(**changed) if options is None else replace(options, **changed)
         self._lines = _Lines(self._options.on_start)
+        self._photos = _Folders(self._options)
         self._stopping = False
         self._failed: BulkError | None = None
 
@@ -263,7 +266,7 @@ class FolderRun:
         self.summary.shards = len(found.shards)
         for line in found.lines:
             self._lines.say(line)
-        with ExitStack() as stack:
+        with ExitStack() as stack, closing(self._photos):
             try:
                 await asyncio.to_thread(self._prepare, place, stack)
                 await self._run_all(found.shards, place)
@@ -366,7 +369,8 @@ class FolderRun:
     async def _run(self, visit: _Visit, ledger: Store, balance: Balance) -> str | None:
         """Run a shard that was taken. Why it cannot be, in words; None where it was, or all is to be stopped."""
         shard = visit.shard
-        turn = ShardTurn(ledger, balance, visit.finishing, visit.takes_over, self._output)
+        photos = self._photos.of(shard)
+        turn = ShardTurn(ledger, balance, visit.finishing, visit.takes_over, self._output, photos)
         options = self._options_of(shard)
         run = visit.run = self.current = BulkRun(
             self._client, self._kinds, shard.path, shard.output, options, turn=turn
@@ -453,6 +457,37 @@ class _Visit:
         self.done = done
         with suppress(OSError):  # without it, the shard is looked through once more
             put_safely(self.shard.note, [json.dumps(asdict(done))])
+
+
+class _KeptPhotos(Photos):
+    """Photos that are kept when one list is done with them."""
+
+    def close(self) -> None:
+        """See `forget`."""
+
+    def forget(self) -> None:
+        """All lists are done with them."""
+        super().close()
+
+
+class _Folders:
+    """The photos of each folder that has lists: a folder is searched once for all of them."""
+
+    def __init__(self, options: BulkOptions) -> None:
+        self._root = None if options.images_root is None else Path(options.images_root)
+        self._found: dict[Path, _KeptPhotos] = {}
+
+    def of(self, shard: Shard) -> Photos:
+        """Those of the shard's folder. Raises ConfigurationError where the root is no folder."""
+        folder = shard.path.absolute().parent
+        if folder not in self._found:
+            self._found[folder] = _KeptPhotos(folder, self._root)
+        return self._found[folder]
+
+    def close(self) -> None:
+        """Forget what was found."""
+        for photos in self._found.values():
+            photos.forget()
 
 
 class _Lines:
@@ -668,12 +703,13 @@ async def foresee_folder(
     lines, whole, problems = _Lines(options.on_start), Forecast(), dict[str, str]()
     for line in found.lines:
         lines.say(line)
-    with open_peek(options.ledger) as peek:
-        among = Among(peek, set())
+    seen: set[int] = set()
+    with open_peek(options.ledger) as peek, closing(_Folders(options)) as photos:
         for shard in found.shards:
             own = replace(options, problems=None, on_start=lines.of(shard.name))
             path = shard.output if target is not None and target.is_dir() else None
             try:
+                among = Among(peek, seen, photos.of(shard))
                 add_forecast(whole, await foresee(client, call, shard.path, path, own, among=among), shard.name)
             except LedgerError:
                 raise
