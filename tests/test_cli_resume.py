@@ -161,7 +161,9 @@ def test_what_a_note_may_not_say_is_said_again(
     assert str(elsewhere) not in text
     mend(B="081200000002")
     said = the_error(run("bulk", "--resume", "out.csv", "--no-defuse", "--keep-metadata"))
-    assert said.startswith("--ledger, --base-url are not kept, as they may not be said by a file beside an output: say them again")
+    assert said.startswith(
+        "--ledger, --base-url are not kept, as they may not be said by a file beside an output: say them again"
+    )
     assert len(vendor.requests) == 2
     Path("all.toml").write_text(f'[bulk]\nbase-url = "{vendor.url}"\n')
     result = run("bulk", "--resume", "out.csv", *words[2:], "--config", "all.toml")

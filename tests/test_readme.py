@@ -53,6 +53,8 @@ def folder(tmp_path: Path) -> Path:
         "applicant_id,phone,selfie,card\nA-1,081387300008,selfie.jpg,card.jpg\nA-2,081387300009,card.jpg,selfie.jpg\n",
         encoding="utf-8",
     )
+    (tmp_path / "lists").mkdir()
+    (tmp_path / "lists" / "part-1.csv").write_text("phone\n081387300008\n", encoding="utf-8")
     return tmp_path
 
 

@@ -78,6 +78,7 @@ class Calls:
     country. `key` names the column of the calls' keys; else that is found too. A relative path of an image starts at
     the input file's folder. With `images_root`, no image outside of that folder is read, and a relative path that
     leads out of it starts there instead; `photos.py` says what a photo may be called, and when it is searched for.
+    `photos` are those of that folder, where lists of one folder share the search.
     Raises ConfigurationError where these do not fit the endpoints or the file, or where two columns may be meant.
     """
 
@@ -90,10 +91,11 @@ class Calls:
         values: Mapping[str, Any],
         key: str | None,
         images_root: Path | None = None,
+        photos: Photos | None = None,
     ) -> None:
         self._rows = rows
         self._folder = Path.cwd() if str(rows.path) == "-" else rows.path.absolute().parent
-        self._photos = Photos(self._folder, images_root)
+        self._photos = photos or Photos(self._folder, images_root)
         self._unit = "row" if rows.format in ("xlsx", "html", "parquet") else "line"
         _check_names(calls, columns, values)
         self._choice = Choice(rows, [*columns.values(), *([] if key is None else [key])])

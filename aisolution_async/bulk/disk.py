@@ -56,6 +56,16 @@ def digest_file(path: Path) -> str:
         return hashlib.file_digest(file, "blake2b").hexdigest()
 
 
+ASIDE = "_bulk"
+"""The folder beside results that has what belongs to them, where it is there: whoever reads all results skips it."""
+
+
+def beside(output: Path, name: str) -> Path:
+    """The file of that name that belongs to `output`: beside it, or in the folder that is there for such files."""
+    here, aside = output.with_name(name), output.parent / ASIDE / name
+    return aside if aside.parent.is_dir() and not os.path.lexists(here) else here
+
+
 def relative(folder: Path, path: Path) -> str:
     """`path` as it is to be found from `folder`, so that both may be moved together."""
     try:
@@ -95,15 +105,21 @@ class Appender:
             self._file.close()
 
 
-def remove_idle(part: Path) -> None:
-    """Remove what a stopped run left. Raises BlockingIOError if that run is still alive."""
+def remove_idle(part: Path, *, takes_over: bool) -> None:
+    """Remove what a stopped run left. Raises BlockingIOError if that run is still alive, unless this one takes over."""
     try:
         file = open(part, "rb", buffering=0, opener=lambda path, flags: os.open(path, flags | _LOOK))  # noqa: SIM115  # `Path.open` has no opener; locks.remove closes it
     except OSError:
         part.unlink(missing_ok=True)
         return
     with file:
-        lock_open(file)
+        try:
+            lock_open(file)
+        except BlockingIOError:
+            if not takes_over:
+                raise
+            part.unlink(missing_ok=True)  # its run writes on, to a file that has no name any more
+            return
         if not os.fstat(file.fileno()).st_nlink:
             raise BlockingIOError  # another run took it away meanwhile, and writes its own
         locks.remove(part, file.close)

@@ -20,6 +20,7 @@ from aisolution_async.bulk.notes import Note, Signature, Whole
 from aisolution_async.bulk.options import BulkOptions, StrPath
 from aisolution_async.bulk.origins import Origin, origin_of
 from aisolution_async.bulk.outputs import STDOUT
+from aisolution_async.bulk.photos import Photos
 from aisolution_async.bulk.results import Results, columns_of, free_name
 from aisolution_async.bulk.rows import Rows
 from aisolution_async.errors import AISolutionError, ConfigurationError
@@ -141,8 +142,12 @@ def gather(
     target: StrPath | None,
     options: BulkOptions,
     redact: Callable[[str], str],
+    *,
+    photos: Photos | None = None,
 ) -> Facts:
     """Open the input, and look at what is there. `redact` takes the token out of text.
+
+    `photos` are those of the input's folder, where lists share the search for them.
 
     Blocks: for seconds, where the input is a large workbook. Raises ConfigurationError for files and columns that
     cannot be used.
@@ -169,6 +174,7 @@ def gather(
             values=options.values or {},
             key=options.key,
             images_root=None if root is None else Path(root),
+            photos=photos,
         )
         opened.callback(calls.close)
         read.mended.check_key(calls.key_column)

@@ -32,12 +32,13 @@ from aisolution_async.ledger.urls import Place
 class Files:
     """The files that a run writes, as `plan` says.
 
-    Where one cannot be written, `problem` says why, and `stop` is called. It is to `open()`, to `write()` each row, to
-    `make()` once all are there, and in the end to `settle()`.
+    `again` is the output to go on with. Where one cannot be written, `problem` says why, and `stop` is called. It is to
+    `open()`, to `write()` each row, to `make()` once all are there, and in the end to `settle()`.
     """
 
-    def __init__(self, plan: Plan, stop: Callable[[], None]) -> None:
+    def __init__(self, plan: Plan, stop: Callable[[], None], again: Path) -> None:
         self.problem: str | None = None
+        self._again = again
         self._facts = plan.facts
         self._columns = plan.facts.columns
         self._formats = plan.formats
@@ -52,20 +53,21 @@ class Files:
         self._kept_apart: Counter[bytes] = Counter()  # rows that the ledger could not take
         self._rescue: Rescue | None = None
 
-    def open(self, plan: Plan) -> None:
-        """Make the part files. Raises ConfigurationError where one cannot be made."""
+    def open(self, plan: Plan, *, takes_over: bool = False) -> None:
+        """Make the part files; `takes_over`: in the place of another run's. Raises ConfigurationError."""
         columns, types, about = self._columns, plan.types, f"Results of {self._facts.source.path.name}"
         is_made_up = pretended.is_made_up(self._facts.ledger, self._facts.options.command or ())
         self._output.open(
             columns.names,
             replace=plan.replaces,
+            takes_over=takes_over,
             types=[*types, *(kind for results in columns.results for kind in results.types)],
             plan=BookPlan(columns.results, self._facts.options.known_prices, about, made_up=is_made_up),
         )
         if self._problems is not None:
-            self._problems.open(replace=plan.replaces, types=types)
+            self._problems.open(replace=plan.replaces, takes_over=takes_over, types=types)
         if self._held is not None:
-            self._held.open(replace=True, types=types, late=True)
+            self._held.open(replace=True, takes_over=takes_over, types=types, late=True)
 
     def close(self) -> None:
         """Leave what there is in the part files. Idempotent."""
@@ -116,7 +118,7 @@ class Files:
         if held and self._held is not None:
             ledger, output = self._facts.ledger, self._output
             assert ledger is not None
-            remedies = dict.fromkeys(remedy_of(call, ledger, None if output.streams else output.path) for call in held)
+            remedies = dict.fromkeys(remedy_of(call, ledger, None if output.streams else self._again) for call in held)
             self._put(self._held, done, [row, problems_of(done, held), "; ".join(remedies)])
 
     def _is_to_mend(self, call: DoneCall) -> bool:
@@ -234,14 +236,14 @@ class _RowsToDo:
         """Whether there is a part file."""
         return self._open is None
 
-    def open(self, *, replace: bool, types: Sequence[Any], late: bool = False) -> None:
+    def open(self, *, replace: bool, takes_over: bool, types: Sequence[Any], late: bool = False) -> None:
         """Make the part file, or only with its first row, where that is `late`. Raises ConfigurationError."""
         mended, path = self._facts.source.mended, self.output.path
         if not self._facts.options.overwrite:
             self._was = mended.taken.get(path) or digest_of(path)
         kinds = [*types, int, *(str for _ in self._added[1:])]
         names = [*self._facts.columns.inputs, *self._added]
-        self._open = partial(self.output.open, names, replace=replace, types=kinds)
+        self._open = partial(self.output.open, names, replace=replace, takes_over=takes_over, types=kinds)
         if not late:
             self._make()
 

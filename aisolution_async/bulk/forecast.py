@@ -9,7 +9,7 @@ import asyncio
 import re
 from collections import Counter, OrderedDict
 from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, nullcontext
 from dataclasses import dataclass, field
 from decimal import Decimal
 from enum import Enum
@@ -23,6 +23,7 @@ from aisolution_async.bulk.calls import Calls
 from aisolution_async.bulk.facts import Asked, Facts, calls_of, gather, in_thread
 from aisolution_async.bulk.options import BulkOptions, StrPath, by_keyword
 from aisolution_async.bulk.outputs import Output
+from aisolution_async.bulk.photos import Photos
 from aisolution_async.bulk.plan import dialect_of, look_at_part
 from aisolution_async.bulk.questions import Questions
 from aisolution_async.bulk.rows import Row, Rows
@@ -102,23 +103,42 @@ class Forecast:
     totals: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class Among:
+    """What lists that are run together have in common: the look into their ledger, and the questions `seen` so far.
+
+    `photos` are those of a list's folder.
+    """
+
+    peek: Peek
+    seen: set[int]
+    photos: Photos
+
+
 async def foresee(
-    client: AsyncClient, call: Asked, source: StrPath, output: StrPath | None, options: BulkOptions
+    client: AsyncClient,
+    call: Asked,
+    source: StrPath,
+    output: StrPath | None,
+    options: BulkOptions,
+    *,
+    among: Among | None = None,
 ) -> Forecast:
-    """What a run would do; see `forecast_bulk`."""
-    gathering = partial(gather, calls_of(call), source, output, options, client.redact)
+    """What a run would do; see `forecast_bulk`. `among`: it is one of several lists."""
+    photos = None if among is None else among.photos
+    gathering = partial(gather, calls_of(call), source, output, options, client.redact, photos=photos)
     with closing(await in_thread(gathering, Facts.close)) as facts:
-        return await _foresee(client, facts)
+        return await _foresee(client, facts, among)
 
 
-async def _foresee(client: AsyncClient, facts: Facts) -> Forecast:
+async def _foresee(client: AsyncClient, facts: Facts, among: Among | None) -> Forecast:
     found, options, maker = Forecast(hidden=facts.rows.hidden), facts.options, facts.calls
     target = None if facts.target is None else await asyncio.to_thread(_target_of, facts, facts.target)
     found.notes, found.columns = maker.lines(), maker.reasons()
     if options.on_start is not None:
         for line in (*found.notes, *found.columns):
             options.on_start(line)
-    async for _ in foretell(client, facts, facts.rows, found):
+    async for _ in foretell(client, facts, facts.rows, found, among=among):
         pass
     if target is not None:
         target.check_room(found.rows + found.totals)
@@ -129,7 +149,13 @@ async def _foresee(client: AsyncClient, facts: Facts) -> Forecast:
 
 
 async def foretell(
-    client: AsyncClient, facts: Facts, rows: Rows, found: Forecast, *, as_sent: bool = True
+    client: AsyncClient,
+    facts: Facts,
+    rows: Rows,
+    found: Forecast,
+    *,
+    as_sent: bool = True,
+    among: Among | None = None,
 ) -> AsyncGenerator[tuple[Row, Sequence[Foreseen]], None]:
     """What would become of the calls of each of `rows`, which are counted in `found`.
 
@@ -137,10 +163,11 @@ async def foretell(
     """
     retries, maker = facts.options.retry_unknown, facts.calls
     view = client if retries is None else client.with_options(retry_unknown=retries)
-    with open_peek(facts.ledger) as peek:
+    with open_peek(facts.ledger) if among is None else nullcontext(among.peek) as peek:
         questions = Questions(view, peek, reuse_for=facts.options.reuse_for)
-        limit = None if facts.ledger is not None else REMEMBERED
-        check = _Count(view.options, questions, peek, maker, found, as_sent=as_sent, limit=limit)
+        limit = None if facts.ledger is not None or among is not None else REMEMBERED
+        seen = None if among is None else among.seen
+        check = _Count(view.options, questions, peek, maker, found, as_sent=as_sent, limit=limit, seen=seen)
         chunk: list[_Asked] = []
         each = len(facts.kinds)
         for row in rows:
@@ -228,6 +255,7 @@ class _Count:
         *,
         as_sent: bool,
         limit: int | None,
+        seen: set[int] | None,
     ) -> None:
         self._options = options
         self._questions = questions
@@ -236,7 +264,9 @@ class _Count:
         self._found = found
         self._as_sent = as_sent
         self._limit = limit  # without a ledger, a batch remembers so many answers
-        self._seen: OrderedDict[int, None] | set[int] = set() if limit is None else OrderedDict()
+        self._seen: OrderedDict[int, None] | set[int] = OrderedDict()
+        if limit is None:
+            self._seen = set() if seen is None else seen
         self._failed_row = 0
 
     async def see(self, chunk: Sequence[_Asked]) -> list[Foreseen]:

@@ -22,7 +22,7 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
-from aisolution_async.bulk.disk import digest_of, put_aside, put_safely
+from aisolution_async.bulk.disk import beside, digest_of, put_aside, put_safely
 from aisolution_async.bulk.encoders import plain_text, unicode_text
 from aisolution_async.bulk.origins import origin_of, rows_of_note
 from aisolution_async.bulk.pictures import refuse_pictures
@@ -257,7 +257,7 @@ class Mended:
 
 def path_of(output: Path) -> Path:
     """Where the corrections of an output's rows are."""
-    return output.with_name(f"{output.name}.mended")
+    return beside(output, f"{output.name}.mended")
 
 
 def is_same(old: Any, new: Any) -> bool:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from aisolution_async.bulk.disk import put_safely, relative
+from aisolution_async.bulk.disk import ASIDE, beside, put_safely, relative
 from aisolution_async.bulk.origins import origin_of
 from aisolution_async.bulk.outputs import STDOUT
 from aisolution_async.bulk.rows import Rows
@@ -47,8 +47,8 @@ class Note:
 
 
 def path_of(output: Path) -> Path:
-    """Where the note of an output is."""
-    return output.with_name(f"{output.name}.run")
+    """Where the note of an output is: of a file, or of a folder of results."""
+    return output / ASIDE / "folder.run" if output.is_dir() else beside(output, f"{output.name}.run")
 
 
 def note_of(output: Path) -> Note | None:

@@ -40,6 +40,8 @@ BOOK = ".xlsx"
 ENDINGS = (BOOK, *DELIMITERS, *_LINES, ".parquet")
 """What an output file may end in."""
 
+_TAKEN_OVER = "another run writes it now"
+
 _NEEDS = {
     BOOK: ("xlsxwriter", "workbooks need xlsxwriter: pip install 'aisolution-async[cli]'"),
     ".parquet": ("pyarrow", "Parquet needs pyarrow: pip install 'aisolution-async[cli]'"),
@@ -156,10 +158,13 @@ class Output:
         names: Sequence[str],
         *,
         replace: bool,
+        takes_over: bool = False,
         types: Sequence[Any] | None = None,
         plan: BookPlan | None = None,
     ) -> None:
         """Make the file, with a header where its format has one; `replace` what is there, but no living run's.
+
+        `takes_over`: another run's too, whose list this one has now.
 
         `types` are the columns' for Parquet: an Arrow type, or bool, int, float, str, or [{name: type}]; else all is
         text. `plan` says what a workbook has besides its rows.
@@ -171,7 +176,7 @@ class Output:
         self._replaces = replace
         try:
             if replace or self.part_is_idle or self.part_is_taken:
-                remove_idle(self.part)
+                remove_idle(self.part, takes_over=takes_over)
             mode = 0o600 if self._private else 0o666
             number = os.open(self.part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | BINARY, mode)
             if self._private:
@@ -205,6 +210,8 @@ class Output:
         if self._making is None:
             return []
         assert self._file is not None
+        if not self._is_ours:
+            raise UnwrittenError(_TAKEN_OVER, [])
         return self._making.make(cast("Workbook", self._encoder), self._file, self._private, given_up, notes)
 
     def finish(
@@ -228,6 +235,7 @@ class Output:
         made = self.part if self._making is None else self._making.made
         try:
             self._file.sync()
+            is_ours = self._is_ours
             self._file.close()
             if not self.streams:
                 if not self._replaces and os.path.lexists(self.path):
@@ -238,6 +246,8 @@ class Output:
                 if of is not None and ledger is not None:
                     note = Origin(ledger, of, digest_file(made), added)
                     write_note(self.path, note, read_note(self.path) if self.path.is_file() else None, rows())
+                if not is_ours:
+                    raise FileNotFoundError(0, _TAKEN_OVER)
                 made.replace(self.path)
                 sync_names(self.path.parent)
                 if self._making is not None:
@@ -260,13 +270,26 @@ class Output:
         if self._file is not None:
             with suppress(OSError):
                 self._file.append(self._encoder.end())
+            is_ours = self._is_ours
             self._file.close()
             self._file = None
             if self._making is not None:
                 self._making.drop()
-            if not self.rows and not self.streams:
+            if not self.rows and not self.streams and is_ours:
                 with suppress(OSError):
                     self.part.unlink(missing_ok=True)
+
+    @property
+    def _is_ours(self) -> bool:
+        """Whether the part file is still the one that was opened here: a run that took over has removed that."""
+        if not isinstance(self._file, Appender):
+            return True
+        try:
+            return os.fstat(self._file.fileno()).st_nlink > 0
+        except OSError:
+            return False  # another machine removed it
+        except ValueError:
+            return True  # it is closed, and was looked at before
 
     def _put(self, what: Callable[[], bytes]) -> None:
         """Append what there is to be appended; where that cannot be, give back all rows that are not in the file."""

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from aisolution_async.bulk.books import MOST_ROWS
+from aisolution_async.bulk.disk import beside
 from aisolution_async.bulk.earlier import is_idle
 from aisolution_async.bulk.encoders import Dialect
 from aisolution_async.bulk.excel import separator
@@ -107,7 +108,7 @@ def _problems_output(facts: Facts, target: Path) -> Output | None:
     path = facts.problems
     if path is None:
         return None
-    held = target.with_name(f"{target.stem}-held{path.suffix}")
+    held = beside(target, f"{target.stem}-held{path.suffix}")
     for other, what in ((target, "output"), (facts.ledger, "ledger"), (held, "file of the rows that are held")):
         if isinstance(other, Path) and path.absolute() == other.absolute():
             raise ConfigurationError(f"the file of problems {str(path)!r} is the {what}: give it another name")
@@ -123,11 +124,11 @@ def _held_output(facts: Facts, like: Output) -> Output | None:
     # People look beside an output; a program that has named no file of problems reads the output itself.
     if facts.ledger is None or like.streams or (facts.problems is None and not facts.options.command):
         return None
-    beside = like.path if str(facts.target) == STDOUT else facts.target
-    number, path = 1, beside.with_name(f"{beside.stem}-held{like.path.suffix}")
+    near = like.path if str(facts.target) == STDOUT else facts.target
+    number, path = 1, beside(near, f"{near.stem}-held{like.path.suffix}")
     while os.path.lexists(path) and not _is_ours(path, facts.target):
         number += 1
-        path = beside.with_name(f"{beside.stem}-held-{number}{like.path.suffix}")
+        path = beside(near, f"{near.stem}-held-{number}{like.path.suffix}")
     return _rows_output(facts, path)
 
 

@@ -16,7 +16,7 @@ from aisolution_async.bulk.outputs import Output
 from aisolution_async.bulk.rows import Rows, UnreadableInputError
 from aisolution_async.client import AsyncClient
 from aisolution_async.errors import ConfigurationError
-from aisolution_async.ledger import Store
+from aisolution_async.ledger import Balance, Store
 from aisolution_async.ledger.urls import Place, check_is_ledger
 
 
@@ -102,12 +102,11 @@ def _check_mended(facts: Facts, output: Output, problems: Output | None) -> None
         )
 
 
-async def count_answers(facts: Facts, ledger: Store, output: Output, problems: Output | None) -> int:
+def count_answers(facts: Facts, summary: Balance, output: Output, problems: Output | None) -> int:
     """How many answers the ledger has. Raises ConfigurationError where what was removed from it would be bought again.
 
     By one look: another run may be writing, and what it adds between two of them would seem to be lost.
     """
-    summary = await asyncio.to_thread(ledger.summary)
     if summary.lost:
         check_free(
             facts,
@@ -126,15 +125,19 @@ async def look_back(
     *,
     stack: AsyncExitStack,
     given_up: threading.Event,
+    is_known: bool = False,
 ) -> Earlier | None:
     """The answers that earlier runs wrote, and that are taken over; `stack` closes them. None if there are none.
 
-    `ledger` is the one to go on from, if there is one. Raises ConfigurationError where answers that were paid for would
-    go, and be paid for again.
+    `ledger` is the one to go on from, if there is one. `is_known`: it is known to be the one that the output is of, and
+    only the part is looked into, since each look goes through the ledger. Raises ConfigurationError where answers that
+    were paid for would go, and be paid for again.
     """
     has_ledger = facts.ledger is not None
     named = [*map(Path, facts.options.rescued)]
     sources = sources_of(output, named, resumes=ledger is not None, has_ledger=has_ledger)
+    if is_known:
+        sources = [source for source in sources if source.path != output.path]
     if not sources or given_up.is_set():
         return None
     earlier = Earlier(

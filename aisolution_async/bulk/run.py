@@ -6,7 +6,8 @@ import asyncio
 import dataclasses
 import threading
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
-from contextlib import AsyncExitStack, closing, suppress
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, closing, nullcontext, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ParamSpec, Protocol, cast
 
@@ -19,6 +20,7 @@ from aisolution_async.bulk.earlier import Earlier
 from aisolution_async.bulk.facts import Asked, Facts, Input, calls_of, gather, in_thread
 from aisolution_async.bulk.files import Files
 from aisolution_async.bulk.options import BulkOptions, StrPath, by_keyword
+from aisolution_async.bulk.photos import Photos
 from aisolution_async.bulk.plan import Plan, plan
 from aisolution_async.bulk.resume import count_answers, look_back
 from aisolution_async.bulk.rows import Row, UnreadableInputError
@@ -28,11 +30,28 @@ from aisolution_async.bulk.watch import Watch
 from aisolution_async.client import AsyncClient
 from aisolution_async.errors import AISolutionError, ConfigurationError
 from aisolution_async.hiding import forget_locals
-from aisolution_async.ledger import LedgerError, open_ledger
+from aisolution_async.ledger import Balance, LedgerError, Store, open_ledger
 from aisolution_async.outcome import Outcome
 from aisolution_async.sending.hooks import call_hook
 
 P = ParamSpec("P")
+
+
+@dataclass(frozen=True, slots=True)
+class ShardTurn:
+    """What a list of a folder is run with: the `ledger`, open, and what was in it as the first list was begun.
+
+    The results get their name within `finishing`, unless it gives False. `takes_over`: whoever has the part file open
+    has lost the list. `whole` is the folder of results, which is gone on with to settle what is held. `photos` are
+    those of the folder of lists.
+    """
+
+    ledger: Store
+    balance: Balance
+    finishing: Callable[[], AbstractAsyncContextManager[bool]]
+    takes_over: bool
+    whole: Path
+    photos: Photos
 
 
 class BulkRun:
@@ -40,7 +59,7 @@ class BulkRun:
 
     `run()` does it, once. Meanwhile `progress` says how far it is, in calls, and `stop()` ends it early. `summary` is
     true at any time, also after `run()` was cancelled. With a `sample`, only its rows are asked, and it takes what
-    comes of them: no file is written but the ledger.
+    comes of them: no file is written but the ledger. A list of a folder is run in its `turn` (`shards.py`).
     """
 
     def __init__(
@@ -52,6 +71,7 @@ class BulkRun:
         options: BulkOptions | None = None,
         *,
         sample: ListSample | None = None,
+        turn: ShardTurn | None = None,
         **changed: Any,
     ) -> None:
         options = BulkOptions(**changed) if options is None else dataclasses.replace(options, **changed)
@@ -62,6 +82,8 @@ class BulkRun:
         """How many rows are asked, where that is known without counting them."""
         self.making = False
         """Whether all rows have their results, and a workbook is made of them."""
+        self.unreadable: str | None = None
+        """Why the input could not be read to its end; None where it could."""
         self._input: Input | None = None
         self._watch = Watch(options.give_up, client.options.on_attempt)
         self._client = client.with_options(on_attempt=self._watch.hear, keep_metadata=options.keep_metadata)
@@ -70,6 +92,7 @@ class BulkRun:
         self._target = Path(output)
         self._options = options
         self._sample = sample
+        self._turn = turn
 
     async def run(self) -> Summary:
         """Run to the end, or until stopped. Raises as `run_bulk` does."""
@@ -106,7 +129,8 @@ class BulkRun:
     def _plan(self) -> Plan:
         if self._sample is not None:
             check_list(self._source, self._options)
-        facts = gather(self._kinds, self._source, self._target, self._options, self._client.redact)
+        photos = None if self._turn is None else self._turn.photos
+        facts = gather(self._kinds, self._source, self._target, self._options, self._client.redact, photos=photos)
         try:
             return plan(facts, self._watch.given_up)
         except BaseException:
@@ -121,7 +145,7 @@ class BulkRun:
         if self._sample is not None:
             await self._sample.draw(facts, self._client, watch.given_up)
             self.total = self._sample.rows
-        ledger = None if facts.ledger is None else open_ledger(facts.ledger, **options.budget)
+        ledger, opening = self._ledger_of(facts)
         asking = _Asking(facts, watch, self.summary, self._sample)
         batch = self._client.batch(
             asking.calls(),
@@ -139,21 +163,25 @@ class BulkRun:
             # made where there can be an output.
             before = ledger if facts.resumes else None
             if before is not None:
-                await stack.enter_async_context(before)
-                answers = await count_answers(facts, before, planned.output, planned.problems)
+                await stack.enter_async_context(opening)
+                balance = await asyncio.to_thread(before.summary) if self._turn is None else self._turn.balance
+                answers = count_answers(facts, balance, planned.output, planned.problems)
                 if options.on_resume is not None:
                     options.on_resume(answers)
             asking.earlier = await look_back(
-                facts, planned.output, before, self._client, stack=stack, given_up=watch.given_up
+                *(facts, planned.output, before, self._client),
+                stack=stack,
+                given_up=watch.given_up,
+                is_known=self._turn is not None,
             )
             if watch.stopping:
                 return
-            files = asking.files = Files(planned, watch.stop) if self._sample is None else self._sample
+            files = asking.files = self._files_of(planned)
             stack.callback(files.close)
-            files.open(planned)
+            files.open(planned, takes_over=self._turn is not None and self._turn.takes_over)
             self._remember(facts)
-            if ledger is not None and before is None:
-                await stack.enter_async_context(ledger)
+            if before is None:
+                await stack.enter_async_context(opening)
             finished = False
             try:
                 await asking.ask(batch)
@@ -162,10 +190,11 @@ class BulkRun:
                     self.making = any(output.as_book for output in planned.outputs) and self._sample is None
                     await files.make(watch.given_up.is_set)
                     self.making = False
-                finished = not watch.stopping
+                finished = not watch.stopping and await self._may_finish(stack)
             finally:
                 asking.end()
                 files.settle(self.summary, finished=finished)
+                self.unreadable = asking.unreadable
                 self.summary.warnings += asking.alike.told
                 self.summary.left_out = facts.rows.left_out
                 self.summary.gave_up = watch.gave_up
@@ -177,6 +206,26 @@ class BulkRun:
                     self._remember(facts, finished=True)
         if (problem := files.problem or watch.problem) is not None:
             raise BulkError(files.told(problem), self.summary)
+
+    def _ledger_of(self, facts: Facts) -> tuple[Store | None, AbstractAsyncContextManager[object]]:
+        """The ledger, and what opens it, where it is not open."""
+        if self._turn is not None:
+            return self._turn.ledger, nullcontext()
+        ledger = None if facts.ledger is None else open_ledger(facts.ledger, **self._options.budget)
+        return ledger, ledger or nullcontext()
+
+    def _files_of(self, planned: Plan) -> Files | ListSample:
+        whole = None if self._turn is None else self._turn.whole
+        if self._sample is not None:
+            return self._sample
+        return Files(planned, self._watch.stop, whole or planned.output.path)
+
+    async def _may_finish(self, stack: AsyncExitStack) -> bool:
+        """Whether the results may have their name. Of a list of a folder, they may until `stack` is closed."""
+        if self._turn is None or await stack.enter_async_context(self._turn.finishing()):
+            return True
+        self._watch.stop("another worker has taken the list over")
+        return False
 
     def _remember(self, facts: Facts, *, finished: bool = False) -> None:
         if self._sample is None:  # which leaves all as it is, for the run of the whole
@@ -196,6 +245,8 @@ class _Asking:
         self.files: Files | ListSample
         """Where finished rows go, before the first one is there."""
         self.alike = Alike(facts.calls, facts.columns.results)
+        self.unreadable: str | None = None
+        """Why the input could not be read to its end."""
         self._facts = facts
         self._watch = watch
         self._summary = summary
@@ -249,7 +300,8 @@ class _Asking:
                     async for outcome in batch:
                         self._take(outcome)
         except UnreadableInputError as exc:
-            self._watch.stop(str(exc))
+            self.unreadable = str(exc)
+            self._watch.stop(self.unreadable)
         finally:
             # Answers that came in while the run was being cancelled are paid for too.
             for outcome in batch.unread:

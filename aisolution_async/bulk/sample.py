@@ -151,7 +151,7 @@ class ListSample:
 
     # ------------------------------------------------------------------------------------- in the place of the files
 
-    def open(self, plan: Plan) -> None:
+    def open(self, plan: Plan, *, takes_over: bool = False) -> None:
         """Nothing is written."""
 
     def close(self) -> None:

@@ -14,6 +14,8 @@ from aisolution_async.errors import AISolutionError
 PASSING = ("RetryLaterError", "NotSentError", "BudgetExhaustedError")
 """The errors of calls that are free, and that need nothing but to be asked again."""
 
+_WARNINGS = 20
+
 
 @dataclass(slots=True)
 class Summary:
@@ -79,6 +81,12 @@ class Summary:
         """How many calls were not sent because the budget was used up."""
         return self.errors["BudgetExhaustedError"]
 
+    @property
+    def unreached(self) -> bool:
+        """Whether the vendor could not be reached at all."""
+        is_only_that = "NotSentError" in self.errors and self.errors.keys() <= {"InputError", "NotSentError"}
+        return is_only_that and not (self.ok or self.checking)
+
     def count(self, row: DoneRow) -> None:
         """Count a row that has its result."""
         self.rows += 1
@@ -94,6 +102,25 @@ class Summary:
         else:
             self.ok += 1
             self._count_source(row)
+
+    def add(self, other: Summary, name: str) -> None:
+        """Count in what a run of the shard `name` did. Where its files are is not said."""
+        for key in (
+            *("rows", "ok", "from_ledger", "shared", "failed", "held", "checking", "unsent", "left_out", "totals"),
+            "taken_back",
+        ):
+            setattr(self, key, getattr(self, key) + getattr(other, key))
+        self.holds = max(self.holds, other.holds)
+        self.errors.update(other.errors)
+        self.errors_held.update(other.errors_held)
+        for endpoint, counts in other.tally.by_endpoint.items():
+            for charge in Charge:
+                self.tally.add(endpoint, charge, getattr(counts, charge.value))
+        self.problems, self.to_settle = other.problems or self.problems, other.to_settle or self.to_settle
+        self.part, self.gave_up = other.part or self.part, other.gave_up or self.gave_up
+        self.rescued += other.rescued
+        self.warnings += [f"{name}: {line}" for line in other.warnings][: max(0, _WARNINGS - len(self.warnings))]
+        self.hidden = None if self.hidden is None or other.hidden is None else self.hidden + other.hidden
 
     def _count_source(self, row: DoneRow) -> None:
         """Count where the answers of a row are from, if they were not asked for now."""

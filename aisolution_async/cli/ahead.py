@@ -23,6 +23,7 @@ Lines = Sequence[tuple[str, object]]
 
 _ENDINGS = (".txt", ".md", ".json")
 _WIDE = 1_000_000
+_SHARDS = 20
 
 
 def dry_run(found: Forecast, prices: Mapping[str, Decimal]) -> Lines:
@@ -46,6 +47,14 @@ def dry_run(found: Forecast, prices: Mapping[str, Decimal]) -> Lines:
         *([("left out", show.left_out(found))] if found.totals else []),
         ("cost", cost),
     ]
+
+
+def unread(problems: Mapping[str, str] | None) -> Lines:
+    """Which shards of a folder cannot be run."""
+    if not problems:
+        return []
+    named = [("", Text(show.clean(f"{name}: {problem}"), "red")) for name, problem in problems.items()]
+    return [("shards unread", f"{len(problems):,}"), *named[:_SHARDS]]
 
 
 def _problems(found: Forecast) -> Iterator[str]:

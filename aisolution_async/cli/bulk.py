@@ -4,24 +4,35 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Coroutine, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import click
 
 from aisolution_async import clock
 from aisolution_async.api import CALLS, Call, Endpoint, Kind, Parameter
 from aisolution_async.batching import GRACE, Recheck
-from aisolution_async.bulk import BulkError, BulkOptions, BulkRun, Estimate, ListSample, Summary, pretended
+from aisolution_async.bulk import (
+    BulkError,
+    BulkOptions,
+    BulkRun,
+    Estimate,
+    FolderRun,
+    FolderSummary,
+    ListSample,
+    Summary,
+    pretended,
+)
 from aisolution_async.bulk.forecast import foresee
 from aisolution_async.bulk.options import CONCURRENCY, GIVE_UP
 from aisolution_async.bulk.origins import origin_of
 from aisolution_async.bulk.outputs import BOOK, STDOUT
 from aisolution_async.bulk.rows import format_of
 from aisolution_async.bulk.sample import check_list
+from aisolution_async.bulk.shards import foresee_folder, is_folder
 from aisolution_async.cli import ahead, resuming, show
 from aisolution_async.cli.ahead import PlanFile
 from aisolution_async.cli.config import check_price
@@ -51,6 +62,7 @@ from aisolution_async.cli.running import (
     on_interrupt,
     run,
 )
+from aisolution_async.client import AsyncClient
 from aisolution_async.ledger.urls import Place, is_there, place_of
 
 # Kinds of optional parameters that may differ from row to row.
@@ -73,7 +85,7 @@ def _options(call: type[Call[Any]]) -> list[click.Parameter]:
             ["-o", "--output"],
             type=click.Path(path_type=Path, allow_dash=True),
             help="The results: .xlsx, .csv, .tsv, .jsonl or .parquet, or - for JSONL on stdout.  "
-            "[default, for a workbook: INPUT-results.xlsx]",
+            "[default, for a workbook: INPUT-results.xlsx]  A folder, where INPUT is one.",
         ),
         click.Option(["--key"], metavar="COLUMN", help="The column of your own ids.  [default: found by its name]"),
     ]
@@ -123,7 +135,8 @@ def _options(call: type[Call[Any]]) -> list[click.Parameter]:
             ["--errors", "problems"],
             type=file,
             metavar="FILE",
-            help="Write the rows with problems here too, as they came, to be mended and run again.",
+            help="Write the rows with problems here too, as they came, to be mended and run again. A folder, where "
+            "INPUT is one.",
         ),
         click.Option(["--any-order"], is_flag=True, help="Write rows as they finish, and not in INPUT's order."),
         click.Option(
@@ -282,12 +295,11 @@ def command_of(call: type[Call[Any]]) -> click.Command:
         if no_ledger and ledger is not None:
             raise Ending("give either --ledger or --no-ledger", Exit.USAGE)
         ahead.check(plan, sample, is_dry=dry_run, no_ledger=no_ledger)
-        if output is None:
-            output = _output_of(source)
-        if output is None and not dry_run:
-            raise Ending("say where the results go: -o results.csv, or results.xlsx", Exit.USAGE)
-        if output is not None and not output.name:
-            raise Ending(f"the output {str(output)!r} is a directory: name a file in it", Exit.USAGE)
+        of_folder = is_folder(source)
+        if of_folder:
+            _check_folder(source, output, sample, no_ledger=no_ledger, is_dry=dry_run)
+        else:
+            output = _checked_output(source, output, is_dry=dry_run)
         if as_json and not (dry_run or sample) and STDOUT in (str(output), str(chosen["problems"])):
             raise Ending("--json prints on stdout, where the results go: leave one of them out", Exit.USAGE)
         if as_json:
@@ -295,7 +307,8 @@ def command_of(call: type[Call[Any]]) -> click.Command:
         context = click.get_current_context()
         check_price(context)
         file = None if plan is None else PlanFile(plan)
-        resuming.run_mended(context, source, output)
+        if not of_folder:
+            resuming.run_mended(context, source, output)
         given = [
             (*name.split("_", 1), chosen.pop(name)) for name in [*chosen] if name.startswith(("column_", "value_"))
         ]
@@ -329,7 +342,8 @@ def command_of(call: type[Call[Any]]) -> click.Command:
         else:
             assert output is not None
             drawn = None if sample is None else ListSample(sample)
-            job = _CommandRun(calls, source, output, options, of_client, sample=drawn, plan=file)
+            kind = _CommandRun if not of_folder else _FolderCommandRun
+            job = kind(calls, source, output, options, of_client, sample=drawn, plan=file)
             code = run(job.run(access, quiet=quiet, as_json=as_json))
         context.exit(code)
 
@@ -363,11 +377,14 @@ Examples:
   aisolution bulk {command} applicants.xlsx -o results.xlsx --errors mend.xlsx
   aisolution bulk {command} list.csv -o results.parquet {first} COLUMN --key id
   aisolution bulk {command} list.csv -o results.csv --endpoint {other}
+  aisolution bulk {command} lists -o results --ledger postgresql://host/database
   aisolution bulk {command} - -o - <list.jsonl >results.jsonl
 
-INPUT is a workbook (.xlsx and others), .csv, .tsv, .jsonl or .parquet, or - for JSONL on stdin. Columns are found
-by their names, a phone number's also by its cells, and what was found is said; options say what is not. A country
-stands in a cell by its name, its code (ID, IDN) or its calling code (+62). {images}
+INPUT is a workbook (.xlsx and others), .csv, .tsv, .jsonl or .parquet, or - for JSONL on stdin; or a folder of such
+lists, or a pattern ('lists/*.csv'): then OUTPUT is a folder too, and machines divide the lists where --ledger is
+one on a server. Columns are found by their names, a phone number's also by its cells, and what was found is said;
+options say what is not. A country stands in a cell by its name, its code (ID, IDN) or its calling code (+62).
+{images}
 
 The output has every row of it, in order and with all its columns, and after them the results: ok, answer_…,
 charge, status, attempts, error, problem. With several endpoints their names begin with the endpoint's, as in
@@ -434,15 +451,45 @@ async def _forecast(
     quiet: bool,
     as_json: bool,
 ) -> Exit:
+    unread: dict[str, str] | None = None
     async with disconnected(access, **of_client) as client:
-        found = await foresee(client, *what, options)
-    lines, record = ahead.dry_run(found, options.known_prices), ahead.dry_run_as_json(found)
+        if is_folder(what[1]):
+            found, unread = await foresee_folder(client, *what, options)
+        else:
+            found = await foresee(client, *what, options)
+    lines = [*ahead.unread(unread), *ahead.dry_run(found, options.known_prices)]
+    record = ahead.dry_run_as_json(found) | ({} if unread is None else {"unread": unread})
     ahead.say(lines, record if as_json else None, quiet=quiet)
     if file is not None:
         file.write([*found.notes, *found.columns], lines, record)
     if not quiet:
         show.say("nothing was sent, and nothing was written" + (f" but {file.path}" if file is not None else ""))
-    return Exit.PROBLEMS if found.failed else Exit.OK
+    return Exit.PROBLEMS if found.failed or unread else Exit.OK
+
+
+def _checked_output(source: Path, output: Path | None, *, is_dry: bool) -> Path | None:
+    """Where the results of a list go. Raises Ending."""
+    output = _output_of(source) if output is None else output
+    if output is None and not is_dry:
+        raise Ending("say where the results go: -o results.csv, or results.xlsx", Exit.USAGE)
+    if output is not None and not output.name:
+        raise Ending(f"the output {str(output)!r} is a directory: name a file in it", Exit.USAGE)
+    return output
+
+
+def _check_folder(source: Path, output: Path | None, sample: int | None, *, no_ledger: bool, is_dry: bool) -> None:
+    """Raise Ending for what goes with one list, and not with the lists of a folder."""
+    problem = ""
+    if sample is not None:
+        problem = "--sample draws from one list, and this is a folder of them: name one, with an output of its own"
+    elif no_ledger:
+        problem = "the lists of a folder need a ledger, to go on from: leave --no-ledger out"
+    elif output is None and not is_dry:
+        problem = f"say which folder the results of {str(source)!r} go to: -o results"
+    elif output is not None and not output.name:
+        problem = f"the output {str(output)!r} is this folder, or its parent: name another one"
+    if problem:
+        raise Ending(problem, Exit.USAGE)
 
 
 class _CommandRun:
@@ -467,8 +514,8 @@ class _CommandRun:
         self._of_client = of_client
         self._sample = sample
         self._plan = plan
-        self._bulk: BulkRun | None = None
-        self._running: asyncio.Task[Summary] | None = None
+        self._bulk: BulkRun | FolderRun | None = None
+        self._running: asyncio.Task[object] | None = None
         self._pressed = 0
         self._unsaid: Ending | None = None
 
@@ -487,13 +534,8 @@ class _CommandRun:
                 self._report(access, quiet=quiet, as_json=as_json)
                 raise
             done = self._report(access, quiet=quiet, as_json=as_json)
-        is_whole = done.complete if self._sample is None else self._sample.estimate is not None
-        if self._pressed and failed is None and not is_whole:
-            where = "no row has a result" if done.part is None else f"the rows so far are in {str(done.part)!r}"
-            if self._sample is not None:
-                where = f"{done.rows:,} rows of the sample were asked"
-            elif done.rows and str(self._output) == STDOUT:
-                where = "the rows so far were written"
+        if self._pressed and failed is None and not self._is_whole(done):
+            where = self._where(done)
             if self._options.ledger is not None:
                 where += "; run it again to go on"
             failed = Ending(f"interrupted: {where}", Exit.INTERRUPTED)
@@ -501,15 +543,33 @@ class _CommandRun:
             failed = Ending(f"{failed.message}; and {self._unsaid.message}", failed.code) if failed else self._unsaid
         if failed is not None:
             raise failed
-        return _exit_code(done) if self._sample is None or done.over_budget else Exit.OK
+        return self._exit_code(done) if self._sample is None or done.over_budget else Exit.OK
+
+    def _exit_code(self, done: Summary) -> Exit:
+        return _exit_code(done)
+
+    def _is_whole(self, done: Summary) -> bool:
+        """Whether all is done that was to be."""
+        return done.complete if self._sample is None else self._sample.estimate is not None
+
+    def _where(self, done: Summary) -> str:
+        """How far it was when it was interrupted."""
+        if self._sample is not None:
+            return f"{done.rows:,} rows of the sample were asked"
+        if done.rows and str(self._output) == STDOUT:
+            return "the rows so far were written"
+        return "no row has a result" if done.part is None else f"the rows so far are in {str(done.part)!r}"
+
+    def _make(self, client: AsyncClient) -> BulkRun | FolderRun:
+        return BulkRun(client, self._calls, self._source, self._output, self._options, sample=self._sample)
 
     async def _run(self, access: Access, *, quiet: bool) -> None:
         options, each = self._options, len(self._calls)
         async with connected(access, max_connections=options.concurrency, **self._of_client) as client:
-            bulk = self._bulk = BulkRun(client, self._calls, self._source, self._output, options, sample=self._sample)
+            bulk = self._bulk = self._make(client)
             if self._pressed:
                 return
-            running = self._running = asyncio.create_task(bulk.run())
+            running = self._running = asyncio.create_task(cast("Coroutine[Any, Any, object]", bulk.run()))
             display = None if quiet else show.display(options.known_prices, each)
             with _followed(bulk, display):
                 try:
@@ -536,7 +596,7 @@ class _CommandRun:
             show.say(f"waiting {GRACE:.0f} s more at most" if self._pressed == 2 else "not waiting any longer")
 
     def _report(self, access: Access, *, quiet: bool, as_json: bool) -> Summary:
-        done = Summary() if self._bulk is None else self._bulk.summary
+        done = self._bulk.summary if isinstance(self._bulk, BulkRun) else Summary()
         ledger = None if self._options.ledger is None else place_of(self._options.ledger)
         prices = self._options.known_prices
         if self._sample is not None and (found := self._sample.estimate) is not None:
@@ -578,6 +638,44 @@ class _CommandRun:
         return done
 
 
+class _FolderCommandRun(_CommandRun):
+    """The same, of the lists of a folder."""
+
+    def _make(self, client: AsyncClient) -> FolderRun:
+        return FolderRun(client, self._calls, self._source, self._output, self._options)
+
+    @property
+    def _found(self) -> FolderSummary:
+        return self._bulk.summary if isinstance(self._bulk, FolderRun) else FolderSummary()
+
+    def _is_whole(self, done: Summary) -> bool:  # noqa: ARG002  # the folder's own says it
+        return self._found.shards > 0 and not self._found.left
+
+    def _where(self, done: Summary) -> str:  # noqa: ARG002  # as above
+        return f"{self._found.left:,} of {self._found.shards:,} shards are not done"
+
+    def _report(self, access: Access, *, quiet: bool, as_json: bool) -> Summary:
+        found, prices = self._found, self._options.known_prices
+        assert self._options.ledger is not None
+        ledger = place_of(self._options.ledger)
+        if as_json:
+            try:
+                show.say_json(show.folder_as_json(found, ledger, prices))
+            except OSError as exc:
+                self._unsaid = unwritable(exc)
+        if not quiet:
+            if access.sandbox:
+                show.say("against the sandbox: the answers are made up, and nothing was really charged")
+            show.folder(found, ledger, prices, self._told)
+        return found.run
+
+    def _exit_code(self, done: Summary) -> Exit:
+        code, found = _exit_code(done), self._found
+        if code is not Exit.OK:
+            return code
+        return Exit.PROBLEMS if found.problems or found.failed or found.checking or found.left else Exit.OK
+
+
 def _say_resumed(answers: int) -> None:
     show.say(f"resuming: {answers:,} answers are in the ledger already")
 
@@ -587,12 +685,11 @@ def _exit_code(done: Summary) -> Exit:
         return Exit.PROBLEMS if done.checking else Exit.OK
     if done.over_budget:
         return Exit.BUDGET
-    is_only_that = "NotSentError" in done.errors and done.errors.keys() <= {"InputError", "NotSentError"}
-    return Exit.UNREACHABLE if is_only_that and not (done.ok or done.checking) else Exit.PROBLEMS
+    return Exit.UNREACHABLE if done.unreached else Exit.PROBLEMS
 
 
 @contextmanager
-def _followed(bulk: BulkRun, display: show.Display | None) -> Iterator[None]:
+def _followed(bulk: BulkRun | FolderRun, display: show.Display | None) -> Iterator[None]:
     """Show on `display` how far `bulk` is, as long as this is open."""
     if display is None:
         yield
@@ -601,16 +698,19 @@ def _followed(bulk: BulkRun, display: show.Display | None) -> Iterator[None]:
 
     async def follow() -> None:
         counting: asyncio.Task[int | None] | None = None
+        watched: BulkRun | None = None
         while True:
             await clock.sleep(display.every)
-            progress = bulk.progress
-            if progress is None:
+            now, where = (bulk.current, bulk.where) if isinstance(bulk, FolderRun) else (bulk, "")
+            if now is None or (progress := now.progress) is None:
                 continue
-            if bulk.total is None and counting is None:
-                counting = asyncio.create_task(asyncio.to_thread(bulk.count, given_up))
+            if now is not watched:
+                watched, counting = now, None
+            if now.total is None and counting is None:
+                counting = asyncio.create_task(asyncio.to_thread(now.count, given_up))
             counted = counting.result() if counting is not None and counting.done() else None
-            total = counted if bulk.total is None else bulk.total
-            display.update(progress, total, bulk.trouble, making=bulk.making)
+            total = counted if now.total is None else now.total
+            display.update(progress, total, now.trouble, making=now.making, where=where)
 
     with display:
         following = asyncio.create_task(follow())

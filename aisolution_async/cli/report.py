@@ -77,10 +77,10 @@ def report_command(
 ) -> None:
     """Make one HTML file of FILE, for a person to look at: on a screen, a telephone or paper.
 
-    FILE is what `bulk` wrote, or the ledger beside it, which is found, or a ledger's URL. The page says what came of
-    every row, what to do about those with problems, whom to look at, what it cost, how fast it went, and what is held.
-    It needs nothing else and loads nothing, and only you can read the file: it has your keys in it, no number, and
-    photos only with --photos. Nothing is written but the page; a run may be going on.
+    FILE is what `bulk` wrote (a folder, where it was given one), or the ledger beside it, which is found, or a ledger's
+    URL. The page says what came of every row, what to do about those with problems, whom to look at, what it cost, how
+    fast it went, and what is held. It needs nothing else and loads nothing, and only you can read the file: it has your
+    keys in it, no number, and photos only with --photos. Nothing is written but the page; a run may be going on.
 
     \b
     aisolution report results.xlsx -o report.html

@@ -20,6 +20,7 @@ import click
 from aisolution_async.bulk.disk import relative
 from aisolution_async.bulk.notes import Note, is_finished, note_of, path_of, whole_of
 from aisolution_async.bulk.outputs import STDOUT
+from aisolution_async.bulk.shards import is_folder
 from aisolution_async.cli import show
 from aisolution_async.cli.config import is_inside, is_kept
 from aisolution_async.cli.ending import Ending, Exit
@@ -73,7 +74,7 @@ def resumed(ctx: click.Context, args: Sequence[str], options: Sequence[click.Par
         show.say(f"{output} is finished: all rows of {note.source} are answered, and nothing has to be done")
         ctx.exit(Exit.OK)
     is_noted, source = source is None, source or note.source
-    if str(source) != STDOUT and not source.is_file():
+    if str(source) != STDOUT and not (source.is_file() or is_folder(source)):
         raise Ending(f"the list {str(source)!r} is not there: say where it is now, with --input FILE", Exit.USAGE)
     if note.problems is not None and output.is_file() and not (is_quiet or note.problems.is_file()):
         show.say(f"the file of problems {str(note.problems)!r} is not there: nothing of it is taken in")

@@ -21,7 +21,7 @@ from rich.table import Table
 from rich.text import Text
 
 from aisolution_async.batching import Progress
-from aisolution_async.bulk import Forecast, Summary
+from aisolution_async.bulk import FolderSummary, Forecast, Summary
 from aisolution_async.bulk.durations import clock
 from aisolution_async.bulk.summary import PASSING
 from aisolution_async.charges import Charge, Counts, Tally
@@ -38,6 +38,7 @@ _ESCAPES = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]?|\][^\x07\x1b]*(?:\x07|\x1b\\
 _JOINERS = "\u200c\u200d"
 
 _ROWS_AT_ONCE = 500
+_SHARDS_NAMED = 20
 
 _COLOURS = {Charge.CHARGED: "yellow", Charge.FREE: "green", Charge.UNKNOWN: "bold red"}
 _STATES = {State(charge): colour for charge, colour in _COLOURS.items()}
@@ -164,11 +165,17 @@ class Display(Protocol):
     ) -> None: ...
 
     def update(
-        self, progress: Progress, total: int | None, trouble: str | None = None, *, making: bool = False
+        self,
+        progress: Progress,
+        total: int | None,
+        trouble: str | None = None,
+        *,
+        making: bool = False,
+        where: str = "",
     ) -> None:
         """Show `progress`; `total` is the number of rows, if it is known, `trouble` why an attempt failed last.
 
-        `making`: all rows have their results, and the workbook is being made.
+        `making`: all rows have their results, and the workbook is being made. `where`: which shard of a folder it is.
         """
 
 
@@ -189,13 +196,20 @@ class Lines:
         """Nothing is open."""
 
     def update(
-        self, progress: Progress, total: int | None, trouble: str | None = None, *, making: bool = False
+        self,
+        progress: Progress,
+        total: int | None,
+        trouble: str | None = None,
+        *,
+        making: bool = False,
+        where: str = "",
     ) -> None:
         """Say it."""
+        where += ": " if where else ""
         of = "" if total is None else f" of {total:,}"
         numbers = _numbers(progress, total, self._each, trouble, making=making)
         spent = [money(progress.tally).plain, *_spent(progress.tally, self._prices)]
-        say(f"{progress.done // self._each:,}{of} rows · {' · '.join([*numbers, *spent])}")
+        say(f"{where}{progress.done // self._each:,}{of} rows · {' · '.join([*numbers, *spent])}")
 
 
 class Bar:
@@ -217,7 +231,13 @@ class Bar:
         self._live.stop()
 
     def update(
-        self, progress: Progress, total: int | None, trouble: str | None = None, *, making: bool = False
+        self,
+        progress: Progress,
+        total: int | None,
+        trouble: str | None = None,
+        *,
+        making: bool = False,
+        where: str = "",
     ) -> None:
         """Redraw it."""
         # The terminal's own "^C" behind a line that fills the width would put all out of place.
@@ -227,7 +247,8 @@ class Bar:
         line = Table.grid(padding=(0, 1))
         room = min(60, max(8, width - cell_len(counted) - 1))
         line.add_row(ProgressBar(total=total, completed=rows, width=room, pulse=total is None), counted)
-        numbers = map(Text, _numbers(progress, total, self._each, trouble, making=making))
+        numbers = [Text(where)] if where else []
+        numbers += map(Text, _numbers(progress, total, self._each, trouble, making=making))
         spent = [*_charges(progress.tally), *map(Text, _spent(progress.tally, self._prices))]
         self._live.update(Group(line, *_packed(numbers, width), *_packed(spent, width)), refresh=True)
 
@@ -330,6 +351,44 @@ def summary(
     if ledger is not None:
         rows.append(("ledger", str(ledger)))
     fields(console, rows)
+
+
+def folder(found: FolderSummary, ledger: Place, prices: Mapping[str, Decimal] | None, told: Collection[str]) -> None:
+    """What a run over a folder did, on stderr, and what is there of all its shards, whoever ran them."""
+    counts = {"finished": found.finished, "before, or by other workers": found.elsewhere}
+    counts |= {"with problems": len(found.problems), "not reached": found.left}
+    rows: list[tuple[str, object]] = [
+        ("shards", f"{found.shards:,}: {', '.join(f'{count:,} {name}' for name, count in counts.items() if count)}")
+    ]
+    named = sorted(found.problems.items())
+    rows += [("", Text(clean(f"{name}: {problem}"), "red")) for name, problem in named[:_SHARDS_NAMED]]
+    if len(named) > _SHARDS_NAMED:
+        rows.append(("", f"and {len(named) - _SHARDS_NAMED:,} more"))
+    if found.elsewhere:
+        parts = {"answered": found.ok, "still checking": found.checking, "held": found.held}
+        parts["with problems"] = found.failed - found.held
+        said = ", ".join(f"{count:,} {name}" for name, count in parts.items() if count or name == "answered")
+        rows.append(("rows of all", f"{found.rows:,}: {said}"))
+    is_idle = not (found.finished or found.run.rows or found.run.tally.total)
+    if is_idle:
+        rows += [("this run", "nothing had to be asked"), ("ledger", str(ledger))]
+    elif found.elsewhere:
+        rows.append(("", "of these, this run:"))
+    fields(Console(stderr=True, highlight=False), rows)
+    if not is_idle:
+        summary(found.run, ledger, prices, told)
+
+
+def folder_as_json(found: FolderSummary, ledger: Place, prices: Mapping[str, Decimal] | None) -> dict[str, Any]:
+    """The same, for machines: what this run did, as of a list, and of `all` shards what is there."""
+    every = {name: getattr(found, name) for name in ("rows", "ok", "failed", "held", "checking")}
+    shards = {name: getattr(found, name) for name in ("finished", "elsewhere", "problems", "left")}
+    return {
+        **as_json(found.run, ledger, prices),
+        "complete": found.complete,
+        "shards": {"count": found.shards, **shards},
+        "all": every,
+    }
 
 
 def is_to_mend(done: Summary, ledger: Place | None) -> bool:

@@ -20,6 +20,7 @@
 | `postgres` | `SharedLedger`: a schema of a PostgreSQL server, for many machines |
 | `shared`, `postgres.sql` | what its thread does; and the server, where a group is one call of a function |
 | `watching` | what many wait for there, looked up once for all of them |
+| `shards`, `taking` | which worker has which of the lists of a folder; on a server |
 | `server` | the server and what can be wrong with it |
 """
 

@@ -43,6 +43,7 @@ from aisolution_async.ledger.store import (
     Stored,
     Verdict,
 )
+from aisolution_async.ledger.taking import SharedShards
 from aisolution_async.ledger.urls import Server, place_of
 from aisolution_async.ledger.watching import Watching
 from aisolution_async.spending import Spending
@@ -112,6 +113,11 @@ class SharedLedger(Grouping[SharedBook]):
     def share(self) -> Share:
         """See `Store.share`: an even part, among all who have the ledger open."""
         return self._terms.share
+
+    def shards(self, folder: UUID) -> SharedShards:
+        """The shards of a folder, which workers divide. All of them know the folder by that name."""
+        self._check()
+        return SharedShards(self.place, folder, self._submit)
 
     # -------------------------------------------------------------------------------------- on the event loop
 

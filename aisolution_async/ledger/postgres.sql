@@ -824,3 +824,46 @@ BEGIN
       SELECT * FROM ledger.attempts b WHERE b.identity = q.identity AND b.answer ORDER BY b.id + 0 DESC LIMIT 1
     ) a;
 END $$;
+
+
+-- Version 2: shards, the lists of a folder, of which each worker takes one after the other.
+
+-- A shard that somebody has or had: `owner` has it, nobody if that is null or ended. `since` is when the pass over the
+-- folder began that it was taken in, and `done_at` when it was done, null as long as it is not. A row is locked after
+-- all others. It decides about no money: the calls of a shard that two ask are claimed one by one, as all calls are.
+CREATE TABLE ledger.shards (
+  folder uuid NOT NULL,
+  name text NOT NULL,
+  owner bigint,
+  since timestamptz NOT NULL,
+  done_at timestamptz,
+  PRIMARY KEY (folder, name)
+) WITH (fillfactor = 50);
+
+
+-- Take a shard for an owner: 'taken', 'busy' (a living one has it), 'done' in this pass, or 'fenced': the owner that asks
+-- was taken for dead. Who had it and does not renew its lease is buried first, so that it finds out.
+CREATE FUNCTION ledger.take_shard(
+  p_owner bigint, p_folder uuid, p_name text, p_since timestamptz, p_error text
+) RETURNS text LANGUAGE plpgsql AS $$
+DECLARE v_holder bigint;
+BEGIN
+  IF current_setting('transaction_isolation') <> 'read committed' THEN
+    RAISE EXCEPTION 'isolation' USING ERRCODE = 'AL001';
+  END IF;
+  IF NOT EXISTS (SELECT FROM ledger.owners WHERE id = p_owner AND NOT ended) THEN RETURN 'fenced'; END IF;
+  SELECT owner INTO v_holder FROM ledger.shards WHERE folder = p_folder AND name = p_name;
+  IF v_holder <> p_owner THEN
+    PERFORM ledger.bury(v_holder, false, p_error);
+  END IF;
+  -- Who finishes it has the row: nobody waits for that.
+  PERFORM FROM ledger.shards WHERE folder = p_folder AND name = p_name FOR UPDATE SKIP LOCKED;
+  IF NOT FOUND AND v_holder IS NOT NULL THEN RETURN 'busy'; END IF;
+  INSERT INTO ledger.shards AS s VALUES (p_folder, p_name, p_owner, p_since)
+    ON CONFLICT (folder, name) DO UPDATE SET owner = p_owner, since = p_since, done_at = NULL
+    WHERE (s.done_at IS NULL OR s.done_at < p_since) AND (s.owner IS NULL OR s.owner = p_owner
+      OR EXISTS (SELECT FROM ledger.owners o WHERE o.id = s.owner AND o.ended));
+  IF FOUND THEN RETURN 'taken'; END IF;
+  RETURN (SELECT CASE WHEN done_at IS NULL THEN 'busy' ELSE 'done' END FROM ledger.shards
+    WHERE folder = p_folder AND name = p_name);
+END $$;

@@ -21,7 +21,7 @@ _log = logging.getLogger(__name__)
 
 Connection: TypeAlias = psycopg.Connection[tuple[Any, ...]]
 
-VERSION = 1
+VERSION = 2
 _OLDEST = 140000
 _MIGRATING = 4147  # any number, the same for everybody: for the lock of those who make or change a schema
 # A server that is gone is noticed within half a minute, and not by the system's own patience of hours.
@@ -100,8 +100,11 @@ def prepare(db: Connection, server: Server) -> bytes:
         with db.transaction():
             # Machines start together: one makes it, and the others find it made.
             db.execute("SELECT pg_advisory_xact_lock(%s, hashtext(%s))", (_MIGRATING, server.schema))
-            if _version(db, server) is None:
+            found = _version(db, server)
+            if found is None:
                 _make(db, server)
+            elif found != VERSION:
+                _bring_up(db, server, found)
     row = db.execute(named(server, "SELECT hash_key FROM ledger.book")).fetchone()
     assert row is not None
     return bytes(row[0])
@@ -147,6 +150,13 @@ def _make(db: Connection, server: Server) -> None:
     db.execute(
         named(server, "INSERT INTO ledger.book (version, hash_key) VALUES (%s, %s)"), (VERSION, secrets.token_bytes(32))
     )
+
+
+def _bring_up(db: Connection, server: Server, version: int) -> None:
+    """Add what came after that version. In the schema's text, each version begins with a line that says so."""
+    later = re.split(r"(?m)^(?=-- Version \d+)", definition())[1:]
+    db.execute(named(server, "".join(later[version:])))
+    db.execute(named(server, "UPDATE ledger.book SET version = %s"), (VERSION,))
 
 
 # --------------------------------------------------------------------------------------------------------- faults

@@ -16,6 +16,7 @@ from collections.abc import Callable, Container, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any, TypeVar
 from uuid import UUID
 
@@ -78,6 +79,9 @@ _SUMS = """SELECT (SELECT max_charges FROM ledger.book), (SELECT granted FROM le
     coalesce(sum(attempts) FILTER (WHERE state = 'unknown'), 0)::bigint,
     (SELECT count(*) FROM ledger.intents) + (SELECT count(*) FROM ledger.outstanding WHERE reserved)
     FROM ledger.rollup"""
+_SINCE = """SELECT coalesce(min(s.since), clock_timestamp())
+    FROM ledger.shards s JOIN ledger.owners o ON o.id = s.owner
+    WHERE s.folder = %s AND NOT o.ended AND o.expires_at > clock_timestamp()"""
 # So many attempts are looked at, old ones or not: however many there are, no statement takes long.
 _PURGE = """WITH looked AS MATERIALIZED (
         SELECT id, started_at < %s AND started_at + elapsed < %s AND (reply IS NOT NULL OR identity IS NOT NULL)
@@ -393,6 +397,27 @@ class SharedBook:
         """See `Store.limit`."""
         self._once("SELECT ledger.set_limit(%s)", max_charges)
         self._used_up = (0.0, "")
+
+    # ------------------------------------------------------------------------------------------ the shards of a folder
+
+    def shards_since(self, folder: UUID) -> datetime:
+        """When those who work through the folder began, which is now if nobody does."""
+        moment: datetime = self._once(_SINCE, folder)[0][0]
+        return moment
+
+    def take_shard(self, folder: UUID, name: str, since: datetime) -> tuple[str, int]:
+        """Take a shard: what became of that, and as which owner it was."""
+        while True:
+            values = (self._owner, folder, name, since, DIED)
+            ((said,),) = self._once("SELECT ledger.take_shard(%s, %s, %s, %s, %s)", *values)
+            if said != "fenced":
+                return said, self._owner
+            self._enter_anew()
+
+    def leave_shard(self, folder: UUID, name: str, owner: int) -> None:
+        """Leave a shard that was taken as that owner."""
+        query = "UPDATE ledger.shards SET owner = NULL WHERE folder = %s AND name = %s AND owner = %s"
+        self._once(query, folder, name, owner)
 
     # ------------------------------------------------------------------------------- the connection, and whose it is
 

@@ -16,7 +16,7 @@ from typing import Any
 from aisolution_async import clock
 from aisolution_async.bulk import pretended
 from aisolution_async.bulk.notes import note_of
-from aisolution_async.bulk.report.applicants import Asked
+from aisolution_async.bulk.report.applicants import Asked, read_shards
 from aisolution_async.bulk.report.applicants import read as read_applicants
 from aisolution_async.bulk.report.counting import read
 from aisolution_async.bulk.report.page import Report, page
@@ -53,7 +53,7 @@ class ReportOptions:
 def make_report(
     file: str | os.PathLike[str] | Server, *, options: ReportOptions | None = None, made_at: datetime | None = None
 ) -> str:
-    """The report of `file`, a ledger (its path or URL) or what `bulk` wrote, as one HTML document.
+    """The report of `file`, a ledger (its path or URL) or what `bulk` wrote (a folder too), as one HTML document.
 
     The other of the two is read too if it stands beside it; what is missing is said. The same files give the same
     text, but for `made_at` (the default: now, in UTC). They are only read, whoever writes to the ledger meanwhile. No
@@ -79,7 +79,12 @@ def _made(files: Sources, options: ReportOptions, made_at: datetime | None) -> s
             options.columns,
             () if figures is None else {*figures.by_endpoint},
         )
-        applicants = read_applicants(files.results, files.ending, asked, is_part=files.is_part)
+        if files.shards:
+            if options.photos:
+                raise ConfigurationError("photos are shown of one list: name its file in the folder, and the ledger")
+            applicants = read_shards(files.results.name, files.shards, asked)
+        else:
+            applicants = read_applicants(files.results, files.ending, asked, is_part=files.is_part)
         applicants.prices, applicants.currency = prices, options.currency
         if options.photos:
             folder = files.results.absolute().parent

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from aisolution_async.api import CALLS, Judgment, Kind
 from aisolution_async.bulk import words
@@ -21,6 +21,9 @@ from aisolution_async.bulk.results import Results, RowState
 from aisolution_async.errors import ConfigurationError
 from aisolution_async.inputs import columns, numbers
 from aisolution_async.inputs.columns import Fit, Role
+
+if TYPE_CHECKING:
+    from aisolution_async.bulk.earlier import Source
 
 MOST_LISTED = 200
 """How many rows are listed of each kind."""
@@ -48,12 +51,14 @@ _SAME_COLUMNS = ("facecompare", "idholding")
 class RowName:
     """A row of the file, as a spreadsheet counts them, and its key, if it has one.
 
-    `place` is where the list has it, if its problem says so and that is another number.
+    `place` is where the list has it, if its problem says so and that is another number. `shard` is the file, where
+    there are several.
     """
 
     number: int
     key: str | None
     place: str | None = None
+    shard: str | None = None
 
 
 @dataclass(slots=True)
@@ -169,27 +174,61 @@ def read(path: Path, ending: str, asked: Asked, *, is_part: bool = False) -> App
 
     Raises ConfigurationError where it has no results, and UnreadableInputError.
     """
-    from aisolution_async.bulk.earlier import Source, records  # noqa: PLC0415  # it imports the words of reports
+    from aisolution_async.bulk.earlier import Source  # noqa: PLC0415  # it imports the words of reports
+
+    found, problems = Applicants(path.name, is_part), dict[str, ListedProblem]()
+    _read(Source(path, ending, is_part=is_part), asked, found, problems)
+    return _sorted(found, problems)
+
+
+def read_shards(name: str, paths: Sequence[Path], asked: Asked) -> Applicants:
+    """The same of the results of a folder of lists, which is called `name`: of all these files together."""
+    from aisolution_async.bulk.earlier import Source  # noqa: PLC0415  # it imports the words of reports
+
+    found, problems = Applicants(name), dict[str, ListedProblem]()
+    for path in paths:
+        _read(Source(path, path.suffix.lower()), asked, found, problems, shard=path.name)
+    return _sorted(found, problems)
+
+
+def _read(
+    source: Source, asked: Asked, found: Applicants, problems: dict[str, ListedProblem], *, shard: str | None = None
+) -> None:
+    """Count the rows of a file in."""
+    from aisolution_async.bulk.earlier import records  # noqa: PLC0415  # it imports the words of reports
 
     header: list[str] = []
     reading: _RowReader | None = None
-    found = Applicants(path.name, is_part)
-    for number, record in enumerate(records(Source(path, ending, is_part=is_part), header), 2):
+    for number, record in enumerate(records(source, header), 2):
         if not record:
             found.left_out[TORN] += 1
             continue
         if reading is None:
-            reading = _RowReader(path, [*record], asked, found)
+            reading = _RowReader(source.path, [*record], asked, found, problems)
+            reading.shard = shard
         reading.add(number, record)
     if reading is None:
-        reading = _RowReader(path, header, asked, found)
-    return reading.done()
+        _RowReader(source.path, header, asked, found, problems)
+
+
+def _sorted(found: Applicants, problems: Mapping[str, ListedProblem]) -> Applicants:
+    found.problems = sorted(problems.values(), key=lambda problem: -problem.count)
+    return found
 
 
 class _RowReader:
     """What goes through the rows of a file with the columns `header`."""
 
-    def __init__(self, path: Path, header: Sequence[str], asked: Asked, found: Applicants) -> None:
+    def __init__(
+        self,
+        path: Path,
+        header: Sequence[str],
+        asked: Asked,
+        found: Applicants,
+        problems: dict[str, ListedProblem],
+    ) -> None:
+        self.shard: str | None = None
+        """What the file is called, where there are several."""
         self._found = found
         self._results, inputs = _results_of(header)
         if header and not self._results:
@@ -206,9 +245,9 @@ class _RowReader:
         self._photos = [
             self._photo_columns(name, inputs, asked.columns) if asked.photos else [] for name in self._names
         ]
-        self._problems: dict[str, ListedProblem] = {}
+        self._problems = problems
         for name in self._names:
-            found.services[name] = Service()
+            found.services.setdefault(name, Service())
 
     def _photo_columns(self, name: str, inputs: Sequence[str], said: Mapping[str, str]) -> list[tuple[str, str]]:
         """The columns of an endpoint's photos, with the parameters' names."""
@@ -306,12 +345,7 @@ class _RowReader:
         key = None if self._key is None else text(record.get(self._key)).strip()[:_LONGEST]
         if key and (told := numbers.mobile_of(key)) is not None and told[1]:
             key = None  # it is somebody's number
-        return RowName(number, key or None)
-
-    def done(self) -> Applicants:
-        """What was found."""
-        self._found.problems = sorted(self._problems.values(), key=lambda problem: -problem.count)
-        return self._found
+        return RowName(number, key or None, shard=self.shard)
 
 
 _EITHER = "facecompare or idholding"

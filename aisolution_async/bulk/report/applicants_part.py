@@ -194,7 +194,8 @@ def _picture(photograph: Photograph, row: ToJudge) -> Html:
 def _named(row: RowName) -> Html:
     key = None if row.key is None else [" ", stranger(row.key)]
     place = None if row.place is None else f" ({row.place})"
-    return tag("span", f"row {row.number:,}", place, key, class_="row")
+    shard = None if row.shard is None else f"{row.shard}, "
+    return tag("span", shard, f"row {row.number:,}", place, key, class_="row")
 
 
 def _listed(names: Sequence[Html], count: int) -> Content:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from aisolution_async.bulk.disk import ASIDE
 from aisolution_async.errors import ConfigurationError
 from aisolution_async.ledger.urls import Place
 
@@ -17,7 +19,7 @@ _SQLITE = b"SQLite format 3\x00"
 class Sources:
     """What is read. `ending` is the format of the results, `is_part` says that their run is not over.
 
-    `notes` say what could not be found.
+    Where the results are a folder, `shards` are the files in it that are whole. `notes` say what could not be found.
     """
 
     ledger: Place | None
@@ -25,6 +27,7 @@ class Sources:
     ending: str = ""
     is_part: bool = False
     notes: list[str] = field(default_factory=list)
+    shards: Sequence[Path] = ()
 
     @property
     def output(self) -> Path | None:
@@ -37,7 +40,7 @@ def files_of(named: Place, *, ledger: Place | None = None, results: Path | None 
 
     Raises ConfigurationError where that cannot be told, or what was said is not there.
     """
-    if not isinstance(named, Path) or _is_ledger(named):
+    if not isinstance(named, Path) or (not named.is_dir() and _is_ledger(named)):
         if ledger is not None:
             raise ConfigurationError(f"{str(named)!r} is a ledger, and --ledger names another one: leave one out")
         ledger = named
@@ -64,6 +67,8 @@ def files_of(named: Place, *, ledger: Place | None = None, results: Path | None 
                 f"No ledger was found beside the results ({beside[0].name}): attempts, their cost and their times are "
                 "not on this page. Say --ledger FILE."
             )
+    if results.is_dir():
+        return _folder(results, ledger, notes)
     ending = next((suffix.lower() for suffix in reversed(results.suffixes) if suffix.lower() in _KNOWN), None)
     if ending is None:
         known = ", ".join(_KNOWN)
@@ -74,6 +79,17 @@ def files_of(named: Place, *, ledger: Place | None = None, results: Path | None 
     if part.is_file():
         return Sources(ledger, part, ".jsonl" if ending == ".xlsx" else ending, True, notes)
     raise ConfigurationError(f"there are no results {str(results)!r}: check the path")
+
+
+def _folder(results: Path, ledger: Place | None, notes: list[str]) -> Sources:
+    """The results of a folder of lists. Raises ConfigurationError where it has none."""
+    done = sorted((results / ASIDE).glob("*.done"))
+    shards = [path for path in (results / note.name.removesuffix(".done") for note in done) if path.is_file()]
+    if not shards:
+        raise ConfigurationError(f"there are no results in the folder {str(results)!r}: check the path")
+    if others := len(done) - len(shards) + len([*results.glob("*.part")]):
+        notes.append(f"Shards without results yet, whose rows are not on this page: {others:,}.")
+    return Sources(ledger, results, notes=notes, shards=shards)
 
 
 def _is_ledger(path: Path) -> bool:
@@ -91,5 +107,7 @@ def _output_of(ledger: Path) -> Path | None:
         if ledger.name.endswith(ending) and len(ledger.name) > len(ending):
             output = ledger.with_name(ledger.name.removesuffix(ending))
             if output.suffix.lower() in _KNOWN and (output.is_file() or Path(f"{output}.part").is_file()):
+                return output
+            if (output / ASIDE).is_dir():
                 return output
     return None
