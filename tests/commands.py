@@ -15,7 +15,7 @@ from click.testing import CliRunner, Result
 
 from aisolution_async.cli.commands import aisolution
 
-from .support import NUMBER, TOKEN
+from .support import LAST_RESORT, NUMBER, TOKEN
 
 PROFILE = {"number": NUMBER, "whatsapp": "yes"}
 COMMAND = [sys.executable, "-m", "aisolution_async.cli"]
@@ -79,7 +79,7 @@ class Stall:
         if number >= self._at:
             if number == self._at:
                 os.kill(os.getpid(), self._press)
-            self.released.wait(20)
+            self.released.wait(LAST_RESORT)
         return ok(PROFILE)
 
 

@@ -29,6 +29,37 @@ from .support import Answers, ThreadVendor, VendorOf
 settings.register_profile("suite", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("suite")
 
+# How coverage tells a child that it is measured.
+COVERAGE = ("COVERAGE_PROCESS_CONFIG", "COVERAGE_PROCESS_START")
+
+# Where the tests were started.
+HERE = Path.cwd()
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
+    """Children of a test without coverage have none either."""
+    measured = {} if item.get_closest_marker("no_cover") is None else {n: os.environ.pop(n, None) for n in COVERAGE}
+    try:
+        return (yield)
+    finally:
+        os.environ.update({name: value for name, value in measured.items() if value is not None})
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_teardown(item: pytest.Item) -> Iterator[None]:
+    """A test that leaves the process elsewhere fails itself, and not those that come after it."""
+    try:
+        return (yield)
+    finally:
+        try:
+            left = Path.cwd()
+        except FileNotFoundError:
+            left = None
+        if left != HERE:
+            os.chdir(HERE)
+            pytest.fail(f"it left the process in {left or 'a folder that is gone'}")
+
 
 # The command line.
 

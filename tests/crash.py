@@ -52,6 +52,8 @@ from aisolution_async.sandbox import Fault, Sandbox
 from aisolution_async.sandbox.faults import ENVELOPE_OF_BUSY
 from aisolution_async.sandbox.vendor import Request, Served
 
+from .support import LAST_RESORT
+
 CONCURRENCY = 50
 
 # --------------------------------------------------------------------------------------- a batch, killed at random
@@ -334,7 +336,7 @@ class Run:
 
     async def end(self) -> Ended:
         try:
-            async with asyncio.timeout(300):
+            async with asyncio.timeout(LAST_RESORT):
                 _, said = await self.process.communicate()
         finally:
             self.kill()

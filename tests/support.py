@@ -18,6 +18,10 @@ from aisolution_async import AsyncClient
 from aisolution_async.integrations.instant import InstantLoop
 
 P = ParamSpec("P")
+
+LAST_RESORT = 600.0
+"""Seconds after which a test that hangs fails. No test may need it: how long one takes says how busy the machine is."""
+
 TOKEN = "tok-3n/secret+value=="
 GROUP_ID = "LxiKPLIMGFpXzXas"
 

@@ -342,6 +342,7 @@ async def test_a_bug_in_one_call_does_not_take_the_others_down() -> None:
 # --------------------------------------------------------------------------------------------- in the large
 
 
+@pytest.mark.no_cover
 @settings(max_examples=60, deadline=None)
 @given(st.data())
 def test_every_call_read_comes_out_exactly_once(data: st.DataObject) -> None:
@@ -420,6 +421,7 @@ def test_every_call_read_comes_out_exactly_once(data: st.DataObject) -> None:
     run()
 
 
+@pytest.mark.no_cover
 @virtual
 async def test_memory_is_flat(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("aisolution_async.batching.twins.REMEMBERED", 2_000)

@@ -222,6 +222,7 @@ async def test_a_future_in_place_of_the_list() -> None:
 # ------------------------------------------------------------------------------------------------ the reader by itself
 
 
+@pytest.mark.no_cover
 @given(st.data())
 def test_the_reader_is_never_further_ahead_than_it_may(data: st.DataObject) -> None:
     """And never stands still where nothing else would wake it, whatever is taken and parked meanwhile."""

@@ -91,6 +91,7 @@ def charges(tally: Tally) -> tuple[int, int, int]:
     return tally.charged, tally.free, tally.unknown
 
 
+@pytest.mark.no_cover
 @pytest.mark.parametrize("with_ledger", [True, False], ids=["ledger", "no ledger"])
 async def test_every_number_is_resolved_once_and_the_bill_is_the_tally(with_ledger: bool, tmp_path: Path) -> None:
     outcomes: list[Outcome] = []

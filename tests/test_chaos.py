@@ -13,6 +13,7 @@ from aisolution_async.sandbox.faults import KINDS
 from .chaos import Noted, Run, Told, one_run
 
 
+@pytest.mark.no_cover
 async def test_everything_goes_wrong_and_everything_adds_up(tmp_path: Path) -> None:
     """`python -m tests.chaos 100000` asks a hundred thousand calls."""
     summary = await one_run(tmp_path, calls=1500, seed=1, timeout=3, patience=30)

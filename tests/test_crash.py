@@ -7,6 +7,7 @@ import pytest
 from .crash import KINDS, play
 
 
+@pytest.mark.no_cover
 @pytest.mark.parametrize(
     ("kind", "seed", "rows"),
     [

@@ -48,7 +48,7 @@ from aisolution_async.sandbox import Sandbox
 from aisolution_async.wire.form import Form
 from aisolution_async.wire.transport import PoolTransport
 
-from .support import Vendor, client_of, ok_whatsapp, picture, raw_server, says
+from .support import LAST_RESORT, Vendor, client_of, ok_whatsapp, picture, raw_server, says
 
 TOKEN = "tok-3n/secret+value=="
 NUMBER = "6281387300008"
@@ -214,7 +214,7 @@ class SlowFile:
 
     def read(self, size: int) -> bytes:
         self.reading.set()
-        self.go.wait(60)
+        self.go.wait(LAST_RESORT)
         data, self._data = self._data, b""
         return data
 

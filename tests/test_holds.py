@@ -31,7 +31,7 @@ from aisolution_async import (
 )
 from aisolution_async.ledger import Ask, Busy, Result, Started, Stored, Verdict
 
-from .support import Vendor, client_of, in_turn, says, virtual
+from .support import LAST_RESORT, Vendor, client_of, in_turn, says, virtual
 
 CHARGED, FREE, UNKNOWN = Charge.CHARGED, Charge.FREE, Charge.UNKNOWN
 NUMBER = "+6281387300008"
@@ -351,7 +351,7 @@ async def test_a_batch_ends_every_call_with_its_own_outcome(ledger_path: Path, w
     vendor = Vendor(lambda request, _: answer(request))
     calls = [WhatsAppDetail(f"+62813873000{n:02}", key=n) for n in range(20)]
     async with Foreign(ledger_path, **{where: fault}) as store, client_of(vendor, ledger=store) as client:
-        async with asyncio.timeout(30), client.batch(calls) as batch:
+        async with asyncio.timeout(LAST_RESORT), client.batch(calls) as batch:
             outcomes = [outcome async for outcome in batch]
         assert sorted(cast(int, outcome.key) for outcome in outcomes) == list(range(20))
         for outcome in outcomes:
@@ -385,7 +385,7 @@ async def test_a_store_that_answers_what_no_store_should(ledger_path: Path, wher
     vendor = Vendor(lambda request, _: answer(request))
     calls = [WhatsAppDetail(f"+62813873000{n:02}", key=n) for n in range(3)]
     async with Foreign(ledger_path, **{where: given}) as store, client_of(vendor, ledger=store, deadline=0.3) as client:
-        async with asyncio.timeout(30), client.batch(calls) as batch:
+        async with asyncio.timeout(LAST_RESORT), client.batch(calls) as batch:
             outcomes = [outcome async for outcome in batch]
     assert len(outcomes) == 3
     assert all(outcome.ok == (where == "find") for outcome in outcomes)

@@ -577,12 +577,14 @@ async def test_no_secret_is_in_the_file(ledger_path: Path) -> None:
 # ------------------------------------------------------------------------------------------------------ kill -9
 
 
+@pytest.mark.no_cover
 @pytest.mark.parametrize("seed", [1, 2])
 async def test_kill_nine(seed: int, tmp_path: Path) -> None:
     """`python -m tests.crash 50 --kind batch` runs fifty of these, with 5,000 calls each."""
     assert await one_round(tmp_path, random.Random(seed), calls=1200) > 1
 
 
+@pytest.mark.no_cover
 async def test_two_processes_over_one_ledger(place: Path | str) -> None:
     async with CountingSandbox() as sandbox:
         children = [

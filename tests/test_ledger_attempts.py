@@ -137,6 +137,7 @@ async def test_the_number_of_an_attempt_is_kept(ledger: AnyLedger) -> None:
         assert stored.attempt.number == 2
 
 
+@pytest.mark.no_cover
 async def test_memory_is_flat(file_ledger: Ledger) -> None:
     numbers = itertools.count()
 

@@ -139,27 +139,27 @@ def test_a_budget_equal_to_the_need_over_four_processes(server_url: str, tmp_pat
 # --------------------------------------------------------------------------------- processes that die, or are stopped
 
 
+@pytest.mark.no_cover
 def test_kill_9_under_a_budget(server_url: str, tmp_path: Path) -> None:
     """Killed again and again while attempts are in flight: never over, nothing twice, unknown what was in flight."""
-    bill, calls, budget, at_once, kills = tmp_path / "bill", 1500, 1000, 20, 0
+    bill, calls, budget, at_once, kills = tmp_path / "bill", 900, 600, 20, 0
     bill.touch()
     rng = random.Random(3)
     options = repr({"max_charges": budget, "lease": 1.0})
     workers: dict[int, subprocess.Popen[str]] = {}
     with contextlib.ExitStack() as stack:
-        seed, is_over = 0, False
-        while not is_over:  # until one has gone through all calls, whatever became of each
+        seed = 0
+        for _ in range(8):
             while len(workers) < 4:
                 seed += 1
                 workers[seed] = stack.enter_context(child(WORKER, server_url, bill, calls, at_once, seed, options))
-            target = min(len(billed(bill)) + rng.randrange(20, 120), budget)
+            target = min(len(billed(bill)) + rng.randrange(10, 60), budget)
             while len(billed(bill)) < target and all(worker.poll() is None for worker in workers.values()):
                 time.sleep(0.002)
-            is_over = any(worker.poll() == 0 for worker in workers.values())
-            if not is_over:
-                victim = workers.pop(rng.choice(sorted(workers)))
-                victim.kill()
-                kills += victim.wait() == -signal.SIGKILL
+            victim = workers.pop(rng.choice(sorted(workers)))
+            victim.kill()
+            kills += victim.wait() == -signal.SIGKILL
+        # The others go through all calls, whatever became of each.
         assert [worker.wait() for worker in workers.values()] == [0] * len(workers)
     sent = billed(bill)
     assert kills > 5
@@ -179,6 +179,7 @@ def test_kill_9_under_a_budget(server_url: str, tmp_path: Path) -> None:
     asyncio.run(look())
 
 
+@pytest.mark.no_cover
 async def test_batches_that_are_killed_over_a_real_wire(server_url: str) -> None:
     """Whole clients, with a sandbox to ask: killed in the middle, and gone on with, by two at a time."""
     calls, at_once, kills = 400, 20, 0

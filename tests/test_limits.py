@@ -25,7 +25,7 @@ from aisolution_async import (
 from aisolution_async.limits import Gate
 
 from .batches import Desk, asks, taken
-from .support import Vendor, client_of, in_turn, ok_whatsapp, says, virtual
+from .support import LAST_RESORT, Vendor, client_of, in_turn, ok_whatsapp, says, virtual
 
 CHARGED, FREE, UNKNOWN = Charge.CHARGED, Charge.FREE, Charge.UNKNOWN
 
@@ -68,6 +68,7 @@ async def run_for(seconds: float, vendor: Vendor, **options: Any) -> None:
                 pass
 
 
+@pytest.mark.no_cover
 @pytest.mark.parametrize("latency", [0.01, 0.05, 0.2])
 @virtual
 async def test_adaptive_finds_what_the_vendor_can_do(latency: float) -> None:
@@ -78,6 +79,7 @@ async def test_adaptive_finds_what_the_vendor_can_do(latency: float) -> None:
     assert sum(busy.rejected.values()) <= 0.05 * (sum(busy.rejected.values()) + sum(busy.answered.values()))
 
 
+@pytest.mark.no_cover
 @virtual
 async def test_adaptive_follows_the_vendor_down_and_up() -> None:
     busy = Busy((0, 300), (10, 150), (20, 300))
@@ -108,6 +110,7 @@ async def test_adaptive_has_bounds_and_does_not_grow_unused() -> None:
         assert batch.progress.limit <= 3
 
 
+@pytest.mark.no_cover
 @virtual
 async def test_adaptive_is_per_endpoint() -> None:
     loop = asyncio.get_running_loop()
@@ -241,6 +244,7 @@ async def test_repeats_are_rationed_and_not_failed() -> None:
     assert len(repeats) <= 0.2 * 400 + 10 * took + 20
 
 
+@pytest.mark.no_cover
 @virtual
 async def test_a_vendor_that_is_down_for_a_minute() -> None:
     loop = asyncio.get_running_loop()
@@ -428,4 +432,4 @@ def test_batches_keep_going_on_uvloop() -> None:
                 assert len(outcomes) == 150
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(asyncio.wait_for(run(), 20))
+        runner.run(asyncio.wait_for(run(), LAST_RESORT))

@@ -27,7 +27,7 @@ from aisolution_async.inputs.location import without_location
 from .commands import run
 from .pictures import encoded, portrait
 from .sheets import bulk, read, sane, write
-from .support import Vendor, client_of
+from .support import LAST_RESORT, Vendor, client_of
 from .test_location import exif
 
 NFC, NFD = (unicodedata.normalize(form, "José Ünal.jpg") for form in ("NFC", "NFD"))
@@ -332,7 +332,7 @@ async def test_a_run_that_is_stopped_while_it_searches(folder: Path, monkeypatch
 
     def slow(path: Any) -> Any:
         begun.set()
-        go_on.wait(30)
+        go_on.wait(LAST_RESORT)
         return scandir(path)
 
     monkeypatch.setattr(os, "scandir", slow)

@@ -31,7 +31,7 @@ from aisolution_async.ledger.store import Ask, Verdict
 from aisolution_async.sandbox import Sandbox
 from aisolution_async.sandbox.faults import Fault
 
-from .support import Vendor, client_of, ok_whatsapp, virtual
+from .support import LAST_RESORT, Vendor, client_of, ok_whatsapp, virtual
 
 ROOT = Path(__file__).parent.parent
 
@@ -143,7 +143,7 @@ def run(project: Path, installed: Path, *options: str) -> str:
         env=env | {"PYTHONPATH": str(installed)},
         capture_output=True,
         text=True,
-        timeout=600,  # not for ever, whatever is wrong; a busy machine is not
+        timeout=LAST_RESORT,
         check=False,
     )
     return done.stdout + done.stderr

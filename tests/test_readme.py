@@ -160,7 +160,7 @@ def test_the_two_lines_to_paste() -> None:
     """They are run on a fresh clone by `.ci/run`, which reads them from the README."""
     assert [line for name, line in SHELL if name == "README.md" and line.startswith("python3 -m venv")] == [
         "python3 -m venv .venv && .venv/bin/pip install '.[cli]' && .venv/bin/aisolution demo",
-        "python3 -m venv .venv && .venv/bin/pip install -e '.[dev]' && .venv/bin/python -m pytest",
+        "python3 -m venv .venv && .venv/bin/pip install -e '.[dev]' && .venv/bin/python -m pytest -n auto",
     ]
 
 

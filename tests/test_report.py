@@ -61,7 +61,7 @@ from .commands import run
 from .ledgers import ledger_at
 from .pictures import portrait
 from .sheets import bulk
-from .support import Vendor, says
+from .support import LAST_RESORT, Vendor, says
 
 DAY = datetime(2026, 10, 5, 8, tzinfo=UTC)
 NOW = datetime(2026, 12, 1, 9, 30, tzinfo=UTC)
@@ -1269,7 +1269,7 @@ class Browser:
         with suppress(OSError, AssertionError):
             self("Browser.close")
         try:
-            self._process.wait(10)
+            self._process.wait(LAST_RESORT)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()

@@ -801,6 +801,7 @@ def json_lines() -> Iterator[str]:
         yield f'{{"ref": "A{number}", "number": 62813{number:08}, "note": "something about é"}}\n'
 
 
+@pytest.mark.no_cover
 @pytest.mark.parametrize("ending", ["csv", "jsonl", "parquet"])
 def test_memory_stays_flat(tmp_path: Path, ending: str) -> None:
     path = tmp_path / f"in.{ending}"

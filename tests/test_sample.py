@@ -94,6 +94,7 @@ async def test_a_sample_is_paid_for_once() -> None:
     assert found.charges["gliswadetail"].paid == len({asked(r) for r in vendor.requests[:first]} & charged.keys())
 
 
+@pytest.mark.no_cover
 async def test_what_it_says_is_right_for_most_lists(tmp_path: Path) -> None:
     """Sorted lists with rows that are alike, unavailable numbers that are free, and a word that is rare."""
     lists, held = 60, Counter[str]()

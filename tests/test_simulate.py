@@ -25,6 +25,7 @@ QUICKLY_FOUND = (
 )
 
 
+@pytest.mark.no_cover
 @pytest.mark.parametrize("first", range(0, 800, 200))
 def test_every_law_holds(first: int) -> None:
     _, events, _, broken = run_range(range(first, first + 200))
@@ -45,6 +46,7 @@ def test_every_bug_can_be_planted() -> None:
     assert len({*BUGS.values()}) == len(BUGS)
 
 
+@pytest.mark.no_cover
 @pytest.mark.parametrize("name", QUICKLY_FOUND)
 def test_a_bug_is_found(name: str) -> None:
     seeds, what = seeds_until_found(name, 300)
@@ -52,6 +54,7 @@ def test_a_bug_is_found(name: str) -> None:
     assert what
 
 
+@pytest.mark.no_cover
 def test_a_seed_has_one_history() -> None:
     """In every process, whatever came before."""
     here = [run(plan_of(seed), tells=True)[1] for seed in (5, 11, 23)]

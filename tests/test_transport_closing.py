@@ -17,6 +17,7 @@ from aisolution_async.wire import dial as dial_module
 from aisolution_async.wire import transport as transport_module
 from aisolution_async.wire.transport import Flight
 
+from .support import LAST_RESORT
 from .wires import (
     PIECE,
     SECRET,
@@ -163,7 +164,7 @@ async def test_closing_while_a_name_is_looked_up(monkeypatch: pytest.MonkeyPatch
 
     def getaddrinfo(*args: Any, **kwargs: Any) -> Any:
         if args[-1] != socket.AI_NUMERICHOST:
-            found.wait(5)
+            found.wait(LAST_RESORT)
         raise socket.gaierror("no such name")
 
     monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)

@@ -15,6 +15,7 @@ from aisolution_async.wire.connection import Connection
 from aisolution_async.wire.reuse import Reuse
 from aisolution_async.wire.transport import Flight
 
+from .support import LAST_RESORT
 from .wires import SECRET, Pool, Server, Taken, Wire, ask, everywhere, fails, on, sockets, turns, virtually
 
 pytestmark = pytest.mark.usefixtures("frozen_imports", "restless")
@@ -204,7 +205,7 @@ async def test_a_server_that_speaks_first_and_closes_keeps_nobody_waiting() -> N
         except httpx.TransportError as exc:
             return type(exc)
 
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(LAST_RESORT):
         await asyncio.gather(*(ask() for _ in range(20)))
         await transport.aclose()
     server.close()

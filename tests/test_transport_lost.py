@@ -58,6 +58,7 @@ async def test_a_server_that_closes_early_is_learned_and_forgotten() -> None:
         assert len(server.peers) == made
 
 
+@pytest.mark.no_cover
 @virtually
 async def test_a_server_that_never_keeps_connections_costs_a_request_a_trial() -> None:
     async def script(peer: Peer) -> None:

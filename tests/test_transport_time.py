@@ -16,6 +16,7 @@ from aisolution_async.integrations.instant import InstantLoop
 from aisolution_async.wire import connection as connection_module
 from aisolution_async.wire.transport import Flight
 
+from .support import LAST_RESORT
 from .wires import OK, Lazy, Peer, Pool, Server, ask, fails, lazy_request, silent, turns, virtually
 
 pytestmark = pytest.mark.usefixtures("frozen_imports", "restless")
@@ -190,7 +191,7 @@ def test_a_connect_timeout_that_is_heard_of_late_loses_no_place(uv: bool, monkey
                 codes.append((await transport.handle_async_request(request)).status_code)
         assert len(codes) >= 4
         assert set(codes) == {200}
-        await asyncio.wait_for(transport.aclose(), 10)
+        await asyncio.wait_for(transport.aclose(), LAST_RESORT)
         server.close()
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop if uv else None) as runner:

@@ -26,6 +26,8 @@ from aisolution_async.wire.connection import Connection
 from aisolution_async.wire.reuse import Reuse
 from aisolution_async.wire.transport import Flight, Origin, PoolTransport
 
+from .support import LAST_RESORT
+
 SECRET = "tok3nS3cret"
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 NO_FUTURE = b"HTTP/1.1 200 OK\r\nKeep-Alive: timeout=0\r\nContent-Length: 2\r\n\r\nok"
@@ -51,7 +53,7 @@ def on(*names: str) -> Callable[[Callable[..., Awaitable[None]]], Callable[..., 
                 if loop_name == "virtual":
                     await test(**kwargs)
                 else:
-                    async with asyncio.timeout(25):
+                    async with asyncio.timeout(LAST_RESORT):
                         await test(**kwargs)
 
             with asyncio.Runner(loop_factory=LOOPS[loop_name]) as runner:
