@@ -183,27 +183,24 @@ def measure(postgres: Any, count: int) -> None:
     print_table([("", "bytes a row", "GB"), *weights])
     print(f"\nMade in {made['made']:.0f} s, first vacuum {made['vacuumed']:.1f} s.\n")
     sys.stdout.flush()
-    rows = [("", "rows", "seconds", "CPU, s", "rows/s", "peak MB")]
-    for work, (name, _) in _WORK.items():
-        found = _child({"work": work, "url": url, "count": count})
-        rate = "" if work in ("summary", "report") else f"{found['rows'] / found['wall']:,.0f}"
-        rows.append(
-            (
-                name,
-                f"{found['rows']:,.0f}",
-                f"{found['wall']:.2f}",
-                f"{found['cpu']:.2f}",
-                rate,
-                f"{found['memory']:.0f}",
-            )
-        )
+    rows = [("", "rows", "seconds", "CPU, s", "rows/s", "peak MB", "WAL, MB")]
     with psycopg.connect(base, autocommit=True) as db:
-        began = time.perf_counter()
-        db.execute(f"VACUUM {schema}.attempts")
-        rows.append(("vacuum after it", "", f"{time.perf_counter() - began:.2f}", "", "", ""))
+        for work, (name, _) in _WORK.items():
+            before = _written(db)
+            found = _child({"work": work, "url": url, "count": count})
+            seconds, cpu, rate = (f"{found['wall']:.2f}", f"{found['cpu']:.2f}", found["rows"] / found["wall"])
+            each = "" if work in ("summary", "report") else f"{rate:,.0f}"
+            weight = (f"{found['memory']:.0f}", f"{(_written(db) - before) / 1e6:.0f}")
+            rows.append((name, f"{found['rows']:,.0f}", seconds, cpu, each, *weight))
         grown = sizes(db, schema)["attempts"] / made["attempts"] - 1
     print_table(rows)
     print(f"\nThe purge has made the table larger by {100 * grown:.0f} %: room for what comes next.")
+
+
+def _written(db: Any) -> int:
+    """Bytes that the server has written to its log, ever."""
+    ((found,),) = db.execute("SELECT (pg_current_wal_lsn() - '0/0')::bigint").fetchall()
+    return int(found)
 
 
 def _child(spec: dict[str, Any]) -> dict[str, float]:
