@@ -142,11 +142,15 @@ class SharedLedger(Grouping[SharedBook]):
             try:
                 return self._queue.get(timeout=self._terms.lease / 3)
             except queue.Empty:
-                try:
-                    self._do_together(book, [])
-                    book.renew()
-                except (psycopg.Error, LedgerError):
-                    """The next to ask is told. Meanwhile nothing is sent that has leave."""
+                self._live_on(book)
+
+    def _live_on(self, book: SharedBook) -> None:
+        """Nothing was asked for a third of the lease."""
+        try:
+            self._do_together(book, [])
+            book.renew()
+        except (psycopg.Error, LedgerError):
+            """The next to ask is told. Meanwhile nothing is sent that has leave."""
 
     def _do_together(self, book: SharedBook, works: list[Work]) -> list[object]:
         answers: list[object] = []
