@@ -66,6 +66,27 @@ def ahead(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 # -------------------------------------------------------------------------------------------------- who is alive
 
 
+async def test_the_lease_is_renewed_while_it_is_asked_all_the_time(server_url: str) -> None:
+    """As who waits for others does: no look at them renews it."""
+    async with ledger_at(server_url, lease=0.3) as ledger:
+        first = rows(server_url, "SELECT expires_at FROM owners")
+        while rows(server_url, "SELECT expires_at FROM owners") == first:
+            await ledger.find([ask(ledger)])
+
+
+async def test_who_waits_for_somebody_who_dies_is_told(two: tuple[AnyLedger, AnyLedger]) -> None:
+    ledger, other = two
+    await start(ledger)
+    verdict = await other.begin(ask(other))
+    assert isinstance(verdict, Busy)
+    waiting = asyncio.create_task(verdict.wait())
+    await asyncio.sleep(0)
+    assert not waiting.done()
+    expire(ledger)
+    await waiting
+    assert isinstance(await other.begin(ask(other)), Held)
+
+
 async def test_who_renews_while_it_is_being_buried_lives(two: tuple[AnyLedger, AnyLedger], server_url: str) -> None:
     """The expiry is looked at again once the row is locked: its owner had the lock, and renewed."""
     ledger, other = two
@@ -254,6 +275,16 @@ async def test_the_first_answer_counts(server_url: str) -> None:
         started = await do(ledger, answered())
         await ledger.end(started, answered(reply=b'{"another": 1}'))
         assert [record.reply for record in ledger.answers()] == [answered().reply]
+        check(server_url)
+
+
+async def test_an_answer_by_callback_lifts_every_hold(server_url: str) -> None:
+    async with ledger_at(server_url) as ledger:
+        await do(ledger, LOST)
+        await do(ledger, LOST, callback=b"place", retry_unknown=1)
+        assert ledger.summary().held == 1
+        assert await ledger.deliver([b"place"], answered())
+        assert ledger.summary().held == 0
         check(server_url)
 
 

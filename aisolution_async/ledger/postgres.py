@@ -10,7 +10,7 @@ import queue
 import secrets
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import date, timedelta
 from decimal import Decimal
 from typing import Any
@@ -139,13 +139,17 @@ class SharedLedger(Grouping[SharedBook]):
 
     def _next_jobs(self, book: SharedBook) -> list[Job]:
         while True:
-            try:
-                return self._queue.get(timeout=self._terms.lease / 3)
-            except queue.Empty:
+            # By the clock, and not once nothing was asked for so long: who waits for others asks all the time.
+            left = book.renews_at - clock.continuous()
+            if left > 0:
+                with suppress(queue.Empty):
+                    return self._queue.get(timeout=left)
+            else:
                 self._live_on(book)
 
     def _live_on(self, book: SharedBook) -> None:
-        """Nothing was asked for a third of the lease."""
+        """A third of the lease has passed."""
+        book.renews_at = clock.continuous() + self._terms.lease / 3
         try:
             self._do_together(book, [])
             book.renew()

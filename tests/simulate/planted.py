@@ -300,10 +300,10 @@ def plant_source(file: str, source: str) -> None:
     sys.meta_path.insert(0, _Finder(module, source))
 
 
-def seeds_until_found(name: str, most: int = MOST_SEEDS) -> tuple[int | None, str]:
+def seeds_until_found(name: str, most: int = MOST_SEEDS, store: str = "sqlite") -> tuple[int | None, str]:
     """How many seeds it takes, in a process of its own, and what is broken then."""
     found = subprocess.run(
-        [sys.executable, "-m", "tests.simulate", "--plant", name, "--seeds", f"0..{most}"],
+        [sys.executable, "-m", "tests.simulate", "--plant", name, "--seeds", f"0..{most}", "--store", store],
         cwd=ROOT.parent,
         capture_output=True,
         text=True,

@@ -165,6 +165,16 @@ PLANTS: dict[str, Plant] = {
         _SHARED + "the_lease_is_renewed_while_nothing_is_asked",
         ("            book.renew()\n", "            pass\n"),
     ),
+    "who is asked all the time renews no lease": _py(
+        "ledger/postgres",
+        _LEASES + "the_lease_is_renewed_while_it_is_asked_all_the_time",
+        ("left = book.renews_at - clock.continuous()", "left = self._terms.lease / 3"),
+    ),
+    "who waits for the dead waits for ever": _py(
+        "ledger/shared",
+        _LEASES + "who_waits_for_somebody_who_dies_is_told",
+        (" AND NOT h.ended AND h.expires_at >= clock_timestamp()", ""),
+    ),
     "a lease counts from the answer": _py(
         "ledger/shared",
         _LEASES + "a_lease_counts_from_before_the_group_was_sent",
@@ -182,7 +192,10 @@ PLANTS: dict[str, Plant] = {
         ("        self.lease.until = 0.0\n        self._do(self._enter)\n", "        self._do(self._enter)\n"),
     ),
     "who is fenced off begins": _sql(
-        "exchange", _LATE, ("IF is_fenced THEN begins := 0; END IF;", ""), (" AND NOT is_fenced THEN", " THEN")
+        "exchange",
+        _LEASES + "a_new_owner_has_nothing_of_the_one_before",
+        ("IF is_fenced THEN begins := 0; END IF;", ""),
+        (" AND NOT is_fenced THEN", " THEN"),
     ),
     "the first byte leaves without a look at the lease": _py(
         "sending/call",
@@ -220,7 +233,7 @@ PLANTS: dict[str, Plant] = {
     ),
     "a callback leaves the hold": _sql(
         "deliver",
-        _HOLDS + "a_hold_that_came_back_ends_by_the_answer_too",
+        _LEASES + "an_answer_by_callback_lifts_every_hold",
         ("SET holds = 2 WHERE identity = x.identity", "SET holds = 1 WHERE identity = x.identity"),
     ),
     "nothing is set aside for a callback": _sql(
@@ -359,12 +372,20 @@ def is_found(name: str) -> tuple[bool, str]:
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.simulate.planted_shared", description=__doc__)
     parser.add_argument("--jobs", type=int, default=1)
+    parser.add_argument("--simulate", type=int, metavar="SEEDS", help="run so many simulations, and not its test")
     parser.add_argument("names", nargs="*")
     options = parser.parse_args()
     names = options.names or [*PLANTS]
     missed, start = 0, time.time()
+
+    def find(name: str) -> tuple[bool, str]:
+        if options.simulate is None:
+            return is_found(name)
+        seeds, said = planted.seeds_until_found(name, options.simulate, "postgresql")
+        return seeds is not None, f"{seeds}: {said}" if seeds else ""
+
     with ThreadPoolExecutor(options.jobs) as pool:
-        for name, (found, said) in zip(names, pool.map(is_found, names), strict=True):
+        for name, (found, said) in zip(names, pool.map(find, names), strict=True):
             missed += not found
             print(f"{'found' if found else 'MISSED'}  {name}  ({said[:90]})", flush=True)
     print(f"{len(names) - missed} of {len(names)} found, {time.time() - start:.0f} s")

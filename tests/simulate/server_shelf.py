@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Mapping
 from decimal import Decimal
 from functools import cache, partial
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, LiteralString
 from unittest import mock
 
 import psycopg
@@ -263,12 +263,17 @@ class _Database:
             prepare=False,
         )
         self._db.execute(server.named(place, server.definition()), prepare=False)
-        tables = ("owners", "intents", "attempts", "outstanding", "rollup")
-        clear = "; ".join(f"DELETE FROM {self.schema}.{table}" for table in (*tables, "book"))
-        self._clear = f"""{clear}; INSERT INTO {self.schema}.book (version, hash_key) VALUES (1, decode(repeat('6b', 32), 'hex'));
-            SELECT setval('{self.schema}.ids', 1, false), setval('{self.schema}.owners_id_seq', 1, false)""".encode()
-        self._truncate = f"TRUNCATE {', '.join(f'{self.schema}.{table}' for table in tables)}".encode()
+        tables = self._names("SELECT tablename FROM pg_tables WHERE schemaname = %s ORDER BY tablename")
+        clear = [f"DELETE FROM {table}" for table in tables]
+        values = f"{server.VERSION}, decode(repeat('6b', 32), 'hex')"
+        clear.append(f"INSERT INTO {self.schema}.book (version, hash_key) VALUES ({values})")
+        sequences = self._names("SELECT sequencename FROM pg_sequences WHERE schemaname = %s")
+        clear += [f"SELECT setval('{sequence}', 1, false)" for sequence in sequences]
+        self._clear, self._truncate = "; ".join(clear).encode(), f"TRUNCATE {', '.join(tables)}".encode()
         self._times = 0
+
+    def _names(self, query: LiteralString) -> list[str]:
+        return [f"{self.schema}.{name}" for (name,) in self._db.execute(query, (self.schema,))]
 
     def clear(self) -> None:
         """Begin with nothing."""
@@ -478,10 +483,12 @@ class SimulatedSharedLedger(SharedLedger):
             self._timer.cancel()
         if self.book is None or self.book.closed or self._life.is_dead:
             self.aside.end()
+        elif self.shelf.loop.time() >= self.book.renews_at:
+            self._renew()
         elif self._given:
             self._go_on()
         else:
-            self._timer = self.shelf.loop.call_later(self._terms.lease / 3, self._renew)
+            self._timer = self.shelf.loop.call_at(self.book.renews_at, self._renew)
 
     def _go_on(self) -> None:
         self._at_work, self._given = self._given, []
