@@ -77,8 +77,8 @@ asyncio.run(main(sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])))
 class CountingSandbox(Sandbox):
     """A sandbox that also counts what it charged for each form it was sent."""
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
         self.charged: Counter[bytes] = Counter()
 
     async def answer(self, request: Request) -> Served:

@@ -190,8 +190,8 @@ RECOUNT = f"""SELECT endpoint, sum(state = 'intended'), sum(state = 'charged'), 
 
 
 # What there was, may be or will be to pay, by the rows, and by the books of whoever may pay it.
-_AT_STAKE = """SELECT
-    (SELECT coalesce(sum({0} * ledger.stake(state, may_charge)), 0) FROM attempts)
+ROWS_AND_BOOKS = """SELECT
+    (SELECT coalesce(sum({0} * stake(state, may_charge)), 0) FROM attempts)
     + (SELECT coalesce(sum({0}) FILTER (WHERE may_charge), 0) FROM intents)
     + (SELECT coalesce(sum({0}) FILTER (WHERE reserved), 0) FROM outstanding),
     (SELECT granted{1} FROM book)
@@ -199,17 +199,19 @@ _AT_STAKE = """SELECT
 _ROLLUP = """SELECT endpoint, day, state, status, sum(attempts), sum(cost), sum(answers) FROM rollup
     GROUP BY 1, 2, 3, 4 HAVING sum(attempts) <> 0 OR sum(cost) <> 0 OR sum(answers) <> 0 ORDER BY 1, 2, 3, 4"""
 _RECOUNT = """SELECT endpoint, (started_at / 86400000000)::int, state, coalesce(status, ''), count(*)::numeric,
-    sum(price * ledger.stake(state, may_charge))::numeric, (count(*) FILTER (WHERE answer))::numeric
+    sum(price * stake(state, may_charge))::numeric, (count(*) FILTER (WHERE answer))::numeric
     FROM attempts GROUP BY 1, 2, 3, 4 ORDER BY 1, 2, 3, 4"""
+ROWS_AND_ROLLUP = (_RECOUNT, _ROLLUP)
 
 
 def check(path: Path | str) -> None:
     """The ledger is whole, and its totals are what its rows say."""
     if isinstance(path, str):
         for what, cost in (("1", ""), ("price", "_cost")):
-            ((by_rows, by_books),) = rows(path, _AT_STAKE.format(what, cost).replace("ledger.", ""))
+            ((by_rows, by_books),) = rows(path, ROWS_AND_BOOKS.format(what, cost))
             assert by_rows == by_books
-        assert rows(path, _ROLLUP) == rows(path, _RECOUNT.replace("ledger.", ""))
+        by_rows, by_rollup = (rows(path, query) for query in ROWS_AND_ROLLUP)
+        assert by_rows == by_rollup
         return
     assert rows(path, "PRAGMA integrity_check") == [("ok",)]
     assert rows(path, "SELECT * FROM totals ORDER BY endpoint") == rows(path, RECOUNT)

@@ -6,7 +6,9 @@ import atexit
 import contextlib
 import itertools
 import shutil
+import subprocess
 import tempfile
+import time
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +17,7 @@ from typing import Any
 import pytest
 
 _numbers = itertools.count(1)
+_POOLER_PORT = 6432
 
 
 class PostgresServer:
@@ -54,6 +57,45 @@ class PostgresServer:
         query.setdefault("schema", f"ledger_{next(_numbers)}")
         rest = "".join(f"&{name}={value}" for name, value in query.items())
         return f"postgresql://{user}@/postgres?host={self.folder / 'data'}{rest}"
+
+    @contextlib.contextmanager
+    def pooled(self, url: str, *, sessions: int, folder: Path | None = None) -> Iterator[str]:
+        """The same URL by way of a PgBouncer in transaction mode, which has so many sessions for all who ask."""
+        program = shutil.which("pgbouncer") or shutil.which("/usr/sbin/pgbouncer")
+        if program is None:
+            pytest.skip("there is no pgbouncer here")
+        folder = folder or self.folder / f"pgbouncer-{next(_numbers)}"
+        folder.mkdir(exist_ok=True)
+        (folder / "pgbouncer.ini").write_text(
+            f"""[databases]
+* = host={self.folder / "data"}
+[pgbouncer]
+pool_mode = transaction
+default_pool_size = {sessions}
+max_client_conn = 100
+auth_type = trust
+auth_file = {folder / "users"}
+listen_addr =
+listen_port = {_POOLER_PORT}
+unix_socket_dir = {folder}
+logfile = {folder / "log"}
+""",
+            "utf-8",
+        )
+        names = {"postgres", url.removeprefix("postgresql://").partition("@")[0]}
+        (folder / "users").write_text("".join(f'"{name}" ""\n' for name in sorted(names)), "utf-8")
+        user = self._server.system_user  # as root, it does not start either
+        if user is not None:
+            shutil.chown(folder, user)
+        pooler = subprocess.Popen([program, "-q", folder / "pgbouncer.ini"], user=user, stderr=subprocess.DEVNULL)
+        try:
+            while not (folder / f".s.PGSQL.{_POOLER_PORT}").exists():
+                assert pooler.poll() is None, (folder / "log").read_text("utf-8")
+                time.sleep(0.01)
+            yield url.replace(f"host={self.folder / 'data'}", f"host={folder}&port={_POOLER_PORT}")
+        finally:
+            pooler.terminate()
+            pooler.wait()
 
     @contextlib.contextmanager
     def connect(self, url: str | None = None) -> Iterator[Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import sqlite3
 import threading
 import time
@@ -69,6 +70,27 @@ async def test_a_begin_answered_in_the_turn_of_its_cancellation_is_taken_back(
     monkeypatch.undo()
     await book_of(ledger)
     assert len(list(ledger.attempts())) == 2
+
+
+async def test_a_begin_that_is_taken_back_and_cannot_be_recorded_so(
+    file_ledger: Ledger, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Nobody waits for that: the log says it, and the event loop has no error that nobody took."""
+    heard: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: heard.append(context))
+    await fail(file_ledger, "DELETE FROM intents", *[sqlite3.SQLITE_FULL] * 2)
+    task = asyncio.create_task(file_ledger.begin(ask(file_ledger)))
+    await asyncio.sleep(0)
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    for _ in range(2):
+        await book_of(file_ledger)
+    del task
+    gc.collect()
+    assert "full" in caplog.text
+    assert heard == []
+    await start(file_ledger, 2)  # with what comes next, it is recorded
+    assert [record.state for record in file_ledger.attempts()] == [State.NOT_SENT, State.INTENDED]
 
 
 async def test_an_end_that_is_cancelled_is_recorded_all_the_same(

@@ -269,7 +269,8 @@ class Grouping(Store, Generic[B]):
         """End an attempt that nobody will make."""
         if isinstance(answer, Started):
             attempt = Attempt(Charge.FREE, None, None, clock.today(), 0.0, "cancelled before it was sent")
-            self._submit((answer, Result(attempt, sent=False)))
+            # Nobody waits for it: where it cannot be recorded, that is logged.
+            self._submit((answer, Result(attempt, sent=False))).cancel()
 
     # ------------------------------------- the writing thread: all that is known of it is in these three, and `_write`
 

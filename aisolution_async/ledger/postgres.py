@@ -145,16 +145,26 @@ class SharedLedger(Grouping[SharedBook]):
 
     def _next_jobs(self, book: SharedBook) -> list[Job]:
         # Where the server fails, the next to ask is told. Meanwhile nothing is sent that has leave.
-        pause = self._terms.lease / 3
         while True:
+            # By the clock, and not once nothing was asked for so long: who waits for others asks all the time.
+            pause = self._terms.lease / 3
             with suppress(psycopg.Error, LedgerError):
                 pause = book.keep_share()
-            try:
-                return self._queue.get(timeout=pause)
-            except queue.Empty:
-                with suppress(psycopg.Error, LedgerError):
-                    self._do_together(book, [])
-                    book.renew()
+            left = book.renews_at - clock.continuous()
+            if left > 0:
+                with suppress(queue.Empty):
+                    return self._queue.get(timeout=min(left, pause))
+            else:
+                self._live_on(book)
+
+    def _live_on(self, book: SharedBook) -> None:
+        """A third of the lease has passed."""
+        book.renews_at = clock.continuous() + self._terms.lease / 3
+        try:
+            self._do_together(book, [])
+            book.renew()
+        except (psycopg.Error, LedgerError):
+            """The next to ask is told. Meanwhile nothing is sent that has leave."""
 
     def _do_together(self, book: SharedBook, works: list[Work]) -> list[object]:
         answers: list[object] = []

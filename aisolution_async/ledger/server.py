@@ -23,6 +23,7 @@ Connection: TypeAlias = psycopg.Connection[tuple[Any, ...]]
 
 VERSION = 2
 _OLDEST = 140000
+_ISOLATION = "AL001"
 _MIGRATING = 4147  # any number, the same for everybody: for the lock of those who make or change a schema
 # A server that is gone is noticed within half a minute, and not by the system's own patience of hours.
 _PATIENCE = {
@@ -171,7 +172,10 @@ def is_lost(exc: BaseException) -> bool:
 
 def is_fault_of_server(exc: BaseException) -> bool:
     """Whether it was the server that failed, and not what was to be written, so that it may work later."""
-    return is_lost(exc) or (isinstance(exc, psycopg.Error) and (exc.sqlstate or "")[:2] not in ("", "22", "23", "AL"))
+    if is_lost(exc):
+        return True
+    code = (isinstance(exc, psycopg.Error) and exc.sqlstate) or ""
+    return code == _ISOLATION or code[:2] not in ("", "22", "23", "AL")  # a pooler may give another session next time
 
 
 def is_passing(exc: BaseException) -> bool:
@@ -223,7 +227,7 @@ def _without_secrets(server: Server, text: str) -> str:
 
 
 _WORDS = {
-    "AL001": "the ledger {} needs transactions that are READ COMMITTED, and a pooler before the server keeps others: "
+    _ISOLATION: "the ledger {} needs READ COMMITTED, and a pooler before the server keeps other transactions: "
     "ALTER ROLE … SET default_transaction_isolation = 'read committed'",
     "AL002": "the ledger {} lacks an attempt that was begun in it: it is not the one that it was",
     "08": "the connection to the ledger {} was lost",

@@ -135,6 +135,8 @@ class SharedBook:
         self._last_id = 0
         self._used_up = (0.0, "")  # until when the budget is known to be used up, and how
         self.closed = False
+        self.renews_at = clock.continuous() + terms.lease / 3
+        """When to tell the others next that this owner is alive, on `clock.continuous`."""
         self.unrecorded: Container[int] = ()
         """Attempts of this owner whose end could not be recorded yet."""
         db = server.connect(place)
@@ -310,9 +312,10 @@ class SharedBook:
     # ------------------------------------------------------------------------------------------ other operations
 
     def still_busy(self, identities: Sequence[bytes]) -> set[bytes]:
-        """Those of these questions that are under way, whoever asks them: one look for all who wait."""
+        """Those of these questions that are under way with somebody who is alive: one look for all who wait."""
         query = """SELECT q.place FROM unnest(%s::uuid[]) WITH ORDINALITY AS q(identity, place)
-            JOIN ledger.intents i ON i.place = q.identity"""
+            JOIN ledger.intents i ON i.place = q.identity
+            JOIN ledger.owners h ON h.id = i.owner AND NOT h.ended AND h.expires_at >= clock_timestamp()"""
         return {identities[place - 1] for (place,) in self._once(query, _uuids(identities))}
 
     def still_awaited(self, identities: Sequence[bytes]) -> set[bytes]:

@@ -155,7 +155,7 @@ class Laws:
                         before.is_lifted = True
 
     def _replies(self) -> str:
-        return b"".join(row[0] for row in self._world.shelf.rows("SELECT reply FROM attempts WHERE answer")).decode()
+        return self._world.shelf.replies()
 
     def _stands(self, request: Request, process: Process) -> bool:
         """Whether its answer is in the ledger, and young enough."""
@@ -264,6 +264,10 @@ class Laws:
         due = sum(each.is_billed and not self._is_excused(each) for each in requests)
         most = charged + unknown + set_aside
         self.hold(due <= most, f"q{question}: {due} on the bill, {charged} + {unknown} + {set_aside} in the ledger")
+        if not world.errors and not any(process.is_dead for process in world.processes):
+            began = [each for each in world.vendor.requests if each.question == question]
+            most = len(began) + sum(each.called_back is not None for each in began)
+            self.hold(unknown <= most, f"q{question}: {unknown} unknown in the ledger, and {len(began)} were begun")
         if not self._purged and not any(client.reuse_for for client in world.plan.clients):
             allowed = 1 + max(client.retry_unknown for client in world.plan.clients)
             asked_again = sum(each.is_billed_by_callback for each in requests)
@@ -289,7 +293,7 @@ class Laws:
         most = world.plan.most
         if most is None:
             return
-        ((stake,),) = world.shelf.rows("SELECT ifnull(sum(at_stake), 0) FROM totals")
+        stake = world.shelf.stake()
         # What was set aside for a callback that is late was lent to asking again: one that comes then is counted too.
         late = sum(map(self._is_late, world.vendor.requests))
         self.hold(stake <= most + late, f"{stake} charges are at stake in the ledger, and its limit is {most}")

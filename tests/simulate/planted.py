@@ -293,16 +293,21 @@ class _Finder(MetaPathFinder):
 def plant(name: str) -> None:
     """From now on, the module that is imported has the bug."""
     bug = BUGS[name]
-    module = ".".join((PACKAGE, *Path(bug.file).with_suffix("").parts))
+    plant_source(bug.file, check(bug))
+
+
+def plant_source(file: str, source: str) -> None:
+    """From now on, the module of a file of the package has this source."""
+    module = ".".join((PACKAGE, *Path(file).with_suffix("").parts))
     if module in sys.modules:
         raise RuntimeError(f"{module} is imported already")
-    sys.meta_path.insert(0, _Finder(module, check(bug)))
+    sys.meta_path.insert(0, _Finder(module, source))
 
 
-def seeds_until_found(name: str, most: int = MOST_SEEDS) -> tuple[int | None, str]:
+def seeds_until_found(name: str, most: int = MOST_SEEDS, store: str = "sqlite") -> tuple[int | None, str]:
     """How many seeds it takes, in a process of its own, and what is broken then."""
     found = subprocess.run(
-        [sys.executable, "-m", "tests.simulate", "--plant", name, "--seeds", f"0..{most}"],
+        [sys.executable, "-m", "tests.simulate", "--plant", name, "--seeds", f"0..{most}", "--store", store],
         cwd=ROOT.parent,
         capture_output=True,
         text=True,

@@ -10,23 +10,34 @@ from .plan import Plan, plan_of
 from .world import World, simulating
 
 
-def run(plan: Plan, *, tells: bool = False) -> tuple[list[str], list[str]]:
+def run(plan: Plan, *, tells: bool = False, store: str = "sqlite") -> tuple[list[str], list[str]]:
     """Carry a plan out: what it breaks, and its history."""
-    with simulating():
-        world = World(plan, tells=tells)
+    with simulating(store):
+        world = World(plan, tells=tells, store=store)
         return world.run(), world.history
 
 
-def run_range(seeds: range, *, until_broken: bool = False) -> tuple[int, int, float, list[tuple[int, list[str]]]]:
+def plan_at(seed: int, store: str) -> Plan:
+    """The plan that a seed stands for, over a kind of store."""
+    if store == "postgresql":
+        from .server_shelf import shared_plan_of
+
+        return shared_plan_of(seed)
+    return plan_of(seed)
+
+
+def run_range(
+    seeds: range, store: str = "sqlite", *, until_broken: bool = False
+) -> tuple[int, int, float, list[tuple[int, list[str]]]]:
     """Run these: how many, how many events there were, the seconds of CPU, and the seeds that break a law."""
     start, done, events = time.process_time(), 0, 0
     bad: list[tuple[int, list[str]]] = []
     gc.collect()
     gc.freeze()  # what is there now stays, and need not be looked at again and again
     gc.disable()
-    with simulating():
+    with simulating(store):
         for seed in seeds:
-            world = World(plan_of(seed))
+            world = World(plan_at(seed, store), store=store)
             if broken := world.run():
                 bad.append((seed, broken))
             done, events = done + 1, events + world.events
@@ -39,18 +50,18 @@ def run_range(seeds: range, *, until_broken: bool = False) -> tuple[int, int, fl
     return done, events, time.process_time() - start, bad
 
 
-def shrink(plan: Plan, broken: list[str]) -> tuple[Plan, list[str], list[str]]:
+def shrink(plan: Plan, broken: list[str], store: str = "sqlite") -> tuple[Plan, list[str], list[str]]:
     """The smallest plan that breaks the same law, what it breaks, and its history."""
     wanted = _law(broken)
     goes_on = True
     while goes_on:
         goes_on = False
         for smaller in plan.smaller():
-            found, _ = run(smaller)
+            found, _ = run(smaller, store=store)
             if found and _law(found) == wanted:
                 plan, goes_on = smaller, True
                 break
-    return plan, *run(plan, tells=True)
+    return plan, *run(plan, tells=True, store=store)
 
 
 def _law(broken: list[str]) -> str:

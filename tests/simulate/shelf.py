@@ -14,7 +14,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Protocol
 
-from aisolution_async.ledger import Ledger, LedgerError, Result, Started, Store, schema
+from aisolution_async.ledger import Ledger, LedgerError, Result, Started, schema
 from aisolution_async.ledger.book import Book
 from aisolution_async.ledger.grouping import Job, _settle
 from aisolution_async.ledger.totals import Limits
@@ -81,13 +81,22 @@ class Shelf:
         self.alive: dict[str, bool | None] = {}  # by owner; None where nobody can tell
         self.owners = 0
 
-    def ledger(self, life: Life, path: object, **options: Any) -> Ledger:
+    def ledger(self, life: Life, path: object, **options: Any) -> SimulatedLedger:
         """A ledger of this store for a process."""
         return SimulatedLedger(self, life, **options)
 
     def rows(self, query: str, *values: object) -> list[tuple[Any, ...]]:
         """What stands in it."""
         return self.sql(query, values).fetchall()
+
+    def replies(self) -> str:
+        """All answers."""
+        return b"".join(reply for (reply,) in self.rows("SELECT reply FROM attempts WHERE answer")).decode()
+
+    def stake(self) -> int:
+        """How many charges there were, may be or will be."""
+        ((stake,),) = self.rows("SELECT ifnull(sum(at_stake), 0) FROM totals")
+        return int(stake)
 
     def is_sound(self) -> bool:
         """Whether its counts are what its rows say."""
@@ -271,9 +280,7 @@ class SimulatedLedger(Ledger):
     def _join(self) -> None:
         pass
 
-
-def die(ledger: Store) -> None:
-    """The process of this ledger is no more."""
-    assert isinstance(ledger, SimulatedLedger)
-    if ledger.book is not None:
-        ledger.book.close()
+    def die(self) -> None:
+        """Its process is no more."""
+        if self.book is not None:
+            self.book.close()

@@ -11,6 +11,8 @@ from urllib.parse import parse_qs, urlencode, urlsplit
 
 import httpx
 
+from aisolution_async.wire.transport import Withdrawn
+
 from .plan import Behaviour
 
 if TYPE_CHECKING:
@@ -230,8 +232,12 @@ class Wire(httpx.AsyncBaseTransport):
         kind = KINDS[asked.behaviour.kind]
         process.event("a request begins")
         await asyncio.sleep(asked.behaviour.connect)
+        while (left := process.stalled_until - world.loop.time()) > 0:
+            await asyncio.sleep(left)
         if kind.view == UNSENT or self._is_closed or process.is_dead:
             raise httpx.ConnectError("refused")
+        if flight.may_leave is not None and not flight.may_leave():
+            raise Withdrawn
         flight.left = True
         world.laws.departure(asked)
         asked.view = FLYING

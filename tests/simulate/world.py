@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from functools import cache
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 from unittest import mock
 
 from anyio._backends._asyncio import CancelScope
@@ -33,7 +33,7 @@ from aisolution_async import (
 from aisolution_async import client as client_module
 from aisolution_async.batching import Batch
 from aisolution_async.hiding import Secret
-from aisolution_async.ledger import Ledger, owners, schema
+from aisolution_async.ledger import Store, owners, schema
 from aisolution_async.outcome import Outcome
 from aisolution_async.wire.request import Requests
 
@@ -43,6 +43,10 @@ from .loop import SimulatedLoop
 from .plan import ClientPlan, Job, Plan, Strike
 from .shelf import Shelf, SimulatedLedger
 from .vendor import UNKNOWN, Request, Vendor, Wire
+
+if TYPE_CHECKING:
+    from .server_shelf import Shelf as SharedShelf
+    from .server_shelf import SimulatedSharedLedger
 
 ADDRESS = "https://app.example.com/whatsapp"
 _EPOCH = datetime(2026, 1, 1, tzinfo=UTC)
@@ -61,9 +65,10 @@ class Process:
         self.number = len(world.processes)
         self.name = f"client {place}" + "'" * sum(each.place == place for each in world.processes)
         self.is_dead = self.is_closed = False
+        self.stalled_until = 0.0  # by the loop's time
         self.tasks: dict[asyncio.Task[Any], None] = {}
         self.batches: dict[int, Batch[Any]] = {}
-        self.ledger: SimulatedLedger | None = None
+        self.ledger: SimulatedLedger | SimulatedSharedLedger | None = None
         self.client: AsyncClient
         self.inbox: Inbox
         self._wire: Wire
@@ -80,13 +85,13 @@ class Process:
         """Begin. Raises LedgerError."""
         world, plan = self.world, self.plan
         limits: dict[str, Any] = {}
-        store: Ledger | str | None = None
+        store: Store | str | None = None
         if world.plan.has_ledger:
             limits = world.limits
             if plan.owns:
                 store = "calls.ledger"
             else:
-                self.ledger = SimulatedLedger(world.shelf, self, **limits)
+                self.ledger = world.shelf.ledger(self, None, **limits)
                 await self.ledger.open()
                 store = self.ledger
         memory = {} if plan.most is None else {"max_charges": plan.most}
@@ -130,7 +135,7 @@ class Process:
         if hasattr(self, "_wire"):
             self._wire.die()
         if self.ledger is not None:
-            shelves.die(self.ledger)
+            self.ledger.die()
         for task in self.tasks:
             task.cancel()
 
@@ -153,11 +158,15 @@ class Process:
 class World:
     """One simulation."""
 
-    def __init__(self, plan: Plan, *, tells: bool = False) -> None:
+    def __init__(self, plan: Plan, *, tells: bool = False, store: str = "sqlite") -> None:
         self.plan = plan
         self.history: list[str] = []
         self.loop = SimulatedLoop()
-        self.shelf = Shelf()
+        self.shelf: Shelf | SharedShelf = Shelf()
+        if store == "postgresql":
+            from .server_shelf import Shelf as SharedShelf
+
+            self.shelf = SharedShelf(self.loop, plan.seed)
         self.vendor = Vendor(self)
         self.laws = Laws(self)
         self.processes: list[Process] = []
@@ -236,10 +245,14 @@ class World:
                 self.has_jumped = True
             case "late":
                 self._late = strike.amount
+            case "restart" if not isinstance(self.shelf, Shelf):
+                self.shelf.restart(strike.amount)
             case _ if process is None:
                 pass
             case "crash":
                 process.crash()
+            case "stall":
+                process.stalled_until = self.loop.time() + strike.amount
             case "close":
                 self._spawn(process, process.close())
             case _ if process.ledger is None:
@@ -378,7 +391,7 @@ class World:
             return
         requests = self.vendor.of(question)
         rows = self.shelf.rows(
-            "SELECT id, holds FROM attempts WHERE state = 'unknown' AND holds AND key LIKE ? ORDER BY id",
+            "SELECT id, holds FROM attempts WHERE state = 'unknown' AND holds <> 0 AND key LIKE ? ORDER BY id",
             f'"q{question}.%',
         )
         ((charged,),) = self.shelf.rows(
@@ -435,7 +448,7 @@ class World:
         if self.plan.has_ledger:
             self.note("a last look")
             last = Process(self, 0, ClientPlan())
-            ledger = SimulatedLedger(self.shelf, last, **self.limits)
+            ledger = self.shelf.ledger(last, None, **self.limits)
             await ledger.open()
             await ledger.aclose()
         self.laws.end()
@@ -500,6 +513,10 @@ def _today() -> datetime:
     return _EPOCH + timedelta(seconds=_world().today())
 
 
+def _loop_time() -> float:
+    return _world().loop.time()
+
+
 def _number(batch: Batch[Any]) -> int:
     """A hash that is the same each time: batches stand in a set, and are ended in its order."""
     found: int = batch.__dict__.setdefault("_number", len(_world().numbered))
@@ -512,11 +529,11 @@ def _number_of_scope(scope: Any) -> int:
     return hash(scope._host_task)
 
 
-def _ledger(path: object, **options: Any) -> SimulatedLedger:
+def _ledger(path: object, **options: Any) -> SimulatedLedger | SimulatedSharedLedger:
     """In place of `Ledger`, for a client that is given a path."""
     process = _world().opening
     assert process is not None
-    ledger = SimulatedLedger(process.world.shelf, process, **options)
+    ledger = process.world.shelf.ledger(process, path, **options)
     process.ledger = ledger
     return ledger
 
@@ -532,8 +549,19 @@ def _requests(address: Secret, token: Secret, _: Secret, *, user_agent: str) -> 
 
 
 @contextlib.contextmanager
-def simulating() -> Iterator[None]:
+def simulating(store: str = "sqlite") -> Iterator[None]:
     """Within it, worlds may run."""
+    with contextlib.ExitStack() as stack:
+        if store == "postgresql":
+            from . import server_shelf
+
+            stack.enter_context(server_shelf.simulating(_loop_time))
+        stack.enter_context(_simulating())
+        yield
+
+
+@contextlib.contextmanager
+def _simulating() -> Iterator[None]:
     logger = logging.getLogger("aisolution_async")
     handler = _Errors()
     logger.addHandler(handler)
@@ -541,7 +569,7 @@ def simulating() -> Iterator[None]:
     try:
         with (
             mock.patch.object(clock, "today", _today),
-            mock.patch.object(owners, "is_alive", shelves.is_alive(lambda: _world().shelf)),
+            mock.patch.object(owners, "is_alive", shelves.is_alive(lambda: cast(Shelf, _world().shelf))),
             mock.patch.object(client_module, "open_ledger", _ledger),
             mock.patch.object(client_module, "Requests", _requests),
             mock.patch.object(schema, "file_of", return_value=shelves.PATH),  # which asks the disk

@@ -1,0 +1,352 @@
+"""A ledger on a server: who is alive, what that allows, and what the server itself refuses, where two meet."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+from collections import Counter
+from collections.abc import AsyncIterator
+from typing import Any
+
+import httpx
+import pytest
+
+from aisolution_async import AsyncClient, LedgerError, clock
+from aisolution_async.ledger import Busy, Exhausted, Held, Started, State, Stored
+from aisolution_async.ledger.rows import DIED
+from aisolution_async.ledger.store import Lease
+
+from .ledgers import (
+    CHARGED,
+    CHECKING,
+    FREE,
+    LOST,
+    AnyLedger,
+    answered,
+    ask,
+    book_of,
+    check,
+    do,
+    expire,
+    ledger_at,
+    on_book,
+    rows,
+    start,
+)
+from .servers import running
+from .support import TOKEN, ok_whatsapp, raw_server
+
+pytestmark = pytest.mark.usefixtures("no_ledger_is_at_work")
+
+_WAITING = """SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE '%{}%'"""
+
+
+async def waits(url: str, query: str) -> None:
+    """Until a session waits for a lock in such a query."""
+    while rows(url, _WAITING.format(query)) == [(0,)]:
+        await asyncio.sleep(0.005)
+
+
+@pytest.fixture
+async def two(server_url: str) -> AsyncIterator[tuple[AnyLedger, AnyLedger]]:
+    """Two owners of one ledger."""
+    async with ledger_at(server_url) as ledger, ledger_at(server_url) as other:
+        yield ledger, other
+
+
+@pytest.fixture
+def ahead(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """By how many seconds the clock of leases is ahead: its sum."""
+    real, seconds = clock.continuous, [0.0]
+    monkeypatch.setattr(clock, "continuous", lambda: real() + sum(seconds))
+    return seconds
+
+
+# -------------------------------------------------------------------------------------------------- who is alive
+
+
+async def test_the_lease_is_renewed_while_it_is_asked_all_the_time(server_url: str) -> None:
+    """As who waits for others does: no look at them renews it."""
+    async with ledger_at(server_url, lease=0.3) as ledger:
+        first = rows(server_url, "SELECT expires_at FROM owners")
+        while rows(server_url, "SELECT expires_at FROM owners") == first:
+            await ledger.find([ask(ledger)])
+
+
+async def test_who_waits_for_somebody_who_dies_is_told(two: tuple[AnyLedger, AnyLedger]) -> None:
+    ledger, other = two
+    await start(ledger)
+    verdict = await other.begin(ask(other))
+    assert isinstance(verdict, Busy)
+    waiting = asyncio.create_task(verdict.wait())
+    await asyncio.sleep(0)
+    assert not waiting.done()
+    expire(ledger)
+    await waiting
+    assert isinstance(await other.begin(ask(other)), Held)
+
+
+async def test_who_renews_while_it_is_being_buried_lives(two: tuple[AnyLedger, AnyLedger], server_url: str) -> None:
+    """The expiry is looked at again once the row is locked: its owner had the lock, and renewed."""
+    ledger, other = two
+    started = await start(ledger)
+    owner = (await book_of(ledger))._owner
+    expire(ledger)
+    with running().connect(server_url) as db, db.transaction():
+        db.execute("UPDATE owners SET expires_at = clock_timestamp() + interval '30 s' WHERE id = %s", (owner,))
+        bury = "SELECT ledger.bury(%s, false, %s)"
+        buried = asyncio.create_task(on_book(other, lambda book: book._once(bury, owner, DIED)))
+        await waits(server_url, "bury(")
+    assert await buried == [(False,)]
+    assert isinstance(await other.begin(ask(other)), Busy)
+    await ledger.end(started, answered())
+    assert isinstance(await other.begin(ask(other)), Stored)
+
+
+async def test_who_is_buried_while_it_asks_does_not_send(two: tuple[AnyLedger, AnyLedger], server_url: str) -> None:
+    """The group waits for who buries its owner, and is asked anew by the next owner."""
+    ledger, other = two
+    first = await start(ledger, 1)
+    expire(ledger)
+    owner = (await book_of(ledger))._owner
+    with running().connect(server_url) as db, db.transaction():
+        db.execute("SELECT bury(%s, false, %s)", (owner, DIED))
+        begun = asyncio.create_task(ledger.begin(ask(ledger, 2)))
+        await waits(server_url, "exchange(")
+    second = await begun
+    assert isinstance(second, Started)
+    assert rows(server_url, "SELECT owner FROM intents") != [(owner,)]
+    assert isinstance(await other.begin(ask(other, 1)), Held)
+    await ledger.end(first, answered())
+    await ledger.end(second, answered())
+    check(server_url)
+
+
+async def test_a_lease_counts_from_before_the_group_was_sent(server_url: str, ahead: list[float]) -> None:
+    """The server sets its end later than that, however long the way there and back takes."""
+    async with ledger_at(server_url) as ledger:
+        book = await book_of(ledger)
+
+        class Slow:
+            """A connection on which each answer comes 20 s late."""
+
+            def __init__(self, db: Any) -> None:
+                self._db = db
+
+            def execute(self, *args: Any, **options: Any) -> Any:
+                cursor = self._db.execute(*args, **options)
+                ahead.append(20.0)
+                return cursor
+
+            def __getattr__(self, name: str) -> Any:
+                return getattr(self._db, name)
+
+        book._db = Slow(book._db)
+        before = clock.continuous()
+        started = await start(ledger)
+        assert started.lease is not None
+        assert started.lease.until < before + 35.0
+        expire(ledger)
+        rows(server_url, "SELECT bury(id, false, 'slow') FROM owners")
+        before = clock.continuous()
+        # Fenced, after 20 s; then an owner anew, after 20 s more, and its group.
+        started = await start(ledger, 2)
+        assert started.lease is not None
+        assert started.lease.until < before + 75.0
+        book.lease.until = 0.0
+        before = clock.continuous()
+        await on_book(ledger, lambda book: book._enter_anew())
+        assert book.lease.until < before + 35.0
+
+
+async def test_a_new_owner_has_nothing_of_the_one_before(two: tuple[AnyLedger, AnyLedger], server_url: str) -> None:
+    """Whatever the clocks said: who was buried sends nothing any more that it had leave for."""
+    ledger, other = two
+    before = await start(ledger)
+    expire(ledger)
+    assert isinstance(await other.begin(ask(other)), Held)
+    assert before.lease is not None
+    assert before.lease.is_good()  # the machine's clock went wrong, or the server's
+    after = await start(ledger, 2)
+    assert after.lease is not None
+    assert (before.lease.is_good(), after.lease.is_good()) == (False, True)
+
+
+@pytest.mark.parametrize("transport", ["pool", "httpx"])
+async def test_a_lease_that_ends_on_the_way_to_the_wire(
+    server_url: str, transport: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was good when the call began to look for a connection: nothing leaves, and the call asks anew."""
+    asked = []
+    answer = ok_whatsapp().content
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
+            while True:
+                head = await reader.readuntil(b"\r\n\r\n")
+                length = int(head.lower().partition(b"content-length:")[2].partition(b"\r\n")[0])
+                asked.append(await reader.readexactly(length))
+                writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (len(answer), answer))
+
+    looks = iter([True, False])
+    monkeypatch.setattr(Lease, "is_good", lambda _: next(looks, True))
+    options: dict[str, Any] = {} if transport == "pool" else {"transport": httpx.AsyncHTTPTransport()}
+    async with raw_server(serve) as url, ledger_at(server_url) as ledger:
+        async with AsyncClient(TOKEN, base_url=url, ledger=ledger, **options) as client:
+            reply = await client.whatsapp_detail("6281387300008")
+        assert "took this process for dead" in str(reply.attempts[0].error)
+        assert len(asked) == 1
+        assert Counter(record.state for record in ledger.attempts()) == {State.CHARGED: 1, State.NOT_SENT: 1}
+
+
+async def test_a_group_that_is_refused_by_the_database_renews_too(server_url: str) -> None:
+    async with ledger_at(server_url, max_charges=1) as ledger:
+        started = await start(ledger)
+        handing_out_too_much(server_url)
+        rows(server_url, "UPDATE book SET cap = granted")
+        rows(server_url, "UPDATE owners SET expires_at = clock_timestamp() - interval '1 s'")
+        assert isinstance(await ledger.begin(ask(ledger, 2)), Exhausted)
+        assert rows(server_url, "SELECT expires_at > clock_timestamp() FROM owners") == [(True,)]
+        await ledger.end(started, answered())
+        check(server_url)
+
+
+# ----------------------------------------------------------------------------------------------- what may be spent
+
+
+def handing_out_too_much(url: str) -> None:
+    """As if the handing out of leave were wrong."""
+    source = rows(url, "SELECT pg_get_functiondef('borrow'::regproc)")[0][0]
+    broken = source.replace("room := least(", "room := 1000 + least(")
+    assert broken != source
+    rows(url, broken)
+
+
+async def test_who_wants_leave_waits_for_who_changes_what_there_is(server_url: str, ahead: list[float]) -> None:
+    """In both directions: what another takes meanwhile is gone, and what it gives back is there."""
+    async with ledger_at(server_url, max_charges=100) as ledger:
+        with running().connect(server_url) as db:
+            for number, granted, verdict in ((1, 100, Exhausted), (2, 0, Started)):
+                with db.transaction():
+                    db.execute("UPDATE book SET granted = %s, cap = 100", (granted,))
+                    begun = asyncio.create_task(ledger.begin(ask(ledger, number)))
+                    await waits(server_url, "exchange(")
+                assert isinstance(await begun, verdict)
+                ahead.append(1.5)  # that there was nothing is not remembered any more
+
+
+async def test_the_database_itself_refuses_what_is_beyond_the_leave(server_url: str) -> None:
+    """Where the counting goes wrong, a constraint refuses the begins of a group, and none of its ends is lost."""
+    async with ledger_at(server_url, max_charges=1) as ledger:
+        started = await start(ledger)
+        source = rows(server_url, "SELECT pg_get_functiondef('exchange'::regproc)")[0][0]
+        broken = source.replace("AND w.used < w.granted AND", "AND")
+        assert broken != source
+        rows(server_url, broken.replace("w.used_cost + prices[n] <= w.granted_cost", "true"))
+        _, *found = await asyncio.gather(
+            ledger.end(started, answered()), *(ledger.begin(ask(ledger, number)) for number in range(2, 5))
+        )
+        assert [type(each) for each in found] == [Exhausted] * 3
+        assert len(list(ledger.answers())) == 1
+        check(server_url)
+
+
+async def test_that_the_budget_is_used_up_is_remembered_for_a_second(server_url: str, ahead: list[float]) -> None:
+    """Not longer: meanwhile another may have given back what it had."""
+    async with (
+        ledger_at(server_url, max_charges=1) as ledger,
+        ledger_at(server_url, max_charges=1) as other,
+    ):
+        started = await start(other)
+        assert isinstance(await ledger.begin(ask(ledger, 2)), Exhausted)
+        await other.end(started, LOST)
+        assert await other.resolve(started.ask.identity, FREE) == 1
+        assert isinstance(await ledger.begin(ask(ledger, 2)), Exhausted)
+        ahead.append(1.5)
+        assert isinstance(await ledger.begin(ask(ledger, 2)), Started)
+
+
+# ------------------------------------------------------------------------------------------------- what came of it
+
+
+async def test_the_first_answer_counts(server_url: str) -> None:
+    async with ledger_at(server_url) as ledger:
+        started = await do(ledger, answered())
+        await ledger.end(started, answered(reply=b'{"another": 1}'))
+        assert [record.reply for record in ledger.answers()] == [answered().reply]
+        check(server_url)
+
+
+async def test_an_answer_by_callback_lifts_every_hold(server_url: str) -> None:
+    async with ledger_at(server_url) as ledger:
+        await do(ledger, LOST)
+        await do(ledger, LOST, callback=b"place", retry_unknown=1)
+        assert ledger.summary().held == 1
+        assert await ledger.deliver([b"place"], answered())
+        assert ledger.summary().held == 0
+        check(server_url)
+
+
+async def test_a_purge_leaves_what_is_held(server_url: str) -> None:
+    async with ledger_at(server_url) as ledger:
+        await do(ledger, LOST)
+        await do(ledger, answered(), 2)
+        assert await ledger.purge(-1.0) == 1
+        assert isinstance(await ledger.begin(ask(ledger)), Held)
+        check(server_url)
+
+
+# ------------------------------------------------------------------------------------------- servers of other kinds
+
+
+@pytest.fixture
+def role(server_url: str) -> str:
+    """A role for which transactions are of another kind, and commits not synced."""
+    name = f"role_{os.urandom(4).hex()}"
+    rows(server_url, f"CREATE ROLE {name} LOGIN SUPERUSER")
+    rows(server_url, f"ALTER ROLE {name} SET synchronous_commit = off")
+    return name
+
+
+async def test_no_operation_works_in_a_transaction_of_another_kind(server_url: str, role: str) -> None:
+    """Behind a pooler, what was put right at the connection does not last; and what is done is synced all the same."""
+    synced = "SELECT current_setting('synchronous_commit')"
+    async with ledger_at(server_url.replace("postgres@", f"{role}@")) as ledger:
+        await do(ledger, CHECKING, callback=b"place", key="A")
+        await do(ledger, LOST, 2, key="B")
+
+        def within(work: Any) -> Any:
+            def do(book: Any) -> Any:
+                with book._db.transaction():
+                    assert book._once(synced) == [("off",)]
+                    work(book)
+                    return book._once(synced)
+
+            return do
+
+        assert await on_book(ledger, within(lambda book: book.deliver([b"place"], answered()))) == [("on",)]
+        assert await on_book(ledger, within(lambda book: book.resolve("B", FREE, None))) == [("on",)]
+        await do(ledger, CHECKING, 3, callback=b"another place", key="C")
+        await do(ledger, LOST, 4, key="D")
+        rows(server_url, f"ALTER ROLE {role} SET default_transaction_isolation = 'repeatable read'")
+        await on_book(ledger, lambda book: book._disconnect())
+        await start(ledger, 5)
+        await on_book(ledger, lambda book: book._db.execute("DISCARD ALL"))
+        for work in (
+            lambda: ledger.deliver([b"another place"], answered()),
+            lambda: ledger.resolve("D", CHARGED),
+            lambda: ledger.begin(ask(ledger, 6)),
+        ):
+            with pytest.raises(LedgerError, match="READ COMMITTED"):
+                await work()
+        rows(server_url, f"ALTER ROLE {role} RESET ALL")
+
+
+async def test_a_server_that_cannot_be_written_is_refused(server_url: str, role: str) -> None:
+    """As a standby is: an attempt that is not on the primary is known to nobody."""
+    async with ledger_at(server_url) as ledger:
+        await do(ledger, answered())
+    rows(server_url, f"ALTER ROLE {role} SET default_transaction_read_only = on")
+    with pytest.raises(LedgerError, match="name its primary"):
+        await ledger_at(server_url.replace("postgres@", f"{role}@")).open()
