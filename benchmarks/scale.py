@@ -68,7 +68,7 @@ async def work(url: str, first: int, count: int, at_once: int, max_charges: int 
 
 
 @contextlib.contextmanager
-def _postgres() -> Iterator[Any]:
+def postgres() -> Iterator[Any]:
     """A server, and what asks it in SQL."""
     with warnings.catch_warnings(), tempfile.TemporaryDirectory(dir=tempfile.gettempdir()) as folder:
         warnings.simplefilter("ignore")  # on where its package keeps its locks
@@ -87,7 +87,7 @@ def main(*, quick: bool, count: int | None = None) -> None:
         return
     print(f"\n### scale: {SUMMARY}\n")
     count, each = (_QUICK_CALLS, _QUICK_EACH) if quick else (_CALLS, _EACH)
-    with _postgres() as server:
+    with postgres() as server:
         psycopg = importlib.import_module("psycopg")
         base = server.get_uri()
         urls = (f"{base}{'&' if '?' in base else '?'}schema=s{number}" for number in range(1000))

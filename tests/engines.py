@@ -1,4 +1,4 @@
-"""What tests of engines share: a list in files, a vendor that ends one of its clients, and what must hold after that."""
+"""What tests of engines share: a list in files, a vendor that ends one of its clients, and what must hold then."""
 
 from __future__ import annotations
 

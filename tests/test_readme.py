@@ -16,7 +16,8 @@ import pytest
 from aisolution_async.sandbox import Fault, Sandbox
 
 from . import screen
-from .check_readme import GUIDES, blocks, name_of
+from .check_readme import GUIDES, blocks, engine_of, name_of
+from .servers import running
 from .support import picture
 
 ROOT = Path(__file__).parent.parent
@@ -31,8 +32,9 @@ NETWORK_COMMANDS = [code.strip() for language, code in BLOCK.findall(NETWORKS) i
 PYTHON = [
     pytest.param(code, id=f"{name}-{code.count(chr(10))}")
     for name, language, code in BLOCKS
-    if language == "python" and code not in NETWORK
+    if language == "python" and code not in NETWORK and engine_of(code) is None
 ]
+ENGINES = [code for _, language, code in BLOCKS if language == "python" and engine_of(code) is not None]
 SHELL = [(name, line) for name, language, code in BLOCKS if language == "sh" for line in code.splitlines()]
 COMMANDS = {
     name: [line for where, line in SHELL if where == name and line.startswith("aisolution ")]
@@ -117,6 +119,18 @@ async def test_python(code: str, folder: Path, vendor: dict[str, str]) -> None:
     status, output = await run([sys.executable, "-X", "dev", "-W", "error", *tests, "example.py"], folder, vendor)
     assert status == 0, output
     assert "Traceback" not in output
+
+
+@pytest.mark.parametrize("code", ENGINES, ids=engine_of)
+async def test_engines(code: str, folder: Path, vendor: dict[str, str]) -> None:
+    engine = engine_of(code)
+    pytest.importorskip(str(engine), reason=f"{engine} is not installed")
+    url, code = running().url(), re.sub(r'(?<=^ledger = ").*(?="$)', "LEDGER", code, flags=re.MULTILINE)
+    (folder / "example.py").write_text(code.replace("LEDGER", url), encoding="utf-8")
+    env = vendor | {"PYSPARK_PYTHON": sys.executable, "SPARK_LOCAL_IP": "127.0.0.1"}
+    status, output = await run([sys.executable, "example.py"], folder, env)
+    assert status == 0, output
+    assert running().rows(url, "SELECT count(*) FROM attempts") == [(2,)]
 
 
 @pytest.mark.parametrize("name", COMMANDS)

@@ -77,7 +77,7 @@ def calls(
     concurrency: int | Adaptive = CONCURRENCY,
     rate: float | None = None,
     rows_per_block: int = ROWS_PER_BLOCK,
-    num_cpus: float = 0.25,
+    num_cpus: float = 0,
     **options: Unpack[ClientOptions],
 ) -> Dataset:
     """The rows of `ds`, each with what `call` was answered for it. Lazy: nothing is asked before somebody reads.
@@ -85,8 +85,9 @@ def calls(
     - `columns`, `values`, `key`, `prefix`, `ledger`, `without_shared_ledger` and `options` are those of `Work.of`.
     - `workers`: how many actors ask. `concurrency`: how many attempts each of them makes at once, or an `Adaptive`.
       `rate`: how many attempts a second they make together; each has its share.
-    - `rows_per_block`: how many rows an actor is given at once. `num_cpus`: of the cluster's, for each actor: it waits
-      most of the time.
+    - `rows_per_block`: how many rows an actor is given at once.
+    - `num_cpus`: how much of a core each actor takes away from Ray's tasks. An actor waits most of the time, and actors
+      that took all cores would wait for ever for the tasks that read.
 
     Raises ConfigurationError for what cannot work. Columns that Ray does not know yet are checked by the actors, before
     they send anything.
