@@ -21,11 +21,12 @@ import pytest
 
 from aisolution_async import ConfigurationError, FaceCompare, WhatsAppDetail
 from aisolution_async.bulk import BulkError, BulkOptions, FolderRun, FolderSummary, run_folder
+from aisolution_async.bulk.outputs import Output, UnwrittenError
 from aisolution_async.bulk.photos import _Match
 from aisolution_async.bulk.shards import foresee_folder
 from aisolution_async.ledger.shards import Took
 
-from .commands import COMMAND, run, the_error
+from .commands import COMMAND, run, settled, the_error
 from .crash import CountingSandbox
 from .ledgers import AnyLedger, book_of, expire, ledger_at, rows
 from .servers import running
@@ -501,21 +502,54 @@ def expire_all(url: str) -> None:
     rows(url, "UPDATE owners SET expires_at = clock_timestamp() - interval '1 s' WHERE NOT ended")
 
 
-class KillingSandbox(CountingSandbox):
-    """A sandbox that kills a process as a request comes in."""
+async def test_who_took_a_part_file_over_finishes_it(tmp_path: Path) -> None:
+    first, second = (Output(tmp_path / "out.csv", None) for _ in range(2))
+    first.open(["number"], replace=True)
+    with pytest.raises(ConfigurationError, match="another run is writing it"):
+        second.open(["number"], replace=True)
+    second.open(["number"], replace=True, takes_over=True)
+    first.write(["1"], [])
+    with pytest.raises(UnwrittenError, match="another run writes it now"):
+        first.finish()
+    first.close()
+    second.write(["2"], [])
+    second.finish()
+    second.close()
+    assert (tmp_path / "out.csv").read_text() == "number\n2\n"
 
-    def __init__(self, at: int) -> None:
+
+async def test_who_lost_a_part_file_leaves_that_of_the_other(tmp_path: Path) -> None:
+    first, second = (Output(tmp_path / "out.csv", None) for _ in range(2))
+    first.open(["number"], replace=True)
+    second.open(["number"], replace=True, takes_over=True)
+    first.close()  # it has no row: of its own, nothing would stay
+    assert second.part.exists()
+    second.close()
+
+
+class SignallingSandbox(CountingSandbox):
+    """A sandbox that sends a process a signal as a request comes in."""
+
+    def __init__(self, at: int, number: int) -> None:
         super().__init__()
         self.victim: asyncio.subprocess.Process | None = None
-        self.killed = asyncio.Event()
+        self.sent = asyncio.Event()
         self._left = at
+        self._number = number
 
     async def answer(self, request: Any) -> Any:
         self._left -= 1
         if self._left == 0 and self.victim is not None:
-            self.victim.send_signal(signal.SIGKILL)
-            self.killed.set()
+            self.victim.send_signal(self._number)
+            self.sent.set()
         return await super().answer(request)
+
+
+async def age(url: str, pid: int) -> None:
+    """The leases of a process are over, whatever it had under way to renew them."""
+    while True:
+        rows(url, f"UPDATE owners SET expires_at = clock_timestamp() - interval '1 s' WHERE pid = {pid} AND NOT ended")
+        await asyncio.sleep(0.1)
 
 
 async def worker(sandbox: CountingSandbox, lists: Path, out: Path, url: str, *more: str) -> asyncio.subprocess.Process:
@@ -553,20 +587,28 @@ async def test_two_processes_share_a_folder(tmp_path: Path, server_url: str) -> 
     assert not [*out.glob("*.part")]
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGKILL")
-async def test_a_worker_that_is_killed_in_the_middle_of_a_shard(tmp_path: Path, server_url: str) -> None:
-    lists, out = tmp_path / "lists", tmp_path / "out"
-    numbers = write_lists(lists, *[40] * 4)
-    async with KillingSandbox(60) as sandbox:
-        sandbox.victim = await worker(sandbox, lists, out, server_url, "--concurrency", "4")
+@pytest.mark.skipif(sys.platform == "win32", reason="there are no such signals")
+@pytest.mark.parametrize("name", ["SIGKILL", "SIGSTOP"])
+async def test_a_worker_that_is_killed_or_stopped_in_the_middle_of_a_shard(
+    tmp_path: Path, server_url: str, name: str
+) -> None:
+    lists, out, numbers = tmp_path / "lists", tmp_path / "out", sorted(settled(160))
+    lists.mkdir()
+    for shard in range(4):
+        (lists / f"part-{shard}.csv").write_text("\n".join(["number", *numbers[shard * 40 : shard * 40 + 40], ""]))
+    async with SignallingSandbox(60, getattr(signal, name)) as sandbox:
+        victim = sandbox.victim = await worker(sandbox, lists, out, server_url, "--concurrency", "4")
         other = await worker(sandbox, lists, out, server_url, "--concurrency", "4")
-        await sandbox.killed.wait()
-        assert await sandbox.victim.wait() == -signal.SIGKILL
-        rows(
-            server_url,
-            f"UPDATE owners SET expires_at = clock_timestamp() - interval '1 s' WHERE pid = {sandbox.victim.pid}",
-        )
+        await sandbox.sent.wait()
+        ageing = asyncio.create_task(age(server_url, victim.pid))
         told = await said_by(other)
+        ageing.cancel()
+        before = {path.name: path.read_bytes() for path in out.glob("*.csv*")}
+        with contextlib.suppress(ProcessLookupError):
+            victim.send_signal(signal.SIGCONT)
+        await victim.communicate()
+        assert {path.name: path.read_bytes() for path in out.glob("*.csv*")} == before
+        assert victim.returncode in ((-signal.SIGKILL,) if name == "SIGKILL" else (0, 1))
         bill = bill_of(sandbox)
     assert set(bill.values()) == {1}
     assert (told["shards"]["left"], told["all"]["rows"]) == (0, 160)
