@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
-from aisolution_async import Attempt, Charge, WhatsAppProfile
+from aisolution_async import Attempt, Charge, FaceMatches
 from aisolution_async.outcome import Outcome
 
 from .vendor import ANSWERED, CHECKING, FLYING, UNKNOWN, Request
@@ -93,7 +93,7 @@ class Laws:
             each.is_lifted = each.is_lifted or each.view == ANSWERED
 
     def _is_own(self, question: int, reply: Any) -> None:
-        told = reply.signature
+        told = _token(reply)
         if told is None:
             return
         found = [each for each in self._world.vendor.requests if each.token == told]
@@ -101,7 +101,7 @@ class Laws:
 
     def _is_recorded(self, outcome: Outcome) -> None:
         """What an attempt says that is recorded, is."""
-        told = getattr(outcome.reply, "signature", None)
+        told = _token(outcome.reply)
         says = [each for each in outcome.attempts if each.recorded and each.charge is CHARGED]
         if told and says and not self._purged and self._world.plan.has_ledger:
             self.hold(told in self._replies(), f"{outcome.key} says that it is recorded, and it is not")
@@ -300,11 +300,7 @@ class Laws:
         """What was billed and arrived is in the ledger, or was handed out as not recorded."""
         world = self._world
         told = self._replies() if world.plan.has_ledger else ""
-        handed = {
-            outcome.reply.signature: outcome
-            for outcome in self._outcomes.values()
-            if isinstance(outcome.reply, WhatsAppProfile)
-        }
+        handed = {_token(outcome.reply): outcome for outcome in self._outcomes.values()}
         for request in world.vendor.requests:
             if not (request.is_billed and request.view == ANSWERED) or request.process.is_dead:
                 continue
@@ -324,6 +320,13 @@ class Laws:
         return any(
             each.question == request.question and each.is_counted_as_callback for each in self._world.vendor.requests
         )
+
+
+def _token(reply: Any) -> str | None:
+    """What only one of the vendor's answers says."""
+    if isinstance(reply, FaceMatches):
+        return reply.matches[0].person_id
+    return getattr(reply, "signature", None)
 
 
 def _is_by_callback(attempt: Attempt) -> bool:

@@ -23,10 +23,12 @@ from aisolution_async import (
     Call,
     Charge,
     ConfigurationError,
+    FaceCompare,
     Inbox,
     LedgerError,
     Recheck,
     Retry,
+    SearchFace,
     WhatsAppDetail,
     clock,
 )
@@ -35,11 +37,13 @@ from aisolution_async.batching import Batch
 from aisolution_async.hiding import Secret
 from aisolution_async.ledger import Ledger, owners, schema
 from aisolution_async.outcome import Outcome
+from aisolution_async.wire import connection, form, transport
 from aisolution_async.wire.request import Requests
 
 from . import shelf as shelves
 from .laws import Laws
 from .loop import SimulatedLoop
+from .network import Network, Pool, enter, image_of, question_in
 from .plan import ClientPlan, Job, Plan, Strike
 from .shelf import Shelf, SimulatedLedger
 from .vendor import UNKNOWN, Request, Vendor, Wire
@@ -47,6 +51,7 @@ from .vendor import UNKNOWN, Request, Vendor, Wire
 ADDRESS = "https://app.example.com/whatsapp"
 _EPOCH = datetime(2026, 1, 1, tzinfo=UTC)
 _PRICE = Decimal("0.5")
+_ENDPOINTS = ("gliswadetail", "facecompare", "searchface")
 _LONGEST = 20_000.0
 """Seconds of its own time that a simulation may take: whatever waits longer waits for nothing."""
 
@@ -66,7 +71,7 @@ class Process:
         self.ledger: SimulatedLedger | None = None
         self.client: AsyncClient
         self.inbox: Inbox
-        self._wire: Wire
+        self._wire: Wire | Pool
 
     ends_twice = property(lambda self: self.plan.ends_twice)
 
@@ -91,10 +96,10 @@ class Process:
                 store = self.ledger
         memory = {} if plan.most is None else {"max_charges": plan.most}
         world.opening = self
-        self._wire = Wire(world, self)
+        self._wire = Pool(world, self) if world.plan.over_network else Wire(world, self)
         self.client = AsyncClient(
             "TOKEN",
-            base_url="https://vendor.example",
+            base_url="http://127.0.0.1:8080" if world.plan.over_network else "https://vendor.example",
             transport=self._wire,
             deadline=plan.deadline,
             retry=Retry(max_retries=plan.max_retries, unknown=plan.retry_unknown),
@@ -159,6 +164,8 @@ class World:
         self.loop = SimulatedLoop()
         self.shelf = Shelf()
         self.vendor = Vendor(self)
+        self.network = Network(self)
+        self.loop.connect = self.network.connect
         self.laws = Laws(self)
         self.processes: list[Process] = []
         self.opening: Process | None = None
@@ -167,7 +174,7 @@ class World:
         self.events = 0
         self.limits: dict[str, Any] = {}
         if plan.most is not None and plan.priced:
-            self.limits = {"max_cost": plan.most * _PRICE, "prices": {"gliswadetail": _PRICE}}
+            self.limits = {"max_cost": plan.most * _PRICE, "prices": dict.fromkeys(_ENDPOINTS, _PRICE)}
         elif plan.most is not None:
             self.limits = {"max_charges": plan.most}
         self._tells = tells
@@ -323,6 +330,7 @@ class World:
         me = asyncio.current_task()
         assert me is not None
         process.tasks[me] = None
+        enter(process)
         self.event(f"{process.name}: job {place}, {job.kind}")
         try:
             await getattr(self, f"_{job.kind}")(process, place, job)
@@ -331,15 +339,28 @@ class World:
         finally:
             process.tasks.pop(me, None)
 
+    def _call(self, question: int, ask: str) -> Call[Any]:
+        key, pictures = f"q{question}.{ask}", self.plan.pictures
+        match pictures[question] if question < len(pictures) else "":
+            case "facecompare":
+                return FaceCompare(image_of(question), image_of(500), key=key)
+            case "searchface":
+                return SearchFace(image_of(question), key=key)
+            case _:
+                return WhatsAppDetail(f"+6281387300{question:03}", key=key)
+
     async def _send(self, process: Process, place: int, job: Job) -> None:
-        await process.client.send(_call(job.asks[0], f"{place}.0"))
+        await process.client.send(self._call(job.asks[0], f"{place}.0"))
 
     async def _wait(self, process: Process, place: int, job: Job) -> None:
-        call = _call(job.asks[0], f"{place}.0")
-        await process.client.whatsapp_detail(call.number, wait=process.inbox, key=call.key)
+        call = self._call(job.asks[0], f"{place}.0")
+        if isinstance(call, WhatsAppDetail):
+            await process.client.whatsapp_detail(call.number, wait=process.inbox, key=call.key)
+        else:
+            await process.client.send(call)
 
     async def _batch(self, process: Process, place: int, job: Job) -> None:
-        calls = [_call(question, f"{place}.{index}") for index, question in enumerate(job.asks)]
+        calls = [self._call(question, f"{place}.{index}") for index, question in enumerate(job.asks)]
         batch: Batch[Any] = process.client.batch(
             calls,
             concurrency=job.concurrency,
@@ -545,6 +566,10 @@ def simulating() -> Iterator[None]:
             mock.patch.object(client_module, "open_ledger", _ledger),
             mock.patch.object(client_module, "Requests", _requests),
             mock.patch.object(schema, "file_of", return_value=shelves.PATH),  # which asks the disk
+            mock.patch.object(transport, "dial", lambda *arguments: _world().network.dial(*arguments)),
+            mock.patch.object(connection, "_watch", lambda number: _world().network.watch(number)),
+            mock.patch.object(connection, "_is_ended", lambda number: _world().network.is_ended(number)),
+            mock.patch.object(form, "_PIECE", 48),  # so that small pictures are bodies of several pieces
             mock.patch.object(Batch, "__hash__", _number),
             mock.patch.object(CancelScope, "__hash__", _number_of_scope),
         ):
@@ -555,9 +580,8 @@ def simulating() -> Iterator[None]:
 
 
 def _question(call: Call[Any]) -> int:
-    assert isinstance(call, WhatsAppDetail)
-    return int(call.number[-3:])
-
-
-def _call(question: int, key: str) -> WhatsAppDetail:
-    return WhatsAppDetail(f"+6281387300{question:03}", key=f"q{question}.{key}")
+    if isinstance(call, WhatsAppDetail):
+        return int(call.number[-3:])
+    image = call.img1 if isinstance(call, FaceCompare) else call.img if isinstance(call, SearchFace) else None
+    assert isinstance(image, bytes)
+    return question_in(image)
