@@ -95,7 +95,7 @@ class Pool(PoolTransport):
         """Its process is no more: what it did not hand to the system yet never leaves."""
         for line in self._world.network.lines:
             if line.process is self._process:
-                line.sever()
+                line.abort()
         for request in self._world.vendor.requests:
             if request.process is self._process and request.view == FLYING:
                 request.view = UNKNOWN
@@ -178,7 +178,7 @@ class Line(asyncio.Transport):
         """What the client has not looked at yet; None for the end, an exception for a reset."""
         self._world, self._protocol, self._sock = network.world, protocol, sock
         self._loop = network.world.loop
-        self._is_closing = self._is_severed = self._is_paused = False
+        self._is_closing = self._is_paused = False
         self._buffer: deque[bytes] = deque()  # in the client's memory
         self._arrives_at = 0.0
         self._coming: deque[Request] = deque()  # asked on this connection, and not begun to arrive
@@ -231,21 +231,15 @@ class Line(asyncio.Transport):
 
     def abort(self) -> None:
         if not self._is_closing:
-            self._is_closing = True
-            self._buffer.clear()
-            self._loop.call_soon(self._lose, None)
-            self._loop.call_at(self._arrives_at + 2 * LONGER, self._client_is_gone)
+            self._end(None)
 
     close = abort
 
-    def sever(self) -> None:
-        """The process ended: its system says so to the server, and nobody to the process."""
-        self._is_severed = True
-        self.abort()
-
-    def _lose(self, why: Exception | None) -> None:
-        if not self._is_severed:
-            self._protocol.connection_lost(why)
+    def _end(self, why: Exception | None) -> None:
+        self._is_closing = True
+        self._buffer.clear()
+        self._loop.call_soon(self._protocol.connection_lost, why)
+        self._loop.call_at(self._arrives_at + 2 * LONGER, self._client_is_gone)
 
     def _look(self) -> None:
         """What has come is handed to the pool."""
@@ -255,11 +249,10 @@ class Line(asyncio.Transport):
         if isinstance(item, bytes):
             self._protocol.data_received(item)
         else:
-            self._is_closing = True
-            self._buffer.clear()
             if item is None:
                 self._protocol.eof_received()
-            self._loop.call_soon(self._lose, item)
+            if not self._is_closing:
+                self._end(item)
         if self.inbox:
             self._loop.call_soon(self._look)
 
