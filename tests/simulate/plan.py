@@ -177,6 +177,7 @@ MANNERS = (
     *("not for long", "not for long", "early", "early", "unread"),
 )
 """What a server does to a connection beside answering: see `network.Line`."""
+_KEPT = ("", "", "", "in parts", "interim", "twice", "not for long")
 
 
 class _Theme(NamedTuple):
@@ -259,17 +260,30 @@ def plan_of(seed: int) -> Plan:
 def _over_network(plan: Plan, rng: random.Random, questions: int) -> Plan:
     chance, choice = rng.random, rng.choice
 
+    is_busy = chance() < 0.4  # many answers to pictures, one after the other, on one connection
+    jobs, does = plan.jobs, plan.does
+    if is_busy:
+        jobs = tuple(
+            dataclasses.replace(job, asks=job.asks * 3, dedupe=False, concurrency=1) if job.kind == "batch" else job
+            for job in jobs
+        )
+        does = tuple((question, turn + 3 * more, behaviour) for question, turn, behaviour in does for more in range(3))
+
     def treated(behaviour: Behaviour) -> Behaviour:
-        manner = choice(MANNERS)
+        manner = choice(_KEPT if is_busy and chance() < 0.7 else MANNERS)
         slow = rng.uniform(0, 0.1) if manner == "early" or chance() < 0.3 else 0.0
-        return behaviour._replace(slow=slow, manner=manner)
+        kind = "ok" if is_busy and chance() < 0.8 else "half-written" if slow and chance() < 0.2 else behaviour.kind
+        return behaviour._replace(kind=kind, slow=slow, manner=manner)
 
     return dataclasses.replace(
         plan,
         over_network=True,
-        pictures=tuple(choice(("", "", "facecompare", "searchface")) for _ in range(questions)),
-        clients=tuple(dataclasses.replace(each, connections=choice((1, 1, 2, 3))) for each in plan.clients),
-        does=tuple((question, turn, treated(behaviour)) for question, turn, behaviour in plan.does),
+        pictures=tuple(choice(("facecompare", "searchface", *([] if is_busy else ["", ""]))) for _ in range(questions)),
+        clients=tuple(
+            dataclasses.replace(each, connections=1 if is_busy else choice((1, 2, 3))) for each in plan.clients
+        ),
+        jobs=jobs,
+        does=tuple((question, turn, treated(behaviour)) for question, turn, behaviour in does),
         behaviours={},
     )
 

@@ -87,7 +87,7 @@ BUGS: dict[str, Bug] = {
         "sending/finding.py", "if response.early and not answer.refuses:", "if False:"
     ),
     "a request of which a piece left never left": Bug(
-        "wire/transport.py", "flight.left = not conn.refused\n", "flight.left = not (conn.refused or conn.writing)\n"
+        "wire/transport.py", "flight.left = not conn.refused\n", "flight.left = not (conn.refused or isinstance(conn.error, httpx.WriteError))\n"
     ),
     "the tally takes what is unknown for free": Bug("charges.py", "counts.unknown += times", "counts.free += times"),
     "the last attempt of a batch is not in the client's tally": Bug(

@@ -345,7 +345,7 @@ class World:
             case "facecompare":
                 return FaceCompare(image_of(question), image_of(500), key=key)
             case "searchface":
-                return SearchFace(image_of(question), key=key)
+                return SearchFace(image_of(question, is_small=True), key=key)
             case _:
                 return WhatsAppDetail(f"+6281387300{question:03}", key=key)
 
