@@ -28,7 +28,7 @@ class Laws:
         self._world = world
         self._attempts: dict[tuple[int, str], list[tuple[int, Attempt]]] = {}  # by process and key: question, attempt
         self._outcomes: dict[tuple[int, str], Outcome] = {}
-        self._purged: list[float] = []
+        self._purged: list[float] = []  # when
 
     def hold(self, condition: object, text: str) -> None:
         """`text` says what is broken, if `condition` does not hold."""
@@ -45,11 +45,22 @@ class Laws:
         self._attempts.setdefault((process.number, key), []).append((question, attempt))
         how = "by callback" if attempt.http_status is None and attempt.status else attempt.error or attempt.status
         self._world.note(f"{process.name} counts {key}: {attempt.charge} ({how})")
+        self.hold(
+            attempt.recorded is not False or process.has_failed,
+            f"{key}: an attempt is not recorded, and the ledger of {process.name} never failed",
+        )
         most = process.plan.most
         if most is not None:
             tally = process.client.tally
             within = tally.charged <= most + self.late(process)
             self.hold(within, f"{process.name} spent over its limit in memory: {tally}")
+
+    def closed(self, process: Process) -> None:
+        """Its client and its ledger are closed: nothing of it is under way any more."""
+        book = None if process.ledger is None else process.ledger.book
+        if book is not None and not (process.has_failed or process.is_dead):
+            left = self._world.shelf.rows("SELECT key FROM intents WHERE owner = ?", book.owner)
+            self.hold(not left, f"{process.name} is closed, and has under way: {left}")
 
     def callbacks_counted(self, question: int) -> int:
         """How many attempts at a question were counted for a callback."""
@@ -83,9 +94,9 @@ class Laws:
             ]
             self.hold(len(found) <= most, f"job {place} asked q{question}, which it may ask {most} times: {found}")
 
-    def purged(self, seconds: float) -> None:
+    def purged(self) -> None:
         """A person purges what is older: whoever asks for it then pays again."""
-        self._purged.append(seconds)
+        self._purged.append(self._world.loop.time())
         requests = self._world.vendor.requests
         for question in {each.question for each in requests}:
             self._lift(self._world.vendor.of(question))
@@ -282,7 +293,8 @@ class Laws:
     def _is_late(self, request: Request) -> bool:
         waited = request.called_back_at - request.left_at
         late = request.process.plan.patience - 1
-        return waited >= late or bool(request.called_back_at and (self._purged or self._world.has_jumped))
+        is_purged = any(request.left_at <= at <= request.called_back_at + 1.0 for at in self._purged)
+        return waited >= late or bool(request.called_back_at and (is_purged or self._world.has_jumped))
 
     def _of_limit(self) -> None:
         world = self._world

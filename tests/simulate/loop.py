@@ -66,7 +66,7 @@ class SimulatedLoop(asyncio.BaseEventLoop):
         self._tasks = [task for task in self._tasks if not task.done()]
         return self._tasks
 
-    async def create_connection(self, *arguments: Any, **options: Any) -> Any:  # type: ignore[override]
+    async def create_connection(self, *arguments: Any, **options: Any) -> Any:
         """See asyncio: there is only what is pretended."""
         return await self.connect(*arguments, **options)
 

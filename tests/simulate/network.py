@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs
@@ -18,7 +18,6 @@ from urllib.parse import parse_qs
 import httpx
 import pybase64
 
-from aisolution_async.wire.dial import AddressInfo
 from aisolution_async.wire.transport import Flight, Origin, PoolTransport, Received
 
 from .vendor import ANSWERED, CHECKING, FLYING, KINDS, UNKNOWN, UNSENT, Request
@@ -146,7 +145,7 @@ class Network:
         self.sockets: list[Socket] = []
         self.lines: list[Line] = []
 
-    async def dial(self, _: asyncio.AbstractEventLoop, addresses: Sequence[AddressInfo]) -> Socket:  # noqa: ARG002
+    async def dial(self) -> Socket:
         """In place of the real one."""
         behaviour = _request.get().behaviour
         await asyncio.sleep(behaviour.connect)

@@ -190,6 +190,8 @@ class _Theme(NamedTuple):
     losses: float = 0.3
     ledger: float = 0.9
     network: bool = False
+    ends: float = 0.0  # closes, and their cancellation
+    leaves: float = 0.0  # calls that wait for a callback, and are left, with limits in memory
 
 
 _THEMES = (
@@ -209,13 +211,18 @@ _NETWORK = (
     _Theme(network=True, callbacks=0.0, struck=0.9, losses=0.1, ledger=0.0),
     _Theme(network=True),
 )
+_ENDS = (
+    _Theme(ends=1.0, callbacks=0.2, struck=0.3),
+    _Theme(ends=0.8, losses=0.0, callbacks=0.0, struck=0.5),
+    _Theme(ends=0.1, leaves=1.0, callbacks=1.0, struck=0.2, losses=0.1, persons=0.1, ledger=0.5),
+)
 
 
 def plan_of(seed: int) -> Plan:
-    """The plan that a seed stands for. Every fourth goes over a network."""
+    """The plan that a seed stands for. Every fourth goes over a network, and another one is about ends."""
     rng = random.Random(seed)
     chance, choice, uniform = rng.random, rng.choice, rng.uniform
-    theme = choice(_THEMES if seed % 4 else _NETWORK)
+    theme = choice({0: _NETWORK, 3: _ENDS}.get(seed % 4, _THEMES))
     has_ledger = chance() < theme.ledger
     questions = choice((1, 1, 2, 2, 3))
     likes_callbacks = chance() < theme.callbacks
@@ -254,7 +261,26 @@ def plan_of(seed: int) -> Plan:
         does,
         tuple(strikes),
     )
-    return _over_network(plan, rng, questions) if theme.network else plan
+    if theme.network:
+        return _over_network(plan, rng, questions)
+    return _with_ends(plan, rng, theme) if theme.ends else plan
+
+
+def _with_ends(plan: Plan, rng: random.Random, theme: _Theme) -> Plan:
+    chance, choice = rng.random, rng.choice
+    strikes, clients = [*plan.strikes], plan.clients
+    while chance() < theme.ends * 0.6 and len(strikes) < 6:
+        at = int(rng.expovariate(1 / 2))
+        kind, target = choice(_CLOSES), rng.randrange(len(clients))
+        strikes.append(Strike(at, rng.randrange(9), kind, target, rng.randrange(12), choice(_MOMENTS)))
+    if chance() < theme.leaves:
+        clients = tuple(dataclasses.replace(each, max_charges=choice((1, 2, 3)), owns=False) for each in clients)
+        for place, job in enumerate(plan.jobs):
+            if job.kind in ("wait", "batch") and chance() < 0.7:
+                moment = choice(("a request is answered", "an answer is there", "the store's answer is there"))
+                at = int(rng.expovariate(1 / 2))
+                strikes.append(Strike(at, rng.randrange(20), choice(("cancel", "stop")), place, 0.0, moment))
+    return dataclasses.replace(plan, clients=clients, strikes=tuple(strikes), behaviours={})
 
 
 def _over_network(plan: Plan, rng: random.Random, questions: int) -> Plan:
@@ -345,6 +371,7 @@ _STRIKES = (
     *("cancel twice", "crash", "crash", "crash", "crash in the store", "crash in the store"),
     *("disk", "disk", "disk", "locked", "stop", "stop", "close", "close", "jump", "unseen", "late"),
 )
+_CLOSES = ("close", "close the client", "close, cancelled", "close, cancelled")
 _MOMENTS = (
     *("a request begins", "a request left", "a request is there", "a request is answered", "an answer is there") * 2,
     *("the store is asked", "the store has answered", "the store's answer is there"),

@@ -87,7 +87,15 @@ BUGS: dict[str, Bug] = {
         "sending/finding.py", "if response.early and not answer.refuses:", "if False:"
     ),
     "a request of which a piece left never left": Bug(
-        "wire/transport.py", "flight.left = not conn.refused\n", "flight.left = not (conn.refused or isinstance(conn.error, httpx.WriteError))\n"
+        "wire/transport.py",
+        "flight.left = not conn.refused\n",
+        "flight.left = not (conn.refused or isinstance(conn.error, httpx.WriteError))\n",
+    ),
+    "a client that is closed waits for nobody's record": Bug(
+        "sending/shared.py", "await self.unrecorded.none(_GRACE)", "pass"
+    ),
+    "a closer that is cancelled closes in the middle of records": Bug(
+        "sending/shared.py", "await asyncio.shield(self._closing)\n        elif", "await self._closing\n        elif"
     ),
     "the tally takes what is unknown for free": Bug("charges.py", "counts.unknown += times", "counts.free += times"),
     "the last attempt of a batch is not in the client's tally": Bug(

@@ -7,7 +7,7 @@ import contextlib
 import logging
 import random
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from functools import cache
@@ -43,7 +43,7 @@ from aisolution_async.wire.request import Requests
 from . import shelf as shelves
 from .laws import Laws
 from .loop import SimulatedLoop
-from .network import Network, Pool, enter, image_of, question_in
+from .network import Network, Pool, Socket, enter, image_of, question_in
 from .plan import ClientPlan, Job, Plan, Strike
 from .shelf import Shelf, SimulatedLedger
 from .vendor import UNKNOWN, Request, Vendor, Wire
@@ -65,7 +65,8 @@ class Process:
         self.place, self.plan, self.world = place, plan, world
         self.number = len(world.processes)
         self.name = f"client {place}" + "'" * sum(each.place == place for each in world.processes)
-        self.is_dead = self.is_closed = False
+        self.is_dead = self.is_closed = self.is_over = False
+        self.has_failed = False  # its store, once
         self.tasks: dict[asyncio.Task[Any], None] = {}
         self.batches: dict[int, Batch[Any]] = {}
         self.ledger: SimulatedLedger | None = None
@@ -116,15 +117,21 @@ class Process:
         if self.is_dead:
             raise LedgerError("dead")
 
-    async def close(self) -> None:
-        """End as a program does."""
-        if not self.is_closed and not self.is_dead:
-            self.is_closed = True
+    async def close(self, *, all_of_it: bool = True) -> None:
+        """End as a program does, or close the client alone. One that was cancelled is done again at the end."""
+        if self.is_over or self.is_dead:
+            return
+        if not self.is_closed:
             self.world.note(f"{self.name} closes")
-            await self.client.aclose()
-            if self.ledger is not None and not self.plan.owns:
-                await self.ledger.aclose()
-            self.world.note(f"{self.name} is closed")
+        self.is_closed = True
+        await self.client.aclose()
+        if not all_of_it:
+            return
+        if self.ledger is not None and not self.plan.owns:
+            await self.ledger.aclose()
+        self.is_over = True
+        self.world.note(f"{self.name} is closed")
+        self.world.laws.closed(self)
 
     def crash(self) -> None:
         """End at once. What its tasks still do changes nothing any more."""
@@ -209,7 +216,7 @@ class World:
                 self._named[name] = count + 1
                 strikes = strikes + self._strikes.pop((name, count), [])
         for strike in strikes:
-            self.loop.call_soon(self._hop, strike, strike.hops)
+            self.loop.call_soon(self._hop_on, self._strike, strike.hops, strike)
 
     def today(self) -> float:
         """Seconds on the wall clock."""
@@ -219,14 +226,15 @@ class World:
         """How long the store takes."""
         return self._late + self._rng.random() ** 3 * 0.005
 
-    def _hop(self, strike: Strike, hops: int) -> None:
+    def _hop_on(self, function: Callable[..., object], hops: int, *arguments: object) -> None:
+        """Do it after so many turns."""
         if hops:
-            self.loop.call_soon(self._hop, strike, hops - 1)
+            self.loop.call_soon(self._hop_on, function, hops - 1, *arguments)
         else:
-            self.note(f"STRIKE {strike.kind} {strike.target} {strike.amount or ''}")
-            self._strike(strike)
+            function(*arguments)
 
     def _strike(self, strike: Strike) -> None:
+        self.note(f"STRIKE {strike.kind} {strike.target} {strike.amount or ''}")
         process = self._live.get(strike.target)
         match strike.kind:
             case "cancel" | "cancel twice":
@@ -247,23 +255,29 @@ class World:
                 pass
             case "crash":
                 process.crash()
-            case "close":
-                self._spawn(process, process.close())
+            case "close" | "close the client":
+                self._spawn(process, process.close(all_of_it=strike.kind == "close"))
+            case "close, cancelled":
+                self._hop_on(self._spawn(process, process.close()).cancel, int(strike.amount))
             case _ if process.ledger is None:
                 pass
             case "crash in the store":
+                process.has_failed = True
                 process.ledger.faults.crash_after = int(strike.amount)
             case "disk" | "locked":
+                process.has_failed = True
                 faults = process.ledger.faults
                 faults.left, faults.after = int(strike.amount), round(strike.amount % 1 * 100)
                 faults.code = sqlite3.SQLITE_FULL if strike.kind == "disk" else sqlite3.SQLITE_BUSY
             case "unseen":
+                process.has_failed = True
                 if process.ledger.book is not None and not process.ledger.book.closed:
                     self.shelf.alive[process.ledger.book.owner] = None
 
-    def _spawn(self, process: Process, work: Any) -> None:
+    def _spawn(self, process: Process, work: Any) -> asyncio.Task[None]:
         task = self.loop.create_task(work)
         process.tasks[task] = None
+        return task
 
     async def receive(self, request: Request, secret: str, query: str) -> bool:
         """The vendor calls back. Whether anybody was there, and took it."""
@@ -424,7 +438,7 @@ class World:
 
     async def _purge(self, process: Process, place: int, job: Job) -> None:
         if process.ledger is not None:
-            self.laws.purged(job.older)
+            self.laws.purged()
             await process.ledger.purge(job.older)
 
     async def _close(self, process: Process, place: int, job: Job) -> None:
@@ -542,6 +556,18 @@ def _ledger(path: object, **options: Any) -> SimulatedLedger:
     return ledger
 
 
+async def _dial(loop: asyncio.AbstractEventLoop, addresses: object) -> Socket:
+    return await _world().network.dial()
+
+
+def _watch(number: int) -> Callable[[int], object]:
+    return _world().network.watch(number)
+
+
+def _is_ended(number: int) -> bool:
+    return _world().network.is_ended(number)
+
+
 @cache
 def _same_requests(address: str, token: str, user_agent: str) -> Requests:
     return Requests(Secret(address), Secret(token), Secret(None), user_agent=user_agent)
@@ -566,9 +592,9 @@ def simulating() -> Iterator[None]:
             mock.patch.object(client_module, "open_ledger", _ledger),
             mock.patch.object(client_module, "Requests", _requests),
             mock.patch.object(schema, "file_of", return_value=shelves.PATH),  # which asks the disk
-            mock.patch.object(transport, "dial", lambda *arguments: _world().network.dial(*arguments)),
-            mock.patch.object(connection, "_watch", lambda number: _world().network.watch(number)),
-            mock.patch.object(connection, "_is_ended", lambda number: _world().network.is_ended(number)),
+            mock.patch.object(transport, "dial", _dial),
+            mock.patch.object(connection, "_watch", _watch),
+            mock.patch.object(connection, "_is_ended", _is_ended),
             mock.patch.object(form, "_PIECE", 48),  # so that small pictures are bodies of several pieces
             mock.patch.object(Batch, "__hash__", _number),
             mock.patch.object(CancelScope, "__hash__", _number_of_scope),
