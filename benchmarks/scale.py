@@ -82,7 +82,7 @@ def postgres() -> Iterator[Any]:
 def main(*, quick: bool, count: int | None = None) -> None:
     """Print the table; with `count`, those of a ledger with so many rows instead."""
     if count is not None:
-        with _postgres() as server:
+        with postgres() as server:
             measure(server, count)
         return
     print(f"\n### scale: {SUMMARY}\n")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
-from aisolution_async import Attempt, Charge, WhatsAppProfile
+from aisolution_async import Attempt, Charge, FaceMatches
 from aisolution_async.outcome import Outcome
 
 from .vendor import ANSWERED, CHECKING, FLYING, UNKNOWN, Request
@@ -28,7 +28,7 @@ class Laws:
         self._world = world
         self._attempts: dict[tuple[int, str], list[tuple[int, Attempt]]] = {}  # by process and key: question, attempt
         self._outcomes: dict[tuple[int, str], Outcome] = {}
-        self._purged: list[float] = []
+        self._purged: list[float] = []  # when
 
     def hold(self, condition: object, text: str) -> None:
         """`text` says what is broken, if `condition` does not hold."""
@@ -45,11 +45,22 @@ class Laws:
         self._attempts.setdefault((process.number, key), []).append((question, attempt))
         how = "by callback" if attempt.http_status is None and attempt.status else attempt.error or attempt.status
         self._world.note(f"{process.name} counts {key}: {attempt.charge} ({how})")
+        self.hold(
+            attempt.recorded is not False or process.has_failed,
+            f"{key}: an attempt is not recorded, and the ledger of {process.name} never failed",
+        )
         most = process.plan.most
         if most is not None:
             tally = process.client.tally
             within = tally.charged <= most + self.late(process)
             self.hold(within, f"{process.name} spent over its limit in memory: {tally}")
+
+    def closed(self, process: Process) -> None:
+        """Its client and its ledger are closed: nothing of it is under way any more."""
+        book = None if process.ledger is None else process.ledger.book
+        if book is not None and not (process.has_failed or process.is_dead):
+            left = self._world.shelf.rows("SELECT key FROM intents WHERE owner = ?", book.owner)
+            self.hold(not left, f"{process.name} is closed, and has under way: {left}")
 
     def callbacks_counted(self, question: int) -> int:
         """How many attempts at a question were counted for a callback."""
@@ -83,9 +94,9 @@ class Laws:
             ]
             self.hold(len(found) <= most, f"job {place} asked q{question}, which it may ask {most} times: {found}")
 
-    def purged(self, seconds: float) -> None:
+    def purged(self) -> None:
         """A person purges what is older: whoever asks for it then pays again."""
-        self._purged.append(seconds)
+        self._purged.append(self._world.loop.time())
         requests = self._world.vendor.requests
         for question in {each.question for each in requests}:
             self._lift(self._world.vendor.of(question))
@@ -93,7 +104,7 @@ class Laws:
             each.is_lifted = each.is_lifted or each.view == ANSWERED
 
     def _is_own(self, question: int, reply: Any) -> None:
-        told = reply.signature
+        told = _token(reply)
         if told is None:
             return
         found = [each for each in self._world.vendor.requests if each.token == told]
@@ -101,7 +112,7 @@ class Laws:
 
     def _is_recorded(self, outcome: Outcome) -> None:
         """What an attempt says that is recorded, is."""
-        told = getattr(outcome.reply, "signature", None)
+        told = _token(outcome.reply)
         says = [each for each in outcome.attempts if each.recorded and each.charge is CHARGED]
         if told and says and not self._purged and self._world.plan.has_ledger:
             self.hold(told in self._replies(), f"{outcome.key} says that it is recorded, and it is not")
@@ -286,7 +297,8 @@ class Laws:
     def _is_late(self, request: Request) -> bool:
         waited = request.called_back_at - request.left_at
         late = request.process.plan.patience - 1
-        return waited >= late or bool(request.called_back_at and (self._purged or self._world.has_jumped))
+        is_purged = any(request.left_at <= at <= request.called_back_at + 1.0 for at in self._purged)
+        return waited >= late or bool(request.called_back_at and (is_purged or self._world.has_jumped))
 
     def _of_limit(self) -> None:
         world = self._world
@@ -304,11 +316,7 @@ class Laws:
         """What was billed and arrived is in the ledger, or was handed out as not recorded."""
         world = self._world
         told = self._replies() if world.plan.has_ledger else ""
-        handed = {
-            outcome.reply.signature: outcome
-            for outcome in self._outcomes.values()
-            if isinstance(outcome.reply, WhatsAppProfile)
-        }
+        handed = {_token(outcome.reply): outcome for outcome in self._outcomes.values()}
         for request in world.vendor.requests:
             if not (request.is_billed and request.view == ANSWERED) or request.process.is_dead:
                 continue
@@ -328,6 +336,13 @@ class Laws:
         return any(
             each.question == request.question and each.is_counted_as_callback for each in self._world.vendor.requests
         )
+
+
+def _token(reply: Any) -> str | None:
+    """What only one of the vendor's answers says."""
+    if isinstance(reply, FaceMatches):
+        return reply.matches[0].person_id
+    return getattr(reply, "signature", None)
 
 
 def _is_by_callback(attempt: Attempt) -> bool:

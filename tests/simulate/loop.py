@@ -6,7 +6,7 @@ import asyncio
 import heapq
 import itertools
 from collections import deque
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from contextvars import Context
 from typing import Any
 
@@ -45,6 +45,7 @@ class SimulatedLoop(asyncio.BaseEventLoop):
         super().__init__()
         self._now = 1000.0
         self._tasks: list[Task] = []
+        self.connect: Callable[..., Awaitable[Any]]
         numbers = itertools.count(1)
 
         def make(loop: Any, coro: Any, context: Context | None = None, **_: object) -> Task:
@@ -64,6 +65,10 @@ class SimulatedLoop(asyncio.BaseEventLoop):
         """Those that are not over."""
         self._tasks = [task for task in self._tasks if not task.done()]
         return self._tasks
+
+    async def create_connection(self, *arguments: Any, **options: Any) -> Any:
+        """See asyncio: there is only what is pretended."""
+        return await self.connect(*arguments, **options)
 
     def call_soon(  # type: ignore[override]
         self, callback: Callable[..., object], *args: Any, context: Context | None = None

@@ -16,7 +16,8 @@ class Behaviour(NamedTuple):
 
     `kind` is in `vendor.KINDS`. It takes `connect` seconds until the first byte leaves, then `receive` until the vendor
     has it (and bills it), and then `answer` until the answer is there. `callbacks` are made so many seconds after
-    that, and say so.
+    that, and say so. Over a network, each piece of the request takes `slow` seconds to leave the client's memory, and
+    `manner` is what the server does to the connection, one of `MANNERS`.
     """
 
     kind: str = "ok"
@@ -24,6 +25,8 @@ class Behaviour(NamedTuple):
     receive: float = 0.01
     answer: float = 0.1
     callbacks: tuple[tuple[float, str], ...] = ()
+    slow: float = 0.0
+    manner: str = ""
 
 
 @dataclass(frozen=True)
@@ -38,6 +41,7 @@ class ClientPlan:
     patience: float = PATIENCE
     owns: bool = False  # its ledger is given by path
     ends_twice: bool = False  # each end is told twice
+    connections: int = 3  # over a network
 
     @property
     def most(self) -> int | None:
@@ -92,6 +96,8 @@ class Plan:
     jobs: tuple[Job, ...] = ()
     does: tuple[tuple[int, int, Behaviour], ...] = ()
     strikes: tuple[Strike, ...] = ()
+    over_network: bool = False
+    pictures: tuple[str, ...] = ()  # the endpoints of the first questions; the others are about numbers
     behaviours: dict[tuple[int, int], Behaviour] = field(default_factory=dict, compare=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -130,6 +136,8 @@ class Plan:
                     yield self._but(does=(*self.does[:place], changed_too, *self.does[place + 1 :]))
         if self.most is not None:
             yield self._but(most=None)
+        if self.pictures:
+            yield self._but(pictures=())
 
     def _with_job(self, place: int, job: Job) -> Plan:
         return self._but(jobs=(*self.jobs[:place], job, *self.jobs[place + 1 :]))
@@ -164,6 +172,14 @@ _LOSSES = (
 _CALLED_BACK = ("checking", "checking", "ok", "lost", "lost-unbilled", "silent", "broken", "odd")
 
 
+MANNERS = (
+    *("", "", "", "", "in parts", "close", "twice", "twice at once", "interim", "cut", "stuck", "endless"),
+    *("not for long", "not for long", "early", "early", "unread"),
+)
+"""What a server does to a connection beside answering: see `network.Line`."""
+_KEPT = ("", "", "", "in parts", "interim", "twice", "not for long")
+
+
 class _Theme(NamedTuple):
     """What a plan is about: chances of this and that."""
 
@@ -173,6 +189,9 @@ class _Theme(NamedTuple):
     struck: float = 0.7
     losses: float = 0.3
     ledger: float = 0.9
+    network: bool = False
+    ends: float = 0.0  # closes, and their cancellation
+    leaves: float = 0.0  # calls that wait for a callback, and are left, with limits in memory
 
 
 _THEMES = (
@@ -186,12 +205,24 @@ _THEMES = (
     _Theme(losses=0.8, callbacks=0.2, ledger=1.0),
 )
 
+_NETWORK = (
+    _Theme(network=True, callbacks=0.1, limits=0.1, persons=0.2, struck=0.8, losses=0.2),
+    _Theme(network=True, callbacks=0.0, struck=0.5, losses=0.0, ledger=0.5),
+    _Theme(network=True, callbacks=0.0, struck=0.9, losses=0.1, ledger=0.0),
+    _Theme(network=True),
+)
+_ENDS = (
+    _Theme(ends=1.0, callbacks=0.2, struck=0.3),
+    _Theme(ends=0.8, losses=0.0, callbacks=0.0, struck=0.5),
+    _Theme(ends=0.1, leaves=1.0, callbacks=1.0, struck=0.2, losses=0.1, persons=0.1, ledger=0.5),
+)
+
 
 def plan_of(seed: int) -> Plan:
-    """The plan that a seed stands for."""
+    """The plan that a seed stands for. Every fourth goes over a network, and another one is about ends."""
     rng = random.Random(seed)
     chance, choice, uniform = rng.random, rng.choice, rng.uniform
-    theme = choice(_THEMES)
+    theme = choice({0: _NETWORK, 3: _ENDS}.get(seed % 4, _THEMES))
     has_ledger = chance() < theme.ledger
     questions = choice((1, 1, 2, 2, 3))
     likes_callbacks = chance() < theme.callbacks
@@ -219,7 +250,7 @@ def plan_of(seed: int) -> Plan:
     strikes: list[Strike] = []
     while chance() < theme.struck and len(strikes) < 4:
         strikes.append(_strike(rng, len(clients), len(jobs)))
-    return Plan(
+    plan = Plan(
         seed,
         has_ledger,
         choice((1, 1, 2, 3)) if limited and has_ledger and chance() < 0.7 else None,
@@ -229,6 +260,57 @@ def plan_of(seed: int) -> Plan:
         tuple(jobs),
         does,
         tuple(strikes),
+    )
+    if theme.network:
+        return _over_network(plan, rng, questions)
+    return _with_ends(plan, rng, theme) if theme.ends else plan
+
+
+def _with_ends(plan: Plan, rng: random.Random, theme: _Theme) -> Plan:
+    chance, choice = rng.random, rng.choice
+    strikes, clients = [*plan.strikes], plan.clients
+    while chance() < theme.ends * 0.6 and len(strikes) < 6:
+        at = int(rng.expovariate(1 / 2))
+        kind, target = choice(_CLOSES), rng.randrange(len(clients))
+        strikes.append(Strike(at, rng.randrange(9), kind, target, rng.randrange(12), choice(_MOMENTS)))
+    if chance() < theme.leaves:
+        clients = tuple(dataclasses.replace(each, max_charges=choice((1, 2, 3)), owns=False) for each in clients)
+        for place, job in enumerate(plan.jobs):
+            if job.kind in ("wait", "batch") and chance() < 0.7:
+                moment = choice(("a request is answered", "an answer is there", "the store's answer is there"))
+                at = int(rng.expovariate(1 / 2))
+                strikes.append(Strike(at, rng.randrange(20), choice(("cancel", "stop")), place, 0.0, moment))
+    return dataclasses.replace(plan, clients=clients, strikes=tuple(strikes), behaviours={})
+
+
+def _over_network(plan: Plan, rng: random.Random, questions: int) -> Plan:
+    chance, choice = rng.random, rng.choice
+
+    is_busy = chance() < 0.4  # many answers to pictures, one after the other, on one connection
+    jobs, does = plan.jobs, plan.does
+    if is_busy:
+        jobs = tuple(
+            dataclasses.replace(job, asks=job.asks * 3, dedupe=False, concurrency=1) if job.kind == "batch" else job
+            for job in jobs
+        )
+        does = tuple((question, turn + 3 * more, behaviour) for question, turn, behaviour in does for more in range(3))
+
+    def treated(behaviour: Behaviour) -> Behaviour:
+        manner = choice(_KEPT if is_busy and chance() < 0.7 else MANNERS)
+        slow = rng.uniform(0, 0.1) if manner == "early" or chance() < 0.3 else 0.0
+        kind = "ok" if is_busy and chance() < 0.8 else "half-written" if slow and chance() < 0.2 else behaviour.kind
+        return behaviour._replace(kind=kind, slow=slow, manner=manner)
+
+    return dataclasses.replace(
+        plan,
+        over_network=True,
+        pictures=tuple(choice(("facecompare", "searchface", *([] if is_busy else ["", ""]))) for _ in range(questions)),
+        clients=tuple(
+            dataclasses.replace(each, connections=1 if is_busy else choice((1, 2, 3))) for each in plan.clients
+        ),
+        jobs=jobs,
+        does=tuple((question, turn, treated(behaviour)) for question, turn, behaviour in does),
+        behaviours={},
     )
 
 
@@ -289,6 +371,7 @@ _STRIKES = (
     *("cancel twice", "crash", "crash", "crash", "crash in the store", "crash in the store"),
     *("disk", "disk", "disk", "locked", "stop", "stop", "close", "close", "jump", "unseen", "late"),
 )
+_CLOSES = ("close", "close the client", "close, cancelled", "close, cancelled")
 _MOMENTS = (
     *("a request begins", "a request left", "a request is there", "a request is answered", "an answer is there") * 2,
     *("the store is asked", "the store has answered", "the store's answer is there"),

@@ -76,6 +76,29 @@ BUGS: dict[str, Bug] = {
     "an answer that is not finished is charged": Bug(
         "wire/envelope.py", 'charge = charges.get("OK:" + getattr(reply, endpoint.refined_by), charge)', "pass"
     ),
+    # What a connection brings.
+    "a connection whose answer was left unread is used again": Bug(
+        "wire/transport.py",
+        "if flight.left:\n                conn.drop()\n            else:\n                self._release(conn)",
+        "self._release(conn)",
+    ),
+    "a connection with something unread is used again": Bug(
+        "wire/transport.py", "if not conn.is_quiet():", "if False:"
+    ),
+    "an answer that came before its request was out is believed": Bug(
+        "sending/finding.py", "if response.early and not answer.refuses:", "if False:"
+    ),
+    "a request of which a piece left never left": Bug(
+        "wire/transport.py",
+        "flight.left = not conn.refused\n",
+        "flight.left = not (conn.refused or isinstance(conn.error, httpx.WriteError))\n",
+    ),
+    "a client that is closed waits for nobody's record": Bug(
+        "sending/shared.py", "await self.unrecorded.none(_GRACE)", "pass"
+    ),
+    "a closer that is cancelled closes in the middle of records": Bug(
+        "sending/shared.py", "await asyncio.shield(self._closing)\n        elif", "await self._closing\n        elif"
+    ),
     "the tally takes what is unknown for free": Bug("charges.py", "counts.unknown += times", "counts.free += times"),
     "the last attempt of a batch is not in the client's tally": Bug(
         "sending/call.py",

@@ -7,7 +7,7 @@ import contextlib
 import logging
 import random
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from functools import cache
@@ -23,10 +23,12 @@ from aisolution_async import (
     Call,
     Charge,
     ConfigurationError,
+    FaceCompare,
     Inbox,
     LedgerError,
     Recheck,
     Retry,
+    SearchFace,
     WhatsAppDetail,
     clock,
 )
@@ -35,11 +37,13 @@ from aisolution_async.batching import Batch
 from aisolution_async.hiding import Secret
 from aisolution_async.ledger import Store, owners, schema
 from aisolution_async.outcome import Outcome
+from aisolution_async.wire import connection, form, transport
 from aisolution_async.wire.request import Requests
 
 from . import shelf as shelves
 from .laws import Laws
 from .loop import SimulatedLoop
+from .network import Network, Pool, Socket, enter, image_of, question_in
 from .plan import ClientPlan, Job, Plan, Strike
 from .shelf import Shelf, SimulatedLedger
 from .vendor import UNKNOWN, Request, Vendor, Wire
@@ -51,6 +55,7 @@ if TYPE_CHECKING:
 ADDRESS = "https://app.example.com/whatsapp"
 _EPOCH = datetime(2026, 1, 1, tzinfo=UTC)
 _PRICE = Decimal("0.5")
+_ENDPOINTS = ("gliswadetail", "facecompare", "searchface")
 _LONGEST = 20_000.0
 """Seconds of its own time that a simulation may take: whatever waits longer waits for nothing."""
 
@@ -64,14 +69,15 @@ class Process:
         self.place, self.plan, self.world = place, plan, world
         self.number = len(world.processes)
         self.name = f"client {place}" + "'" * sum(each.place == place for each in world.processes)
-        self.is_dead = self.is_closed = False
+        self.is_dead = self.is_closed = self.is_over = False
+        self.has_failed = False  # its store, once
         self.stalled_until = 0.0  # by the loop's time
         self.tasks: dict[asyncio.Task[Any], None] = {}
         self.batches: dict[int, Batch[Any]] = {}
         self.ledger: SimulatedLedger | SimulatedSharedLedger | None = None
         self.client: AsyncClient
         self.inbox: Inbox
-        self._wire: Wire
+        self._wire: Wire | Pool
 
     ends_twice = property(lambda self: self.plan.ends_twice)
 
@@ -96,10 +102,10 @@ class Process:
                 store = self.ledger
         memory = {} if plan.most is None else {"max_charges": plan.most}
         world.opening = self
-        self._wire = Wire(world, self)
+        self._wire = Pool(world, self) if world.plan.over_network else Wire(world, self)
         self.client = AsyncClient(
             "TOKEN",
-            base_url="https://vendor.example",
+            base_url="http://127.0.0.1:8080" if world.plan.over_network else "https://vendor.example",
             transport=self._wire,
             deadline=plan.deadline,
             retry=Retry(max_retries=plan.max_retries, unknown=plan.retry_unknown),
@@ -116,15 +122,21 @@ class Process:
         if self.is_dead:
             raise LedgerError("dead")
 
-    async def close(self) -> None:
-        """End as a program does."""
-        if not self.is_closed and not self.is_dead:
-            self.is_closed = True
+    async def close(self, *, all_of_it: bool = True) -> None:
+        """End as a program does, or close the client alone. One that was cancelled is done again at the end."""
+        if self.is_over or self.is_dead:
+            return
+        if not self.is_closed:
             self.world.note(f"{self.name} closes")
-            await self.client.aclose()
-            if self.ledger is not None and not self.plan.owns:
-                await self.ledger.aclose()
-            self.world.note(f"{self.name} is closed")
+        self.is_closed = True
+        await self.client.aclose()
+        if not all_of_it:
+            return
+        if self.ledger is not None and not self.plan.owns:
+            await self.ledger.aclose()
+        self.is_over = True
+        self.world.note(f"{self.name} is closed")
+        self.world.laws.closed(self)
 
     def crash(self) -> None:
         """End at once. What its tasks still do changes nothing any more."""
@@ -168,6 +180,8 @@ class World:
 
             self.shelf = SharedShelf(self.loop, plan.seed)
         self.vendor = Vendor(self)
+        self.network = Network(self)
+        self.loop.connect = self.network.connect
         self.laws = Laws(self)
         self.processes: list[Process] = []
         self.opening: Process | None = None
@@ -176,7 +190,7 @@ class World:
         self.events = 0
         self.limits: dict[str, Any] = {}
         if plan.most is not None and plan.priced:
-            self.limits = {"max_cost": plan.most * _PRICE, "prices": {"gliswadetail": _PRICE}}
+            self.limits = {"max_cost": plan.most * _PRICE, "prices": dict.fromkeys(_ENDPOINTS, _PRICE)}
         elif plan.most is not None:
             self.limits = {"max_charges": plan.most}
         self._tells = tells
@@ -211,7 +225,7 @@ class World:
                 self._named[name] = count + 1
                 strikes = strikes + self._strikes.pop((name, count), [])
         for strike in strikes:
-            self.loop.call_soon(self._hop, strike, strike.hops)
+            self.loop.call_soon(self._hop_on, self._strike, strike.hops, strike)
 
     def today(self) -> float:
         """Seconds on the wall clock."""
@@ -221,14 +235,15 @@ class World:
         """How long the store takes."""
         return self._late + self._rng.random() ** 3 * 0.005
 
-    def _hop(self, strike: Strike, hops: int) -> None:
+    def _hop_on(self, function: Callable[..., object], hops: int, *arguments: object) -> None:
+        """Do it after so many turns."""
         if hops:
-            self.loop.call_soon(self._hop, strike, hops - 1)
+            self.loop.call_soon(self._hop_on, function, hops - 1, *arguments)
         else:
-            self.note(f"STRIKE {strike.kind} {strike.target} {strike.amount or ''}")
-            self._strike(strike)
+            function(*arguments)
 
     def _strike(self, strike: Strike) -> None:
+        self.note(f"STRIKE {strike.kind} {strike.target} {strike.amount or ''}")
         process = self._live.get(strike.target)
         match strike.kind:
             case "cancel" | "cancel twice":
@@ -253,23 +268,29 @@ class World:
                 process.crash()
             case "stall":
                 process.stalled_until = self.loop.time() + strike.amount
-            case "close":
-                self._spawn(process, process.close())
+            case "close" | "close the client":
+                self._spawn(process, process.close(all_of_it=strike.kind == "close"))
+            case "close, cancelled":
+                self._hop_on(self._spawn(process, process.close()).cancel, int(strike.amount))
             case _ if process.ledger is None:
                 pass
             case "crash in the store":
+                process.has_failed = True
                 process.ledger.faults.crash_after = int(strike.amount)
             case "disk" | "locked":
+                process.has_failed = True
                 faults = process.ledger.faults
                 faults.left, faults.after = int(strike.amount), round(strike.amount % 1 * 100)
                 faults.code = sqlite3.SQLITE_FULL if strike.kind == "disk" else sqlite3.SQLITE_BUSY
             case "unseen":
+                process.has_failed = True
                 if process.ledger.book is not None and not process.ledger.book.closed:
                     self.shelf.alive[process.ledger.book.owner] = None
 
-    def _spawn(self, process: Process, work: Any) -> None:
+    def _spawn(self, process: Process, work: Any) -> asyncio.Task[None]:
         task = self.loop.create_task(work)
         process.tasks[task] = None
+        return task
 
     async def receive(self, request: Request, secret: str, query: str) -> bool:
         """The vendor calls back. Whether anybody was there, and took it."""
@@ -336,6 +357,7 @@ class World:
         me = asyncio.current_task()
         assert me is not None
         process.tasks[me] = None
+        enter(process)
         self.event(f"{process.name}: job {place}, {job.kind}")
         try:
             await getattr(self, f"_{job.kind}")(process, place, job)
@@ -344,15 +366,28 @@ class World:
         finally:
             process.tasks.pop(me, None)
 
+    def _call(self, question: int, ask: str) -> Call[Any]:
+        key, pictures = f"q{question}.{ask}", self.plan.pictures
+        match pictures[question] if question < len(pictures) else "":
+            case "facecompare":
+                return FaceCompare(image_of(question), image_of(500), key=key)
+            case "searchface":
+                return SearchFace(image_of(question, is_small=True), key=key)
+            case _:
+                return WhatsAppDetail(f"+6281387300{question:03}", key=key)
+
     async def _send(self, process: Process, place: int, job: Job) -> None:
-        await process.client.send(_call(job.asks[0], f"{place}.0"))
+        await process.client.send(self._call(job.asks[0], f"{place}.0"))
 
     async def _wait(self, process: Process, place: int, job: Job) -> None:
-        call = _call(job.asks[0], f"{place}.0")
-        await process.client.whatsapp_detail(call.number, wait=process.inbox, key=call.key)
+        call = self._call(job.asks[0], f"{place}.0")
+        if isinstance(call, WhatsAppDetail):
+            await process.client.whatsapp_detail(call.number, wait=process.inbox, key=call.key)
+        else:
+            await process.client.send(call)
 
     async def _batch(self, process: Process, place: int, job: Job) -> None:
-        calls = [_call(question, f"{place}.{index}") for index, question in enumerate(job.asks)]
+        calls = [self._call(question, f"{place}.{index}") for index, question in enumerate(job.asks)]
         batch: Batch[Any] = process.client.batch(
             calls,
             concurrency=job.concurrency,
@@ -416,7 +451,7 @@ class World:
 
     async def _purge(self, process: Process, place: int, job: Job) -> None:
         if process.ledger is not None:
-            self.laws.purged(job.older)
+            self.laws.purged()
             await process.ledger.purge(job.older)
 
     async def _close(self, process: Process, place: int, job: Job) -> None:
@@ -538,6 +573,18 @@ def _ledger(path: object, **options: Any) -> SimulatedLedger | SimulatedSharedLe
     return ledger
 
 
+async def _dial(loop: asyncio.AbstractEventLoop, addresses: object) -> Socket:
+    return await _world().network.dial()
+
+
+def _watch(number: int) -> Callable[[int], object]:
+    return _world().network.watch(number)
+
+
+def _is_ended(number: int) -> bool:
+    return _world().network.is_ended(number)
+
+
 @cache
 def _same_requests(address: str, token: str, user_agent: str) -> Requests:
     return Requests(Secret(address), Secret(token), Secret(None), user_agent=user_agent)
@@ -573,6 +620,10 @@ def _simulating() -> Iterator[None]:
             mock.patch.object(client_module, "open_ledger", _ledger),
             mock.patch.object(client_module, "Requests", _requests),
             mock.patch.object(schema, "file_of", return_value=shelves.PATH),  # which asks the disk
+            mock.patch.object(transport, "dial", _dial),
+            mock.patch.object(connection, "_watch", _watch),
+            mock.patch.object(connection, "_is_ended", _is_ended),
+            mock.patch.object(form, "_PIECE", 48),  # so that small pictures are bodies of several pieces
             mock.patch.object(Batch, "__hash__", _number),
             mock.patch.object(CancelScope, "__hash__", _number_of_scope),
         ):
@@ -583,9 +634,8 @@ def _simulating() -> Iterator[None]:
 
 
 def _question(call: Call[Any]) -> int:
-    assert isinstance(call, WhatsAppDetail)
-    return int(call.number[-3:])
-
-
-def _call(question: int, key: str) -> WhatsAppDetail:
-    return WhatsAppDetail(f"+6281387300{question:03}", key=f"q{question}.{key}")
+    if isinstance(call, WhatsAppDetail):
+        return int(call.number[-3:])
+    image = call.img1 if isinstance(call, FaceCompare) else call.img if isinstance(call, SearchFace) else None
+    assert isinstance(image, bytes)
+    return question_in(image)
