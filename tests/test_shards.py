@@ -184,9 +184,9 @@ async def test_the_format_of_results_is_that_of_the_list_where_it_can_be_written
     ("make", "options", "words"),
     [
         (lambda at: (at / "lists" / "a.txt").write_text("number\n1\n"), {}, "would both be 'a.csv'"),
-        (lambda at: (at / "out").write_text(""), {}, "is a file"),
+        (lambda at: (at / "out").write_text(""), {}, "or else a folder for the results, and no file like 'out'"),
         (lambda at: None, {"output": "lists"}, "is the folder of the lists"),
-        (lambda at: None, {"output": "new.csv"}, "named like one"),
+        (lambda at: None, {"output": "new.csv"}, "'lists' is a directory: name a file in it, or else a folder"),
         (lambda at: None, {"output": "no/out"}, "does not exist: make it first"),
         (lambda at: None, {"problems": "mend.csv"}, "the rows with problems of a folder go to a folder"),
         (lambda at: None, {"problems": "out"}, "would go to the folder of the results"),

@@ -530,16 +530,25 @@ def _check(source: Path, output: Path, options: BulkOptions) -> Place:
     if notes.is_same(source, output):
         raise ConfigurationError(f"the output {str(output)!r} is the folder of the lists: name another folder")
     problems = None if options.problems is None else Path(options.problems)
-    for path, what in ((output, "results"), (problems, "rows with problems")):
-        if path is not None and not path.is_dir() and (os.path.lexists(path) or path.suffix.lower() in ENDINGS):
-            raise ConfigurationError(
-                f"{str(path)!r} is a file, or named like one: the {what} of a folder go to a folder, a file for each "
-                "shard"
-            )
+    if _is_file(output):
+        what = "is a directory: name a file in it" if source.is_dir() else "names many lists: name one of them"
+        raise ConfigurationError(
+            f"the input {str(source)!r} {what}, or else a folder for the results, and no file like {str(output)!r}"
+        )
+    if problems is not None and _is_file(problems):
+        raise ConfigurationError(
+            f"{str(problems)!r} is a file, or named like one: the rows with problems of a folder go to a folder, a "
+            "file for each shard"
+        )
     for path, what in ((output, "folder of the results"), (source, "folder of the lists")):
         if problems is not None and notes.is_same(problems, path):
             raise ConfigurationError(f"the rows with problems would go to the {what}: name another folder")
     return place_of(options.ledger)
+
+
+def _is_file(path: Path) -> bool:
+    """Whether it is a file, or would be one by its name."""
+    return not path.is_dir() and (os.path.lexists(path) or path.suffix.lower() in ENDINGS)
 
 
 def _make(folder: Path) -> None:
