@@ -41,6 +41,9 @@ class Asking:
     def ring(self) -> None:
         self.rung += 1
 
+    def doubt_callback(self) -> None:
+        """Nothing is kept for it here."""
+
     def count_callback(self, attempt: Attempt) -> None:
         self.counted.append(attempt)
 

@@ -11,9 +11,10 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
-from aisolution_async import ConfigurationError
+from aisolution_async import AsyncClient, Charge, ConfigurationError
 from aisolution_async.ledger import (
     Ask,
     Ledger,
@@ -187,3 +188,32 @@ async def test_a_loop_that_is_gone_is_noticed() -> None:
     loop = asyncio.new_event_loop()
     loop.close()
     assert not grouping._call(loop, print)
+
+
+class _AnswersAsItCloses(httpx.AsyncBaseTransport):
+    def __init__(self) -> None:
+        self.asked, self.closed = asyncio.Event(), asyncio.Event()
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        self.asked.set()
+        await self.closed.wait()
+        for _ in range(20):  # it ends after the transport is closed
+            await asyncio.sleep(0)
+        message = {"number": "+6281387300001", "whatsapp": "yes"}
+        return httpx.Response(200, json={"status": "OK", "message": message})
+
+    async def aclose(self) -> None:
+        self.closed.set()
+
+
+async def test_a_client_that_is_closed_waits_until_single_calls_are_recorded(tmp_path: Path) -> None:
+    """Who closes the ledger next would else close it before an answer that was paid for is in it."""
+    transport = _AnswersAsItCloses()
+    async with Ledger(tmp_path / "calls.ledger") as ledger:
+        client = AsyncClient("a-token-of-a-test", transport=transport, ledger=ledger)
+        sent = asyncio.create_task(client.whatsapp_detail("+6281387300001"))
+        await transport.asked.wait()
+        await client.aclose()
+    reply = await sent
+    assert reply.charge is Charge.CHARGED
+    assert [attempt.recorded for attempt in reply.attempts] == [True]

@@ -26,14 +26,14 @@ QUICKLY_FOUND = (
 
 
 @pytest.mark.no_cover
-@pytest.mark.parametrize("first", range(0, 800, 200))
+@pytest.mark.parametrize("first", range(0, 2000, 500))
 def test_every_law_holds(first: int) -> None:
-    _, events, _, broken = run_range(range(first, first + 200))
+    _, events, _, broken = run_range(range(first, first + 500))
     assert broken == []
-    assert events > 5000
+    assert events > 20_000
 
 
-@pytest.mark.parametrize("seed", [6533, 8010, 24365, 28870, 32310])
+@pytest.mark.parametrize("seed", [693, 5065, 6533, 8010, 24365, 28870, 32310])
 def test_a_law_that_was_broken_once_holds(seed: int) -> None:
     """A callback that comes while the end of its own request is being recorded, among others."""
     assert run(plan_of(seed))[0] == []

@@ -76,6 +76,12 @@ class Reservation:
             for budget in self._budgets:
                 budget.add(self._endpoint)
 
+    def keep(self) -> None:
+        """The callback came, and nobody knows whether it is charged: what is set aside for it is not given back."""
+        if self._is_callbacks:
+            self._is_callbacks = False
+            self._settle(Charge.UNKNOWN)
+
     def release(self, late: float = 0.0) -> None:
         """The call is over. What is the callback's stays set aside for `late` seconds: it may come and be charged."""
         if self._is_callbacks and 0 < late < math.inf:

@@ -703,6 +703,10 @@ class Sending(NotPickled, Generic[R]):
             self._reservation.called_back(attempt.charge, for_request=is_own)
         self._tell(number)
 
+    def doubt_callback(self) -> None:
+        if self._reservation is not None:
+            self._reservation.keep()
+
     def end_by_callback(self, reply: WhatsAppProfile) -> WhatsAppProfile:
         mine = reply.model_copy().made_by(self.attempts)
         if not _is_answered(self.state):

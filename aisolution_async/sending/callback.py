@@ -63,6 +63,9 @@ class Asker(Protocol):
     def count_callback(self, attempt: Attempt) -> None:
         """The callback came, and is an attempt of its own."""
 
+    def doubt_callback(self) -> None:
+        """It came, and its question was answered otherwise before: it may be charged all the same."""
+
     def end_by_callback(self, reply: WhatsAppProfile) -> WhatsAppProfile:
         """The call is answered. Returns its own copy of `reply`."""
 
@@ -197,6 +200,7 @@ class Callback:
                 finally:  # the hook that is told of it may raise what ends the program
                     self._take(reply)
             else:
+                asker.doubt_callback()
                 self._take(reply)
         finally:
             self._delivering.set()

@@ -221,6 +221,7 @@ class Laws:
             least, sum_ = tally.charged + tally.unknown - one, tally.charged + tally.unknown
             told = [each for each in self._world.vendor.requests if each.called_back is process]
             sum_ += sum(not each.is_counted_as_callback for each in told)
+            sum_ += sum(each.is_counted_elsewhere for each in mine)
             self.hold(least <= spent <= sum_, f"{process.name} keeps {spent} of its limit for {tally}")
             known = [each for each in mine if not each.is_billed_by_callback or each.called_back is process]
             due = sum(each.is_billed and not self._is_excused(each) for each in known)
