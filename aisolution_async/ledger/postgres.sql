@@ -226,7 +226,7 @@ BEGIN
   charges := ledger.stake(z.state, z.may_charge) - ledger.stake(a.state, a.may_charge);
   cost := charges * a.price;
   IF EXISTS (SELECT FROM ledger.outstanding) THEN
-    SELECT charges + s.charges, cost + s.cost INTO charges, cost FROM ledger.settle(t, p_now) s;
+    SELECT amend.charges + s.charges, amend.cost + s.cost INTO charges, cost FROM ledger.settle(t, p_now) s;
   END IF;
 END $$;
 

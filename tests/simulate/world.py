@@ -70,7 +70,7 @@ class Process:
         self.number = len(world.processes)
         self.name = f"client {place}" + "'" * sum(each.place == place for each in world.processes)
         self.is_dead = self.is_closed = self.is_over = False
-        self.has_failed = False  # its store, once
+        self.store_failed = False  # once
         self.stalled_until = 0.0  # by the loop's time
         self.tasks: dict[asyncio.Task[Any], None] = {}
         self.batches: dict[int, Batch[Any]] = {}
@@ -80,6 +80,11 @@ class Process:
         self._wire: Wire | Pool
 
     ends_twice = property(lambda self: self.plan.ends_twice)
+
+    @property
+    def has_failed(self) -> bool:
+        """Whether its store failed once, or the server of all of them."""
+        return self.store_failed or self.world.server_failed
 
     @property
     def is_unseen(self) -> bool:
@@ -184,6 +189,7 @@ class World:
         self.loop.connect = self.network.connect
         self.laws = Laws(self)
         self.processes: list[Process] = []
+        self.server_failed = False  # once
         self.opening: Process | None = None
         self.errors: list[str] = []
         self.has_jumped = False
@@ -261,6 +267,7 @@ class World:
             case "late":
                 self._late = strike.amount
             case "restart" if not isinstance(self.shelf, Shelf):
+                self.server_failed = True
                 self.shelf.restart(strike.amount)
             case _ if process is None:
                 pass
@@ -275,15 +282,15 @@ class World:
             case _ if process.ledger is None:
                 pass
             case "crash in the store":
-                process.has_failed = True
+                process.store_failed = True
                 process.ledger.faults.crash_after = int(strike.amount)
             case "disk" | "locked":
-                process.has_failed = True
+                process.store_failed = True
                 faults = process.ledger.faults
                 faults.left, faults.after = int(strike.amount), round(strike.amount % 1 * 100)
                 faults.code = sqlite3.SQLITE_FULL if strike.kind == "disk" else sqlite3.SQLITE_BUSY
             case "unseen":
-                process.has_failed = True
+                process.store_failed = True
                 if process.ledger.book is not None and not process.ledger.book.closed:
                     self.shelf.alive[process.ledger.book.owner] = None
 
