@@ -16,7 +16,7 @@ import httpx
 import pytest
 
 from aisolution_async import ConfigurationError, FaceCompare, WhatsAppDetail
-from aisolution_async.bulk import BulkOptions, BulkRun, Summary, facts, forecast_bulk, run_bulk
+from aisolution_async.bulk import BulkOptions, BulkRun, Summary, facts, forecast_bulk, run_bulk, run_folder
 from aisolution_async.bulk.books import records
 from aisolution_async.bulk.files import Files
 from aisolution_async.bulk.origins import origin_of
@@ -30,7 +30,7 @@ CHECKING = "WhatsApp is still checking this number: run it again later, or say -
 # ------------------------------------------------------------------------------------------------------- options
 
 
-@pytest.mark.parametrize("door", [run_bulk, forecast_bulk])
+@pytest.mark.parametrize("door", [run_bulk, forecast_bulk, run_folder])
 def test_the_doors_have_each_option_as_a_keyword(door: Any) -> None:
     signature = inspect.signature(door)
     assert [*signature.parameters][:4] == ["client", "call", "source", "output"]

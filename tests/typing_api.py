@@ -49,13 +49,24 @@ from aisolution_async import (
     WhatsAppProfile,
     WhatsAppState,
 )
-from aisolution_async.bulk import BulkOptions, Estimate, Forecast, Summary, forecast_bulk, run_bulk, sample_bulk
+from aisolution_async.bulk import (
+    BulkOptions,
+    Estimate,
+    FolderSummary,
+    Forecast,
+    Summary,
+    forecast_bulk,
+    run_bulk,
+    run_folder,
+    sample_bulk,
+)
 
 
 async def lists_in_files(client: AsyncClient) -> None:
     done = await run_bulk(client, [FaceCompare, WhatsAppDetail], "in.csv", Path("out.csv"), key="id", concurrency=9)
     assert_type(done, Summary)
     assert_type(await forecast_bulk(client, call=WhatsAppDetail, source="in.csv", ledger="a.ledger"), Forecast)
+    assert_type(await run_folder(client, WhatsAppDetail, "lists", "results", ledger="a.ledger"), FolderSummary)
     assert_type(await sample_bulk(client, WhatsAppDetail, "in.csv", "out.csv", 100, ledger="a.ledger"), Estimate)
     assert_type(BulkOptions(prices={"whatsapp-detail": Decimal("0.05")}).concurrency, int)
     await run_bulk(client, WhatsAppDetail, "in.csv", "out.csv", key=7)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]

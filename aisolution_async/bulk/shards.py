@@ -285,7 +285,9 @@ class FolderRun:
         for folder in (self._output, aside, *([] if problems is None else [problems])):
             _make(folder)
         try:
-            number = stack.enter_context((aside / "folder.lock").open("ab")).fileno()
+            file = stack.enter_context((aside / "folder.lock").open("ab"))
+            locks.close_in_children(file)
+            number = file.fileno()
             if isinstance(place, Server):
                 is_taken = locks.is_locked(number)
             else:

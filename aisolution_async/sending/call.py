@@ -165,7 +165,6 @@ class Sending(NotPickled, Generic[R]):
         state: State[R] = self.state if isinstance(self.state, Prepared) else NEW
         state = self._start_at_once(state, began, ends) or state
         answer: Response | Lost | None = None
-        unrecorded = 0
         try:
             while True:
                 match state:  # those first that every call comes to: each case takes its time
@@ -194,8 +193,6 @@ class Sending(NotPickled, Generic[R]):
                     case Prepared():
                         state = await self._admit(state)
                     case Admitted():
-                        shared.unrecorded.add()
-                        unrecorded = 1
                         state = await self._begin(state, ends)
                     case _:
                         assert_never(state)
@@ -204,7 +201,6 @@ class Sending(NotPickled, Generic[R]):
             raise
         finally:
             rests = self._rest(state, None if trial else began)
-            shared.unrecorded.remove(unrecorded)
         assert rests is not None
         return rests
 

@@ -111,12 +111,12 @@ class Journal(NotPickled):
             self._unused.set()
 
     async def aclose(self) -> None:
-        """Close it, if it was opened here: once what is under way is recorded, or cannot be awaited any longer."""
+        """Wait until what is under way is recorded, for so long as that may take; close it, if it was opened here."""
+        if self._users:
+            self._unused.clear()
+            with anyio.move_on_after(GRACE):
+                await self._unused.wait()
         if self._opening is not None:
-            if self._users:
-                self._unused.clear()
-                with anyio.move_on_after(GRACE):
-                    await self._unused.wait()
             await asyncio.wait({self._opening})
             await self._store.aclose()
 

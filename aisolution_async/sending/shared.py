@@ -7,7 +7,6 @@ import logging
 import math
 from typing import Any
 
-import anyio
 import httpx
 
 from aisolution_async import clock
@@ -23,35 +22,6 @@ from aisolution_async.sending.journal import Journal
 from aisolution_async.sending.prepare import Readers
 from aisolution_async.wire.request import Requests
 from aisolution_async.wire.transport import PoolTransport
-
-_GRACE = 5.0  # seconds that closing waits for the ledger; the transport is closed by then, and ends what is out
-
-
-class Unrecorded:
-    """How many attempts a ledger gave leave for, or is asked for it, that are not recorded yet."""
-
-    __slots__ = ("_count", "_none")
-
-    def __init__(self) -> None:
-        self._count = 0
-        self._none: asyncio.Event | None = None  # once somebody waits for that
-
-    def add(self) -> None:
-        """One more."""
-        self._count += 1
-
-    def remove(self, count: int) -> None:
-        """So many are recorded, or cannot be."""
-        self._count -= count
-        if not self._count and self._none is not None:
-            self._none.set()
-
-    async def none(self, seconds: float) -> None:
-        """Wait until there is none, for so long."""
-        if self._count:
-            self._none = asyncio.Event()
-            with anyio.move_on_after(seconds):
-                await self._none.wait()
 
 
 class Shared(NotPickled):
@@ -80,7 +50,6 @@ class Shared(NotPickled):
         self.transport = transport
         self.readers = Readers()
         self.in_flight = 0
-        self.unrecorded = Unrecorded()
         self.batches: set[Any] = set()
         """The batches that are running."""
         self.closed = False
@@ -139,7 +108,6 @@ class Shared(NotPickled):
         try:
             await self.transport.aclose()
             await asyncio.gather(*(batch.ended() for batch in running))
-            await self.unrecorded.none(_GRACE)  # what came in is recorded, of single calls too
         finally:
             await self.readers.aclose()
             if self.journal is not None:

@@ -93,9 +93,7 @@ BUGS: dict[str, Bug] = {
         "flight.left = not conn.refused\n",
         "flight.left = not (conn.refused or isinstance(conn.error, httpx.WriteError))\n",
     ),
-    "a client that is closed waits for nobody's record": Bug(
-        "sending/shared.py", "await self.unrecorded.none(_GRACE)", "pass"
-    ),
+    "a client that is closed waits for nobody's record": Bug("sending/journal.py", "await self._unused.wait()", "pass"),
     "a closer that is cancelled closes in the middle of records": Bug(
         "sending/shared.py", "await asyncio.shield(self._closing)\n        elif", "await self._closing\n        elif"
     ),
