@@ -214,7 +214,7 @@ class Callback:
         """
         if not (self._is_ours and self.may_come) or recorded.http_status is not None:
             return False
-        charge = Charge.FREE if self.is_paid else recorded.charge
+        charge = of_callback(recorded.charge, Owed.NO_CHARGE if self.is_paid else Owed.ANSWER)
         self._asker.count_callback(dataclasses.replace(recorded, charge=charge, number=self._asker.next_number))
         self._to(Stage.ANSWERED)
         return True
