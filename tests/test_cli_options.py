@@ -127,6 +127,12 @@ REFUSED = {
 }
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _all_commands() -> None:
+    """A command is imported as it is called: whichever test comes first here, it finds all of them."""
+    aisolution.load_all()
+
+
 def test_every_option_is_decided() -> None:
     """An option that is added later needs a file that is named, until somebody says otherwise here and there."""
     known = {name for command in config_file._leaves(aisolution) for name in config_file._options(command)}

@@ -7,7 +7,11 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
+
 import aisolution_async
+
+from . import floors
 
 PACKAGE = Path(aisolution_async.__file__).parent
 MIDDLE = ("sending", "batching", "ledger", "bulk")
@@ -71,3 +75,10 @@ def test_no_class_of_the_middle_has_many_attributes() -> None:
 def test_a_class_has_a_name_of_its_own() -> None:
     counted = Counter(cls.name for cls in classes("."))
     assert {name for name, count in counted.items() if count > 1} == NAMED_TWICE
+
+
+def test_every_dependency_of_users_has_a_minimum(capsys: pytest.CaptureFixture[str]) -> None:
+    floors.main()
+    printed = capsys.readouterr().out.splitlines()
+    assert {"httpx==0.28", "pydantic==2.8"} < {*printed}
+    assert not [line for line in printed if line.startswith(("aisolution-async", "ruff", "niquests"))]
