@@ -303,7 +303,8 @@ def test_a_ledger_that_machines_share_is_needed_unless_told_otherwise(
     monkeypatch.chdir(tmp_path)
     work = Work.of(IdHolding, ledger="calls.ledger", without_shared_ledger=True)
     assert work.settings.ledger == str(tmp_path / "calls.ledger")  # workers are in other folders
-    assert Work.of(IdHolding, ledger="postgresql://host/db?schema=x").settings.ledger == "postgresql://host/db?schema=x"
+    for url in ("postgresql://me@host/db?schema=x", "postgres://me:@host/db?schema=x"):  # an empty password is none
+        assert Work.of(IdHolding, ledger=url).settings.ledger == "postgresql://me@host/db?schema=x"
 
 
 # ------------------------------------------------------------------------------------------------------------- secrets
@@ -337,7 +338,7 @@ async def test_a_worker_without_a_token_says_so_and_one_that_has_it_then_works(
         await asyncio.to_thread(work.table, numbers(YES))
     monkeypatch.setenv("AISOLUTION_TOKEN", TOKEN)
     (row,) = await asked(work, numbers(YES))
-    assert row["ok"]
+    assert row["ok"], row["error_text"]
 
 
 # ---------------------------------------------------------------------------------------------------------- one process
