@@ -407,7 +407,7 @@ async def test_the_next_table_is_asked_before_the_first_is_done(gate: Gate, ledg
     await asyncio.to_thread(gate.wait_for, 4)  # two tables are under way, and nobody has been answered
     assert not gate.came.acquire(blocking=False)
     gate.is_open.set()
-    assert [table.num_rows for table in await reading] == [2, 2, 2]
+    assert [table.column("ok").to_pylist() for table in await reading] == [[True, True]] * 3
     assert len(gate.vendor.requests) == 6
 
 
@@ -446,7 +446,7 @@ async def test_closing_lets_what_is_under_way_be_answered(gate: Gate, ledger_pat
 
 async def test_a_table_of_photos_is_not_held_twice(gate: Gate) -> None:
     photo = picture(1) + bytes(1 << 20)
-    table = pa.table({"img": [photo] * 100})
+    table = pa.table({"img": [photo] * 200})
     work = Work.of(IdHolding, concurrency=2, without_shared_ledger=True)
     gate.is_open.set()
     tracemalloc.start()
@@ -455,7 +455,7 @@ async def test_a_table_of_photos_is_not_held_twice(gate: Gate) -> None:
         _, most = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    assert most < 100 << 20
+    assert most < 130 << 20  # the places and the window of the batch are 66 photos
 
 
 PROCESS = """
