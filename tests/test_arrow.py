@@ -303,7 +303,8 @@ def test_a_ledger_that_machines_share_is_needed_unless_told_otherwise(
     monkeypatch.chdir(tmp_path)
     work = Work.of(IdHolding, ledger="calls.ledger", without_shared_ledger=True)
     assert work.settings.ledger == str(tmp_path / "calls.ledger")  # workers are in other folders
-    assert Work.of(IdHolding, ledger="postgresql://host/db?schema=x").settings.ledger == "postgresql://host/db?schema=x"
+    for url in ("postgresql://me@host/db?schema=x", "postgres://me:@host/db?schema=x"):  # an empty password is none
+        assert Work.of(IdHolding, ledger=url).settings.ledger == "postgresql://me@host/db?schema=x"
 
 
 # ------------------------------------------------------------------------------------------------------------- secrets
@@ -337,7 +338,7 @@ async def test_a_worker_without_a_token_says_so_and_one_that_has_it_then_works(
         await asyncio.to_thread(work.table, numbers(YES))
     monkeypatch.setenv("AISOLUTION_TOKEN", TOKEN)
     (row,) = await asked(work, numbers(YES))
-    assert row["ok"]
+    assert row["ok"], row["error_text"]
 
 
 # ---------------------------------------------------------------------------------------------------------- one process
@@ -406,7 +407,7 @@ async def test_the_next_table_is_asked_before_the_first_is_done(gate: Gate, ledg
     await asyncio.to_thread(gate.wait_for, 4)  # two tables are under way, and nobody has been answered
     assert not gate.came.acquire(blocking=False)
     gate.is_open.set()
-    assert [table.num_rows for table in await reading] == [2, 2, 2]
+    assert [table.column("ok").to_pylist() for table in await reading] == [[True, True]] * 3
     assert len(gate.vendor.requests) == 6
 
 
@@ -445,7 +446,7 @@ async def test_closing_lets_what_is_under_way_be_answered(gate: Gate, ledger_pat
 
 async def test_a_table_of_photos_is_not_held_twice(gate: Gate) -> None:
     photo = picture(1) + bytes(1 << 20)
-    table = pa.table({"img": [photo] * 100})
+    table = pa.table({"img": [photo] * 200})
     work = Work.of(IdHolding, concurrency=2, without_shared_ledger=True)
     gate.is_open.set()
     tracemalloc.start()
@@ -454,7 +455,7 @@ async def test_a_table_of_photos_is_not_held_twice(gate: Gate) -> None:
         _, most = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    assert most < 100 << 20
+    assert most < 130 << 20  # the places and the window of the batch are 66 photos
 
 
 PROCESS = """

@@ -291,7 +291,7 @@ def _shared(ledger: str | os.PathLike[str] | None, without_shared_ledger: bool) 
                 "the engine keeps its plans: leave it out, and give it to libpq on each machine with workers "
                 "(~/.pgpass, PGPASSFILE or PGPASSWORD)"
             )
-        return str(ledger)
+        return str(place)
     if not without_shared_ledger:
         what = "a file, which other machines do not see" if place else "none"
         raise ConfigurationError(
@@ -445,7 +445,7 @@ class Runner(NotPickled):
         self._settings = settings
         self._lock = threading.Lock()
         self._portions: set[Portion] = set()
-        self._is_over = False
+        self._error: BaseException | None = None  # why it takes nothing any more
         # The rest is the business of the thread.
         self._loop = asyncio.new_event_loop()
         self._news = asyncio.Event()
@@ -459,7 +459,7 @@ class Runner(NotPickled):
     @property
     def is_over(self) -> bool:
         """Whether it takes nothing any more."""
-        return self._is_over
+        return self._error is not None
 
     @property
     def is_busy(self) -> bool:
@@ -469,17 +469,17 @@ class Runner(NotPickled):
     def take(self, portion: Portion) -> None:
         """Ask its rows. From any thread."""
         with self._lock:
-            if self._is_over:
-                raise ConfigurationError("the worker is closed: its process is about to end")
+            if self._error is not None:
+                raise self._error
             self._portions.add(portion)
             self._loop.call_soon_threadsafe(self._begin, portion)
         portion.done.add_done_callback(lambda _: self._forget(portion))
 
     def drop(self, portions: Iterable[Portion]) -> None:
-        """Send nothing more of them, and wait until what is under way is over. From any thread."""
+        """Read nothing more of them, and wait until what was read is over. From any thread."""
         left = [portion for portion in portions if not portion.done.done()]
         with self._lock:
-            if not left or self._is_over:
+            if not left or self.is_over:
                 return
             for portion in left:
                 self._loop.call_soon_threadsafe(self._drop, portion)
@@ -488,7 +488,7 @@ class Runner(NotPickled):
     def close(self) -> None:
         """Let what is under way be answered, and close the client and the ledger. From any thread but its own."""
         with self._lock:
-            if not self._is_over:
+            if not self.is_over:
                 self._loop.call_soon_threadsafe(self._stop)
         self._thread.join(DRAIN_TIMEOUT + 5)
 
@@ -506,7 +506,7 @@ class Runner(NotPickled):
         except BaseException as exc:  # whatever it is, those who wait are told
             error = exc
         with self._lock:
-            self._is_over = True
+            self._error = error
             left = [*self._portions]
         for portion in left:
             portion.fail(error)
@@ -528,7 +528,10 @@ class Runner(NotPickled):
                 batch.stop()
             async for outcome in batch:
                 portion, row = self._asked.pop(outcome.index)
-                portion.put(row, outcome)
+                try:
+                    portion.put(row, outcome)
+                except Exception as exc:  # the others go on
+                    portion.fail(exc)
 
     async def _calls(self) -> AsyncIterator[Call[Any] | AISolutionError]:
         """All calls of all portions, one portion after the other."""
@@ -546,7 +549,7 @@ class Runner(NotPickled):
                     portion.under_way += 1
                     index += 1
                     yield item
-            except Exception as exc:  # one table that cannot be read is no reason to stop the others
+            except Exception as exc:  # as above
                 portion.fail(exc)
 
     def _begin(self, portion: Portion) -> None:

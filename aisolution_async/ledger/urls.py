@@ -78,7 +78,7 @@ class Server:
         user = userinfo.partition(":")[0] + at
         shown = [(name, value) for name, value in rest if name in _SHOWN]
         self._shown = f"postgresql://{user}{hosts}{path}{_query([*shown, ('schema', self.schema)])}"
-        self.hides: bool = ":" in userinfo or len(shown) < len(rest)
+        self.hides: bool = bool(userinfo.partition(":")[2]) or len(shown) < len(rest)
         """Whether the URL has what is not shown, as a password."""
 
     @property
