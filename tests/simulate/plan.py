@@ -92,6 +92,7 @@ class Plan:
     jobs: tuple[Job, ...] = ()
     does: tuple[tuple[int, int, Behaviour], ...] = ()
     strikes: tuple[Strike, ...] = ()
+    lease: float | None = None  # of ledgers on a server, where it is not left to them
     behaviours: dict[tuple[int, int], Behaviour] = field(default_factory=dict, compare=False, repr=False)
 
     def __post_init__(self) -> None:
