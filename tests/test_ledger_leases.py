@@ -8,6 +8,7 @@ import os
 from collections import Counter
 from collections.abc import AsyncIterator
 from typing import Any
+from unittest import mock
 
 import httpx
 import pytest
@@ -295,6 +296,59 @@ async def test_a_purge_leaves_what_is_held(server_url: str) -> None:
         assert await ledger.purge(-1.0) == 1
         assert isinstance(await ledger.begin(ask(ledger)), Held)
         check(server_url)
+
+
+# -------------------------------------------------------------------------------------------- a connection is lost
+
+
+async def test_what_is_under_way_stays_so_where_the_connection_is_lost(two: tuple[AnyLedger, AnyLedger]) -> None:
+    """Only what nobody was told of is ended with it."""
+    ledger, other = two
+    started = await start(ledger)
+    await on_book(ledger, lambda book: book._disconnect())
+    assert await ledger.find([ask(ledger, 2)]) == [None]  # it is connected again
+    assert isinstance(await other.begin(ask(other)), Busy)
+    await ledger.end(started, answered())
+    assert [record.state for record in other.attempts()] == [State.CHARGED]
+
+
+async def test_a_server_that_is_away_for_a_moment_is_waited_for(
+    server_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import psycopg
+
+    from aisolution_async.ledger import server
+
+    real, left = server.connect, [psycopg.OperationalError("nobody is there")] * 2
+
+    def connect(place: Any) -> Any:
+        if left:
+            raise left.pop()
+        return real(place)
+
+    async with ledger_at(server_url) as ledger:
+        await on_book(ledger, lambda book: book._disconnect())
+        monkeypatch.setattr(server, "connect", connect)
+        await do(ledger, answered())
+        assert not left
+
+
+async def test_an_end_that_did_not_reach_the_server_is_recorded_with_the_next(
+    server_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import psycopg
+
+    from aisolution_async.ledger import server
+
+    async with ledger_at(server_url, patience=0.0) as ledger:
+        started = await start(ledger)
+        await on_book(ledger, lambda book: book._disconnect())
+        with monkeypatch.context() as patch:
+            patch.setattr(server, "connect", mock.Mock(side_effect=psycopg.OperationalError("nobody is there")))
+            with pytest.raises(LedgerError, match="cannot be reached"):
+                await ledger.end(started, answered())
+        await start(ledger, 2)
+        assert [record.state for record in ledger.attempts()] == [State.CHARGED, State.INTENDED]
 
 
 # ------------------------------------------------------------------------------------------- servers of other kinds

@@ -227,8 +227,8 @@ def _without_secrets(server: Server, text: str) -> str:
 
 
 _WORDS = {
-    _ISOLATION: "the ledger {} needs READ COMMITTED, and a pooler before the server keeps other transactions: "
-    "ALTER ROLE … SET default_transaction_isolation = 'read committed'",
+    _ISOLATION: "the ledger {} needs transactions that are READ COMMITTED, and a pooler before the server keeps "
+    "others: ALTER ROLE … SET default_transaction_isolation = 'read committed'",
     "AL002": "the ledger {} lacks an attempt that was begun in it: it is not the one that it was",
     "08": "the connection to the ledger {} was lost",
     "25": "the ledger {} is on a server that cannot be written, such as a standby: name its primary",

@@ -98,6 +98,7 @@ class Plan:
     strikes: tuple[Strike, ...] = ()
     over_network: bool = False
     pictures: tuple[str, ...] = ()  # the endpoints of the first questions; the others are about numbers
+    lease: float | None = None  # of ledgers on a server, where it is not left to them
     behaviours: dict[tuple[int, int], Behaviour] = field(default_factory=dict, compare=False, repr=False)
 
     def __post_init__(self) -> None:

@@ -76,29 +76,29 @@ def _cut_off(rng: random.Random, seed: int) -> Plan:
     )
     kinds = ("ok", "ok", "no", "lost", "silent", "lost-unbilled", "later", "unconnected")
     does = tuple(
-        (0, turn, Behaviour(choice(kinds), choice((0.01, uniform(0, 10))), 0.01, choice((0.1, uniform(0, 20)))))
+        (
+            0,
+            turn,
+            Behaviour(
+                choice(kinds), choice((0.01, uniform(0, 10))), 0.01, choice((0.1, uniform(5, 20), uniform(5, 20)))
+            ),
+        )
         for turn in range(4)
     )
-    events = (
-        "a request begins",
-        "a request left",
-        "the store is asked",
-        "the store has answered",
-        "a request is there",
-    )
+    moments = ("a request begins", "the store is asked", "the store has answered", *("a request left",) * 3)
     strikes = tuple(
         Strike(
             choice((0, 0, 1, 2)),
             choice((0, 1, 3)),
             choice(("stall", "stall", "stall", "restart", "locked")),
             rng.randrange(len(clients)),
-            choice((1.0, 5.0, 20.0, 40.0)),
-            choice(events),
+            choice((1.0, 10.0, 20.0, 40.0)),
+            choice(moments),
         )
         for _ in range(choice((1, 2, 2, 3)))
     )
     most = choice((1, 2, 3)) if chance() < 0.3 else None
-    return Plan(seed, most=most, clients=clients, jobs=jobs, does=does, strikes=strikes)
+    return Plan(seed, most=most, clients=clients, jobs=jobs, does=does, strikes=strikes, lease=choice((3.0, 3.0, 8.0)))
 
 
 class Crash(BaseException):
@@ -190,9 +190,9 @@ class Faults:
 class Shelf:
     """One schema of a server, and all that looks at it from outside."""
 
-    def __init__(self, loop: SimulatedLoop, seed: int) -> None:
-        self.loop = loop
-        self.rng = random.Random(seed + 0.75)
+    def __init__(self, loop: SimulatedLoop, plan: Plan) -> None:
+        self.loop, self.plan = loop, plan
+        self.rng = random.Random(plan.seed + 0.75)
         self.database = _database()
         self.database.clear()
         self.alive: dict[Any, bool | None] = {}  # as others see it: here that is the server's business
@@ -388,7 +388,7 @@ class SimulatedSharedLedger(SharedLedger):
             max_charges=max_charges,
             prices=prices,
             max_cost=max_cost,
-            lease=choice((30.0, 30.0, 8.0, 3.0)),
+            lease=shelf.plan.lease or choice((30.0, 30.0, 8.0, 3.0)),
             patience=choice((0.0, 1.0, 10.0)),
         )
         self.shelf, self.aside = shelf, Aside(shelf.loop)

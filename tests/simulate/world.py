@@ -183,7 +183,7 @@ class World:
         if store == "postgresql":
             from .server_shelf import Shelf as SharedShelf
 
-            self.shelf = SharedShelf(self.loop, plan.seed)
+            self.shelf = SharedShelf(self.loop, plan)
         self.vendor = Vendor(self)
         self.network = Network(self)
         self.loop.connect = self.network.connect
