@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import hmac
+import math
 import re
 import secrets
 from collections import OrderedDict
@@ -46,10 +47,11 @@ class Waiter(Protocol):
     def charges(self) -> Mapping[str, Charge]:
         """The charge by status, as its client has it."""
 
-    async def called_back(self, reply: WhatsAppProfile, callbacks: Sequence[str]) -> bool:
+    async def called_back(self, reply: WhatsAppProfile, callbacks: Sequence[str], *, doubtful: bool = False) -> bool:
         """Here is the answer, to one of these numbers. Returns when it is recorded; False if it was there already.
 
-        Raises LedgerError if it cannot be recorded.
+        `doubtful`: it may be the callback of an earlier request, which was answered. Raises LedgerError if it cannot be
+        recorded.
         """
 
     def follow(self, reply: WhatsAppProfile | None, error: AISolutionError | None) -> None:
@@ -104,7 +106,7 @@ class Inbox(NotPickled):
         self._redactor: Redactor | None = None
         self._waiting: dict[str, list[Waiter]] = {}  # by number; the first of them asks
         self._taking: dict[str, asyncio.Task[bool]] = {}
-        self._answered: OrderedDict[str, None] = OrderedDict()
+        self._answered: OrderedDict[str, float] = OrderedDict()  # when, by the loop
         self._charges: Mapping[str, Charge] = WhatsAppDetail.endpoint.charges  # those of who asked last
         self._owed: dict[str, list[Callable[[Charge], object]]] = {}  # by number: whose money is kept for a callback
 
@@ -213,7 +215,8 @@ class Inbox(NotPickled):
         accepted = False
         if waiting := self._waiting.get(asked):
             asker = waiting[0]
-            accepted = await asker.called_back(reply, [digits, asked])
+            doubtful = clock.now() < self._answered.get(asked, -math.inf) + self.patience
+            accepted = await asker.called_back(reply, [digits, asked], doubtful=doubtful)
             self.forget(asker, reply)
         else:
             result = result_of(reply, clock.today(), self._charges, number=2)
@@ -242,7 +245,8 @@ class Inbox(NotPickled):
         return national[0] if len(national) == 1 else digits
 
     def _remember(self, digits: str) -> None:
-        self._answered[digits] = None
+        self._answered.pop(digits, None)
+        self._answered[digits] = clock.now()
         if len(self._answered) > _REMEMBERED:
             self._answered.popitem(last=False)
 

@@ -161,7 +161,7 @@ async def test_it_comes_whenever_it_comes(asking: Asking, stage: Stage) -> None:
     assert (asking.ended, asking.rung) == ([YES], 1)
 
 
-def test_another_call_asks_for_the_number(inbox: Inbox) -> None:
+async def test_another_call_asks_for_the_number(inbox: Inbox) -> None:
     first, second = Asking(inbox), Asking(inbox)
     asked(first)
     assert second.callback.stands_back()

@@ -178,7 +178,7 @@ class Callback:
         if self._delivering is not None:
             await self._delivering.wait()
 
-    async def called_back(self, reply: WhatsAppProfile, callbacks: Sequence[str]) -> bool:
+    async def called_back(self, reply: WhatsAppProfile, callbacks: Sequence[str], *, doubtful: bool = False) -> bool:
         """See `inbox.Waiter`."""
         asker, journal = self._asker, self._asker.journal
         result = result_of(reply, self.since or clock.today(), asker.charges, number=asker.next_number)
@@ -191,6 +191,8 @@ class Callback:
             if recorded is not False:  # else it was answered before, or nothing waits for it
                 self.has_paid = self.stage is Stage.ASKED  # a request that names none is charged by itself
                 owed = Owed.NO_CHARGE if self.is_paid else Owed.ANSWER
+                if doubtful and recorded is None and not self.is_paid:  # a ledger knows what was answered
+                    owed = Owed.NOTHING
                 charge = of_callback(result.attempt.charge, owed)
                 attempt = dataclasses.replace(
                     result.attempt, charge=charge, recorded=recorded, number=asker.next_number
@@ -200,7 +202,8 @@ class Callback:
                 finally:  # the hook that is told of it may raise what ends the program
                     self._take(reply)
             else:
-                asker.doubt_callback()
+                if self._is_ours:  # what another process asked for is doubtful there
+                    asker.doubt_callback()
                 self._take(reply)
         finally:
             self._delivering.set()
