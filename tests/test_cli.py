@@ -130,6 +130,7 @@ def test_a_run_imports_no_sandbox_and_no_report() -> None:
 
 
 def _groups() -> Iterator[Lazy]:
+    aisolution.load_all()  # each is imported as it is called
     yield aisolution
     yield from (each for each in aisolution.commands.values() if isinstance(each, Lazy))
 

@@ -175,7 +175,7 @@ async def test_a_list_under_way_is_left_with_grace(source: str, tmp_path: Path) 
         sandbox.faults.clear()
         async with serving(source, UNDER_UVICORN, tmp_path, sandbox, HTTP="auto") as service:
             state, results = await done(user, f"{service.url}/lists/monday")
-    assert (state["ok"], state["held"]) == (len(numbers), 0)
+    assert (state["ok"], state["held"]) == (len(numbers), 0), [row for row in results if row["error"]]
     assert 0 < paid < sandbox.bill.charged == sum(row["charge"] == "charged" for row in results)
 
 
