@@ -74,7 +74,7 @@ class Owed(Enum):
 
     ANSWER = "its answer, whose charge is nobody's yet, or is that of the request that named the callback"
     NO_CHARGE = "its answer, and the charge was counted: with its request, or with another writing of the number"
-    NOTHING = "answered otherwise, by a later request; or it may be the callback of an earlier one, which was answered"
+    NOTHING = "answered otherwise, by a later request; or it may be the callback of an earlier one"
 
 
 def of_callback(said: Charge, owed: Owed) -> Charge:

@@ -50,7 +50,7 @@ class Waiter(Protocol):
     async def called_back(self, reply: WhatsAppProfile, callbacks: Sequence[str], *, doubtful: bool = False) -> bool:
         """Here is the answer, to one of these numbers. Returns when it is recorded; False if it was there already.
 
-        `doubtful`: it may be the callback of an earlier request, which was answered. Raises LedgerError if it cannot be
+        `doubtful`: it may be the callback of an earlier request for the number. Raises LedgerError if it cannot be
         recorded.
         """
 
@@ -106,7 +106,8 @@ class Inbox(NotPickled):
         self._redactor: Redactor | None = None
         self._waiting: dict[str, list[Waiter]] = {}  # by number; the first of them asks
         self._taking: dict[str, asyncio.Task[bool]] = {}
-        self._answered: OrderedDict[str, float] = OrderedDict()  # when, by the loop
+        self._answered: OrderedDict[str, None] = OrderedDict()
+        self._asked: OrderedDict[str, float] = OrderedDict()  # by who left since; until when that may be called back
         self._charges: Mapping[str, Charge] = WhatsAppDetail.endpoint.charges  # those of who asked last
         self._owed: dict[str, list[Callable[[Charge], object]]] = {}  # by number: whose money is kept for a callback
 
@@ -169,6 +170,11 @@ class Inbox(NotPickled):
             return
         asked = waiting[0] is call
         waiting.remove(call)
+        if asked:
+            self._asked[call.digits] = clock.now() + self.patience
+            self._asked.move_to_end(call.digits)
+            if len(self._asked) > _REMEMBERED:
+                self._asked.popitem(last=False)
         if reply is not None and reply.is_answer:
             self._remember(call.digits)
         if asked and (reply is not None or error is not None):
@@ -215,7 +221,7 @@ class Inbox(NotPickled):
         accepted = False
         if waiting := self._waiting.get(asked):
             asker = waiting[0]
-            doubtful = clock.now() < self._answered.get(asked, -math.inf) + self.patience
+            doubtful = clock.now() < self._asked.get(asked, -math.inf)
             accepted = await asker.called_back(reply, [digits, asked], doubtful=doubtful)
             self.forget(asker, reply)
         else:
@@ -245,8 +251,7 @@ class Inbox(NotPickled):
         return national[0] if len(national) == 1 else digits
 
     def _remember(self, digits: str) -> None:
-        self._answered.pop(digits, None)
-        self._answered[digits] = clock.now()
+        self._answered[digits] = None
         if len(self._answered) > _REMEMBERED:
             self._answered.popitem(last=False)
 

@@ -29,7 +29,7 @@ from benchmarks.table import print_table
 SUMMARY = "Ray Data and Spark in steady state, beside client.batch: two workers with 20 calls at once, and one with 40"
 
 _ROUNDS = 3
-_CALLS, _QUICK_CALLS = 8_000, 400
+_CALLS, _QUICK_CALLS = 4_000, 400
 _WORKERS, _AT_ONCE, _LATENCY = 2, 20, 0.05
 _ENGINES = {"client.batch": None, "Ray Data": "ray", "Spark": "pyspark"}
 _TARGET = 0.9

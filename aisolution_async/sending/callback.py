@@ -191,8 +191,8 @@ class Callback:
             if recorded is not False:  # else it was answered before, or nothing waits for it
                 self.has_paid = self.stage is Stage.ASKED  # a request that names none is charged by itself
                 owed = Owed.NO_CHARGE if self.is_paid else Owed.ANSWER
-                if doubtful and recorded is None and not self.is_paid:  # a ledger knows what was answered
-                    owed = Owed.NOTHING
+                if doubtful and recorded is None:  # a ledger knows better
+                    self.has_paid, owed = False, Owed.NOTHING
                 charge = of_callback(result.attempt.charge, owed)
                 attempt = dataclasses.replace(
                     result.attempt, charge=charge, recorded=recorded, number=asker.next_number
@@ -202,7 +202,8 @@ class Callback:
                 finally:  # the hook that is told of it may raise what ends the program
                     self._take(reply)
             else:
-                if self._is_ours:  # what another process asked for is doubtful there
+                # What another process asked for is doubtful there, and what was counted is not doubtful.
+                if self._is_ours and self.stage is not Stage.ANSWERED:
                     asker.doubt_callback()
                 self._take(reply)
         finally:

@@ -292,8 +292,14 @@ class Laws:
         return request.is_billed_by_callback and self._is_late(request)
 
     def late(self, process: Process) -> int:
-        """How many callbacks came to it so late that what was set aside for them was lent to asking again."""
-        return sum(self._is_late(each) for each in self._world.vendor.requests if each.process is process)
+        """How many charges its limit could not keep it from.
+
+        Callbacks that came to it so late that what was set aside for them was lent to asking again, and those that came
+        to it and that another asked for.
+        """
+        requests = self._world.vendor.requests
+        others = sum(each.called_back is process and each.process is not process for each in requests)
+        return others + sum(self._is_late(each) for each in requests if each.process is process)
 
     def _is_late(self, request: Request) -> bool:
         waited = request.called_back_at - request.left_at
