@@ -301,6 +301,9 @@ PLANTS: dict[str, Plant] = {
 }
 
 SIMULATED = (
+    "a deadline is no reason to wait with retry_unknown",
+    "what the dead had under way is over at once",
+    "the first byte leaves without a look at the lease",
     "one unknown attempt too many is passed",
     "a free attempt lifts the hold",
     "the dead are not buried by who opens",
