@@ -44,6 +44,10 @@ class Waiter(Protocol):
         """The number that was asked for, without plus or 00."""
 
     @property
+    def has_asked(self) -> bool:
+        """Whether a request of its own may be called back."""
+
+    @property
     def charges(self) -> Mapping[str, Charge]:
         """The charge by status, as its client has it."""
 
@@ -170,7 +174,7 @@ class Inbox(NotPickled):
             return
         asked = waiting[0] is call
         waiting.remove(call)
-        if asked:
+        if call.has_asked:
             self._asked[call.digits] = clock.now() + self.patience
             self._asked.move_to_end(call.digits)
             if len(self._asked) > _REMEMBERED:

@@ -172,7 +172,7 @@ async def test_another_call_asks_for_the_number(inbox: Inbox) -> None:
     assert (second.callback.answer, second.ended, second.counted, second.rung) == (YES, [YES], [], 1)
 
 
-def test_who_asks_gives_up_and_the_next_one_asks(inbox: Inbox) -> None:
+async def test_who_asks_gives_up_and_the_next_one_asks(inbox: Inbox) -> None:
     first, second, third = Asking(inbox), Asking(inbox), Asking(inbox)
     asked(first)
     assert second.callback.stands_back()
@@ -185,7 +185,7 @@ def test_who_asks_gives_up_and_the_next_one_asks(inbox: Inbox) -> None:
     assert not third.callback.stands_back()
 
 
-def test_who_asks_loses_the_answer_and_nobody_asks_again(inbox: Inbox) -> None:
+async def test_who_asks_loses_the_answer_and_nobody_asks_again(inbox: Inbox) -> None:
     first, second, third = Asking(inbox), Asking(inbox), Asking(inbox)
     asked(first)
     for other in (second, third):
@@ -197,7 +197,7 @@ def test_who_asks_loses_the_answer_and_nobody_asks_again(inbox: Inbox) -> None:
     assert inbox.outstanding == 0
 
 
-def test_who_left_and_comes_back_asks_where_nobody_else_does(inbox: Inbox) -> None:
+async def test_who_left_and_comes_back_asks_where_nobody_else_does(inbox: Inbox) -> None:
     """It is not told: it looks for itself."""
     first, second = Asking(inbox), Asking(inbox)
     asked(first)

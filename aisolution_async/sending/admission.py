@@ -76,6 +76,11 @@ class Reservation:
             for budget in self._budgets:
                 budget.add(self._endpoint)
 
+    def called_back_late(self, charge: Charge) -> None:
+        """The call is over, and its callback came after all, unless that was counted as it left."""
+        if self._is_callbacks:
+            self.called_back(charge)
+
     def keep(self) -> None:
         """The callback came, and nobody knows whether it is charged: what is set aside for it is not given back."""
         if self._is_callbacks:

@@ -673,7 +673,7 @@ class Sending(NotPickled, Generic[R]):
             late = 0.0 if callback.answer is not None or callback.is_overdue else callback.patience_left
             self._reservation.release(late)
             if callback.is_awaited and 0 < late < math.inf:
-                callback.inbox.owe(callback.digits, self._reservation.called_back, late)
+                callback.inbox.owe(callback.digits, self._reservation.called_back_late, late)
 
     # ------------------------------------------------------------------------------- its callback: see `Asker`
 

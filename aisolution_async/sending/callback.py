@@ -162,6 +162,11 @@ class Callback:
         return self.stage is Stage.AWAITED
 
     @property
+    def has_asked(self) -> bool:
+        """See `inbox.Waiter`."""
+        return self._is_ours and (self.stage is not Stage.READY or self.is_paid)
+
+    @property
     def may_come(self) -> bool:
         """Whether a callback may still bring a charge."""
         return self.since is not None and self.stage in (Stage.AWAITED, Stage.OVERDUE)

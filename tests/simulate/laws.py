@@ -125,7 +125,10 @@ class Laws:
         process = request.process
         if not world.plan.has_ledger:
             return
-        if world.shelf.rows("SELECT 1 FROM intents LIMIT 1") == []:
+        claims = "SELECT 1 FROM intents"
+        if process.is_unseen:  # others took it for dead, and hold what it had under way
+            claims += " UNION ALL SELECT 1 FROM attempts WHERE state = 'unknown'"
+        if world.shelf.rows(f"{claims} LIMIT 1") == []:
             self.hold(False, f"{request} leaves without an intent in the ledger")
         earlier = [each for each in world.vendor.of(request.question) if each is not request]
         self._lift(earlier)
@@ -219,7 +222,7 @@ class Laws:
             # A lost attempt and the callback that answers it are one charge.
             one = min(tally.unknown, sum(map(_is_by_callback, attempts)))
             least, sum_ = tally.charged + tally.unknown - one, tally.charged + tally.unknown
-            told = [each for each in self._world.vendor.requests if each.called_back is process]
+            told = [each for each in self._world.vendor.requests if process in each.takers]
             sum_ += sum(not each.is_counted_as_callback for each in told)
             sum_ += sum(each.is_counted_elsewhere for each in mine)
             self.hold(least <= spent <= sum_, f"{process.name} keeps {spent} of its limit for {tally}")

@@ -41,6 +41,7 @@ class Request:
         self.is_billed = self.is_billed_by_callback = False
         self.is_counted_as_callback = False  # by a call that waited for it
         self.called_back: Process | None = None  # who took it last
+        self.takers: list[Process] = []  # whoever took it
         self.is_counted_elsewhere = False  # by a call of another process than the one that asked
         self.view = FLYING
         self.is_over = False  # the vendor has answered

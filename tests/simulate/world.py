@@ -328,6 +328,7 @@ class World:
                 self.laws.hold(False, f"a callback raised {error!r}")
             return False
         request.called_back = process
+        request.takers.append(process)
         self.event("a callback is taken")
         return not process.is_dead
 
