@@ -34,7 +34,28 @@ def test_every_law_holds(first: int) -> None:
 
 
 @pytest.mark.parametrize(
-    "seed", [693, 5065, 6533, 8010, 24365, 28870, 32310, 2000293, 3001637, 3012294, 3013661, 3019975, 3004746, 3009251]
+    "seed",
+    [
+        693,
+        5065,
+        6533,
+        8010,
+        24365,
+        28870,
+        32310,
+        2000293,
+        3001637,
+        3012294,
+        3013661,
+        3019975,
+        3004746,
+        3009251,
+        3111990,
+        3111992,
+        3121001,
+        3130119,
+        3131367,
+    ],
 )
 def test_a_law_that_was_broken_once_holds(seed: int) -> None:
     """A callback that comes while the end of its own request is being recorded, among others."""

@@ -316,7 +316,10 @@ class Grouping(Store, Generic[B]):
         answers: list[object] = []
         for alone, group in itertools.groupby(jobs, lambda job: callable(job.work)):
             if alone:
-                answers += [self._do(book, job.work)[0] for job in group]
+                for job in group:
+                    if self._unrecorded:  # what came to pass before it is recorded before it
+                        self._do_together(book, [])
+                    answers.append(self._do(book, job.work)[0])
             else:
                 answers += self._do_together(book, [job.work for job in group])
         return list(zip(jobs, answers, strict=True))

@@ -72,7 +72,12 @@ class Reservation:
             self._settle(charge)
         elif self._is_flying and for_request:
             self.spend(charge)
-        elif not self._is_covered and charge is not Charge.FREE:
+        elif not self._is_covered:
+            self.add(charge)
+
+    def add(self, charge: Charge) -> None:
+        """Something for which nothing was set aside cost this."""
+        if charge is not Charge.FREE:
             for budget in self._budgets:
                 budget.add(self._endpoint)
 

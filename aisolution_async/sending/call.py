@@ -670,7 +670,8 @@ class Sending(NotPickled, Generic[R]):
         bought = error is not None and finding.may_be_bought(self.attempts, error)
         callback.leave(reply, error if bought else None)
         if self._reservation is not None:
-            late = 0.0 if callback.answer is not None or callback.is_overdue else callback.patience_left
+            may_come = callback.answer is None and callback.has_asked and not callback.is_overdue
+            late = callback.patience_left if may_come else 0.0
             self._reservation.release(late)
             if callback.is_awaited and 0 < late < math.inf:
                 callback.inbox.owe(callback.digits, self._reservation.called_back_late, late)
@@ -696,7 +697,10 @@ class Sending(NotPickled, Generic[R]):
             assert callback is not None
             # Awaited, while an attempt is still being recorded: that is the one that named it.
             is_own = callback.has_paid or callback.is_awaited
-            self._reservation.called_back(attempt.charge, for_request=is_own)
+            if callback.is_doubtful:
+                self._reservation.add(attempt.charge)
+            else:
+                self._reservation.called_back(attempt.charge, for_request=is_own)
         self._tell(number)
 
     def doubt_callback(self) -> None:

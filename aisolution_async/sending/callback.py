@@ -84,6 +84,7 @@ class Callback:
         "end_wait",
         "has_paid",
         "inbox",
+        "is_doubtful",
         "is_paid",
         "since",
         "stage",
@@ -104,6 +105,8 @@ class Callback:
         """Set by the batch that the call waits in: called when there is an answer, or when it is time to ask."""
         self._asker = asker
         self._is_ours = False  # this call asked for it
+        self.is_doubtful = False
+        """Whether what came may be the callback of an earlier request."""
         self._delivering: asyncio.Event | None = None  # while an answer is being recorded
 
     @property
@@ -146,6 +149,7 @@ class Callback:
             )
             self.stage = Stage.AWAITED if unfinished else Stage.READY
             self.is_paid = charge is Charge.CHARGED
+            self._is_ours = unfinished or self.is_paid  # a request that was refused is not called back
 
     def give_up(self, *, for_good: bool) -> None:
         """The callback is late. `for_good`: nobody asks again."""
@@ -164,7 +168,7 @@ class Callback:
     @property
     def has_asked(self) -> bool:
         """See `inbox.Waiter`."""
-        return self._is_ours and (self.stage is not Stage.READY or self.is_paid)
+        return self._is_ours
 
     @property
     def may_come(self) -> bool:
@@ -196,7 +200,8 @@ class Callback:
             if recorded is not False:  # else it was answered before, or nothing waits for it
                 self.has_paid = self.stage is Stage.ASKED  # a request that names none is charged by itself
                 owed = Owed.NO_CHARGE if self.is_paid else Owed.ANSWER
-                if doubtful and recorded is None:  # a ledger knows better
+                self.is_doubtful = doubtful and recorded is None  # a ledger knows better
+                if self.is_doubtful:
                     self.has_paid, owed = False, Owed.NOTHING
                 charge = of_callback(result.attempt.charge, owed)
                 attempt = dataclasses.replace(

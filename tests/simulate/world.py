@@ -451,11 +451,10 @@ class World:
             if request.is_billed and not job.charged:
                 continue
             charge = Charge.CHARGED if request.is_billed else Charge.FREE
-            settled = await ledger.resolve(None, charge, attempt=id_)
+            request.is_resolved_free = not request.is_billed  # also where a crash keeps us from hearing of it
+            request.is_settled = bool(await ledger.resolve(None, charge, attempt=id_))
+            request.is_resolved_free &= request.is_settled
             self.note(f"{request} is settled as {charge}")
-            if settled:
-                request.is_settled = True
-                request.is_resolved_free = not request.is_billed
 
     async def _purge(self, process: Process, place: int, job: Job) -> None:
         if process.ledger is not None:
