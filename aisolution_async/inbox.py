@@ -226,7 +226,11 @@ class Inbox(NotPickled):
         if waiting := self._waiting.get(asked):
             asker = waiting[0]
             doubtful = clock.now() < self._asked.get(asked, -math.inf)
+            is_anothers = not asker.has_asked
             accepted = await asker.called_back(reply, [digits, asked], doubtful=doubtful)
+            if accepted and is_anothers:  # then it is that of who asked and left, and is counted
+                for charge in self._owed.pop(asked, ()):
+                    charge(Charge.FREE)
             self.forget(asker, reply)
         else:
             result = result_of(reply, clock.today(), self._charges, number=2)

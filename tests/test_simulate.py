@@ -55,6 +55,11 @@ def test_every_law_holds(first: int) -> None:
         3121001,
         3130119,
         3131367,
+        3205935,
+        3216723,
+        3219539,
+        3220899,
+        3225806,
     ],
 )
 def test_a_law_that_was_broken_once_holds(seed: int) -> None:

@@ -91,6 +91,8 @@ class Reservation:
         if self._is_callbacks:
             self._is_callbacks = False
             self._settle(Charge.UNKNOWN)
+        elif self._is_flying:
+            self.spend(Charge.UNKNOWN)
 
     def release(self, late: float = 0.0) -> None:
         """The call is over. What is the callback's stays set aside for `late` seconds: it may come and be charged."""

@@ -6,6 +6,7 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from aisolution_async import Attempt, Charge, FaceMatches
+from aisolution_async.echo import Seen
 from aisolution_async.outcome import Outcome
 
 from .vendor import ANSWERED, CHECKING, FLYING, UNKNOWN, Request
@@ -138,7 +139,8 @@ class Laws:
         holding = [
             each
             for each in earlier
-            if (each.view in (UNKNOWN, ANSWERED, FLYING)) and not each.is_lifted and not each.is_resolved_free
+            if (each.view in (UNKNOWN, ANSWERED, FLYING))
+            and not (each.is_lifted or each.is_resolved_free or _is_shown_wrong(each))
         ]
         if request.callback is not None and not self._purged and not world.has_jumped:
             soon = min(client.patience for client in world.plan.clients) - 1
@@ -285,6 +287,7 @@ class Laws:
             self.hold(unknown <= most, f"q{question}: {unknown} unknown in the ledger, and {len(began)} were begun")
         if not self._purged and not any(client.reuse_for for client in world.plan.clients):
             allowed = 1 + max(client.retry_unknown for client in world.plan.clients)
+            allowed += sum(map(_is_shown_wrong, requests))
             asked_again = sum(each.is_billed_by_callback for each in requests)
             self.hold(
                 billed - asked_again <= allowed, f"q{question} is billed {billed} times, and {allowed} is allowed"
@@ -298,11 +301,17 @@ class Laws:
         """How many charges its limit could not keep it from.
 
         Callbacks that came to it so late that what was set aside for them was lent to asking again, and those that came
-        to it and that another asked for.
+        to it and that another asked for, or may be of an earlier request.
         """
         requests = self._world.vendor.requests
         others = sum(each.called_back is process and each.process is not process for each in requests)
-        return others + sum(self._is_late(each) for each in requests if each.process is process)
+        doubtful = sum(
+            attempt.charge is Charge.UNKNOWN and _is_by_callback(attempt)
+            for (number, _), found in self._attempts.items()
+            if number == process.number
+            for _, attempt in found
+        )
+        return others + doubtful + sum(self._is_late(each) for each in requests if each.process is process)
 
     def _is_late(self, request: Request) -> bool:
         waited = request.called_back_at - request.left_at
@@ -353,6 +362,11 @@ def _token(reply: Any) -> str | None:
     if isinstance(reply, FaceMatches):
         return reply.matches[0].person_id
     return getattr(reply, "signature", None)
+
+
+def _is_shown_wrong(request: Request) -> bool:
+    """Whether nothing is held for it, as it showed that this server answers for other numbers: see `Echo`."""
+    return request.view == UNKNOWN and request.process.client._shared.echo.state is Seen.CONVENTION
 
 
 def _is_by_callback(attempt: Attempt) -> bool:
