@@ -189,7 +189,7 @@ def test_all_of_it_can_be_imported_there() -> None:
     script = """
 import importlib, pkgutil, aisolution_async
 for found in pkgutil.walk_packages(aisolution_async.__path__, "aisolution_async."):
-    if not found.name.endswith("__main__"):
+    if not found.name.endswith(("__main__", ".ray", ".spark")):  # these two engines need not be there
         importlib.import_module(found.name)
 """
     assert on_windows("-c", script).returncode == 0
