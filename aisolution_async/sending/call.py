@@ -670,8 +670,7 @@ class Sending(NotPickled, Generic[R]):
         bought = error is not None and finding.may_be_bought(self.attempts, error)
         callback.leave(reply, error if bought else None)
         if self._reservation is not None:
-            may_come = callback.answer is None and callback.has_asked and not callback.is_overdue
-            late = callback.patience_left if may_come else 0.0
+            late = 0.0 if callback.answer is not None or callback.is_overdue else callback.patience_left
             self._reservation.release(late)
             if callback.is_awaited and 0 < late < math.inf:
                 callback.inbox.owe(callback.digits, self._reservation.called_back_late, late)
