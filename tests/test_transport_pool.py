@@ -38,7 +38,7 @@ async def test_calls_wait_in_line_and_go_in_order() -> None:
 
     async with Server(script) as server, Pool(max_connections=2) as transport:
         await asyncio.gather(*[ask(transport, server, f"/{n}") for n in range(20)])
-        # Two are under way at a time, and whichever of the two the server reads first: each is a few places off at most.
+        # Two are under way at a time, whichever of the two the server reads first: each is a few places off at most.
         assert all(abs(int(path[1:]) - place) < 5 for place, path in enumerate(order))
         assert server.most == 2
 
