@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from itertools import pairwise
@@ -179,6 +180,8 @@ async def test_who_was_taken_for_dead_has_no_part_until_it_has_looked(
     real, ahead = clock.continuous, 0.0
     monkeypatch.setattr(clock, "continuous", lambda: real() + ahead)
     async with opened(server_url, 2) as (first, second):
+        for each in (first, second):  # nobody renews in between
+            (await book_of(each)).renews_at = math.inf
         await look(first)
         assert await look(second) == 0.5
         ((owner,),) = rows(server_url, "SELECT min(id) FROM owners")
