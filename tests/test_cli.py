@@ -912,7 +912,8 @@ def test_ctrl_c_three_times(vendor_of: VendorOf, monkeypatch: pytest.MonkeyPatch
     assert "waiting 5 s more at most\nnot waiting any longer\n" in result.stderr
     done = json.loads(result.stdout)
     assert done["unknown"] >= 1
-    assert done["rows"] == done["charged"] + done["unknown"]
+    # What was under way and had not left yet was not sent.
+    assert done["charged"] + done["unknown"] <= done["rows"] <= done["charged"] + 5
     assert Path("out.csv.part").read_text().count("OutcomeUnknownError") == done["unknown"]
 
 
