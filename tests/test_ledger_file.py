@@ -5,8 +5,11 @@ from __future__ import annotations
 import asyncio
 import datetime
 import os
+import sqlite3
 import stat
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -18,6 +21,7 @@ from aisolution_async.ledger import (
     Result,
     Started,
     Stored,
+    schema,
 )
 
 from .ledgers import REPLY, UNKNOWN, answered, ask, attempt, check, do, refused, rows
@@ -117,3 +121,23 @@ async def test_looking_leaves_no_files_beside_the_ledger(ledger_path: Path) -> N
     assert sorted(file.name for file in ledger_path.parent.iterdir()) == names
     assert Ledger(ledger_path).summary().answers == len(list(Ledger(ledger_path).answers())) == 1
     assert sorted(file.name for file in ledger_path.parent.iterdir()) == names
+
+
+def test_a_last_close_between_two_looks_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The file said that it is in use, and then its log was gone: it was folded in by whoever closed it meanwhile."""
+    path = tmp_path / "a.ledger"
+    other = schema.connect(path, synchronous="full", busy_timeout=1.0)
+    schema.use(other)
+    looked: list[Path] = []
+
+    @contextmanager
+    def closing_after(db: sqlite3.Connection) -> Iterator[sqlite3.Connection]:
+        yield db
+        db.close()
+        if not looked:
+            looked.append(path)
+            schema.close(other, path, others=False)
+
+    monkeypatch.setattr(schema, "closing", closing_after)
+    schema._check_closed(path, 1.0)
+    assert looked

@@ -24,6 +24,7 @@ Synchronous = Literal["full", "normal", "off"]
 _APPLICATION = 0x41495341  # "AISA"
 _CACHE_KIB = 16 * 1024
 _CHECKPOINT_PAGES = 250  # of the log, a megabyte: what the file alone lacks
+_LOOKS = 5  # at a file whose log seems to be lost
 _creating = threading.Lock()
 
 
@@ -259,16 +260,19 @@ def _looks(path: Path) -> list[str]:
 
 def _check_closed(path: Path, busy_timeout: float) -> None:
     """Raise LedgerError for a file that was in use when its process ended, and whose log is gone."""
-    in_use = None
-    with suppress(sqlite3.Error), closing(_open_as(path, "mode=ro&immutable=1", busy_timeout)) as db:
-        in_use = db.execute("SELECT in_use FROM file").fetchone()
-    if in_use == (1,) and not _log_of(path).exists():
-        name = _log_of(path).name
-        raise LedgerError(
-            f"the ledger {path} was in use when its process ended, and {name}, which belongs to it, is missing: what "
-            "stands there would be paid for again. Put it back beside the ledger; or, to go on without it, make an "
-            f"empty file {name}"
-        )
+    for _ in range(_LOOKS):  # others may open and close it between the two looks: then the next says so
+        in_use = None
+        with suppress(sqlite3.Error), closing(_open_as(path, "mode=ro&immutable=1", busy_timeout)) as db:
+            in_use = db.execute("SELECT in_use FROM file").fetchone()
+        if in_use != (1,) or _log_of(path).exists():
+            return
+        time.sleep(0.005)
+    name = _log_of(path).name
+    raise LedgerError(
+        f"the ledger {path} was in use when its process ended, and {name}, which belongs to it, is missing: what "
+        "stands there would be paid for again. Put it back beside the ledger; or, to go on without it, make an "
+        f"empty file {name}"
+    )
 
 
 def _check_links(path: Path) -> None:
