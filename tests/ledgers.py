@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import datetime
 import os
@@ -178,6 +179,15 @@ def rows(path: Path | str, query: str) -> list[tuple[Any, ...]]:
         return running().rows(path, query)
     with contextlib.closing(sqlite3.connect(path)) as db:
         return db.execute(query).fetchall()
+
+
+_WAITING = """SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE '%{}%'"""
+
+
+async def waits(url: str, query: str, sessions: int = 1) -> None:
+    """Until so many sessions wait for a lock in such a query."""
+    while rows(url, _WAITING.format(query)) < [(sessions,)]:
+        await asyncio.sleep(0.005)
 
 
 RECOUNT = f"""SELECT endpoint, sum(state = 'intended'), sum(state = 'charged'), sum(state = 'free'),

@@ -35,19 +35,12 @@ from .ledgers import (
     on_book,
     rows,
     start,
+    waits,
 )
 from .servers import running
 from .support import TOKEN, ok_whatsapp, raw_server
 
 pytestmark = pytest.mark.usefixtures("no_ledger_is_at_work")
-
-_WAITING = """SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE '%{}%'"""
-
-
-async def waits(url: str, query: str) -> None:
-    """Until a session waits for a lock in such a query."""
-    while rows(url, _WAITING.format(query)) == [(0,)]:
-        await asyncio.sleep(0.005)
 
 
 @pytest.fixture

@@ -46,6 +46,7 @@ from .ledgers import (
     on_book,
     rows,
     start,
+    waits,
     where,
 )
 from .servers import running
@@ -107,28 +108,41 @@ def test_four_processes_over_one_list_pay_once(server_url: str, tmp_path: Path, 
     check(server_url)
 
 
-def test_the_look_before_the_intent_pays_twice(
-    server_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("looks_first", [False, True])
+async def test_the_look_before_the_intent_pays_twice(
+    server_url: str, monkeypatch: pytest.MonkeyPatch, looks_first: bool
 ) -> None:
-    """The race finds the fault that it is there for: here it is planted."""
+    """Of two that begin one call, the first is stopped between its two steps until the other has its answer."""
     from aisolution_async.ledger import server
 
-    whole = server.definition()
+    whole, gate = server.definition(), random.getrandbits(31)
     (intents,), (look,) = (
         re.findall(rf"(?s)  -- <{part}>\n.*?  -- </{part}>\n", whole) for part in ("intents", "look")
     )
-    planted = whole.replace(look, "").replace(intents, look + intents)
+    stop = f"""
+  IF p_owner = (SELECT min(id) FROM ledger.owners) THEN
+    PERFORM pg_advisory_xact_lock({gate});
+  END IF;
+"""
+    order = look + stop + intents if looks_first else intents + stop
+    planted = (whole.replace(look, "") if looks_first else whole).replace(intents, order)
     assert planted != whole
     monkeypatch.setattr(server, "definition", lambda: planted)
-
-    async def make() -> None:
-        async with ledger_at(server_url):
-            """The others find it made."""
-
-    asyncio.run(make())
-    race(server_url, tmp_path / "bill", 1200)
-    sent = billed(tmp_path / "bill")
-    assert len(sent) > len(set(sent)) == 1200
+    async with ledger_at(server_url) as ledger, ledger_at(server_url) as other:
+        with running().connect(server_url) as db, db.transaction():
+            db.execute("SELECT pg_advisory_xact_lock(%s)", (gate,))
+            first = asyncio.create_task(ledger.begin(ask(ledger)))
+            await waits(server_url, "exchange(")
+            second = asyncio.create_task(other.begin(ask(other)))
+            if looks_first:
+                started = await second
+                assert isinstance(started, Started)
+                await other.end(started, answered())
+            else:
+                await waits(server_url, "exchange(", 2)  # for what the first has intended
+        assert isinstance(await first, Started)
+        if not looks_first:
+            assert isinstance(await second, Busy)
 
 
 def test_a_budget_equal_to_the_need_over_four_processes(server_url: str, tmp_path: Path) -> None:
