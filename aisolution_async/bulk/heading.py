@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from datetime import date
+from itertools import islice
 from typing import Any, Final
 
 from aisolution_async.bulk.source import Row, is_text, shown
@@ -164,10 +165,11 @@ def with_totals(rows: Iterable[Row], unit: str) -> Iterator[Row]:
     """
     last: deque[Row] = deque()
     try:
-        for row in rows:
+        left = iter(rows)
+        last.extend(islice(left, _MOST_TOTALS + _MOST_BELOW))
+        for row in left:
             last.append(row)
-            if len(last) > _MOST_TOTALS + _MOST_BELOW:
-                yield _as_row(last.popleft(), unit)
+            yield _as_row(last.popleft(), unit)
     except Exception:
         yield from last
         raise
@@ -190,12 +192,11 @@ def with_totals(rows: Iterable[Row], unit: str) -> Iterator[Row]:
 
 def _as_row(row: Row, unit: str) -> Row:
     """A row that is to be asked; a subtotal has nothing to be asked of."""
-    if (
-        row.problem is None
-        and is_total(row.cells)
-        and any(isinstance(c, str) and _SUBTOTAL.match(c) for c in row.cells)
-    ):
-        return replace(row, problem=f"{unit} {row.line}: this is a subtotal, and nobody to be asked: take the row out")
+    if row.problem is None:
+        for cell in row.cells:  # of very many rows: what is true of few of them is asked first
+            if type(cell) is str and "ub" in cell.lower() and _SUBTOTAL.match(cell) and is_total(row.cells):
+                problem = f"{unit} {row.line}: this is a subtotal, and nobody to be asked: take the row out"
+                return replace(row, problem=problem)
     return row
 
 

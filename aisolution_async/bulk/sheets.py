@@ -332,19 +332,21 @@ def _look_into(path: Path, sheet: str) -> tuple[dict[int, dict[int, Any]], workb
     columns = {b"Z"}
     last_row = 0
 
-    def see(chunk: bytes, number: int) -> None:
+    # To look for one byte that is not there takes a twentieth of the time that two take.
+    def see(chunk: bytes, number: int, is_prefixed: bool) -> None:
         nonlocal last_row
         last_row = number
         columns.update(_FAR_COLUMN.findall(chunk))
-        if b"r='" in chunk:
+        has_other_quotes = b"'" in chunk
+        if has_other_quotes:
             columns.update(_FAR_COLUMN_IN_OTHER_QUOTES.findall(chunk))
-        if b't="e"' in chunk or b"t='e'" in chunk:
+        if b't="e"' in chunk or (has_other_quotes and b"t='e'" in chunk):
             for name, row, error in _ERROR_CELL.findall(chunk):
                 errors[int(row)][place_of(name)] = html.unescape(error.decode("utf-8", "replace"))
         for name, row, digits in _LONG_CELL.findall(chunk) if _LONG_NUMBER.search(chunk) else ():
             if (exact := int(digits)) != _cell(float(digits)):
                 errors[int(row)][place_of(name)] = exact
-        if b"<f" in chunk or b":f" in chunk:
+        if b"f" in chunk and (b"<f" in chunk or (is_prefixed and b":f" in chunk)):
             for name, row in _UNCALCULATED_CELL.findall(chunk):
                 errors[int(row)][place_of(name)] = UNCALCULATED
 

@@ -68,7 +68,8 @@ MISSING: Final = Missing.MISSING
 """The cell of a JSONL row that lacks the key; one whose value is null is None."""
 
 
-@dataclass(frozen=True, slots=True)
+# Nobody changes one; it is not frozen, as there are very many, and a frozen one takes three times as long to make.
+@dataclass(slots=True)
 class Row:
     """One row: `line` is where a person finds it in the file, `cells` are as many as the header has.
 

@@ -161,15 +161,17 @@ def _is_sheet(info: zipfile.ZipInfo) -> bool:
     return info.filename.startswith(_SHEETS) and info.filename.endswith(".xml")
 
 
-def look_into_sheet(path: Path, archive: zipfile.ZipFile, part: str, see: Callable[[bytes, int], None]) -> Hidden:
+def look_into_sheet(path: Path, archive: zipfile.ZipFile, part: str, see: Callable[[bytes, int, bool], None]) -> Hidden:
     """What is hidden of a sheet of an .xlsx file. Raises ConfigurationError as `check` does.
 
-    `see` is called with each piece of the sheet, and with the number of the last row in it or before it.
+    `see` is called with each piece of the sheet, with the number of the last row in it or before it, and with whether
+    the names of its elements have a prefix.
     """
     hidden = Hidden(known=True)
     number = cells = 0
     for chunk in chunks(path, archive, part):
-        cells += chunk.count(b"<c") + chunk.count(b":c")
+        prefixed = chunk.count(b":c") if b":" in chunk else 0  # one byte is found at once, or not at all
+        cells += chunk.count(b"<c") + prefixed
         if cells > MOST_CELLS:
             raise _too_much(path, f"has more than {MOST_CELLS:,} cells")
         # To look at each row is dear, and most sheets hide none. Columns are hidden before the first.
@@ -177,7 +179,7 @@ def look_into_sheet(path: Path, archive: zipfile.ZipFile, part: str, see: Callab
         last = None if hides else _LAST_ROW.match(chunk, chunk.rfind(b"<row "))
         if last is not None:
             number = int(last[1])
-            see(chunk, number)
+            see(chunk, number, prefixed > 0)
             continue
         for row in _ROW.findall(chunk):
             said = _NUMBER.search(row)
@@ -188,7 +190,7 @@ def look_into_sheet(path: Path, archive: zipfile.ZipFile, part: str, see: Callab
             begin, end = _FROM.search(column), _TO.search(column)
             if begin and end and _IS_HIDDEN.search(column):
                 hidden.columns.add(int(begin[1]), int(end[1]))
-        see(chunk, number)
+        see(chunk, number, prefixed > 0)
     _check_shared(path, archive, part, cells)
     return hidden
 
