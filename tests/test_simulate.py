@@ -59,6 +59,8 @@ def test_every_law_holds(first: int) -> None:
         3219539,
         3220899,
         3225806,
+        3131367,
+        10016995,
     ],
 )
 def test_a_law_that_was_broken_once_holds(seed: int) -> None:
