@@ -63,9 +63,10 @@ class Laws:
             left = self._world.shelf.rows("SELECT key FROM intents WHERE owner = ?", book.owner)
             self.hold(not left, f"{process.name} is closed, and has under way: {left}")
 
-    def callbacks_counted(self, question: int) -> int:
-        """How many attempts at a question were counted for a callback."""
-        return sum(q == question and _is_by_callback(a) for found in self._attempts.values() for q, a in found)
+    def callbacks_counted(self, question: int, process: Process) -> int:
+        """How many attempts at a question were counted for a callback that came to a process."""
+        mine = (found for (number, _), found in self._attempts.items() if number == process.number)
+        return sum(q == question and _is_by_callback(a) for found in mine for q, a in found)
 
     def outcome(self, process: Process, question: int, outcome: Outcome) -> None:
         """A call has its outcome."""
@@ -156,8 +157,8 @@ class Laws:
             self.hold(not due, f"{request} asks for a callback, and {due} is outstanding")
         if not world.has_jumped:
             self.hold(len(holding) <= allowed, f"{request} leaves past {holding}, and may pass {allowed}")
-        # What is called back while the request is on its way comes too late for it.
-        fresh = world.loop.time() - 1.0
+        # What is called back while the request is on its way, or waits for a connection, comes too late for it.
+        fresh = request.begun_at - 1.0
         answered = [each for each in earlier if self._stands(each, process) and each.called_back_at < fresh]
         self.hold(not answered, f"{request} leaves, and {answered} is in the ledger")
 
