@@ -62,6 +62,14 @@ class Waiter(Protocol):
         """The call that asked in this one's place has `reply`, or gives up with `error`; or, with neither, ask now."""
 
 
+@dataclass(slots=True, eq=False)
+class _Kept:
+    """The money that a call kept as it left: see `Inbox.owe`."""
+
+    settle: Callable[[Charge], bool]
+    has_asked: bool
+
+
 @dataclass(slots=True)
 class InboxCounts:
     """What came: `accepted` answers; `repeated` ones; `unfinished`, which said neither yes nor no; `strange`:
@@ -113,7 +121,7 @@ class Inbox(NotPickled):
         self._answered: OrderedDict[str, None] = OrderedDict()
         self._asked: OrderedDict[str, float] = OrderedDict()  # by who left since; until when that may be called back
         self._charges: Mapping[str, Charge] = WhatsAppDetail.endpoint.charges  # those of who asked last
-        self._owed: dict[str, list[Callable[[Charge], object]]] = {}  # by number: whose money is kept for a callback
+        self._owed: dict[str, list[_Kept]] = {}  # by number: the money that is kept for a callback, oldest first
 
     @property
     def url(self) -> str:
@@ -190,17 +198,35 @@ class Inbox(NotPickled):
         if not waiting:
             self._waiting.pop(call.digits, None)
 
-    def owe(self, digits: str, charge: Callable[[Charge], object], seconds: float) -> None:
-        """A call that asked for the number waits no longer. `charge` is told of what is called back until then."""
-        self._owed.setdefault(digits, []).append(charge)
-        asyncio.get_running_loop().call_later(seconds, self._owe_no_more, digits, charge)
+    def owe(self, digits: str, settle: Callable[[Charge], bool], seconds: float, *, has_asked: bool) -> None:
+        """A call for the number waits no longer: `settle` is told what a callback cost that comes until then.
 
-    def _owe_no_more(self, digits: str, charge: Callable[[Charge], object]) -> None:
+        `settle` returns False if no money is kept for it. `has_asked`: the call named the callback itself, and did not
+        wait for what another process, or an earlier run, had asked for.
+        """
+        kept = _Kept(settle, has_asked)
+        self._owed.setdefault(digits, []).append(kept)
+        asyncio.get_running_loop().call_later(seconds, self._owe_no_more, digits, kept)
+
+    def _owe_no_more(self, digits: str, kept: _Kept) -> None:
         owed = self._owed.get(digits, [])
-        if charge in owed:
-            owed.remove(charge)
+        if kept in owed:
+            owed.remove(kept)
         if not owed:
             self._owed.pop(digits, None)
+
+    def _settle_owed(self, digits: str, charge: Charge, *, is_news: bool) -> None:
+        """A callback came, and none of those that wait had asked for it: it is of one who left, the first who asked.
+
+        What others keep stays theirs: each may be called back. `is_news`: nobody has this answer yet, as far as is
+        known. Else another process has it, or a later answer: that process counts it if it asked, and we do if we did.
+        """
+        for kept in [*self._owed.get(digits, ())]:
+            is_free = not (is_news or kept.has_asked)
+            if kept.settle(Charge.FREE if is_free else charge):
+                self._owe_no_more(digits, kept)
+                if not is_free:
+                    break
 
     def _known_secret(self) -> str:
         if self._secret is None:
@@ -215,32 +241,31 @@ class Inbox(NotPickled):
             task = self._taking[asked] = asyncio.create_task(self._deliver(asked, digits, reply))
             task.add_done_callback(lambda _: self._taking.pop(asked, None))
             await asyncio.shield(task)
-        elif await asyncio.shield(under_way):
+            return
+        if await asyncio.shield(under_way):
             self.counts.repeated += 1
         else:
             self.counts.strange += 1
+        self._settle_owed(asked, self._result_of(reply).attempt.charge, is_news=self._ledger is None)
 
     async def _deliver(self, asked: str, digits: str, reply: WhatsAppProfile) -> bool:
         """Whether it was asked for, now or before."""
-        accepted = False
+        accepted, result = False, self._result_of(reply)
         if waiting := self._waiting.get(asked):
             asker = waiting[0]
             doubtful = clock.now() < self._asked.get(asked, -math.inf)
             is_anothers = not asker.has_asked
             accepted = await asker.called_back(reply, [digits, asked], doubtful=doubtful)
-            if accepted and is_anothers:  # then it is that of who asked and left, and is counted
-                for charge in self._owed.pop(asked, ()):
-                    charge(Charge.FREE)
+            if is_anothers:  # if it is accepted, it is counted by who waits
+                self._settle_owed(asked, Charge.FREE if accepted else result.attempt.charge, is_news=accepted)
             self.forget(asker, reply)
         else:
-            result = result_of(reply, clock.today(), self._charges, number=2)
             if self._ledger is not None:
                 places = [place(self._ledger, text) for text in (digits, *_national(digits))]
                 accepted = await _record(self._ledger, places, result)
                 if accepted:
                     self._remember(digits)
-            for charge in self._owed.pop(asked, ())[:1]:  # one charge, whoever asked first
-                charge(result.attempt.charge)
+            self._settle_owed(asked, result.attempt.charge, is_news=accepted or self._ledger is None)
         if accepted:
             self.counts.accepted += 1
         elif waiting or digits in self._answered or asked in self._answered:
@@ -249,6 +274,10 @@ class Inbox(NotPickled):
             self.counts.strange += 1
             return False
         return True
+
+    def _result_of(self, reply: WhatsAppProfile) -> Result:
+        """The answer, where nobody who asked for it waits any more."""
+        return result_of(reply, clock.today(), self._charges, number=2)
 
     def _asked_as(self, digits: str) -> str:
         """The number as we asked for it: callbacks add the country code."""

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import math
 import os
+import threading
 from collections import Counter
 from collections.abc import AsyncIterator
 from typing import Any
@@ -16,6 +17,7 @@ import pytest
 
 from aisolution_async import AsyncClient, LedgerError, clock
 from aisolution_async.ledger import Busy, Exhausted, Held, Started, State, Stored
+from aisolution_async.ledger.postgres import LEASE
 from aisolution_async.ledger.rows import DIED
 from aisolution_async.ledger.store import Lease
 
@@ -38,7 +40,7 @@ from .ledgers import (
     waits,
 )
 from .servers import running
-from .support import TOKEN, ok_whatsapp, raw_server
+from .support import LAST_RESORT, TOKEN, ok_whatsapp, raw_server
 
 pytestmark = pytest.mark.usefixtures("no_ledger_is_at_work")
 
@@ -61,12 +63,26 @@ def ahead(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 # -------------------------------------------------------------------------------------------------- who is alive
 
 
-async def test_the_lease_is_renewed_while_it_is_asked_all_the_time(server_url: str) -> None:
-    """As who waits for others does: no look at them renews it."""
-    async with ledger_at(server_url, lease=0.3) as ledger:
-        first = rows(server_url, "SELECT expires_at FROM owners")
-        while rows(server_url, "SELECT expires_at FROM owners") == first:
-            await ledger.find([ask(ledger)])
+async def test_the_lease_is_renewed_while_it_is_asked_all_the_time(server_url: str, ahead: list[float]) -> None:
+    """As who waits for others does: when one thing is done, the next is there, and none of them renews it."""
+    begun, there = threading.Event(), threading.Event()
+
+    def take_a_third_of_the_lease(_: object) -> None:
+        begun.set()
+        there.wait(LAST_RESORT)
+        ahead.append(LEASE / 3)
+
+    def look(_: object) -> list[Any]:
+        return rows(server_url, "SELECT expires_at FROM owners")
+
+    async with ledger_at(server_url) as ledger:
+        first = await on_book(ledger, look)
+        ledger._submit(take_a_third_of_the_lease)
+        await asyncio.to_thread(begun.wait, LAST_RESORT)
+        second = ledger._submit(look)
+        await asyncio.sleep(0)  # until it is handed over
+        there.set()
+        assert await second != first
 
 
 async def test_who_waits_for_somebody_who_dies_is_told(two: tuple[AnyLedger, AnyLedger]) -> None:

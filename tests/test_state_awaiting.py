@@ -169,6 +169,73 @@ async def test_stopped_it_pays_for_what_is_called_back_in_time(called: str, afte
     assert money_left(client) == (2 if after < 60 else 3)
 
 
+@pytest.mark.parametrize("at_once", [True, False])
+@pytest.mark.parametrize(("first", "calls", "left"), [(CHECKING, 1, 2), (CHECKING, 2, 1), (LOST, 1, 1), (LOST, 2, 1)])
+@virtual
+async def test_of_two_that_were_stopped_each_pays_for_one_callback(
+    first: Any, calls: int, left: int, at_once: bool
+) -> None:
+    """A lost request is paid for, so that what comes is charged to the other one."""
+    sending, inbox, client, _ = await awaiting(first, CHECKING)
+    other = sending_of(client, WhatsAppDetail(NUMBER), inbox=inbox)
+    sending.conclude("its answer is still to come")
+    sending.leave(share=False)
+    await other.step()
+    other.conclude("its answer is still to come")
+    other.leave(share=False)
+    assert money_left(client) == 1
+    if at_once:
+        await asyncio.gather(*(call_back(inbox, NUMBER) for _ in range(calls)))
+    else:
+        for _ in range(calls):
+            await call_back(inbox, NUMBER)
+    await asyncio.sleep(61)
+    assert money_left(client) == left
+
+
+@pytest.mark.parametrize("accepts", [True, False])
+@pytest.mark.parametrize("has_asked", [True, False])
+@virtual
+async def test_stopped_it_pays_for_what_another_process_took_only_if_it_had_asked(
+    accepts: bool, has_asked: bool
+) -> None:
+    store = Notes(*([] if has_asked else [Expected(today())]))
+    store.accepts = accepts
+    inbox, vendor = Inbox(ADDRESS, ledger=store, patience=60), in_turn(CHECKING)
+    client = client_of(vendor, max_charges=3, ledger=store)
+    sending = sending_of(client, WhatsAppDetail(NUMBER), inbox=inbox)
+    await sending.step()
+    assert isinstance(sending.state, Awaiting)
+    sending.conclude("its answer is still to come")
+    sending.leave(share=False)
+    assert money_left(client) == 2
+    await call_back(inbox, NUMBER)
+    assert money_left(client) == (2 if accepts or has_asked else 3)
+    await asyncio.sleep(61)
+    assert money_left(client) == (2 if accepts or has_asked else 3)
+
+
+@pytest.mark.parametrize("accepts", [True, False])
+@virtual
+async def test_stopped_it_pays_for_what_another_process_took_though_another_call_waits(accepts: bool) -> None:
+    """If the answer is news, who waits pays for it."""
+    store = Notes()
+    inbox, vendor = Inbox(ADDRESS, ledger=store, patience=60), in_turn(CHECKING)
+    client = client_of(vendor, max_charges=3, ledger=store)
+    sending = sending_of(client, WhatsAppDetail(NUMBER), inbox=inbox)
+    await sending.step()
+    sending.conclude("its answer is still to come")
+    sending.leave(share=False)
+    store.verdicts, store.accepts = [Expected(today())], accepts
+    other = sending_of(client, WhatsAppDetail(NUMBER), inbox=inbox)
+    await other.step()
+    assert money_left(client) == 1
+    await call_back(inbox, NUMBER)
+    other.leave(share=True)
+    await asyncio.sleep(61)
+    assert (reply_of(other).whatsapp, money_left(client), len(vendor.requests)) == ("yes", 2, 1)
+
+
 @virtual
 async def test_what_an_earlier_run_asked_for_is_asked_for_again_when_it_is_late() -> None:
     store = Notes(Expected(today()))

@@ -81,10 +81,12 @@ class Reservation:
             for budget in self._budgets:
                 budget.add(self._endpoint)
 
-    def called_back_late(self, charge: Charge) -> None:
-        """The call is over, and its callback came after all, unless that was counted as it left."""
-        if self._is_callbacks:
+    def called_back_late(self, charge: Charge) -> bool:
+        """The call is over, and its callback came after all. False if nothing is set aside for it."""
+        was_set_aside = self._is_callbacks
+        if was_set_aside:
             self.called_back(charge)
+        return was_set_aside
 
     def keep(self) -> None:
         """The callback came, and nobody knows whether it is charged: what is set aside for it is not given back."""

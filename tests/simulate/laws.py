@@ -63,9 +63,10 @@ class Laws:
             left = self._world.shelf.rows("SELECT key FROM intents WHERE owner = ?", book.owner)
             self.hold(not left, f"{process.name} is closed, and has under way: {left}")
 
-    def callbacks_counted(self, question: int) -> int:
-        """How many attempts at a question were counted for a callback."""
-        return sum(q == question and _is_by_callback(a) for found in self._attempts.values() for q, a in found)
+    def callbacks_counted(self, question: int, process: Process) -> int:
+        """How many attempts at a question were counted for a callback that came to a process."""
+        mine = (found for (number, _), found in self._attempts.items() if number == process.number)
+        return sum(q == question and _is_by_callback(a) for found in mine for q, a in found)
 
     def outcome(self, process: Process, question: int, outcome: Outcome) -> None:
         """A call has its outcome."""
@@ -156,8 +157,8 @@ class Laws:
             self.hold(not due, f"{request} asks for a callback, and {due} is outstanding")
         if not world.has_jumped:
             self.hold(len(holding) <= allowed, f"{request} leaves past {holding}, and may pass {allowed}")
-        # What is called back while the request is on its way comes too late for it.
-        fresh = world.loop.time() - 1.0
+        # What is called back while the request is on its way, or waits for a connection, comes too late for it.
+        fresh = request.begun_at - 1.0
         answered = [each for each in earlier if self._stands(each, process) and each.called_back_at < fresh]
         self.hold(not answered, f"{request} leaves, and {answered} is in the ledger")
 
@@ -224,8 +225,7 @@ class Laws:
             # A lost attempt and the callback that answers it are one charge.
             one = min(tally.unknown, sum(map(_is_by_callback, attempts)))
             least, sum_ = tally.charged + tally.unknown - one, tally.charged + tally.unknown
-            told = [each for each in self._world.vendor.requests if process in each.takers]
-            sum_ += sum(not each.is_counted_as_callback for each in told)
+            sum_ += self._told_besides(process)
             sum_ += sum(each.is_counted_elsewhere for each in mine)
             self.hold(least <= spent <= sum_, f"{process.name} keeps {spent} of its limit for {tally}")
             known = [each for each in mine if not each.is_billed_by_callback or each.called_back is process]
@@ -236,6 +236,25 @@ class Laws:
         for (number, key), outcome in self._outcomes.items():
             if number == process.number:
                 self._of_outcome(process, key, outcome)
+
+    def _told_besides(self, process: Process) -> int:
+        """How many callbacks a process may have paid for that no call of it counts.
+
+        Where two requests for a number named a callback, a repeat of the one cannot be told from the other's.
+        """
+        told = [each for each in self._world.vendor.requests if process in each.takers]
+        sum_ = 0
+        for question in {each.question for each in told}:
+            of_it = [each for each in told if each.question == question]
+            counted = sum(each.is_counted_as_callback for each in of_it)
+            calls = sum(each.takers.count(process) for each in of_it) - counted
+            asked = [
+                each
+                for each in self._world.vendor.of(question)
+                if each.process is process and each.callback and not each.is_counted_as_callback
+            ]
+            sum_ += max(len(of_it) - counted, min(calls, len(asked)))
+        return sum_
 
     def _of_outcome(self, process: Process, key: str, outcome: Outcome) -> None:
         attempts = [each for each in outcome.attempts if not _is_by_callback(each)]

@@ -49,6 +49,7 @@ class Request:
         self.is_settled = False  # by a person
         self.is_resolved_free = False
         self.is_lifted = False  # an answer to the question is in the ledger
+        self.begun_at = asyncio.get_running_loop().time()  # before it has a connection
         self.left_at = 0.0
         self.answered_at = 0.0
         self.callbacks_left = 0

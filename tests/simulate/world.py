@@ -311,16 +311,16 @@ class World:
         if not there:
             return False
         process = there[self._rng.randrange(len(there))]
-        before = self.laws.callbacks_counted(request.question)
+        before = self.laws.callbacks_counted(request.question, process)
         self.event("a callback is made")
         self.note(f"{process.name} is called back for {request}")
         task = self.loop.create_task(process.inbox.receive(secret, query))
         process.tasks[task] = None
         await asyncio.wait({task})
         process.tasks.pop(task)
-        if self.laws.callbacks_counted(request.question) > before:
+        if self.laws.callbacks_counted(request.question, process) > before:
             request.is_counted_as_callback = True
-            request.is_counted_elsewhere = process is not request.process
+            request.is_counted_elsewhere |= process is not request.process
         if task.cancelled():
             return False
         if (error := task.exception()) is not None:
