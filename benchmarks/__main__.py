@@ -6,6 +6,7 @@ import argparse
 import importlib.metadata
 import os
 import platform
+import statistics
 import sys
 import time
 from collections.abc import Sequence
@@ -22,9 +23,19 @@ _OTHERS = {"adaptive": adaptive.SUMMARY, "runner": runner.SUMMARY, "ledger": led
 _OTHERS |= {"service": service.SUMMARY, "scale": scale.SUMMARY, "report": report.SUMMARY, "workbook": workbook.SUMMARY}
 _OTHERS |= {"engines": engines.SUMMARY}
 _PACKAGES = ("aisolution-async", "aiohttp", "aiometer", "httpcore", "httptools", "httpx", "httpx-aiohttp", "httpx2")
-_MORE_PACKAGES = ("niquests", "pybase64", "pydantic", "pyqwest", "uvloop")
+_MORE_PACKAGES = ("aiofastnet", "niquests", "pybase64", "pydantic", "pyqwest", "uvloop")
 
-_COLUMNS = ("", "CPU/call, ms", "x ours", "calls/s", "x ours", "peak MB", "x ours", "longest stall, ms", "x ours")
+_COLUMNS = (
+    "",
+    "CPU/call, ms",
+    "x ours (range)",
+    "calls/s",
+    "x ours",
+    "peak MB",
+    "x ours",
+    "longest stall, ms",
+    "x ours",
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -117,7 +128,10 @@ def print_results(name: str, results: dict[str, Result]) -> None:
         for figure, shape in (("cpu", "{:.3f}"), ("rate", "{:,.0f}"), ("memory", "{:.0f}"), ("stall", "{:.1f}")):
             value = result.median(figure)
             cells.append(shape.format(value))
-            cells.append(f"{value / ours.median(figure):.2f}" if ours.runs and ours.median(figure) else "")
+            ratios = result.beside(ours, figure)
+            told = f"{statistics.median(ratios):.2f}" if ratios else ""
+            wide = figure == "cpu" and peer != OURS and len(ratios) > 1
+            cells.append(f"{told} ({ratios[0]:.2f} to {ratios[-1]:.2f})" if wide else told)
         rows.append(tuple(cells))
     print_table(rows)
     runs = [run for result in results.values() for run in result.runs]

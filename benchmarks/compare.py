@@ -21,7 +21,7 @@ from benchmarks.peers import Peer
 
 OURS = "ours: batch"
 
-_CLOSE = ("ours: batch", "ours: send, gathered", "aiohttp, bytes")
+_CLOSE = ("ours: batch", "ours: send, gathered", "aiohttp, bytes", "aiohttp, bytes, aiofastnet")
 """The peers that the goals are about: measured in every round, the others in three."""
 
 _IMAGES = 24  # 552 pairs, no two the same
@@ -43,6 +43,11 @@ class Result:
     def median(self, figure: str) -> float:
         return statistics.median(run[figure] for run in self.runs)
 
+    def beside(self, other: Result, figure: str) -> list[float]:
+        """This peer's figure by the other's, of each round that has both, the least first."""
+        pairs = zip(self.runs, other.runs, strict=False)
+        return sorted(own[figure] / others[figure] for own, others in pairs if others[figure])
+
 
 def is_installed(peer: Peer) -> bool:
     module = _MODULES.get(peer.package, peer.package.replace("-", "_"))
@@ -58,6 +63,7 @@ def cores() -> tuple[int | None, int | None]:
 
 def run_case(case: Case, peers: list[Peer], *, quick: bool) -> dict[str, Result]:
     """Measure `peers`, in turn and several times over. By name, in the order of `peers`."""
+    peers = [peer for peer in peers if peer.only in (None, case.name)]
     results = {peer.name: Result() for peer in peers if quick or _rounds(case, peer)}
     with _materials(case) as (images, certificate, cafile), _server(case, certificate) as (port, pid):
         for number in range(1 if quick else case.rounds):

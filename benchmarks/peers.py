@@ -50,24 +50,37 @@ Open = Callable[[Setting], AbstractAsyncContextManager[Run]]
 
 @dataclass(frozen=True, slots=True)
 class Peer:
-    """`package` is what pip installs; `slow` peers are asked less often, `slow_faces` less often for faces."""
+    """`package` is what pip installs; `slow` peers are asked less often, `slow_faces` less often for faces.
+
+    `only` is the one case that a peer is for.
+    """
 
     name: str
     package: str
     open: Open
     slow: bool = False
     slow_faces: bool = False
+    only: str | None = None
 
 
 PEERS: dict[str, Peer] = {}
 
 
-def peer(name: str, package: str, *options: Any, **flags: bool) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Enter a function into `PEERS`, the lowest of several first; `options` go to it, after the setting."""
+def peer(
+    name: str, package: str, *options: Any, fast: bool = False, **flags: Any
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Enter a function into `PEERS`, the lowest of several first; `options` go to it, after the setting.
+
+    `fast`: over aiofastnet's transports, in place of the event loop's.
+    """
 
     def enter(function: Callable[..., Any]) -> Callable[..., Any]:
-        def opened(setting: Setting) -> AbstractAsyncContextManager[Run]:
-            return asynccontextmanager(function)(setting, *options)
+        @asynccontextmanager
+        async def opened(setting: Setting) -> AsyncIterator[Run]:
+            if fast:
+                importlib.import_module("aiofastnet").patch_loop()
+            async with asynccontextmanager(function)(setting, *options) as run:
+                yield run
 
         PEERS[name] = Peer(name, package, opened, **flags)
         return function
@@ -142,6 +155,7 @@ def _client(setting: Setting) -> Any:
     return ours.AsyncClient(TOKEN, base_url=setting.base_url, max_connections=setting.at_once)
 
 
+@peer("ours: batch, aiofastnet", "aiofastnet", fast=True, only="tls")
 @peer("ours: batch", "aisolution-async")
 async def _batch(setting: Setting) -> AsyncIterator[Run]:
     async with _client(setting) as client:
@@ -182,6 +196,7 @@ async def _aiohttp_users(setting: Setting) -> AsyncIterator[Run]:
 
 
 @peer("aiohttp, bytes, gathered", "aiohttp", gathered)
+@peer("aiohttp, bytes, aiofastnet", "aiofastnet", worked, fast=True, only="tls")
 @peer("aiohttp, bytes", "aiohttp", worked)
 async def _aiohttp_experts(setting: Setting, drive: Callable[[Ask, int], Run]) -> AsyncIterator[Run]:
     aiohttp = importlib.import_module("aiohttp")
