@@ -13,7 +13,7 @@ import math
 import re
 import secrets
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Protocol
@@ -62,11 +62,21 @@ class Waiter(Protocol):
         """The call that asked in this one's place has `reply`, or gives up with `error`; or, with neither, ask now."""
 
 
+class Money(Protocol):
+    """What a call has set aside, or spent, for a callback that may come when it waits no longer."""
+
+    def called_back_late(self, charge: Charge) -> bool:
+        """It came, and cost this. False if nothing is set aside for it."""
+
+    def called_back_to_another(self) -> bool:
+        """It came, and another call has its charge. False if nothing was spent on the request that named it."""
+
+
 @dataclass(slots=True, eq=False)
 class _Kept:
     """The money that a call kept as it left: see `Inbox.owe`."""
 
-    settle: Callable[[Charge], bool]
+    money: Money
     has_asked: bool
 
 
@@ -198,13 +208,13 @@ class Inbox(NotPickled):
         if not waiting:
             self._waiting.pop(call.digits, None)
 
-    def owe(self, digits: str, settle: Callable[[Charge], bool], seconds: float, *, has_asked: bool) -> None:
-        """A call for the number waits no longer: `settle` is told what a callback cost that comes until then.
+    def owe(self, digits: str, money: Money, seconds: float, *, has_asked: bool) -> None:
+        """A call for the number waits no longer: its `money` is told of a callback that comes until then.
 
-        `settle` returns False if no money is kept for it. `has_asked`: the call named the callback itself, and did not
-        wait for what another process, or an earlier run, had asked for.
+        `has_asked`: the call named the callback itself, and did not wait for what another process, or an earlier run,
+        had asked for.
         """
-        kept = _Kept(settle, has_asked)
+        kept = _Kept(money, has_asked)
         self._owed.setdefault(digits, []).append(kept)
         asyncio.get_running_loop().call_later(seconds, self._owe_no_more, digits, kept)
 
@@ -223,10 +233,18 @@ class Inbox(NotPickled):
         """
         for kept in [*self._owed.get(digits, ())]:
             is_free = not (is_news or kept.has_asked)
-            if kept.settle(Charge.FREE if is_free else charge):
+            if kept.money.called_back_late(Charge.FREE if is_free else charge):
                 self._owe_no_more(digits, kept)
                 if not is_free:
                     break
+
+    def _give_back_owed(self, digits: str) -> None:
+        """A callback came that one who waits has counted, and had not asked for: it is of one who left."""
+        owed = self._owed.get(digits, [])
+        found = next((kept for kept in owed if kept.money.called_back_late(Charge.FREE)), None)
+        found = found or next((kept for kept in owed if kept.money.called_back_to_another()), None)
+        if found is not None:
+            self._owe_no_more(digits, found)
 
     def _known_secret(self) -> str:
         if self._secret is None:
@@ -256,8 +274,10 @@ class Inbox(NotPickled):
             doubtful = clock.now() < self._asked.get(asked, -math.inf)
             is_anothers = not asker.has_asked
             accepted = await asker.called_back(reply, [digits, asked], doubtful=doubtful)
-            if is_anothers:  # if it is accepted, it is counted by who waits
-                self._settle_owed(asked, Charge.FREE if accepted else result.attempt.charge, is_news=accepted)
+            if is_anothers and accepted:
+                self._give_back_owed(asked)
+            elif is_anothers:
+                self._settle_owed(asked, result.attempt.charge, is_news=False)
             self.forget(asker, reply)
         else:
             if self._ledger is not None:

@@ -153,9 +153,36 @@ async def test_a_late_callback_is_no_charge_of_the_request_that_was_lent_its_res
             await ledger.end(second, result)
         assert await ledger.deliver([b"place"], answered())
         if order == "during":
-            await ledger.end(second, result)
+            await ledger.end(second, answered() if result.answers else result)  # after the callback
         assert sums(ledger) == all_
         assert isinstance(await ledger.begin(ask(ledger)), Stored)
+
+
+@pytest.mark.parametrize("first", [CHECKING, LOST])
+async def test_a_callback_that_came_after_an_answer_that_was_recorded_late_may_be_charged(
+    place: Path | str, first: Result
+) -> None:
+    """As where the disk was full meanwhile. One that came before the answer is charged besides."""
+    async with ledger_at(place) as ledger:
+        options: dict[str, Any] = {"callback": b"place", "patience": 0.0, "retry_unknown": 1}
+        for number, late in ((1, 0.0), (2, 60.0)):
+            await do(ledger, first, number, **options)
+            second = await start(ledger, number, **options, overdue=True)
+            assert await ledger.deliver([b"place"], answered())
+            await ledger.end(second, answered(ago=late))
+        free = 2 * (first is CHECKING)
+        assert sums(ledger) == (3, free, 1, 0)
+        assert list(ledger.held()) == []
+        assert await ledger.resolve(ask(ledger, 2).identity, FREE) == 1
+        assert sums(ledger) == (3, free + 1, 0, 0)
+
+
+async def test_a_request_that_is_recorded_late_has_no_charge_besides_its_own_callback(place: Path | str) -> None:
+    async with ledger_at(place) as ledger:
+        started = await start(ledger, callback=b"place")
+        assert await ledger.deliver([b"place"], answered())
+        await ledger.end(started, answered(ago=60.0))
+        assert sums(ledger) == (1, 1, 0, 0)
 
 
 @pytest.mark.parametrize("result", [LATER, UNSENT, CHECKING])

@@ -63,6 +63,8 @@ def test_every_law_holds(first: int) -> None:
         10016995,
         10031569,
         10034840,
+        10063122,
+        10059354,
     ],
 )
 def test_a_law_that_was_broken_once_holds(seed: int) -> None:

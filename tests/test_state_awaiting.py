@@ -236,6 +236,30 @@ async def test_stopped_it_pays_for_what_another_process_took_though_another_call
     assert (reply_of(other).whatsapp, money_left(client), len(vendor.requests)) == ("yes", 2, 1)
 
 
+@pytest.mark.parametrize("answers", [(LOST,), (LOST, CHECKING)])
+@virtual
+async def test_who_waits_pays_for_the_callback_of_a_lost_request_and_who_was_stopped_no_more(answers: Any) -> None:
+    """Where another is to come besides, its charge is given back, and not that of the lost one."""
+    sending, inbox, client, _ = await awaiting(*answers)
+    left = [sending]
+    if len(answers) == 2:
+        left.append(sending_of(client, WhatsAppDetail(NUMBER), inbox=inbox))
+    for each in left:
+        if each is not sending:
+            await each.step()
+        each.conclude("its answer is still to come")
+        each.leave(share=False)
+    other = sending_of(client, WhatsAppDetail(NUMBER), inbox=inbox)
+    await other.prepare()
+    assert other.callback is not None
+    assert not other.callback.stands_back()
+    await call_back(inbox, NUMBER)
+    assert money_left(client) == 3 - len(answers)
+    other.leave(share=True)
+    await asyncio.sleep(61)
+    assert (reply_of(other).whatsapp, money_left(client)) == ("yes", 3 - len(answers))
+
+
 @virtual
 async def test_what_an_earlier_run_asked_for_is_asked_for_again_when_it_is_late() -> None:
     store = Notes(Expected(today()))

@@ -18,6 +18,8 @@ _UNSETTLED = """SELECT id, endpoint, may_charge, price FROM attempts
 # What is settled as charged goes on holding, if it did; what is settled as free does not.
 _SETTLE = f"""UPDATE attempts SET state = ?, holds = holds = {HOLDS} AND ?,
     error = ifnull(error || '; ', '') || '{BY_HAND}' WHERE id = ?"""
+_CALLED_BACK_SINCE = """SELECT id, endpoint, may_charge, price FROM attempts
+    WHERE identity = ? AND answer AND http_status IS NULL AND state = 'charged' AND started_at + elapsed > ?"""
 _EMPTY = f"""UPDATE attempts SET reply = NULL, answer = 0, identity = NULL
     WHERE started_at + elapsed < ? AND (reply IS NOT NULL OR identity IS NOT NULL) AND holds <> {HOLDS}"""
 
@@ -65,6 +67,14 @@ def lift(step: Step, identity: bytes | None) -> None:
 def is_answered_since(step: Step, identity: bytes | None, id_: int) -> bool:
     """Whether a later attempt at the question brought an answer."""
     return bool(step.sql(_ANSWERED_SINCE, (identity, id_)).fetchone() == (1,))
+
+
+def doubt_callbacks(step: Step, identity: bytes | None, answered_at: int) -> None:
+    """A request was answered and charged before these callbacks came, and nobody knew: only the invoice can tell."""
+    for id_, endpoint, may_charge, price in step.sql(_CALLED_BACK_SINCE, (identity, answered_at)).fetchall():
+        step.sql(f"UPDATE attempts SET state = '{State.UNKNOWN}', holds = {LIFTED} WHERE id = ?", (id_,))
+        step.totals.count(endpoint, State.CHARGED, may_charge, price, -1)
+        step.totals.count(endpoint, State.UNKNOWN, may_charge, price)
 
 
 def settle_by_hand(step: Step, wanted: Row, state: State) -> list[int]:

@@ -29,6 +29,9 @@ from aisolution_async.ledger.store import (
 )
 from aisolution_async.ledger.totals import Limits
 
+_SLOW = 250_000
+"""Microseconds from an answer to its record, after which a callback may have been recorded in between."""
+
 
 class Book:
     """An open ledger file, by one owner.
@@ -186,6 +189,8 @@ class Book:
             return
         if awaited is not None:
             callbacks.settle(step, awaited, started, result)
+        if state is State.CHARGED and result.answers and step.now > sum(when) + _SLOW:
+            attempts.doubt_callbacks(step, identity, sum(when))
 
     def _end_again(self, started: Started, result: Result, when: Row, outcome: Row) -> bool:
         """Record what came of an attempt that is over: recorded without a reply, or taken for dead by another process.

@@ -392,6 +392,7 @@ DECLARE
   o_cost bigint := 0;
   l ledger.history;
   a ledger.attempts;
+  z ledger.attempts;
   x ledger.outstanding;
   t jsonb;
   need bigint := 0;
@@ -489,6 +490,18 @@ BEGIN
         v_charges := v_charges + d.charges; v_cost := v_cost + d.cost;
       END LOOP;
     END IF;
+    -- See `attempts.doubt_callbacks`: where an answer was recorded late, a callback may have been recorded in between.
+    FOR a IN SELECT c.* FROM jsonb_array_elements(p_ends) AS q(e)
+      JOIN ledger.attempts mine ON mine.id = (e->>0)::bigint AND mine.state = 'charged' AND mine.answer
+      JOIN ledger.attempts c ON c.identity = mine.identity AND c.started_at + c.elapsed > mine.started_at + mine.elapsed
+      WHERE (e->>14)::boolean AND p_now > (e->>7)::bigint + (e->>8)::bigint + 250000
+        AND c.answer AND c.http_status IS NULL AND c.state = 'charged' FOR UPDATE OF c
+    LOOP
+      UPDATE ledger.attempts SET state = 'unknown', holds = 2 WHERE id = a.id RETURNING * INTO z;
+      PERFORM ledger.tell(p_owner, a, -1), ledger.tell(p_owner, z, 1);
+      o_charges := o_charges + ledger.stake(z.state, z.may_charge) - ledger.stake(a.state, a.may_charge);
+      o_cost := o_cost + (ledger.stake(z.state, z.may_charge) - ledger.stake(a.state, a.may_charge)) * a.price;
+    END LOOP;
     IF is_fenced OR v_charges > 0 OR v_cost > 0 THEN  -- no leave of this owner's is in it
       o_charges := o_charges + v_charges; o_cost := o_cost + v_cost;
       v_charges := 0; v_cost := 0;

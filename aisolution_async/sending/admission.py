@@ -88,6 +88,16 @@ class Reservation:
             self.called_back(charge)
         return was_set_aside
 
+    def called_back_to_another(self) -> bool:
+        """The call is over, and another has the charge of its callback: the unknown attempt is charged with that.
+
+        False if no attempt is.
+        """
+        was_covered, self._is_covered = self._is_covered, False
+        if was_covered:
+            self._settle(Charge.FREE)
+        return was_covered
+
     def keep(self) -> None:
         """The callback came, and nobody knows whether it is charged: what is set aside for it is not given back."""
         if self._is_callbacks:

@@ -673,8 +673,7 @@ class Sending(NotPickled, Generic[R]):
             late = 0.0 if callback.answer is not None or callback.is_overdue else callback.patience_left
             self._reservation.release(late)
             if callback.is_awaited and 0 < late < math.inf:
-                settle = self._reservation.called_back_late
-                callback.inbox.owe(callback.digits, settle, late, has_asked=callback.has_asked)
+                callback.inbox.owe(callback.digits, self._reservation, late, has_asked=callback.has_asked)
 
     # ------------------------------------------------------------------------------- its callback: see `Asker`
 

@@ -218,7 +218,9 @@ class Laws:
         most = process.plan.most
         if most is not None:
             mine = [each for each in self._world.vendor.requests if each.process is process]
-            billed = sum(each.is_billed and not self._is_excused(each) for each in mine)
+            # What another process was told, and this one never, counts there, and in the ledger.
+            told = [each for each in mine if process in each.takers or not (each.is_billed_by_callback and each.takers)]
+            billed = sum(each.is_billed and not self._is_excused(each) for each in told)
             self.hold(billed <= most, f"{process.name} is billed {billed}, over its limit of {most} in memory")
             (budget,) = process.client.options.budgets
             spent = budget._charges

@@ -241,7 +241,9 @@ BUGS: dict[str, Bug] = {
         "        charge = self._charge\n",
     ),
     "what is called back to a call that waits no longer costs nothing in memory": Bug(
-        "inbox.py", "if kept.settle(Charge.FREE if is_free else charge):", "if kept.settle(Charge.FREE):"
+        "inbox.py",
+        "called_back_late(Charge.FREE if is_free else charge):",
+        "called_back_late(Charge.FREE):",
     ),
     "what is set aside for a callback is given back at once": Bug(
         "sending/admission.py", "if may_come and charge is Charge.FREE and not self._is_callbacks:", "if False:"
