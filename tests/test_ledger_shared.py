@@ -636,10 +636,22 @@ async def test_schemas_that_are_no_ledger(server_url: str) -> None:
     rows(server_url, f"CREATE SCHEMA {schema}")
     async with ledger_at(server_url):
         """An empty schema, which somebody made for it, will do."""
-    for query in (f"CREATE TABLE {schema}.book (x int)", f"CREATE TABLE {schema}.other (x int)"):
-        rows(server_url, f"DROP SCHEMA {schema} CASCADE; CREATE SCHEMA {schema}; {query}")
+    for table in (
+        "book AS SELECT 1 AS x",
+        "other AS SELECT 1 AS x",
+        "book AS SELECT 'Emma' AS title, 1 AS version",  # as of many other programs
+        "book AS SELECT 'Emma' AS title, 0 AS version",
+        "book AS SELECT '1.0' AS version, ''::bytea AS hash_key",
+        "book AS SELECT NULL::int AS version, ''::bytea AS hash_key",
+    ):
+        rows(server_url, f"DROP SCHEMA {schema} CASCADE; CREATE SCHEMA {schema}; CREATE TABLE {schema}.{table}")
+        before = rows(server_url, f"SELECT * FROM {table.split()[0]}")
         with pytest.raises(LedgerError, match="a schema of something else"):
             await ledger_at(server_url).open()
+        with pytest.raises(LedgerError, match="a schema of something else|there is no ledger"):
+            ledger_at(server_url).summary()
+        assert rows(server_url, f"SELECT * FROM {table.split()[0]}") == before
+        assert rows(server_url, f"SELECT count(*) FROM pg_tables WHERE schemaname = '{schema}'") == [(1,)]
     rows(server_url, f"DROP SCHEMA {schema} CASCADE")
     async with ledger_at(server_url):
         rows(server_url, "UPDATE book SET version = 99")

@@ -280,11 +280,15 @@ class SharedBook:
                 price = max(self._terms.prices.get(asks[n].endpoint, 0), 0)
                 found[n] = self._known[id_] = Started(id_, asks[n], price, lease=self.lease, borrows=id_ in lent)
                 self._last_id = max(self._last_id, id_)
+        self._make_way(dead, mine)
+        return again
+
+    def _make_way(self, dead: set[int], mine: set[int]) -> None:
+        """End what was in the way of a begin: of these owners that are dead, and of the intents that are one's own."""
         for owner in sorted(dead):
             self._once("SELECT ledger.bury(%s, false, %s)", owner, DIED)
         if not mine <= self._known.keys():
             self._do(self._end_strays)
-        return again
 
     def _verdict(self, row: tuple[Any, ...], ask: Ask) -> object:
         kind, _, _, _, state, started_at, elapsed, status, http_status, error, number, reply, holding = row
