@@ -9,11 +9,12 @@ import os
 import random
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,7 @@ from .ledgers import (
     on_book,
     rows,
     start,
+    sums,
     waits,
     where,
 )
@@ -467,6 +469,51 @@ async def test_a_begin_whose_commit_is_unknown_is_ended_as_not_sent(
         check(server_url)
 
 
+@contextlib.asynccontextmanager
+async def going_on_without(url: str, ledger: AnyLedger, *asks: Ask) -> AsyncIterator[list[asyncio.Task[Any]]]:
+    """Begins in a group that the server is still at when its connection is lost; at the end of this, it goes on."""
+    book = await book_of(ledger)
+    with running().connect(url) as db, db.transaction():
+        db.execute("SELECT FROM book FOR UPDATE")
+        begun = [asyncio.create_task(ledger.begin(each)) for each in asks]
+        await waits(url, "exchange(")
+        with socket.socket(fileno=os.dup(book._db.fileno())) as wire:
+            wire.shutdown(socket.SHUT_RDWR)
+        yield begun
+
+
+async def test_a_server_that_goes_on_after_its_connection_was_lost(server_url: str) -> None:
+    """What it records then is in nobody's way: neither in that of who asked, nor in that of others."""
+    async with ledger_at(server_url, max_charges=2) as ledger:
+        async with going_on_without(server_url, ledger, ask(ledger, 1), ask(ledger, 2)) as begun:
+            await waits(server_url, "exchange(", 2)  # the same group, asked anew
+        started = await asyncio.gather(*begun)
+        assert all(isinstance(each, Started) for each in started)
+        for each in started:
+            await ledger.end(each, answered())
+        assert isinstance(await ledger.begin(ask(ledger, 1)), Stored)
+        assert sums(ledger) == (2, 0, 0, 0)
+
+
+@pytest.mark.parametrize("ends", ["renewed", "closed"])
+async def test_what_a_server_records_too_late_for_who_asked(server_url: str, ends: str) -> None:
+    async with ledger_at(server_url) as other:
+        async with ledger_at(server_url, patience=0.0) as ledger:
+            async with going_on_without(server_url, ledger, ask(ledger)) as begun:
+                with pytest.raises(LedgerError, match="cannot be reached"):
+                    await begun[0]
+                assert await ledger.find([ask(ledger)]) == [None]  # by a new connection
+            while rows(server_url, "SELECT count(*) FROM intents") == [(0,)]:
+                await asyncio.sleep(0.005)
+            assert isinstance(await other.begin(ask(other)), Busy)
+            if ends == "renewed":
+                await on_book(ledger, lambda book: book.renew())
+                assert isinstance(await other.begin(ask(other)), Started)
+        assert rows(server_url, "SELECT state, holds FROM attempts") == [("not sent", 0)]
+        if ends == "closed":
+            await start(other)
+
+
 async def test_a_server_that_lost_its_memory_is_refused(server_url: str) -> None:
     async with ledger_at(server_url, patience=0.0) as ledger:
         for number in range(3):
@@ -589,10 +636,22 @@ async def test_schemas_that_are_no_ledger(server_url: str) -> None:
     rows(server_url, f"CREATE SCHEMA {schema}")
     async with ledger_at(server_url):
         """An empty schema, which somebody made for it, will do."""
-    for query in (f"CREATE TABLE {schema}.book (x int)", f"CREATE TABLE {schema}.other (x int)"):
-        rows(server_url, f"DROP SCHEMA {schema} CASCADE; CREATE SCHEMA {schema}; {query}")
+    for table in (
+        "book AS SELECT 1 AS x",
+        "other AS SELECT 1 AS x",
+        "book AS SELECT 'Emma' AS title, 1 AS version",  # as of many other programs
+        "book AS SELECT 'Emma' AS title, 0 AS version",
+        "book AS SELECT '1.0' AS version, ''::bytea AS hash_key",
+        "book AS SELECT NULL::int AS version, ''::bytea AS hash_key",
+    ):
+        rows(server_url, f"DROP SCHEMA {schema} CASCADE; CREATE SCHEMA {schema}; CREATE TABLE {schema}.{table}")
+        before = rows(server_url, f"SELECT * FROM {table.split()[0]}")
         with pytest.raises(LedgerError, match="a schema of something else"):
             await ledger_at(server_url).open()
+        with pytest.raises(LedgerError, match="a schema of something else|there is no ledger"):
+            ledger_at(server_url).summary()
+        assert rows(server_url, f"SELECT * FROM {table.split()[0]}") == before
+        assert rows(server_url, f"SELECT count(*) FROM pg_tables WHERE schemaname = '{schema}'") == [(1,)]
     rows(server_url, f"DROP SCHEMA {schema} CASCADE")
     async with ledger_at(server_url):
         rows(server_url, "UPDATE book SET version = 99")

@@ -43,6 +43,11 @@ PASSWORD = "s3cret%2Fp%40ss"
             "a",
         ),
         ("postgresql://", "postgresql://?schema=aisolution", "aisolution"),
+        (
+            f" \tpostgres://u:{PASSWORD}@host/db?schema=a\n",  # as it is read from a file
+            "postgresql://u@host/db?schema=a",
+            "a",
+        ),
     ],
 )
 def test_a_url_is_a_server_and_shows_no_password(url: str, shown: str, schema: str) -> None:
@@ -66,6 +71,10 @@ def test_a_url_is_a_server_and_shows_no_password(url: str, shown: str, schema: s
         "mysql://u:s3cret@host/db",
         "https://host/db",
         "postgresql+psycopg://u:s3cret@host/db",
+        "jdbc:postgresql://u:s3cret@host/db",
+        " mysql://u:s3cret@host/db",
+        "host=db dbname=kyc password=s3cret",
+        "password = 's3cret' host = db",
         "postgresql:/host/db",
         "postgresql://u:s3cret/a@host/db",
         "postgresql://u:s3cret?a@host/db",
@@ -88,11 +97,14 @@ def test_any_other_url_is_refused_and_taken_for_no_file(
     for use in (open_ledger, lambda url: AsyncClient("token", ledger=url), Ledger, open_peek):
         with pytest.raises(ConfigurationError) as caught:
             use(url)
+        traceback.TracebackException.from_exception(caught.value, capture_locals=True)  # as tools of others do
         assert "s3cret" not in "".join(traceback.format_exception(caught.value))
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("path", ["calls.ledger", "C:/calls.ledger", "c:\\calls.ledger", "./a:/b", Path("x") / "y"])
+@pytest.mark.parametrize(
+    "path", ["calls.ledger", "C:/calls.ledger", "c:\\calls.ledger", "./a:/b", "user=5/a b.ledger", Path("x") / "y"]
+)
 def test_a_path_is_a_path(path: str | Path) -> None:
     assert place_of(path) == Path(path)
     assert isinstance(open_ledger(path), Ledger)
@@ -179,9 +191,10 @@ def test_a_file_of_problems_remembers_a_url_without_its_password(tmp_path: Path)
 
 
 @pytest.mark.usefixtures("command_environment")
-def test_a_configuration_that_nobody_named_leads_to_no_server(tmp_path: Path) -> None:
+@pytest.mark.parametrize("blank", ["", " "])
+def test_a_configuration_that_nobody_named_leads_to_no_server(tmp_path: Path, blank: str) -> None:
     (tmp_path / "list.csv").write_text("phone\n+6281200000000\n")
-    (tmp_path / "aisolution.toml").write_text('[bulk]\nledger = "postgresql://elsewhere/db?schema=a"\n')
+    (tmp_path / "aisolution.toml").write_text(f'[bulk]\nledger = "{blank}postgresql://elsewhere/db?schema=a"\n')
     refused = run("bulk", "whatsapp-detail", "list.csv", "-o", "out.csv")
     assert refused.exit_code == 2
     assert "leads out of this folder" in refused.stderr

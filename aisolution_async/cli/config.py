@@ -13,13 +13,13 @@ lists below have what it may say; what is on none of them, as an option that is 
 from __future__ import annotations
 
 import difflib
-import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import click
 
+from aisolution_async.checks import scheme_of
 from aisolution_async.cli.ending import Ending, Exit
 
 FILE = "aisolution.toml"
@@ -222,7 +222,7 @@ def _foreign(name: str, value: Any) -> list[str]:
 
 def is_inside(value: Any, folder: Path) -> bool:
     """Whether the path stays in the folder, and so does all that is beside it under its name: FILE.part."""
-    if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", str(value)):
+    if scheme_of(str(value)) is not None:
         return False  # a URL
     try:
         here = folder.resolve()

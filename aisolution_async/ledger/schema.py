@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Literal
 from urllib.parse import quote
 
+from aisolution_async.checks import scheme_of
 from aisolution_async.errors import ConfigurationError
 from aisolution_async.ledger import mark
 from aisolution_async.ledger.store import LedgerError
@@ -139,7 +140,7 @@ def file_of(path: str | os.PathLike[str]) -> Path:
     """The file itself, which the files beside a ledger stand beside. Raises ConfigurationError for one of these."""
     if re.search(r"-(wal|shm|mark|owner-[0-9a-f]+)$", os.fspath(path)):
         raise ConfigurationError(f"{os.fspath(path)!r} is named like a file beside a ledger: name the ledger itself")
-    if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", os.fspath(path)):
+    if scheme_of(os.fspath(path)) is not None:
         raise ConfigurationError("this ledger is a file, and was given a URL: open_ledger(url) opens what is there")
     return Path(os.path.realpath(path))
 

@@ -127,10 +127,11 @@ def _version(db: Connection, server: Server) -> int | None:
     if db.execute(query, (server.schema,)).fetchone() is None:
         return None
     try:
-        row = db.execute(named(server, "SELECT version FROM ledger.book")).fetchone()
+        row = db.execute(named(server, "SELECT version, hash_key FROM ledger.book")).fetchone()
     except psycopg.errors.UndefinedColumn:
         row = None
-    if row is None:
+    # Other programs have tables of books, with versions too: nothing of theirs is brought up.
+    if row is None or not (isinstance(row[0], int) and row[0] >= 1 and isinstance(row[1], bytes)):
         raise LedgerError(f"{server} is a schema of something else, and no ledger: give the ledger one of its own")
     version: int = row[0]
     if version > VERSION:

@@ -160,6 +160,7 @@ class SharedBook:
     def leave(self) -> None:
         """Be no owner any more: what is under way becomes UNKNOWN."""
         self.lease.until = 0.0  # nothing more is sent
+        self._do(self._end_strays)
         self._once("SELECT ledger.bury(%s, true, %s)", self._owner, LEFT)
 
     @contextmanager
@@ -195,6 +196,7 @@ class SharedBook:
         """Tell the others that this owner is alive, and bury those that are not."""
         if self._exchange((), ()):
             self._enter_anew()
+        self._do(self._end_strays)
         self._do(self._bury_dead)
 
     def keep_share(self) -> float:
@@ -247,6 +249,7 @@ class SharedBook:
     ) -> list[int]:
         """Put the verdicts into `found`. Returns those of `left` that are to be asked again at once."""
         dead: set[int] = set()
+        mine: set[int] = set()
         lent: set[int] = set()
         ids: list[int | None] = []
         said: dict[int, object] = {}
@@ -263,7 +266,9 @@ class SharedBook:
                 said[place] = LedgerError(text)
             elif kind == "mine" and id_ in self._known:
                 said[place] = Busy()
-            elif kind != "mine":
+            elif kind == "mine":
+                mine.add(id_)
+            else:
                 said[place] = self._verdict(row, asks[left[place - 1]])
         again = []
         for place, (n, id_) in enumerate(zip(left, ids, strict=True), 1):
@@ -275,9 +280,15 @@ class SharedBook:
                 price = max(self._terms.prices.get(asks[n].endpoint, 0), 0)
                 found[n] = self._known[id_] = Started(id_, asks[n], price, lease=self.lease, borrows=id_ in lent)
                 self._last_id = max(self._last_id, id_)
+        self._make_way(dead, mine)
+        return again
+
+    def _make_way(self, dead: set[int], mine: set[int]) -> None:
+        """End what was in the way of a begin: of these owners that are dead, and of the intents that are one's own."""
         for owner in sorted(dead):
             self._once("SELECT ledger.bury(%s, false, %s)", owner, DIED)
-        return again
+        if not mine <= self._known.keys():
+            self._do(self._end_strays)
 
     def _verdict(self, row: tuple[Any, ...], ask: Ask) -> object:
         kind, _, _, _, state, started_at, elapsed, status, http_status, error, number, reply, holding = row
@@ -489,7 +500,11 @@ class SharedBook:
             )
 
     def _end_strays(self, db: server.Connection) -> None:
-        """End the intents of begins whose commit nobody was told of: nothing of them was sent."""
+        """End the intents of begins whose commit nobody was told of: nothing of them was sent.
+
+        Some come later than the new connection: a server that waits for a lock or a disk does not see that who asked
+        is gone.
+        """
         query = """SELECT id, place::text, endpoint, key, may_charge, price, started_at, borrows FROM ledger.intents
             WHERE owner = %s AND id <> ALL (%s::bigint[])"""
         rows = db.execute(self._sql(query), (self._owner, list(self._known))).fetchall()

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, quote
 
-from aisolution_async.checks import kind_of
+from aisolution_async.checks import kind_of, scheme_of
 from aisolution_async.errors import ConfigurationError
 from aisolution_async.hiding import Secret
 from aisolution_async.ledger import peek, schema
@@ -26,8 +26,6 @@ from aisolution_async.ledger.store import Store
 SCHEMA = "aisolution"
 """The schema of a URL that names none."""
 
-# A drive of Windows has one letter. A Path has lost one of the slashes.
-_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/")
 _URL = re.compile(r"postgres(?:ql)?://([^/?]*)(/[^?]*)?(?:\?(.*))?", re.DOTALL)
 _HOST = re.compile(r"(\[[0-9A-Fa-f:.%]+\]|[^:\[\]@]*)(:[0-9]*)?")
 _NAME = re.compile(r"[a-z_][a-z0-9_]{0,62}")
@@ -46,6 +44,7 @@ class Server:
     __slots__ = ("_address", "_shown", "hides", "schema", "url")
 
     def __init__(self, url: str) -> None:
+        self._shown = _EXAMPLE  # until it is known what may be shown
         found = _URL.fullmatch(url)
         if found is None or "\0" in url:
             raise ConfigurationError(f"a ledger's URL is like {_EXAMPLE}")
@@ -121,17 +120,19 @@ def place_of(path_or_url: str | os.PathLike[str] | Server) -> Place:
     if isinstance(path_or_url, Server):
         return path_or_url
     text = os.fspath(path_or_url)
-    found = _SCHEME.match(text)
-    if found is None:
+    written = scheme_of(text)
+    if written is None:
         return Path(path_or_url)
-    scheme = found[1].lower()
+    if not written:
+        raise ConfigurationError(f"the ledger is written in words like host=…: write it as a URL, like {_EXAMPLE}")
+    scheme = written.lower()
     if scheme not in ("postgresql", "postgres"):
         raise ConfigurationError(
             f"a ledger is a file, or a schema of a PostgreSQL server, as in {_EXAMPLE}: there is none at {scheme}:"
         )
     if not isinstance(path_or_url, str):
         raise ConfigurationError(f"the ledger's URL is {kind_of(path_or_url)}: pass it as text, like {_EXAMPLE!r}")
-    return Server(scheme + text[len(scheme) :])
+    return Server(scheme + text.strip().removeprefix(written))
 
 
 def open_ledger(
