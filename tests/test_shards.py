@@ -681,6 +681,9 @@ class TestCommand:
         assert result.exit_code == 1
         assert "shards          3: 2 finished, 1 with problems" in result.stderr
         assert "bad.csv: 'lists/bad.csv' is empty" in result.stderr
+        quiet = run("bulk", "--resume", "out", "--quiet")
+        assert (quiet.exit_code, quiet.stderr.count("\n")) == (1, 1)
+        assert quiet.stderr.startswith("error: bad.csv: 'lists/bad.csv' is empty")
         Path("lists/bad.csv").unlink()
         again = run("bulk", "--resume", "out", "--json")
         told = json.loads(again.stdout)
