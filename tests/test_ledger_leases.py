@@ -37,6 +37,7 @@ from .ledgers import (
     on_book,
     rows,
     start,
+    sums,
     waits,
 )
 from .servers import running
@@ -418,3 +419,23 @@ async def test_a_server_that_cannot_be_written_is_refused(server_url: str, role:
     rows(server_url, f"ALTER ROLE {role} SET default_transaction_read_only = on")
     with pytest.raises(LedgerError, match="name its primary"):
         await ledger_at(server_url.replace("postgres@", f"{role}@")).open()
+    # Who may only read may look.
+    to_read = ledger_at(server_url.replace("postgres@", f"{role}@"))
+    assert sums(to_read) == (1, 0, 0, 0)
+    assert [record.state for record in to_read.attempts()] == [State.CHARGED]
+
+
+@pytest.mark.parametrize("setting", ["statement_timeout", "transaction_timeout"])
+async def test_a_server_that_gives_no_time_says_so(server_url: str, role: str, setting: str) -> None:
+    try:
+        rows(server_url, f"ALTER ROLE {role} SET {setting} = '1s'")
+    except running().psycopg.errors.UndefinedObject:
+        pytest.skip("this server has no such setting")
+    async with ledger_at(server_url):
+        """It is made by another user."""
+    async with ledger_at(server_url.replace("postgres@", f"{role}@"), patience=0.0) as ledger:
+        with running().connect(server_url) as db, db.transaction():
+            db.execute("SELECT FROM book FOR UPDATE")
+            with pytest.raises(LedgerError, match=f"needs more time.*{setting}"):
+                await ledger.begin(ask(ledger))
+        await start(ledger)

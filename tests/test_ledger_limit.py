@@ -75,6 +75,14 @@ async def test_a_limit_below_what_was_spent_stops_everybody_at_once(place: Path 
         check(place)
 
 
+async def test_limits_that_are_as_good_as_none(place: Path | str) -> None:
+    for limit in (2**63 - 1, 10**20):
+        async with ledger_at(place, max_charges=limit) as ledger:
+            await ledger.limit(limit)
+            await do(ledger, answered(), limit)
+            check(place)
+
+
 @pytest.mark.parametrize("limit", [-1, 1.5, True, "3"])
 async def test_limits_that_cannot_be(ledger: AnyLedger, limit: Any) -> None:
     with pytest.raises(ConfigurationError, match="max_charges"):

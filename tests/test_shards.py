@@ -14,12 +14,12 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import httpx
 import pytest
 
-from aisolution_async import ConfigurationError, FaceCompare, WhatsAppDetail
+from aisolution_async import ConfigurationError, FaceCompare, IdHolding, WhatsAppDetail
 from aisolution_async.bulk import BulkError, BulkOptions, FolderRun, FolderSummary, run_folder
 from aisolution_async.bulk.outputs import Output, UnwrittenError
 from aisolution_async.bulk.photos import _Match
@@ -106,6 +106,57 @@ async def test_what_is_done_is_not_run_again_unless_its_list_changed(tmp_path: P
     assert (await folder_run(lists, out, place, vendor)).finished == 1
     assert len(vendor.requests) == 2
     assert len(answered(out)) == 10
+
+
+async def test_what_is_asked_otherwise_is_not_done(tmp_path: Path, place: Path | str) -> None:
+    lists, out = tmp_path / "lists", tmp_path / "out"
+    lists.mkdir()
+    (lists / "part-0.csv").write_text("number,other\n+6281300000001,+6281300000002\n")
+    vendor = Vendor(sane)
+    for options, new in (
+        ({}, ["+6281300000001"]),
+        ({"columns": {"number": "other"}}, ["+6281300000002"]),
+        ({"columns": {"number": "other"}, "key": "number"}, []),
+        ({"columns": {"number": "other"}, "excel": True}, []),
+    ):
+        for is_done in (False, True):
+            before = len(vendor.requests)
+            done = await folder_run(lists, out, place, vendor, **options)
+            assert (done.finished, done.elsewhere, done.ok) == (not is_done, is_done, 1)
+            assert asked(vendor)[before:] == ([] if is_done else new)
+    async with client_of(vendor) as client:
+        calls = [WhatsAppDetail, IdHolding]
+        both = await run_folder(client, calls, lists, out, ledger=place, columns={"img": "other", "number": "number"})
+    assert (both.finished, both.ok) == (1, 0)  # there is no such photo
+
+
+async def test_what_is_done_is_looked_at_again_where_answers_grow_too_old(tmp_path: Path, place: Path | str) -> None:
+    lists, out = tmp_path / "lists", tmp_path / "out"
+    write_lists(lists, 2, 2)
+    await folder_run(lists, out, place)
+    note = out / "_bulk" / "part-0.csv.done"
+    before = note.stat().st_mtime - 7200.0
+    os.utime(note, (before, before))
+    done = await folder_run(lists, out, place, reuse_for=3600.0)
+    assert (done.finished, done.elsewhere) == (1, 1)
+
+
+async def test_workers_that_ask_otherwise_are_told(tmp_path: Path, server_url: str) -> None:
+    """As if two machines were started with different commands: results that somebody has just made are not replaced."""
+    lists, out = tmp_path / "lists", tmp_path / "out"
+    write_lists(lists, 2)
+    await folder_run(lists, out, server_url)
+    folder = UUID((out / "_bulk" / "folder.id").read_text().split()[0])
+    (lists / "part-1.csv").write_text("number\n+6281999900001\n")
+    async with ledger_at(server_url) as another:
+        assert await shards_of(another, folder).take("any") is Took.TAKEN  # while it is at it, this is one pass
+        await folder_run(lists, out, server_url)
+        made = (out / "part-1.csv").read_bytes()
+        done = await folder_run(lists, out, server_url, excel=True)
+        assert (done.finished, list(done.problems)) == (1, ["part-1.csv"])
+        assert "another command" in done.problems["part-1.csv"]
+        assert (out / "part-1.csv").read_bytes() == made
+    assert (await folder_run(lists, out, server_url, excel=True)).problems == {}
 
 
 async def test_a_shard_that_cannot_be_read_stops_no_other(tmp_path: Path, place: Path | str) -> None:
@@ -630,6 +681,9 @@ class TestCommand:
         assert result.exit_code == 1
         assert "shards          3: 2 finished, 1 with problems" in result.stderr
         assert "bad.csv: 'lists/bad.csv' is empty" in result.stderr
+        quiet = run("bulk", "--resume", "out", "--quiet")
+        assert (quiet.exit_code, quiet.stderr.count("\n")) == (1, 1)
+        assert quiet.stderr.startswith("error: bad.csv: 'lists/bad.csv' is empty")
         Path("lists/bad.csv").unlink()
         again = run("bulk", "--resume", "out", "--json")
         told = json.loads(again.stdout)

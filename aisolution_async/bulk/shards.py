@@ -9,7 +9,8 @@ In the folder of the output, a shard NAME is:
 | `_bulk/NAME.run`, `_bulk/NAME.mended` | what else belongs to the results: see `notes` and `mending` |
 | `_bulk/STEM-held.…` | its rows that are held |
 
-A shard all of whose rows are answered is not looked at again, unless its list has changed. With a ledger on a server,
+A shard all of whose rows are answered is not looked at again, unless its list has changed, or something else is asked
+of it. With a ledger on a server,
 workers take shards in turn (`ledger/shards.py`); with one in a file, there is one worker. Nothing of this decides about
 money: a shard that is run twice asks the ledger for each of its rows, and buys none of them twice.
 """
@@ -24,11 +25,13 @@ import tempfile
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Sequence
 from contextlib import ExitStack, asynccontextmanager, closing, suppress
 from dataclasses import asdict, dataclass, field, replace
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, ParamSpec, Protocol, cast
 from uuid import UUID, uuid4
 
 from aisolution_async import clock, locks
+from aisolution_async.api import Call
 from aisolution_async.bulk import notes
 from aisolution_async.bulk.disk import ASIDE, put_safely, relative
 from aisolution_async.bulk.facts import Asked, calls_of
@@ -52,6 +55,8 @@ P = ParamSpec("P")
 _LOOK_EVERY = 1.0
 _SAID = 50  # lines on how shards are read
 _NAMED = 5
+_OTHERWISE = "another worker ran it by another command meanwhile: say the same to all of them, and run it again"
+_COUNTS = ("rows", "ok", "failed", "held", "checking")
 _RENAMED = {".pq": ".parquet", ".tab": ".tsv", ".txt": ".csv"}
 
 
@@ -80,7 +85,10 @@ class Shard:
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """What came of a shard: its rows, `problem` where it could not be run, and what its list was like."""
+    """What came of a shard: its rows, `problem` where it could not be run, and what its list was like.
+
+    `asked` stands for what was asked of it, and how that was written.
+    """
 
     rows: int = 0
     ok: int = 0
@@ -89,6 +97,7 @@ class Done:
     checking: int = 0
     problem: str | None = None
     signature: Signature | None = None
+    asked: str | None = None
 
     @property
     def is_whole(self) -> bool:
@@ -134,7 +143,7 @@ class FolderSummary:
             return
         self.finished += here
         self.elsewhere += not here
-        for key in ("rows", "ok", "failed", "held", "checking"):
+        for key in _COUNTS:
             setattr(self, key, getattr(self, key) + getattr(done, key))
 
 
@@ -248,6 +257,7 @@ class FolderRun:
         self._source = Path(source)
         self._output = Path(output)
         self._options = BulkOptions(**changed) if options is None else replace(options, **changed)
+        self._asked = _asked(self._kinds, self._options)
         self._lines = _Lines(self._options.on_start)
         self._photos = _Folders(self._options)
         self._stopping = False
@@ -333,7 +343,7 @@ class FolderRun:
                     if self._stopping:
                         break
                     self.where = f"shard {number:,} of {len(found):,}"
-                    visit = _Visit(shard, shards, takes_over=isinstance(place, Server))
+                    visit = _Visit(shard, shards, self._asked, takes_over=isinstance(place, Server))
                     if not await self._visit(visit, ledger, balance):
                         busy.append((number, shard))
                 left = busy
@@ -347,13 +357,15 @@ class FolderRun:
         """Run a shard, unless that is done. False where another worker has it."""
         shard, summary = visit.shard, self.summary
         done = await asyncio.to_thread(_done, shard)
-        if done is not None and done.is_whole and not self._options.overwrite and _is_there(shard, done):
+        if done is not None and self._is_done(shard, done):
             summary.count(shard.name, done, here=False)
             return True
         took = await visit.shards.take(shard.name)
         if took is Took.DONE:
-            done = await asyncio.to_thread(_done, shard)
-            summary.count(shard.name, done or Done(), here=False)
+            done = await asyncio.to_thread(_done, shard) or Done()
+            if done.asked not in (None, self._asked):
+                done = Done(problem=_OTHERWISE)
+            summary.count(shard.name, done, here=False)
         if took is not Took.TAKEN:
             return took is Took.DONE
         problem = _why_not(shard, self._options)
@@ -368,6 +380,13 @@ class FolderRun:
         else:
             summary.count(shard.name, visit.done, here=True)
         return True
+
+    def _is_done(self, shard: Shard, done: Done) -> bool:
+        """Whether nothing is left to do: all was answered, to the same question, and is not too old."""
+        options = self._options
+        if not done.is_whole or options.overwrite or done.asked != self._asked or not _is_there(shard, done):
+            return False
+        return options.reuse_for is None or clock.today().timestamp() - _made_at(shard) <= options.reuse_for
 
     async def _run(self, visit: _Visit, ledger: Store, balance: Balance) -> str | None:
         """Run a shard that was taken. Why it cannot be, in words; None where it was, or all is to be stopped."""
@@ -426,7 +445,7 @@ class FolderRun:
 class _Visit:
     """A shard on its turn: who has it, and what comes of it."""
 
-    def __init__(self, shard: Shard, shards: Shards, *, takes_over: bool) -> None:
+    def __init__(self, shard: Shard, shards: Shards, asked: str, *, takes_over: bool) -> None:
         self.shard = shard
         self.shards = shards
         self.takes_over = takes_over
@@ -435,7 +454,7 @@ class _Visit:
         """What came of it, once all workers know."""
         self.is_lost = False
         """Whether another worker has taken it over."""
-        self._signature = notes.signature_of(shard.path)
+        self._nothing = Done(signature=notes.signature_of(shard.path), asked=asked)
 
     @asynccontextmanager
     async def finishing(self) -> AsyncIterator[bool]:
@@ -445,15 +464,15 @@ class _Visit:
             yield finish is not None
             if finish is not None and self.run is not None and self.run.summary.complete:
                 done = self.run.summary
-                counts = (done.rows, done.ok, done.failed, done.held, done.checking)
-                self._note(Done(*counts, signature=self._signature))
+                counts = {key: getattr(done, key) for key in _COUNTS}
+                self._note(replace(self._nothing, **counts))
                 finish.is_done = True
 
     async def give_up(self, problem: str) -> None:
         """It cannot be run: nobody needs to try until somebody runs all again."""
         async with self.shards.finishing(self.shard.name) as finish:
             if finish is not None:
-                self._note(Done(problem=problem, signature=self._signature))
+                self._note(replace(self._nothing, problem=problem))
                 finish.is_done = True
 
     def _note(self, done: Done) -> None:
@@ -616,6 +635,23 @@ def _done(shard: Shard) -> Done | None:
         found = Done(**json.loads(shard.note.read_text("utf-8")))
         return replace(found, signature=None if found.signature is None else (*found.signature,))
     return None
+
+
+def _asked(kinds: Sequence[type[Call[Any]]], options: BulkOptions) -> str:
+    """What is asked of the lists, and how that is written: other words for something else. It tells nobody what."""
+    said = (
+        [call.endpoint.name for call in kinds],
+        *(sorted((given or {}).items()) for given in (options.columns, options.values)),
+        *(options.key, options.reading, options.defuse, options.excel),
+    )
+    return sha256(json.dumps(said, default=str).encode()).hexdigest()[:32]
+
+
+def _made_at(shard: Shard) -> float:
+    """When its results were made; 0 where nobody knows."""
+    with suppress(OSError):
+        return shard.note.stat().st_mtime
+    return 0.0
 
 
 def _is_there(shard: Shard, done: Done) -> bool:

@@ -667,6 +667,9 @@ class _FolderCommandRun(_CommandRun):
             if access.sandbox:
                 show.say("against the sandbox: the answers are made up, and nothing was really charged")
             show.folder(found, ledger, prices, self._told)
+        else:
+            for line in show.unread(found):
+                show.say(f"error: {line}")
         return found.run
 
     def _exit_code(self, done: Summary) -> Exit:

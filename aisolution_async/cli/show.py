@@ -360,10 +360,7 @@ def folder(found: FolderSummary, ledger: Place, prices: Mapping[str, Decimal] | 
     rows: list[tuple[str, object]] = [
         ("shards", f"{found.shards:,}: {', '.join(f'{count:,} {name}' for name, count in counts.items() if count)}")
     ]
-    named = sorted(found.problems.items())
-    rows += [("", Text(clean(f"{name}: {problem}"), "red")) for name, problem in named[:_SHARDS_NAMED]]
-    if len(named) > _SHARDS_NAMED:
-        rows.append(("", f"and {len(named) - _SHARDS_NAMED:,} more"))
+    rows += [("", Text(clean(line), "red")) for line in unread(found)]
     if found.elsewhere:
         parts = {"answered": found.ok, "still checking": found.checking, "held": found.held}
         parts["with problems"] = found.failed - found.held
@@ -377,6 +374,13 @@ def folder(found: FolderSummary, ledger: Place, prices: Mapping[str, Decimal] | 
     fields(Console(stderr=True, highlight=False), rows)
     if not is_idle:
         summary(found.run, ledger, prices, told)
+
+
+def unread(found: FolderSummary) -> list[str]:
+    """Why shards could not be run, a line for each of the first."""
+    named = sorted(found.problems.items())
+    more = [f"and {len(named) - _SHARDS_NAMED:,} more"] if len(named) > _SHARDS_NAMED else []
+    return [f"{name}: {problem}" for name, problem in named[:_SHARDS_NAMED]] + more
 
 
 def folder_as_json(found: FolderSummary, ledger: Place, prices: Mapping[str, Decimal] | None) -> dict[str, Any]:

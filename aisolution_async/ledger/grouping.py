@@ -51,6 +51,9 @@ class OpenBook(Protocol):
 
 B = TypeVar("B", bound=OpenBook)
 
+MOST_CHARGES = 1 << 62
+"""A limit above this is as good as none, and no database takes one that is much larger."""
+
 
 class Grouping(Store, Generic[B]):
     """What stores with a thread have in common. A subclass opens the book, and does the groups."""
@@ -207,6 +210,7 @@ class Grouping(Store, Generic[B]):
         """See `Store.limit`."""
         if max_charges is not None:
             whole("max_charges", max_charges, 0, otherwise=", or None for no limit")
+            max_charges = min(max_charges, MOST_CHARGES)
         self._check()
 
         def change(book: B) -> None:

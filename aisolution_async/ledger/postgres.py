@@ -25,7 +25,7 @@ from aisolution_async import clock
 from aisolution_async.checks import seconds
 from aisolution_async.errors import ConfigurationError
 from aisolution_async.ledger import answers, peek, server
-from aisolution_async.ledger.grouping import Grouping, Job, Work
+from aisolution_async.ledger.grouping import MOST_CHARGES, Grouping, Job, Work
 from aisolution_async.ledger.identity import Identities
 from aisolution_async.ledger.rows import COUNTS_AS, TO_COME, micros, millionths, moment, money
 from aisolution_async.ledger.shared import End, SharedBook, Terms
@@ -88,7 +88,7 @@ class SharedLedger(Grouping[SharedBook]):
             raise ConfigurationError("a shared ledger is at a URL: one in a file is a Ledger")
         self.place = place
         self._terms = Terms(
-            spending.max_charges,
+            None if spending.max_charges is None else min(spending.max_charges, MOST_CHARGES),
             None if spending.max_cost is None else millionths(spending.max_cost),
             {name: millionths(price) for name, price in spending.prices.items()},
             seconds("lease", lease),

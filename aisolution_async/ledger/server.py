@@ -37,10 +37,11 @@ _PATIENCE = {
 }
 
 
-def connect(server: Server) -> Connection:
+def connect(server: Server, *, to_read: bool = False) -> Connection:
     """A connection that keeps nothing in its session: a pooler may give each transaction another one.
 
-    Raises psycopg.Error, and LedgerError for a server that a ledger cannot be on.
+    `to_read`: for a user who may do nothing else, too. Raises psycopg.Error, and LedgerError for a server that a ledger
+    cannot be on.
     """
     options = {**_PATIENCE, **conninfo_to_dict(server.address.value)}
     db: Connection = psycopg.Connection.connect(**cast("Any", options), autocommit=True, prepare_threshold=None)
@@ -54,10 +55,11 @@ def connect(server: Server) -> Connection:
         recovers, encoding, version, isolation, read_only, syncs = row
         if version < _OLDEST:
             raise LedgerError(f"the ledger {server} needs PostgreSQL 14 or newer: this server has {version // 10000}")
-        if recovers or read_only == "on":
+        if recovers or (read_only == "on" and not to_read):
             raise LedgerError(
                 f"the ledger {server} is on a server that cannot be written, such as a standby: name its primary, or "
-                "all hosts with target_session_attrs=read-write"
+                "all hosts with target_session_attrs=read-write; or this user may only read: "
+                "ALTER ROLE … SET default_transaction_read_only = off"
             )
         if encoding != "UTF8":
             raise LedgerError(f"the ledger {server} needs a database in UTF8, and this one is in {encoding}")
@@ -74,14 +76,14 @@ def connect(server: Server) -> Connection:
 
 def is_there(server: Server) -> bool:
     """Whether there is a ledger. Raises LedgerError."""
-    with faults(server), connect(server) as db:
+    with faults(server), connect(server, to_read=True) as db:
         found = _version(db, server)
     return found is not None
 
 
 def connect_to_read(server: Server) -> Connection:
     """A connection to a ledger that is there, within a transaction that sees one state of it and cannot write."""
-    db = connect(server)
+    db = connect(server, to_read=True)
     try:
         version = _version(db, server)
         if version is None:
@@ -166,6 +168,8 @@ def _bring_up(db: Connection, server: Server, version: int) -> None:
 
 def is_lost(exc: BaseException) -> bool:
     """Whether the connection failed, so that nobody knows whether what was asked was done."""
+    if isinstance(exc, psycopg.Error) and exc.sqlstate == "25P04":  # what takes too long ends its session
+        return True
     if not isinstance(exc, psycopg.OperationalError | psycopg.InterfaceError):
         return False
     return exc.sqlstate is None or exc.sqlstate[:2] in ("08", "57")
@@ -232,7 +236,12 @@ _WORDS = {
     "others: ALTER ROLE … SET default_transaction_isolation = 'read committed'",
     "AL002": "the ledger {} lacks an attempt that was begun in it: it is not the one that it was",
     "08": "the connection to the ledger {} was lost",
-    "25": "the ledger {} is on a server that cannot be written, such as a standby: name its primary",
+    "25006": "the ledger {} is on a server that cannot be written, such as a standby: name its primary",
+    **dict.fromkeys(
+        ("25P03", "25P04", "57014"),
+        "the ledger {} needs more time than its server gives this user: ALTER ROLE … SET statement_timeout = 0, and so "
+        "transaction_timeout and idle_in_transaction_session_timeout",
+    ),
     "28": "the server of the ledger {} does not let this user in: check the user, and the password in ~/.pgpass, "
     "PGPASSWORD or the URL",
     "3D": "the database of the ledger {} does not exist: make it (createdb), or check the URL",

@@ -356,19 +356,21 @@ class Laws:
         """What was billed and arrived is in the ledger, or was handed out as not recorded."""
         world = self._world
         told = self._replies() if world.plan.has_ledger else ""
-        handed = {_token(outcome.reply): outcome for outcome in self._outcomes.values()}
+        handed: dict[str | None, list[Outcome]] = {}  # also to calls that asked the same
+        for outcome in self._outcomes.values():
+            handed.setdefault(_token(outcome.reply), []).append(outcome)
         for request in world.vendor.requests:
             if not (request.is_billed and request.view == ANSWERED) or request.process.is_dead:
                 continue
             if request.token in told or (world.plan.has_ledger and self._purged):
                 continue
-            outcome = handed.get(request.token)
-            self.hold(outcome is not None or self._is_answered_otherwise(request), f"the answer to {request} is lost")
-            if outcome is not None and world.plan.has_ledger and not outcome.from_ledger:
-                flags = {attempt.recorded for attempt in outcome.attempts}
+            found = handed.get(request.token, [])
+            self.hold(found or self._is_answered_otherwise(request), f"the answer to {request} is lost")
+            if found and world.plan.has_ledger and not any(outcome.from_ledger for outcome in found):
+                flags = {str(outcome.key): {attempt.recorded for attempt in outcome.attempts} for outcome in found}
                 self.hold(
-                    False in flags or self._is_answered_otherwise(request),
-                    f"the answer to {request} is not in the ledger, and {outcome.key} says {flags}",
+                    any(False in each for each in flags.values()) or self._is_answered_otherwise(request),
+                    f"the answer to {request} is not in the ledger, and who has it says {flags}",
                 )
 
     def _is_answered_otherwise(self, request: Request) -> bool:
