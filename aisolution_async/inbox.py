@@ -66,8 +66,8 @@ class Waiter(Protocol):
         """The call that asked in this one's place has `reply`, or gives up with `error`; or, with neither, ask now."""
 
 
-class Money(Protocol):
-    """What a call has set aside, or spent, for a callback that may come when it waits no longer."""
+class Keeper(Protocol):
+    """Who keeps what a call has set aside, or spent, for a callback that may come when it waits no longer."""
 
     def called_back_late(self, charge: Charge) -> bool:
         """It came, and cost this. False if nothing is set aside for it."""
@@ -80,7 +80,7 @@ class Money(Protocol):
 class _Kept:
     """The money that a call kept as it left: see `Inbox.owe`."""
 
-    money: Money
+    keeper: Keeper
     has_asked: bool
 
 
@@ -213,13 +213,13 @@ class Inbox(NotPickled):
         if not waiting:
             self._waiting.pop(call.digits, None)
 
-    def owe(self, digits: str, money: Money, seconds: float, *, has_asked: bool) -> None:
-        """A call for the number waits no longer: its `money` is told of a callback that comes until then.
+    def owe(self, digits: str, keeper: Keeper, seconds: float, *, has_asked: bool) -> None:
+        """A call for the number waits no longer: its `keeper` is told of a callback that comes until then.
 
         `has_asked`: the call named the callback itself, and did not wait for what another process, or an earlier run,
         had asked for.
         """
-        kept = _Kept(money, has_asked)
+        kept = _Kept(keeper, has_asked)
         self._owed.setdefault(digits, []).append(kept)
         asyncio.get_running_loop().call_later(seconds, self._owe_no_more, digits, kept)
 
@@ -238,7 +238,7 @@ class Inbox(NotPickled):
         """
         for kept in [*self._owed.get(digits, ())]:
             is_free = not (is_news or kept.has_asked)
-            if kept.money.called_back_late(Charge.FREE if is_free else charge):
+            if kept.keeper.called_back_late(Charge.FREE if is_free else charge):
                 self._owe_no_more(digits, kept)
                 if not is_free:
                     break
@@ -246,8 +246,8 @@ class Inbox(NotPickled):
     def _give_back_owed(self, digits: str) -> None:
         """A callback came that one who waits has counted, and had not asked for: it is of one who left."""
         owed = self._owed.get(digits, [])
-        found = next((kept for kept in owed if kept.money.called_back_late(Charge.FREE)), None)
-        found = found or next((kept for kept in owed if kept.money.called_back_to_another()), None)
+        found = next((kept for kept in owed if kept.keeper.called_back_late(Charge.FREE)), None)
+        found = found or next((kept for kept in owed if kept.keeper.called_back_to_another()), None)
         if found is not None:
             self._owe_no_more(digits, found)
 
