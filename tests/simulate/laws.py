@@ -341,7 +341,7 @@ class Laws:
         to it and that another asked for, or may be of an earlier request.
         """
         requests = self._world.vendor.requests
-        others = sum(each.called_back is process and each.process is not process for each in requests)
+        others = sum(process in each.takers and each.process is not process for each in requests)
         doubtful = sum(
             attempt.charge is Charge.UNKNOWN and _is_by_callback(attempt)
             for (number, _), found in self._attempts.items()
