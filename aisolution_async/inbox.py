@@ -48,6 +48,10 @@ class Waiter(Protocol):
         """Whether a request of its own may be called back."""
 
     @property
+    def is_recorded(self) -> bool:
+        """Whether a ledger has its requests."""
+
+    @property
     def charges(self) -> Mapping[str, Charge]:
         """The charge by status, as its client has it."""
 
@@ -62,8 +66,8 @@ class Waiter(Protocol):
         """The call that asked in this one's place has `reply`, or gives up with `error`; or, with neither, ask now."""
 
 
-class Money(Protocol):
-    """What a call has set aside, or spent, for a callback that may come when it waits no longer."""
+class Keeper(Protocol):
+    """Who keeps what a call has set aside, or spent, for a callback that may come when it waits no longer."""
 
     def called_back_late(self, charge: Charge) -> bool:
         """It came, and cost this. False if nothing is set aside for it."""
@@ -76,7 +80,7 @@ class Money(Protocol):
 class _Kept:
     """The money that a call kept as it left: see `Inbox.owe`."""
 
-    money: Money
+    keeper: Keeper
     has_asked: bool
 
 
@@ -129,7 +133,8 @@ class Inbox(NotPickled):
         self._waiting: dict[str, list[Waiter]] = {}  # by number; the first of them asks
         self._taking: dict[str, asyncio.Task[bool]] = {}
         self._answered: OrderedDict[str, None] = OrderedDict()
-        self._asked: OrderedDict[str, float] = OrderedDict()  # by who left since; until when that may be called back
+        # By who left since: until when that may be called back, and whether a ledger has it.
+        self._asked: OrderedDict[str, tuple[float, bool]] = OrderedDict()
         self._charges: Mapping[str, Charge] = WhatsAppDetail.endpoint.charges  # those of who asked last
         self._owed: dict[str, list[_Kept]] = {}  # by number: the money that is kept for a callback, oldest first
 
@@ -193,7 +198,7 @@ class Inbox(NotPickled):
         asked = waiting[0] is call
         waiting.remove(call)
         if call.has_asked:
-            self._asked[call.digits] = clock.now() + self.patience
+            self._asked[call.digits] = (clock.now() + self.patience, call.is_recorded)
             self._asked.move_to_end(call.digits)
             if len(self._asked) > _REMEMBERED:
                 self._asked.popitem(last=False)
@@ -208,13 +213,13 @@ class Inbox(NotPickled):
         if not waiting:
             self._waiting.pop(call.digits, None)
 
-    def owe(self, digits: str, money: Money, seconds: float, *, has_asked: bool) -> None:
-        """A call for the number waits no longer: its `money` is told of a callback that comes until then.
+    def owe(self, digits: str, keeper: Keeper, seconds: float, *, has_asked: bool) -> None:
+        """A call for the number waits no longer: its `keeper` is told of a callback that comes until then.
 
         `has_asked`: the call named the callback itself, and did not wait for what another process, or an earlier run,
         had asked for.
         """
-        kept = _Kept(money, has_asked)
+        kept = _Kept(keeper, has_asked)
         self._owed.setdefault(digits, []).append(kept)
         asyncio.get_running_loop().call_later(seconds, self._owe_no_more, digits, kept)
 
@@ -233,7 +238,7 @@ class Inbox(NotPickled):
         """
         for kept in [*self._owed.get(digits, ())]:
             is_free = not (is_news or kept.has_asked)
-            if kept.money.called_back_late(Charge.FREE if is_free else charge):
+            if kept.keeper.called_back_late(Charge.FREE if is_free else charge):
                 self._owe_no_more(digits, kept)
                 if not is_free:
                     break
@@ -241,8 +246,8 @@ class Inbox(NotPickled):
     def _give_back_owed(self, digits: str) -> None:
         """A callback came that one who waits has counted, and had not asked for: it is of one who left."""
         owed = self._owed.get(digits, [])
-        found = next((kept for kept in owed if kept.money.called_back_late(Charge.FREE)), None)
-        found = found or next((kept for kept in owed if kept.money.called_back_to_another()), None)
+        found = next((kept for kept in owed if kept.keeper.called_back_late(Charge.FREE)), None)
+        found = found or next((kept for kept in owed if kept.keeper.called_back_to_another()), None)
         if found is not None:
             self._owe_no_more(digits, found)
 
@@ -271,7 +276,9 @@ class Inbox(NotPickled):
         accepted, result = False, self._result_of(reply)
         if waiting := self._waiting.get(asked):
             asker = waiting[0]
-            doubtful = clock.now() < self._asked.get(asked, -math.inf)
+            until, is_recorded = self._asked.get(asked, (-math.inf, False))
+            # A ledger knows what waits, of the requests that it has.
+            doubtful = clock.now() < until and (is_recorded or not asker.is_recorded)
             is_anothers = not asker.has_asked
             accepted = await asker.called_back(reply, [digits, asked], doubtful=doubtful)
             if is_anothers and accepted:

@@ -6,6 +6,7 @@ import asyncio
 import json
 from collections import Counter
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlencode
@@ -29,6 +30,7 @@ from aisolution_async import (
     Retry,
     StatusError,
     WhatsAppDetail,
+    clock,
 )
 from aisolution_async.inbox import read
 from aisolution_async.ledger import State
@@ -411,6 +413,28 @@ async def test_a_late_one_is_asked_for_again_after_a_restart_and_the_callback_is
         await vendor.call_back(vendor.forms[0])
         assert counts(inbox) == (1, 0, 0, 0)
     assert in_ledger(path)[-1] == (State.CHARGED, "OK", None)
+
+
+@pytest.mark.parametrize(("after", "charge"), [(30.0, UNKNOWN), (90.0, CHARGED)])
+@virtual
+async def test_a_callback_soon_after_another_answer_may_be_that_of_the_request_before(
+    tmp_path: Path, after: float, charge: Charge, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the answer in the ledger was too old at once: the request before named a callback, too."""
+    path, began, time = tmp_path / "a.ledger", clock.today(), asyncio.get_running_loop().time
+    monkeypatch.setattr(clock, "today", lambda: began + timedelta(seconds=time()))
+    async with Ledger(path) as ledger:
+        inbox = Inbox(ADDRESS, ledger=ledger, patience=60)
+        vendor = CallingVendor(inbox, ok_whatsapp("yes"), delay=None)
+        async with client_of(vendor.transport, ledger=ledger, reuse_for=0.0) as client:
+            assert (await client.whatsapp_detail(NUMBER, wait=inbox)).charge is CHARGED
+            await asyncio.sleep(after - 1.0)
+            waiting = asyncio.create_task(client.whatsapp_detail(NUMBER, wait=inbox))
+            await asyncio.sleep(1.0)
+            await vendor.call_back(vendor.forms[-1])
+            assert (await waiting).charge is charge
+            assert len(vendor.forms) == 2
+    assert states_of(in_ledger(path)) == Counter([State.CHARGED, State.FREE, State(charge)])
 
 
 @virtual

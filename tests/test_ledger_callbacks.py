@@ -185,6 +185,36 @@ async def test_a_request_that_is_recorded_late_has_no_charge_besides_its_own_cal
         assert sums(ledger) == (1, 1, 0, 0)
 
 
+@pytest.mark.parametrize(
+    ("second", "all_"), [(CHECKING, (1, 1, 1, 0)), (LOST, (1, 0, 2, 0)), (None, (1, 0, 1, 1)), (UNSENT, (1, 0, 0, 0))]
+)
+@pytest.mark.parametrize("by_callback", [False, True])
+async def test_a_callback_may_be_that_of_an_earlier_request_which_was_answered(
+    place: Path | str, second: Result | None, all_: tuple[int, ...], by_callback: bool
+) -> None:
+    """The earlier answer was too old at once. Where its callback is late, this one is the newer request's."""
+    async with ledger_at(place) as ledger:
+        for number, patience in ((1, 60.0), (2, 0.0)):
+            options: dict[str, Any] = {"callback": b"%d" % number, "patience": patience, "reuse_for": 0.0}
+            started = await start(ledger, number, **options)
+            if by_callback:
+                assert await ledger.deliver([options["callback"]], answered())
+                await ledger.end(started, UNSENT)
+            else:
+                await ledger.end(started, answered())
+            before = sums(ledger)
+            started = await start(ledger, number, **options)
+            if second is not None:
+                await ledger.end(started, second)
+            assert await ledger.deliver([options["callback"]], answered()) is (second is not UNSENT)
+            if number == 1:
+                assert sums(ledger) == all_
+            elif second is None:
+                assert sums(ledger)[0] == before[0] + 1
+            if second is None:
+                await ledger.end(started, UNSENT)
+
+
 @pytest.mark.parametrize("result", [LATER, UNSENT, CHECKING])
 async def test_what_was_lent_is_given_back(place: Path | str, result: Result) -> None:
     async with ledger_at(place, max_charges=1) as ledger:

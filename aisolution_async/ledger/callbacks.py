@@ -23,6 +23,8 @@ from aisolution_async.ledger.store import Ask, Result, Started, State
 
 _SELECT = "SELECT * FROM outstanding WHERE"
 _THIS = "WHERE callback = ? AND identity = ?"
+_ANSWERED = """SELECT EXISTS (SELECT 1 FROM attempts
+    WHERE identity = ? AND answer AND started_at + elapsed > ? AND started_at + elapsed <= ?)"""
 
 
 @dataclass(slots=True)
@@ -200,8 +202,10 @@ def _answer(step: Step, awaited: Awaited, result: Result, owed: Owed) -> None:
     """Record what was called back."""
     endpoint, price = awaited.endpoint, awaited.price
     when = (awaited.since, step.now - awaited.since)
+    if owed is Owed.ANSWER and _is_doubtful(step, awaited):
+        owed = Owed.NOTHING
     attempts.lift(step, awaited.identity)
-    if awaited.attempt is not None:
+    if awaited.attempt is not None and owed is not Owed.NOTHING:
         query = "SELECT state, may_charge, holds FROM attempts WHERE id = ?"
         was, may_charge, holds = step.sql(query, (awaited.attempt,)).fetchone() or ("", 0, 0)
         if holds:  # it had arrived: this is its answer
@@ -214,8 +218,25 @@ def _answer(step: Step, awaited: Awaited, result: Result, owed: Owed) -> None:
             owed = Owed.NO_CHARGE
         elif owed is Owed.ANSWER:  # where it is still under way, its charge is this one
             intents.give_up_charge(step, awaited.attempt, endpoint, price)
-    row = (step.new_id(), awaited.identity, endpoint, awaited.key, int(owed is Owed.ANSWER), price, *when)
-    attempts.add(step, row, _called_back(State(of_callback(result.attempt.charge, owed)), result, 0))
+    row = (step.new_id(), awaited.identity, endpoint, awaited.key, int(owed is not Owed.NO_CHARGE), price, *when)
+    state = State(of_callback(result.attempt.charge, owed))
+    attempts.add(step, row, _called_back(state, result, LIFTED if owed is Owed.NOTHING else 0))
+
+
+def _is_doubtful(step: Step, awaited: Awaited) -> bool:
+    """Whether it may be the callback of an earlier request: one that was answered, and whose patience is not over.
+
+    The question is asked anew so soon only where its answer was too old at once (`reuse_for`). A callback names its
+    number, and no request.
+    """
+    values = (awaited.identity, step.now - (awaited.ends - awaited.since), awaited.since)
+    return step.sql(_ANSWERED, values).fetchone() == (1,) and not _is_paid(step, awaited)
+
+
+def _is_paid(step: Step, awaited: Awaited) -> bool:
+    """Whether its own request was charged: then the callback is no other charge, whosever it is."""
+    query = "SELECT EXISTS (SELECT 1 FROM attempts WHERE id = ? AND state = 'charged')"
+    return bool(step.sql(query, (awaited.attempt,)).fetchone() == (1,))
 
 
 def _called_back(state: State, result: Result, holds: int) -> Row:

@@ -677,6 +677,7 @@ DECLARE
   v_state ledger.state;
   v_took boolean;
   is_paid boolean;  -- its charge was counted
+  is_doubtful boolean;
   repeated ledger.outstanding;
   delivered boolean := false;
   v_charges bigint := 0;
@@ -712,8 +713,12 @@ BEGIN
     v_charges := v_charges + d.charges; v_cost := v_cost + d.cost;
     UPDATE ledger.attempts SET holds = 2 WHERE identity = x.identity AND holds = 1;
     v_state := (p_said->>delivered::int)::ledger.state;
+    is_paid := delivered OR EXISTS (SELECT FROM ledger.attempts b WHERE b.id = x.attempt AND b.state = 'charged');
+    -- See `callbacks._is_doubtful`.
+    is_doubtful := NOT is_paid AND EXISTS (SELECT FROM ledger.attempts b WHERE b.identity = x.identity AND b.answer
+      AND b.started_at + b.elapsed > p_now - (x.ends - x.since) AND b.started_at + b.elapsed <= x.since);
     a := NULL;
-    IF x.attempt IS NOT NULL THEN
+    IF x.attempt IS NOT NULL AND NOT is_doubtful THEN
       SELECT * INTO a FROM ledger.attempts WHERE id = x.attempt AND holds <> 0 FOR UPDATE;
     END IF;
     IF a.id IS NOT NULL THEN  -- it had arrived: this is its answer
@@ -727,16 +732,15 @@ BEGIN
       v_cost := v_cost + (ledger.stake(v_state, a.may_charge) - ledger.stake(a.state, a.may_charge)) * a.price;
     ELSE
       v_took := false;
-      is_paid := delivered OR EXISTS (SELECT FROM ledger.attempts b WHERE b.id = x.attempt AND b.state = 'charged');
-      v_state := (p_said->>is_paid::int)::ledger.state;
-      IF x.attempt IS NOT NULL AND NOT is_paid THEN  -- where it is still under way, its charge is this one
+      v_state := (p_said->>CASE WHEN is_doubtful THEN 2 ELSE is_paid::int END)::ledger.state;
+      IF x.attempt IS NOT NULL AND NOT (is_paid OR is_doubtful) THEN  -- where it is still under way, its charge is this one
         UPDATE ledger.intents SET may_charge = false WHERE place = x.identity AND id = x.attempt AND may_charge;
         v_took := FOUND;
       END IF;
       INSERT INTO ledger.attempts (id, identity, started_at, elapsed, price, number, state, holds, may_charge, answer,
         endpoint, key, status, reply)
-      VALUES (nextval('ledger.ids'), x.identity, x.since, p_now - x.since, x.price, (p_said->>6)::int, v_state, 0,
-        NOT is_paid, (p_said->>4)::boolean, x.endpoint, x.key, p_said->>3, p_said->>5) RETURNING * INTO z;
+      VALUES (nextval('ledger.ids'), x.identity, x.since, p_now - x.since, x.price, (p_said->>6)::int, v_state,
+        CASE WHEN is_doubtful THEN 2 ELSE 0 END, NOT is_paid, (p_said->>4)::boolean, x.endpoint, x.key, p_said->>3, p_said->>5) RETURNING * INTO z;
       PERFORM ledger.tell(p_owner, z, 1);
       v_charges := v_charges + ledger.stake(v_state, NOT is_paid) - v_took::int;
       v_cost := v_cost + (ledger.stake(v_state, NOT is_paid) - v_took::int) * x.price;

@@ -171,6 +171,11 @@ class Callback:
         return self._is_ours
 
     @property
+    def is_recorded(self) -> bool:
+        """See `inbox.Waiter`."""
+        return self._asker.journal is not None
+
+    @property
     def may_come(self) -> bool:
         """Whether a callback may still bring a charge."""
         return self.since is not None and self.stage in (Stage.AWAITED, Stage.OVERDUE)
@@ -200,7 +205,8 @@ class Callback:
             if recorded is not False:  # else it was answered before, or nothing waits for it
                 self.has_paid = self.stage is Stage.ASKED  # a request that names none is charged by itself
                 owed = Owed.NO_CHARGE if self.is_paid else Owed.ANSWER
-                self.is_doubtful = doubtful and recorded is None  # a ledger knows better
+                # A ledger knows which request waits: that of this call, if it named a callback after one before it.
+                self.is_doubtful = doubtful and (recorded is None or (self._is_ours and not self.is_paid))
                 if self.is_doubtful:
                     self.has_paid, owed = False, Owed.NOTHING
                 charge = of_callback(result.attempt.charge, owed)

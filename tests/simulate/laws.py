@@ -273,6 +273,7 @@ class Laws:
         billed = sum(each.is_billed for each in requests)
         # Two processes may each count what the vendor told both: the ledger counts it once.
         twice = sum(each.is_counted_elsewhere for each in requests)
+        twice += self._mistaken(question)
         self.hold(charged - twice <= billed, f"q{question}: {charged} charged by the tallies, {billed} on the bill")
         seen = sum(each.is_billed and self._is_seen(each) for each in requests)
         self.hold(seen <= charged + unknown, f"q{question}: {seen} on the bill, {charged} + {unknown} by the tallies")
@@ -282,6 +283,20 @@ class Laws:
         if request.is_billed_by_callback:
             return request.is_counted_as_callback
         return not request.process.is_dead
+
+    def _mistaken(self, question: int) -> int:
+        """How many callbacks to a request that was answered came late, and after its number was asked for anew.
+
+        A callback names its number, and no request: nobody can tell it from the one to the newer request.
+        """
+        requests = self._world.vendor.of(question)
+        return sum(
+            each.view == ANSWERED
+            and not each.is_billed_by_callback
+            and self._is_late(each)
+            and any(each.left_at < other.left_at < each.called_back_at for other in requests if other.callback)
+            for each in requests
+        )
 
     def _count(self, question: int) -> tuple[int, int]:
         found = Counter(a.charge for each in self._attempts.values() for q, a in each if q == question)
@@ -298,7 +313,8 @@ class Laws:
         charged, unknown = rows.get("charged", 0), rows.get("unknown", 0)
         requests = world.vendor.of(question)
         billed = sum(each.is_billed for each in requests)
-        self.hold(charged <= billed, f"q{question}: {charged} charged in the ledger, {billed} on the bill")
+        known = charged - self._mistaken(question)
+        self.hold(known <= billed, f"q{question}: {charged} charged in the ledger, {billed} on the bill")
         due = sum(each.is_billed and not self._is_excused(each) for each in requests)
         most = charged + unknown + set_aside
         self.hold(due <= most, f"q{question}: {due} on the bill, {charged} + {unknown} + {set_aside} in the ledger")
@@ -325,7 +341,7 @@ class Laws:
         to it and that another asked for, or may be of an earlier request.
         """
         requests = self._world.vendor.requests
-        others = sum(each.called_back is process and each.process is not process for each in requests)
+        others = sum(process in each.takers and each.process is not process for each in requests)
         doubtful = sum(
             attempt.charge is Charge.UNKNOWN and _is_by_callback(attempt)
             for (number, _), found in self._attempts.items()
