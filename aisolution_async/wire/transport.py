@@ -27,7 +27,7 @@ import ssl
 from collections import OrderedDict
 from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, NamedTuple
 
 import certifi
 import httpx
@@ -77,18 +77,29 @@ class Withdrawn(Exception):  # noqa: N818  # it is an answer, and no fault
     """The leave to send was withdrawn before the first byte left."""
 
 
-class Received(NamedTuple):
-    """An answer, its body whole and decoded.
+class Response(NamedTuple):
+    """An HTTP answer, its body whole and decoded.
 
-    `early`: the answer was complete before the request was out, so that it is another request's, or a refusal.
-    `reused`: another request was sent on the connection before this one.
+    `early`: it was complete before the request was out, so that it is another request's, or a refusal. `reused`:
+    another request was sent on its connection before this one. Both as far as the transport says.
     """
 
-    status: int
+    http_status: int
     headers: Headers
     body: bytes
-    early: bool
-    reused: bool
+    early: bool = False
+    reused: bool = False
+
+    @property
+    def retry_after(self) -> str | None:
+        """The header of that name."""
+        for name, value in self.headers:
+            if len(name) == 11 and name.lower() == b"retry-after":
+                return value.decode("latin-1")
+        return None
+
+    def __repr__(self) -> str:
+        return f"<Response, HTTP {self.http_status}>"  # not what it says of people
 
 
 def default_ssl_context() -> ssl.SSLContext:
@@ -205,7 +216,7 @@ class PoolTransport(NotPickled, httpx.AsyncBaseTransport):
         *,
         flight: Flight,
         timeout: Mapping[str, float | None],
-    ) -> Coroutine[Any, Any, Received]:
+    ) -> Coroutine[Any, Any, Response]:
         """Sends a request as `handle_async_request` does, without httpx's objects, which cost a third of a small call.
 
         `head` is the request line and the headers, Content-Length of `length` included, each line ended, without the
@@ -219,23 +230,19 @@ class PoolTransport(NotPickled, httpx.AsyncBaseTransport):
     async def _exchange(
         self,
         origin: Origin,
-        body: _Body | _Whole,
+        body: _Body,
         flight: Flight,
         timeout: Mapping[str, float | None],
         *,
         headless: bool,
-    ) -> Received:
+    ) -> Response:
         loop = asyncio.get_running_loop()
         flight.left = False
         deadline = math.inf if flight.deadline is None else flight.deadline
         if loop is not self._loop:
             self._bind(loop)
-        if self._closed:
-            raise RuntimeError("the transport is closed")
-        if body.fault:
-            raise httpx.LocalProtocolError(body.fault)
-        if origin[0] not in _PORTS or not origin[1]:
-            raise httpx.UnsupportedProtocol("only https:// and http:// with a host")
+        if self._closed or body.fault or origin[0] not in _PORTS or not origin[1]:
+            raise self._refusal(body.fault)
         if body.asynchronous:
             # Before there is a connection, as it may take for ever; other bodies encode only once there is one.
             await body.fetch(deadline, httpx.PoolTimeout)
@@ -314,7 +321,15 @@ class PoolTransport(NotPickled, httpx.AsyncBaseTransport):
 
     # One exchange.
 
-    async def _send_rest(self, conn: Connection, body: _Body | _Whole, write_timeout: float, deadline: float) -> None:
+    def _refusal(self, fault: str) -> Exception:
+        """Why a request is not even tried; `fault` is what is wrong with its head."""
+        if self._closed:
+            return RuntimeError("the transport is closed")
+        if fault:
+            return httpx.LocalProtocolError(fault)
+        return httpx.UnsupportedProtocol("only https:// and http:// with a host")
+
+    async def _send_rest(self, conn: Connection, body: _Body, write_timeout: float, deadline: float) -> None:
         """Sends piece after piece, each when the one before it has left our memory, until the answer forbids more."""
         assert self._loop is not None
         conn.writing = True
@@ -338,7 +353,7 @@ class PoolTransport(NotPickled, httpx.AsyncBaseTransport):
                 conn.write(body.take())
         conn.writing = False
 
-    def _finish(self, conn: Connection, flight: Flight, *, whole: bool) -> Received:
+    def _finish(self, conn: Connection, flight: Flight, *, whole: bool) -> Response:
         """Parts from the connection, and gives what it read, or raises its error."""
         assert self._loop is not None
         reused = conn.requests > 1
@@ -369,7 +384,7 @@ class PoolTransport(NotPickled, httpx.AsyncBaseTransport):
         content = pieces[0] if len(pieces) == 1 else b"".join(pieces)
         if codings and content:
             content = decode_body(content, codings, self._max_body)
-        return Received(status, headers, content, not whole, reused)
+        return Response(status, headers, content, not whole, reused)
 
     # The pool.
 
@@ -744,23 +759,14 @@ class _Body:
         self._pending = b"".join((head, b"\r\n", piece)) if head else piece
 
 
-class _Whole:
-    """A request of a head that is right and a body in one piece: what `_Body` would do of it, in a third of the time."""
+class _Whole(_Body):
+    """A request of a head that is right and a body in one piece, made in a third of the time."""
 
-    __slots__ = ("_head", "_piece")
-
-    asynchronous: Final = False
-    more: Final = False
-    fault: Final = ""
+    __slots__ = ()
 
     def __init__(self, head: bytes, piece: bytes) -> None:
-        self._head, self._piece = head, piece
-
-    def take(self) -> bytes:
-        """The bytes of the request, which are not kept here."""
-        data = b"%b\r\n%b" % (self._head, self._piece)
-        self._head = self._piece = b""
-        return data
+        self._pending = b"%b\r\n%b" % (head, piece)
+        self.fault, self.asynchronous, self.more = "", False, False
 
 
 def _no_limit(host: str) -> None:
