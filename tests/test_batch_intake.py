@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aisolution_async import AsyncClient, Charge, ConfigurationError, InputError, WhatsAppDetail
+from aisolution_async import AsyncClient, Charge, ConfigurationError, InputError, WhatsAppDetail, clock
 from aisolution_async.batching import WINDOW
 from aisolution_async.batching.intake import Intake, Item
 
@@ -276,3 +277,29 @@ async def test_a_busy_reader_is_woken_for_several_at_a_time() -> None:
     intake.stop()
     assert await reading is None
     assert intake.read == 36
+
+
+@pytest.mark.parametrize(("seconds", "at_a_stretch"), [(0.0, 32), (0.00001, 32), (0.00004, 16), (1.0, 8)])
+async def test_others_have_their_turn_while_an_input_is_read(
+    seconds: float, at_a_stretch: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each item takes so many seconds to be made, on the loop."""
+    now = 0.0
+    monkeypatch.setattr(clock, "now", lambda: now)
+
+    def made() -> Iterator[WhatsAppDetail]:
+        nonlocal now
+        for call in asks(96):
+            now += seconds
+            yield call
+
+    read: list[int] = []
+    reader = Intake(made(), ahead=1000, close_within=1.0, is_busy=lambda: True)
+    running = asyncio.create_task(reader.run(lambda index, _: read.append(index)))
+    turns = [0]
+    while not running.done():
+        await asyncio.sleep(0)
+        turns.append(len(read))
+    assert await running is None
+    assert max(after - before for before, after in itertools.pairwise(turns)) == at_a_stretch
+    assert len(read) == 96

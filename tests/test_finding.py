@@ -25,7 +25,8 @@ from aisolution_async.api import CALLS, Endpoint
 from aisolution_async.charges import Attempt
 from aisolution_async.limits import Signal
 from aisolution_async.sending.finding import Finding, of_fault, of_loss, of_response
-from aisolution_async.wire.exchange import Lost, Response
+from aisolution_async.wire.exchange import Lost
+from aisolution_async.wire.transport import Response
 
 from .steps import CHARGED, FREE, UNKNOWN, attempt_of
 

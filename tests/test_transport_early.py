@@ -211,5 +211,5 @@ async def test_an_answer_that_came_before_the_request_was_out_says_so(
             answer = await transport.exchange(
                 origin, head, Lazy([b"x" * PIECE] * 40), length, flight=Flight(), timeout={"read": 5.0}
             )
-            assert (answer.status, answer.body, answer.early) == (200, b"ok", early)
+            assert (answer.http_status, answer.body, answer.early) == (200, b"ok", early)
             assert answer.reused is (reused and not early)

@@ -9,6 +9,7 @@ from typing import Any
 
 import anyio
 
+from aisolution_async import clock
 from aisolution_async.api import CALLS, Call
 from aisolution_async.checks import kind_of
 from aisolution_async.errors import AISolutionError, InputError
@@ -24,8 +25,11 @@ MOST_PARKED = 10_000
 
 # How many places in the window must be free before the reader is woken, unless workers have nothing to do.
 _READ_AT_LEAST = 16
-# How many calls are read before others on the loop get their turn.
-_READ_AT_A_STRETCH = 8
+# How many calls are read before others on the loop get their turn: enough that workers do not wait for their next call.
+_READ_AT_A_STRETCH = 32
+# The same where the input takes its time: after every few calls, if so many seconds have passed.
+_FEW = 8
+_LONGEST_STRETCH = 0.0005
 
 
 class Intake:
@@ -109,6 +113,7 @@ class Intake:
                     await close()
 
     async def _read_sync(self, items: Iterator[Item], take: Callable[[int, Item], None]) -> None:
+        since = clock.now()
         try:
             while await self._has_room():
                 try:
@@ -116,8 +121,11 @@ class Intake:
                 except StopIteration:
                     return
                 self._hand_on(item, take)
-                if self.read % _READ_AT_A_STRETCH == 0:
-                    await asyncio.sleep(0)  # reading may be slow, and others use this loop
+                if self.read % _FEW == 0 and (
+                    self.read % _READ_AT_A_STRETCH == 0 or clock.now() - since > _LONGEST_STRETCH
+                ):
+                    await asyncio.sleep(0)
+                    since = clock.now()
         finally:
             close = getattr(items, "close", None)
             if close is not None:

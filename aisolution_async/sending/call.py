@@ -55,10 +55,10 @@ from aisolution_async.sending.states import (
     Started,
     State,
 )
-from aisolution_async.wire.exchange import Lost, Response, exchange
+from aisolution_async.wire.exchange import Lost, exchange
 from aisolution_async.wire.form import Form
 from aisolution_async.wire.reply_headers import support_headers
-from aisolution_async.wire.transport import Flight, PoolTransport
+from aisolution_async.wire.transport import Flight, PoolTransport, Response
 
 _log = logging.getLogger(__name__)
 

@@ -24,7 +24,8 @@ from aisolution_async.errors import (
 )
 from aisolution_async.limits import Signal
 from aisolution_async.wire import envelope
-from aisolution_async.wire.exchange import Lost, Response
+from aisolution_async.wire.exchange import Lost
+from aisolution_async.wire.transport import Response
 
 EARLY = "an answer came before the request was out, so that it is another request's"
 ANOTHER = "answered OK, but for another number than was asked"

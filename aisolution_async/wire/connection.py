@@ -161,10 +161,10 @@ class Connection(asyncio.Protocol):
         """
         return self.done or self.error is not None or self.status >= 400
 
-    async def wait(self) -> None:
-        """Sleeps until the answer is complete, the exchange has failed, or, while writing, there is room again."""
-        self._waiter = self._loop.create_future()
-        await self._waiter
+    def wait(self) -> asyncio.Future[None]:
+        """To be awaited: the answer is complete, the exchange has failed, or, while writing, there is room again."""
+        self._waiter = waiter = self._loop.create_future()
+        return waiter
 
     def drop(self) -> None:
         """Closes at once. An exchange that owns the connection must have ended or be ending."""

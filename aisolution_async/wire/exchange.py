@@ -18,7 +18,7 @@ from aisolution_async.wire.connection import CERTIFICATE_HINT, connect_remedy, r
 from aisolution_async.wire.form import Form
 from aisolution_async.wire.reach import Refused
 from aisolution_async.wire.request import Requests
-from aisolution_async.wire.transport import Flight, Headers, PoolTransport, Withdrawn
+from aisolution_async.wire.transport import Flight, PoolTransport, Response, Withdrawn
 
 MAX_ANSWER_BYTES = 1024 * 1024
 
@@ -30,31 +30,6 @@ _NEVER_LEFT = (
     httpx.ProxyError,
     httpx.UnsupportedProtocol,
 )
-
-
-class Response(NamedTuple):
-    """An HTTP answer, whole and decoded.
-
-    `early`: it came before the request was out. `reused`: its connection was used before. Both as far as the transport
-    says.
-    """
-
-    http_status: int
-    headers: Headers
-    body: bytes
-    early: bool = False
-    reused: bool = False
-
-    @property
-    def retry_after(self) -> str | None:
-        """The header of that name."""
-        for name, value in self.headers:
-            if len(name) == 11 and name.lower() == b"retry-after":
-                return value.decode("latin-1")
-        return None
-
-    def __repr__(self) -> str:
-        return f"<Response, HTTP {self.http_status}>"  # not what it says of people
 
 
 class Lost(NamedTuple):
@@ -86,10 +61,9 @@ async def exchange(
         return Lost(False, _WITHDRAWN)
     try:
         if isinstance(transport, PoolTransport):  # it keeps the deadline itself, at less cost
-            status, headers, body, early, reused = await transport.exchange(
+            return await transport.exchange(
                 requests.origin, requests.head(endpoint, form), form, form.length, flight=flight, timeout=timeout
             )
-            return Response(status, headers, body, early, reused)
         extensions: dict[str, Any] = {"timeout": timeout, "aisolution.flight": flight}
         if isinstance(transport, httpx.AsyncHTTPTransport):
             flight.left = False

@@ -70,6 +70,11 @@ class Form(httpx.SyncByteStream, httpx.AsyncByteStream):
         self._pieces.append(piece)
         self.length += len(piece)
 
+    def whole(self) -> bytes | None:
+        """Take the form, if it is one piece; None if it is not, or if a piece of it was taken already."""
+        pieces = self._pieces
+        return pieces.popleft() if len(pieces) == 1 and len(pieces[0]) == self.length else None
+
     def __iter__(self) -> Iterator[bytes]:
         pieces = self._pieces
         if not pieces and self.length:

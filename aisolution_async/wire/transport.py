@@ -36,6 +36,7 @@ from aisolution_async.errors import ConfigurationError
 from aisolution_async.hiding import NotPickled
 from aisolution_async.wire.connection import Connection, decode_body, frame_head
 from aisolution_async.wire.dial import AddressInfo, dial
+from aisolution_async.wire.form import Form
 from aisolution_async.wire.reuse import Reuse
 
 Origin = tuple[str, str, int]
@@ -76,18 +77,29 @@ class Withdrawn(Exception):  # noqa: N818  # it is an answer, and no fault
     """The leave to send was withdrawn before the first byte left."""
 
 
-class Received(NamedTuple):
-    """An answer, its body whole and decoded.
+class Response(NamedTuple):
+    """An HTTP answer, its body whole and decoded.
 
-    `early`: the answer was complete before the request was out, so that it is another request's, or a refusal.
-    `reused`: another request was sent on the connection before this one.
+    `early`: it was complete before the request was out, so that it is another request's, or a refusal. `reused`:
+    another request was sent on its connection before this one. Both as far as the transport says.
     """
 
-    status: int
+    http_status: int
     headers: Headers
     body: bytes
-    early: bool
-    reused: bool
+    early: bool = False
+    reused: bool = False
+
+    @property
+    def retry_after(self) -> str | None:
+        """The header of that name."""
+        for name, value in self.headers:
+            if len(name) == 11 and name.lower() == b"retry-after":
+                return value.decode("latin-1")
+        return None
+
+    def __repr__(self) -> str:
+        return f"<Response, HTTP {self.http_status}>"  # not what it says of people
 
 
 def default_ssl_context() -> ssl.SSLContext:
@@ -204,46 +216,53 @@ class PoolTransport(NotPickled, httpx.AsyncBaseTransport):
         *,
         flight: Flight,
         timeout: Mapping[str, float | None],
-    ) -> Coroutine[Any, Any, Received]:
+    ) -> Coroutine[Any, Any, Response]:
         """Sends a request as `handle_async_request` does, without httpx's objects, which cost a third of a small call.
 
         `head` is the request line and the headers, Content-Length of `length` included, each line ended, without the
         empty line.
         """
-        body = _Body(head, length, False, "", stream)
-        del head  # it holds the token, and tracebacks show locals
+        whole = stream.whole() if isinstance(stream, Form) else None
+        body = _Body(head, length, False, "", stream) if whole is None else _Whole(head, whole)
+        del head, whole  # it holds the token, and tracebacks show locals
         return self._exchange(origin, body, flight, timeout, headless=False)
 
     async def _exchange(
-        self, origin: Origin, body: _Body, flight: Flight, timeout: Mapping[str, float | None], *, headless: bool
-    ) -> Received:
+        self,
+        origin: Origin,
+        body: _Body,
+        flight: Flight,
+        timeout: Mapping[str, float | None],
+        *,
+        headless: bool,
+    ) -> Response:
         loop = asyncio.get_running_loop()
         flight.left = False
         deadline = math.inf if flight.deadline is None else flight.deadline
         if loop is not self._loop:
             self._bind(loop)
-        if self._closed:
-            raise RuntimeError("the transport is closed")
-        body.check()
-        if origin[0] not in _PORTS or not origin[1]:
-            raise httpx.UnsupportedProtocol("only https:// and http:// with a host")
+        if self._closed or body.fault or origin[0] not in _PORTS or not origin[1]:
+            raise self._refusal(body.fault)
         if body.asynchronous:
             # Before there is a connection, as it may take for ever; other bodies encode only once there is one.
             await body.fetch(deadline, httpx.PoolTimeout)
-        conn = self._take_idle(origin, loop.time())
+        now = loop.time()
+        conn = self._take_idle(origin, now)
         if conn is None:
             conn = await self._acquire(origin, timeout, deadline)
+            now = loop.time()
         try:
             self._may_dial(origin[1])
-            if not body.asynchronous:
+            if body.more and not body.asynchronous:
                 body.encode()
-            now = loop.time()
-            flight.check(now)
+                now = loop.time()
+            if now >= deadline or flight.may_leave is not None:
+                flight.check(now)
             read_timeout = _seconds(timeout.get("read"))
-            conn.began = now
             conn.begin(headless=headless, read_timeout=read_timeout, deadline=deadline)
-            conn.expires = min(now + read_timeout, deadline)
-            self._arm(conn.expires)
+            conn.began, conn.expires = now, min(now + read_timeout, deadline)
+            if conn.expires < self._timer_at:
+                self._arm(conn.expires)
             flight.left = True
             conn.write(body.take())
             if conn.paused or body.more:
@@ -302,6 +321,14 @@ class PoolTransport(NotPickled, httpx.AsyncBaseTransport):
 
     # One exchange.
 
+    def _refusal(self, fault: str) -> Exception:
+        """Why a request is not even tried; `fault` is what is wrong with its head."""
+        if self._closed:
+            return RuntimeError("the transport is closed")
+        if fault:
+            return httpx.LocalProtocolError(fault)
+        return httpx.UnsupportedProtocol("only https:// and http:// with a host")
+
     async def _send_rest(self, conn: Connection, body: _Body, write_timeout: float, deadline: float) -> None:
         """Sends piece after piece, each when the one before it has left our memory, until the answer forbids more."""
         assert self._loop is not None
@@ -326,7 +353,7 @@ class PoolTransport(NotPickled, httpx.AsyncBaseTransport):
                 conn.write(body.take())
         conn.writing = False
 
-    def _finish(self, conn: Connection, flight: Flight, *, whole: bool) -> Received:
+    def _finish(self, conn: Connection, flight: Flight, *, whole: bool) -> Response:
         """Parts from the connection, and gives what it read, or raises its error."""
         assert self._loop is not None
         reused = conn.requests > 1
@@ -357,7 +384,7 @@ class PoolTransport(NotPickled, httpx.AsyncBaseTransport):
         content = pieces[0] if len(pieces) == 1 else b"".join(pieces)
         if codings and content:
             content = decode_body(content, codings, self._max_body)
-        return Received(status, headers, content, not whole, reused)
+        return Response(status, headers, content, not whole, reused)
 
     # The pool.
 
@@ -446,10 +473,14 @@ class PoolTransport(NotPickled, httpx.AsyncBaseTransport):
             keep = min(keep, conn.reuse.longest(self._loop.time()))
         if keep <= 0 or not conn.usable():
             conn.drop()
-        elif (waiter := self._first_in_line()) is None:
-            conn.idle_until = conn.idle_since + keep
-            self._idle.setdefault(conn.origin, {})[conn] = None
-            self._arm(conn.idle_until)
+        elif not self._line or (waiter := self._first_in_line()) is None:
+            conn.idle_until = until = conn.idle_since + keep
+            idle = self._idle.get(conn.origin)
+            if idle is None:
+                idle = self._idle[conn.origin] = {}
+            idle[conn] = None
+            if until < self._timer_at:
+                self._arm(until)
         elif self._line[waiter][0] == conn.origin:
             del self._line[waiter]
             waiter.set_result(conn)
@@ -669,7 +700,7 @@ class PoolTransport(NotPickled, httpx.AsyncBaseTransport):
 class _Body:
     """A request as it goes out: the head and the first piece of the body, then piece after piece, framed."""
 
-    __slots__ = ("_chunked", "_fault", "_later", "_pending", "_pieces", "_remaining", "asynchronous", "more")
+    __slots__ = ("_chunked", "_later", "_pending", "_pieces", "_remaining", "asynchronous", "fault", "more")
 
     def __init__(
         self,
@@ -679,18 +710,15 @@ class _Body:
         fault: str,
         stream: httpx.SyncByteStream | httpx.AsyncByteStream,
     ) -> None:
-        self._pending, self._remaining, self._chunked, self._fault = head, length, chunked, fault
+        self._pending, self._remaining, self._chunked = head, length, chunked
+        self.fault = fault
+        """Why the head would be read as something else than was meant; empty if it would not."""
         self.more = True
         self.asynchronous = not isinstance(stream, httpx.SyncByteStream)
         if isinstance(stream, httpx.SyncByteStream):
             self._pieces: Iterator[bytes] = filter(None, stream)
         else:
             self._later = (piece async for piece in stream if piece)
-
-    def check(self) -> None:
-        """Raises `httpx.LocalProtocolError` for a head that would be read as something else than was meant."""
-        if self._fault:
-            raise httpx.LocalProtocolError(self._fault)
 
     def encode(self) -> None:
         """Makes the next piece of the caller's synchronous stream."""
@@ -729,6 +757,16 @@ class _Body:
             self._remaining = remaining
             self.more = remaining > 0
         self._pending = b"".join((head, b"\r\n", piece)) if head else piece
+
+
+class _Whole(_Body):
+    """A request of a head that is right and a body in one piece, made in a third of the time."""
+
+    __slots__ = ()
+
+    def __init__(self, head: bytes, piece: bytes) -> None:
+        self._pending = b"%b\r\n%b" % (head, piece)
+        self.fault, self.asynchronous, self.more = "", False, False
 
 
 def _no_limit(host: str) -> None:

@@ -18,7 +18,7 @@ from urllib.parse import parse_qs
 import httpx
 import pybase64
 
-from aisolution_async.wire.transport import Flight, Origin, PoolTransport, Received
+from aisolution_async.wire.transport import Flight, Origin, PoolTransport, Response
 
 from .vendor import ANSWERED, CHECKING, FLYING, KINDS, UNKNOWN, UNSENT, Request
 
@@ -63,7 +63,7 @@ class Pool(PoolTransport):
         *,
         flight: Flight,
         timeout: Mapping[str, float | None],
-    ) -> Received:
+    ) -> Response:
         """See the real one. Whoever asked knows afterwards what this returns or raises."""
         world, process = self._world, self._process
         flight.left = False
