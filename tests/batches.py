@@ -48,14 +48,19 @@ class Desk:
     def __init__(self) -> None:
         self.waiting: asyncio.Queue[Request] = asyncio.Queue()
         """The requests that came, oldest first."""
+        self._came: list[Request] = []
 
     @asynccontextmanager
     async def client(self, **options: Any) -> AsyncIterator[AsyncClient]:
         """A client of it, on the library's own pool."""
         async with await asyncio.start_server(self._serve, "127.0.0.1", 0) as server:
             port = server.sockets[0].getsockname()[1]
-            async with AsyncClient(TOKEN, base_url=f"http://127.0.0.1:{port}", **options) as client:
-                yield client
+            try:
+                async with AsyncClient(TOKEN, base_url=f"http://127.0.0.1:{port}", **options) as client:
+                    yield client
+            finally:
+                for request in self._came:  # a server ends when its connections have, and nobody answers these any more
+                    request.body.cancel()
 
     async def answer_all(self) -> None:
         """From now on, answer each request as it comes."""
@@ -67,11 +72,12 @@ class Desk:
             while head := await reader.readuntil(b"\r\n\r\n"):
                 length = int(head.lower().split(b"content-length: ")[1].split(b"\r\n")[0])
                 request = Request(parse_qs((await reader.readexactly(length)).decode()))
+                self._came.append(request)
                 self.waiting.put_nowait(request)
                 body = await request.body
                 writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
-        except (asyncio.IncompleteReadError, ConnectionError):
-            pass
+        except (asyncio.IncompleteReadError, ConnectionError, asyncio.CancelledError):
+            pass  # nobody asks any more, or waits for an answer
         finally:
             writer.close()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import shutil
 import ssl
 import tempfile
 import threading
@@ -34,6 +35,13 @@ COVERAGE = ("COVERAGE_PROCESS_CONFIG", "COVERAGE_PROCESS_START")
 
 # Where the tests were started.
 HERE = Path.cwd()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Children need not compile what an earlier one did, also where no bytecode is to be written beside the source."""
+    if os.environ.pop("PYTHONDONTWRITEBYTECODE", "") and "PYTHONPYCACHEPREFIX" not in os.environ:
+        compiled = os.environ["PYTHONPYCACHEPREFIX"] = tempfile.mkdtemp(prefix="aisolution-compiled-")
+        config.add_cleanup(lambda: shutil.rmtree(compiled, ignore_errors=True))
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)

@@ -84,8 +84,9 @@ class Service:
         assert process.stdout is not None
         self.url = url
         self.process = process
-        self._first = output
-        self._rest = asyncio.create_task(process.stdout.read())
+        self._output = output
+        self._read = asyncio.Condition()
+        self._rest = asyncio.create_task(self._keep_reading(process.stdout))
 
     def terminate(self) -> None:
         """Ask it to end: SIGTERM."""
@@ -97,9 +98,20 @@ class Service:
 
     async def ended(self) -> str:
         """What it wrote, to the end."""
-        rest = (await asyncio.wait_for(self._rest, LAST_RESORT)).decode()
+        await asyncio.wait_for(self._rest, LAST_RESORT)
         await self.process.wait()
-        return self._first + rest
+        return self._output
+
+    async def says(self, text: str) -> None:
+        """Return once it wrote this."""
+        async with asyncio.timeout(LAST_RESORT), self._read:
+            await self._read.wait_for(lambda: text in self._output)
+
+    async def _keep_reading(self, output: asyncio.StreamReader) -> None:
+        while piece := await output.read(1 << 16):
+            async with self._read:
+                self._output += piece.decode()
+                self._read.notify_all()
 
     async def refuses(self) -> None:
         """Return once nobody new is let in.

@@ -58,6 +58,7 @@ from aisolution_async.sandbox import Sandbox
 from aisolution_async.sandbox.clock import Clock
 from aisolution_async.sandbox.faults import Fault
 
+from .commands import settled
 from .services import UNDER_UVICORN, assert_clean, curl, done, example, serving, state_of, two_workers_run_a_list
 from .support import NUMBER, Vendor, in_turn, ok_whatsapp, picture, says
 from .support import client_of as client_on
@@ -158,25 +159,23 @@ async def test_a_list_of_a_killed_worker_is_finished_by_the_other(source: str, t
 async def test_a_list_under_way_is_left_with_grace(source: str, tmp_path: Path) -> None:
     clock = Clock(ticking=False)
     async with Sandbox(clock=clock) as sandbox, httpx.AsyncClient() as user:
-        numbers = {str(n): sandbox.number("yes").removesuffix("000") + f"{n:03}" for n in range(300, 400)}
+        numbers = {str(n): number for n, number in enumerate(settled(100))}
         sandbox.faults.add(Fault("latency", seconds=20))
         async with serving(source, UNDER_UVICORN, tmp_path, sandbox, HTTP="auto") as service:
             await user.put(f"{service.url}/lists/monday", json=numbers)
             while sandbox.requests["gliswadetail"] < 50:
                 await asyncio.sleep(0.01)
             service.terminate()
-            await service.refuses()
-            ended = asyncio.create_task(service.ended())
-            while not ended.done():
-                clock.advance(20)
-                await asyncio.sleep(0.01)
-            assert_clean(ended.result())
+            await service.says("Waiting for application shutdown")  # and not only for requests: no more is sent
+            clock.advance(20)
+            assert_clean(await service.ended())
         paid = sandbox.bill.charged
+        assert paid == sandbox.requests["gliswadetail"] == 50
         sandbox.faults.clear()
         async with serving(source, UNDER_UVICORN, tmp_path, sandbox, HTTP="auto") as service:
             state, results = await done(user, f"{service.url}/lists/monday")
     assert (state["ok"], state["held"]) == (len(numbers), 0), [row for row in results if row["error"]]
-    assert 0 < paid < sandbox.bill.charged == sum(row["charge"] == "charged" for row in results)
+    assert sandbox.bill.charged == sum(row["charge"] == "charged" for row in results) == len(numbers)
 
 
 async def test_more_than_a_client_may_be_opened(tmp_path: Path) -> None:

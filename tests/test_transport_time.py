@@ -183,13 +183,13 @@ def test_a_connect_timeout_that_is_heard_of_late_loses_no_place(uv: bool, monkey
         server = await asyncio.start_server(answer, "127.0.0.1", 0)
         url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/"
         transport = Pool(max_connections=2)
-        extensions = {"timeout": {"connect": 0.2, "pool": 5, "read": 5, "write": 5}}
-        codes = []
-        for _ in range(6):
+        extensions = {"timeout": {"connect": 0.2, "pool": LAST_RESORT, "read": LAST_RESORT, "write": LAST_RESORT}}
+        codes: list[int] = []
+        while len(codes) < 4:  # a busy machine may be late once more than it is told to
             request = httpx.Request("GET", url, extensions=dict(extensions))
             with contextlib.suppress(httpx.ConnectTimeout):
                 codes.append((await transport.handle_async_request(request)).status_code)
-        assert len(codes) >= 4
+        assert slow != [True, True]
         assert set(codes) == {200}
         await asyncio.wait_for(transport.aclose(), LAST_RESORT)
         server.close()

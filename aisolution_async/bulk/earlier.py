@@ -324,10 +324,10 @@ class Earlier:
         # One that was bought accounts for one row that was paid for, and for all that ask the same.
         for source in range(number):
             db.execute(
-                """DELETE FROM found WHERE source = ?1 AND digest IN (
-                    SELECT digest FROM found JOIN answers USING (digest) WHERE source = ?1
+                """DELETE FROM found WHERE source = ? AND digest IN (
+                    SELECT digest FROM found JOIN answers USING (digest) WHERE source = ?
                     GROUP BY digest HAVING bought >= max(1, sum(paid)))""",
-                (source,),
+                (source, source),
             )
 
     def _found(self, given_up: threading.Event) -> Iterator[tuple[int, int, int, int | None, bool]]:

@@ -11,8 +11,8 @@ from aisolution_async.ledger.store import Ask, Held, Stored
 
 _EARLIER = f"""SELECT state, started_at, elapsed, status, http_status, error, number, holds, answer, reply FROM attempts
     WHERE identity = ? AND (answer OR holds = {HOLDS}) ORDER BY id DESC"""
-_KNOWN = """SELECT EXISTS (SELECT 1 FROM attempts WHERE identity = ?1)
-    OR EXISTS (SELECT 1 FROM intents WHERE identity = ?1)"""
+_KNOWN = """SELECT EXISTS (SELECT 1 FROM attempts WHERE identity = ?)
+    OR EXISTS (SELECT 1 FROM intents WHERE identity = ?)"""
 # One row, and so one step: each step of SQLite gives up the interpreter's lock, which a busy event loop gives back
 # after 5 ms. The separators are in none of these texts: JSON escapes them, and a status is a word.
 _AT_ONCE = 128
@@ -69,7 +69,7 @@ def find(sql: Sql, asks: Sequence[Ask], now: int) -> list[Stored | None]:
 
 def knows(sql: Sql, ask: Ask) -> bool:
     """Whether there was any attempt at this question, whatever came of it."""
-    return bool(sql(_KNOWN, (ask.identity,)).fetchone()[0])
+    return bool(sql(_KNOWN, (ask.identity, ask.identity)).fetchone()[0])
 
 
 def is_young(row: Row, ask: Ask, now: int) -> bool:
