@@ -514,20 +514,33 @@ async def test_what_a_server_records_too_late_for_who_asked(server_url: str, end
             await start(other)
 
 
-async def test_a_server_that_lost_its_memory_is_refused(server_url: str) -> None:
+@pytest.mark.parametrize("last", ["begin", "end"])
+async def test_a_server_that_lost_its_memory_is_refused(server_url: str, last: str) -> None:
+    """As a standby is that took over, and lacks the last commit. Its sequence is ahead of its rows."""
     async with ledger_at(server_url, patience=0.0) as ledger:
-        for number in range(3):
-            await do(ledger, answered(), number)
-        started = await start(ledger, 3)
-        rows(server_url, "SELECT setval('ids', 1)")  # as a standby that took over, and lacks the last commits
+        ended, started = await start(ledger, 1), await start(ledger, 2)
+        await ledger.end(ended, answered())
+        lost = "attempts"
+        if last == "begin":
+            started = await start(ledger, 3)
+            lost = f"intents WHERE id = {started.id}"
+        rows(server_url, f"CREATE TABLE kept AS SELECT * FROM {lost}; DELETE FROM {lost}")
         await on_book(ledger, lambda book: book._disconnect())
         for _ in range(2):
             with pytest.raises(LedgerError, match="is not what it was"):
-                await ledger.begin(ask(ledger, 9))
+                await ledger.begin(ask(ledger, 4))
         with pytest.raises(LedgerError, match="is not what it was"):
             await ledger.end(started, answered())
-        rows(server_url, "SELECT setval('ids', 100)")
-        assert isinstance(await ledger.begin(ask(ledger, 3)), Stored)
+        rows(server_url, f"INSERT INTO {lost.partition(' ')[0]} SELECT * FROM kept")
+        assert isinstance(await ledger.begin(ask(ledger, 3 if last == "begin" else 2)), Stored)
+
+
+async def test_a_server_that_was_made_anew_is_refused(server_url: str) -> None:
+    async with ledger_at(server_url, patience=0.0) as ledger:
+        rows(server_url, "UPDATE book SET hash_key = 'another'")
+        await on_book(ledger, lambda book: book._disconnect())
+        with pytest.raises(LedgerError, match="is not what it was"):
+            await ledger.begin(ask(ledger))
 
 
 async def test_who_waits_for_others_asks_once_for_all(ledger_of_another: tuple[AnyLedger, AnyLedger]) -> None:

@@ -73,7 +73,12 @@ _STRAY = "its leave was lost with the connection to the ledger"
 _EXCHANGE = "SELECT * FROM ledger.exchange(%s, %s, %s, %s, %s, %s, %s::jsonb, %s::jsonb)"
 _ENTER = """INSERT INTO ledger.owners (host, pid, expires_at)
     VALUES (%s, %s, clock_timestamp() + make_interval(secs => %s)) RETURNING id"""
-_DEAD = "SELECT id FROM ledger.owners WHERE NOT ended AND expires_at < clock_timestamp() ORDER BY id"
+_LEFT_OVER = """SELECT id, false FROM ledger.owners WHERE NOT ended AND expires_at < clock_timestamp()
+    UNION ALL SELECT id, true FROM ledger.intents WHERE owner = %s AND id <> ALL (%s::bigint[]) ORDER BY 2, 1"""
+_REMEMBERS = """SELECT hash_key, ARRAY(
+        SELECT id FROM ledger.attempts WHERE id = %s UNION SELECT id FROM ledger.intents WHERE owner = %s AND id = %s
+        UNION SELECT id FROM ledger.attempts WHERE id = %s
+    ) FROM ledger.book"""
 _SUMS = """SELECT (SELECT max_charges FROM ledger.book), (SELECT granted FROM ledger.book),
     coalesce(sum(attempts) FILTER (WHERE state = 'charged'), 0)::bigint,
     coalesce(sum(attempts) FILTER (WHERE state = 'unknown'), 0)::bigint,
@@ -132,7 +137,8 @@ class SharedBook:
         self._share_until = 0.0  # when to look again what it is
         self._owner = 0
         self._known: dict[int, Started] = {}  # under way, as far as this process knows
-        self._last_id = 0
+        self._last_begun = 0
+        self._last_ended = 0
         self._used_up = (0.0, "")  # until when the budget is known to be used up, and how
         self.closed = False
         self.renews_at = clock.continuous() + terms.lease / 3
@@ -142,7 +148,7 @@ class SharedBook:
         db = server.connect(place)
         try:
             self.hash_key = server.prepare(db, place)
-            self._bury_dead(db)
+            self._tidy(db)
             self._enter(db)
         except BaseException:
             db.close()
@@ -181,6 +187,7 @@ class SharedBook:
             rows = self._exchange([asks[n] for n in left], ends)
             for started, _result in ends:
                 self._known.pop(started.id, None)
+                self._last_ended = started.id
             ends = ()
             if rows and rows[-1][0] == "fenced":
                 self._enter_anew()
@@ -196,8 +203,7 @@ class SharedBook:
         """Tell the others that this owner is alive, and bury those that are not."""
         if self._exchange((), ()):
             self._enter_anew()
-        self._do(self._end_strays)
-        self._do(self._bury_dead)
+        self._do(self._tidy)
 
     def keep_share(self) -> float:
         """Take what is this owner's of a rate, where it is time for that. Returns the seconds to the next renewal."""
@@ -279,7 +285,7 @@ class SharedBook:
             else:
                 price = max(self._terms.prices.get(asks[n].endpoint, 0), 0)
                 found[n] = self._known[id_] = Started(id_, asks[n], price, lease=self.lease, borrows=id_ in lent)
-                self._last_id = max(self._last_id, id_)
+                self._last_begun = max(self._last_begun, id_)
         self._make_way(dead, mine)
         return again
 
@@ -491,8 +497,12 @@ class SharedBook:
 
     def _look_whether_it_is_the_same(self, db: server.Connection) -> None:
         """A copy took the server's place, maybe, which lacks what was recorded last."""
-        row = db.execute(self._sql("SELECT hash_key, (SELECT last_value FROM ledger.ids) FROM ledger.book")).fetchone()
-        if row is None or bytes(row[0]) != self.hash_key or row[1] < self._last_id:
+        # A log has commits in their order: where the last one is, all are. The sequence is no evidence, as it is logged
+        # ahead.
+        values = (self._last_begun, self._owner, self._last_begun, self._last_ended)
+        row = db.execute(self._sql(_REMEMBERS), values).fetchone()
+        wanted = {0, self._last_begun, self._last_ended}
+        if row is None or bytes(row[0]) != self.hash_key or not wanted <= {0, *row[1]}:
             raise LedgerError(
                 f"the ledger {self._place} is not what it was: it lacks attempts that were recorded, and what it "
                 "forgot would be paid for again. Bring back the server that had them, or settle what was lost; then "
@@ -560,9 +570,13 @@ class SharedBook:
         self.lease.until = 0.0
         self._do(self._enter)
 
-    def _bury_dead(self, db: server.Connection) -> None:
-        for (owner,) in db.execute(self._sql(_DEAD)).fetchall():
-            db.execute(self._sql("SELECT ledger.bury(%s, false, %s)"), (owner, DIED))
+    def _tidy(self, db: server.Connection) -> None:
+        """Bury who is dead, and end what nobody was told of."""
+        for id_, is_stray in db.execute(self._sql(_LEFT_OVER), (self._owner, list(self._known))).fetchall():
+            if is_stray:
+                self._end_strays(db)
+                break
+            db.execute(self._sql("SELECT ledger.bury(%s, false, %s)"), (id_, DIED))
 
 
 def _ended(started: Started, result: Result) -> tuple[Any, ...]:

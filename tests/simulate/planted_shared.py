@@ -72,7 +72,6 @@ _DEAD = _LIMIT + "what_is_left_by_the_dead_is_given_back"
 _LATE = _SHARED + "a_late_answer_replaces_unknown_once"
 _REFUSED = _LIMIT + "the_database_itself_refuses_an_overspend_and_keeps_what_ended"
 _OVER = _SHARED + "what_must_be_over_may_be_sent_again"
-_STRAY = _SHARED + "a_begin_whose_commit_is_unknown_is_ended_as_not_sent"
 _WIRE = _LEASES + "a_lease_that_ends_on_the_way_to_the_wire"
 _ROOM = _LEASES + "who_wants_leave_waits_for_who_changes_what_there_is"
 
@@ -128,7 +127,7 @@ PLANTS: dict[str, Plant] = {
     "the dead are found by nobody who asks": _sql(
         "exchange", _LATE, ("h.ended OR h.expires_at < clock_timestamp()", "h.ended")
     ),
-    "the dead are not buried by who opens": _py("ledger/shared", _DEAD, ("            self._bury_dead(db)\n", "")),
+    "the dead are not buried by who opens": _py("ledger/shared", _DEAD, ("            self._tidy(db)\n", "")),
     "what the dead had under way was not sent": _sql(
         "bury", _DEAD, ("ELSE 'unknown' END::ledger.state AS", "ELSE 'not sent' END::ledger.state AS")
     ),
@@ -275,12 +274,17 @@ PLANTS: dict[str, Plant] = {
     ),
     # A server that goes away.
     "begins that nobody was told of stay under way": _py(
-        "ledger/shared", _STRAY, ("            self._end_strays(db)\n", "")
+        "ledger/shared",
+        _SHARED + "what_was_lent_to_a_begin_that_nobody_was_told_of_is_given_back",
+        ("(db)\n            self._end_strays(db)\n", "(db)\n"),
     ),
     "begins that are under way are ended with those that nobody was told of": _py(
         "ledger/shared",
         _LEASES + "what_is_under_way_stays_so_where_the_connection_is_lost",
-        (" AND id <> ALL (%s::bigint[])", " AND %s::bigint[] IS NOT NULL"),
+        (
+            'owner = %s AND id <> ALL (%s::bigint[])"""\n        rows',
+            'owner = %s AND %s::bigint[] IS NOT NULL"""\n        rows',
+        ),
     ),
     "what was lent to a begin that nobody was told of is gone": _py(
         "ledger/shared",
@@ -298,7 +302,27 @@ PLANTS: dict[str, Plant] = {
         ("if clock.continuous() >= self._lost_at + self._terms.patience:", "if True:"),
     ),
     "a server that forgot is taken for the same": _py(
-        "ledger/shared", _SHARED + "a_server_that_lost_its_memory_is_refused", (" or row[1] < self._last_id", "")
+        "ledger/shared", _SHARED + "a_server_that_lost_its_memory_is_refused", (" or not wanted <= {0, *row[1]}", "")
+    ),
+    "a server that forgot no more than an end is taken for the same": _py(
+        "ledger/shared",
+        _SHARED + "a_server_that_lost_its_memory_is_refused",
+        ("                self._last_ended = started.id\n", ""),
+    ),
+    "what a server records after its connection was lost is in the way for good": _py(
+        "ledger/shared",
+        _SHARED + "a_server_that_goes_on_after_its_connection_was_lost",
+        ("if not mine <= self._known.keys():", "if False:"),
+    ),
+    "what a server records too late for who asked is in the way of others": _py(
+        "ledger/shared",
+        _SHARED + "what_a_server_records_too_late_for_who_asked",
+        ("            if is_stray:\n                self._end_strays(db)\n", "            if is_stray:\n"),
+    ),
+    "who leaves holds what a server recorded too late": _py(
+        "ledger/shared",
+        _SHARED + "what_a_server_records_too_late_for_who_asked",
+        ("  # nothing more is sent\n        self._do(self._end_strays)\n", "  # nothing more is sent\n"),
     ),
 }
 
