@@ -24,7 +24,7 @@ from aisolution_async import (
 from aisolution_async.api import CALLS, Endpoint
 from aisolution_async.charges import Attempt
 from aisolution_async.limits import Signal
-from aisolution_async.sending.finding import Finding, of_fault, of_loss, of_response
+from aisolution_async.sending.finding import Finding, may_be_bought, of_fault, of_loss, of_response
 from aisolution_async.wire.exchange import Lost
 from aisolution_async.wire.transport import Response
 
@@ -116,11 +116,38 @@ def test_an_undocumented_status_or_two_of_them_is_unknown_but_where_nothing_is_c
     assert isinstance(error_of(found, name), UnknownStatusError | OutcomeUnknownError)
 
 
+def test_an_undocumented_status_is_recorded_as_far_as_it_is_a_few_plain_words() -> None:
+    assert judged("facecompare", said("what " * 60)).status == ("what " * 16)[:80]
+    assert judged("facecompare", said("FAIL")).status == "FAIL"
+
+
+def test_the_headers_of_a_reply_are_nobodys_business() -> None:
+    assert not judged("delface", said("OK"), retry_after="7").headers
+
+
+@pytest.mark.parametrize(
+    ("charges", "lost", "may"),
+    [
+        ([FREE], False, False),
+        ([FREE, CHARGED], False, True),
+        ([UNKNOWN, FREE], False, True),
+        ([CHARGED], True, True),
+        ([FREE], True, True),
+    ],
+)
+def test_a_call_that_cost_money_or_may_have_is_not_bought_for_who_asks_the_same(
+    charges: list[Charge], lost: bool, may: bool
+) -> None:
+    error = (OutcomeUnknownError if lost else RetryLaterError)("it failed")
+    assert may_be_bought([attempt_of(charge) for charge in charges], error) is may
+
+
 @pytest.mark.parametrize("name", ENDPOINTS)
 @pytest.mark.parametrize(("http", "body"), REFUSALS)
 def test_a_refusal_without_an_envelope_is_free(name: str, http: int, body: bytes) -> None:
     found = judged(name, body, http, retry_after="7")
     later = http in (429, 503)
+    assert (found.status, found.headers) == (None, [(b"Retry-After", b"7")])
     assert (found.charge, found.repeatable, found.retry_after) == (FREE, later, 7.0 if later else None)
     assert found.signal is (Signal.OVERLOADED if later else Signal.ANSWERED)
     assert type(error_of(found)) is (RetryLaterError if later else RefusedError)
@@ -130,7 +157,7 @@ def test_a_refusal_without_an_envelope_is_free(name: str, http: int, body: bytes
 @pytest.mark.parametrize(("http", "body"), NOTHING)
 def test_anything_else_without_an_envelope_is_unknown_and_kept(name: str, http: int, body: bytes) -> None:
     found = judged(name, body, http)
-    assert (found.charge, found.repeatable, found.signal) == (UNKNOWN, False, Signal.BROKEN)
+    assert (found.charge, found.repeatable, found.signal, found.status) == (UNKNOWN, False, Signal.BROKEN, None)
     error = error_of(found)
     assert isinstance(error, OutcomeUnknownError)
     assert (error.body, error.http_status) == (body, http)
