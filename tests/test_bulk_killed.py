@@ -19,7 +19,7 @@ ROWS = 9
 LOST = 7  # the vendor charges the row that ends in this, and its answer never arrives
 
 CHILD = """
-import asyncio, json, os, shutil, signal, sys
+import asyncio, gc, json, os, shutil, signal, sys
 from pathlib import Path
 from aisolution_async import AsyncClient, Ledger, WhatsAppDetail
 from aisolution_async.bulk import run_bulk
@@ -100,15 +100,21 @@ def run_again():
         Path("mended.csv").unlink()
     asyncio.run(bulk())
 
-os.fsync = lambda file: None  # a process that is killed loses nothing that it wrote
-number, code = 0, -9
-while code:
-    number += step
+def begin(number):
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
     os.chdir(folder)
     lines = [f"R{row},+62813{number:04}{row:04}\\n" for row in range(rows)]
     Path("in.csv").write_text("ref,number\\n" + "".join(lines) + "B,bad\\n")
+
+os.fsync = lambda file: None  # a process that is killed loses nothing that it wrote
+begin(0)
+asyncio.run(bulk())  # what is imported on the way is imported once, and not in each that is forked
+gc.freeze()
+number, code = 0, -9
+while code:
+    number += step
+    begin(number)
     if kind != "nothing":
         assert forked(prepare) == (-9 if kind == "killed" else 0)
         if kind == "unrecorded":  # the output and its part have the only copy
@@ -153,8 +159,10 @@ class Billing:
 @pytest.mark.parametrize(
     ("kind", "output", "step"),
     [
-        *((kind, "out.csv", 1) for kind in ("nothing", "finished", "killed", "unrecorded")),
-        *((kind, "out.xlsx", 4) for kind in ("nothing", "unrecorded")),
+        ("unrecorded", "out.csv", 1),
+        *((kind, "out.csv", 3) for kind in ("nothing", "finished", "killed")),
+        *((kind, "out.xlsx", 7) for kind in ("nothing", "unrecorded")),
+        *(pytest.param(kind, "out.csv", 1, marks=pytest.mark.long) for kind in ("nothing", "finished", "killed")),
         *(pytest.param(kind, "out.xlsx", 1, marks=pytest.mark.long) for kind in ("nothing", "unrecorded")),
     ],
 )

@@ -578,7 +578,7 @@ async def test_no_secret_is_in_the_file(ledger_path: Path) -> None:
 
 
 @pytest.mark.no_cover
-@pytest.mark.parametrize("seed", [1, 2])
+@pytest.mark.parametrize("seed", [1, pytest.param(2, marks=pytest.mark.long)])
 async def test_kill_nine(seed: int, tmp_path: Path) -> None:
     """`python -m tests.crash 50 --kind batch` runs fifty of these, with 5,000 calls each."""
     assert await one_round(tmp_path, random.Random(seed), calls=1200) > 1

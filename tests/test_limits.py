@@ -69,7 +69,7 @@ async def run_for(seconds: float, vendor: Vendor, **options: Any) -> None:
 
 
 @pytest.mark.no_cover
-@pytest.mark.parametrize("latency", [0.01, 0.05, 0.2])
+@pytest.mark.parametrize("latency", [0.01, pytest.param(0.05, marks=pytest.mark.long), 0.2])
 @virtual
 async def test_adaptive_finds_what_the_vendor_can_do(latency: float) -> None:
     busy = Busy((0, 300), latency=latency)
