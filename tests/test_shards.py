@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import csv
+import errno
 import json
 import os
 import signal
@@ -106,6 +107,22 @@ async def test_what_is_done_is_not_run_again_unless_its_list_changed(tmp_path: P
     assert (await folder_run(lists, out, place, vendor)).finished == 1
     assert len(vendor.requests) == 2
     assert len(answered(out)) == 10
+
+
+async def test_a_disk_without_hard_links_will_do(
+    tmp_path: Path, place: Path | str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def link(*_: object) -> None:
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+
+    monkeypatch.setattr(os, "link", link)
+    lists, out = tmp_path / "lists", tmp_path / "out"
+    write_lists(lists, 2)
+    for finished in (1, 0):
+        assert (await folder_run(lists, out, place)).finished == finished
+    assert {path.name for path in (out / "_bulk").iterdir()} == {
+        *("folder.id", "folder.lock", "folder.run", "part-0.csv.done", "part-0.csv.run")
+    }
 
 
 async def test_what_is_asked_otherwise_is_not_done(tmp_path: Path, place: Path | str) -> None:
