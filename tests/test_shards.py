@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import csv
+import errno
 import json
 import os
 import signal
@@ -19,7 +20,7 @@ from uuid import UUID, uuid4
 import httpx
 import pytest
 
-from aisolution_async import ConfigurationError, FaceCompare, IdHolding, WhatsAppDetail
+from aisolution_async import ConfigurationError, FaceCompare, IdHolding, LedgerError, WhatsAppDetail
 from aisolution_async.bulk import BulkError, BulkOptions, FolderRun, FolderSummary, run_folder
 from aisolution_async.bulk.outputs import Output, UnwrittenError
 from aisolution_async.bulk.photos import _Match
@@ -106,6 +107,22 @@ async def test_what_is_done_is_not_run_again_unless_its_list_changed(tmp_path: P
     assert (await folder_run(lists, out, place, vendor)).finished == 1
     assert len(vendor.requests) == 2
     assert len(answered(out)) == 10
+
+
+async def test_a_disk_without_hard_links_will_do(
+    tmp_path: Path, place: Path | str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def link(*_: object) -> None:
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+
+    monkeypatch.setattr(os, "link", link)
+    lists, out = tmp_path / "lists", tmp_path / "out"
+    write_lists(lists, 2)
+    for finished in (1, 0):
+        assert (await folder_run(lists, out, place)).finished == finished
+    assert {path.name for path in (out / "_bulk").iterdir()} == {
+        *("folder.id", "folder.lock", "folder.run", "part-0.csv.done", "part-0.csv.run")
+    }
 
 
 async def test_what_is_asked_otherwise_is_not_done(tmp_path: Path, place: Path | str) -> None:
@@ -502,6 +519,33 @@ async def test_a_results_name_that_could_not_be_given_leaves_the_shard(server_ur
         assert await theirs.take("a") is Took.BUSY
         await mine.let_go("a")
         assert await theirs.take("a") is Took.TAKEN
+
+
+@pytest.mark.parametrize("patience", [10.0, 0.0])
+async def test_a_server_that_is_away_when_a_shard_is_done_is_waited_for(
+    server_url: str, monkeypatch: pytest.MonkeyPatch, patience: float
+) -> None:
+    from aisolution_async.ledger import server
+
+    real, times = server.connect, []
+
+    def connect(*given: Any) -> Any:
+        times.append(given)
+        if len(times) < 3:
+            raise running().psycopg.OperationalError("the database system is starting up")
+        return real(*given)
+
+    async with ledger_at(server_url, patience=patience) as ledger:
+        shards = shards_of(ledger, uuid4())
+        assert await shards.take("a") is Took.TAKEN
+        monkeypatch.setattr(server, "connect", connect)
+        if patience:
+            async with shards.finishing("a") as finish:
+                assert finish is not None
+        else:
+            with pytest.raises(LedgerError, match="starting up"):
+                async with shards.finishing("a"):
+                    """Nobody comes here."""
 
 
 async def test_a_ledger_of_version_1_is_brought_up(server_url: str, monkeypatch: pytest.MonkeyPatch) -> None:

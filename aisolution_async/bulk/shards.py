@@ -48,6 +48,7 @@ from aisolution_async.errors import AISolutionError, ConfigurationError
 from aisolution_async.ledger import Balance, LedgerError, Store, open_ledger
 from aisolution_async.ledger.shards import OnlyWorker, Shards, Took
 from aisolution_async.ledger.urls import Place, Server, is_there, open_peek, place_of
+from aisolution_async.names import sync_names
 from aisolution_async.sending.hooks import call_hook
 
 P = ParamSpec("P")
@@ -615,18 +616,29 @@ def _put_new(path: Path, text: str) -> None:
     """Write a file at one stroke, unless it is there. Raises ConfigurationError."""
     try:
         number, name = tempfile.mkstemp(prefix=path.name, dir=path.parent)
-        with os.fdopen(number, "w", encoding="ascii") as file:
-            file.write(text)
+        _fill(number, text)
         try:
+            os.link(name, path)  # unlike a renaming, this replaces nothing
+        except FileExistsError:
+            """Another worker was faster."""
+        except OSError:  # a file system without hard links has to do with less than one stroke
             with suppress(FileExistsError):
-                os.link(name, path)  # unlike a renaming, this replaces nothing
+                _fill(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), text)
         finally:
             Path(name).unlink()
+        sync_names(path.parent)
     except OSError as exc:
         problem = exc.strerror or type(exc).__name__
     else:
         return
     raise ConfigurationError(f"{str(path)!r} cannot be written: {problem}; choose another place for the output")
+
+
+def _fill(number: int, text: str) -> None:
+    with os.fdopen(number, "w", encoding="ascii") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(number)
 
 
 def _done(shard: Shard) -> Done | None:

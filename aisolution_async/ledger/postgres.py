@@ -117,7 +117,7 @@ class SharedLedger(Grouping[SharedBook]):
     def shards(self, folder: UUID) -> SharedShards:
         """The shards of a folder, which workers divide. All of them know the folder by that name."""
         self._check()
-        return SharedShards(self.place, folder, self._submit)
+        return SharedShards(self.place, folder, self._submit, self._terms.patience)
 
     # -------------------------------------------------------------------------------------- on the event loop
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from datetime import datetime
@@ -11,21 +12,33 @@ from uuid import UUID
 
 import psycopg
 
+from aisolution_async import clock
 from aisolution_async.ledger import server
 from aisolution_async.ledger.shards import Finish, Took
 from aisolution_async.ledger.urls import Server
 
 _MINE = "SELECT FROM ledger.shards WHERE folder = %s AND name = %s AND owner = %s AND done_at IS NULL FOR UPDATE"
+_AGAIN = 0.2  # seconds until a server that is away is looked at again
 _DONE = "UPDATE ledger.shards SET owner = NULL, done_at = clock_timestamp() WHERE folder = %s AND name = %s"
 
 
 class SharedShards:
-    """The shards of one folder. `on_book` has the ledger's thread do something, for its owner."""
+    """The shards of one folder. `on_book` has the ledger's thread do something, for its owner.
 
-    def __init__(self, place: Server, folder: UUID, on_book: Callable[[Callable[[Any], Any]], Awaitable[Any]]) -> None:
+    `patience`: seconds to wait for a server that is away.
+    """
+
+    def __init__(
+        self,
+        place: Server,
+        folder: UUID,
+        on_book: Callable[[Callable[[Any], Any]], Awaitable[Any]],
+        patience: float,
+    ) -> None:
         self._place = place
         self._folder = folder
         self._on_book = on_book
+        self._patience = patience
         self._since: datetime | None = None
         self._owners: dict[str, int] = {}  # of the shards that this worker has: as which owner it took them
 
@@ -70,17 +83,26 @@ class SharedShards:
 
     def _lock(self, name: str) -> server.Connection | None:
         """A connection that has locked the shard's row, None if that is another worker's. Blocks."""
-        with server.faults(self._place):
-            db = server.connect(self._place)
+        until = clock.continuous() + self._patience
+        while True:
             try:
-                db.autocommit = False
-                query = server.named(self._place, _MINE)
-                if db.execute(query, (self._folder, name, self._owners[name])).fetchone() is not None:
-                    return db
-            except BaseException:
-                db.close()
-                raise
+                return self._try_to_lock(name)
+            except psycopg.Error as exc:
+                if not server.is_lost(exc) or clock.continuous() >= until:
+                    raise server.fault(self._place, exc) from None
+            time.sleep(_AGAIN)
+
+    def _try_to_lock(self, name: str) -> server.Connection | None:
+        db = server.connect(self._place)
+        try:
+            db.autocommit = False
+            query = server.named(self._place, _MINE)
+            if db.execute(query, (self._folder, name, self._owners[name])).fetchone() is not None:
+                return db
+        except BaseException:
             db.close()
+            raise
+        db.close()
         return None
 
 
