@@ -107,7 +107,14 @@ def test_what_whatsapp_says_refines_the_charge(whatsapp: str, charge: Charge) ->
 
 @pytest.mark.parametrize("name", ENDPOINTS)
 @pytest.mark.parametrize(
-    "body", [said("WHAT"), b'{"status": "OK", "status": "FAIL"}', b'{"status": "FAIL", "status": 1}']
+    "body",
+    [
+        said("WHAT"),
+        said("OK:checking"),
+        said("OK:unavailable"),
+        b'{"status": "OK", "status": "FAIL"}',
+        b'{"status": "FAIL", "status": 1}',
+    ],
 )
 def test_an_undocumented_status_or_two_of_them_is_unknown_but_where_nothing_is_charged(name: str, body: bytes) -> None:
     found = judged(name, body)

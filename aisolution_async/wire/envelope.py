@@ -137,7 +137,8 @@ def read(  # noqa: PLR0912  # the whole table, row by row
             message = _redacted_reply(message, redact)
         return _ok(endpoint, http_status, message, charges, redact)
 
-    charge = charges.get(status)
+    # "OK:checking" is our name for a row of the contract, and no status of the vendor's.
+    charge = None if status.startswith("OK:") else charges.get(status)
     if status not in ERRORS:
         status = redact(status)
     kind: type[StatusError] = ERRORS.get(status, UnknownStatusError)
