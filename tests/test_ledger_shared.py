@@ -13,6 +13,7 @@ import socket
 import subprocess
 import sys
 import time
+import traceback
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -719,6 +720,19 @@ async def test_text_that_no_server_takes(server_url: str) -> None:
         await do(ledger, Result(Attempt(CHARGED, "a\0b", 200, clock.today(), 1.0, "bad \udfff"), reply=b'"\\u0000"'))
         assert [(r.status, r.error) for r in ledger.attempts()] == [("a\ufffdb", "bad ?")]
         assert rows(server_url, "SELECT reply FROM attempts") == [('"\\u0000"',)]
+
+
+async def test_no_local_of_an_error_has_a_password(server_url: str) -> None:
+    """A server that a ledger cannot be on is refused where the connection is made."""
+    name = f"ascii_{random.getrandbits(31)}"
+    rows(server_url, f"CREATE DATABASE {name} ENCODING 'SQL_ASCII' TEMPLATE template0 LOCALE 'C'")
+    ledger = ledger_at(f"{server_url.replace('/postgres?', f'/{name}?')}&password={'-'.join(['s3', 'cret'])}")
+    for read in (ledger.summary, lambda: [*ledger.attempts()]):
+        with pytest.raises(LedgerError, match="needs a database in UTF8") as caught:
+            read()
+        shown = traceback.TracebackException.from_exception(caught.value, capture_locals=True)
+        assert "s3-cret" not in "".join(shown.format())
+    rows(server_url, f"DROP DATABASE {name} WITH (FORCE)")
 
 
 async def test_no_secret_is_on_the_server(server_url: str) -> None:

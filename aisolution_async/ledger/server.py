@@ -43,8 +43,10 @@ def connect(server: Server, *, to_read: bool = False) -> Connection:
     `to_read`: for a user who may do nothing else, too. Raises psycopg.Error, and LedgerError for a server that a ledger
     cannot be on.
     """
-    options = {**_PATIENCE, **conninfo_to_dict(server.address.value)}
-    db: Connection = psycopg.Connection.connect(**cast("Any", options), autocommit=True, prepare_threshold=None)
+    # No variable has them: tracebacks show locals, and a password is among these.
+    db: Connection = psycopg.Connection.connect(
+        **cast("Any", {**_PATIENCE, **conninfo_to_dict(server.address.value)}), autocommit=True, prepare_threshold=None
+    )
     try:
         row = db.execute(
             """SELECT pg_is_in_recovery(), current_setting('server_encoding'),
