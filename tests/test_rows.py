@@ -616,6 +616,25 @@ def test_a_cell_far_from_all_others(tmp_path: Path) -> None:
     assert [row.cells for row in read(path)] == [["1"]]
 
 
+FAR = ["r='ZZZ9999999'", 'r="zzz9999999"', 'r="A99999999"', "r='A1999999999'", 'r="XFD1048576"']
+
+
+@pytest.mark.parametrize(("cell", "rows"), [*((cell, n) for cell in FAR for n in (1, 60_000)), ('r = "ZZZ9999999"', 1)])
+def test_a_cell_that_says_another_row_than_the_one_around_it(tmp_path: Path, cell: str, rows: int) -> None:
+    """In a large sheet, only as programs write it: to look for it in other forms would be dear."""
+    path = tmp_path / "in.xlsx"
+    whole = workbook(
+        tmp_path / "whole.xlsx", {"A": [["phone", "name"], *[[f"+62{n:011}", "name"] for n in range(rows)]]}
+    )
+    with zipfile.ZipFile(whole) as archive, zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as to:
+        for name in archive.namelist():
+            part = archive.read(name)
+            if name.endswith("sheet1.xml"):
+                part = part.replace(b"</row>", f"<c {cell}><v>1</v></c></row>".encode(), 1)
+            to.writestr(name, part)
+    assert "far from all others: empty that cell" in refused(path)
+
+
 # ---------------------------------------------------------------------------------------- files that are of no use
 
 

@@ -38,6 +38,8 @@ _SAVE_AS = "open it in Excel and save it as .xlsx, without a password"
 # A sheet takes room for all cells between its first and its last, whatever is in them. So many may be, or ten for
 # each that has something in it. Sheets of one letter's columns never have more.
 _MOST_ROOM = 26 * 1_048_576
+# Bytes. Of a part that is no larger, each cell is looked at: who builds a file to take all memory builds a small one.
+_SMALL_PART = 4 << 20
 
 _PLAIN = 1e16
 """From there on, the shortest text of a float has an exponent."""
@@ -48,9 +50,10 @@ _DIMENSION = re.compile(rb"<(?:\w+:)?dimension\b[^>]*/>")
 _RELATION = re.compile(rb"<(?:\w+:)?Relationship\s[^>]*>")
 _ATTRIBUTE = re.compile(rb"([\w:]+)\s*=\s*(?:\"([^\"]*)\"|'([^']*)')")
 # Patterns that begin with their own text are found many times faster.
-_FAR_COLUMN = re.compile(rb'r="([A-Z]{2,3})[0-9]')
-_FAR_COLUMN_IN_OTHER_QUOTES = re.compile(rb"r='([A-Z]{2,3})[0-9]")
-_FULL_CELL = re.compile(rb"<(?:\w+:)?c\s[^>]*?\br=[\"']([A-Z]{1,3})([0-9]{1,7})[\"'][^>]*(?<!/)>")
+_FAR_CELL = re.compile(rb'r="([A-Za-z]{2,3}(?=[0-9])|[A-Za-z][0-9]{7,10})')
+_FAR_CELL_IN_OTHER_QUOTES = re.compile(rb"r='([A-Za-z]{2,3}(?=[0-9])|[A-Za-z][0-9]{7,10})")
+_FAR_BOTH_WAYS = re.compile(rb"r=[\"'][A-Za-z]{2,3}([0-9]{7,10})")
+_FULL_CELL = re.compile(rb"<(?:\w+:)?c\s[^>]*?\br\s*=\s*[\"']([A-Za-z]{1,3})([0-9]{1,10})[\"'][^>]*(?<!/)>")
 _ERROR_CELL = re.compile(
     rb"<(?:\w+:)?c\s(?=[^>]*\bt=[\"']e[\"'])[^>]*?\br=[\"']([A-Z]{1,3})([0-9]{1,7})[\"'][^>]*(?<!/)>"
     rb"(?:(?!</(?:\w+:)?c>).)*?<(?:\w+:)?v>([^<]*)<",
@@ -295,7 +298,7 @@ class SheetReader(Reader):
 def place_of(name: bytes) -> int:
     """The number of a column by what a worksheet calls it; see `letters`."""
     place = 0
-    for letter in name:
+    for letter in name.upper():
         place = place * 26 + letter - ord("A") + 1
     return place
 
@@ -329,17 +332,12 @@ def _look_into(path: Path, sheet: str) -> tuple[dict[int, dict[int, Any]], workb
     Raises ConfigurationError where a cell is so far from the others that the room between would take all memory.
     """
     errors: dict[int, dict[int, Any]] = defaultdict(dict)
-    columns = {b"Z"}
-    last_row = 0
+    reach = _Reach()
 
     # To look for one byte that is not there takes a twentieth of the time that two take.
     def see(chunk: bytes, number: int, is_prefixed: bool) -> None:
-        nonlocal last_row
-        last_row = number
-        columns.update(_FAR_COLUMN.findall(chunk))
         has_other_quotes = b"'" in chunk
-        if has_other_quotes:
-            columns.update(_FAR_COLUMN_IN_OTHER_QUOTES.findall(chunk))
+        reach.see(chunk, number, has_other_quotes=has_other_quotes)
         if b't="e"' in chunk or (has_other_quotes and b"t='e'" in chunk):
             for name, row, error in _ERROR_CELL.findall(chunk):
                 errors[int(row)][place_of(name)] = html.unescape(error.decode("utf-8", "replace"))
@@ -357,11 +355,37 @@ def _look_into(path: Path, sheet: str) -> tuple[dict[int, dict[int, Any]], workb
                 workbooks.check_sheets(path, archive)
                 return {}, workbooks.Hidden()
             hidden = workbooks.look_into_sheet(path, archive, part, see)
-            if max(map(place_of, columns)) * last_row > _MOST_ROOM:
+            if reach.may_be_far:
                 _check_room(path, sheet, archive, part)
     except workbooks.DAMAGED:
         return {}, workbooks.Hidden()  # what is wrong with it is said by who reads it
     return dict(errors), hidden
+
+
+class _Reach:
+    """How far the cells of a sheet may reach, as it is gone through."""
+
+    def __init__(self) -> None:
+        self._size = 0
+        self._last_row = 0
+        self._columns = {b"Z"}
+
+    def see(self, chunk: bytes, number: int, *, has_other_quotes: bool) -> None:
+        """See a piece of the sheet, the last row of which is the `number`th by what it says itself."""
+        self._size += len(chunk)
+        self._last_row = max(self._last_row, number)
+        far = {*_FAR_CELL.findall(chunk)}
+        if has_other_quotes:
+            far.update(_FAR_CELL_IN_OTHER_QUOTES.findall(chunk))
+        if far:
+            # A cell says its row, too, and may be in another one than the row around it.
+            self._columns.update(name[:1] if name[-1:].isdigit() else name for name in far)
+            rows = [*(name[1:] for name in far if name[-1:].isdigit()), *_FAR_BOTH_WAYS.findall(chunk)]
+            self._last_row = max(self._last_row, *map(int, rows), 0)
+
+    @property
+    def may_be_far(self) -> bool:
+        return self._size <= _SMALL_PART or max(map(place_of, self._columns)) * self._last_row > _MOST_ROOM
 
 
 def _check_room(path: Path, sheet: str, archive: zipfile.ZipFile, part: str) -> None:
