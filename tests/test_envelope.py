@@ -396,6 +396,16 @@ NEARLY_JSON = [
 ]
 
 
+@pytest.mark.parametrize("http", [200, 503])
+def test_a_number_that_is_too_large_for_us_is_no_reason_to_take_an_answer_for_none(http: int) -> None:
+    body = b'{"status": "OK", "message": {"number": "+62", "whatsapp": "yes", "new": 1e999}}'
+    found = envelope.read(ENDPOINTS["gliswadetail"], http, body)
+    assert (found.charge, found.status, found.reply is not None) == (CHARGED, "OK", True)
+    body = b'{"status": "OK", "message": {"similarity": 1e999, "result": "SAME PERSON"}}'
+    found = envelope.read(ENDPOINTS["facecompare"], http, body)
+    assert (found.kind, found.charge, found.status) == (OutcomeUnknownError, UNKNOWN, "OK")
+
+
 @pytest.mark.parametrize("body", NEARLY_JSON)
 def test_what_is_nearly_json_is_unknown_and_kept(body: str) -> None:
     found = envelope.read(ENDPOINTS["facecompare"], 200, body.encode())

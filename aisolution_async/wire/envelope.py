@@ -203,10 +203,15 @@ def _mended(body: bytes) -> Any:
     Half a surrogate pair or a stray byte in a stranger's signature must not cost the whole paid answer.
     """
     try:
-        value = json.loads(body.decode("utf-8-sig", "replace"))
-        return from_json(json.dumps(value, ensure_ascii=False).encode("utf-8", "replace"), allow_inf_nan=False)
+        value = json.loads(body.decode("utf-8-sig", "replace"), parse_constant=_refuse)
+        # A number that is too large for us is no reason to take an answer for none.
+        return from_json(json.dumps(value, ensure_ascii=False).encode("utf-8", "replace"), allow_inf_nan=True)
     except (ValueError, RecursionError):
         return None
+
+
+def _refuse(name: str) -> None:
+    raise ValueError(f"{name} is no JSON")
 
 
 def _says_two_things(body: bytes) -> bool:
