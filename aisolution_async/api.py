@@ -100,6 +100,11 @@ class Endpoint(Generic[R]):
         return f"/v1/{self.name}"
 
     @cached_property
+    def fields(self) -> tuple[tuple[str, Kind, bool], ...]:
+        """Each parameter's name and kind, and whether it is required: plain tuples, which are quickly read."""
+        return tuple((parameter.name, parameter.kind, parameter.required) for parameter in self.parameters)
+
+    @cached_property
     def takes_images(self) -> bool:
         """Whether a call has to be read before it can be sent."""
         return any(parameter.kind is Kind.IMAGE for parameter in self.parameters)

@@ -43,7 +43,7 @@ class Line:
         return turns
 
     def leave(self, turn: Turn, signal: Signal | None = Signal.ANSWERED, *, sent: bool = True) -> None:
-        self.lineup.leave(turn, signal, sent=sent, started=asyncio.get_running_loop().time())
+        self.lineup.leave(turn, signal, sent=sent)
 
 
 LOOK, DELETE = WhatsAppDetail("62813"), DeleteFace("p")

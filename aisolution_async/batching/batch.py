@@ -181,7 +181,7 @@ class Batch(NotPickled, Generic[R]):
         return self
 
     async def __anext__(self) -> Answered[R] | Failed:
-        outcome = await self._outlet.take()
+        outcome = self._outlet.take_at_once() or await self._outlet.take()
         self._intake.taken()
         return outcome
 

@@ -140,7 +140,8 @@ class Crew:
                 waiter: asyncio.Future[Turn] = asyncio.get_running_loop().create_future()
                 self._free.append(waiter)
                 turn = await waiter
-            task, before, started = turn.task, len(turn.task.attempts), clock.now()
+            task = turn.task
+            before = len(task.attempts)
             state: Resting[Any] | Shares | Follows | None = None
             try:
                 state = await self._step(turn)
@@ -150,7 +151,7 @@ class Crew:
                 # What a closed client's attempts come to says nothing of the vendor.
                 closed = self._stop is not None and self._stop.closed
                 signal = None if closed or isinstance(state, (Shares, Follows)) else state.signal
-                self._lineup.leave(turn, signal, sent=len(task.attempts) != before, started=started)
+                self._lineup.leave(turn, signal, sent=len(task.attempts) != before)
                 self._settle(task, state)
             turn = self._lineup.pick()
             if turn is not None:
@@ -161,7 +162,8 @@ class Crew:
         task = turn.task
         try:
             if self._twins is not None and task.may_share and not self._twins.leads(task):
-                await task.prepare(is_known=self._twins.knows)
+                if not task.prepare_at_once():
+                    await task.prepare(is_known=self._twins.knows)
                 placed = self._twins.place(task)
                 if not isinstance(placed, Asks):
                     return placed

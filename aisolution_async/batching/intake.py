@@ -136,14 +136,9 @@ class Intake:
         self.read += 1
         take(index, item)
 
-    @property
-    def _free(self) -> int:
-        """How many more items may be read."""
-        return self._ahead - (self.read - self._taken - self._parked)
-
     async def _has_room(self) -> bool:
         """Wait until another item may be read; False if none is to be read any more."""
-        if self._free <= 0:
+        if self.read - self._taken - self._parked >= self._ahead:
             while not self._stopped and not self._is_worth_reading():
                 self._room.clear()
                 await self._room.wait()
@@ -154,7 +149,7 @@ class Intake:
             self._room.set()
 
     def _is_worth_reading(self) -> bool:
-        free = self._free
+        free = self._ahead - self.read + self._taken + self._parked
         return free >= _READ_AT_LEAST or (free > 0 and not self._is_busy())
 
 

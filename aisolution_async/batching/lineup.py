@@ -30,6 +30,7 @@ class Turn(NamedTuple):
     """Whether it is another attempt at the same question, which the budget counts."""
     trial: bool
     """Whether it only tries whether the vendor is there again."""
+    started: float
 
 
 class Lane:
@@ -127,7 +128,7 @@ class Lineup:
             self._alarm.set(wait, now)
         return None
 
-    def leave(self, turn: Turn, signal: Signal | None, *, sent: bool, started: float) -> None:
+    def leave(self, turn: Turn, signal: Signal | None, *, sent: bool) -> None:
         """The attempt is over: give back what it held, and tell the limits how it went.
 
         `sent`: whether anything was. If not, somebody else had asked, or it could not be: the turn is the next one's.
@@ -137,7 +138,7 @@ class Lineup:
             now = clock.now()
             self._tell_brake(turn, signal, now)
             if limit is not None and not turn.trial:
-                limit.end(signal, started, now)
+                limit.end(signal, turn.started, now)
             if turn.is_repeat and signal is Signal.ANSWERED:
                 self._budget.earn()
         elif not sent:
@@ -201,7 +202,7 @@ class Lineup:
         self.ready -= 1
         self.places += 1
         lane.places += 1
-        return Turn(queue.popleft(), lane, is_repeat, self._brake.on)
+        return Turn(queue.popleft(), lane, is_repeat, self._brake.on, now)
 
     def _tell_brake(self, turn: Turn, signal: Signal, now: float) -> None:
         brake = self._brake

@@ -118,7 +118,7 @@ class Outlet(Generic[R]):
 
     async def take(self) -> Answered[R] | Failed:
         """Wait for the next outcome. When all were taken, raises what it was to, once; then StopAsyncIteration."""
-        while not self._ready:
+        while (outcome := self.take_at_once()) is None:
             if self.is_over:
                 error, self._error = self._error, None
                 if error is not None:
@@ -126,7 +126,11 @@ class Outlet(Generic[R]):
                 raise StopAsyncIteration
             self._news.clear()
             await self._news.wait()
-        return self._ready.popleft()
+        return outcome
+
+    def take_at_once(self) -> Answered[R] | Failed | None:
+        """The next outcome, if it is there already."""
+        return self._ready.popleft() if self._ready else None
 
     def left(self) -> list[Answered[R] | Failed]:
         """The outcomes that the consumer did not take, or was not given."""

@@ -108,20 +108,19 @@ class Twins:
             return None
         del self._leaders[identity]
         reply, error = leader.end
-        shares = None
+        shared: Reply | AISolutionError | None = reply
         if reply is not None:
-            shares = Shares(leader.index, reply)
             if reply.is_answer:
                 self._remember(identity, leader.index, reply.to_json())
         elif error is not None and may_be_bought(leader.attempts, error):
-            shares = Shares(leader.index, error)
+            shared = error
             self._remember(identity, leader.index, error)
         followers = self._followers.pop(identity, None)
         if followers is None:
             return None
         self.following -= len(followers)
-        if shares is not None or stopping:
-            return Parting(followers, shares, None)
+        if shared is not None or stopping:
+            return Parting(followers, None if shared is None else Shares(leader.index, shared), None)
         heir, *others = followers
         self._leaders[identity] = heir
         if others:

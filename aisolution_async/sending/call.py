@@ -291,15 +291,18 @@ class Sending(NotPickled, Generic[R]):
 
         `state` is then Prepared; New where it is known; Over where it cannot be sent, or need not be.
         """
-        if self.state is NEW:
-            at_once = self._options.journal is None and is_small(self._source, self._options)
-            state = (
-                self._prepare_at_once(identify=True)
-                if at_once
-                else await self._prepare(identify=True, is_known=is_known)
-            )
+        if not self.prepare_at_once():
+            state = await self._prepare(identify=True, is_known=is_known)
             if self.state is NEW:  # else it was called back meanwhile
                 self.state = state
+
+    def prepare_at_once(self) -> bool:
+        """The same, if nothing has to be waited for; False if something has."""
+        if self.state is NEW:
+            if self._options.journal is not None or not is_small(self._source, self._options):
+                return False
+            self.state = self._prepare_at_once(identify=True)
+        return True
 
     async def _prepare(
         self, *, identify: bool, is_known: Callable[[bytes], bool] | None = None
@@ -340,8 +343,7 @@ class Sending(NotPickled, Generic[R]):
             identify=identify and self.identity is None,
         )
         if not isinstance(held, str):
-            _, self._source, self.digits, identity = held
-            self.identity = identity or self.identity
+            self._source, self.digits, self.identity = held.call, held.digits, held.identity or self.identity
         return held
 
     async def _open_journal(self) -> AISolutionError | None:

@@ -151,29 +151,26 @@ def read(call: Call[Any], options: Options, *, callback: str | None, vendor: str
     try:
         if type(call.key) not in KEY_TYPES:
             check_key(call.key)
-        for parameter in call.endpoint.parameters:
-            value = getattr(call, parameter.name)
-            if callback is not None and parameter.name == "callback":
-                value = callback
-            kind = parameter.kind
-            if (value is None or (value is False and kind is _FLAG)) and not parameter.required:
+        for name, kind, required in call.endpoint.fields:
+            value = callback if callback is not None and name == "callback" else getattr(call, name)
+            if not required and (value is None or (value is False and kind is _FLAG)):
                 continue
-            if kind is _IMAGE:
+            if kind is _NUMBER:
+                number, digits = _number(value, name, call, options)
+                fields.append((name, number))
+            elif kind is _IMAGE:
                 most = LARGEST_FILE if options.fit else options.max_image_bytes
                 try:
-                    data = images.load(value, name=parameter.name, max_bytes=most)
+                    data = images.load(value, name=name, max_bytes=most)
                 except InputError as exc:
                     problems.append(str(exc))  # who mends one photo wants to know of the others too
                     continue
                 if hasattr(value, "read"):  # it can be read once; another attempt needs it again
-                    again: dict[str, Any] = {parameter.name: data}
+                    again: dict[str, Any] = {name: data}
                     held = dataclasses.replace(held, **again)
-                fields.append((parameter.name, data))
-            elif kind is _NUMBER:
-                number, digits = _number(value, parameter.name, call, options)
-                fields.append((parameter.name, number))
-            elif (text := _TEXTS[kind](value, name=parameter.name)) is not None:
-                fields.append((parameter.name, text))
+                fields.append((name, data))
+            elif (text := _TEXTS[kind](value, name=name)) is not None:
+                fields.append((name, text))
         if problems:
             return "; ".join(problems)
         # By the bytes as they were given: what is sent of them may change from one version to the next.
@@ -205,10 +202,11 @@ def identity_of(call: Call[Any], fields: Fields, journal: Journal | None, vendor
         # A pretended vendor's answers are not the vendor's.
         payload.insert(0, ("vendor", vendor))
         return journal.identity(endpoint.name, payload, call.key if endpoint.never_charges else None)
-    asked = endpoint.name.encode()
+    text = endpoint.name
     for name, value in payload:
-        data = value.encode() if isinstance(value, str) else value
-        asked += b"\0%s\0%d\0%s" % (name.encode(), len(data), data)
+        shown = value if isinstance(value, str) else value.hex()
+        text += f"\0{name}\0{len(shown)}\0{shown}"
+    asked = text.encode()
     return asked if _HASH < len(asked) <= _SHORT else blake2b(asked, digest_size=_HASH).digest()
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from typing import Self
 from urllib.parse import quote_plus
 
@@ -33,11 +33,19 @@ class Form(httpx.SyncByteStream, httpx.AsyncByteStream):
 
     __slots__ = ("_pieces", "length")
 
-    def __init__(self, fields: Iterable[tuple[str, str | bytes]]) -> None:
+    def __init__(self, fields: Sequence[tuple[str, str | bytes]]) -> None:
         self._pieces: deque[bytes] = deque()
         self.length = 0
-        for _ in self._encode(fields):
-            pass
+        text = between = ""
+        for name, value in fields:
+            if not isinstance(value, str):
+                for _ in self._encode(fields):
+                    pass
+                return
+            text += f"{between}{_quoted(name)}={_quoted(value)}"
+            between = "&"
+        if text:
+            self._append(text.encode())
 
     @classmethod
     async def in_turns(cls, fields: Iterable[tuple[str, str | bytes]]) -> Self:
