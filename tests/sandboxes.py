@@ -16,13 +16,15 @@ import httpx
 from aisolution_async.charges import Charge, Tally
 from aisolution_async.sandbox import Sandbox, vendor
 
+from .support import LAST_RESORT
+
 ENDPOINTS = ("facecompare", "idholding", "addface", "searchface", "delface", "gliswadetail")
 TOKEN = "sandbox-token"
 
 
 def http_client_of(sandbox: Sandbox) -> httpx.AsyncClient:
     # Without certificates, which there is no use for here: they take longer to load than most tests to run.
-    return httpx.AsyncClient(base_url=sandbox.url, trust_env=False, verify=False, timeout=20)
+    return httpx.AsyncClient(base_url=sandbox.url, trust_env=False, verify=False, timeout=LAST_RESORT)
 
 
 async def ask(http_client: httpx.AsyncClient, endpoint: str, token: str = TOKEN, **form: str) -> tuple[str, Any]:

@@ -26,7 +26,7 @@ def benchmarks(*arguments: str) -> str:
     return done.stdout
 
 
-SMOKE = ("whatsapp-10", "adaptive", "runner", "report", "workbook")
+SMOKE = ("whatsapp-10", "faces-100k", "adaptive", "runner", "report", "workbook")
 
 
 @pytest.mark.no_cover

@@ -453,6 +453,22 @@ async def test_time_that_is_skipped_already_goes_on_being_skipped() -> None:
             await asyncio.sleep(1800)
 
 
+def test_a_loop_that_ends_waits_for_its_threads_however_much_time_is_skipped() -> None:
+    """From Python 3.12 on, a runner gives them 300 seconds."""
+    may_end = threading.Event()
+
+    class Slow(ThreadPoolExecutor):
+        def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+            if wait:
+                assert may_end.wait(LAST_RESORT)
+            super().shutdown(wait, cancel_futures=cancel_futures)
+
+    with contextlib.closing(instant.InstantLoop()) as loop:
+        loop.set_default_executor(Slow())
+        loop.call_later(400, may_end.set)
+        loop.run_until_complete(loop.shutdown_default_executor(300))
+
+
 @virtual
 async def test_an_instant_loop_skips_already() -> None:
     loop = asyncio.get_running_loop()

@@ -16,6 +16,7 @@ from aisolution_async.wire import transport as transport_module
 from aisolution_async.wire.connection import decode_body
 from aisolution_async.wire.transport import Flight
 
+from .support import LAST_RESORT
 from .wires import OK, SECRET, Lazy, Pool, Server, ask, check_clean, everywhere, fails, lazy_request, saying, turns
 
 pytestmark = pytest.mark.usefixtures("frozen_imports", "restless")
@@ -71,7 +72,7 @@ async def test_the_way_without_httpx_objects_is_the_same_way() -> None:
 async def test_httpx_client_works_over_it() -> None:
     async with Server() as server, httpx.AsyncClient(transport=Pool()) as client:
         for method in ("GET", "POST", "DELETE"):
-            response = await client.request(method, server.url("/hello"), timeout=5)
+            response = await client.request(method, server.url("/hello"), timeout=LAST_RESORT)
             assert (response.text, response.reason_phrase) == ("/hello", "OK")
         async with client.stream("GET", server.url("/hello")) as response:
             assert [part async for part in response.aiter_bytes()] == [b"/hello"]

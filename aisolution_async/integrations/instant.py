@@ -81,6 +81,10 @@ class InstantLoop(asyncio.SelectorEventLoop):
         """Move the clock on, as if what runs now had taken so long."""
         self._skipper.skip(seconds)
 
+    async def shutdown_default_executor(self, timeout: float | None = None) -> None:  # noqa: ARG002  # see below
+        """Wait for the executor's threads, without a `timeout`: from Python 3.12 on there is one, and it is skipped."""
+        await super().shutdown_default_executor()
+
     def close(self) -> None:
         if not self.is_closed():
             self._elsewhere.__exit__()
