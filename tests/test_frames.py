@@ -48,7 +48,7 @@ from aisolution_async.sandbox import Sandbox
 from aisolution_async.wire.form import Form
 from aisolution_async.wire.transport import PoolTransport
 
-from .support import LAST_RESORT, Vendor, client_of, ok_whatsapp, picture, raw_server, says
+from .support import LAST_RESORT, Vendor, client_of, ok_whatsapp, picture, raw_server, says, virtual
 
 TOKEN = "tok-3n/secret+value=="
 NUMBER = "6281387300008"
@@ -366,6 +366,7 @@ async def test_a_callback_that_cannot_be_recorded(tmp_path: Path, monkeypatch: p
         assert not any(secret in shown(variables) for _, variables in frames_of(caught.value))
 
 
+@virtual
 async def test_bulk_takes_no_row_along(tmp_path: Path) -> None:
     (tmp_path / "in.csv").write_text(f"id,number\n1,{NUMBER}\n2,{NUMBER}1\n")
     asked = asyncio.Event()

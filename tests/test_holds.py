@@ -118,6 +118,7 @@ async def test_a_free_attempt_after_an_unknown_one_lifts_nothing(ledger_path: Pa
         assert len(vendor.requests) == 2
 
 
+@virtual
 async def test_unknown_attempts_of_every_round_of_asking_count_without_a_ledger() -> None:
     """A number that is checking is asked again: that is no new allowance."""
     checking = says("OK", {"number": NUMBER, "whatsapp": "checking"})
