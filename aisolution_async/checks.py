@@ -10,20 +10,6 @@ from uuid import UUID
 
 from aisolution_async.errors import ConfigurationError, InputError
 
-# A drive of Windows has one letter. A Path has lost one of the slashes. A line that was read from somewhere may begin
-# with a blank.
-_SCHEME = re.compile(r"\s*([A-Za-z][A-Za-z0-9+.:-]+):/")
-# As libpq takes the address of a server, too: host=… password=…
-_WORDS = re.compile(r"\s*(?:host|hostaddr|port|dbname|user|password|service|sslmode)\s*=\s*\S*\s+[a-z_]+\s*=")
-
-
-def scheme_of(text: str) -> str | None:
-    """The scheme of a URL as it is written, "" for the address of a server in words; None for what may be a path."""
-    found = _SCHEME.match(text)
-    if found is not None:
-        return found[1]
-    return "" if _WORDS.match(text) else None
-
 
 def is_whole(value: object) -> TypeGuard[int]:
     """Whether `value` is a whole number; True and False are none."""

@@ -48,8 +48,8 @@ class Waiter(Protocol):
         """Whether a request of its own may be called back."""
 
     @property
-    def is_recorded(self) -> bool:
-        """Whether a ledger has its requests."""
+    def known_by(self) -> bytes | None:
+        """What a ledger knows its question by, None without one: two writings of a number are two questions."""
 
     @property
     def charges(self) -> Mapping[str, Charge]:
@@ -133,8 +133,8 @@ class Inbox(NotPickled):
         self._waiting: dict[str, list[Waiter]] = {}  # by number; the first of them asks
         self._taking: dict[str, asyncio.Task[bool]] = {}
         self._answered: OrderedDict[str, None] = OrderedDict()
-        # By who left since: until when that may be called back, and whether a ledger has it.
-        self._asked: OrderedDict[str, tuple[float, bool]] = OrderedDict()
+        # By who left since: until when that may be called back, and what a ledger knows it by.
+        self._asked: OrderedDict[str, tuple[float, bytes | None]] = OrderedDict()
         self._charges: Mapping[str, Charge] = WhatsAppDetail.endpoint.charges  # those of who asked last
         self._owed: dict[str, list[_Kept]] = {}  # by number: the money that is kept for a callback, oldest first
 
@@ -198,7 +198,7 @@ class Inbox(NotPickled):
         asked = waiting[0] is call
         waiting.remove(call)
         if call.has_asked:
-            self._asked[call.digits] = (clock.now() + self.patience, call.is_recorded)
+            self._asked[call.digits] = (clock.now() + self.patience, call.known_by)
             self._asked.move_to_end(call.digits)
             if len(self._asked) > _REMEMBERED:
                 self._asked.popitem(last=False)
@@ -276,9 +276,9 @@ class Inbox(NotPickled):
         accepted, result = False, self._result_of(reply)
         if waiting := self._waiting.get(asked):
             asker = waiting[0]
-            until, is_recorded = self._asked.get(asked, (-math.inf, False))
-            # A ledger knows what waits, of the requests that it has.
-            doubtful = clock.now() < until and (is_recorded or not asker.is_recorded)
+            until, known_by = self._asked.get(asked, (-math.inf, None))
+            # A ledger knows which question waits, of those that it has.
+            doubtful = clock.now() < until and asker.known_by in (None, known_by)
             is_anothers = not asker.has_asked
             accepted = await asker.called_back(reply, [digits, asked], doubtful=doubtful)
             if is_anothers and accepted:

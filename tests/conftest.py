@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import compileall
 import gc
 import os
-import shutil
 import ssl
 import tempfile
 import threading
@@ -38,10 +38,10 @@ HERE = Path.cwd()
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Children need not compile what an earlier one did, also where no bytecode is to be written beside the source."""
-    if os.environ.pop("PYTHONDONTWRITEBYTECODE", "") and "PYTHONPYCACHEPREFIX" not in os.environ:
-        compiled = os.environ["PYTHONPYCACHEPREFIX"] = tempfile.mkdtemp(prefix="aisolution-compiled-")
-        config.add_cleanup(lambda: shutil.rmtree(compiled, ignore_errors=True))
+    """Children find everything compiled, and compile nothing: some of them write to disks that are full."""
+    if not hasattr(config, "workerinput") and not os.environ.get("PYTHONDONTWRITEBYTECODE"):
+        compileall.compile_dir(Path(__file__).parent.parent / "aisolution_async", quiet=1)
+    os.environ["PYTHONDONTWRITEBYTECODE"] = "1"
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)

@@ -65,6 +65,9 @@ def test_every_law_holds(first: int) -> None:
         10034840,
         10063122,
         10059354,
+        200074475,
+        200520951,
+        200557667,
     ],
 )
 def test_a_law_that_was_broken_once_holds(seed: int) -> None:

@@ -75,6 +75,7 @@ async def test_cancelled_while_it_is_recorded_it_ends_as_it_was_found(answer: An
     assert (sending.state.reply is not None) == (charge is CHARGED)
     assert (charges(sending), [attempt.charge for attempt in told]) == ([charge], [charge])
     assert [result.attempt.charge for result in store.results] == [charge]
+    assert [attempt.recorded for attempt in told] == [False]  # as far as anybody knows
     assert money_left(client) == (1 if charge is FREE else 0)
     assert sending.state.signal is not None
 

@@ -19,8 +19,8 @@ from typing import Any
 
 import click
 
-from aisolution_async.checks import scheme_of
 from aisolution_async.cli.ending import Ending, Exit
+from aisolution_async.names import scheme_of
 
 FILE = "aisolution.toml"
 """The file that is looked for in the current folder."""

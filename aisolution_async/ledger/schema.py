@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Literal
 from urllib.parse import quote
 
-from aisolution_async.checks import scheme_of
 from aisolution_async.errors import ConfigurationError
 from aisolution_async.ledger import mark
 from aisolution_async.ledger.store import LedgerError
+from aisolution_async.names import scheme_of
 
 Synchronous = Literal["full", "normal", "off"]
 

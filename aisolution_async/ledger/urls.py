@@ -16,12 +16,13 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, quote
 
-from aisolution_async.checks import kind_of, scheme_of
+from aisolution_async.checks import kind_of
 from aisolution_async.errors import ConfigurationError
 from aisolution_async.hiding import Secret
 from aisolution_async.ledger import peek, schema
 from aisolution_async.ledger.sqlite import Ledger
 from aisolution_async.ledger.store import Store
+from aisolution_async.names import scheme_of
 
 SCHEMA = "aisolution"
 """The schema of a URL that names none."""

@@ -549,10 +549,13 @@ class Sending(NotPickled, Generic[R]):
             expected=self.callback is not None and self.callback.is_awaited,
             holds=echo.holds or not found.is_of_another,
         )
-        recorded = await record(self._options.journal, echo, state.intent, result, of_another=found.is_of_another)
-        attempts = [*self.attempts]
-        attempts[state.number - 1] = dataclasses.replace(attempts[state.number - 1], recorded=recorded)
-        self.attempts = tuple(attempts)
+        recorded = False  # as far as is known, where this is cut off
+        try:
+            recorded = await record(self._options.journal, echo, state.intent, result, of_another=found.is_of_another)
+        finally:
+            attempts = [*self.attempts]
+            attempts[state.number - 1] = dataclasses.replace(attempts[state.number - 1], recorded=recorded)
+            self.attempts = tuple(attempts)
 
     # ----------------------------------------------------------------------------------------------- the ledger
 

@@ -53,6 +53,10 @@ class Asker(Protocol):
         """Where attempts are recorded."""
 
     @property
+    def identity(self) -> bytes | None:
+        """What its question is known by, once it is."""
+
+    @property
     def charges(self) -> Mapping[str, Charge]:
         """The charge by status."""
 
@@ -171,9 +175,9 @@ class Callback:
         return self._is_ours
 
     @property
-    def is_recorded(self) -> bool:
+    def known_by(self) -> bytes | None:
         """See `inbox.Waiter`."""
-        return self._asker.journal is not None
+        return None if self._asker.journal is None else self._asker.identity
 
     @property
     def may_come(self) -> bool:

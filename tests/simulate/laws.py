@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
@@ -46,8 +47,10 @@ class Laws:
         self._attempts.setdefault((process.number, key), []).append((question, attempt))
         how = "by callback" if attempt.http_status is None and attempt.status else attempt.error or attempt.status
         self._world.note(f"{process.name} counts {key}: {attempt.charge} ({how})")
+        task = asyncio.current_task()
+        is_cut_off = task is not None and task.cancelling() > 0
         self.hold(
-            attempt.recorded is not False or process.has_failed,
+            attempt.recorded is not False or process.has_failed or is_cut_off,
             f"{key}: an attempt is not recorded, and the ledger of {process.name} never failed",
         )
         most = process.plan.most
@@ -113,9 +116,10 @@ class Laws:
         self.hold(found and found[0].question == question, f"an answer to another question was given to q{question}")
 
     def _is_recorded(self, outcome: Outcome) -> None:
-        """What an attempt says that is recorded, is."""
+        """What an attempt says that is recorded, is: the last that is charged, whose answer this is."""
         told = _token(outcome.reply)
-        says = [each for each in outcome.attempts if each.recorded and each.charge is CHARGED]
+        says = [each for each in outcome.attempts if each.charge is CHARGED][-1:]
+        says = [each for each in says if each.recorded]
         if told and says and not self._purged and self._world.plan.has_ledger:
             self.hold(told in self._replies(), f"{outcome.key} says that it is recorded, and it is not")
 

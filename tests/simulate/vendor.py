@@ -40,7 +40,7 @@ class Request:
         self.behaviour: Behaviour
         self.is_billed = self.is_billed_by_callback = False
         self.is_counted_as_callback = False  # by a call that waited for it
-        self.called_back: Process | None = None  # who took it last
+        self.called_back: Process | None = None  # who took its answer last
         self.takers: list[Process] = []  # whoever took it
         self.is_counted_elsewhere = False  # by a call of another process than the one that asked
         self.view = FLYING

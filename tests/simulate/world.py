@@ -327,8 +327,9 @@ class World:
             if not isinstance(error, LedgerError | ConfigurationError):
                 self.laws.hold(False, f"a callback raised {error!r}")
             return False
-        request.called_back = process
-        request.takers.append(process)
+        if "whatsapp=checking" not in query:  # which says nothing yet, and costs nothing
+            request.called_back = process
+            request.takers.append(process)
         self.event("a callback is taken")
         return not process.is_dead
 
