@@ -28,6 +28,7 @@ class Asking:
 
     def __init__(self, inbox: Inbox, store: Notes | None = None) -> None:
         self.digits = DIGITS
+        self.identity = b"identity"
         self.journal = None if store is None else Journal(store, owned=False, reuse_for=None)
         self.charges: Mapping[str, Charge] = WhatsAppDetail.endpoint.charges
         self.next_number = 2
