@@ -125,6 +125,8 @@ def test_an_earlier_run_may_have_asked(asking: Asking) -> None:
     assert 14 < callback.patience_left <= 15
     callback.expected(today() - timedelta(seconds=90))
     assert callback.patience_left == 0
+    callback.since = today() + timedelta(hours=1)  # as where the clock was set back
+    assert callback.patience_left == callback.inbox.patience
 
 
 def test_it_is_late(asking: Asking) -> None:

@@ -68,6 +68,9 @@ def test_every_law_holds(first: int) -> None:
         200074475,
         200520951,
         200557667,
+        300081446,
+        300512950,
+        300577701,
     ],
 )
 def test_a_law_that_was_broken_once_holds(seed: int) -> None:

@@ -189,7 +189,8 @@ class Callback:
         """Seconds until it is late."""
         if self.since is None:  # who asks in this call's place looks after it
             return math.inf
-        return max(self.inbox.patience - (clock.today() - self.since) / timedelta(seconds=1), 0.0)
+        waited = (clock.today() - self.since) / timedelta(seconds=1)
+        return min(max(self.inbox.patience - waited, 0.0), self.inbox.patience)  # a clock may be set back
 
     async def settled(self) -> None:
         """Return once an answer that is on its way in is recorded: the first of the two is counted first."""

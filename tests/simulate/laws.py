@@ -289,14 +289,14 @@ class Laws:
         return not request.process.is_dead
 
     def _mistaken(self, question: int) -> int:
-        """How many callbacks to a request that was answered came late, and after its number was asked for anew.
+        """How many callbacks to a request that was answered, or called back before, came late, and after its number was
+        asked for anew.
 
         A callback names its number, and no request: nobody can tell it from the one to the newer request.
         """
         requests = self._world.vendor.of(question)
         return sum(
-            each.view == ANSWERED
-            and not each.is_billed_by_callback
+            ((each.view == ANSWERED and not each.is_billed_by_callback) or each.callbacks_made > 1)
             and self._is_late(each)
             and any(each.left_at < other.left_at < each.called_back_at for other in requests if other.callback)
             for each in requests

@@ -54,6 +54,7 @@ class Request:
         self.answered_at = 0.0
         self.callbacks_left = 0
         self.called_back_at = 0.0  # the loop's time
+        self.callbacks_made = 0
         self.future: asyncio.Future[httpx.Response] = asyncio.get_running_loop().create_future()
         self.has_arrived = False  # over the network: whole, or never will
         self.said: httpx.Response | None = None  # over the network
@@ -202,6 +203,7 @@ class Vendor:
         if word in ("yes", "no") and not request.is_billed and not self._is_answered_since(request):
             request.is_billed = request.is_billed_by_callback = True
         request.called_back_at = self._world.loop.time()
+        request.callbacks_made += 1
         self._world.note(f"the vendor calls back: {request} {word}")
         assert request.callback is not None
         query = urlencode({"number": request.text, "whatsapp": word, "signature": request.token})
