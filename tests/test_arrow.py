@@ -492,3 +492,12 @@ async def test_a_fork_has_its_own_and_the_end_of_a_process_closes(vendor: Sandbo
     # The child was ended without more ado, as forked workers are: its lease runs out. The parent has closed.
     assert running().rows(url, "SELECT count(*) FROM owners WHERE NOT ended") == [(1,)]
     assert running().rows(url, "SELECT count(*) FROM intents") == [(0,)]
+
+
+@pytest.mark.parametrize(("ledger", "rate"), [("postgresql://host/db", 500.0), ("a.ledger", 62.5), (None, 62.5)])
+def test_a_rate_is_divided_once(ledger: str | None, rate: float) -> None:
+    """A ledger on a server divides it among those who have it open."""
+    pytest.importorskip("psycopg")
+    without = ledger is None or "://" not in ledger
+    work = Work.of(WhatsAppDetail, ledger=ledger, without_shared_ledger=without, rate=500.0, workers=8)
+    assert work.settings.rate == rate

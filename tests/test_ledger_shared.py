@@ -413,8 +413,8 @@ async def test_a_server_restarted_in_the_middle_of_commits(server_url: str, tmp_
         check(server_url)
 
 
-def losing(book: Any, monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
-    """What loses the connection with the next group, which is recorded."""
+def losing(book: Any, monkeypatch: pytest.MonkeyPatch, what: bytes = b"exchange") -> Callable[[], None]:
+    """What loses the connection with the next statement of this name, which is carried out."""
     import psycopg
 
     real, fails = type(book._db).execute, False
@@ -422,7 +422,7 @@ def losing(book: Any, monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
     def execute(self: Any, query: Any, *args: Any, **options: Any) -> Any:
         nonlocal fails
         cursor = real(self, query, *args, **options)
-        if self is book._db and b"exchange" in query and fails:
+        if self is book._db and what in query and fails:
             fails = False
             self.close()
             raise psycopg.OperationalError("the connection is lost")
@@ -449,6 +449,64 @@ async def test_what_was_lent_to_a_begin_that_nobody_was_told_of_is_given_back(
         assert isinstance(await ledger.begin(ask(ledger, 2)), Exhausted)
         assert rows(server_url, "SELECT reserved FROM outstanding") == [(True,)]
         assert await ledger.deliver([b"place"], answered())
+        check(server_url)
+
+
+async def test_the_begins_of_a_group_that_fails_behind_them_are_ended_as_not_sent(
+    server_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A dead owner is in the way of one, and the connection is lost as it is buried: nobody is told of the others."""
+    async with ledger_at(server_url) as dead, ledger_at(server_url, patience=0.0) as ledger:
+        await start(dead)
+        expire(dead)
+        losing(await book_of(ledger), monkeypatch, b"bury(")()
+        begun = [asyncio.create_task(ledger.begin(ask(ledger, number))) for number in (1, 2, 3)]
+        assert {type(each) for each in await asyncio.gather(*begun, return_exceptions=True)} == {LedgerError}
+        assert await ledger.find([ask(ledger, 4)]) == [None]  # it is connected again
+        for number in (2, 3):
+            await start(ledger, number)
+        assert isinstance(await ledger.begin(ask(ledger)), Held)
+        assert [record.state for record in ledger.attempts()].count(State.NOT_SENT) == 2
+
+
+async def test_a_callback_whose_record_is_not_known_of_is_recorded_once(
+    server_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with ledger_at(server_url) as ledger:
+        await do(ledger, CHECKING, callback=b"place")
+        losing(await book_of(ledger), monkeypatch, b"deliver(")()
+        assert await ledger.deliver([b"place"], answered())
+        assert not await ledger.deliver([b"place"], answered())
+        assert [record.state for record in ledger.attempts()].count(State.CHARGED) == 1
+        check(server_url)
+
+
+async def test_that_nobody_knows_whether_something_is_settled_is_said(
+    server_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with ledger_at(server_url) as ledger:
+        started = await do(ledger, LOST)
+        losing(await book_of(ledger), monkeypatch, b"resolve(")()
+        with pytest.raises(LedgerError, match="nobody knows whether this is settled"):
+            await ledger.resolve(started.ask.identity, FREE)
+        assert isinstance(await ledger.begin(ask(ledger)), Started)  # it is
+
+
+async def test_two_purge_at_once(server_url: str) -> None:
+    from aisolution_async.ledger import server
+    from aisolution_async.ledger.shared import _PURGE
+    from aisolution_async.ledger.urls import Server
+
+    async with ledger_at(server_url) as ledger:
+        for number in range(3):
+            await do(ledger, answered(), number)
+        with running().connect(server_url) as db, db.transaction():
+            later = 10**16
+            db.execute(server.named(Server(server_url), _PURGE), (later, later, 0, 1))
+            purging = asyncio.create_task(ledger.purge(-1.0))
+            await waits(server_url, "looked AS")
+        assert await purging == 0
+        assert sum(record.reply is not None for record in ledger.answers()) == 0
         check(server_url)
 
 

@@ -112,7 +112,7 @@ class ClientOptions(TypedDict, total=False):
 class Settings:
     """What the client of a process is made with. Those who have the same settings share one.
 
-    `rate` is that of one process.
+    `rate` is that of one process, or of all that share a ledger on a server: such a ledger divides it.
     """
 
     ledger: str | None
@@ -162,6 +162,7 @@ class Work:
         without_shared_ledger: bool = False,
         concurrency: int | Adaptive = CONCURRENCY,
         rate: float | None = None,
+        workers: int = 1,
         **options: Unpack[ClientOptions],
     ) -> Work:
         """What `call` asks of each row.
@@ -173,7 +174,8 @@ class Work:
         - `ledger`: the URL of a ledger that machines share, without a password. `without_shared_ledger=True` does
           without: with a file, which the processes of one machine share, or with none, where rows that the engine does
           again are paid for again.
-        - `concurrency`: how many attempts a process makes at once. `rate`: how many it makes a second.
+        - `concurrency`: how many attempts a process makes at once. `rate`: how many the `workers` processes make a
+          second together.
         - `options`: those of `AsyncClient`. `base_url` is the one of this environment, where this environment says one.
 
         Raises ConfigurationError for what cannot work.
@@ -187,7 +189,10 @@ class Work:
         if (base_url := options.get("base_url") or os.environ.get(BASE_URL_VARIABLE)) is not None:
             # So that what is tried out at a sandbox here is not asked of the vendor there.
             options["base_url"] = base_url
-        settings = Settings(_shared(ledger, without_shared_ledger), concurrency, rate, options)
+        place = _shared(ledger, without_shared_ledger)
+        if rate is not None and not (place is not None and isinstance(place_of(place), Server)):
+            rate /= workers
+        settings = Settings(place, concurrency, rate, options)
         settings.check()
         return cls(asked, columns, values, key, prefix, settings)
 

@@ -103,7 +103,8 @@ def calls(
         ledger=ledger,
         without_shared_ledger=without_shared_ledger,
         concurrency=concurrency,
-        rate=None if rate is None else rate / workers,
+        rate=rate,
+        workers=workers,
         **options,
     )
     # To find out what is not known, Ray would run the plan: other paid calls too.

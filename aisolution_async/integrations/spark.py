@@ -80,7 +80,8 @@ def calls(
         ledger=ledger,
         without_shared_ledger=without_shared_ledger,
         concurrency=concurrency,
-        rate=None if rate is None else rate / workers,
+        rate=rate,
+        workers=workers,
         **options,
     )
     added = from_arrow_schema(work.added(to_arrow_schema(df.schema)))

@@ -87,23 +87,28 @@ _SUMS = """SELECT (SELECT max_charges FROM ledger.book), (SELECT granted FROM le
 _SINCE = """SELECT coalesce(min(s.since), clock_timestamp())
     FROM ledger.shards s JOIN ledger.owners o ON o.id = s.owner
     WHERE s.folder = %s AND NOT o.ended AND o.expires_at > clock_timestamp()"""
+# Whether a callback is recorded that came at that moment: the window is what the index on time needs.
+_DELIVERED = """SELECT FROM ledger.attempts WHERE started_at >= %s - %s AND started_at + elapsed = %s
+    AND http_status IS NULL AND reply = %s"""
+_LONGEST_PATIENCE = 30 * 86400 * 10**6
 # So many attempts are looked at, old ones or not: however many there are, no statement takes long.
 _PURGE = """WITH looked AS MATERIALIZED (
         SELECT id, started_at < %s AND started_at + elapsed < %s AND (reply IS NOT NULL OR identity IS NOT NULL)
             AND holds <> 1 AS is_old FROM ledger.attempts WHERE id > %s ORDER BY id LIMIT 5000
-    ), old AS (
-        SELECT id FROM looked WHERE is_old
+    ), old AS MATERIALIZED (  -- as they are now: another purge may have been here since
+        SELECT a.id, a.endpoint, a.started_at, a.state, a.status, a.answer, a.reply IS NOT NULL AS replied
+        FROM ledger.attempts a JOIN looked USING (id)
+        WHERE is_old AND (a.reply IS NOT NULL OR a.identity IS NOT NULL) AND a.holds <> 1 FOR UPDATE OF a
     ), done AS (
         UPDATE ledger.attempts a SET reply = NULL, answer = false, identity = NULL FROM old WHERE a.id = old.id
-        RETURNING a.*
     ), told AS (
         INSERT INTO ledger.rollup AS r
         SELECT %s, endpoint, started_at / 86400000000, state, coalesce(status, ''), 0, 0,
-            -count(*) FILTER (WHERE answer), -count(reply)
-        FROM ledger.attempts JOIN old USING (id) GROUP BY 2, 3, 4, 5
+            -count(*) FILTER (WHERE answer), -count(*) FILTER (WHERE replied)
+        FROM old GROUP BY 2, 3, 4, 5
         ON CONFLICT (owner, endpoint, day, state, status) DO UPDATE
             SET answers = r.answers + excluded.answers, replies = r.replies + excluded.replies
-    ) SELECT (SELECT max(id) FROM looked), (SELECT count(*) FROM done)"""
+    ) SELECT (SELECT max(id) FROM looked), (SELECT count(*) FROM old)"""
 _PURGE_OUTSTANDING = """WITH old AS (DELETE FROM ledger.outstanding WHERE since < %s
         AND NOT (attempt IS NOT NULL AND attempt IN (SELECT id FROM ledger.intents)) RETURNING reserved, price)
     SELECT ledger.account(-count(*) FILTER (WHERE reserved), -coalesce(sum(price) FILTER (WHERE reserved), 0)::bigint)
@@ -182,6 +187,16 @@ class SharedBook:
         Raises what the driver raises where none of it could be recorded.
         """
         found: list[object] = [None] * len(asks)
+        try:
+            self._work_off(asks, ends, found)
+        except BaseException:
+            for each in found:  # nobody is told of it: it is ended as not sent
+                if isinstance(each, Started):
+                    self._known.pop(each.id, None)
+            raise
+        return found
+
+    def _work_off(self, asks: Sequence[Ask], ends: Sequence[End], found: list[object]) -> None:
         left = list(range(len(asks)))
         for _ in range(_TIMES):
             rows = self._exchange([asks[n] for n in left], ends)
@@ -197,7 +212,6 @@ class SharedBook:
                 break
         for n in left:
             found[n] = Busy()
-        return found
 
     def renew(self) -> None:
         """Tell the others that this owner is alive, and bury those that are not."""
@@ -366,9 +380,21 @@ class SharedBook:
             attempt.number,
             REPEATED,
         )
-        query = "SELECT ledger.deliver(%s, %s, %s, %s::jsonb)"
-        now = micros(clock.today())
-        delivered: bool = self._once(query, self._owner, now, list(waited_for), json.dumps(said))[0][0]
+        now, reply = micros(clock.today()), said[5]
+        values = (self._owner, now, list(waited_for), json.dumps(said))
+        tries = 0
+
+        def do(db: server.Connection) -> bool:
+            nonlocal tries
+            tries += 1
+            looked = (now, _LONGEST_PATIENCE, now, reply)
+            if tries > 1 and db.execute(self._sql(_DELIVERED), looked).fetchone() is not None:
+                return True  # it was the answer of the server that was lost
+            row = db.execute(self._sql("SELECT ledger.deliver(%s, %s, %s, %s::jsonb)"), values).fetchone()
+            assert row is not None
+            return bool(row[0])
+
+        delivered = self._do(do)
         self._used_up = (0.0, "")
         return delivered
 
@@ -383,7 +409,24 @@ class SharedBook:
                 keys.append(call)  # a command line gives a number as text
         query = "SELECT ledger.resolve(%s, %s, %s, %s, %s::text[], %s, %s)"
         values = (self._owner, micros(clock.today()), attempt, identity, keys, State(charge).value, BY_HAND)
-        count: int = self._once(query, *values)[0][0]
+        is_lost = False
+
+        def do(db: server.Connection) -> int:
+            nonlocal is_lost
+            if is_lost:
+                raise LedgerError(
+                    f"the connection to the ledger {self._place} was lost, and nobody knows whether this is settled: "
+                    "look with `aisolution ledger show`"
+                )
+            try:
+                row = db.execute(self._sql(query), values).fetchone()
+            except psycopg.Error as exc:
+                is_lost = server.is_lost(exc)
+                raise
+            assert row is not None
+            return int(row[0])
+
+        count = self._do(do)
         self._used_up = (0.0, "")
         return count
 
