@@ -71,6 +71,8 @@ def test_every_law_holds(first: int) -> None:
         300081446,
         300512950,
         300577701,
+        300642738,
+        300319797,
     ],
 )
 def test_a_law_that_was_broken_once_holds(seed: int) -> None:

@@ -285,7 +285,8 @@ class Laws:
     def _is_seen(self, request: Request) -> bool:
         """Whether a tally has to have it: its process did not crash, and a call waited for its callback, if it had."""
         if request.is_billed_by_callback:
-            return request.is_counted_as_callback
+            # One that is late is taken for a newer request's, whose own charge may go uncounted then, as in the ledger.
+            return request.is_counted_as_callback and not self._is_late(request)
         return not request.process.is_dead
 
     def _mistaken(self, question: int) -> int:

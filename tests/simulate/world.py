@@ -320,7 +320,9 @@ class World:
         process.tasks.pop(task)
         if self.laws.callbacks_counted(request.question, process) > before:
             request.is_counted_as_callback = True
-            request.is_counted_elsewhere |= process is not request.process
+            # Another process was told of the charge by a response, and the ledger did not have that yet.
+            told = any(each.is_billed and each.process is not process for each in self.vendor.of(request.question))
+            request.is_counted_elsewhere |= process is not request.process or (told and not request.is_billed)
         if task.cancelled():
             return False
         if (error := task.exception()) is not None:
