@@ -87,6 +87,32 @@ async def running(app: FastAPI) -> AsyncIterator[httpx.AsyncClient]:
 # ------------------------------------------------------------------------------------------- the guide's service
 
 
+@pytest.mark.parametrize("imported", ["import Client, install\n\napp", "import Client, WithCharge, install"])
+async def test_the_small_service_answers_a_number_and_maps_errors(imported: str, tmp_path: Path) -> None:
+    source = example(imported)
+    assert len([line for line in source.splitlines() if line]) <= 10
+    async with (
+        Sandbox() as sandbox,
+        serving(source, UNDER_UVICORN, tmp_path, sandbox, HTTP="auto") as service,
+        httpx.AsyncClient(base_url=service.url) as user,
+    ):
+        answer = await user.get("/numbers/0813-8730-0008")
+        assert answer.status_code == 200
+        profile = answer.json()
+        assert (profile["number"], "group_id" in profile) == ("+6281387300008", False)
+        assert profile["whatsapp"] in ("yes", "no", "checking")
+        assert ("charge" in profile) is ("WithCharge" in source)
+        answer = await user.get("/numbers/no number")
+        assert (answer.status_code, answer.json()["charge"]) == (422, "free")
+        sandbox.faults.add(Fault("http", http_status=503, retry_after=60, times=1))  # longer than the deadline
+        answer = await user.get(f"/numbers/{sandbox.number('yes')}")
+        assert (answer.status_code, answer.headers["retry-after"], answer.json()["charge"]) == (503, "60", "free")
+        described = (await user.get("/openapi.json")).json()["paths"]["/numbers/{number}"]["get"]["responses"]
+        assert {"200", "422", "502", "503"} <= described.keys()
+        service.terminate()
+        assert_clean(await service.ended())
+
+
 @pytest.mark.parametrize("http", ["h11", "httptools"])
 async def test_the_service_answers_and_ends_with_requests_in_flight(source: str, tmp_path: Path, http: str) -> None:
     clock = Clock(ticking=False)
