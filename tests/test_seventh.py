@@ -92,6 +92,51 @@ async def vendor() -> AsyncIterator[tuple[str, list[str]]]:
         yield url, asked
 
 
+NOT_IN_THE_SANDBOX = """
+import asyncio
+from aisolution_async import AISolutionError, AsyncClient, Charge
+from aisolution_async.api import CheckLiveness
+from aisolution_async.sandbox import Sandbox
+
+async def main():
+    async with Sandbox() as sandbox:
+        async with AsyncClient(sandbox.token, base_url=sandbox.url, ledger="own.ledger") as client:
+            for _ in range(2):  # nothing is held
+                try:
+                    await client.send(CheckLiveness("a.jpg"))
+                except AISolutionError as error:
+                    print(error)
+                    assert error.charge is Charge.FREE
+                    assert len(error.attempts) == 1
+        assert (sandbox.bill.charged, sandbox.requests["liveness"]) == (0, 2)
+
+asyncio.run(main())
+"""
+
+
+@pytest.mark.parametrize("documented", ["INVALID_REQUEST", "FAIL", "INVALID_INPUT", "FACE_DETECT_FAILED"])
+async def test_the_sandbox_says_that_it_has_no_answer_for_it_and_that_is_free(folder: Path, documented: str) -> None:
+    api = folder / "copy" / "aisolution_async" / "api.py"
+    section, rest = api.read_text(encoding="utf-8").rsplit("class Liveness", 1)
+    rest = rest.replace('"INVALID_REQUEST": FREE', f'"{documented}": FREE', 1)
+    api.write_text(f"{section}class Liveness{rest}", encoding="utf-8")
+    env = {k: v for k, v in os.environ.items() if not k.startswith("AISOLUTION")} | {"PYTHONPATH": str(folder / "copy")}
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-c", NOT_IN_THE_SANDBOX),
+        cwd=folder,
+        env=env,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
+    said = (await process.communicate())[0].decode()
+    assert process.returncode == 0, said
+    assert "may have been charged" not in said
+    if documented == "FACE_DETECT_FAILED":  # the vendor would speak of the photo
+        assert said.count("liveness: refused with HTTP 404") == 2
+    else:
+        assert said.count("the sandbox has no answer for liveness yet: write one, in the class Vendor") == 2
+
+
 async def test_it_is_used_everywhere(folder: Path, vendor: tuple[str, list[str]]) -> None:
     url, asked = vendor
     env = {k: v for k, v in os.environ.items() if not k.startswith("AISOLUTION")}

@@ -21,7 +21,10 @@ def _run() -> None:
     streams.mend()
     for extra in ("click", "rich", "PIL"):  # looked for, and not imported: most commands need only some of them
         if importlib.util.find_spec(extra) is None:
-            sys.stderr.write(f"error: {extra} is missing: pip install 'aisolution-async[cli]'\n")
+            sys.stderr.write(
+                f"error: {extra} is missing, and the command needs it: pip install 'aisolution-async[cli]', or, in a "
+                "copy of the repository, pip install '.[cli]'\n"
+            )
             sys.exit(2)
     from aisolution_async.cli.commands import aisolution  # noqa: PLC0415  # it needs click
 

@@ -304,7 +304,7 @@ class Vendor:
             return Served(401, b"token not valid\n", endpoint=endpoint)
         handler = self._handlers.get(endpoint)
         if handler is None:
-            return Served(501, b"the sandbox has no answers of this endpoint\n", endpoint=endpoint)
+            return _without_a_handler(endpoint)
         try:
             said = await handler(group, _form(request.body))
         except _Refusal as refusal:
@@ -466,6 +466,21 @@ class Vendor:
             case "stranger":
                 return made(number[:-3] + "999", delay=waiting, charge=None), replace(final, delay=0.0)
         return (final,)
+
+
+def _without_a_handler(endpoint: str) -> Served:
+    """The answer for an endpoint that `api.py` has and the sandbox has not: free, since nothing was done.
+
+    An envelope with a status that the endpoint documents as free, so that the client knows this, and shows what it
+    says. Where the endpoint documents none that is sure not to be repeated, a refusal in plain text.
+    """
+    charges = ENDPOINTS[endpoint].charges
+    said = f"the sandbox has no answer for {endpoint} yet: write one, in the class Vendor of the sandbox"
+    for status in ("FAIL", "INVALID_REQUEST", "INVALID_INPUT"):
+        if charges.get(status) is Charge.FREE:
+            body = json.dumps({"status": status, "message": said}).encode()
+            return Served(501, body, "application/json", endpoint=endpoint, status=status)
+    return Served(404, f"{said}\n".encode(), endpoint=endpoint)
 
 
 def _charge(endpoint: str, status: str, message: Any) -> Charge:
