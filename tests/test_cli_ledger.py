@@ -581,6 +581,28 @@ def test_files_that_are_no_ledger(words: list[str]) -> None:
     assert Path("text").stat().st_mode & 0o777 == 0o644
 
 
+@pytest.mark.parametrize("words", USES, ids=lambda words: words[0])
+@pytest.mark.parametrize(
+    ("there", "named", "said"),
+    [
+        ("out.csv.sandbox.ledger", "out.csv.ledger", "out.csv.sandbox.ledger (the sandbox's)"),
+        ("out.csv.ledger", "out.csv.sandbox.ledger", "out.csv.ledger (the vendor's)"),
+        ("out.csv.ledger", "out.csv", "out.csv.ledger (the vendor's)"),
+        ("out.csv.sandbox.ledger", "results", None),
+    ],
+)
+def test_the_other_ledger_is_named(words: list[str], there: str, named: str, said: str | None) -> None:
+    invoice("day,endpoint,count\n2026-11-23,x,1\n")
+    Path("out.csv").write_text("phone,ok\n1,true\n")
+    asyncio.run(_begin(there, "A", end=True))
+    before = left()
+    result = use(words, named)
+    assert (result.exit_code, result.stdout) == (2, "")
+    beside = "check the path" if said is None else f"beside it is {said}"
+    assert the_error(result) == f"there is no ledger {Path.cwd()}/{named}: {beside}"
+    assert left() == before
+
+
 def test_help() -> None:
     text = CliRunner().invoke(aisolution, ["ledger", "--help"]).output
     for words in USES:

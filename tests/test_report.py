@@ -1186,6 +1186,7 @@ def test_onto_stdout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ("ledger", "output", "said"),
     [
         ("none.ledger", "r.html", "there is no ledger"),
+        ("a.sandbox.ledger", "r.html", "beside it is a.ledger (the vendor's)"),
         ("a.ledger", "a.ledger", "is the ledger"),
         ("a.ledger", "folder", "is a folder"),
         ("a.ledger", "none/r.html", "does not exist"),

@@ -13,6 +13,13 @@ LEDGER: Final = ".sandbox.ledger"
 """How the name of a ledger of such answers ends."""
 
 
+def ledgers_beside(path: Path) -> list[Path]:
+    """The ledgers, made up or not, whose names say that they belong to what `path` names: a ledger, or results."""
+    output = path.name.removesuffix(".ledger").removesuffix(".sandbox")
+    names = (output + ending for ending in (".ledger", LEDGER))
+    return [found for name in names if name != path.name and (found := path.with_name(name)).is_file()]
+
+
 def is_made_up(ledger: Place | None, command: Sequence[Any] = ()) -> bool:
     """Whether a sandbox gave the answers in `ledger`, or those that a `command` of these words got."""
     if "--sandbox" in command or ledger is None:

@@ -25,7 +25,7 @@ from aisolution_async.bulk.results import answered
 from aisolution_async.charges import Charge
 from aisolution_async.cli import show
 from aisolution_async.cli.ending import Ending, Exit
-from aisolution_async.cli.options import LedgerPlace, prices
+from aisolution_async.cli.options import KnownLedger, LedgerPlace, prices
 from aisolution_async.cli.running import foreseen, run
 from aisolution_async.errors import ConfigurationError
 from aisolution_async.hiding import SECRET_FIELDS
@@ -41,7 +41,7 @@ _MOST_HELD = 20
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
 
 _JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-_FILE = click.argument("file", metavar="LEDGER", type=LedgerPlace())
+_FILE = click.argument("file", metavar="LEDGER", type=KnownLedger())
 
 
 @click.group("ledger")
@@ -274,7 +274,7 @@ def _sums(names: Sequence[str], found: Mapping[tuple[object, ...], Sum]) -> None
 
 
 @ledger_group.command("reconcile")
-@click.argument("files", metavar="LEDGER...", nargs=-1, required=True, type=LedgerPlace())
+@click.argument("files", metavar="LEDGER...", nargs=-1, required=True, type=KnownLedger())
 @click.option("--invoice", required=True, type=click.Path(path_type=Path), help="The invoice: .xlsx, .csv or the like.")
 @click.option("--sheet", metavar="NAME", help="Its sheet in a workbook.  [default: the one that is an invoice]")
 @click.option("--day", metavar="COLUMN", help="Its column of days or months.  [default: found]")
@@ -447,7 +447,7 @@ def purge_command(file: Place, older_than: str, *, as_json: bool) -> None:
 
 
 @ledger_group.command("limit")
-@_FILE
+@click.argument("file", metavar="LEDGER", type=LedgerPlace())
 @click.option("--max-charges", metavar="N", help="Allow N charges at most, by whoever uses the ledger.")
 @click.option("--no-limit", is_flag=True, help="Allow any number again.")
 @_JSON

@@ -11,7 +11,9 @@ from typing import Any
 import click
 
 from aisolution_async.api import ENDPOINTS, Kind, Parameter, endpoint_of
+from aisolution_async.bulk import pretended
 from aisolution_async.cli import config
+from aisolution_async.cli.ending import Ending, Exit
 from aisolution_async.client import BASE_URL_VARIABLE, TOKEN_VARIABLE
 from aisolution_async.errors import ConfigurationError
 from aisolution_async.ledger.urls import place_of
@@ -72,6 +74,37 @@ class LedgerPlace(click.Path):
             return place_of(value)
         except ConfigurationError as exc:
             self.fail(str(exc), param, ctx)
+
+
+class KnownLedger(LedgerPlace):
+    """Where a ledger is that is there already. Where there is none, those beside it are named.
+
+    Most often the run was one with `--sandbox`, or was none. `or_results`: what bulk wrote may be named, too.
+    """
+
+    def __init__(self, *, or_results: bool = False) -> None:
+        super().__init__()
+        self._or_results = or_results
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """See click."""
+        place = super().convert(value, param, ctx)
+        if isinstance(place, Path) and not (place.is_file() and (self._or_results or _is_database(place))):
+            beside = [] if self._or_results and place.suffix != ".ledger" else pretended.ledgers_beside(place)
+            if beside:
+                kinds = ("the sandbox's" if pretended.is_made_up(found) else "the vendor's" for found in beside)
+                names = " and ".join(f"{found} ({kind})" for found, kind in zip(beside, kinds, strict=True))
+                raise Ending(f"there is no ledger {place.absolute()}: beside it is {names}", Exit.USAGE)
+        return place
+
+
+def _is_database(path: Path) -> bool:
+    """Whether it begins as SQLite's files do; True also for what cannot be told."""
+    try:
+        with path.open("rb") as file:
+            return file.read(16) in (b"SQLite format 3\0", b"")
+    except OSError:
+        return True
 
 
 class EndpointName(click.Choice):  # type: ignore[type-arg]  # it is generic from click 8.2 on only

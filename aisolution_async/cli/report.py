@@ -12,7 +12,7 @@ import click
 
 from aisolution_async.cli import show
 from aisolution_async.cli.ending import EXIT_CODES
-from aisolution_async.cli.options import LedgerPlace, prices
+from aisolution_async.cli.options import KnownLedger, LedgerPlace, prices
 from aisolution_async.cli.running import foreseen
 from aisolution_async.ledger.urls import Place
 
@@ -26,7 +26,7 @@ def _currency(ctx: click.Context, param: click.Parameter, text: str | None) -> s
 
 
 @click.command("report", epilog=EXIT_CODES)
-@click.argument("file", type=LedgerPlace())
+@click.argument("file", type=KnownLedger(or_results=True))
 @click.option(
     "-o",
     "--output",
