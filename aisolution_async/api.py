@@ -1,7 +1,8 @@
-"""The six endpoints, as data: what a call takes, what it answers, what each status costs.
+"""The endpoints, as data: what a call takes, what it answers, what each status costs.
 
 Everything that loops over endpoints (the form, the charges, the command line, the tests) loops over `CALLS`.
-A seventh endpoint is one more section here. The charges follow the "Status code" tables of the vendor's page.
+Another endpoint is one more section here. The charges follow the "Status code" tables of the vendor's page, and each
+call and reply names its section of that page in quotes.
 """
 
 from __future__ import annotations
@@ -276,7 +277,7 @@ Text = Annotated[str, Field(coerce_numbers_to_str=True)]
 
 
 class Judgment(StrEnum):
-    """The vendor's verdict on two faces ("Judgment description")."""
+    """The vendor's verdict on two faces ("Face Comparison", "Judgment description")."""
 
     SAME_PERSON = "SAME PERSON"
     NOT_SAME_PERSON = "NOT SAME PERSON"
@@ -284,7 +285,13 @@ class Judgment(StrEnum):
 
 
 class FaceComparison(Reply):
-    """How alike two faces are: `similarity` 0 to 100, and `result` (a string where the vendor says a new word)."""
+    """How alike two faces are.
+
+    The answer of "Face Comparison" and of "Hand-held ID Card Comparison".
+
+    - `similarity`: a score from 0 to 100.
+    - `result`: a `Judgment`, or a string if the vendor says a new word.
+    """
 
     similarity: Score
     result: Annotated[Judgment | NewWord, Field(union_mode="left_to_right")]
@@ -292,7 +299,10 @@ class FaceComparison(Reply):
 
 @dataclass(frozen=True, slots=True, repr=False)
 class FaceCompare(Call[FaceComparison]):
-    """Are these two faces one person? ("Face Comparison")"""
+    """Are these two faces one person? ("Face Comparison")
+
+    Each of `img1` and `img2` is an image, see `ImageSource`. Answered by a `FaceComparison`. CHARGED if answered.
+    """
 
     img1: ImageSource
     img2: ImageSource
@@ -312,7 +322,10 @@ class FaceCompare(Call[FaceComparison]):
 
 @dataclass(frozen=True, slots=True, repr=False)
 class IdHolding(Call[FaceComparison]):
-    """Is the person holding the card the person on it? ("Hand-held ID Card Comparison")"""
+    """Is the person holding the card the person on it? ("Hand-held ID Card Comparison")
+
+    `img` is one photo of both, see `ImageSource`. Answered by a `FaceComparison`. CHARGED if answered.
+    """
 
     img: ImageSource
 
@@ -336,10 +349,14 @@ class IdHolding(Call[FaceComparison]):
 
 
 class AddedFace(Reply):
-    """`person_id` names the person, `person_count` is how often this face was added.
+    """A face that the vendor remembers.
 
-    `group_id` is a secret: the vendor calls it the access key. Dumps do not show it, and it is empty in a reply from a
-    ledger or a pickle, which do not keep it.
+    The answer of "Face Search", "add face image".
+
+    - `person_id`: names the person.
+    - `person_count`: how often this face was added.
+    - `group_id`: a secret, which the vendor calls the access key. Dumps do not show it, and it is empty in a reply from a
+      ledger or a pickle, which do not keep it.
     """
 
     group_id: str = Field(exclude=True)
@@ -353,7 +370,10 @@ class AddedFace(Reply):
 
 @dataclass(frozen=True, slots=True, repr=False)
 class AddFace(Call[AddedFace]):
-    """Remember a face, to be searched for later ("add face image"). Free."""
+    """Remember a face, to be searched for later ("Face Search", "add face image").
+
+    `img` is an image, see `ImageSource`. Answered by an `AddedFace`. FREE.
+    """
 
     img: ImageSource
 
@@ -368,14 +388,17 @@ class AddFace(Call[AddedFace]):
 
 
 class FaceMatch(_Said):
-    """One remembered person who looks like the photo: `confidence` 0 to 100."""
+    """One remembered person who looks like the photo: `confidence`, 0 to 100, and the `person_id` of `AddedFace`."""
 
     confidence: Score
     person_id: str
 
 
 class FaceMatches(Reply):
-    """Whom the photo looks like; empty if nobody."""
+    """Whom the photo looks like: `matches`, a list that is empty if nobody.
+
+    The answer of "Face Search", "search the same face". The contract does not say how the list is ordered.
+    """
 
     sole_field: ClassVar[str | None] = "matches"
 
@@ -384,7 +407,10 @@ class FaceMatches(Reply):
 
 @dataclass(frozen=True, slots=True, repr=False)
 class SearchFace(Call[FaceMatches]):
-    """Was this face added before? ("search the same face")"""
+    """Was this face added before? ("Face Search", "search the same face")
+
+    `img` is an image, see `ImageSource`. Answered by `FaceMatches`. CHARGED if answered, also if nobody is found.
+    """
 
     img: ImageSource
 
@@ -399,7 +425,10 @@ class SearchFace(Call[FaceMatches]):
 
 
 class DeletedFace(Reply):
-    """The person is forgotten. The vendor sends nothing with it."""
+    """The person is forgotten. The vendor sends nothing with it.
+
+    The answer of "Face Search", "delete face".
+    """
 
     @classmethod
     def from_message(cls, message: object) -> Self:
@@ -408,7 +437,10 @@ class DeletedFace(Reply):
 
 @dataclass(frozen=True, slots=True, repr=False)
 class DeleteFace(Call[DeletedFace]):
-    """Forget a person ("delete face"). Free."""
+    """Forget a person ("Face Search", "delete face").
+
+    `person_id` is that of an `AddedFace`. Answered by a `DeletedFace`. FREE.
+    """
 
     person_id: str
 
@@ -442,8 +474,14 @@ _NO_ANSWERS = (WhatsAppState.CHECKING, WhatsAppState.UNAVAILABLE)
 class WhatsAppProfile(Reply):
     """What WhatsApp knows of a number.
 
-    `status_update` is a date as YYYYMMDD, `business_user` and `avatar` are "yes" or "no"; all are None where
-    the vendor says nothing. `signature` is text that a stranger wrote: escape it wherever it is shown.
+    The answer of "WhatsApp Detail Detection", and what its callback brings.
+
+    - `whatsapp`: a `WhatsAppState`, or a string if the vendor says a new word.
+    - `number`: the number as the vendor says it, with its country code.
+    - `status_update`: a date as YYYYMMDD. `business_user`, `avatar`: "yes" or "no".
+    - `signature`: text that a stranger wrote: escape it wherever it is shown.
+
+    All but `whatsapp` are None if the vendor says nothing of them.
     """
 
     whatsapp: Annotated[WhatsAppState | NewWord, Field(union_mode="left_to_right")]
@@ -462,8 +500,9 @@ class WhatsAppProfile(Reply):
 class WhatsAppDetail(Call[WhatsAppProfile]):
     """Is this number on WhatsApp, and what does it show there? ("WhatsApp Detail Detection")
 
-    `country` is a two-letter code (the page names PH, VN, IN). With `callback` the result is sent to that URL
-    by GET. `servstatus=True` asks for "unavailable" instead of an error while the service is down.
+    `country` is a two-letter code, such as ID. With `callback`, the result is sent to that URL by GET ("Callback
+    method"). `servstatus=True` asks for "unavailable" instead of an error while the service is down. Answered by a
+    `WhatsAppProfile`. CHARGED if answered, unless its `whatsapp` is "checking" or "unavailable".
     """
 
     number: str
@@ -497,7 +536,7 @@ class WhatsAppDetail(Call[WhatsAppProfile]):
 # ------------------------------------------------------------------------------------------------ the tables
 
 CALLS: tuple[type[Call[Any]], ...] = (FaceCompare, IdHolding, AddFace, SearchFace, DeleteFace, WhatsAppDetail)
-"""The six calls, in the order of the vendor's page."""
+"""The calls, in the order of the vendor's page."""
 
 ENDPOINTS: Mapping[str, Endpoint[Any]] = {call.endpoint.name: call.endpoint for call in CALLS}
 """The endpoints by the vendor's name."""

@@ -28,10 +28,12 @@ _CHARGED, _FREE = Charge.CHARGED, Charge.FREE  # looked up for every attempt: an
 class Attempt:
     """One request on the wire, or one that never got there.
 
-    `status` is the vendor's status string and `http_status` the HTTP code, each None where none came.
-    `started_at` is in UTC, `elapsed` in seconds. `error` says in a few words why no usable answer came
-    (never with anything secret in it), None where one did. `recorded` says whether a ledger has it, None where
-    there is no ledger. `number` counts the attempts of its call, from 1.
+    - `charge`: what it cost, a `Charge`.
+    - `status`: the vendor's status, such as "OK". `http_status`: the HTTP code. Each is None if none came.
+    - `started_at`: when it began, in UTC. `elapsed`: how long it took, in seconds.
+    - `error`: in a few words, why no usable answer came; None if one came. It never holds anything secret.
+    - `recorded`: whether the ledger has it; None if there is no ledger.
+    - `number`: its place among the attempts of its call, from 1.
     """
 
     charge: Charge
@@ -157,22 +159,27 @@ class Tally:
 
     @property
     def charged(self) -> int:
+        """Attempts that were charged, on all endpoints."""
         return sum(counts.charged for counts in self._by_endpoint.values())
 
     @property
     def free(self) -> int:
+        """Attempts that were free, on all endpoints."""
         return sum(counts.free for counts in self._by_endpoint.values())
 
     @property
     def unknown(self) -> int:
+        """Attempts that may have been charged, on all endpoints: only the invoice can tell."""
         return sum(counts.unknown for counts in self._by_endpoint.values())
 
     @property
     def total(self) -> int:
+        """All attempts, on all endpoints."""
         return self.charged + self.free + self.unknown
 
     @property
     def by_endpoint(self) -> Mapping[str, Counts]:
+        """The same counts for each endpoint that was used, by the vendor's name for it (`"facecompare"`)."""
         return MappingProxyType(self._by_endpoint)
 
     def __eq__(self, other: object) -> bool:

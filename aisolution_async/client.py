@@ -105,8 +105,8 @@ class AsyncClient(NotPickled):
     - `timeout`: seconds, or an `httpx.Timeout`: to connect, to write, until the next bytes of an answer, and for a free
       connection.
     - `deadline`: seconds for one call, over all its attempts and the waits between them. None: no end.
-    - `max_retries`: how often an attempt that was free and may pass is repeated. Default: 4. In its place, `retry` is a
-      `Retry` that also says how long to wait in between.
+    - `max_retries`: how often an attempt is repeated that was free, and may work the next time. Default: 4. In its
+      place, `retry` is a `Retry` that also says how long to wait in between.
     - `retry_unknown`: how often an attempt that may have been charged is repeated. Default: 0.
     - `rate`: attempts a second, over all calls and batches. Processes that have a ledger on a server open divide it.
       `max_connections`: connections that are open at once.
@@ -312,15 +312,17 @@ class AsyncClient(NotPickled):
         """
         self._shared.requests.headers_now = headers
 
-    # ------------------------------------------------------------------------------------- the six endpoints
+    # ----------------------------------------------------------------------------------------- the endpoints
     # What the vendor is asked leaves each frame with the call: error reporters show the locals of a traceback.
 
     async def face_compare(self, img1: ImageSource, img2: ImageSource, *, key: Key = None) -> FaceComparison:
         """Are these two faces one person? ("Face Comparison" of the vendor's page.)
 
         Each image is a path, the bytes of a file, a binary file or base64 text. The reply has `similarity`, 0 to 100,
-        and `result`, a `Judgment`. CHARGED if answered. Raises FaceNotFoundError (free) where a photo shows no face,
-        and the errors of `send`.
+        and `result`, a `Judgment`. CHARGED if answered.
+
+        Raises InputError for what is no image or is too large, FaceNotFoundError if a photo shows no face (both free),
+        and the other errors of `send`.
         """
         call = FaceCompare(img1, img2, key=key)
         del img1, img2
@@ -330,39 +332,43 @@ class AsyncClient(NotPickled):
         """Is the person who holds an ID card the person on it? ("Hand-held ID Card Comparison")
 
         One photo shows both; it is given as in `face_compare`. The reply has `similarity`, 0 to 100, and `result`, a
-        `Judgment`. CHARGED if answered. Raises FaceNotFoundError (free) where it is no such photo, and the errors of
-        `send`.
+        `Judgment`. CHARGED if answered.
+
+        Raises FaceNotFoundError (free) if it is no such photo, and the other errors of `face_compare`.
         """
         call = IdHolding(img, key=key)
         del img
         return await self.send(call)
 
     async def add_face(self, img: ImageSource, *, key: Key = None) -> AddedFace:
-        """Let the vendor remember a face, to be searched for later. ("add face image")
+        """Let the vendor remember a face, to be searched for later. ("Face Search", "add face image")
 
         The reply has `person_id`, `person_count` (how often this face was added) and `group_id` (a secret). FREE.
-        Raises FaceNotFoundError where there is no face, and the errors of `send`.
+
+        Raises FaceNotFoundError if there is no face, and the other errors of `face_compare`.
         """
         call = AddFace(img, key=key)
         del img
         return await self.send(call)
 
     async def search_face(self, img: ImageSource, *, key: Key = None) -> FaceMatches:
-        """Was this face added before? ("search the same face")
+        """Was this face added before? ("Face Search", "search the same face")
 
         The reply has `matches`, a list that is empty if nobody looks like the photo; each has `confidence`, 0 to 100,
-        and `person_id`. CHARGED if answered. Raises FaceNotFoundError (free) where there is no face, and the errors of
-        `send`.
+        and `person_id`. CHARGED if answered, also if nobody is found.
+
+        Raises FaceNotFoundError (free) if there is no face, and the other errors of `face_compare`.
         """
         call = SearchFace(img, key=key)
         del img
         return await self.send(call)
 
     async def delete_face(self, person_id: str, *, key: Key = None) -> DeletedFace:
-        """Let the vendor forget a person, by the `person_id` of `add_face`. ("delete face")
+        """Let the vendor forget a person, by the `person_id` of `add_face`. ("Face Search", "delete face")
 
-        FREE. It is repeated by itself where an answer was lost, since asking twice does no harm. Raises
-        PersonNotFoundError where there is no such person, and the errors of `send`.
+        The reply is empty. FREE. It is repeated by itself if an answer was lost, since asking twice does no harm.
+
+        Raises PersonNotFoundError if there is no such person, and the other errors of `send`.
         """
         call = DeleteFace(person_id, key=key)
         del person_id
@@ -383,11 +389,13 @@ class AsyncClient(NotPickled):
         `country` is a code of two letters, for numbers that do not say theirs. The reply has `whatsapp`, a
         `WhatsAppState`, and where the vendor says them `signature`, `status_update` (YYYYMMDD), `business_user` and
         `avatar` ("yes" or "no"). CHARGED, unless `whatsapp` is "checking" or "unavailable": these are no answers yet.
-        `servstatus=True` asks for "unavailable" in place of an error while the service is down.
+        `servstatus=True` asks for "unavailable" in place of a RetryLaterError while the service is down.
 
         With `callback`, the vendor sends the answer to that URL as well, by GET. With `wait`, an `Inbox`, the vendor
         answers there, and this method returns when it has, or when the number was asked for again because the callback
-        is late; "checking" is then returned only after an hour. Raises the errors of `send`.
+        is late; "checking" is then returned only after an hour.
+
+        Raises InputError for what is surely no phone number (free), and the other errors of `send`.
         """
         call, calls_back = WhatsAppDetail(number, country, callback, servstatus, key=key), callback is not None
         del number, country, callback
@@ -408,11 +416,21 @@ class AsyncClient(NotPickled):
     async def send(self, call: Call[R]) -> R:
         """Ask the vendor `call`, a value such as `FaceCompare(img1, img2)`, and return its reply.
 
-        An attempt that was free and may pass is repeated, one that may have been charged only as `retry_unknown`
-        allows. The reply's `.charge` and `.attempts` say what it cost, and so do those of the AISolutionError that is
-        raised where there is no reply: InputError, NotSentError, a StatusError, LedgerError, RefusedError or
-        OutcomeUnknownError. ConfigurationError where the client is closed or belongs to another event loop. See
-        `aisolution_async.errors`.
+        An attempt that was free, and may work the next time, is repeated; one that may have been charged only as
+        `retry_unknown` allows. The reply's `.charge` and `.attempts` say what it cost.
+
+        Raises an AISolutionError if there is no reply. Its `.charge` and `.attempts` say the same.
+
+        - InputError: it cannot be sent. NotSentError: nothing left this machine; BudgetExhaustedError: a limit on
+          spending was reached. LedgerError: the ledger cannot be used. All of these are FREE.
+        - StatusError: the vendor said something other than OK. InvalidRequestError, ImageTooLargeError,
+          FaceNotFoundError, PersonNotFoundError, ServiceFailedError and RetryLaterError are FREE; an UnknownStatusError
+          is UNKNOWN.
+        - RefusedError: HTTP 4xx and no answer. FREE; most often the token is wrong.
+        - OutcomeUnknownError: it was sent, and no usable answer came, now or before (a ledger holds it). UNKNOWN.
+        - ConfigurationError: the client is closed, or belongs to another event loop.
+
+        `aisolution_async.errors` has the whole tree.
         """
         if not isinstance(call, Call):
             what = f"{kind_of(call)} is no call: {call_instead(call)}"

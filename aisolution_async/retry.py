@@ -27,7 +27,7 @@ LONGEST_PAUSE = 600.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Retry:
-    """How often and how patiently an attempt that was free and may pass is repeated.
+    """How often and how patiently an attempt is repeated that was free, and may work the next time.
 
     `max_retries` is how many such repeats a call gets. The wait before repeat n is drawn evenly from 0 to
     `first` x 2^(n-1) seconds, at most `longest` ("full jitter"), and comes on top of what the server asks for

@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import ast
+import inspect
+import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator
+from enum import Enum
 from pathlib import Path
+from types import FunctionType
+from typing import Any
 
 import pytest
 
 import aisolution_async
+from aisolution_async import Call, bulk, sandbox
+from aisolution_async.api import CALLS
+from aisolution_async.integrations import aiohttp, arrow, asgi, fastapi, instant, lists, telemetry
 
 from . import floors
 
@@ -82,3 +90,43 @@ def test_every_dependency_of_users_has_a_minimum(capsys: pytest.CaptureFixture[s
     printed = capsys.readouterr().out.splitlines()
     assert {"httpx==0.28", "pydantic==2.8"} < {*printed}
     assert not [line for line in printed if line.startswith(("aisolution-async", "ruff", "niquests"))]
+
+
+def _public() -> Iterator[tuple[str, object]]:
+    """What a user finds: each public class and function, and the public methods and properties of each class."""
+    for module in (aisolution_async, bulk, sandbox, aiohttp, arrow, asgi, fastapi, instant, lists, telemetry):
+        for name, found in inspect.getmembers(module):
+            is_ours = getattr(found, "__module__", "").startswith(aisolution_async.__name__)
+            if name.startswith("_") or not is_ours or not (inspect.isclass(found) or inspect.isfunction(found)):
+                continue
+            yield f"{module.__name__}.{name}", found
+            for member, value in vars(found).items() if inspect.isclass(found) and not issubclass(found, Enum) else ():
+                if not member.startswith("_") and isinstance(
+                    value, FunctionType | property | classmethod | staticmethod
+                ):
+                    yield f"{module.__name__}.{name}.{member}", getattr(found, member)
+
+
+def test_help_says_what_each_public_name_is() -> None:
+    told = {name: inspect.getdoc(found) or "" for name, found in _public()}
+    assert len(told) > 150
+    assert [name for name, text in told.items() if not text or text.startswith(name.rpartition(".")[2] + "(")] == []
+
+
+@pytest.mark.parametrize("call", CALLS)
+def test_help_says_what_an_endpoint_asks_answers_and_costs(call: type[Call[Any]]) -> None:
+    """Of a call and of its method: its parameters, its reply, the charge, and its section of the vendor's page."""
+    endpoint = call.endpoint
+    method = getattr(aisolution_async.AsyncClient, endpoint.command.replace("-", "_"))
+    for text in (inspect.getdoc(call) or "", inspect.getdoc(method) or ""):
+        assert re.search("FREE" if endpoint.never_charges else "CHARGED", text)
+        assert any(f'"{section}' in text for section in SECTIONS)
+    assert endpoint.reply.__name__ in (inspect.getdoc(call) or "")
+    assert "Raises " in (inspect.getdoc(method) or "")
+    for name in endpoint.reply.model_fields:
+        assert f"`{name}`" in (inspect.getdoc(endpoint.reply) or "")
+        assert f"`{name}`" in (inspect.getdoc(method) or "") or name == "number"
+
+
+SECTIONS = ("Face Comparison", "Hand-held ID Card Comparison", "Face Search", "WhatsApp Detail Detection")
+"""Of the vendor's page."""

@@ -1,4 +1,4 @@
-"""The vendor, pretended: all six endpoints on a real socket, with no token and no internet.
+"""The vendor, pretended: its endpoints on a real socket, with no token and no internet.
 
 `Sandbox` is the vendor, `Sandbox.bill` what it would have charged. `MAGIC_NUMBERS` and `images` are inputs that are
 answered as they say themselves, `Fault` what can go wrong, `Clock` its time.
