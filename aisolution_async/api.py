@@ -355,8 +355,8 @@ class AddedFace(Reply):
 
     - `person_id`: names the person.
     - `person_count`: how often this face was added.
-    - `group_id`: a secret, which the vendor calls the access key. Dumps do not show it, and it is empty in a reply from a
-      ledger or a pickle, which do not keep it.
+    - `group_id`: a secret, which the vendor calls the access key. Dumps do not show it, and it is empty in a reply from
+      a ledger or a pickle, which do not keep it.
     """
 
     group_id: str = Field(exclude=True)

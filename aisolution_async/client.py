@@ -419,13 +419,13 @@ class AsyncClient(NotPickled):
         An attempt that was free, and may work the next time, is repeated; one that may have been charged only as
         `retry_unknown` allows. The reply's `.charge` and `.attempts` say what it cost.
 
-        Raises an AISolutionError if there is no reply. Its `.charge` and `.attempts` say the same.
+        Raises an AISolutionError if there is no reply. Its `.charge` counts all attempts; here it is said for the last:
 
         - InputError: it cannot be sent. NotSentError: nothing left this machine; BudgetExhaustedError: a limit on
           spending was reached. LedgerError: the ledger cannot be used. All of these are FREE.
         - StatusError: the vendor said something other than OK. InvalidRequestError, ImageTooLargeError,
           FaceNotFoundError, PersonNotFoundError, ServiceFailedError and RetryLaterError are FREE; an UnknownStatusError
-          is UNKNOWN.
+          is UNKNOWN, but for AddFace and DeleteFace, which are never charged.
         - RefusedError: HTTP 4xx and no answer. FREE; most often the token is wrong.
         - OutcomeUnknownError: it was sent, and no usable answer came, now or before (a ledger holds it). UNKNOWN.
         - ConfigurationError: the client is closed, or belongs to another event loop.
@@ -485,22 +485,23 @@ class AsyncClient(NotPickled):
         """Ask the vendor many calls at once, and get the outcomes when they are ready. See `Batch`.
 
         - `calls`: an iterable or async iterable of calls, to one endpoint or several. It is read as outcomes are taken.
-        - `concurrency`: how many attempts are made at once, or an `Adaptive` that finds out. The pool's
-          `max_connections` bounds it too. `rate`: how many attempts a second, evenly spaced. Those that have a
-          ledger on a server open divide it.
+        - `concurrency`: how many attempts are under way at once, or an `Adaptive` that finds out how many the vendor
+          can take. There are never more than the client's `max_connections`.
+        - `rate`: how many attempts a second, evenly spaced. Processes that have a ledger on a server open divide it.
         - `ordered`: True yields outcomes in the input's order.
         - `dedupe`: what is asked more than once is asked once; the others get the same reply, free, with `answered_by`.
           The latest 10,000 answers are remembered. Not for `AddFace` and `DeleteFace`, which do something.
         - `total`: the number of calls, if you know it, for the progress.
         - `recheck`: a `Recheck`, which asks again for numbers that WhatsApp is still checking.
-        - `retry_unknown`: in place of the client's.
+        - `retry_unknown`: how often an attempt that may have been charged is repeated, in place of the client's.
         - `drain_timeout`: how many seconds a batch that is left or stopped early waits for the answers under way.
         - `ledger`, `reuse_for`: in place of the client's. `max_charges`, `prices`, `max_cost`: limits besides the
           client's.
-        - `inbox`: an `Inbox`. Look-ups that name no callback are answered there. A call whose answer is to come waits
-          without a place, and is asked for again when the callback is late.
+        - `inbox`: an `Inbox`, to which the vendor sends the answers of look-ups that name no callback of their own. A
+          call that waits for its callback does not count for `concurrency`. If the callback is late, its number is
+          asked for again.
 
-        Raises ConfigurationError for options that cannot work.
+        Raises ConfigurationError for options that cannot work. A call that fails raises nothing: it is a `Failed`.
         """
         running_loop()
         if inbox is not None and not isinstance(inbox, Inbox):
