@@ -33,7 +33,8 @@ SUMMARY = "The shared ledger on PostgreSQL: calls a second of the store, resumin
 
 _ROUNDS = 3
 _CALLS, _QUICK_CALLS = 20_000, 300
-_CLIENTS, _EACH, _QUICK_EACH = 8, 5_000, 100
+_CLIENTS, _QUICK_CLIENTS = 8, 2
+_EACH, _QUICK_EACH = 5_000, 100
 _AT_ONCE = 200
 _VENDORS = 500
 _COMMIT = 5_000  # microseconds
@@ -86,7 +87,7 @@ def main(*, quick: bool, count: int | None = None) -> None:
             measure(server, count)
         return
     print(f"\n### scale: {SUMMARY}\n")
-    count, each = (_QUICK_CALLS, _QUICK_EACH) if quick else (_CALLS, _EACH)
+    count, each, clients = (_QUICK_CALLS, _QUICK_EACH, _QUICK_CLIENTS) if quick else (_CALLS, _EACH, _CLIENTS)
     with postgres() as server:
         psycopg = importlib.import_module("psycopg")
         base = server.get_uri()
@@ -98,7 +99,7 @@ def main(*, quick: bool, count: int | None = None) -> None:
             db.execute("ALTER SYSTEM SET commit_siblings = 0")
             db.execute("SELECT pg_reload_conf()")
         free, limited = (
-            [_together(next(urls), each, limit) for _ in range(1 if quick else _ROUNDS)] for limit in (0, 1)
+            [_together(next(urls), clients, each, limit) for _ in range(1 if quick else _ROUNDS)] for limit in (0, 1)
         )
     rows = [("", "measured", "target")]
     rows.append(("store, one client, calls/s", f"{count / _median(alone, 'wall'):,.0f}", "2,000"))
@@ -107,10 +108,10 @@ def main(*, quick: bool, count: int | None = None) -> None:
     rows.append(("resumed by a batch, calls/s", f"{count / _median(resumed, 'wall'):,.0f}", "4,000"))
     dearer = 1e6 * (_median(shared, "cpu") - _median(none, "cpu")) / count
     rows.append(("CPU over no ledger, 200 at once, µs/call", f"{dearer:.0f}", "90"))
-    rate = [_CLIENTS * each / statistics.median(found) for found in (free, limited)]
-    rows.append((f"{_CLIENTS} clients, commits of 5 ms, no limit, calls/s", f"{rate[0]:,.0f}", ""))
-    rows.append((f"{_CLIENTS} clients, commits of 5 ms, under a budget", f"{100 * rate[1] / rate[0]:.0f} %", "85 %"))
-    part, refused = adaptive.together(4, _VENDORS, 8.0 if quick else 60.0)
+    rate = [clients * each / statistics.median(found) for found in (free, limited)]
+    rows.append((f"{clients} clients, commits of 5 ms, no limit, calls/s", f"{rate[0]:,.0f}", ""))
+    rows.append((f"{clients} clients, commits of 5 ms, under a budget", f"{100 * rate[1] / rate[0]:.0f} %", "85 %"))
+    part, refused = adaptive.together(4, _VENDORS, 2.0 if quick else 60.0)
     rows.append((f"4 times Adaptive(), a vendor of {_VENDORS}/s: of what it can answer", f"{100 * part:.1f} %", "95 %"))
     rows.append((f"4 times Adaptive(), a vendor of {_VENDORS}/s: RETRY_LATER", f"{100 * refused:.1f} %", "2 %"))
     print_table(rows)
@@ -135,7 +136,7 @@ def _over_the_wire(urls: list[str], count: int) -> tuple[list[dict[str, float]],
     return found
 
 
-def _together(url: str, each: int, is_limited: int) -> float:
+def _together(url: str, clients: int, each: int, is_limited: int) -> float:
     """Seconds for all clients at once, the slowest's."""
     _child({"url": url, "count": 1, "first": 10**9})  # it makes the schema
     specs = [
@@ -144,9 +145,9 @@ def _together(url: str, each: int, is_limited: int) -> float:
             "count": each,
             "first": number * each,
             "at_once": 50,
-            "max_charges": _CLIENTS * each + 1 if is_limited else None,
+            "max_charges": clients * each + 1 if is_limited else None,
         }
-        for number in range(_CLIENTS)
+        for number in range(clients)
     ]
     command = [sys.executable, "-m", "benchmarks.scale"]
     running = [
