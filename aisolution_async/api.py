@@ -168,8 +168,8 @@ class Reply(_Said):  # noqa: PLW1641  # pydantic gives frozen models their hash
     @property
     def attempts(self) -> tuple[Attempt, ...]:
         """The attempts that led to this reply, oldest first; the last one brought it."""
-        attempts: tuple[Attempt, ...] = self._noted("attempts", ())
-        return attempts
+        noted = self.__pydantic_private__
+        return () if noted is None else noted.get("attempts", ())
 
     @property
     def charge(self) -> Charge:
@@ -184,8 +184,8 @@ class Reply(_Said):  # noqa: PLW1641  # pydantic gives frozen models their hash
     @property
     def recorded(self) -> Attempt | None:
         """The attempt of an earlier call that brought this reply, where it comes from a ledger; else None."""
-        attempt: Attempt | None = self._noted("recorded", None)
-        return attempt
+        noted = self.__pydantic_private__
+        return None if noted is None else noted.get("recorded")
 
     @property
     def answered_at(self) -> datetime | None:
@@ -233,10 +233,6 @@ class Reply(_Said):  # noqa: PLW1641  # pydantic gives frozen models their hash
         else:
             noted[name] = value
         return self
-
-    def _noted(self, name: str, default: Any) -> Any:
-        noted = self.__pydantic_private__
-        return default if noted is None else noted.get(name, default)
 
     def __eq__(self, other: object) -> bool:
         # What the vendor said, not what it took to hear it.

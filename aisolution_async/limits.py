@@ -320,6 +320,11 @@ class Brake:
         self._failed = 0
         self._pause = self._FIRST
 
+    @property
+    def is_at_rest(self) -> bool:
+        """Whether the last attempt was answered, and another answer changes nothing."""
+        return not (self.on or self._failed)
+
     def end(self, signal: Signal, now: float, *, trial: bool) -> None:
         """An attempt ended; `trial` if it was sent while the brake was on."""
         if signal is _ANSWERED:

@@ -62,9 +62,10 @@ def judged(  # what `of_response` makes of an answer
     called_back: bool = False,
     redact: Callable[[str], str] = str,
 ) -> Finding[Any]:
+    headers = [] if retry_after is None else [(b"Retry-After", retry_after.encode())]
     return of_response(
         ENDPOINTS[name],
-        Response(http, [] if retry_after is None else [(b"Retry-After", retry_after.encode())], body, early=early),
+        Response(http, headers, body, early=early, retry_after=retry_after),
         rules=rules,
         redact=redact,
         names_another=lambda number: number == ANOTHER,

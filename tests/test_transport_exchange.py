@@ -54,7 +54,7 @@ async def test_the_way_without_httpx_objects_is_the_same_way() -> None:
             origin, flight = transport_module.origin_of(httpx.URL(server.url())), Flight()
             call = transport.exchange(origin, head, Lazy(pieces), 600_000, flight=flight, timeout={"read": 5.0})
             if left:
-                status, headers, body, early, reused = await call
+                status, headers, body, early, reused, _ = await call
                 assert not early
                 assert not reused
                 assert (status, headers, body) == (200, [(b"Content-Length", b"20")], b"/x?token=" + SECRET.encode())

@@ -65,7 +65,9 @@ async def test_a_connection_that_rests_ends_as_others_do() -> None:
         async with Server() as server:
             transport = Pool(max_connections=1)
             await ask(transport, server)
-            ((resting, (timer, _)),) = transport.resting.items()
+            (resting,) = transport.resting
+            timer = transport.rest_timer
+            assert timer is not None
             if how == "closed by the server":
                 server.peers[0].writer.close()
             elif how == "distrusted":

@@ -225,8 +225,12 @@ class Pool(PoolTransport):
         return self._idle
 
     @property
-    def resting(self) -> Mapping[Connection, tuple[asyncio.TimerHandle, float]]:
+    def resting(self) -> Collection[Connection]:
         return self._resting
+
+    @property
+    def rest_timer(self) -> asyncio.TimerHandle | None:
+        return self._rest_timer
 
     @property
     def timer(self) -> asyncio.TimerHandle | None:

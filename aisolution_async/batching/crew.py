@@ -154,14 +154,14 @@ class Crew:
                 self._lineup.leave(turn, signal, sent=len(task.attempts) != before)
                 self._settle(task, state)
             turn = self._lineup.pick()
-            if turn is not None:
+            if turn is not None and self._lineup.ready and self._lineup.places < self._lineup.concurrency:
                 self.dispatch()  # one end may allow more than one start
 
     async def _step(self, turn: Turn) -> Resting[Any] | Shares | Follows:
         """One attempt of a call that has its place, unless another asks the same. Returns what came of it."""
         task = turn.task
         try:
-            if self._twins is not None and task.may_share and not self._twins.leads(task):
+            if self._twins is not None and task.may_share and (task.identity is None or not self._twins.leads(task)):
                 if not task.prepare_at_once():
                     await task.prepare(is_known=self._twins.knows)
                 placed = self._twins.place(task)
@@ -239,7 +239,7 @@ class Crew:
     def _recheck_or_put_away(self, task: Task) -> None:
         pause = None
         if self._recheck is not None and self._stop is None:
-            pause = task.pause_to_recheck(self._recheck, clock.now())
+            pause = task.pause_to_recheck(self._recheck)
         if pause is None:
             self._put_away(task)
         else:

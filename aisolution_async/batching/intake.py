@@ -56,6 +56,7 @@ class Intake:
         self._taken = 0
         self._parked = 0
         self._stopped = False
+        self._waits = False  # for room
         self._room = asyncio.Event()  # enough outcomes were taken, or nothing more is to be read
         self._scope = anyio.CancelScope()
 
@@ -84,7 +85,8 @@ class Intake:
     def taken(self) -> None:
         """The consumer took an outcome."""
         self._taken += 1
-        self._let_read()
+        if self._waits:
+            self._let_read()
 
     def allow(self, parked: int) -> None:
         """`parked` of the calls that were read wait for minutes."""
@@ -139,9 +141,11 @@ class Intake:
     async def _has_room(self) -> bool:
         """Wait until another item may be read; False if none is to be read any more."""
         if self.read - self._taken - self._parked >= self._ahead:
+            self._waits = True
             while not self._stopped and not self._is_worth_reading():
                 self._room.clear()
                 await self._room.wait()
+            self._waits = False
         return not self._stopped
 
     def _let_read(self) -> None:

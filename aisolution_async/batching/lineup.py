@@ -18,6 +18,8 @@ from aisolution_async.sending.shared import Shared
 # Seconds under which a timer is not worth setting: the limits catch up by more.
 _SHORTEST_WAIT = 0.001
 
+_ANSWERED = Signal.ANSWERED  # looked up for every attempt: an Enum takes its time
+
 _log = logging.getLogger(__name__)
 
 
@@ -67,7 +69,8 @@ class Lineup:
         self.places = 0
         """Places that are taken: attempts under way."""
         self._shared = shared
-        self._concurrency = concurrency
+        self.concurrency = concurrency
+        """The most places."""
         self._adaptive = adaptive
         clients = shared.rate
         own = None if rate is None else Rate(rate, share)
@@ -87,7 +90,7 @@ class Lineup:
         """How many attempts may be in flight now. May be asked from any thread."""
         lanes = tuple(self._lanes.values())  # at once: the loop may go on meanwhile
         limits = [lane.limit.limit for lane in lanes if lane.limit is not None]
-        return min(sum(limits) or self._concurrency, self._concurrency, self._shared.gate.places or math.inf)
+        return min(sum(limits) or self.concurrency, self.concurrency, self._shared.gate.places or math.inf)
 
     @property
     def braked(self) -> bool:
@@ -110,10 +113,11 @@ class Lineup:
 
     def pick(self) -> Turn | None:
         """A call that may go now, with its place taken. None if none may: `wake` is called when that changes."""
-        if self.places >= self._concurrency or not self.ready:
+        if self.places >= self.concurrency or not self.ready:
             return None
         now = clock.now()
-        wait = self._wait_for_all(now)
+        is_free = not self._rates and not self._brake.on and self._shared.paused_until <= now  # as it mostly is
+        wait = 0.0 if is_free else self._wait_for_all(now)
         if wait <= 0:
             for _ in range(len(self._turns)):
                 self._turns.rotate(-1)  # each endpoint in its turn
@@ -121,7 +125,7 @@ class Lineup:
                 if not lane.fresh and not lane.repeats:
                     continue
                 picked = self._pick_from(lane, now)
-                if isinstance(picked, Turn):
+                if not isinstance(picked, float):
                     return picked
                 wait = picked if wait <= 0 else min(wait, picked)
         if 0 < wait < math.inf:
@@ -135,11 +139,12 @@ class Lineup:
         """
         limit = turn.lane.limit
         if signal is not None:
-            now = clock.now()
-            self._tell_brake(turn, signal, now)
-            if limit is not None and not turn.trial:
-                limit.end(signal, turn.started, now)
-            if turn.is_repeat and signal is Signal.ANSWERED:
+            if signal is not _ANSWERED or limit is not None or not self._brake.is_at_rest:
+                now = clock.now()
+                self._tell_brake(turn, signal, now)
+                if limit is not None and not turn.trial:
+                    limit.end(signal, turn.started, now)
+            if turn.is_repeat and signal is _ANSWERED:
                 self._budget.earn()
         elif not sent:
             for each in self._rates:

@@ -98,12 +98,14 @@ class Outlet(Generic[R]):
         elif not aside:
             self._ready.append(outcome)
         self._news.set()
-        self._check()
+        if self.ok + self.failed == self._expected:
+            self.complete.set()
 
     def expect(self, count: int) -> None:
         """`count` outcomes will come in all."""
         self._expected = count
-        self._check()
+        if self.done == count:
+            self.complete.set()
 
     def fail(self, error: BaseException) -> None:
         """Raise `error` to the consumer after the outcomes. The first one counts."""
@@ -145,10 +147,6 @@ class Outlet(Generic[R]):
             self._next_index += 1
             if outcome is not None:
                 self._ready.append(outcome)
-
-    def _check(self) -> None:
-        if self._expected is not None and self.ok + self.failed == self._expected:
-            self.complete.set()
 
 
 class Pace:

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+from aisolution_async import clock
 from aisolution_async.api import Call, Reply, WhatsAppProfile, WhatsAppState
 from aisolution_async.charges import Tally
 from aisolution_async.checks import is_number
@@ -61,16 +62,18 @@ class Task(Sending[Any]):
 
     def outcome(self) -> Answered[Any] | Failed:
         """The call's outcome, once it is over."""
-        reply, error = self.end
-        return outcome_of(self.index, self.call, reply, error, self.attempts)
+        over = self.state
+        assert isinstance(over, Over)
+        return outcome_of(self.index, self.call, over.reply, over.error, self.attempts)
 
-    def pause_to_recheck(self, recheck: Recheck, now: float) -> float | None:
+    def pause_to_recheck(self, recheck: Recheck) -> float | None:
         """Seconds until it is asked again because WhatsApp is still checking its number; None if it is not to be."""
         reply, _ = self.end
         if not isinstance(reply, WhatsAppProfile) or reply.whatsapp != WhatsAppState.CHECKING:
             return None
         if getattr(self.call, "callback", None):
             return None  # the answer comes by callback, and the contract forbids asking twice
+        now = clock.now()
         if self._checking_since is None:
             self._checking_since, self._pause = now, recheck.first
         else:

@@ -105,11 +105,8 @@ def normalise(number: object, *, name: str = "number", country: str | None = Non
     Raises InputError for what cannot be a phone number, or is more than one. The text of the error never holds it.
     """
     plan = _plan(country) if country is not None else None
-    if not strict and type(number) is str and number.isascii():
-        if plan is None and number.isdigit() and 5 <= len(number) <= 15 and number[:2] not in _DOUBLED:
-            return number
-        if (quick := _quick(number, plan)) is not None:
-            return quick
+    if not strict and type(number) is str and number.isascii() and (quick := _quick(number, plan)) is not None:
+        return quick
     return _read(_text(number, name), plan, name, strict=strict)
 
 
@@ -688,7 +685,7 @@ def _either(*patterns: str | None) -> str:
 
 def _split(digits: str) -> tuple[_Plan | None, str]:
     """The plan of E.164 without its plus, and what is behind its calling code; None if no country has such a code."""
-    for end in (1, 2, 3):
+    for end in (2, 1, 3):  # no code begins with another; most have two digits
         plan = _ABROAD[digits[:end]]
         if plan is not None:
             return plan, digits[end:]
@@ -704,14 +701,19 @@ def _is_plain(digits: str) -> bool:
 
 
 def _quick(text: str, plan: _Plan | None) -> str | None:
-    """E.164 of what is digits, with or without a plus, and can be read in one way only; else None."""
+    """As `normalise` gives it: what is digits, with or without a plus, and can be read in one way only; else None."""
     if text[:1] == "+":
-        return text if text[1:].isdigit() and _is_plain(text[1:]) else None
-    return _quick_national(text, plan) if text.isdigit() else None
+        digits = text[1:]
+        return text if digits.isdigit() and _is_plain(digits) else None
+    if not text.isdigit():
+        return None
+    if plan is not None:
+        return _quick_national(text, plan)
+    return text if 5 <= len(text) <= 15 and text[:2] not in _DOUBLED else None
 
 
-def _quick_national(digits: str, plan: _Plan | None) -> str | None:
-    if plan is None or plan.elsewhere.match(digits) is not None:
+def _quick_national(digits: str, plan: _Plan) -> str | None:
+    if plan.elsewhere.match(digits) is not None:
         return None
     trunk, general = plan.trunk, plan.general
     if digits.startswith(plan.code):

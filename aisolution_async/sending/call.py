@@ -150,7 +150,7 @@ class Sending(NotPickled, Generic[R]):
 
     # ------------------------------------------------------------------------------------------------ the driver
 
-    async def step(self, *, trial: bool = False) -> Resting[R]:  # noqa: PLR0912  # a branch for each state
+    async def step(self, *, trial: bool = False) -> Resting[R]:
         """Make one attempt, unless the call can end without one. Returns the state that it rests in then.
 
         The time spent here and the wait that follows count against the call's deadline; what passes between the end of
@@ -166,43 +166,48 @@ class Sending(NotPickled, Generic[R]):
         state = self._start_at_once(state, began, ends) or state
         answer: Response | Lost | None = None
         try:
-            while True:
-                match state:  # those first that every call comes to: each case takes its time
-                    case Started():
-                        answer = await exchange(
-                            shared.transport,
-                            shared.requests,
-                            self.call.endpoint.name,
-                            state.form,
-                            flight=state.flight,
-                            timeout=options.timeout,
-                        )
-                        if self.callback is not None:
-                            await self.callback.settled()
-                        state = self._find(state, answer)
-                    case Found():
-                        if state.intent is not None:
-                            await self._record(state)
-                        found, state = state, self._ended(state.finding)  # which it is, should the hook not return
-                        self._tell(found.number)
-                        state = self._decide(found.finding, state, ends, trial=trial)
-                    case Over() | Again() | Awaiting() | Following():
-                        break
-                    case New():
-                        state = await self._prepare(identify=options.journal is not None)
-                    case Prepared():
-                        state = await self._admit(state)
-                    case Admitted():
-                        state = await self._begin(state, ends)
-                    case _:
-                        assert_never(state)
+            if isinstance(state, New | Prepared):
+                state = await self._get_leave(state, ends)
+            if isinstance(state, Started):
+                answer = await exchange(
+                    shared.transport,
+                    shared.requests,
+                    self.call.endpoint.name,
+                    state.form,
+                    flight=state.flight,
+                    timeout=options.timeout,
+                )
+                if self.callback is not None:
+                    await self.callback.settled()
+                state = self._find(state, answer)
+            if isinstance(state, Found):
+                if state.intent is not None:
+                    await self._record(state)
+                found, state = state, self._ended(state.finding)  # which it is, should the hook not return
+                if options.on_attempt is not None:
+                    self._tell(found.number)
+                state = self._decide(found.finding, state, ends, trial=trial)
         except BaseException as exc:
             await self._cut_off(state, answer, exc)
             raise
         finally:
-            rests = self._rest(state, None if trial else began)
+            rests = self._rest(state, None if trial or ends is None else began)
         assert rests is not None
         return rests
+
+    async def _get_leave(self, state: New | Prepared, ends: float | None) -> Started | Found[R] | Resting[R]:
+        """What it takes until the call may go out, or ends before that."""
+        reached: State[R] = state
+        while True:
+            match reached:
+                case New():
+                    reached = await self._prepare(identify=self._options.journal is not None)
+                case Prepared():
+                    reached = await self._admit(reached)
+                case Admitted():
+                    reached = await self._begin(reached, ends)
+                case _:
+                    return reached
 
     async def _cut_off(self, state: State[R], answer: Response | Lost | None, exc: BaseException) -> None:
         """An attempt that was cancelled is counted and recorded all the same: by its `answer`, if that is there.
@@ -248,7 +253,7 @@ class Sending(NotPickled, Generic[R]):
             self._options.journal.leave(self)
         rests: Resting[R] | None = None
         if isinstance(state, RESTING):
-            if began is not None:
+            if began is not None and not (isinstance(state, Over) and state.reply is not None):
                 self.course.spend(clock.now() - began + (state.seconds if isinstance(state, Again) else 0.0))
             self.state = rests = state if self.callback is None else self._unless_called_back(state)
         if self._reservation is not None:
@@ -472,7 +477,7 @@ class Sending(NotPickled, Generic[R]):
             self._reservation.spend(found.charge)
         self._last = found if found.reply is None else None  # a reply is kept by the state
         elapsed = clock.now() - started.since
-        return Found(found, self._count(found.attempt(started.at, elapsed, self.next_number)), started.intent)
+        return Found(found, self._count(found.attempt(started.at, elapsed, len(self.attempts) + 1)), started.intent)
 
     def _doubt(self, response: Response) -> None:
         """An answer was about another number. On a connection that was used before, it may be the one to that use."""
@@ -523,7 +528,9 @@ class Sending(NotPickled, Generic[R]):
         callback = self.callback
         if callback is not None and callback.is_awaited:
             return Awaiting(over, found.signal)
-        if found.is_final or self._is_stopped or (callback is not None and callback.answer is not None):
+        if over.reply is not None or found.is_final or self._is_stopped:
+            return over
+        if callback is not None and callback.answer is not None:
             return over
         wait = self.course.again(
             self.call.endpoint,

@@ -152,7 +152,9 @@ def read(call: Call[Any], options: Options, *, callback: str | None, vendor: str
         if type(call.key) not in KEY_TYPES:
             check_key(call.key)
         for name, kind, required in call.endpoint.fields:
-            value = callback if callback is not None and name == "callback" else getattr(call, name)
+            value = getattr(call, name)
+            if value is None and name == "callback":
+                value = callback
             if not required and (value is None or (value is False and kind is _FLAG)):
                 continue
             if kind is _NUMBER:
@@ -177,10 +179,12 @@ def read(call: Call[Any], options: Options, *, callback: str | None, vendor: str
         identity = identity_of(call, fields, options.journal, vendor) if identify else None
     except InputError as exc:
         return str(exc)
-    return Read(fields if options.keep_metadata else _without_locations(fields), held, digits, identity)
+    return Read(_as_sent(call, fields, options), held, digits, identity)
 
 
-def _without_locations(fields: Fields) -> Fields:
+def _as_sent(call: Call[Any], fields: Fields, options: Options) -> Fields:
+    if options.keep_metadata or not call.endpoint.takes_images:
+        return fields
     return [(name, without_location(held) if isinstance(held, bytes) else held) for name, held in fields]
 
 
@@ -190,22 +194,20 @@ def identity_of(call: Call[Any], fields: Fields, journal: Journal | None, vendor
     Without a ledger that is what they ask, where it is short: longer than the 16 bytes of a hash, and cheaper.
     """
     endpoint: Endpoint[Any] = call.endpoint
-    payload: Fields = []
+    # A pretended vendor's answers are not the vendor's.
+    payload: Fields = [("vendor", vendor)]
+    text = endpoint.name
     for name, value in fields:
         # A number in full says its country itself.
         if name in _HOW_NOT_WHAT or (name == "country" and _is_international(fields)):
             continue
         # SHA-256 has instructions of its own on today's processors: 0.6 ms a megabyte, without the lock.
-        payload.append((name, sha256(value).digest() if isinstance(value, bytes) else value))
+        shown = value if isinstance(value, str) else sha256(value).hexdigest()
+        payload.append((name, shown if isinstance(value, str) else bytes.fromhex(shown)))
+        text += f"\0{name}\0{len(shown)}\0{shown}"
     if journal is not None:
         # What adds or deletes a face does something each time: it is the same only under the same key.
-        # A pretended vendor's answers are not the vendor's.
-        payload.insert(0, ("vendor", vendor))
         return journal.identity(endpoint.name, payload, call.key if endpoint.never_charges else None)
-    text = endpoint.name
-    for name, value in payload:
-        shown = value if isinstance(value, str) else value.hex()
-        text += f"\0{name}\0{len(shown)}\0{shown}"
     asked = text.encode()
     return asked if _HASH < len(asked) <= _SHORT else blake2b(asked, digest_size=_HASH).digest()
 

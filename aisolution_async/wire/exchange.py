@@ -55,15 +55,15 @@ async def exchange(
     timeout: Mapping[str, float | None],
 ) -> Response | Lost:
     """Ask `endpoint` with `form`, once. `flight` has the deadline, and says whether bytes left."""
-    if _is_over(flight.deadline):
-        return Lost(False, "the deadline passed before it could be sent")
-    if flight.may_leave is not None and not flight.may_leave():
-        return Lost(False, _WITHDRAWN)
     try:
         if isinstance(transport, PoolTransport):  # it keeps the deadline itself, at less cost
             return await transport.exchange(
                 requests.origin, requests.head(endpoint, form), form, form.length, flight=flight, timeout=timeout
             )
+        if _is_over(flight.deadline):
+            return Lost(False, _TOO_LATE)
+        if flight.may_leave is not None and not flight.may_leave():
+            return Lost(False, _WITHDRAWN)
         extensions: dict[str, Any] = {"timeout": timeout, "aisolution.flight": flight}
         if isinstance(transport, httpx.AsyncHTTPTransport):
             flight.left = False
@@ -76,7 +76,7 @@ async def exchange(
         return Lost(False, _WITHDRAWN)
     except Exception as exc:  # whatever a transport raises, the money question is the same
         left = not isinstance(exc, _NEVER_LEFT) if flight.left is None else flight.left
-        text = _explain(exc, timeout, requests.redact, over=_is_over(flight.deadline))
+        text = _explain(exc, timeout, requests.redact, left=left, over=_is_over(flight.deadline))
         return Lost(left, text, isinstance(exc, TimeoutError | httpx.TimeoutException))
 
 
@@ -98,7 +98,9 @@ async def _respond(transport: httpx.AsyncBaseTransport, request: httpx.Request) 
             await response.aclose()
     if len(body) > MAX_ANSWER_BYTES:
         raise httpx.RemoteProtocolError("the answer is over 1 MiB")
-    return Response(response.status_code, response.headers.raw, body)
+    headers = response.headers.raw
+    asked = [value.decode("latin-1") for name, value in headers if name.lower() == b"retry-after"]
+    return Response(response.status_code, headers, body, retry_after=asked[0] if asked else None)
 
 
 def _watch(flight: Flight) -> Callable[[str, Mapping[str, Any]], Awaitable[None]]:
@@ -118,10 +120,12 @@ def _is_over(deadline: float | None) -> bool:
     return deadline is not None and clock.now() >= deadline
 
 
-def _explain(exc: Exception, timeout: Mapping[str, float | None], redact: Callable[[str], str], *, over: bool) -> str:
+def _explain(
+    exc: Exception, timeout: Mapping[str, float | None], redact: Callable[[str], str], *, left: bool, over: bool
+) -> str:
     """What went wrong on the wire, in words that hold nothing of the request and nothing the server said."""
     if over and isinstance(exc, TimeoutError | httpx.TimeoutException):
-        return "the deadline passed"
+        return "the deadline passed" if left else _TOO_LATE
     for kind, name, what in _TIMEOUTS:
         if isinstance(exc, kind):
             return f"{what} within {timeout.get(name)} s"
@@ -148,6 +152,7 @@ _WORDS: Mapping[type[Exception], str] = {
     httpx.WriteError: "the connection broke while the request was written",
     httpx.DecodingError: "the answer's compression is damaged",
 }
+_TOO_LATE = "the deadline passed before it could be sent"
 _WITHDRAWN = "the ledger took this process for dead before it could be sent"
 # By what our pool, and h11 and h2 below httpx's own, say of them. Their words may quote the server.
 _FAULTS = (

@@ -25,7 +25,7 @@ _PIECE = 12 * _STEP
 
 
 class Form(httpx.SyncByteStream, httpx.AsyncByteStream):
-    """The body of one request: fields in order, text or image bytes.
+    """The body of one request: fields in order, text or image bytes. The contract's names need no quoting.
 
     It is encoded when it is made, and can be read once: each piece is given back as soon as it is taken, so
     that a call waiting for its answer holds no body. `length` is the Content-Length.
@@ -42,10 +42,12 @@ class Form(httpx.SyncByteStream, httpx.AsyncByteStream):
                 for _ in self._encode(fields):
                     pass
                 return
-            text += f"{between}{_quoted(name)}={_quoted(value)}"
+            text += f"{between}{name}={_quoted(value)}"
             between = "&"
         if text:
-            self._append(text.encode())
+            piece = text.encode()
+            self._pieces.append(piece)
+            self.length = len(piece)
 
     @classmethod
     async def in_turns(cls, fields: Iterable[tuple[str, str | bytes]]) -> Self:
@@ -62,7 +64,7 @@ class Form(httpx.SyncByteStream, httpx.AsyncByteStream):
     def _encode(self, fields: Iterable[tuple[str, str | bytes]]) -> Iterator[None]:
         text = between = ""
         for name, value in fields:
-            text += f"{between}{_quoted(name)}="
+            text += f"{between}{name}="
             between = "&"
             if isinstance(value, str):
                 text += _quoted(value)

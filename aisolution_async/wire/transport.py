@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import heapq
 import logging
 import math
 import os
@@ -46,6 +47,7 @@ _log = logging.getLogger(__name__)
 
 _PORTS = {"https": 443, "http": 80}
 _TICK = 0.05  # seconds that the timer rests at least; what a timeout may come late by in a busy pool
+_LENGTHS = frozenset(map(len, ("content-encoding", "keep-alive", "retry-after")))  # of names that mean something here
 _LONGEST_REST = 1.0  # seconds; see `_rest_is_due`
 _GRACE = 0.001  # seconds that a loop's timer may fire early by (uvloop counts in milliseconds)
 
@@ -89,14 +91,8 @@ class Response(NamedTuple):
     body: bytes
     early: bool = False
     reused: bool = False
-
-    @property
-    def retry_after(self) -> str | None:
-        """The header of that name."""
-        for name, value in self.headers:
-            if len(name) == 11 and name.lower() == b"retry-after":
-                return value.decode("latin-1")
-        return None
+    retry_after: str | None = None
+    """The header of that name."""
 
     def __repr__(self) -> str:
         return f"<Response, HTTP {self.http_status}>"  # not what it says of people
@@ -181,7 +177,9 @@ class PoolTransport(NotPickled, httpx.AsyncBaseTransport):
         self._slots = 0
         self._connections: set[Connection] = set()
         self._idle: dict[Origin, dict[Connection, None]] = {}
-        self._resting: dict[Connection, tuple[asyncio.TimerHandle, float]] = {}  # its end, and how long it may idle
+        self._rests: list[tuple[float, int, Connection, float]] = []  # when each ends, and how long it may idle: a heap
+        self._resting: set[Connection] = set()
+        self._rest_timer: asyncio.TimerHandle | None = None
         self._reuse: dict[Origin, Reuse] = {}
         self._line: OrderedDict[asyncio.Future[Connection | Exception | None], tuple[Origin, float]] = OrderedDict()
         self._shared: dict[object, asyncio.Task[Any]] = {}
@@ -199,7 +197,7 @@ class PoolTransport(NotPickled, httpx.AsyncBaseTransport):
         body = _Body(*frame_head(request), request.stream)
         # Many tools log the locals of a traceback, and this one's repr shows the URL, token and all.
         del request
-        status, headers, content, _, _ = await self._exchange(origin, body, flight, timeout, headless=headless)
+        status, headers, content, *_ = await self._exchange(origin, body, flight, timeout, headless=headless)
         response = httpx.Response(status, headers=headers, stream=httpx.ByteStream(content))
         # As `Response.read` leaves it, without its 11 us for what is done already, a tenth of a whole call: looking up
         # the codings, undoing them once more, going through the stream.
@@ -249,6 +247,7 @@ class PoolTransport(NotPickled, httpx.AsyncBaseTransport):
         now = loop.time()
         conn = self._take_idle(origin, now)
         if conn is None:
+            flight.check(now)
             conn = await self._acquire(origin, timeout, deadline)
             now = loop.time()
         try:
@@ -311,8 +310,8 @@ class PoolTransport(NotPickled, httpx.AsyncBaseTransport):
                 conn.connecting.reschedule(0)  # ends the attempt as its timeout would
         for task in self._shared.values():
             task.cancel()
-        if self._timer is not None:
-            self._timer.cancel()
+        for timer in filter(None, (self._timer, self._rest_timer)):
+            timer.cancel()
         while self._connections:
             await self._emptied.wait()
         # A connection given up before its protocol saw it has nobody to report its end; the loops need two turns.
@@ -368,13 +367,17 @@ class PoolTransport(NotPickled, httpx.AsyncBaseTransport):
             conn.reuse.answered(conn.idled, now)
         status, headers, pieces = conn.status, conn.headers, conn.body
         codings = []
+        retry_after = None
         keep = self._idle_expiry
         for name, value in headers:
-            size = len(name)
-            if size == 16 and name.lower() == b"content-encoding":
-                codings.append(value)
-            elif size == 10 and name.lower() == b"keep-alive":
-                keep = min(keep, _promised(value))
+            if len(name) in _LENGTHS:
+                match name.lower():
+                    case b"content-encoding":
+                        codings.append(value)
+                    case b"keep-alive":
+                        keep = min(keep, _promised(value))
+                    case b"retry-after":
+                        retry_after = retry_after or value.decode("latin-1")
         if not (conn.reusable and whole):
             conn.drop()
         elif _rest_is_due(conn.requests):
@@ -384,7 +387,7 @@ class PoolTransport(NotPickled, httpx.AsyncBaseTransport):
         content = pieces[0] if len(pieces) == 1 else b"".join(pieces)
         if codings and content:
             content = decode_body(content, codings, self._max_body)
-        return Response(status, headers, content, not whole, reused)
+        return Response(status, headers, content, not whole, reused, retry_after)
 
     # The pool.
 
@@ -471,7 +474,7 @@ class PoolTransport(NotPickled, httpx.AsyncBaseTransport):
         keep = self._idle_expiry if keep is None else keep
         if conn.reuse.limit != math.inf:
             keep = min(keep, conn.reuse.longest(self._loop.time()))
-        if keep <= 0 or not conn.usable():
+        if keep <= 0 or conn.lost:
             conn.drop()
         elif not self._line or (waiter := self._first_in_line()) is None:
             conn.idle_until = until = conn.idle_since + keep
@@ -494,19 +497,35 @@ class PoolTransport(NotPickled, httpx.AsyncBaseTransport):
         rest = min(2 * (now - conn.began) + 0.002, _LONGEST_REST)
         if conn.reuse.limit != math.inf:
             keep = min(keep, conn.reuse.longest(now + rest))
-        if rest >= keep or not conn.usable():
+        if rest >= keep or conn.lost:
             conn.drop()
-        else:
-            self._resting[conn] = (self._loop.call_later(rest, self._end_rest, conn), keep)
+            return
+        self._resting.add(conn)
+        heapq.heappush(self._rests, (now + rest, id(conn), conn, keep))
+        if self._rests[0][2] is conn:
+            self._await_rests()
 
-    def _end_rest(self, conn: Connection) -> None:
-        _, keep = self._resting.pop(conn)
+    def _await_rests(self) -> None:
+        """Looks again when the first of the rests ends. One timer for all: a loop's own, each by itself, cost more."""
         assert self._loop is not None
-        if conn.idle_since + keep <= self._loop.time():
-            conn.drop()
-        else:
-            # What came while the loop was busy is still to be read: it is seen as the next call takes the connection.
-            self._release(conn, keep)
+        if self._rest_timer is not None:
+            self._rest_timer.cancel()
+        self._rest_timer = self._loop.call_at(self._rests[0][0], self._end_rests) if self._rests else None
+
+    def _end_rests(self) -> None:
+        assert self._loop is not None
+        now = self._loop.time() + _GRACE
+        while self._rests and self._rests[0][0] <= now:
+            _, _, conn, keep = heapq.heappop(self._rests)
+            if conn not in self._resting:  # it is closed
+                continue
+            self._resting.remove(conn)
+            if conn.idle_since + keep <= now:
+                conn.drop()
+            else:
+                # What came while the loop was busy is still to be read: it is seen as a call takes the connection.
+                self._release(conn, keep)
+        self._await_rests()
 
     def _pass_on(self, served: Connection | Exception | None) -> None:
         """Hands on what a call was served with as it was cancelled."""
@@ -549,8 +568,7 @@ class PoolTransport(NotPickled, httpx.AsyncBaseTransport):
         if conn in self._connections:
             self._connections.discard(conn)
             self._idle.get(conn.origin, {}).pop(conn, None)
-            if resting := self._resting.pop(conn, None):
-                resting[0].cancel()
+            self._resting.discard(conn)
             self._free_slot()
             if not self._connections:
                 self._emptied.set()
