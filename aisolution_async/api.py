@@ -11,7 +11,6 @@ from collections.abc import Generator, Mapping
 from dataclasses import dataclass, field, fields
 from datetime import datetime, timedelta
 from enum import Enum, StrEnum
-from functools import cached_property
 from os import PathLike
 from typing import Annotated, Any, ClassVar, Generic, NewType, Protocol, Self, TypeVar
 
@@ -75,7 +74,7 @@ class Parameter:
     required: bool = True
 
 
-@dataclass(frozen=True)  # without slots: what is worked out once is kept
+@dataclass(frozen=True, slots=True)
 class Endpoint(Generic[R]):
     """What the vendor's page says of one endpoint.
 
@@ -94,26 +93,24 @@ class Endpoint(Generic[R]):
     """Asking twice does what asking once does and costs nothing: an UNKNOWN attempt may be repeated."""
     done_already: frozenset[str] = frozenset()
     """Statuses that, after an UNKNOWN attempt, mean that the attempt had worked."""
+    fields: tuple[tuple[str, Kind, bool], ...] = field(init=False, repr=False, compare=False)
+    """Each parameter's name and kind, and whether it is required: plain tuples, which are quickly read."""
+    takes_images: bool = field(init=False, repr=False, compare=False)
+    """Whether a call has to be read before it can be sent."""
+    never_charges: bool = field(init=False, repr=False, compare=False)
+    """Whether no documented status of this endpoint is charged."""
+
+    def __post_init__(self) -> None:
+        # What each call asks is worked out once.
+        fields = tuple((parameter.name, parameter.kind, parameter.required) for parameter in self.parameters)
+        object.__setattr__(self, "fields", fields)
+        object.__setattr__(self, "takes_images", any(kind is Kind.IMAGE for _, kind, _ in fields))
+        object.__setattr__(self, "never_charges", all(charge is FREE for charge in self.charges.values()))
 
     @property
     def path(self) -> str:
         """The path below the base URL."""
         return f"/v1/{self.name}"
-
-    @cached_property
-    def fields(self) -> tuple[tuple[str, Kind, bool], ...]:
-        """Each parameter's name and kind, and whether it is required: plain tuples, which are quickly read."""
-        return tuple((parameter.name, parameter.kind, parameter.required) for parameter in self.parameters)
-
-    @cached_property
-    def takes_images(self) -> bool:
-        """Whether a call has to be read before it can be sent."""
-        return any(parameter.kind is Kind.IMAGE for parameter in self.parameters)
-
-    @cached_property
-    def never_charges(self) -> bool:
-        """Whether no documented status of this endpoint is charged."""
-        return all(charge is FREE for charge in self.charges.values())
 
 
 class _Said(BaseModel):
@@ -209,9 +206,8 @@ class Reply(_Said):  # noqa: PLW1641  # pydantic gives frozen models their hash
     @classmethod
     def from_message(cls, message: object) -> Self:
         """Read the `message` of an OK. Raises pydantic's ValidationError where it does not fit."""
-        if cls.sole_field is not None:
-            message = {cls.sole_field: message}
-        return cls._read(message)
+        sole = cls.sole_field
+        return cls._read(message if sole is None else {sole: message})
 
     @classmethod
     def _read(cls, fields: object) -> Self:

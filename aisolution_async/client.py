@@ -436,6 +436,7 @@ class AsyncClient(NotPickled):
             what = f"{kind_of(call)} is no call: {call_instead(call)}"
             del call
             raise InputError(what)
+        self._shared.check()
         sending = Sending(self._shared, self._options, call)
         try:
             while not isinstance(sending.state, Over):

@@ -274,23 +274,19 @@ class RetryBudget:
 
     __slots__ = ("_at", "_tokens")
 
-    _RATIO = 0.2
-    _PER_SECOND = 10.0
-    _MOST = 100.0
-
     def __init__(self, now: float) -> None:
-        self._tokens = self._PER_SECOND
+        self._tokens = _PER_SECOND
         self._at = now
 
     def first(self) -> None:
         """A first attempt was made."""
-        self._tokens = min(self._MOST, self._tokens + self._RATIO)
+        self._tokens = min(_MOST, self._tokens + _RATIO)
 
     def wait(self, now: float) -> float:
         """Seconds until another repeat may be made."""
-        self._tokens = min(self._MOST, self._tokens + (now - self._at) * self._PER_SECOND)
+        self._tokens = min(_MOST, self._tokens + (now - self._at) * _PER_SECOND)
         self._at = now
-        return max(0.0, 1 - self._tokens) / self._PER_SECOND
+        return max(0.0, 1 - self._tokens) / _PER_SECOND
 
     def repeat(self) -> None:
         """A repeat is made."""
@@ -298,7 +294,10 @@ class RetryBudget:
 
     def earn(self) -> None:
         """A repeat was answered, or was not made after all."""
-        self._tokens = min(self._MOST, self._tokens + 1)
+        self._tokens = min(_MOST, self._tokens + 1)
+
+
+_RATIO, _PER_SECOND, _MOST = 0.2, 10.0, 100.0  # of a `RetryBudget`
 
 
 class Brake:

@@ -54,10 +54,14 @@ async def test_the_way_without_httpx_objects_is_the_same_way() -> None:
             origin, flight = transport_module.origin_of(httpx.URL(server.url())), Flight()
             call = transport.exchange(origin, head, Lazy(pieces), 600_000, flight=flight, timeout={"read": 5.0})
             if left:
-                status, headers, body, early, reused, _ = await call
-                assert not early
-                assert not reused
-                assert (status, headers, body) == (200, [(b"Content-Length", b"20")], b"/x?token=" + SECRET.encode())
+                found = await call
+                assert not found.early
+                assert not found.reused
+                assert (found.http_status, found.headers, found.body) == (
+                    200,
+                    [(b"Content-Length", b"20")],
+                    b"/x?token=" + SECRET.encode(),
+                )
                 assert server.peers[0].head == head + b"\r\n"
                 assert server.peers[0].body == b"".join(pieces)
             else:

@@ -186,7 +186,7 @@ class Crew:
                 task.release()
             case Shares():
                 task.release()
-                self._outlet.put(state.outcome(task))
+                self._put_shared(state, task)
             case _ if self._stop is not None:
                 self._put_away(task)
             case Again():
@@ -258,10 +258,15 @@ class Crew:
         task.leave(share=stop is None)
         self._part(task)
         outcome = task.outcome()
-        if self._lookup is not None and outcome.from_ledger:
+        is_known = self._lookup is not None and outcome.from_ledger
+        if self._lookup is not None and is_known:
             self._lookup.hit()
         aside = stop is not None and stop.closed and isinstance(outcome.error, NotSentError | ConfigurationError)
-        self._outlet.put(outcome, aside=aside)
+        self._outlet.put(outcome, from_ledger=is_known, aside=aside)
+
+    def _put_shared(self, shares: Shares, task: Task) -> None:
+        outcome = shares.outcome(task)
+        self._outlet.put(outcome, from_ledger=outcome.from_ledger)
 
     def _part(self, task: Task) -> None:
         if self._twins is None or (parting := self._twins.part(task, stopping=self._stop is not None)) is None:
@@ -270,7 +275,7 @@ class Crew:
             if parting.shares is None:
                 self._put_away(follower)
             else:
-                self._outlet.put(parting.shares.outcome(follower))
+                self._put_shared(parting.shares, follower)
         if parting.heir is not None:
             self._lineup.add(parting.heir)
 

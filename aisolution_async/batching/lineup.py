@@ -7,13 +7,13 @@ import logging
 import math
 from collections import deque
 from collections.abc import Callable
-from typing import NamedTuple
 
 from aisolution_async import clock
 from aisolution_async.batching.task import Task
 from aisolution_async.ledger.store import WHOLE, Share
 from aisolution_async.limits import Adaptive, AdaptiveLimit, Brake, Rate, RetryBudget, Signal
 from aisolution_async.sending.shared import Shared
+from aisolution_async.values import value_class
 
 # Seconds under which a timer is not worth setting: the limits catch up by more.
 _SHORTEST_WAIT = 0.001
@@ -23,7 +23,8 @@ _ANSWERED = Signal.ANSWERED  # looked up for every attempt: an Enum takes its ti
 _log = logging.getLogger(__name__)
 
 
-class Turn(NamedTuple):
+@value_class
+class Turn:
     """A call may go, and has its place until `Lineup.leave`."""
 
     task: Task

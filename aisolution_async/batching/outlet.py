@@ -80,13 +80,13 @@ class Outlet(Generic[R]):
         """Outcomes so far."""
         return self.ok + self.failed
 
-    def put(self, outcome: Answered[R] | Failed, *, aside: bool = False) -> None:
-        """A call is over. `aside`: its outcome is not for the loop, only for `left`."""
+    def put(self, outcome: Answered[R] | Failed, *, from_ledger: bool = False, aside: bool = False) -> None:
+        """A call is over, `from_ledger` or not. `aside`: its outcome is not for the loop, only for `left`."""
         if self._hook is not None:
             call_hook("on_outcome", self._hook, outcome)
         if outcome.error is None:
             self.ok += 1
-            self.from_ledger += outcome.from_ledger
+            self.from_ledger += from_ledger
         else:
             self.failed += 1
         self.pace.count(clock.now(), sent=bool(outcome.attempts))

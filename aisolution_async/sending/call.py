@@ -157,9 +157,9 @@ class Sending(NotPickled, Generic[R]):
         that wait and the next step does not. `trial`: the attempt only tries whether the vendor is there again, and
         uses up no repeat. When cancelled, the attempt is counted, and is UNKNOWN if a byte may have left.
         """
-        if (barred := self._barred()) is not None:
-            return barred
         shared, options = self._shared, self._options
+        if shared.closed and (barred := self._barred()) is not None:
+            return barred
         began = clock.now()
         ends = self.course.ends(began)
         state: State[R] = self.state if isinstance(self.state, Prepared) else NEW
@@ -750,7 +750,7 @@ class Sending(NotPickled, Generic[R]):
         if isinstance(self.state, Awaiting) and self.state.otherwise is not None:
             return self.state.otherwise
         if self._last is not None:
-            return self._ended(self._last)._replace(signal=None)  # which was told
+            return dataclasses.replace(self._ended(self._last), signal=None)  # which was told
         if self._checking is not None:
             return Over(self._checking, None)
         return Over(None, self._problem(NotSentError, f"not sent: {text}"))

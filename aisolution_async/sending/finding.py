@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
-from typing import Generic, NamedTuple
+from typing import Generic
 
 from aisolution_async.api import Endpoint, R, WhatsAppProfile
 from aisolution_async.charges import Attempt, Charge, attempt_of, besides_callback, overall
@@ -23,6 +23,7 @@ from aisolution_async.errors import (
     quotable,
 )
 from aisolution_async.limits import Signal
+from aisolution_async.values import value_class
 from aisolution_async.wire import envelope
 from aisolution_async.wire.exchange import Lost
 from aisolution_async.wire.transport import Response
@@ -31,7 +32,8 @@ EARLY = "an answer came before the request was out, so that it is another reques
 ANOTHER = "answered OK, but for another number than was asked"
 
 
-class Finding(NamedTuple, Generic[R]):
+@value_class
+class Finding(Generic[R]):
     """One attempt, judged.
 
     `source` is what it was judged by: the answer as it was read, or why there is none. `reply` is there if it is one.

@@ -7,7 +7,7 @@ import dataclasses
 import functools
 from collections.abc import Callable, Mapping, Sequence
 from hashlib import blake2b, sha256
-from typing import Any, NamedTuple
+from typing import Any
 
 import anyio.to_thread
 from anyio import CapacityLimiter
@@ -23,6 +23,7 @@ from aisolution_async.inputs.fit import LARGEST_FILE, TARGET, Fitter, fit
 from aisolution_async.inputs.location import without_location
 from aisolution_async.sending.journal import Journal
 from aisolution_async.sending.options import Options
+from aisolution_async.values import value_class
 from aisolution_async.wire.form import Form
 
 # Images smaller than this in all are encoded at once: a hop to a thread, or turns, would cost more.
@@ -46,7 +47,8 @@ _TEXTS: Mapping[Kind, Callable[..., str | None]] = {
 Fields = list[tuple[str, str | bytes]]
 
 
-class Read(NamedTuple):
+@value_class
+class Read:
     """What a call holds: the `fields` of its form, in order; images decoded, not encoded.
 
     `call` has the bytes in place of file objects, which can be read once. `digits` are those of its number. `identity`

@@ -14,7 +14,7 @@ Following ──who asks has the answer──> Over     ──who asks gave up�
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Generic, NamedTuple
+from typing import Generic
 
 from aisolution_async import ledger
 from aisolution_async.api import R
@@ -22,27 +22,32 @@ from aisolution_async.errors import AISolutionError
 from aisolution_async.ledger.store import Busy
 from aisolution_async.limits import Signal
 from aisolution_async.sending.finding import Finding
+from aisolution_async.values import value_class
 from aisolution_async.wire.form import Form
 from aisolution_async.wire.transport import Flight
 
 
-class New(NamedTuple):
+@value_class
+class New:
     """What the call holds is still to be read. → Prepared, or Over if it cannot be sent or need not be."""
 
 
-class Prepared(NamedTuple):
+@value_class
+class Prepared:
     """Read and encoded. → Admitted; Following where another call asks for the number; Over where the money is spent."""
 
     form: Form
 
 
-class Admitted(NamedTuple):
+@value_class
+class Admitted:
     """A charge is set aside for it, if one has to be. → Started; Over, Again or Awaiting where the ledger says so."""
 
     form: Form
 
 
-class Started(NamedTuple):
+@value_class
+class Started:
     """Recorded as intended, where there is a ledger: it goes out. → Found."""
 
     form: Form
@@ -54,7 +59,8 @@ class Started(NamedTuple):
     """When, on the loop's clock."""
 
 
-class Found(NamedTuple, Generic[R]):
+@value_class
+class Found(Generic[R]):
     """What came of the attempt, counted. → Over, Again or Awaiting, once it is recorded."""
 
     finding: Finding[R]
@@ -63,7 +69,8 @@ class Found(NamedTuple, Generic[R]):
     intent: ledger.Started | None
 
 
-class Again(NamedTuple):
+@value_class
+class Again:
     """Another attempt may be made, after `wait` seconds, or when the same call elsewhere is over. → New."""
 
     wait: float | Busy
@@ -75,7 +82,8 @@ class Again(NamedTuple):
         return 0.0 if isinstance(self.wait, Busy) else self.wait
 
 
-class Awaiting(NamedTuple, Generic[R]):
+@value_class
+class Awaiting(Generic[R]):
     """The answer is to come by callback. → Over, or New when it is late.
 
     `otherwise` is how the call ends if it does not come: with "checking", or as lost; None if nobody knows yet.
@@ -85,13 +93,15 @@ class Awaiting(NamedTuple, Generic[R]):
     signal: Signal | None = None
 
 
-class Following(NamedTuple):
+@value_class
+class Following:
     """Another call asks for the number, and this one is told. → Over, or New where that one gives up."""
 
     signal: Signal | None = None
 
 
-class Over(NamedTuple, Generic[R]):
+@value_class
+class Over(Generic[R]):
     """The end: `reply` or `error`, never both or neither. `signal` is what the newest attempt says of the vendor."""
 
     reply: R | None

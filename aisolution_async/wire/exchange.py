@@ -8,12 +8,13 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import httpx
 
 from aisolution_async import clock
 from aisolution_async.errors import AISolutionError
+from aisolution_async.values import value_class
 from aisolution_async.wire.connection import CERTIFICATE_HINT, connect_remedy, refusal_of
 from aisolution_async.wire.form import Form
 from aisolution_async.wire.reach import Refused
@@ -32,7 +33,8 @@ _NEVER_LEFT = (
 )
 
 
-class Lost(NamedTuple):
+@value_class
+class Lost:
     """No answer, and `text` says why.
 
     `left`: whether a byte of the request may have left. `timed_out`: whether it took too long, None if the wire is not

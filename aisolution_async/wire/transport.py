@@ -28,13 +28,14 @@ import ssl
 from collections import OrderedDict
 from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import certifi
 import httpx
 
 from aisolution_async.errors import ConfigurationError
 from aisolution_async.hiding import NotPickled
+from aisolution_async.values import value_class
 from aisolution_async.wire.connection import Connection, decode_body, frame_head
 from aisolution_async.wire.dial import AddressInfo, dial
 from aisolution_async.wire.form import Form
@@ -79,7 +80,8 @@ class Withdrawn(Exception):  # noqa: N818  # it is an answer, and no fault
     """The leave to send was withdrawn before the first byte left."""
 
 
-class Response(NamedTuple):
+@value_class
+class Response:
     """An HTTP answer, its body whole and decoded.
 
     `early`: it was complete before the request was out, so that it is another request's, or a refusal. `reused`:
@@ -197,8 +199,9 @@ class PoolTransport(NotPickled, httpx.AsyncBaseTransport):
         body = _Body(*frame_head(request), request.stream)
         # Many tools log the locals of a traceback, and this one's repr shows the URL, token and all.
         del request
-        status, headers, content, *_ = await self._exchange(origin, body, flight, timeout, headless=headless)
-        response = httpx.Response(status, headers=headers, stream=httpx.ByteStream(content))
+        found = await self._exchange(origin, body, flight, timeout, headless=headless)
+        content = found.body
+        response = httpx.Response(found.http_status, headers=found.headers, stream=httpx.ByteStream(content))
         # As `Response.read` leaves it, without its 11 us for what is done already, a tenth of a whole call: looking up
         # the codings, undoing them once more, going through the stream.
         response._content = content  # noqa: SLF001  # as httpx itself hands over a body that is read
