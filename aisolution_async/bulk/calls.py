@@ -226,6 +226,14 @@ class Calls:
         """`problem`, which speaks of a parameter of call `place`, with the line and the column to look up."""
         return f"{self._unit} {row.line}: {_explained(self._recipes[place], problem)}"
 
+    def located(self, row: Row, place: int, problem: str) -> str:
+        """`problem` of call `place`, with the line and the columns to look up, unless it says the line by itself."""
+        where = f"{self._unit} {row.line}: "
+        if problem.startswith(where):
+            return problem
+        names = [repr(cell.column) for cell in self._recipes[place].cells if cell.required]
+        return f"{where}column{'s' * (len(names) > 1)} {' and '.join(names)}: {problem}"
+
     # ------------------------------------------------------------------------------------------------ the columns
 
     def _recipe(

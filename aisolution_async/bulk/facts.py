@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from aisolution_async.api import Call
-from aisolution_async.bulk import mending, notes
+from aisolution_async.bulk import mending, notes, shell
 from aisolution_async.bulk.calls import Calls
 from aisolution_async.bulk.mending import Mended
 from aisolution_async.bulk.notes import Note, Signature, Whole
@@ -225,9 +225,10 @@ def _mended(path: Path, target: Path | None, options: BulkOptions, mends: Sequen
     problems = None if options.problems is None else Path(options.problems)
     if str(path) == STDOUT:
         if problems is not None and not options.overwrite and _is_mended(problems, target, ()):
+            again = shell.go_on_with(target, place_of(options.ledger), options.command or ())
             raise ConfigurationError(
                 f"{str(problems)!r} has rows that were mended, and goes with a file, not with standard input: put the "
-                f"rows that came from there into one, and say aisolution bulk --resume {target} --input FILE"
+                f"rows that came from there into one, and say {shell.shown(*again, '--input', 'FILE')}"
             )
         return Mended()
     mended = Mended(mending.path_of(target), is_new=options.overwrite)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import shlex
 from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -11,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from aisolution_async.bulk import pretended
+from aisolution_async.bulk import pretended, shell
 from aisolution_async.bulk.assemble import DoneCall, DoneRow
 from aisolution_async.bulk.books import Abandoned, BookPlan
 from aisolution_async.bulk.disk import digest_of
@@ -116,9 +115,10 @@ class Files:
         if bad and self._problems is not None:
             self._put(self._problems, done, [row, problems_of(done, bad)])
         if held and self._held is not None:
-            ledger, output = self._facts.ledger, self._output
+            ledger, command = self._facts.ledger, self._facts.options.command or ()
             assert ledger is not None
-            remedies = dict.fromkeys(remedy_of(call, ledger, None if output.streams else self._again) for call in held)
+            again = None if self._output.streams else shell.go_on_with(self._again, ledger, command)
+            remedies = dict.fromkeys(remedy_of(call, ledger, again) for call in held)
             self._put(self._held, done, [row, problems_of(done, held), "; ".join(remedies)])
 
     def _is_to_mend(self, call: DoneCall) -> bool:
@@ -270,12 +270,15 @@ class _RowsToDo:
         self.output.remove()
 
 
-def remedy_of(call: DoneCall, ledger: Place, output: Path | None) -> str:
-    """What to do about a call that may have been charged, and is not sent again by itself."""
+def remedy_of(call: DoneCall, ledger: Place, go_on: Sequence[str] | None) -> str:
+    """What to do about a call that may have been charged, and is not sent again by itself.
+
+    `go_on` are the words of the command that goes on with the run; None where there is none but the run's own.
+    """
     outcome, name = call.outcome, call.endpoint.name
     unknown = unknown_of(outcome)
     attempt = unknown[-1] if unknown else outcome.recorded
-    again = "run it again" if output is None else f"aisolution bulk --resume {shlex.quote(str(output))}"
+    again = "run it again" if go_on is None else shell.shown(*go_on)
     times = holds_of(outcome)
     buy = f"{again} --retry-unknown {times}"
     if attempt is not None and attempt.charge is Charge.CHARGED:
@@ -283,15 +286,16 @@ def remedy_of(call: DoneCall, ledger: Place, output: Path | None) -> str:
     when = "" if attempt is None else f" of {attempt.started_at:%Y-%m-%d %H:%M:%S} UTC"
     key = None if outcome.key is None else str(outcome.key)
     whose = "" if key is None else f", {key!r}"
-    settle, hint = f"aisolution ledger resolve {shlex.quote(str(ledger))}", ""
+    settle, hint = ["aisolution", "ledger", "resolve", str(ledger)], ""
     if key is None:
-        settle = f"{settle} --by-id ID"
-        hint = f" (aisolution ledger attempts --unknown {shlex.quote(str(ledger))} shows the ID)"
+        settle += ["--by-id", "ID"]
+        hint = f" ({shell.shown('aisolution', 'ledger', 'attempts', '--unknown', ledger)} shows the ID)"
     else:
-        settle = f"{settle} {'-- ' if key.startswith('-') else ''}{shlex.quote(key)}"
+        settle += [*(["--"] if key.startswith("-") else []), key]
+    settled = shell.shown(*settle)
     return (
         f"ask the vendor, or look into the invoice, whether the request {name}{when}{whose} was charged. If it was "
-        f"not: {settle} free{hint}, and then {again}, which sends it again. If it was: {settle} charged. To have the "
+        f"not: {settled} free{hint}, and then {again}, which sends it again. If it was: {settled} charged. To have the "
         f"answer, even if it is paid for twice: {buy}, which sends all rows that are held again, and not only this one"
     )
 

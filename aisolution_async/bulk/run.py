@@ -22,10 +22,11 @@ from aisolution_async.bulk.files import Files
 from aisolution_async.bulk.options import BulkOptions, StrPath, by_keyword
 from aisolution_async.bulk.photos import Photos
 from aisolution_async.bulk.plan import Plan, plan
+from aisolution_async.bulk.results import RowState
 from aisolution_async.bulk.resume import count_answers, look_back
 from aisolution_async.bulk.rows import Row, UnreadableInputError
 from aisolution_async.bulk.sample import Estimate, ListSample, check_list
-from aisolution_async.bulk.summary import BulkError, Summary
+from aisolution_async.bulk.summary import PASSING, BulkError, Summary
 from aisolution_async.bulk.watch import Watch
 from aisolution_async.client import AsyncClient
 from aisolution_async.errors import AISolutionError, ConfigurationError
@@ -334,6 +335,9 @@ class _Asking:
             self._summary.unsent += 1
             return
         self._summary.count(done)
+        for number, call in enumerate(done.calls):
+            if call.state is RowState.FAILED and not call.is_held and call.error not in PASSING:
+                self._summary.show(self._facts.calls.located(done.row, number, call.problem or str(call.error)))
         self.files.write(done)
 
 

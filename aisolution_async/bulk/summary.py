@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +16,8 @@ PASSING = ("RetryLaterError", "NotSentError", "BudgetExhaustedError")
 """The errors of calls that are free, and that need nothing but to be asked again."""
 
 _WARNINGS = 20
+_SHOWN = 5
+_DIGITS = re.compile(r"\+?\d[\d ().-]{5,}\d")  # a phone number, perhaps, in the name of a photo
 
 
 @dataclass(slots=True)
@@ -37,6 +40,7 @@ class Summary:
     each; None if there are none. `rescued` says where rows went that could not be written to the output, or whose
     answer the ledger could not take. `warnings` are lines on what was sent all the same, as landlines: each once, with
     a count and the first row. `gave_up` is why the vendor was not tried any longer, None where it was not given up.
+    `first_problems` has the first rows with problems that are not held, a line for people each, without numbers.
     `hidden` is how many rows of a workbook nobody sees, asked or left out, and None where that cannot be told.
     `seconds` is how long it took.
     """
@@ -64,6 +68,7 @@ class Summary:
     rescued: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     gave_up: str | None = None
+    first_problems: list[str] = field(default_factory=list)
     hidden: int | None = 0
 
     @property
@@ -103,6 +108,12 @@ class Summary:
             self.ok += 1
             self._count_source(row)
 
+    def show(self, problem: str) -> None:
+        """Keep a problem to be shown, if it is one of the first."""
+        line = _DIGITS.sub("…", problem)
+        if len(self.first_problems) < _SHOWN and line not in self.first_problems:
+            self.first_problems.append(line)
+
     def add(self, other: Summary, name: str) -> None:
         """Count in what a run of the shard `name` did. Where its files are is not said."""
         for key in (
@@ -120,6 +131,8 @@ class Summary:
         self.part, self.gave_up = other.part or self.part, other.gave_up or self.gave_up
         self.rescued += other.rescued
         self.warnings += [f"{name}: {line}" for line in other.warnings][: max(0, _WARNINGS - len(self.warnings))]
+        for line in other.first_problems:
+            self.show(f"{name}: {line}")
         self.hidden = None if self.hidden is None or other.hidden is None else self.hidden + other.hidden
 
     def _count_source(self, row: DoneRow) -> None:

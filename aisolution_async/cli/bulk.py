@@ -33,7 +33,7 @@ from aisolution_async.bulk.outputs import BOOK, STDOUT
 from aisolution_async.bulk.rows import format_of
 from aisolution_async.bulk.sample import check_list
 from aisolution_async.bulk.shards import foresee_folder, is_folder
-from aisolution_async.cli import ahead, resuming, show
+from aisolution_async.cli import after, ahead, resuming, show
 from aisolution_async.cli.ahead import PlanFile
 from aisolution_async.cli.config import check_price
 from aisolution_async.cli.ending import EXIT_CODES, Ending, Exit, unwritable
@@ -610,13 +610,17 @@ class _CommandRun:
             if access.sandbox:
                 show.say("against the sandbox: the answers are made up, and nothing was really charged")
             show.summary(done, ledger, prices, told=self._told)
-            mend = None if STDOUT in (str(self._output), str(done.problems)) else done.problems
-            if mend is not None and ledger is not None and done.complete and show.is_to_mend(done, ledger):
-                context = click.get_current_context(silent=True)
-                is_stdin = str(self._source) == STDOUT
-                more = " --input FILE, where FILE has the rows that were read here" if is_stdin else ""
-                show.say(f"once {mend} is mended: {resuming.told(context, self._output)}{more}")
+            self._say_what_is_left(done, ledger)
         return done
+
+    def _say_what_is_left(self, done: Summary, ledger: Place | None, folder: FolderSummary | None = None) -> None:
+        for line in after.lines(done, self._again, ledger, folder=folder):
+            show.say_command(line)
+
+    @property
+    def _again(self) -> resuming.NextCommand:
+        context = click.get_current_context(silent=True)
+        return resuming.NextCommand(context, self._source, self._output, is_kept=self._options.ledger is not None)
 
     def _report_sample(self, found: Estimate, done: Summary, access: Access, *, quiet: bool, as_json: bool) -> Summary:
         lines, record = ahead.sample(found), ahead.sample_as_json(found)
@@ -635,6 +639,7 @@ class _CommandRun:
             show.say(f"rows that the ledger could not take are in {', '.join(done.rescued)}: the whole run takes them")
         if not quiet:
             show.say(f"the answers are in {self._options.ledger}: the same command without --sample reuses them")
+            show.say_command(f"to ask the rest: {self._again.whole()}")
         return done
 
 
@@ -667,6 +672,7 @@ class _FolderCommandRun(_CommandRun):
             if access.sandbox:
                 show.say("against the sandbox: the answers are made up, and nothing was really charged")
             show.folder(found, ledger, prices, self._told)
+            self._say_what_is_left(found.run, ledger, found)
         else:
             for line in show.unread(found):
                 show.say(f"error: {line}")

@@ -26,7 +26,8 @@ FILE = "aisolution.toml"
 """The file that is looked for in the current folder."""
 
 _NOT_HERE = ("help", "version", "config")
-_NAMED = "aisolution_async.config.named"
+NAMED = "aisolution_async.config.named"
+"""What the context has once a file was named: its path."""
 
 # What a file that nobody named may say, whatever it says.
 HARMLESS = frozenset(
@@ -82,7 +83,7 @@ def check_price(ctx: click.Context) -> None:
     """Raise Ending where a limit that somebody gave would be counted by the prices of a file that nobody named."""
     given = (click.core.ParameterSource.COMMANDLINE, click.core.ParameterSource.ENVIRONMENT)
     theirs = ctx.get_parameter_source("prices") is click.core.ParameterSource.DEFAULT_MAP
-    if theirs and ctx.get_parameter_source("max_cost") in given and not ctx.meta.get(_NAMED):
+    if theirs and ctx.get_parameter_source("max_cost") in given and not ctx.meta.get(NAMED):
         raise Ending(
             f"--max-cost is counted by the prices of {FILE!r}, which nobody named: say --price, or --config {FILE}",
             Exit.USAGE,
@@ -105,9 +106,9 @@ def _configure(ctx: click.Context, param: click.Parameter, path: Path | None) ->
     if ctx.resilient_parsing:
         return
     if path is not None:
-        ctx.meta[_NAMED] = True
+        ctx.meta[NAMED] = path
     # The file of the folder is read last, by the command itself: it may be given the name of another.
-    elif ctx is root or ctx.meta.get(_NAMED) or not Path(FILE).is_file():
+    elif ctx is root or ctx.meta.get(NAMED) or not Path(FILE).is_file():
         return
     assert isinstance(root.command, Lazy)
     root.command.load_all()  # the file may speak of any of them

@@ -7,22 +7,22 @@ go: that is not kept in the first place, and has to be said again (`config.is_ke
 
 from __future__ import annotations
 
-import os
-import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from copy import copy
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import click
 
+from aisolution_async.bulk import shell
 from aisolution_async.bulk.disk import relative
 from aisolution_async.bulk.notes import Note, is_finished, note_of, path_of, whole_of
 from aisolution_async.bulk.outputs import STDOUT
 from aisolution_async.bulk.shards import is_folder
 from aisolution_async.cli import show
-from aisolution_async.cli.config import is_inside, is_kept
+from aisolution_async.cli.config import NAMED, is_inside, is_kept
 from aisolution_async.cli.ending import Ending, Exit
 from aisolution_async.cli.lazy import Lazy
 from aisolution_async.cli.running import foreseen
@@ -108,7 +108,7 @@ def _with_part(output: Path) -> str:
     has_ledger = any(output.with_name(f"{output.name}{ending}").exists() for ending in (".ledger", ".sandbox.ledger"))
     if has_ledger or not part.is_file() or output.suffix.lower() == ".parquet":
         return ""
-    return f", with --rescued {_quoted(part)}: the answers of a run without a ledger are there, and are paid for"
+    return f", with {shell.shown('--rescued', part)}: the answers of a run without a ledger are there, and are paid for"
 
 
 def run_mended(ctx: click.Context, source: Path, output: Path | None) -> None:
@@ -164,10 +164,11 @@ def _words(command: click.Command, note: Note, output: Path, now: click.Context)
     if not missing:
         return words
     is_secret = all(option.partition(" ")[0] in _SECRET for option in missing)
+    again = shell.shown(*shell.go_on_with(output, None, [{"ask": option} for option in missing]))
     one, why = len(missing) == 1, "may hold a secret" if is_secret else "may not be said by a file beside an output"
     raise Ending(
         f"{', '.join(missing)} {'is' if one else 'are'} not kept, as {'it' if one else 'they'} {why}: say "
-        f"{'it again, with its value' if one else 'them again, with their values'}",
+        f"{'it again, with its value' if one else 'them again, with their values'}: {again}",
         Exit.USAGE,
     )
 
@@ -260,14 +261,97 @@ def _each(value: Any) -> list[Any]:
     return [*value] if isinstance(value, list | tuple) else [value]
 
 
-def told(ctx: click.Context | None, output: Path) -> str:
-    """The command that goes on with `output`."""
-    name = "aisolution bulk" if ctx is None or ctx.parent is None else ctx.parent.command_path
-    return f"{name} --resume {_quoted(output)}"
+@dataclass(frozen=True, slots=True)
+class NextCommand:
+    """The commands that go on with a run, whole, to be pasted into a shell. `ctx` is that of the run's own command.
+
+    `is_kept`: there is a ledger to go on from. What may be secret (a password, the value of a parameter) is left out.
+    """
+
+    ctx: click.Context | None
+    source: Path
+    output: Path
+    is_kept: bool
+
+    def __call__(self, *more: str) -> str:
+        """The command that goes on with the run; `more` are options of it."""
+        return self._resume(*more) if self.is_kept and str(self.output) != STDOUT else self.whole(*more)
+
+    def whole(self, *more: str, mend: Path | None = None, output: Path | None = None) -> str:
+        """The run's own command, without what is of one run alone; of the file `mend` of rows with problems, if named.
+
+        Those have an `output` of their own then.
+        """
+        assert self.ctx is not None
+        output = output or self.output
+        named = self.ctx.meta.get(NAMED)
+        config = [] if named is None else ["--config", str(named)]
+        words = [*self._said(leaves="problems" if mend is not None else ""), *config, *more]
+        if self.source_is_stdin and mend is None:
+            return f"{self._shown(self.ctx.command.name, STDOUT, '-o', output, *words)} < FILE{_AS_READ}"
+        source = mend or self.source
+        first = f"./{source}" if str(source).startswith("-") else str(source)
+        return self._shown(self.ctx.command.name, first, "-o", output, *words)
+
+    def given(self, name: str) -> bool:
+        """Whether an option was given."""
+        return self.ctx is not None and self.ctx.params.get(name) is not None
+
+    @property
+    def source_is_stdin(self) -> bool:
+        """Whether the rows came by standard input, and have to come again."""
+        return str(self.source) == STDOUT
+
+    def _resume(self, *more: str) -> str:
+        asked = self._said(self.output.parent)
+        if self.source_is_stdin:
+            return f"{self._shown('--resume', self.output, '--input', 'FILE', *asked, *more)}{_AS_READ}"
+        return self._shown("--resume", self.output, *asked, *more)
+
+    def _said(self, folder: Path | None = None, *, leaves: str = "") -> list[str]:
+        """The options that were given, as they are given again, but for the one that `leaves` names.
+
+        With a `folder`: only those that no note in it may say.
+        """
+        words = list[str]()
+        if self.ctx is None:
+            return words
+        for param in _options(self.ctx.command):
+            name, source = str(param.name), self.ctx.get_parameter_source(str(param.name))
+            is_said = source is _LINE or (source is click.core.ParameterSource.DEFAULT_MAP and folder is not None)
+            if not is_said or name in (*_OF_THAT_RUN, leaves) or name not in self.ctx.params:
+                continue
+            value = self.ctx.params[name]
+            if name == "rescued" and not all(path.exists() for path in value):
+                continue  # they are taken
+            if folder is None or any(_is_asked(word) for word in _words_of(param, value, folder)):
+                words += _harmless(param, value)
+        return words
+
+    def _shown(self, *words: object) -> str:
+        name = "aisolution bulk" if self.ctx is None or self.ctx.parent is None else self.ctx.parent.command_path
+        return f"{name} {shell.shown(*words)}"
 
 
-def _quoted(path: Path) -> str:
-    text = str(path)
-    if os.name == "nt":
-        return f'"{text}"' if " " in text else text
-    return shlex.quote(text)
+_AS_READ = ", where FILE has the rows that were read here"
+_OF_THAT_RUN = tuple(name for name in _OF_ONE_RUN if name not in ("no_ledger", "rescued"))
+
+
+def _is_asked(word: Any) -> bool:
+    return isinstance(word, dict) and "ask" in word
+
+
+def _harmless(param: click.Option, value: Any) -> Iterator[str]:
+    """The words of an option, without what may be secret."""
+    long = max(param.opts, key=len)
+    if param.is_flag:
+        yield from _words_of(param, value, None)
+        return
+    for each in _each(value):
+        text = str(each)  # the URL of a server without its password
+        if not is_kept(_long(param), text, Path.cwd()):
+            if str(param.name) == "values":
+                text = f"{text.partition('=')[0]}={shell.HIDDEN}"
+            elif str(param.name).startswith("value_"):
+                text = shell.HIDDEN
+        yield from (long, text)

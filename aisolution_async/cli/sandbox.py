@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import shlex
 from typing import Any
 
 import click
 from rich.console import Console
 
+from aisolution_async.bulk import shell
 from aisolution_async.cli import show
 from aisolution_async.cli.running import on_interrupt, run
 from aisolution_async.client import BASE_URL_VARIABLE, TOKEN_VARIABLE
@@ -127,4 +127,4 @@ async def _started(port: int, options: dict[str, Any]) -> Sandbox:
 
 def _quoted(token: str) -> str:
     """The token as a shell takes it, and as a terminal is safe from it."""
-    return shlex.quote(show.clean(token))
+    return shell.shown(show.clean(token))

@@ -37,6 +37,7 @@ _ESCAPES = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]?|\][^\x07\x1b]*(?:\x07|\x1b\\
 # Joiners are part of emoji and of Indian scripts, and move nothing.
 _JOINERS = "\u200c\u200d"
 
+_BLANK = " "
 _ROWS_AT_ONCE = 500
 _SHARDS_NAMED = 20
 
@@ -52,8 +53,17 @@ def clean(text: object) -> str:
 
 def say(text: str) -> None:
     """A line for people, on stderr."""
+    _write(clean(text))
+
+
+def say_command(text: str) -> None:
+    """The same of a line that has a command: with all its blanks, which may be in the name of a file."""
+    _write(_BLANK.join(map(clean, text.split(_BLANK))))
+
+
+def _write(line: str) -> None:
     # Not by click, which writes past the progress that is being drawn.
-    sys.stderr.write(f"{clean(text)}\n")
+    sys.stderr.write(f"{line}\n")
     sys.stderr.flush()
 
 

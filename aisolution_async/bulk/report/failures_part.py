@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from shlex import quote
-
+from aisolution_async.bulk import shell
 from aisolution_async.bulk.report import pieces
 from aisolution_async.bulk.report.figures import MOST_HELD, Figures
 from aisolution_async.bulk.report.html import Content, stranger, tag
@@ -49,7 +48,7 @@ def held(found: Figures) -> Content:
     if not found.held_count:
         return None
     paid = any(held.price for held in found.held)
-    ledger = quote(f"./{found.name}" if found.name.startswith("-") else found.name)
+    ledger = shell.shown(f"./{found.name}" if found.name.startswith("-") else found.name)
     rows = [
         [
             tag("span", "no key", class_="soft") if held.key is None else stranger(held.key),
