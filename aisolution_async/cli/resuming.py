@@ -164,11 +164,12 @@ def _words(command: click.Command, note: Note, output: Path, now: click.Context)
     if not missing:
         return words
     is_secret = all(option.partition(" ")[0] in _SECRET for option in missing)
-    again = shell.shown(*shell.go_on_with(output, None, [{"ask": option} for option in missing]))
+    again = shell.go_on_with(output, None, [{"ask": option} for option in missing])
+    show.say_command(f"the whole command is: {shell.shown(*again)}")
     one, why = len(missing) == 1, "may hold a secret" if is_secret else "may not be said by a file beside an output"
     raise Ending(
         f"{', '.join(missing)} {'is' if one else 'are'} not kept, as {'it' if one else 'they'} {why}: say "
-        f"{'it again, with its value' if one else 'them again, with their values'}: {again}",
+        f"{'it again, with its value' if one else 'them again, with their values'}",
         Exit.USAGE,
     )
 
