@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shlex
+import threading
 from pathlib import Path
+from typing import Any
 
+import openpyxl
 import pytest
 from click.testing import CliRunner, Result
 
+from aisolution_async.batching import Progress
 from aisolution_async.bulk import shell
 from aisolution_async.bulk.summary import Summary
+from aisolution_async.cli import show
 from aisolution_async.cli.commands import aisolution
 from aisolution_async.ledger.urls import Server
 
 from .commands import PROFILE, ok, run
 from .servers import running
-from .support import TOKEN, ThreadVendor, VendorOf
+from .support import LAST_RESORT, TOKEN, ThreadVendor, VendorOf
 
 pytestmark = pytest.mark.usefixtures("command_environment")
 
@@ -227,3 +233,70 @@ def test_only_the_first_problems_are_kept() -> None:
     done.add(other, "a.csv")
     assert [line[:14] for line in done.first_problems] == [f"a.csv: line {n}:"[:14] for n in range(5)]
     assert "3456" not in str(done.first_problems)
+
+
+# ------------------------------------------------------------------------------------- rows that nobody is asked about
+
+TABLE: list[list[str | None]] = [
+    ["id", "phone", "note"],
+    ["A", "081200000000", "x"],
+    [],
+    [],
+    ["B", "081200000001", "x"],
+    ["Total", None, None],
+]
+
+
+def sheet(ending: str) -> Path:
+    """A list with two empty rows among the others."""
+    path = Path(f"in{ending}")
+    if ending == ".xlsx":
+        book = openpyxl.Workbook()
+        assert book.active is not None
+        for row in TABLE:
+            book.active.append(row)
+        book.save(path)
+    elif ending == ".csv":
+        path.write_text("\n".join(",".join(cell or "" for cell in row) for row in TABLE) + "\n\n")
+    elif ending == ".jsonl":
+        lines = [json.dumps(dict(zip(TABLE[0], row, strict=True))) if row else "" for row in TABLE[1:-1]]
+        path.write_text("\n".join(lines) + "\n\n")
+    else:
+        lines = ["".join(f"<td>{cell or ''}" for cell in row) for row in TABLE]
+        path.write_text(f"<table>{''.join(f'<tr>{row}' for row in lines)}</table>")
+    return path
+
+
+@pytest.mark.parametrize("ending", [".xlsx", ".csv", ".jsonl", ".xls"])
+def test_empty_rows_are_told(ending: str, vendor: ThreadVendor) -> None:
+    words = ["bulk", "whatsapp-detail", sheet(ending), "-o", "out.csv", "--country", "ID"]
+    for more in (["--dry-run"], []):
+        result = run(*words, *more)
+        assert result.exit_code == 0, result.stderr
+        [left_out] = [line for line in result.stderr.splitlines() if line.startswith("left out ")]
+        assert "2 empty rows among the others" in left_out
+    assert json.loads(run(*words, "--json").stdout)["blank"] == 2
+    assert len(vendor.requests) == 2
+
+
+@pytest.mark.parametrize("ending", [".xlsx", ".csv"])
+def test_progress_comes_to_its_end_where_there_are_totals(
+    ending: str, vendor_of: VendorOf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The last answer is kept back until the total is right."""
+    is_right = threading.Event()
+
+    class Seen(show.Lines):
+        def update(self, progress: Progress, total: int | None, *_: Any, **__: Any) -> None:
+            if total == 2:
+                is_right.set()
+
+    def answer(number: int) -> object:
+        return ok(PROFILE) if number == 0 or is_right.wait(LAST_RESORT) else None
+
+    monkeypatch.setattr(show, "PLAIN_EVERY", 0.001)
+    monkeypatch.setattr(show, "display", lambda *_: Seen())
+    monkeypatch.setenv("AISOLUTION_TOKEN", TOKEN)
+    vendor = vendor_of(answer)
+    assert bulk(str(sheet(ending)), "out.csv", "--base-url", vendor.url).exit_code == 0
+    assert is_right.is_set()

@@ -28,13 +28,13 @@ MOST_ATTRIBUTES = 15
 LARGER = {
     "Task": 17,  # a call has 15; a batch adds its place in the input, and when WhatsApp was first found checking
     "BulkOptions": 29,  # one value of all that a run may be told
-    "Summary": 25,  # what a run did, in numbers
-    "Forecast": 18,  # what a run would do, in numbers
-    "Rows": 20,  # a reader says 15 things of its file, and this is in front of it
-    "DelimitedReader": 26,  # as above, and how the text is written
-    "SheetReader": 24,  # as above, and what the workbook has beside the sheet
-    "ObjectReader": 19,  # as above
-    "PageReader": 17,  # as above
+    "Summary": 26,  # what a run did, in numbers
+    "Forecast": 20,  # what a run would do, in numbers
+    "Rows": 20,  # a reader says 16 things of its file, and this is in front of it
+    "DelimitedReader": 28,  # as above, and how the text is written
+    "SheetReader": 25,  # as above, and what the workbook has beside the sheet
+    "ObjectReader": 20,  # as above
+    "PageReader": 18,  # as above
     "ParquetReader": 18,  # as above
     "Figures": 34,  # the numbers of a report
 }

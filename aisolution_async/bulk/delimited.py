@@ -75,6 +75,7 @@ class DelimitedReader(Reader):
         self._lines_before = 0
         self._ended = False
         self._keeps_blank = self._is_last = False
+        self._passed = 0
         self._taken = self._cells = 0  # characters and, of a large one, cells of the row that is being read
         try:
             sep = _SEP.match(sample.text)
@@ -96,6 +97,7 @@ class DelimitedReader(Reader):
     def __iter__(self) -> Iterator[Row]:
         # Spreadsheets write rows that were emptied. They are held back by their lines alone: there may be a million.
         empty = array("q")
+        self._passed = 0
         while (found := self._next()) is not None:
             line, cells = found
             if len(cells) > 1 and not any(cells) and not self._ended:
@@ -104,6 +106,7 @@ class DelimitedReader(Reader):
             for number in empty:
                 yield Row(number, [""] * len(self.header))
             del empty[:]
+            self.blank = self._passed
             yield self._row(line, cells)
         self.left_out = len(empty)
 
@@ -154,6 +157,7 @@ class DelimitedReader(Reader):
                     return line, cells
                 if self._keeps_blank and not self._is_last:
                     return line, [""]
+                self._passed += 1  # a blank line
                 continue
             raise UnreadableInputError(f"{str(self._path)!r} cannot be read on from line {line}: {problem}")
 

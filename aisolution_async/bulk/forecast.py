@@ -80,7 +80,8 @@ class Forecast:
     Of the calls, `from_ledger` would be answered by earlier ones, `shared` by others that ask the
     same, `held` would not be sent because they may have been charged before, and `calls` would be sent, by endpoint.
     `charges` is how many charges that makes at most, by endpoint, and `cost` what those cost by the prices known: None
-    if one is not. `hidden` is how many rows of a workbook nobody sees, as in `Summary`, and so are `totals`.
+    if one is not. `hidden` is how many rows of a workbook nobody sees, as in `Summary`, and so are `totals`,
+    `left_out` and `blank`.
     """
 
     rows: int = 0
@@ -101,6 +102,8 @@ class Forecast:
     cost: Decimal | None = None
     hidden: int | None = 0
     totals: int = 0
+    left_out: int = 0
+    blank: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +143,7 @@ async def _foresee(client: AsyncClient, facts: Facts, among: Among | None) -> Fo
             options.on_start(line)
     async for _ in foretell(client, facts, facts.rows, found, among=among):
         pass
+    found.left_out, found.blank = facts.rows.left_out, facts.rows.blank
     if target is not None:
         target.check_room(found.rows + found.totals)
     found.warnings = maker.warnings

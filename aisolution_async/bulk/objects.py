@@ -48,7 +48,8 @@ class ObjectReader(Reader):
     def __iter__(self) -> Iterator[Row]:
         header = self.header
         known = set(header)
-        for number, line in self._lines():
+        for read, (number, line) in enumerate(self._lines(), 1):
+            self.blank = number - read
             value, problem = self._parse(line)
             if value is None:
                 yield Row(number, [MISSING] * len(header), f"line {number}: {problem}", line.rstrip("\r\n"))

@@ -65,6 +65,8 @@ class PageReader(Reader):
         self.notes = [heading.told(f"row {rows[place][0]}", is_found=header_row is None)] if place > 0 else []
         self.notes += notes
         self.total = len(self._rows)
+        first = rows[place][0] if place >= 0 else 0
+        self.blank = self._rows[-1][0] - first - self.total if self._rows else 0
         several = f", the largest of its {len(tables)} tables" if len(tables) > 1 else ""
         self.about = f"web page under the name of a sheet{several}, {found.about}"
 

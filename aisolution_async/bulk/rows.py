@@ -100,7 +100,7 @@ class Rows:
     `hidden_columns` has the names of columns. `sheet` is the worksheet that is read, and `numbers` has the number of
     each column in it. `notes` are lines for a person on how the file was read. Rows of totals at the very end of a
     sheet or of CSV have a problem that says so. `left_out` is how many rows of empty cells at the very end were taken
-    for none, once all others were read.
+    for none, once all others were read, and `blank` how many such stood among the others.
 
     Raises ConfigurationError for a file that cannot be used as a whole; while iterating,
     UnreadableInputError where the rest of the file cannot be read.
@@ -191,6 +191,10 @@ class Rows:
     @property
     def left_out(self) -> int:
         return self._reader.left_out
+
+    @property
+    def blank(self) -> int:
+        return self._reader.blank
 
     def count(self, given_up: Callable[[], bool]) -> int | None:
         """How many rows there are, or None if `given_up()` became true meanwhile. Uses the rows up."""

@@ -80,12 +80,13 @@ class BulkRun:
             options = dataclasses.replace(options, ordered=True)  # of rows that ask the same, the first is the dear one
         self.summary = Summary()
         self.total: int | None = None
-        """How many rows are asked, where that is known without counting them."""
+        """How many rows there are, where that is known without counting them; of a sample, how many are asked."""
         self.making = False
         """Whether all rows have their results, and a workbook is made of them."""
         self.unreadable: str | None = None
         """Why the input could not be read to its end; None where it could."""
         self._input: Input | None = None
+        self._asking: _Asking | None = None
         self._watch = Watch(options.give_up, client.options.on_attempt)
         self._client = client.with_options(on_attempt=self._watch.hear, keep_metadata=options.keep_metadata)
         self._kinds = calls_of(call)
@@ -112,6 +113,11 @@ class BulkRun:
     def count(self, given_up: threading.Event) -> int | None:
         """How many rows there are, None if that cannot be told yet, or `given_up` was set. Blocks."""
         return None if self._input is None else self._input.count(given_up)
+
+    @property
+    def totals(self) -> int:
+        """How many of the rows read so far are totals: no part of the progress, as nothing is asked of them."""
+        return 0 if self._asking is None or self._sample is not None else self._asking.totals
 
     def stop(self) -> None:
         """Ask for a graceful end: nothing more is sent, what is under way is waited for and written."""
@@ -147,7 +153,7 @@ class BulkRun:
             await self._sample.draw(facts, self._client, watch.given_up)
             self.total = self._sample.rows
         ledger, opening = self._ledger_of(facts)
-        asking = _Asking(facts, watch, self.summary, self._sample)
+        asking = self._asking = _Asking(facts, watch, self.summary, self._sample)
         batch = self._client.batch(
             asking.calls(),
             concurrency=options.concurrency,
@@ -197,7 +203,7 @@ class BulkRun:
                 files.settle(self.summary, finished=finished)
                 self.unreadable = asking.unreadable
                 self.summary.warnings += asking.alike.told
-                self.summary.left_out = facts.rows.left_out
+                self.summary.left_out, self.summary.blank = facts.rows.left_out, facts.rows.blank
                 self.summary.gave_up = watch.gave_up
                 self.summary.seconds = clock.now() - started
             if self.summary.complete and asking.earlier is not None and not planned.output.streams:
@@ -252,6 +258,8 @@ class _Asking:
         self._watch = watch
         self._summary = summary
         self._sample = sample
+        self.totals = 0
+        """How many totals were read."""
         self._totals: list[Row] = []
         self._assembler = Assembler(
             facts.columns.results,
@@ -280,6 +288,7 @@ class _Asking:
         """The rows to be asked. Totals stand behind all of them, and are kept for the end."""
         for row in self._facts.rows:
             if row.is_total:
+                self.totals += 1
                 self._totals.append(row)
                 self._facts.calls.make(row)  # it was read, as all others
             elif self._sample is None or self._sample.wants(row):

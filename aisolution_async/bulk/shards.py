@@ -783,7 +783,7 @@ async def foresee_folder(
 
 def add_forecast(whole: Forecast, part: Forecast, name: str) -> None:
     """Count what a run of one shard would do in."""
-    for key in ("rows", "failed", "from_ledger", "shared", "held", "others", "totals"):
+    for key in ("rows", "failed", "from_ledger", "shared", "held", "others", "totals", "left_out", "blank"):
         setattr(whole, key, getattr(whole, key) + getattr(part, key))
     whole.holds = max(whole.holds, part.holds)
     whole.hidden = None if whole.hidden is None or part.hidden is None else whole.hidden + part.hidden

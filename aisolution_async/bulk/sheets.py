@@ -259,18 +259,22 @@ class SheetReader(Reader):
         """The rows that are rows, and the number of each."""
         keeps_blank = len(self.header) == 1
         blank: list[tuple[int, list[Any]]] = []
+        left_out = passed = 0
         number = last = self._header_row
         for number, values in self._numbered():
             if number <= self._header_row:
                 continue
             if values.count("") < len(values):
-                last = number
+                last, left_out = number, passed
                 if blank:
                     yield from blank
                     blank.clear()
                 yield number, values
             elif keeps_blank:
                 blank.append((number, values))
+            else:
+                passed += 1
+        self.blank = left_out
         self.left_out = max(0, number - last)
 
     def _numbered(self) -> Iterator[tuple[int, list[Any]]]:

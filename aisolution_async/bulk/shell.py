@@ -28,11 +28,11 @@ def go_on_with(output: Path, ledger: Place | None, command: Sequence[Any] = ()) 
     What its note may not say (`{"ask": …}` among them) is said again, as far as it is known here.
     """
     words = ["aisolution", "bulk", "--resume", str(output)]
-    for word in dict.fromkeys(word["ask"] for word in command if isinstance(word, dict) and "ask" in word):
-        option, _, parameter = str(word).partition(" ")
+    asked = {str(word["ask"]): word for word in command if isinstance(word, dict) and "ask" in word}
+    for said, word in asked.items():
+        option, _, parameter = said.partition(" ")
         value = HIDDEN if option != "--ledger" or ledger is None else str(ledger)
-        value = f"{parameter}={value}" if parameter else value
-        words += [option, value]
+        words += [option] if word.get("flag") else [option, f"{parameter}={value}" if parameter else value]
     return words
 
 

@@ -110,6 +110,8 @@ class Reader(ABC):
     """What a person is to be told of how it was read, a line each."""
     left_out = 0
     """How many rows of empty cells stood behind the last row, once it was read: those are none."""
+    blank = 0
+    """How many stood among the rows, and are none either, once all were read."""
 
     @abstractmethod
     def __iter__(self) -> Iterator[Row]:

@@ -32,7 +32,8 @@ class Summary:
     them has as many such attempts as `holds`. The others that failed, `to_mend`, have problems: `rows` = `ok` +
     `checking` + `held` + `to_mend`. `errors_held` are those of the `errors` that are of calls that are held. `unsent`
     rows were read when the run was stopped, and were neither asked nor written. `left_out` rows of empty cells stood at
-    the very end of the input, where spreadsheets leave such, and have no row in the output. `totals` are the rows at
+    the very end of the input, where spreadsheets leave such, and have no row in the output; `blank` stood among the
+    others. `totals` are the rows at
     the end that are totals: they were not asked, and are in the output as they came. `output` is the finished file ("-"
     for standard output); where the run did not come to its end, `part` is the file that has the rows so far, None if
     there are none. `problems` is the file of the rows with problems, if there is to be one: with a ledger, without
@@ -55,6 +56,7 @@ class Summary:
     checking: int = 0
     unsent: int = 0
     left_out: int = 0
+    blank: int = 0
     totals: int = 0
     taken_back: int = 0
     errors: Counter[str] = field(default_factory=Counter)
@@ -118,7 +120,7 @@ class Summary:
         """Count in what a run of the shard `name` did. Where its files are is not said."""
         for key in (
             *("rows", "ok", "from_ledger", "shared", "failed", "held", "checking", "unsent", "left_out", "totals"),
-            "taken_back",
+            *("blank", "taken_back"),
         ):
             setattr(self, key, getattr(self, key) + getattr(other, key))
         self.holds = max(self.holds, other.holds)

@@ -44,7 +44,7 @@ def dry_run(found: Forecast, prices: Mapping[str, Decimal]) -> Lines:
         *((f"  {name}", f"{count:,}") for name, count in found.calls.items() if len(found.calls) > 1),
         ("charges", f"{found.charges.total():,} at most"),
         *([("held", show.held(found))] if found.held else []),
-        *([("left out", show.left_out(found))] if found.totals else []),
+        *([("left out", show.left_out(found))] if found.totals or found.left_out or found.blank else []),
         ("cost", cost),
     ]
 

@@ -719,6 +719,8 @@ def _followed(bulk: BulkRun | FolderRun, display: show.Display | None) -> Iterat
                 counting = asyncio.create_task(asyncio.to_thread(now.count, given_up))
             counted = counting.result() if counting is not None and counting.done() else None
             total = counted if now.total is None else now.total
+            if total is not None:
+                total -= now.totals  # nothing is asked of them
             display.update(progress, total, now.trouble, making=now.making, where=where)
 
     with display:

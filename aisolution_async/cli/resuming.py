@@ -164,7 +164,8 @@ def _words(command: click.Command, note: Note, output: Path, now: click.Context)
     if not missing:
         return words
     is_secret = all(option.partition(" ")[0] in _SECRET for option in missing)
-    again = shell.go_on_with(output, None, [{"ask": option} for option in missing])
+    noted = {str(word["ask"]): word for word in note.command if _is_asked(word)}
+    again = shell.go_on_with(output, None, [noted.get(option, {"ask": option}) for option in missing])
     show.say_command(f"the whole command is: {shell.shown(*again)}")
     one, why = len(missing) == 1, "may hold a secret" if is_secret else "may not be said by a file beside an output"
     raise Ending(
@@ -235,7 +236,7 @@ def _words_of(param: click.Option, value: Any, folder: Path | None) -> Iterator[
         word = long if value else (param.secondary_opts or [long])[0]
         if folder is not None and value is (param.default is True):
             return
-        yield word if folder is None or is_kept(_long(param), None, folder) else {"ask": word}
+        yield word if folder is None or is_kept(_long(param), None, folder) else {"ask": word, "flag": True}
         return
     for each in _each(value):
         if folder is None:

@@ -342,7 +342,7 @@ def summary(
         rows += [(f"  {name}", _counts(counts)) for name, counts in done.tally.by_endpoint.items()]
     rows.append(("time", clock(done.seconds) + rate))
     rows += [("note", warning) for warning in done.warnings if warning not in told]
-    if done.left_out or done.totals:
+    if done.left_out or done.blank or done.totals:
         rows.append(("left out", left_out(done)))
     passing = done.errors - done.errors_held
     if again := passing["RetryLaterError"] + passing["NotSentError"]:
@@ -453,6 +453,7 @@ def as_json(done: Summary, ledger: Place | None, prices: Mapping[str, Decimal] |
         "gave_up": done.gave_up,
         **({} if done.to_settle is None else {"to_settle": str(done.to_settle)}),
         **({} if not done.totals else {"totals": done.totals}),
+        **({} if not done.blank else {"blank": done.blank}),
         **hidden(done),
         "ledger": None if ledger is None else str(ledger),
     }
@@ -460,9 +461,9 @@ def as_json(done: Summary, ledger: Place | None, prices: Mapping[str, Decimal] |
 
 def left_out(of: Summary | Forecast) -> str:
     """Which rows were no applicants."""
-    empty = of.left_out if isinstance(of, Summary) else 0
-    said = [f"{empty:,} empty rows at the end of the input"] if empty else []
-    said += [f"{of.totals:,} {'totals' if of.totals > 1 else 'total'} at the end, not asked"] if of.totals else []
+    said = [f"{of.totals:,} {'totals' if of.totals > 1 else 'total'} at the end, not asked"] if of.totals else []
+    ends = ((of.blank, "among the others"), (of.left_out, "at the end of the input"))
+    said += [f"{count:,} empty row{'s' * (count > 1)} {where}" for count, where in ends if count]
     return ", ".join(said)
 
 
