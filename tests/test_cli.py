@@ -411,10 +411,10 @@ def test_bulk() -> None:
     assert shown[1:3] == [["rows", "3"], ["answered", "2"]]
     assert shown[3] == ["with", "problems   1  (InputError 1)"]
     assert re.fullmatch(r"charged \d · free \d · unknown 0", shown[4][1])
-    assert shown[6:8] == [["results", "out.csv"], ["ledger", "out.csv.sandbox.ledger"]]
-    assert lines[8] == "2 of 3 rows are answered; left to do: 1 with problems"
-    assert lines[9].startswith("- line 3: column 'phone': number was shortened by a spreadsheet")
-    assert lines[10].endswith(": aisolution bulk --resume out.csv")
+    assert shown[7:9] == [["results", "out.csv"], ["ledger", "out.csv.sandbox.ledger"]]
+    assert lines[9] == "2 of 3 rows are answered; left to do: 1 with problems"
+    assert lines[10].startswith("- line 3: column 'phone': number was shortened by a spreadsheet")
+    assert lines[11].endswith(": aisolution bulk --resume out.csv")
     result = run(*arguments, "-o", "out.jsonl", "--sandbox", "--json", "--quiet")
     assert result.stderr == ""
     said = json.loads(result.stdout)

@@ -12,6 +12,7 @@ from typing import Any
 import openpyxl
 import pytest
 from click.testing import CliRunner, Result
+from openpyxl import load_workbook
 
 from aisolution_async.batching import Progress
 from aisolution_async.bulk import shell
@@ -300,3 +301,27 @@ def test_progress_comes_to_its_end_where_there_are_totals(
     vendor = vendor_of(answer)
     assert bulk(str(sheet(ending)), "out.csv", "--base-url", vendor.url).exit_code == 0
     assert is_right.is_set()
+
+
+def test_the_workbook_and_the_screen_count_the_same(vendor_of: VendorOf, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whichever run a call was of, and whether anything was sent: still checking, not sent, like another row."""
+    monkeypatch.setenv("AISOLUTION_TOKEN", TOKEN)
+    is_known = False
+
+    def answer(number: int) -> object:
+        is_checking = "1" in vendor.requests[number]["number"][0][-1] and not is_known
+        return ok({**PROFILE, "whatsapp": "checking" if is_checking else "yes"})
+
+    vendor = vendor_of(answer)
+    numbers = ["081200000000", "081200000001", "081200000002", "12", "081200000000", "n/a"]
+    Path("in.csv").write_text("phone\n" + "".join(f"{number}\n" for number in numbers))
+    for free in (4, 3):
+        result = bulk("in.csv", "out.xlsx", "--base-url", vendor.url)
+        [line] = [line for line in result.stderr.splitlines() if line.startswith("calls ")]
+        rows = {str(row[0]): row for row in load_workbook("out.xlsx")["Summary"].iter_rows(values_only=True)}
+        counts = {charge: rows[f"WhatsApp detail: {charge}"][1] for charge in ("charged", "free", "unknown")}
+        said = " · ".join(f"{charge} {count}" for charge, count in counts.items())
+        assert line == f"calls           {said}: 3 of the free were not sent"
+        assert counts["free"] == free
+        assert rows["WhatsApp detail: free"][3] == "Not charged, or not sent: 3 not sent."
+        is_known = True

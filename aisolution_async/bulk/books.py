@@ -32,7 +32,7 @@ from aisolution_async.bulk import pretended
 from aisolution_async.bulk.cells import EXACT, text
 from aisolution_async.bulk.encoders import as_json, unicode_text
 from aisolution_async.bulk.formats import NumberFormat
-from aisolution_async.bulk.results import Results, RowState, bare, defused
+from aisolution_async.bulk.results import NOT_SENT, Results, RowState, bare, counts_of, defused
 from aisolution_async.bulk.rows import MISSING, UnreadableInputError
 from aisolution_async.bulk.sheets import part_of
 from aisolution_async.bulk.words import (
@@ -427,9 +427,6 @@ class _Kind:
             tones[place] = _VERDICTS.get(str(values[place]), "")
         return tones
 
-    def charge(self, values: Sequence[Any]) -> str:
-        return str(self._results.charge(values))
-
 
 @dataclass(slots=True)
 class _Problem:
@@ -454,7 +451,7 @@ class _Counts:
         self.rows[next(state for state in (HELD, PROBLEM, CHECKING, ANSWERED) if state in states)] += 1
 
     def call(self, group: _Kind, state: str, values: Sequence[Any], number: int) -> None:
-        self.charges[group.endpoint.name][group.charge(values)] += 1
+        self.charges[group.endpoint.name].update(counts_of(values))
         if state not in (PROBLEM, HELD):
             return
         problem = str(values[-1] or values[-2])
@@ -541,7 +538,7 @@ class _Summary:
         )
         remarks = {
             Charge.CHARGED: at,
-            Charge.FREE: "Not charged, or not sent.",
+            Charge.FREE: f"Not charged, or not sent: {counts[NOT_SENT]:,} not sent.",
             Charge.UNKNOWN: "May have been charged, and cost so much more." if counts[Charge.UNKNOWN] else "",
         }
         for charge, remark in remarks.items():

@@ -23,7 +23,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from enum import StrEnum
 from typing import Any, get_args
 
@@ -181,6 +181,21 @@ class Results:
     def charge(self, values: Sequence[Any]) -> Any:
         """Of the values, the charge."""
         return values[-5]
+
+
+NOT_SENT = "not sent"
+"""Of the calls that are free, those of which nothing was sent."""
+
+
+def counts_of(values: Sequence[Any]) -> Iterator[str]:
+    """What a call counts as, by its values: its charge, whichever run it was of, and NOT_SENT if that is so.
+
+    The summary of a run and the one in a workbook both count so.
+    """
+    charge, attempts = str(values[-5]), values[-3]
+    yield charge
+    if charge == Charge.FREE and not attempts:
+        yield NOT_SENT
 
 
 def columns_of(

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from aisolution_async.bulk.assemble import DoneRow
-from aisolution_async.bulk.results import RowState, holds_of
+from aisolution_async.bulk.results import RowState, counts_of, holds_of
 from aisolution_async.charges import Charge, Tally
 from aisolution_async.errors import AISolutionError
 
@@ -28,6 +28,8 @@ class Summary:
     earlier calls, `shared` by other rows that ask the same, `taken_back` by what an earlier run wrote or rescued and
     the ledger lacks), `failed` those with a call that failed, and `checking` the others, which are not settled: the
     vendor is still checking them, or was not available. `errors` counts the calls that failed, by the error's class.
+    `calls` counts the calls of these rows by their charge, whichever run they were charged in, with those of the free
+    that were not sent; `tally` counts the attempts of this run.
     `held` of the failed may have been charged, now or before, and have no answer: the ledger holds them, and one of
     them has as many such attempts as `holds`. The others that failed, `to_mend`, have problems: `rows` = `ok` +
     `checking` + `held` + `to_mend`. `errors_held` are those of the `errors` that are of calls that are held. `unsent`
@@ -59,6 +61,7 @@ class Summary:
     blank: int = 0
     totals: int = 0
     taken_back: int = 0
+    calls: Counter[str] = field(default_factory=Counter)
     errors: Counter[str] = field(default_factory=Counter)
     errors_held: Counter[str] = field(default_factory=Counter)
     tally: Tally = field(default_factory=Tally)
@@ -97,6 +100,8 @@ class Summary:
     def count(self, row: DoneRow) -> None:
         """Count a row that has its result."""
         self.rows += 1
+        for call in row.calls:
+            self.calls.update(counts_of(call.values))
         self.errors.update(call.error for call in row.calls if call.error is not None)
         self.errors_held.update(call.error for call in row.calls if call.is_held and call.error is not None)
         if held := [call for call in row.calls if call.is_held]:
@@ -124,6 +129,7 @@ class Summary:
         ):
             setattr(self, key, getattr(self, key) + getattr(other, key))
         self.holds = max(self.holds, other.holds)
+        self.calls.update(other.calls)
         self.errors.update(other.errors)
         self.errors_held.update(other.errors_held)
         for endpoint, counts in other.tally.by_endpoint.items():

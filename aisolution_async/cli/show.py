@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import sys
+from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from decimal import Decimal
 from itertools import islice
@@ -23,6 +24,7 @@ from rich.text import Text
 from aisolution_async.batching import Progress
 from aisolution_async.bulk import FolderSummary, Forecast, Summary
 from aisolution_async.bulk.durations import clock
+from aisolution_async.bulk.results import NOT_SENT
 from aisolution_async.bulk.summary import PASSING
 from aisolution_async.charges import Charge, Counts, Tally
 from aisolution_async.ledger import State
@@ -340,6 +342,7 @@ def summary(
     rows += [("", spent) for spent in _spent(done.tally, prices or {})]
     if len(done.tally.by_endpoint) > 1:
         rows += [(f"  {name}", _counts(counts)) for name, counts in done.tally.by_endpoint.items()]
+    rows.append(("calls", _calls(done.calls)))
     rows.append(("time", clock(done.seconds) + rate))
     rows += [("note", warning) for warning in done.warnings if warning not in told]
     if done.left_out or done.blank or done.totals:
@@ -476,6 +479,13 @@ def held(of: Summary | Forecast) -> str:
 def hidden(of: Summary | Forecast) -> dict[str, int | None]:
     """Only workbooks have such rows, and few of them."""
     return {} if of.hidden == 0 else {"hidden": of.hidden}
+
+
+def _calls(calls: Counter[str]) -> Text:
+    """What the calls of all rows were charged, as the workbook's summary has it."""
+    counts = Counts(*(calls[charge] for charge in (Charge.CHARGED, Charge.FREE, Charge.UNKNOWN)))
+    unsent = f": {calls[NOT_SENT]:,} of the free were not sent" if calls[NOT_SENT] else ""
+    return Text.assemble(_counts(counts), unsent)
 
 
 def _sources(done: Summary) -> str:
