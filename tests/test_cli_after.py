@@ -23,6 +23,7 @@ from aisolution_async.ledger.urls import Server
 
 from .commands import PROFILE, ok, run
 from .servers import running
+from .sheets import read
 from .support import LAST_RESORT, TOKEN, ThreadVendor, VendorOf
 
 pytestmark = pytest.mark.usefixtures("command_environment")
@@ -309,14 +310,14 @@ def test_the_workbook_and_the_screen_count_the_same(vendor_of: VendorOf, monkeyp
     is_known = False
 
     def answer(number: int) -> object:
-        is_checking = "1" in vendor.requests[number]["number"][0][-1] and not is_known
+        is_checking = "1" in asked.requests[number]["number"][0][-1] and not is_known
         return ok({**PROFILE, "whatsapp": "checking" if is_checking else "yes"})
 
-    vendor = vendor_of(answer)
+    asked = vendor_of(answer)
     numbers = ["081200000000", "081200000001", "081200000002", "12", "081200000000", "n/a"]
     Path("in.csv").write_text("phone\n" + "".join(f"{number}\n" for number in numbers))
     for free in (4, 3):
-        result = bulk("in.csv", "out.xlsx", "--base-url", vendor.url)
+        result = bulk("in.csv", "out.xlsx", "--base-url", asked.url)
         [line] = [line for line in result.stderr.splitlines() if line.startswith("calls ")]
         rows = {str(row[0]): row for row in load_workbook("out.xlsx")["Summary"].iter_rows(values_only=True)}
         counts = {charge: rows[f"WhatsApp detail: {charge}"][1] for charge in ("charged", "free", "unknown")}
@@ -325,3 +326,30 @@ def test_the_workbook_and_the_screen_count_the_same(vendor_of: VendorOf, monkeyp
         assert counts["free"] == free
         assert rows["WhatsApp detail: free"][3] == "Not charged, or not sent: 3 not sent."
         is_known = True
+
+
+@pytest.mark.parametrize("concurrency", [1, 5])
+def test_a_row_that_is_like_another_says_which(concurrency: int, vendor: ThreadVendor) -> None:
+    """By the line of the list, whatever stands between, and whether it was asked, cannot be asked, or is resumed."""
+    numbers = ["081200000000", "081200000001", '"081200000002"', "081200000001", "+6281200000001", "12", "12"]
+    Path("in.csv").write_text("phone,note\n" + "".join(f'{n},"a\n\nb"\n\n' for n in numbers))
+    for _ in range(2):
+        bulk("in.csv", "out.csv", "--concurrency", concurrency, "--endpoint", "id-holding", "--img", "note")
+        rows = read(Path("out.csv"))
+        said = [row["whatsapp_detail_problem"] for row in rows]
+        assert said[:5] == ["", "", "", "the same as line 6", "the same as line 6"]
+        assert not any("the same as" in problem for problem in said[5:])
+        assert [row["whatsapp_detail_ok"] for row in rows[:5]] == ["true"] * 5
+    assert len(vendor.requests) == 3
+
+
+def test_rows_that_fail_alike_are_one_kind(vendor_of: VendorOf, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AISOLUTION_TOKEN", TOKEN)
+    vendor = vendor_of(lambda n: {"status": "QUOTA_EXCEEDED", "message": "no"})  # it may have been charged
+    Path("in.csv").write_text("phone\n081200000000\n081200000001\n081200000000\n081200000001\n")
+    bulk("in.csv", "out.xlsx", "--base-url", vendor.url, "--no-ledger")
+    rows = [row[-1].value for row in load_workbook("out.xlsx")["Results"].iter_rows(min_row=2)]
+    assert [str(row)[:22] for row in rows[2:]] == ["the same as line 2: gl", "the same as line 3: gl"]
+    said = [str(row[0].value) for row in load_workbook("out.xlsx")["Summary"].iter_rows()]
+    assert len([line for line in said if "asked the same" in line]) == 1
+    assert len(vendor.requests) == 2

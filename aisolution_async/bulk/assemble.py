@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from array import array
+from bisect import bisect_right
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from aisolution_async.api import Endpoint
+from aisolution_async.batching import REMEMBERED
 from aisolution_async.bulk.earlier import Written
 from aisolution_async.bulk.results import Results, RowState, exchanged, is_unsettled, problem_of, unsettled_problem
 from aisolution_async.bulk.rows import Row
@@ -82,19 +85,46 @@ class _Pending:
     taken: Mapping[int, Written]
 
 
+class _LineNumbers:
+    """The line of each row, by its place: of very many rows, kept only where a line is not the one after the last."""
+
+    def __init__(self) -> None:
+        self._places = array("q")
+        self._lines = array("q")
+
+    def add(self, place: int, line: int) -> None:
+        if not self._places or line - place != self._lines[-1] - self._places[-1]:
+            self._places.append(place)
+            self._lines.append(line)
+
+    def at(self, place: int) -> int:
+        last = bisect_right(self._places, place) - 1
+        return self._lines[last] + place - self._places[last]
+
+
 class Assembler:
     """Puts outcomes to their rows. `results` are the columns of each call; `ordered`: rows come out as they went in.
 
-    `explain` says of a problem of a row's call where it is. `holds`: a ledger holds what may have been charged.
+    `explain` says of a problem of a row's call where it is, and `unit` is what the file's rows are called there.
+    `holds`: a ledger holds what may have been charged.
     """
 
     def __init__(
-        self, results: Sequence[Results], *, ordered: bool, holds: bool, explain: Callable[[Row, int, str], str]
+        self,
+        results: Sequence[Results],
+        *,
+        ordered: bool,
+        holds: bool,
+        explain: Callable[[Row, int, str], str],
+        unit: str,
     ) -> None:
         self._results = results
         self._ordered = ordered
         self._holds = holds
         self._explain = explain
+        self._unit = unit
+        self._lines = _LineNumbers()
+        self._first: dict[int, int] = {}  # calls of which another row took the answer for its own, and which
         self._entries: dict[int, _Pending] = {}  # rows between the input and the output, by their place
         self._next = 0  # the row that comes out next, where order is kept
         self._whole: deque[int] = deque()  # rows that may come out, where it is not
@@ -103,6 +133,7 @@ class Assembler:
     def expect(self, place: int, row: Row, taken: Mapping[int, Written]) -> None:
         """Wait for the calls of a row. `taken` is what earlier runs wrote of some of them, by the place of the call."""
         each = len(self._results)
+        self._lines.add(place, row.line)
         self._entries[place] = _Pending(row, [None] * each, each, taken)
 
     def row_of(self, outcome: Outcome) -> tuple[Row, int]:
@@ -119,6 +150,9 @@ class Assembler:
                 earlier = self._outcome(first)
                 assert earlier is not None
                 earlier, outcome = exchanged(earlier, outcome)
+                self._first[index] = first
+                if len(self._first) > REMEMBERED:
+                    del self._first[next(iter(self._first))]
                 self._keep(earlier)
             elif outcome.answered_by is not None and outcome.answered_by > index:
                 waits = self._lent.setdefault(outcome.answered_by, index) == index
@@ -165,6 +199,10 @@ class Assembler:
             is_held = self._holds and state is RowState.FAILED
             return DoneCall(endpoint, outcome, taken.values, taken.problem, state, is_held, taken)
         problem = self._problem_of(entry.row, number, outcome, endpoint)
+        if outcome.answered_by is not None:
+            asked = self._first.get(outcome.answered_by, outcome.answered_by)
+            like = f"the same as {self._unit} {self._lines.at(asked // len(self._results))}"
+            problem = like if problem is None else f"{like}: {problem}"
         values, is_held = results.values(outcome, problem), self._holds and is_unsettled(outcome, endpoint)
         return DoneCall(endpoint, outcome, values, problem, RowState.of(outcome), is_held)
 

@@ -96,7 +96,8 @@ class Calls:
         self._rows = rows
         self._folder = Path.cwd() if str(rows.path) == "-" else rows.path.absolute().parent
         self._photos = photos or Photos(self._folder, images_root)
-        self._unit = "row" if rows.format in ("xlsx", "html", "parquet") else "line"
+        self.unit = "row" if rows.format in ("xlsx", "html", "parquet") else "line"
+        """What a row is called, where its number in the file is said."""
         _check_names(calls, columns, values)
         self._choice = Choice(rows, [*columns.values(), *([] if key is None else [key])])
         self._unexpected: list[str] = []
@@ -212,7 +213,7 @@ class Calls:
             self._unasked.discard(row.line)
         key = (text(row.cells[self._key]) or None) if self._key is not None else None
         if key is not None and not is_text(key):
-            problem = f"{self._unit} {row.line}: the key in column {self.key_column!r} {_NO_TEXT}"
+            problem = f"{self.unit} {row.line}: the key in column {self.key_column!r} {_NO_TEXT}"
             return [InputError(problem, endpoint=recipe.call.endpoint.name) for recipe in self._recipes]
         return [self._make(recipe, row, key) for recipe in self._recipes]
 
@@ -220,15 +221,15 @@ class Calls:
         """The columns that call `place` is made of, with the row as an example."""
         names = [cell.column for cell in self._recipes[place].cells if cell.required]
         shown = " and ".join(map(repr, names))
-        return f"the column{'s' * (len(names) > 1)} {shown} (first: {self._unit} {row.line})"
+        return f"the column{'s' * (len(names) > 1)} {shown} (first: {self.unit} {row.line})"
 
     def explain(self, row: Row, place: int, problem: str) -> str:
         """`problem`, which speaks of a parameter of call `place`, with the line and the column to look up."""
-        return f"{self._unit} {row.line}: {_explained(self._recipes[place], problem)}"
+        return f"{self.unit} {row.line}: {_explained(self._recipes[place], problem)}"
 
     def located(self, row: Row, place: int, problem: str) -> str:
         """`problem` of call `place`, with the line and the columns to look up, unless it says the line by itself."""
-        where = f"{self._unit} {row.line}: "
+        where = f"{self.unit} {row.line}: "
         if problem.startswith(where):
             return problem
         names = [repr(cell.column) for cell in self._recipes[place].cells if cell.required]
@@ -328,7 +329,7 @@ class Calls:
         if bad:
             problems += self._all_bad(recipe, bad, values)
         if problems:
-            problem = f"{self._unit} {row.line}: {'; '.join(problems)}"
+            problem = f"{self.unit} {row.line}: {'; '.join(problems)}"
             return InputError(problem, endpoint=recipe.call.endpoint.name, key=key)
         self._tell(row, recipe, values)
         return recipe.call(**values, key=key)
@@ -410,7 +411,7 @@ class Calls:
                 told.calls += 1
 
     def _at(self, row: Row, cell: _Cell) -> str:
-        return f"{self._unit} {row.line}: column {cell.column!r}"
+        return f"{self.unit} {row.line}: column {cell.column!r}"
 
     def _image(self, cell: str) -> ImageSource:
         """A path, the text if it is base64, or what is wrong with it."""

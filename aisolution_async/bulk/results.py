@@ -8,7 +8,7 @@ was not available, has `ok` false and no error, and `problem` says what to do. W
 row, every name begins with the endpoint's: `face_compare_ok`. A name that the input has already gets `_2` behind it, or
 the next number that is free. `group_id` is the vendor's access key and is never among them, and where the vendor echoes
 the token, … stands in its place. A row that asks the same as an earlier one has that one's answer, after 0 attempts,
-and is free.
+is free, and its `problem` says which row that is.
 
 Types, where a format has them: `ok` is a truth value, `attempts` and counts are whole numbers, scores are floating
 numbers, a list in a reply is a list of records (`answer_matches`), and all else is text.

@@ -266,6 +266,7 @@ class _Asking:
             ordered=facts.options.ordered,
             holds=facts.ledger is not None,
             explain=facts.calls.explain,
+            unit=facts.calls.unit,
         )
 
     def calls(self) -> Iterator[Call[Any] | AISolutionError] | AsyncIterator[Call[Any] | AISolutionError]:
