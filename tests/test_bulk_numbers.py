@@ -16,12 +16,12 @@ from click.testing import CliRunner
 from pyarrow import parquet
 from xlsxwriter import Workbook
 
-from aisolution_async import InputError, WhatsAppDetail
+from aisolution_async import IdHolding, InputError, WhatsAppDetail
 from aisolution_async.bulk import Forecast, Summary, forecast_bulk, run_bulk
 from aisolution_async.cli.commands import aisolution
 
-from .sheets import jsonl, write
-from .support import Vendor, client_of, ok_whatsapp
+from .sheets import jsonl, read, sane, write
+from .support import Vendor, client_of, ok_whatsapp, picture
 
 
 async def both(source: Path, **options: Any) -> tuple[list[str], list[str], Summary]:
@@ -156,3 +156,23 @@ async def test_the_library_refuses_in_the_same_words() -> None:
             outcomes = [outcome async for outcome in batch]
     assert ["digits behind it" in str(outcomes[0].error), "one digit" in str(outcomes[1].error)] == [True, True]
     assert not vendor.requests
+
+
+async def test_cells_that_say_that_there_is_none(tmp_path: Path) -> None:
+    """Of a number, a country and a photo alike; a file that is called so is a file."""
+    (tmp_path / "kosong").write_bytes(picture(1))
+    rows = ["081200000000,belum ada,kosong", "n/a,ID,tidak ada", "40612345,NO,-", "HP: 081200000002,ID,kosong"]
+    source = write(tmp_path / "in.csv", "phone,country,img\n" + "".join(f"{row}\n" for row in rows))
+    async with client_of(Vendor(sane)) as client:
+        await run_bulk(client, [WhatsAppDetail, IdHolding], source, tmp_path / "out.csv")
+    found = read(tmp_path / "out.csv")
+    said = [row["whatsapp_detail_problem"].partition(": ")[2] for row in found]
+    assert said == [
+        "column 'country' says that there is none: write the country, or leave the cell empty",
+        "column 'phone': number says that there is none: fill it in, or take the row out of the list",
+        "",
+        "",
+    ]
+    said = [row["id_holding_problem"].partition(": ")[2] for row in found]
+    none = "column 'img' says that there is none: fill it in, or take the row out of the list"
+    assert said == ["", none, none, ""]

@@ -567,3 +567,64 @@ def test_numbers_that_are_sent_and_told() -> None:
 def test_no_number_of_the_world_is_refused_however_it_is_written() -> None:
     """One in ten; `python -m tests.phones` takes all of them."""
     assert [found for region, number in phones.EXAMPLES[::10] for found in phones.misread(number, region)] == []
+
+
+LABELS = [
+    "WA: ",
+    "wa.",
+    "W.A. ",
+    "HP: ",
+    "hp ",
+    "No. HP: ",
+    "nomor wa ",
+    "Tel. ",
+    "Tel.: ",
+    "Telp: ",
+    "WhatsApp ",
+    "hp/wa ",
+]
+LABELS += ["phone no. ", "Mobile number: ", "CP:", "SĐT: ", "Số điện thoại: ", "Kontak: ", "handphone: "]
+
+
+@pytest.mark.parametrize("label", LABELS)
+def test_a_label_in_front_is_read_over(label: str) -> None:
+    for number in ("081387300008", "+62 813-8730-0008", "(0813) 87300008", "0062 81387300008"):
+        assert normalise(label + number, country="ID") == normalise(number, country="ID")
+    for number in ("31-12-2024", "3174012345678901", "081387300008 / 081387300009", "10:30", "12.5", "1"):
+        refused(label + number, country="ID")
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        *("Fax: 0215550123", "No. 081387300008", "ID: 081387300008", "NIK 081387300008", "WA 98101", "HP 81387300008"),
+        *("wa081387300008", "081387300008 WA", "rumah: 081387300008", "WA fax: 081387300008", "Tel/Fax: 0215550123"),
+        *("WA: HP: 081387300008", "hp2: 081387300008", "x: 081387300008", "Budi 081387300008"),
+    ],
+)
+def test_what_is_no_label_that_is_known_is_refused(said: str) -> None:
+    assert "keep the number alone" in refused(said, country="ID")
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        *(
+            "n/a",
+            "N.A.",
+            "-",
+            "--",
+            "\u2014",
+            "?",
+            "belum ada",
+            " Tidak  Ada ",
+            "(kosong)",
+            "tidak ada nomor HP",
+            "wala pa",
+        ),
+        *("không có", "Chưa có", "nahi hai", "None", "no phone", "TBA", "'-", "..."),
+    ],
+)
+def test_what_says_that_there_is_none(said: str) -> None:
+    line = "number says that there is none: fill it in, or take the row out of the list"
+    assert refused(said) == refused(said, country="ID") == line

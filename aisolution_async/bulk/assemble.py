@@ -199,11 +199,11 @@ class Assembler:
             is_held = self._holds and state is RowState.FAILED
             return DoneCall(endpoint, outcome, taken.values, taken.problem, state, is_held, taken)
         problem = self._problem_of(entry.row, number, outcome, endpoint)
+        like = None
         if outcome.answered_by is not None:
             asked = self._first.get(outcome.answered_by, outcome.answered_by)
             like = f"the same as {self._unit} {self._lines.at(asked // len(self._results))}"
-            problem = like if problem is None else f"{like}: {problem}"
-        values, is_held = results.values(outcome, problem), self._holds and is_unsettled(outcome, endpoint)
+        values, is_held = results.values(outcome, problem, like), self._holds and is_unsettled(outcome, endpoint)
         return DoneCall(endpoint, outcome, values, problem, RowState.of(outcome), is_held)
 
     def _problem_of(self, row: Row, number: int, outcome: Outcome, endpoint: Endpoint[Any]) -> str | None:

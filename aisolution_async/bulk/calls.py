@@ -355,7 +355,12 @@ class Calls:
         if cell.kind is Kind.COUNTRY:
             if found.strip().upper() == _NOT_AVAILABLE:
                 return Unreadable("may be Namibia, or not available: write NAM, or leave the cell empty")
-            return texts.written_country(found, name=cell.parameter)
+            try:
+                return texts.written_country(found, name=cell.parameter)
+            except InputError:
+                if texts.says_none(found):
+                    return Unreadable("says that there is none: write the country, or leave the cell empty")
+                raise
         return _CHECKS[cell.kind](found, name=cell.parameter)
 
     def _all_bad(self, recipe: _Recipe, bad: Mapping[str, str], values: dict[str, Any]) -> list[str]:
@@ -424,7 +429,8 @@ class Calls:
                 "decodes as a base64 image and also names a file: "
                 "put './' before the file's name, or 'data:;base64,' before base64"
             )
-        return self._photos.find(cell)
+        found = self._photos.find(cell)
+        return Unreadable(texts.NONE) if isinstance(found, NotThere) and texts.says_none(cell) else found
 
 
 class _Bad:

@@ -8,7 +8,7 @@ was not available, has `ok` false and no error, and `problem` says what to do. W
 row, every name begins with the endpoint's: `face_compare_ok`. A name that the input has already gets `_2` behind it, or
 the next number that is free. `group_id` is the vendor's access key and is never among them, and where the vendor echoes
 the token, … stands in its place. A row that asks the same as an earlier one has that one's answer, after 0 attempts,
-is free, and its `problem` says which row that is.
+and is free; its `status` says which row that is.
 
 Types, where a format has them: `ok` is a truth value, `attempts` and counts are whole numbers, scores are floating
 numbers, a list in a reply is a list of records (`answer_matches`), and all else is text.
@@ -99,14 +99,17 @@ class Results:
         fields = self._reply.model_fields
         return [place for place, name in enumerate(self._fields, 1) if _is_word(fields[name].annotation)]
 
-    def values(self, outcome: Outcome, problem: str | None) -> list[Any]:
-        """What goes into the columns: text, numbers, truth values, lists and None."""
+    def values(self, outcome: Outcome, problem: str | None, like: str | None = None) -> list[Any]:
+        """What goes into the columns: text, numbers, truth values, lists and None.
+
+        `like` says which other row had the answer, where nothing was sent for this one.
+        """
         answer = {} if outcome.reply is None else redacted(answered(outcome.reply), self._redact)
         values = [RowState.of(outcome) is RowState.OK, *(answer.get(name) for name in self._fields)]
         if self._keeps_raw:
             values.append(raw_answer(outcome.error, self._redact))
         last = outcome.attempts[-1] if outcome.attempts else None
-        charge, status, attempts = outcome.charge, last and last.status, len(outcome.attempts)
+        charge, status, attempts = outcome.charge, last.status if last else like, len(outcome.attempts)
         recorded = outcome.recorded if outcome.answered_by is None else None
         if recorded is not None:
             charge = overall((*outcome.attempts, recorded))

@@ -152,7 +152,7 @@ def remedy_for(error: str, endpoint: str) -> str:
 
 _HELD = re.compile(r"\bheld: ")
 _IN_THE_LIST = re.compile(r"((?:line|row) (\d+)): ")
-_OF_ONE_ROW = re.compile(r"""('[^']*'|"[^"]*")|(?:\bthe same as )?\b(?:line|row) \d+(?:: )?""")
+_OF_ONE_ROW = re.compile(r"""('[^']*'|"[^"]*")|\b(?:line|row) \d+(?:: )?""")
 _NEXT_COLUMN = re.compile(r"; (?=column ['\"])")
 _OF_ONE_FILE = re.compile(r"[./\\\d]")
 

@@ -46,6 +46,16 @@ _NUMBER = re.compile(r"\+?[0-9]{4,17}")
 _SCIENTIFIC = re.compile(r"[+-]?[0-9]+(?:[.,][0-9]*)?[eE][+-]?[0-9]+")
 _FORMULA = re.compile(r'=?"(.*)"|=(.*)', re.DOTALL)
 _SCHEME = re.compile(r"(?:tel|whatsapp):(?!//)\s*", re.IGNORECASE)
+# What people write before a number to say what it is, without what may be of something else ("fax", "no.", "ID").
+_LABELLED = re.compile(r"([^0-9+(:]{1,30}?)(\s*[.:][.:\s]*|\s+)(?=([+(0-9]))")
+_DEVICES = frozenset(
+    (
+        *("wa", "whatsapp", "whats app", "hp", "hape", "handphone", "hand phone", "phone", "telephone", "telepon"),
+        *("telefon", "telp", "tlp", "tel", "mobile", "mobile phone", "mob", "cell", "cellphone", "cell phone", "cp"),
+        *("contact", "kontak", "dien thoai", "dt", "sdt"),
+    )
+)
+_BESIDE = frozenset(("no", "nomor", "nomer", "number", "so", "aktif", "active"))
 _APOSTROPHES = "'\u2018\u2019`\u00b4\u02bc"
 _LONGEST = 64
 _DOUBLED = frozenset(digit * 2 for digit in "0123456789")
@@ -98,8 +108,9 @@ _NO_NUMBER = "{} is no phone number: 5 to 15 digits, with or without a leading p
 def normalise(number: object, *, name: str = "number", country: str | None = None, strict: bool = False) -> str:
     """`number` as E.164, or as bare digits where it has neither a plus, 00 nor a `country` (two letters, ISO 3166).
 
-    Mended: separators, characters without width, digits of other scripts, a leading apostrophe, a trailing comma,
-    `tel:`, `="…"`, links to a chat (`wa.me/…`), and whole numbers (int, float, "6281387300008.0", "81,387,300,008").
+    Mended: a label in front (`WA: 0812…`, `HP 0812…`, `Tel. 0812…`), separators, characters without width, digits of
+    other scripts, a leading apostrophe, a trailing comma, `tel:`, `="…"`, links to a chat (`wa.me/…`), and whole numbers
+    (int, float, "6281387300008.0", "81,387,300,008").
     `strict` asks for a valid number, not only a possible one.
 
     Raises InputError for what cannot be a phone number, or is more than one. The text of the error never holds it.
@@ -189,6 +200,8 @@ def _text(number: object, name: str) -> str:
     if (formula := _FORMULA.fullmatch(text)) is not None:
         text = formula[1] if formula[1] is not None else formula[2]
     text = _SCHEME.sub("", text.strip().lstrip(_APOSTROPHES), count=1).strip(",; \t\r\n")
+    if text[:1].isalpha():
+        text = _without_label(text)
     if not text:
         raise InputError(f"{name} is empty: there is no phone number to ask for")
     if "/" in text or "@" in text:
@@ -204,6 +217,25 @@ def _text(number: object, name: str) -> str:
     if len(text.splitlines()) > 1 or ("/" in text and _DATE.fullmatch(text) is None and _is_two(text.split("/"))):
         raise InputError(f"{name} is more than one phone number: give each a row of its own")
     return text
+
+
+def _without_label(text: str) -> str:
+    """`text` without what says that a phone number follows: "WA: ", "No. HP ", "Tel. ".
+
+    Behind a blank alone, as in "WA 98101" of an address, only what begins as a number in full or a national one does.
+    """
+    found = _LABELLED.match(text)
+    if found is None or not (found[3] in "+0(" or set(found[2]) & set(".:")):
+        return text
+    for label in texts.folded(found[1]).split("/"):
+        words = label.split()
+        while words and words[0] in _BESIDE:
+            del words[0]
+        while words and words[-1] in _BESIDE:
+            del words[-1]
+        if " ".join(words) not in _DEVICES:
+            return text
+    return text[found.end() :]
 
 
 def _digits(number: object, name: str) -> str:
@@ -273,6 +305,8 @@ def _what_it_is(text: str, compact: str, name: str) -> str:
     """What `text` looks like, which is not even 5 to 17 digits."""
     if compact.lstrip("+").isdigit() and len(compact) > _MOST_DIGITS:
         return _too_many(text, compact, name)
+    if texts.says_none(text):
+        return f"{name} {texts.NONE}"
     if _TWO.search(text):
         return f"{name} is more than one phone number: give each a row of its own"
     if any(char.isalpha() for char in text) and any(char.isdigit() for char in text):

@@ -3,13 +3,45 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from urllib.parse import urlsplit
 
 from aisolution_async.checks import is_whole, kind_of
 from aisolution_async.errors import InputError
 from aisolution_async.inputs import countries
 
+NONE = "says that there is none: fill it in, or take the row out of the list"
+"""What is wrong with a cell that `says_none`."""
+
 _LONGEST = 2048
+_NONES = frozenset(
+    (
+        *(
+            "n/a",
+            "na",
+            "nil",
+            "none",
+            "null",
+            "no",
+            "not available",
+            "not yet",
+            "unknown",
+            "tba",
+            "tbd",
+            "x",
+            "xx",
+            "xxx",
+        ),
+        *("tidak", "tidak ada", "tdk ada", "tak ada", "gak ada", "ga ada", "belum", "belum ada", "blm ada", "blm"),
+        *("tidak punya", "belum punya", "kosong", "nihil", "tidak tersedia", "belum tersedia", "menyusul"),
+        *("wala", "wala pa", "walang"),
+        *("khong", "khong co", "chua", "chua co"),
+        *("nahi", "nahi hai", "nahin", "nahin hai", "koi nahi"),
+    )
+)
+_OF_WHAT = frozenset(
+    ("nomor", "nomer", "number", "hp", "wa", "whatsapp", "telepon", "telp", "phone", "handphone", "foto", "photo")
+)
 
 
 def text(value: object, *, name: str) -> str:
@@ -22,6 +54,20 @@ def text(value: object, *, name: str) -> str:
     if len(stripped) > _LONGEST or not stripped.isprintable():
         raise InputError(f"{name} is too long, or has characters that cannot be printed")
     return stripped
+
+
+def folded(text: str) -> str:
+    """`text` in small letters without accents, dots and more than one blank."""
+    plain = unicodedata.normalize("NFD", text.casefold().replace("đ", "d"))
+    return " ".join("".join(c for c in plain if c != "." and not unicodedata.combining(c)).split())
+
+
+def says_none(text: str) -> bool:
+    """Whether that is what people write where there is nothing: "n/a", "belum ada", "-"."""
+    if not any(map(str.isalnum, text)):
+        return bool(text.strip())
+    words = folded(text.strip("()[]<>\"'-?!* ")).split()
+    return " ".join(word for word in words if word not in _OF_WHAT) in _NONES
 
 
 def country(value: object, *, name: str) -> str | None:
