@@ -174,5 +174,5 @@ async def test_cells_that_say_that_there_is_none(tmp_path: Path) -> None:
         "",
     ]
     said = [row["id_holding_problem"].partition(": ")[2] for row in found]
-    none = "column 'img' says that there is none: fill it in, or take the row out of the list"
-    assert said == ["", none, none, ""]
+    names_none = "which names no photo: fill it in, or take the row out of the list"
+    assert said == ["", f"column 'img' says 'tidak ada', {names_none}", f"column 'img' says '-', {names_none}", ""]

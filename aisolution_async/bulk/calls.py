@@ -429,8 +429,7 @@ class Calls:
                 "decodes as a base64 image and also names a file: "
                 "put './' before the file's name, or 'data:;base64,' before base64"
             )
-        found = self._photos.find(cell)
-        return Unreadable(texts.NONE) if isinstance(found, NotThere) and texts.says_none(cell) else found
+        return self._photos.find(cell)
 
 
 class _Bad:

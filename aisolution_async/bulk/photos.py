@@ -27,7 +27,7 @@ from urllib.parse import unquote
 
 from aisolution_async.bulk.source import UnreadableInputError
 from aisolution_async.errors import ConfigurationError
-from aisolution_async.inputs import images
+from aisolution_async.inputs import images, texts
 
 MOST_FILES = 5_000_000
 """Files and folders of a folder that is searched: of more, nobody knows which one is meant."""
@@ -42,10 +42,6 @@ _FOLDER = "/"  # in the place of an ending
 # What systems put beside photos: thumbnails, and what was thrown away.
 _NOT_SEARCHED = frozenset({"__MACOSX", "@eaDir", "$RECYCLE.BIN", "System Volume Information"})
 _QUOTES = "\"'`<>\u00ab\u00bb\u2018\u2019\u201a\u201c\u201d\u201e\u2039\u203a"
-_NOTHING = re.compile(
-    r"[-\u2010-\u2015_.?/\\x]+|#?n/?a|none|null|nil|nihil|no|tbd|kosong|(?:(?:tidak|tak|tdk|belum|blm) )?ada|tidak|"
-    r"belum|wala|không(?: có)?|khong(?: co)?|nahi|no (?:photo|image|picture|foto)|missing"
-)
 _URL = re.compile(r"[a-z][a-z0-9+.-]+://|www\.", re.IGNORECASE)
 _FILE_URL = re.compile(r"file:(/*)", re.IGNORECASE)
 _DRIVE = re.compile(r"[A-Za-z]:(?=[\\/])")
@@ -160,7 +156,7 @@ class Photos:
             if found is not None:
                 return found
             leads_out = leads_out or is_outside
-        if _NOTHING.fullmatch(_key(plain)):
+        if texts.says_none(plain):
             return Unreadable(f"says {plain!r}, which names no photo: fill it in, or take the row out of the list")
         if _URL.match(plain):
             return Unreadable("is a URL: download the image, and name its file")

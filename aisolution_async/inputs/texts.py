@@ -16,31 +16,18 @@ NONE = "says that there is none: fill it in, or take the row out of the list"
 _LONGEST = 2048
 _NONES = frozenset(
     (
-        *(
-            "n/a",
-            "na",
-            "nil",
-            "none",
-            "null",
-            "no",
-            "not available",
-            "not yet",
-            "unknown",
-            "tba",
-            "tbd",
-            "x",
-            "xx",
-            "xxx",
-        ),
-        *("tidak", "tidak ada", "tdk ada", "tak ada", "gak ada", "ga ada", "belum", "belum ada", "blm ada", "blm"),
+        *("n/a", "na", "nil", "none", "null", "no", "not available", "not yet", "unknown", "missing", "tba", "tbd"),
+        *("tidak", "ada", "tidak ada", "tdk ada", "tak ada", "gak ada", "ga ada", "belum", "belum ada", "blm ada"),
         *("tidak punya", "belum punya", "kosong", "nihil", "tidak tersedia", "belum tersedia", "menyusul"),
-        *("wala", "wala pa", "walang"),
-        *("khong", "khong co", "chua", "chua co"),
+        *("wala", "wala pa", "walang", "khong", "khong co", "chua", "chua co"),
         *("nahi", "nahi hai", "nahin", "nahin hai", "koi nahi"),
     )
 )
 _OF_WHAT = frozenset(
-    ("nomor", "nomer", "number", "hp", "wa", "whatsapp", "telepon", "telp", "phone", "handphone", "foto", "photo")
+    (
+        *("nomor", "nomer", "number", "hp", "wa", "whatsapp", "telepon", "telp", "phone", "handphone"),
+        *("foto", "photo", "image", "picture"),
+    )
 )
 
 
@@ -64,9 +51,9 @@ def folded(text: str) -> str:
 
 def says_none(text: str) -> bool:
     """Whether that is what people write where there is nothing: "n/a", "belum ada", "-"."""
-    if not any(map(str.isalnum, text)):
+    if not any(char.isalnum() for char in text if char not in "xX"):
         return bool(text.strip())
-    words = folded(text.strip("()[]<>\"'-?!* ")).split()
+    words = folded(text.strip("()[]<>\"'-?!*# ")).split()
     return " ".join(word for word in words if word not in _OF_WHAT) in _NONES
 
 
