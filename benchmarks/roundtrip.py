@@ -27,7 +27,7 @@ from click.testing import CliRunner
 from pyarrow import parquet
 
 from aisolution_async.bulk.rows import Row, Rows, UnreadableInputError, text
-from aisolution_async.bulk.sheets import UNCALCULATED
+from aisolution_async.bulk.source import UNCALCULATED
 from aisolution_async.cli.commands import aisolution
 from aisolution_async.errors import ConfigurationError
 

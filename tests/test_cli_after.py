@@ -351,3 +351,40 @@ def test_a_row_that_fails_like_another_says_which(vendor_of: VendorOf, monkeypat
         bulk("in.csv", "out.csv", "--base-url", vendor.url, *options, "--overwrite")
         statuses = [row["status"] for row in read(Path("out.csv"))]
         assert statuses == [*["QUOTA_EXCEEDED"] * 2, "the same as line 2", "the same as line 3"]
+
+
+def test_a_dry_run_does_without_a_place(vendor: ThreadVendor) -> None:
+    """It writes nothing: that the run itself would not begin is a note."""
+    Path("in.csv").write_text("phone\n081200000000\n")
+    Path("out.csv").write_text("something else\n")
+    result = bulk("in.csv", "out.csv", "--dry-run")
+    assert (result.exit_code, Path("out.csv").read_text()) == (0, "something else\n")
+    assert "a run would not begin: 'out.csv' exists already and may hold results" in result.stderr
+    assert "to be sent      1 call\n" in result.stderr
+    assert bulk("in.csv", "out.csv").exit_code == 2
+    assert "would not begin" not in bulk("in.csv", "out.csv", "--dry-run", "--overwrite").stderr
+
+
+def test_a_report_says_what_it_lacks(vendor: ThreadVendor) -> None:
+    Path("in.csv").write_text("phone\n081200000000\n")
+    url = running().url()
+    assert bulk("in.csv", "out.csv", "--ledger", url).exit_code == 0
+    result = run("report", "out.csv", "-o", "a.html")
+    assert result.exit_code == 0
+    assert "Say where it is, a file or a URL: --ledger 'postgresql://host/database?schema=applicants'." in result.stderr
+    result = run("report", "out.csv", "-o", "b.html", "--ledger", url)
+    assert result.stderr == "the report is in b.html\n"
+    result = run("report", "nowhere", "-o", "c.html", "--ledger", url)
+    assert "there are no results 'nowhere': check the path" in result.stderr
+
+
+def test_formulas_that_were_never_calculated(vendor: ThreadVendor) -> None:
+    book = openpyxl.Workbook()
+    assert book.active is not None
+    for row in (["phone", "note"], ['="0812"&"00000000"', "x"], ["081200000001", "x"]):
+        book.active.append(row)
+    book.save("in.xlsx")
+    result = bulk("in.xlsx", "out.csv")
+    said = "column 'phone' is a formula that was never calculated: open and save the list in a spreadsheet program"
+    remedy = "(Excel, LibreOffice), which calculates it; until then it reads #UNCALCULATED"
+    assert f"- row 2: {said} {remedy}\n" in result.stderr

@@ -97,7 +97,7 @@ def test_the_loop(vendor: ThreadVendor) -> None:
     mend(B="13")
     result = run("bulk", "--resume", "out.csv")
     assert (result.exit_code, result.stderr.splitlines()[-1]) == (1, GO_ON)
-    assert "1 row is taken as mended, from 'out.csv.mended'" in result.stderr
+    assert "1 row is taken as mended in 'mend.csv' (kept in 'out.csv.mended')" in result.stderr
     assert [(row["ref"], row["phone"], row["row"]) for row in rows("mend.csv")] == [("B", "13", "3")]
     mend(B="081200000002")
     assert run("bulk", "--resume=out.csv", "--quiet").exit_code == 0

@@ -14,7 +14,7 @@ from aisolution_async.bulk.choice import Choice
 from aisolution_async.bulk.photos import NotThere, Photos, Unreadable, is_there
 from aisolution_async.bulk.pictures import Pictures
 from aisolution_async.bulk.rows import Row, Rows, text
-from aisolution_async.bulk.source import Narrow, is_text, some
+from aisolution_async.bulk.source import UNCALCULATED, Narrow, is_text, some
 from aisolution_async.errors import ConfigurationError, InputError
 from aisolution_async.inputs import images, numbers, texts
 
@@ -22,7 +22,10 @@ _LONGEST_PATH = 4096
 _NO_TEXT = "has bytes that are no text as the file is written: save the file as CSV in UTF-8 (in Excel: 'CSV UTF-8')"
 _AS_TEXT = "write the column as text"
 _EMPTY = "is empty: fill it in, or take the row out of the list"
-_UNCALCULATED = "is a formula that was never calculated: open and save the file in Excel"
+_UNCALCULATED = (
+    "is a formula that was never calculated: open and save the list in a spreadsheet program (Excel, LibreOffice), "
+    f"which calculates it; until then it reads {UNCALCULATED}"
+)
 _MANY = 0.2
 """Of the numbers, so many without a calling code are no slips."""
 _NOT_AVAILABLE = "NA"
@@ -344,7 +347,7 @@ class Calls:
             return self._photo(row, cell, found.strip())
         if not found.strip():
             return Unreadable(_EMPTY) if cell.required else None
-        if found == "#UNCALCULATED":
+        if found == UNCALCULATED:
             return Unreadable(_UNCALCULATED)
         if cell.kind is Kind.NUMBER:
             if isinstance(held, Narrow):
@@ -386,7 +389,7 @@ class Calls:
         spot = self._pictures.at(row.line, cell.place)
         if spot is None or not (spot.parts or spot.links or spot.problem):
             if said:
-                return Unreadable(_UNCALCULATED) if said == "#UNCALCULATED" else self._image(said)
+                return Unreadable(_UNCALCULATED) if said == UNCALCULATED else self._image(said)
             beside = self._pictures.beside(row.line)
             remark = f" (pictures are on {', '.join(beside)})" if beside else self._pictures.remark
             return Unreadable(f"{_EMPTY}{remark}")

@@ -30,7 +30,7 @@ from aisolution_async.bulk.rows import Row, Rows
 from aisolution_async.bulk.words import kind_of
 from aisolution_async.charges import Charge
 from aisolution_async.client import AsyncClient
-from aisolution_async.errors import AISolutionError, InputError
+from aisolution_async.errors import AISolutionError, ConfigurationError, InputError
 from aisolution_async.ledger import Ask, Held, Stored
 from aisolution_async.ledger.peek import Peek
 from aisolution_async.ledger.urls import open_peek
@@ -137,7 +137,10 @@ async def foresee(
 async def _foresee(client: AsyncClient, facts: Facts, among: Among | None) -> Forecast:
     found, options, maker = Forecast(hidden=facts.rows.hidden), facts.options, facts.calls
     target = None if facts.target is None else await asyncio.to_thread(_target_of, facts, facts.target)
+    taken = None if target is None else await asyncio.to_thread(_why_not_free, facts, target)
     found.notes, found.columns = maker.lines(), maker.reasons()
+    if taken is not None:
+        found.notes.append(f"a run would not begin: {taken}")
     if options.on_start is not None:
         for line in (*found.notes, *found.columns):
             options.on_start(line)
@@ -200,10 +203,19 @@ def _target_of(facts: Facts, path: Path) -> Output:
     """The output, as far as it can be checked before anything is written. Blocks."""
     target = Output(path, facts.source.path, like=dialect_of(path, facts.rows, excel=facts.options.excel))
     target.check_room(facts.rows.total)
-    if not facts.options.overwrite and not facts.resumes:
-        look_at_part(target, facts.columns.names)
-        target.check_free()
     return target
+
+
+def _why_not_free(facts: Facts, target: Output) -> str | None:
+    """Why a run would not write the output, which a dry run does not: None where it would. Blocks."""
+    if facts.options.overwrite or facts.resumes:
+        return None
+    look_at_part(target, facts.columns.names)
+    try:
+        target.check_free()
+    except ConfigurationError as exc:
+        return str(exc)
+    return None
 
 
 class Foresees(Protocol[P]):

@@ -134,7 +134,8 @@ class Mended:
         if not self._found or self._path is None:
             return None
         what = "1 row is" if len(self._found) == 1 else f"{len(self._found):,} rows are"
-        return f"{what} taken as mended, from {str(self._path)!r}"
+        where = " and ".join(repr(str(mend)) for mend in self.taken)
+        return f"{what} taken as mended{f' in {where}' if where else ' before'} (kept in {str(self._path)!r})"
 
     def told(self, source: Path, *, is_read: bool) -> list[str]:
         """What a person is to be told of corrections that went nowhere; `is_read` if all rows were read."""

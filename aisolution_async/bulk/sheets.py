@@ -25,12 +25,12 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from decimal import Decimal
 from pathlib import Path
-from typing import IO, Any, Final
+from typing import IO, Any
 
 from aisolution_async.bulk import heading, workbooks
 from aisolution_async.bulk.cells import text
 from aisolution_async.bulk.heading import letters
-from aisolution_async.bulk.source import MAX_COLUMNS, Reader, Row, open_bytes, remedy, what_it_is
+from aisolution_async.bulk.source import MAX_COLUMNS, UNCALCULATED, Reader, Row, open_bytes, remedy, what_it_is
 from aisolution_async.errors import ConfigurationError
 
 _SAVE_AS = "open it in Excel and save it as .xlsx, without a password"
@@ -72,8 +72,6 @@ _UNCALCULATED_CELL = re.compile(
     rb"<(?:\w+:)?f\b(?:[^>]*/>|[^>]*>[^<]*</(?:\w+:)?f>)\s*"
     rb"(?:<(?:\w+:)?v\s*/>|<(?:\w+:)?v>\s*</(?:\w+:)?v>)?\s*</(?:\w+:)?c>"
 )
-UNCALCULATED: Final = "#UNCALCULATED"
-"""The cell of a formula that no program has calculated since it was written."""
 
 
 class SheetReader(Reader):

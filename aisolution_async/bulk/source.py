@@ -64,6 +64,9 @@ class Narrow(float):
     __slots__ = ()
 
 
+UNCALCULATED: Final = "#UNCALCULATED"
+"""The cell of a formula that no program has calculated since it was written."""
+
 MISSING: Final = Missing.MISSING
 """The cell of a JSONL row that lacks the key; one whose value is null is None."""
 

@@ -85,12 +85,14 @@ def report_command(
     \b
     aisolution report results.xlsx -o report.html
     aisolution report results.xlsx -o report.html --photos --price face-compare=500 --currency IDR
+    aisolution report results -o report.html --ledger 'postgresql://host/database?schema=applicants'
     """
     from aisolution_async.bulk.report import (  # noqa: PLC0415  # slow to import
         ReportOptions,
         make_report,
         write_report,
     )
+    from aisolution_async.bulk.report.sources import files_of  # noqa: PLC0415  # as above
 
     said = {name: column for name, column in columns.items() if column is not None}
     with foreseen():
@@ -100,4 +102,6 @@ def report_command(
             click.echo(make_report(file, options=options).encode(), file=sys.stdout, nl=False)
             return
         write_report(file, output, overwrite=overwrite, options=options)
-    show.say(f"the report is in {output}")
+        show.say(f"the report is in {output}")
+        for note in files_of(file, ledger=ledger, results=results).notes:
+            show.say(note)

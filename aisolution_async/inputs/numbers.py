@@ -109,8 +109,8 @@ def normalise(number: object, *, name: str = "number", country: str | None = Non
     """`number` as E.164, or as bare digits where it has neither a plus, 00 nor a `country` (two letters, ISO 3166).
 
     Mended: a label in front (`WA: 0812…`, `HP 0812…`, `Tel. 0812…`), separators, characters without width, digits of
-    other scripts, a leading apostrophe, a trailing comma, `tel:`, `="…"`, links to a chat (`wa.me/…`), and whole numbers
-    (int, float, "6281387300008.0", "81,387,300,008").
+    other scripts, a leading apostrophe, a trailing comma, `tel:`, `="…"`, links to a chat (`wa.me/…`), and whole
+    numbers (int, float, "6281387300008.0", "81,387,300,008").
     `strict` asks for a valid number, not only a possible one.
 
     Raises InputError for what cannot be a phone number, or is more than one. The text of the error never holds it.

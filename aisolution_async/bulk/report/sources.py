@@ -12,6 +12,7 @@ from aisolution_async.ledger.urls import Place
 
 _LEDGERS = (".sandbox.ledger", ".ledger")
 _KNOWN = (".xlsx", ".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
+_EXAMPLE = "postgresql://host/database?schema=applicants"
 _SQLITE = b"SQLite format 3\x00"
 
 
@@ -40,7 +41,8 @@ def files_of(named: Place, *, ledger: Place | None = None, results: Path | None 
 
     Raises ConfigurationError where that cannot be told, or what was said is not there.
     """
-    if not isinstance(named, Path) or (not named.is_dir() and _is_ledger(named)):
+    is_lost = isinstance(named, Path) and ledger is not None and not named.exists()  # then its name says nothing
+    if not isinstance(named, Path) or (not is_lost and not named.is_dir() and _is_ledger(named)):
         if ledger is not None:
             raise ConfigurationError(f"{str(named)!r} is a ledger, and --ledger names another one: leave one out")
         ledger = named
@@ -65,18 +67,18 @@ def files_of(named: Place, *, ledger: Place | None = None, results: Path | None 
         if ledger is None:
             notes.append(
                 f"No ledger was found beside the results ({beside[0].name}): attempts, their cost and their times are "
-                "not on this page. Say --ledger FILE."
+                f"not on this page. Say where it is, a file or a URL: --ledger {_EXAMPLE!r}."
             )
     if results.is_dir():
         return _folder(results, ledger, notes)
     ending = next((suffix.lower() for suffix in reversed(results.suffixes) if suffix.lower() in _KNOWN), None)
-    if ending is None:
+    if ending is None and not is_lost:
         known = ", ".join(_KNOWN)
         raise ConfigurationError(f"{str(results)!r} is neither a ledger nor results: name a .ledger, or {known}")
-    if results.is_file():
+    if ending is not None and results.is_file():
         return Sources(ledger, results, ending, results.suffix == ".part", notes)
     part = Path(f"{results}.part")
-    if part.is_file():
+    if ending is not None and part.is_file():
         return Sources(ledger, part, ".jsonl" if ending == ".xlsx" else ending, True, notes)
     raise ConfigurationError(f"there are no results {str(results)!r}: check the path")
 
