@@ -388,3 +388,17 @@ def test_formulas_that_were_never_calculated(vendor: ThreadVendor) -> None:
     said = "column 'phone' is a formula that was never calculated: open and save the list in a spreadsheet program"
     remedy = "(Excel, LibreOffice), which calculates it; until then it reads #UNCALCULATED"
     assert f"- row 2: {said} {remedy}\n" in result.stderr
+
+
+def test_workers_that_share_a_log_name_themselves(vendor: ThreadVendor) -> None:
+    """In each line; a run that has no others beside it says no name."""
+    Path("lists").mkdir()
+    Path("lists/a.csv").write_text(SPACED)
+    alone = bulk("lists", "alone")
+    assert "worker" not in alone.stderr
+    words = ("--ledger", running().url(), "--max-charges", 1)
+    for more in ((), ("--endpoint", "face-compare")):
+        result = bulk("lists", f"out{len(more)}", *words, *more)
+        assert result.stderr
+        me = f"worker {os.getpid()}: "
+        assert [line for line in result.stderr.splitlines() if not line.removeprefix("error: ").startswith(me)] == []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
 from collections.abc import Coroutine, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -63,7 +64,7 @@ from aisolution_async.cli.running import (
     run,
 )
 from aisolution_async.client import AsyncClient
-from aisolution_async.ledger.urls import Place, is_there, place_of
+from aisolution_async.ledger.urls import Place, Server, is_there, place_of
 
 # Kinds of optional parameters that may differ from row to row.
 _BY_COLUMN = (Kind.NUMBER, Kind.COUNTRY, Kind.TEXT)
@@ -344,7 +345,8 @@ def command_of(call: type[Call[Any]]) -> click.Command:
             drawn = None if sample is None else ListSample(sample)
             kind = _CommandRun if not of_folder else _FolderCommandRun
             job = kind(calls, source, output, options, of_client, sample=drawn, plan=file)
-            code = run(job.run(access, quiet=quiet, as_json=as_json))
+            with _named_worker(of_folder, options):
+                code = run(job.run(access, quiet=quiet, as_json=as_json))
         context.exit(code)
 
     parameters = [parameter.name for parameter in endpoint.parameters if parameter.required]
@@ -683,6 +685,23 @@ class _FolderCommandRun(_CommandRun):
         if code is not Exit.OK:
             return code
         return Exit.PROBLEMS if found.problems or found.failed or found.checking or found.left else Exit.OK
+
+
+@contextmanager
+def _named_worker(of_folder: bool, options: BulkOptions) -> Iterator[None]:  # as `command` has it
+    """Where a folder has its ledger on a server, workers may share a log: each names itself in all of its lines."""
+    if not (of_folder and options.ledger is not None and isinstance(place_of(options.ledger), Server)):
+        yield
+        return
+    name = f"worker {os.getpid()}"
+    try:
+        with show.as_worker(name):
+            yield
+    except Ending as exc:
+        failed = Ending(f"{name}: {exc.message}", exc.code)
+    else:
+        return
+    raise failed
 
 
 def _say_resumed(answers: int) -> None:

@@ -7,6 +7,8 @@ import re
 import sys
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from decimal import Decimal
 from itertools import islice
 from types import TracebackType
@@ -40,6 +42,7 @@ _ESCAPES = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]?|\][^\x07\x1b]*(?:\x07|\x1b\\
 _JOINERS = "\u200c\u200d"
 
 _BLANK = " "
+_prefix = ContextVar("prefix", default="")
 _ROWS_AT_ONCE = 500
 _SHARDS_NAMED = 20
 
@@ -51,6 +54,16 @@ def clean(text: object) -> str:
     """`text` on one line, without escape sequences and control characters: it may be a stranger's."""
     line = " ".join(_ESCAPES.sub("", str(text)).split())
     return "".join(char for char in line if char.isprintable() or char in _JOINERS)
+
+
+@contextmanager
+def as_worker(name: str) -> Iterator[None]:
+    """Say `name` before each line meanwhile: one of several workers, whose lines may be in one log."""
+    before = _prefix.set(f"{name}: ")
+    try:
+        yield
+    finally:
+        _prefix.reset(before)
 
 
 def say(text: str) -> None:
@@ -65,7 +78,7 @@ def say_command(text: str) -> None:
 
 def _write(line: str) -> None:
     # Not by click, which writes past the progress that is being drawn.
-    sys.stderr.write(f"{line}\n")
+    sys.stderr.write(f"{_prefix.get()}{line}\n")
     sys.stderr.flush()
 
 
@@ -97,7 +110,8 @@ def fields(console: Console, rows: Iterable[tuple[str, object]]) -> None:
     """Names and values, one a line."""
     for name, value in rows:
         shown = value if isinstance(value, Text) else Text(clean(value))
-        console.print(Text.assemble((f"{name:<16}", "dim"), shown), soft_wrap=True)
+        prefix = _prefix.get() if console.stderr else ""
+        console.print(Text.assemble(prefix, (f"{name:<16}", "dim"), shown), soft_wrap=True)
 
 
 def charge(value: Charge) -> Text:
