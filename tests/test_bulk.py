@@ -302,7 +302,7 @@ async def test_the_same_question_is_asked_once(tmp_path: Path) -> None:
     first, second = read(tmp_path / "out.csv")
     assert (len(vendor.requests), summary.tally.charged, summary.ok) == (1, 1, 2)
     assert (first["charge"], first["attempts"]) == ("charged", "1")
-    assert (second["charge"], second["attempts"], second["status"]) == ("free", "0", "")
+    assert (second["charge"], second["attempts"], second["status"]) == ("free", "0", "the same as line 2")
     assert second["answer_whatsapp"] == first["answer_whatsapp"] == "yes"
 
 
