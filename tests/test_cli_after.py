@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shlex
+import signal
 import threading
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,8 @@ from openpyxl import load_workbook
 from aisolution_async.batching import Progress
 from aisolution_async.bulk import shell
 from aisolution_async.bulk.summary import Summary
+from aisolution_async.cli import bulk as bulk_commands
+from aisolution_async.cli import running as running_commands
 from aisolution_async.cli import show
 from aisolution_async.cli.commands import aisolution
 from aisolution_async.ledger.urls import Server
@@ -184,6 +187,24 @@ def test_without_a_ledger_what_was_mended_has_an_output_of_its_own(vendor: Threa
     assert run(*again).exit_code == 0
     assert len(vendor.requests) == 3
     assert "pays for, all rows again; --ledger FILE changes" in bulk("in.csv", "-", "--no-ledger").stderr
+
+
+def test_what_was_stopped_before_it_began_is_begun_again(vendor: ThreadVendor, monkeypatch: pytest.MonkeyPatch) -> None:
+    """There is no note to go on from yet."""
+    real = running_commands.connected
+
+    def slow(*arguments: Any, **options: Any) -> Any:
+        os.kill(os.getpid(), signal.SIGINT)
+        return real(*arguments, **options)
+
+    monkeypatch.setattr(bulk_commands, "connected", slow)
+    Path("in.csv").write_text("phone\n081200000000\n")
+    result = bulk("in.csv", "out.csv")
+    monkeypatch.setattr(bulk_commands, "connected", real)
+    assert (result.exit_code, "not finished: 0 rows are answered so far\n" in result.stderr) == (130, True)
+    [again] = commands(result)
+    assert again == ["bulk", "whatsapp-detail", "in.csv", "-o", "out.csv", "--country", "ID"]
+    assert run(*again).exit_code == 0
 
 
 def test_a_sample_says_how_to_ask_the_rest(vendor: ThreadVendor) -> None:

@@ -277,7 +277,8 @@ class NextCommand:
 
     def __call__(self, *more: str) -> str:
         """The command that goes on with the run; `more` are options of it."""
-        return self._resume(*more) if self.is_kept and str(self.output) != STDOUT else self.whole(*more)
+        is_noted = self.is_kept and str(self.output) != STDOUT and path_of(self.output).is_file()
+        return self._resume(*more) if is_noted or self.ctx is None else self.whole(*more)
 
     def whole(self, *more: str, mend: Path | None = None, output: Path | None = None) -> str:
         """The run's own command, without what is of one run alone; of the file `mend` of rows with problems, if named.
