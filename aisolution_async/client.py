@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import operator
 import os
 import re
@@ -77,6 +78,7 @@ class BatchOptions(TypedDict, total=False):
     recheck: Recheck | None
     retry_unknown: int | None
     drain_timeout: float
+    give_up: float
     ledger: Store | str | os.PathLike[str] | None
     reuse_for: float | None
     max_charges: int | None
@@ -476,6 +478,7 @@ class AsyncClient(NotPickled):
         recheck: Recheck | None = None,
         retry_unknown: int | None = None,
         drain_timeout: float = DRAIN_TIMEOUT,
+        give_up: float = math.inf,
         ledger: Store | str | os.PathLike[str] | None = None,
         reuse_for: float | None = None,
         max_charges: int | None = None,
@@ -496,6 +499,8 @@ class AsyncClient(NotPickled):
         - `recheck`: a `Recheck`, which asks again for numbers that WhatsApp is still checking.
         - `retry_unknown`: how often an attempt that may have been charged is repeated, in place of the client's.
         - `drain_timeout`: how many seconds a batch that is left or stopped early waits for the answers under way.
+        - `give_up`: how many seconds a vendor that seems to be down is tried (the batch is `braked`). Then the batch
+          stops: calls that were read, and not sent, fail with a NotSentError and are free, and no more are read.
         - `ledger`, `reuse_for`: in place of the client's. `max_charges`, `prices`, `max_cost`: limits besides the
           client's.
         - `inbox`: an `Inbox`, to which the vendor sends the answers of look-ups that name no callback of their own. A
@@ -526,6 +531,7 @@ class AsyncClient(NotPickled):
             total=total,
             recheck=recheck,
             drain_timeout=drain_timeout,
+            give_up=give_up,
             journal=None if ledger is None else journal,
             inbox=inbox,
         )

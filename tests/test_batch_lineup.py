@@ -21,15 +21,18 @@ class Line:
     """A lineup, and how often it asked to be looked at."""
 
     def __init__(self, *, places: int | None = None, concurrency: int = 10, **options: Any) -> None:
-        self.woken = 0
+        self.woken = self.lost = 0
         shared: Any = SimpleNamespace(gate=Gate(places), rate=options.pop("shared", None), paused_until=-math.inf)
         self.shared = shared
         settings = {"adaptive": None, "rate": None, **options}
-        self.lineup = Lineup(shared, concurrency=concurrency, wake=self._wake, **settings)
+        self.lineup = Lineup(shared, concurrency=concurrency, wake=self._wake, despair=self._lose, **settings)
         self.lineup.start(asyncio.get_running_loop().time())
 
     def _wake(self) -> None:
         self.woken += 1
+
+    def _lose(self) -> None:
+        self.lost += 1
 
     def add(self, call: Call[Any], *, repeat: bool = False) -> None:
         task: Any = SimpleNamespace(call=call)
@@ -129,6 +132,25 @@ async def test_one_call_at_a_time_is_tried_where_the_vendor_is_down() -> None:
     line.leave(trial, Signal.ANSWERED)
     assert not line.lineup.braked
     assert len(line.picked()) == 29
+
+
+@virtual
+async def test_a_vendor_that_is_down_is_given_up_where_it_was_tried_for_long_enough() -> None:
+    line = Line(concurrency=30, give_up=60.0)
+    for _ in range(30):
+        line.add(LOOK)
+    for turn in line.picked():
+        line.leave(turn, Signal.BROKEN)
+    await asyncio.sleep(60.1)
+    assert line.lost == 0  # nothing was there to try it with
+    line.add(LOOK)
+    await asyncio.sleep(60)
+    assert line.lost == 1
+    (trial,) = line.picked()
+    line.leave(trial, Signal.ANSWERED)
+    line.add(LOOK)
+    await asyncio.sleep(600)
+    assert line.lost == 1
 
 
 @virtual

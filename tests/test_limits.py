@@ -274,6 +274,31 @@ async def test_a_vendor_that_is_down_for_a_minute() -> None:
 
 
 @virtual
+async def test_a_batch_gives_a_vendor_up_that_stays_down() -> None:
+    loop = asyncio.get_running_loop()
+    start = loop.time()
+
+    async def script(request: httpx.Request, number: int) -> httpx.Response:
+        await asyncio.sleep(0.1)
+        if 5 <= loop.time() - start < 65 or loop.time() - start > 100:
+            raise httpx.ConnectError("refused")
+        return ok_whatsapp()
+
+    async with client_of(Vendor(script)) as client:
+        batch = client.batch(asks(10**6), concurrency=10, give_up=120)
+        outcomes = await taken(batch)
+    left = [outcome for outcome in outcomes if not outcome.ok]
+    assert 0 < len(left) == batch.progress.failed <= 10 + 64
+    for outcome in left:
+        assert isinstance(outcome.error, NotSentError)
+        assert outcome.charge is FREE
+        assert not outcome.attempts or outcome.attempts[-1].error is not None
+    words = "the vendor has not answered for 120 s, and the batch gave up"
+    assert any(words in str(outcome.error) for outcome in left)
+    assert 220 < loop.time() - start < 230  # a minute without answers is no reason yet
+
+
+@virtual
 async def test_what_is_not_sent_takes_no_turn_of_the_rate() -> None:
     loop = asyncio.get_running_loop()
     async with client_of(in_turn(ok_whatsapp())) as client:

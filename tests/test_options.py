@@ -150,6 +150,7 @@ BAD_OF_BATCHES: list[tuple[dict[str, Any], str]] = [
     ({"rate": True}, "rate must be a number of calls a second, above 0"),
     ({"concurrency": True}, "concurrency must be a whole number, 1 or more"),
     ({"drain_timeout": True}, "drain_timeout must be seconds, 0 or more"),
+    ({"give_up": -1}, "give_up must be seconds, 0 or more; math.inf tries for ever"),
 ]
 
 

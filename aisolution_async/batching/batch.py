@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import logging
 from collections.abc import AsyncIterable, Iterable
 from dataclasses import dataclass, replace
 from types import TracebackType
@@ -31,6 +32,8 @@ from aisolution_async.outcome import Answered, Failed
 from aisolution_async.sending.journal import CLOSED, Journal
 from aisolution_async.sending.options import Options
 from aisolution_async.sending.shared import Shared
+
+_log = logging.getLogger(__name__)
 
 DRAIN_TIMEOUT = 30.0
 GRACE = 5.0
@@ -91,6 +94,7 @@ class Batch(NotPickled, Generic[R]):
         total: int | None,
         recheck: Recheck | None,
         drain_timeout: float,
+        give_up: float,
         journal: Journal | None,
         inbox: Inbox | None,
     ) -> None:
@@ -99,6 +103,7 @@ class Batch(NotPickled, Generic[R]):
         flag("ordered", ordered)
         flag("dedupe", dedupe)
         seconds("drain_timeout", drain_timeout, zero=True, endless=True)
+        seconds("give_up", give_up, zero=True, endless=True, otherwise="; math.inf tries for ever")
         if total is not None and not (is_whole(total) and total >= 0):
             raise ConfigurationError("total must be the number of calls, or None")
         # A future is an iterable to Python.
@@ -116,6 +121,7 @@ class Batch(NotPickled, Generic[R]):
         self._inbox = inbox
         self._total = total
         self._drain_timeout = drain_timeout
+        self._give_up = give_up
         self._journal = journal  # this batch's own
         places = concurrency.max if isinstance(concurrency, Adaptive) else concurrency
         self._lineup = Lineup(
@@ -124,7 +130,9 @@ class Batch(NotPickled, Generic[R]):
             adaptive=concurrency if isinstance(concurrency, Adaptive) else None,
             rate=rate,
             share=WHOLE if options.journal is None else options.journal.share,
+            give_up=give_up,
             wake=self._wake,
+            despair=self._despair,
         )
         self._intake = Intake(
             calls, ahead=places + WINDOW, close_within=drain_timeout, is_busy=lambda: self._lineup.places > 0
@@ -293,6 +301,11 @@ class Batch(NotPickled, Generic[R]):
 
     def _wake(self) -> None:
         self._crew.dispatch()
+
+    def _despair(self) -> None:
+        why = f"the vendor has not answered for {self._give_up:g} s, and the batch gave up"
+        _log.error("%s", why)
+        self._stop(Stop(why))
 
     def _stop(self, stop: Stop) -> None:
         if not self._crew.is_stopping:  # also where something that hears of an outcome stops it again

@@ -52,7 +52,7 @@ class Lineup:
     """The calls that are ready, by endpoint, and the limits that let them go.
 
     `share` is what part of the rates is for this process. `wake` is called when one may go that could not before: the
-    alarm rang, or the client has a free place.
+    alarm rang, or the client has a free place. `despair` is called when the brake was on for `give_up` seconds.
     """
 
     def __init__(
@@ -63,7 +63,9 @@ class Lineup:
         adaptive: Adaptive | None,
         rate: float | None,
         share: Share = WHOLE,
+        give_up: float = math.inf,
         wake: Callable[[], None],
+        despair: Callable[[], None],
     ) -> None:
         self.ready = 0
         """Calls in the lanes."""
@@ -85,6 +87,9 @@ class Lineup:
         self._brake = Brake()
         self._budget: RetryBudget
         self._alarm = _Alarm(wake)
+        self._give_up = give_up
+        self._despair = despair
+        self._patience = _Alarm(self._lose_patience)
 
     @property
     def limit(self) -> float:
@@ -161,6 +166,7 @@ class Lineup:
     def stop(self) -> list[Task]:
         """Nothing more goes. Returns the calls that were ready."""
         self._alarm.cancel()
+        self._patience.cancel()
         self._shared.gate.forget(self._wake)
         ready: list[Task] = []
         for lane in self._lanes.values():
@@ -210,6 +216,12 @@ class Lineup:
         lane.places += 1
         return Turn(queue.popleft(), lane, is_repeat, self._brake.on, now)
 
+    def _lose_patience(self) -> None:
+        if self.ready or self.places:
+            self._despair()
+        else:  # all that is left waits for something else: nobody tries the vendor
+            self._patience.set(self._give_up, clock.now())
+
     def _tell_brake(self, turn: Turn, signal: Signal, now: float) -> None:
         brake = self._brake
         before = brake.on
@@ -218,8 +230,11 @@ class Lineup:
             return
         told = {"endpoint": turn.task.call.endpoint.name, "braked": brake.on}
         if brake.on:
+            if self._give_up < math.inf:
+                self._patience.set(self._give_up, now)
             _log.warning("the vendor seems to be down: only single calls are tried until one is answered", extra=told)
         else:
+            self._patience.cancel()
             _log.info("the vendor answers again", extra=told)
 
 
