@@ -144,7 +144,7 @@ def of_response(
             # It may be anything, even what the vendor was sent: the record keeps plain words.
             status = quotable(status)[:80]
         if answer.status in endpoint.done_already and any(attempt.charge is Charge.UNKNOWN for attempt in before):
-            reply = endpoint.reply.from_message(None)  # the attempt that was lost had worked
+            reply = endpoint.read_reply(None)  # the attempt that was lost had worked
     if answer.kind is RetryLaterError:
         signal = Signal.OVERLOADED
     else:

@@ -258,7 +258,7 @@ def _ok(
     redact: Callable[[str], str],
 ) -> Answer[R]:
     try:
-        reply = endpoint.reply.from_message(message)
+        reply = endpoint.read_reply(message)
     except ValidationError as exc:
         # Only where it failed: the values are the vendor's and may be anything.
         places = {".".join(map(str, problem["loc"][:3])) or "message" for problem in exc.errors(include_input=False)}
