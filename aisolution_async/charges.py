@@ -61,14 +61,29 @@ def attempt_of(
     elapsed: float,
     error: str | None,
     number: int,
+    recorded: bool | None = None,
 ) -> Attempt:
-    """An attempt that no ledger has yet, at a fifth of the time that a frozen class takes to set its fields."""
+    """An attempt, at a fifth of the time that a frozen class takes to set its fields."""
     made: Any = _OpenAttempt()
     made.charge, made.status, made.http_status = charge, status, http_status
     made.started_at, made.elapsed, made.error = started_at, elapsed, error
-    made.recorded, made.number = None, number
+    made.recorded, made.number = recorded, number
     made.__class__ = Attempt
     return made  # type: ignore[no-any-return]  # what it is from now on
+
+
+def noted(attempt: Attempt, *, recorded: bool) -> Attempt:
+    """The same attempt, with what is known of its record."""
+    return attempt_of(
+        attempt.charge,
+        status=attempt.status,
+        http_status=attempt.http_status,
+        started_at=attempt.started_at,
+        elapsed=attempt.elapsed,
+        error=attempt.error,
+        number=attempt.number,
+        recorded=recorded,
+    )
 
 
 class Owed(Enum):

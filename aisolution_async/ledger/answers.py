@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from aisolution_async.ledger.rows import HOLDS, Row, Sql, attempt_of
+from aisolution_async.ledger.rows import HOLDS, Row, Sql, attempt_in
 from aisolution_async.ledger.store import Ask, Held, Stored
 
 _EARLIER = f"""SELECT state, started_at, elapsed, status, http_status, error, number, holds, answer, reply FROM attempts
@@ -40,12 +40,12 @@ def judged(rows: Sequence[Row], ask: Ask, now: int) -> Stored | Held | None:
     for row in rows:
         if row[8]:  # the newest answer
             if is_young(row, ask, now):
-                return Stored(row[9], attempt_of(row))
+                return Stored(row[9], attempt_in(row))
             break
     holding = [row for row in rows if row[7] == HOLDS]
     if ask.retry_unknown is None or len(holding) <= ask.retry_unknown:
         return None
-    return Held(attempt_of(holding[0]), holding[0][9], len(holding))
+    return Held(attempt_in(holding[0]), holding[0][9], len(holding))
 
 
 def find(sql: Sql, asks: Sequence[Ask], now: int) -> list[Stored | None]:
@@ -62,7 +62,7 @@ def find(sql: Sql, asks: Sequence[Ask], now: int) -> list[Stored | None]:
             code = int(http) if http else None
             row = (state, int(started_at), int(elapsed), status or None, code, None, int(number))
             if is_young(row, some[int(place)], now):
-                answers[int(place)] = Stored(reply.encode(), attempt_of(row))
+                answers[int(place)] = Stored(reply.encode(), attempt_in(row))
         found += answers
     return found
 

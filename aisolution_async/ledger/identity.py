@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Iterable
 from hashlib import blake2b
@@ -18,18 +19,26 @@ class Identities:
     def of(self, endpoint: str, payload: Iterable[tuple[str, str | bytes]], key: Key = None) -> bytes:
         """See `Store.identity`."""
         digest = self._keyed.copy()
-        said = b"%d %s" % (len(endpoint), endpoint.encode())
+        said = _endpoint(endpoint)
         for name, value in payload:
-            text = isinstance(value, str)
-            data = value.encode("utf-8", "surrogatepass") if isinstance(value, str) else value
-            said += b" %d %s %a %d " % (len(name), name.encode(), text, len(data))
-            if text:
-                said += data
+            if isinstance(value, str):
+                data = value.encode("utf-8", "surrogatepass")
+                said += b"%b%d %b" % (_field(name, is_text=True), len(data), data)
             else:
-                digest.update(said)
-                digest.update(data)
+                digest.update(said + b"%b%d " % (_field(name, is_text=False), len(value)))
+                digest.update(value)
                 said = b""
         if key is not None:
             said += f" key {json.dumps(key, default=str)}".encode()
         digest.update(said)
         return digest.digest()
+
+
+@functools.lru_cache(64)
+def _endpoint(name: str) -> bytes:
+    return b"%d %s" % (len(name), name.encode())
+
+
+@functools.lru_cache(64)
+def _field(name: str, *, is_text: bool) -> bytes:
+    return b" %d %s %a " % (len(name), name.encode(), is_text)

@@ -33,7 +33,7 @@ from aisolution_async.ledger.rows import (
     LEFT,
     LIFTED,
     REPEATED,
-    attempt_of,
+    attempt_in,
     key_text,
     micros,
     moment,
@@ -320,7 +320,7 @@ class SharedBook:
             return Exhausted(f"max_cost is set, and prices says nothing of {ask.endpoint}")
         if kind == "exhausted":
             return Exhausted(self._why())
-        attempt = attempt_of((state, started_at, elapsed, status, http_status, error, number))
+        attempt = attempt_in((state, started_at, elapsed, status, http_status, error, number))
         if kind == "stored":
             return Stored(reply.encode(), attempt)
         return Held(attempt, None if reply is None else reply.encode(), holding)
@@ -366,7 +366,7 @@ class SharedBook:
             n, ask = wanted[place - 1]
             row = (state, started_at, elapsed, status, http_status, None, number)
             if answers.is_young(row, ask, now):
-                found[n] = Stored(reply.encode(), attempt_of(row))
+                found[n] = Stored(reply.encode(), attempt_in(row))
         return found
 
     def deliver(self, waited_for: Sequence[bytes], result: Result) -> bool:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import dataclasses
 import functools
 import logging
 import math
@@ -15,7 +14,7 @@ import anyio
 
 from aisolution_async import clock
 from aisolution_async.api import Call, R, WhatsAppDetail, WhatsAppProfile
-from aisolution_async.charges import Attempt, Charge, Tally
+from aisolution_async.charges import Attempt, Charge, Tally, noted
 from aisolution_async.echo import STOPPED, Seen
 from aisolution_async.errors import (
     AISolutionError,
@@ -304,7 +303,8 @@ class Sending(NotPickled, Generic[R]):
     def prepare_at_once(self) -> bool:
         """The same, if nothing has to be waited for; False if something has."""
         if self.state is NEW:
-            if self._options.journal is not None or not is_small(self._source, self._options):
+            journal = self._options.journal
+            if (journal is not None and not journal.is_open) or not is_small(self._source, self._options):
                 return False
             self.state = self._prepare_at_once(identify=True)
         return True
@@ -560,9 +560,8 @@ class Sending(NotPickled, Generic[R]):
         try:
             recorded = await record(self._options.journal, echo, state.intent, result, of_another=found.is_of_another)
         finally:
-            attempts = [*self.attempts]
-            attempts[state.number - 1] = dataclasses.replace(attempts[state.number - 1], recorded=recorded)
-            self.attempts = tuple(attempts)
+            *before, attempt = self.attempts[: state.number]
+            self.attempts = (*before, noted(attempt, recorded=recorded), *self.attempts[state.number :])
 
     # ----------------------------------------------------------------------------------------------- the ledger
 

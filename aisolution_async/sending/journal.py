@@ -9,7 +9,7 @@ import functools
 import json
 import logging
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar, get_args
 
 import anyio
 
@@ -42,6 +42,8 @@ _log = logging.getLogger(__name__)
 CLOSED = "the client was closed before it was sent"
 GRACE = 5.0
 """Seconds that a closing journal waits for the attempts under way to be recorded."""
+
+_VERDICTS: tuple[type[Any], ...] = get_args(Verdict)
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -81,6 +83,16 @@ class Journal(NotPickled):
         view = Journal(self._store, owned=False, reuse_for=reuse_for)
         view._opener = self._opener or self
         return view
+
+    @property
+    def is_open(self) -> bool:
+        """Whether `open` has nothing to wait for."""
+        if self._opener is not None:
+            return self._opener.is_open
+        opening = self._opening
+        if opening is None or not opening.done() or opening.cancelled():
+            return not self._owned
+        return opening.exception() is None
 
     async def open(self) -> None:
         """Make sure that it is open. Raises LedgerError."""
@@ -142,18 +154,28 @@ class Journal(NotPickled):
         """What the ledger knows the number's callback by."""
         return place(self, digits)
 
-    @_translated
     async def begin(self, ask: Ask) -> Verdict:
         """See `Store.begin`."""
-        verdict = await self._store.begin(ask)
-        if not isinstance(verdict, Verdict):
-            raise LedgerError(f"the ledger failed: it answered with {kind_of(verdict)}, which is no verdict")
-        return verdict
+        # As `_translated` does it, without a coroutine more for each call.
+        try:
+            verdict = await self._store.begin(ask)
+        except BaseException as exc:
+            if not (problem := problem_of(exc)):
+                raise
+        else:
+            if isinstance(verdict, _VERDICTS):
+                return verdict
+            problem = f"the ledger failed: it answered with {kind_of(verdict)}, which is no verdict"
+        raise LedgerError(problem)
 
-    @_translated
     async def end(self, started: Started, result: Result) -> None:
         """See `Store.end`."""
-        await self._store.end(started, result)
+        try:
+            return await self._store.end(started, result)
+        except BaseException as exc:
+            if not (problem := problem_of(exc)):
+                raise
+        raise LedgerError(problem)
 
     @_translated
     async def deliver(self, callbacks: Sequence[bytes], result: Result) -> bool:
