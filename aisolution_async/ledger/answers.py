@@ -4,34 +4,48 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
-from aisolution_async.ledger.rows import HOLDS, Row, Sql, attempt_in
+from aisolution_async.ledger.rows import HOLDS, Row, Sql, asked_together, attempt_in, in_lots
 from aisolution_async.ledger.store import Ask, Held, Stored
 
-_EARLIER = f"""SELECT state, started_at, elapsed, status, http_status, error, number, holds, answer, reply FROM attempts
-    WHERE identity = ? AND (answer OR holds = {HOLDS}) ORDER BY id DESC"""
+_COLUMNS = "state, started_at, elapsed, status, http_status, error, number, holds, answer, reply"
+_EARLIER = f"SELECT {_COLUMNS} FROM attempts WHERE identity = ? AND (answer OR holds = {HOLDS}) ORDER BY id DESC"
+_ALL_EARLIER = f"""SELECT {_COLUMNS}, place FROM asked CROSS JOIN attempts ON attempts.identity = asked.identity
+    WHERE answer OR holds = {HOLDS} ORDER BY id DESC"""
 _KNOWN = """SELECT EXISTS (SELECT 1 FROM attempts WHERE identity = ?)
     OR EXISTS (SELECT 1 FROM intents WHERE identity = ?)"""
 # One row, and so one step: each step of SQLite gives up the interpreter's lock, which a busy event loop gives back
 # after 5 ms. The separators are in none of these texts: JSON escapes them, and a status is a word.
-_AT_ONCE = 128
-_ANSWERS = f"""WITH asked (place, identity) AS (VALUES {", ".join(f"({place}, ?)" for place in range(_AT_ONCE))})
-    SELECT group_concat(concat, char(30)) FROM (
+_ANSWERS = """SELECT group_concat(concat, char(30)) FROM (
         SELECT place || char(31) || started_at || char(31) || elapsed || char(31) || state || char(31)
             || ifnull(status, '') || char(31) || ifnull(http_status, '') || char(31) || number || char(31)
             || CAST(reply AS TEXT) AS concat
         FROM asked JOIN attempts ON attempts.id = (SELECT id FROM attempts AS other
             WHERE other.identity = asked.identity AND other.answer ORDER BY other.id DESC LIMIT 1))"""
 
+_NOTHING: Mapping[bytes, list[Row]] = MappingProxyType({})
 
-def look(sql: Sql, ask: Ask, now: int) -> Stored | Held | None:
+
+def of_many(sql: Sql, identities: Sequence[bytes]) -> dict[bytes, list[Row]]:
+    """By identity, the attempts with an answer and those that hold the question, as `judged` takes them."""
+    found: dict[bytes, list[Row]] = {identity: [] for identity in identities}
+    for some in in_lots([*found]):
+        for row in sql(*asked_together(_ALL_EARLIER, some)):
+            found[some[row[-1]]].append(row)
+    return found
+
+
+def look(sql: Sql, ask: Ask, now: int, foreseen: Mapping[bytes, list[Row]] = _NOTHING) -> Stored | Held | None:
     """What earlier attempts say: the answer, or that the question is held; None where they say neither.
 
     A lost attempt holds its question. A call may be sent again past as many of them as its `retry_unknown` says. (The
-    rule for the call's own attempts is `retry.Retry.allows`.)
+    rule for the call's own attempts is `retry.Retry.allows`.) `foreseen` has what `of_many` found, where it is so yet.
     """
-    rows = sql(_EARLIER, (ask.identity,)).fetchall()
+    rows = foreseen.get(ask.identity)
+    if rows is None:
+        rows = sql(_EARLIER, (ask.identity,)).fetchall()
     return judged(rows, ask, now) if rows else None
 
 
@@ -51,12 +65,10 @@ def judged(rows: Sequence[Row], ask: Ask, now: int) -> Stored | Held | None:
 def find(sql: Sql, asks: Sequence[Ask], now: int) -> list[Stored | None]:
     """See `Store.find`: the answers that `look` would give, for many at once."""
     found: list[Stored | None] = []
-    for start in range(0, len(asks), _AT_ONCE):
-        some = asks[start : start + _AT_ONCE]
+    for some in in_lots(asks):
         identities = [ask.identity if ask.reusable else None for ask in some]
-        identities += [None] * (_AT_ONCE - len(some))
         answers: list[Stored | None] = [None] * len(some)
-        (together,) = sql(_ANSWERS, identities).fetchone()
+        (together,) = sql(*asked_together(_ANSWERS, identities)).fetchone()
         for answer in together.split("\x1e") if together else ():
             place, started_at, elapsed, state, status, http, number, reply = answer.split("\x1f")
             code = int(http) if http else None

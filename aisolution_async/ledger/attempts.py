@@ -41,8 +41,9 @@ def outcome_of(result: Result, state: State, holds: int) -> Row:
 
 def add(step: Step, row: Row, outcome: Row) -> None:
     """Record an attempt that is over: its columns from `id` to `elapsed`, and the others."""
-    step.sql(_ADD, (*row, *outcome))
-    _, _, endpoint, _, may_charge, price, _, _ = row
+    step.add_later(_ADD, row + outcome)
+    _, identity, endpoint, _, may_charge, price, _, _ = row
+    step.earlier.pop(identity, None)  # there is one more now
     step.any_holding = step.any_holding or outcome[-1] == HOLDS
     step.totals.count(endpoint, outcome[0], may_charge, price)
 
@@ -61,7 +62,9 @@ def amend(step: Step, id_: int, was: Row, when: Row, outcome: Row) -> None:
 
 def lift(step: Step, identity: bytes | None) -> None:
     """The question has a usable answer: no attempt holds it any more."""
-    step.sql(_LIFT, (identity,))
+    foreseen = None if identity is None else step.earlier.get(identity)
+    if foreseen is None or any(row[7] == HOLDS for row in foreseen):
+        step.sql(_LIFT, (identity,))
 
 
 def is_answered_since(step: Step, identity: bytes | None, id_: int) -> bool:

@@ -14,7 +14,7 @@ from aisolution_async.charges import Charge
 from aisolution_async.errors import Key
 from aisolution_async.ledger import answers, attempts, callbacks, intents, mark, owners, schema
 from aisolution_async.ledger.rows import DIED, HOLDS, LEFT, LIFTED, Row, key_text, micros, moment
-from aisolution_async.ledger.step import Step
+from aisolution_async.ledger.step import SqlOfMany, Step
 from aisolution_async.ledger.store import (
     Ask,
     Busy,
@@ -32,6 +32,8 @@ from aisolution_async.ledger.totals import Limits
 _SLOW = 250_000
 """Microseconds from an answer to its record, after which a callback may have been recorded in between."""
 
+_UNKNOWN = State.UNKNOWN  # looked up for every call: an Enum takes its time
+
 
 class Book:
     """An open ledger file, by one owner.
@@ -48,7 +50,9 @@ class Book:
         except BaseException:
             self._owner.release()
             raise
-        self._sql = self._db.cursor().execute
+        cursor = self._db.cursor()
+        self._sql = cursor.execute
+        self._many: SqlOfMany = cursor.executemany
         self.closed = False
         self.unrecorded: Container[int] = ()
         """Attempts of this owner whose end could not be recorded yet."""
@@ -98,7 +102,7 @@ class Book:
         sql("BEGIN IMMEDIATE")
         try:
             self._is_unseen = not self._owner.is_there()
-            self._step = step = Step(sql)
+            self._step = step = Step(sql, self._many)
             callbacks.drop_late(step)
             yield
             step.save()
@@ -111,6 +115,11 @@ class Book:
 
     # ------------------------------------------------------------------------- operations, inside a transaction
 
+    def foresee(self, begun: Sequence[Ask], ended: Sequence[Started]) -> None:
+        """Look up together what the begins and ends of a group will ask for; without it, each does so by itself."""
+        asks = [*begun, *(started.ask for started in ended)] if self._step.any_holding else begun
+        self._step.earlier = answers.of_many(self._step.sql, [ask.identity for ask in asks if ask.reusable])
+
     def begin(self, ask: Ask) -> Verdict:
         """See `Store.begin`: the verdicts come in the order that it promises.
 
@@ -118,10 +127,10 @@ class Book:
         first would cost every call a step of SQLite.
         """
         step, limits = self._step, self._limits
-        earlier = answers.look(step.sql, ask, step.now) if ask.reusable else None
+        earlier = answers.look(step.sql, ask, step.now, step.earlier) if ask.reusable else None
         if isinstance(earlier, Stored):
             return earlier
-        awaited = callbacks.of_question(step, ask.identity)
+        awaited = callbacks.of_question(step, ask.identity) if step.any_outstanding else None
         callback = None if ask.overdue else ask.callback  # what the request would name
         if callback is not None and awaited is not None and not awaited.is_spent:
             return Expected(moment(awaited.since))
@@ -167,21 +176,22 @@ class Book:
 
     def end(self, started: Started, result: Result) -> None:
         """See `Store.end`."""
-        step, ask, state, may_charge = self._step, started.ask, result.state, started.ask.may_charge
-        awaited = callbacks.of_question(step, ask.identity)
+        step, ask, attempt = self._step, started.ask, result.attempt
+        state, may_charge, answers_it = result.state, ask.may_charge, result.answers
+        awaited = callbacks.of_question(step, ask.identity) if step.any_outstanding else None
         called_back = may_charge and ask.callback is not None and not intents.has_charge(step, started.id)
         if called_back:  # it came first, and took the reservation
             may_charge = False
             state = result.state_besides_callback
         identity = ask.identity if ask.reusable and result.sent else None
         holds = 0
-        if state is State.UNKNOWN:
-            is_answered = called_back or result.answers
+        if state is _UNKNOWN:
+            is_answered = called_back or answers_it
             holds = HOLDS if result.holds and identity is not None and not is_answered else LIFTED
         outcome = attempts.outcome_of(result, state, holds)
-        if step.any_holding and result.answers:
+        if step.any_holding and answers_it:
             attempts.lift(step, identity)
-        when = (micros(result.attempt.started_at), round(result.attempt.elapsed * 1e6))
+        when = (micros(attempt.started_at), round(attempt.elapsed * 1e6))
         if intents.remove(step, started, may_charge=may_charge):
             row = (started.id, identity, ask.endpoint, key_text(ask.key), int(may_charge), started.price, *when)
             attempts.add(step, row, outcome)
@@ -189,7 +199,7 @@ class Book:
             return
         if awaited is not None:
             callbacks.settle(step, awaited, started, result)
-        if state is State.CHARGED and result.answers and step.now > sum(when) + _SLOW:
+        if answers_it and step.now > sum(when) + _SLOW and state is State.CHARGED:
             attempts.doubt_callbacks(step, identity, sum(when))
 
     def _end_again(self, started: Started, result: Result, when: Row, outcome: Row) -> bool:

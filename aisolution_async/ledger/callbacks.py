@@ -57,17 +57,15 @@ class Awaited:
 
 
 def _all(step: Step, where: str, values: Row) -> list[Awaited]:
-    return [Awaited(*row) for row in step.sql(f"{_SELECT} {where}", values).fetchall()]
+    return [Awaited(*row) for row in step.beside(f"{_SELECT} {where}", values).fetchall()]
 
 
 # ------------------------------------------------------------------------------------------- from begin to end
 
 
 def of_question(step: Step, identity: bytes) -> Awaited | None:
-    """The question, if its answer may come by callback."""
-    if not step.any_outstanding:
-        return None
-    row = step.sql(f"{_SELECT} identity = ? AND NOT answered", (identity,)).fetchone()
+    """The question, if its answer may come by callback. None need be looked for without `any_outstanding`."""
+    row = step.beside(f"{_SELECT} identity = ? AND NOT answered", (identity,)).fetchone()
     return None if row is None else Awaited(*row)
 
 
@@ -78,7 +76,7 @@ def expect(step: Step, callback: bytes, started: Started) -> None:
         drop(step, before)
     ends = step.now + round(ask.patience * 1e6)
     row = (callback, ask.identity, ask.endpoint, key_text(ask.key), started.price, step.now, 0, started.id, ends, 0)
-    step.sql("INSERT INTO outstanding VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", row)
+    step.beside("INSERT INTO outstanding VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", row)
     step.any_outstanding = True
 
 
@@ -111,7 +109,7 @@ def settle(step: Step, awaited: Awaited, started: Started, result: Result) -> No
         step.totals.count(awaited.endpoint, awaited.counts_as, 1, awaited.price, -1)
         awaited.answered = True
         step.totals.count(awaited.endpoint, awaited.counts_as, 1, awaited.price)
-        step.sql(f"UPDATE outstanding SET answered = 1 {_THIS}", values)
+        step.beside(f"UPDATE outstanding SET answered = 1 {_THIS}", values)
     elif awaited.attempt is None and started.borrows and result.state is not State.UNKNOWN:
         _reserve(step, awaited, 1)  # what was lent is given back
     elif awaited.attempt == started.id and result.state is State.NOT_SENT:
@@ -120,7 +118,7 @@ def settle(step: Step, awaited: Awaited, started: Started, result: Result) -> No
         pass  # the callback is no other charge
     elif awaited.attempt == started.id and result.state is not State.UNKNOWN:
         # A callback may come, after any answer but a final one; its charge is set aside if it is to come.
-        step.sql(f"UPDATE outstanding SET attempt = NULL {_THIS}", values)
+        step.beside(f"UPDATE outstanding SET attempt = NULL {_THIS}", values)
         if result.expected:
             _reserve(step, awaited, 1)
 
@@ -128,7 +126,7 @@ def settle(step: Step, awaited: Awaited, started: Started, result: Result) -> No
 def drop(step: Step, awaited: Awaited) -> None:
     """Wait no longer."""
     _reserve(step, awaited, -1)
-    step.sql(f"DELETE FROM outstanding {_THIS}", (awaited.callback, awaited.identity))
+    step.beside(f"DELETE FROM outstanding {_THIS}", (awaited.callback, awaited.identity))
 
 
 def drop_late(step: Step) -> None:
@@ -141,7 +139,8 @@ def drop_late(step: Step) -> None:
 def drop_older(step: Step, before: int) -> None:
     """Wait no longer for what was asked for before then, unless its request is still out."""
     is_out = "attempt IS NOT NULL AND attempt IN (SELECT id FROM intents)"
-    for awaited in _all(step, f"since < ? AND NOT ({is_out})", (before,)):
+    for row in step.sql(f"{_SELECT} since < ? AND NOT ({is_out})", (before,)).fetchall():
+        awaited = Awaited(*row)
         drop(step, awaited)
 
 
@@ -157,7 +156,7 @@ def _reserve(step: Step, awaited: Awaited, sign: int) -> None:
         return
     awaited.reserved = sign > 0
     values = (int(awaited.reserved), awaited.callback, awaited.identity)
-    step.sql(f"UPDATE outstanding SET reserved = ? {_THIS}", values)
+    step.beside(f"UPDATE outstanding SET reserved = ? {_THIS}", values)
     step.totals.count(awaited.endpoint, awaited.counts_as, 1, awaited.price, sign)
 
 

@@ -262,7 +262,10 @@ class Grouping(Store, Generic[B]):
                     self._under_way[answer.ask.identity] = None
             elif isinstance(answer, Busy) and isinstance(work, Ask):
                 self._wait_for(work, answer)
-            _settle(future, answer)
+            if isinstance(answer, LedgerError) or future.cancelled():
+                _settle(future, answer)
+            else:
+                future.set_result(answer)
 
     def _wait_for(self, ask: Ask, busy: Busy) -> None:
         """Have whoever waits for `busy` be told of the end of the attempt under way, where it is this object's."""
@@ -318,8 +321,8 @@ class Grouping(Store, Generic[B]):
     def _work(self, book: B, jobs: list[Job]) -> list[tuple[Job, object]]:
         """Do what was asked, and as much of it as may be in one group. Returns the answers."""
         answers: list[object] = []
-        for alone, group in itertools.groupby(jobs, lambda job: callable(job.work)):
-            if alone:
+        for in_group, group in itertools.groupby(jobs, _is_in_group):
+            if not in_group:
                 for job in group:
                     if self._unrecorded:  # what came to pass before it is recorded before it
                         self._do_together(book, [])
@@ -339,6 +342,10 @@ class Job:
 
     work: Work
     future: asyncio.Future[Any]
+
+
+def _is_in_group(job: Job) -> bool:
+    return isinstance(job.work, (Ask, tuple))
 
 
 def _settle(future: asyncio.Future[Any], answer: object) -> None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
-from typing import Any
+from typing import Any, TypeVar
 
 from aisolution_async.charges import Attempt, Charge, attempt_of
 from aisolution_async.errors import Key
@@ -18,6 +19,8 @@ Sql = Callable[..., sqlite3.Cursor]
 
 Row = tuple[Any, ...]
 """A row of a table, or of what was looked for in one."""
+
+T = TypeVar("T")
 
 DIED = "the process ended before the answer"
 LEFT = "the ledger was closed before the answer"
@@ -42,6 +45,26 @@ _MICROSECOND = timedelta(microseconds=1)
 _CHARGE: dict[str, Charge] = {State.CHARGED: Charge.CHARGED, State.UNKNOWN: Charge.UNKNOWN}
 _FREE = Charge.FREE  # looked up for every row: an Enum takes its time
 _json = json.JSONEncoder(default=str).encode  # a UUID as its text
+
+
+_LOT = 128
+"""For how many questions one statement asks: for more of them it is no cheaper a question."""
+
+
+def in_lots(questions: Sequence[T]) -> Iterator[Sequence[T]]:
+    """As many at a time as one statement asks for."""
+    return (questions[start : start + _LOT] for start in range(0, len(questions), _LOT))
+
+
+def asked_together(query: str, identities: Sequence[bytes | None]) -> tuple[str, Row]:
+    """A query from the table `asked` (place, identity) of these, and its values."""
+    size = 1 << max(len(identities) - 1, 7).bit_length()  # few sizes, so that few statements are kept
+    return _asking(query, size), (*identities, *[None] * (size - len(identities)))
+
+
+@functools.cache
+def _asking(query: str, size: int) -> str:
+    return f"WITH asked (place, identity) AS (VALUES {', '.join(f'({place}, ?)' for place in range(size))}) {query}"
 
 
 def moment(micros: int) -> datetime:

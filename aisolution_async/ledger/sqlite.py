@@ -86,6 +86,10 @@ class Ledger(Grouping[Book]):
         again = list(self._unrecorded.values())
         try:
             with book.transaction():
+                book.foresee(
+                    [work for work in works if isinstance(work, Ask)],
+                    [work[0] for work in (*again, *works) if isinstance(work, tuple)],
+                )
                 for work in again:
                     _apply(book, work)
                 answers = [_apply(book, work) for work in works]

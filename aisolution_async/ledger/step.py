@@ -4,31 +4,67 @@
 
 from __future__ import annotations
 
+import sqlite3
+from collections.abc import Callable
+
 from aisolution_async import clock
-from aisolution_async.ledger.rows import HOLDS, Sql, micros
+from aisolution_async.ledger.rows import HOLDS, Row, Sql, micros
 from aisolution_async.ledger.totals import Totals
 
-_ANY = f"""SELECT EXISTS (SELECT 1 FROM outstanding),
-    EXISTS (SELECT 1 FROM attempts WHERE holds AND holds = {HOLDS})"""
+SqlOfMany = Callable[[str, list[Row]], object]
+"""A cursor's `executemany`."""
+
+# Most ledgers have neither what is outstanding nor what holds, and then need not be searched for them.
+_LOOK = f"""SELECT last_id, max_charges, EXISTS (SELECT 1 FROM outstanding),
+    EXISTS (SELECT 1 FROM attempts WHERE holds AND holds = {HOLDS}) FROM file"""
 
 
 class Step:
-    """A transaction that is open. The functions of `attempts`, `intents` and `callbacks` act within one."""
+    """A transaction that is open. The functions of `attempts`, `intents` and `callbacks` act within one.
 
-    __slots__ = ("_last_saved", "any_holding", "any_outstanding", "last_id", "max_charges", "now", "sql", "totals")
+    Of the table `attempts`, which is large, a group of calls is looked up together (`earlier`) and written together
+    (`add_later`): a statement for each call takes most of its time to begin and to end.
+    """
 
-    def __init__(self, sql: Sql) -> None:
-        self.sql = sql
+    __slots__ = (
+        "_added",
+        "_last_saved",
+        "_many",
+        "any_holding",
+        "any_outstanding",
+        "beside",
+        "earlier",
+        "last_id",
+        "max_charges",
+        "now",
+        "totals",
+    )
+
+    def __init__(self, sql: Sql, many: SqlOfMany) -> None:
+        self.beside = sql
+        """Do a statement on any table but `attempts`."""
         self.now = micros(clock.today())
         self.totals = Totals(sql("SELECT * FROM totals"))
         self.last_id: int
         self.max_charges: int | None
-        self.last_id, self.max_charges = sql("SELECT last_id, max_charges FROM file").fetchone()
-        self._last_saved: int = self.last_id
-        # Most ledgers have neither, and then need not be searched for them.
-        any_outstanding, any_holding = sql(_ANY).fetchone()
+        self.last_id, self.max_charges, any_outstanding, any_holding = sql(_LOOK).fetchone()
         self.any_outstanding = bool(any_outstanding)
         self.any_holding = bool(any_holding)
+        self.earlier: dict[bytes, list[Row]] = {}
+        """What `answers.of_many` found, by identity, where it is so yet."""
+        self._many = many
+        self._added: dict[str, list[Row]] = {}
+        self._last_saved: int = self.last_id
+
+    def sql(self, query: str, values: Row = ()) -> sqlite3.Cursor:
+        """Do a statement. It sees all that was to be added; what was looked up before it may not be so any more."""
+        self._add()
+        self.earlier.clear()
+        return self.beside(query, values)
+
+    def add_later(self, query: str, row: Row) -> None:
+        """Add a row to `attempts`, with the others."""
+        self._added.setdefault(query, []).append(row)
 
     @property
     def has_grown(self) -> bool:
@@ -41,7 +77,14 @@ class Step:
         return self.last_id
 
     def save(self) -> None:
-        """Write the counts, before the COMMIT."""
+        """Write what was to be added, and the counts, before the COMMIT."""
+        self._add()
         if self.has_grown:
-            self.sql("UPDATE file SET last_id = ?", (self.last_id,))
-        self.totals.save(self.sql)
+            self.beside("UPDATE file SET last_id = ?", (self.last_id,))
+        self.totals.save(self.beside)
+
+    def _add(self) -> None:
+        if self._added:
+            added, self._added = self._added, {}
+            for query, rows in added.items():
+                self._many(query, rows)

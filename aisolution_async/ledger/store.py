@@ -17,7 +17,7 @@ from datetime import date, datetime, timedelta
 from decimal import Decimal
 from enum import StrEnum
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from aisolution_async import clock
 from aisolution_async.charges import Attempt, Charge, besides_callback
@@ -55,6 +55,10 @@ class State(StrEnum):
     FREE = "free"
     NOT_SENT = "not sent"
     UNKNOWN = "unknown"
+
+
+_STATES = {charge: State(charge) for charge in Charge}  # looked up for every attempt: an Enum takes its time
+_NOT_SENT = State.NOT_SENT
 
 
 # ------------------------------------------------------------------------------------------ question and answers
@@ -106,7 +110,7 @@ class Result:
     @property
     def state(self) -> State:
         """The attempt's last state."""
-        return State(self.attempt.charge) if self.sent else State.NOT_SENT
+        return _STATES[self.attempt.charge] if self.sent else _NOT_SENT
 
     @property
     def answers(self) -> bool:
@@ -222,6 +226,61 @@ class Exhausted:
 
 Verdict = Started | Stored | Held | Busy | Expected | Exhausted
 """What `begin` answers."""
+
+
+class _OpenAsk:
+    """An `Ask` while it is made."""
+
+    __slots__ = (
+        "callback",
+        "endpoint",
+        "identity",
+        "key",
+        "may_charge",
+        "overdue",
+        "patience",
+        "retry_unknown",
+        "reusable",
+        "reuse_for",
+        "within",
+    )
+
+
+class _OpenStarted:
+    """A `Started` while it is made."""
+
+    __slots__ = ("ask", "borrows", "id", "lease", "price")
+
+
+def ask_of(
+    endpoint: str,
+    identity: bytes,
+    *,
+    key: Key,
+    may_charge: bool,
+    reusable: bool,
+    reuse_for: float | None,
+    retry_unknown: int | None,
+    within: float | None,
+    callback: bytes | None,
+    patience: float,
+    overdue: bool,
+) -> Ask:
+    """An `Ask`, as `charges.attempt_of` makes an `Attempt`."""
+    made: Any = _OpenAsk()
+    made.endpoint, made.identity, made.key = endpoint, identity, key
+    made.may_charge, made.reusable, made.reuse_for, made.retry_unknown = may_charge, reusable, reuse_for, retry_unknown
+    made.within, made.callback, made.patience, made.overdue = within, callback, patience, overdue
+    made.__class__ = Ask
+    return made  # type: ignore[no-any-return]  # what it is from now on
+
+
+def started_of(id_: int, ask: Ask, price: int) -> Started:
+    """A `Started` without a lease, likewise."""
+    made: Any = _OpenStarted()
+    made.id, made.ask, made.price, made.lease, made.borrows = id_, ask, price, None, False
+    made.__class__ = Started
+    return made  # type: ignore[no-any-return]  # what it is from now on
 
 
 # --------------------------------------------------------------------------------------------------- the read side

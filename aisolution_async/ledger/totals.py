@@ -9,22 +9,10 @@ from pathlib import Path
 from aisolution_async.ledger.rows import Row, Sql, money
 from aisolution_async.ledger.store import State
 
-_COLUMN = {state: state.replace(" ", "_") for state in State}
-
-
-@dataclass(slots=True)
-class Total:
-    """A row of `totals`: attempts by state, and how many charges, of what cost, were or may be made."""
-
-    intended: int = 0
-    charged: int = 0
-    free: int = 0
-    not_sent: int = 0
-    unknown: int = 0
-    at_stake: int = 0
-    cost: int = 0
-    changed: bool = False
-
+_COLUMNS = ("intended", "charged", "free", "not_sent", "unknown", "at_stake", "cost")
+_PLACES = {state: _COLUMNS.index(state.replace(" ", "_")) for state in State}
+_AT_STAKE, _COST = _COLUMNS.index("at_stake"), _COLUMNS.index("cost")
+_CHARGED, _OPEN = State.CHARGED, frozenset({State.INTENDED, State.UNKNOWN})  # looked up for every call
 
 _SAVE = "REPLACE INTO totals VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
 
@@ -33,30 +21,30 @@ class Totals:
     """The counts of the whole file, by endpoint, as they stand within a transaction."""
 
     def __init__(self, rows: Iterable[Row]) -> None:
-        self._by_endpoint = {row[0]: Total(*row[1:]) for row in rows}
+        # Attempts by state, and how many charges, of what cost, were or may be made.
+        self._by_endpoint: dict[str, list[int]] = {row[0]: [*row[1:]] for row in rows}
+        self._changed: set[str] = set()
 
     def count(self, endpoint: str, state: State, may_charge: object, price: int, sign: int = 1) -> None:
         """An attempt is in this state, or with -1 no more."""
         total = self._by_endpoint.get(endpoint)
         if total is None:
-            total = self._by_endpoint[endpoint] = Total()
-        total.changed = True
-        name = _COLUMN[state]
-        setattr(total, name, getattr(total, name) + sign)
-        if state is State.CHARGED or (may_charge and state in (State.INTENDED, State.UNKNOWN)):
-            total.at_stake += sign
-            total.cost += sign * price
+            total = self._by_endpoint[endpoint] = [0] * len(_COLUMNS)
+        self._changed.add(endpoint)
+        total[_PLACES[state]] += sign
+        if state is _CHARGED or (may_charge and state in _OPEN):
+            total[_AT_STAKE] += sign
+            total[_COST] += sign * price
 
     def sum(self, name: str) -> int:
         """A column of all endpoints together."""
-        return sum(getattr(total, name) for total in self._by_endpoint.values())
+        place = _COLUMNS.index(name)
+        return sum([total[place] for total in self._by_endpoint.values()])
 
     def save(self, sql: Sql) -> None:
         """Write what changed."""
-        for endpoint, total in self._by_endpoint.items():
-            if total.changed:
-                row = (total.intended, total.charged, total.free, total.not_sent, total.unknown)
-                sql(_SAVE, (endpoint, *row, total.at_stake, total.cost))
+        for endpoint in self._changed:
+            sql(_SAVE, (endpoint, *self._by_endpoint[endpoint]))
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,7 +26,18 @@ from aisolution_async.errors import (
 )
 from aisolution_async.hiding import NotPickled
 from aisolution_async.inbox import Inbox
-from aisolution_async.ledger.store import Ask, Busy, Exhausted, Expected, Held, LedgerError, Result, Stored, Verdict
+from aisolution_async.ledger.store import (
+    Ask,
+    Busy,
+    Exhausted,
+    Expected,
+    Held,
+    LedgerError,
+    Result,
+    Stored,
+    Verdict,
+    ask_of,
+)
 from aisolution_async.ledger.store import Started as Intent
 from aisolution_async.limits import Signal
 from aisolution_async.retry import Course
@@ -570,9 +581,9 @@ class Sending(NotPickled, Generic[R]):
         call, store, callback = self.call, self._options.journal, self.callback
         assert store is not None
         assert self.identity is not None
-        return Ask(
-            endpoint=call.endpoint.name,
-            identity=self.identity,
+        return ask_of(
+            call.endpoint.name,
+            self.identity,
             key=call.key,
             may_charge=self._options.may_charge(call.endpoint),
             reusable=not call.endpoint.never_charges or call.key is not None,

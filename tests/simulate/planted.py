@@ -153,7 +153,7 @@ BUGS: dict[str, Bug] = {
         "holds = LIFTED",
     ),
     "a free attempt lifts the hold": Bug(
-        "ledger/book.py", "if step.any_holding and result.answers:", "if step.any_holding:"
+        "ledger/book.py", "if step.any_holding and answers_it:", "if step.any_holding:"
     ),
     "an answer is never used again": Bug(
         "ledger/answers.py", "return ask.reuse_for is None or ", "return ask.reuse_for is not None and "
@@ -222,12 +222,12 @@ BUGS: dict[str, Bug] = {
     ),
     "what is under way is not reserved in the ledger": Bug(
         "ledger/totals.py",
-        "(may_charge and state in (State.INTENDED, State.UNKNOWN))",
+        "(may_charge and state in _OPEN)",
         "(may_charge and state is State.UNKNOWN)",
     ),
     "what is unknown is given back in the ledger": Bug(
         "ledger/totals.py",
-        "(may_charge and state in (State.INTENDED, State.UNKNOWN))",
+        "(may_charge and state in _OPEN)",
         "(may_charge and state is State.INTENDED)",
     ),
     "what is unknown is given back in memory": Bug(

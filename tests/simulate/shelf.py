@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from decimal import Decimal
 from functools import cache
 from pathlib import Path
@@ -17,6 +17,7 @@ from typing import Any, Protocol
 from aisolution_async.ledger import Ledger, LedgerError, Result, Started, schema
 from aisolution_async.ledger.book import Book
 from aisolution_async.ledger.grouping import Job, _settle
+from aisolution_async.ledger.rows import Row
 from aisolution_async.ledger.totals import Limits
 from tests.ledgers import RECOUNT
 
@@ -146,7 +147,7 @@ class SimulatedBook(Book):
     def __init__(self, shelf: Shelf, faults: Faults, limits: Limits) -> None:
         self._path, self._limits, self._shelf, self._faults = PATH, limits, shelf, faults
         self._owner = owner = _Owner(shelf)  # type: ignore[assignment]
-        self._db, self._sql = shelf.db, self._execute
+        self._db, self._sql, self._many = shelf.db, self._execute, self._execute_many
         self.closed, self.unrecorded, self._mark = False, (), None
         self._has_begun = self._is_unseen = False
         self.hash_key: bytes = b"k" * 32
@@ -166,6 +167,10 @@ class SimulatedBook(Book):
         if query != "ROLLBACK":
             self._faults.step()
         return self._shelf.sql(query, *values)
+
+    def _execute_many(self, query: str, rows: Sequence[Row]) -> None:
+        for row in rows:
+            self._execute(query, row)
 
     def _is_there(self) -> bool:
         return True
