@@ -12,6 +12,7 @@ from aisolution_async import Attempt, clock
 from aisolution_async.ledger import (
     Ask,
     Busy,
+    Held,
     Ledger,
     LedgerError,
     Result,
@@ -21,6 +22,7 @@ from aisolution_async.ledger import (
 
 from .ledgers import (
     CHARGED,
+    FREE,
     LATER,
     REPLY,
     UNKNOWN,
@@ -28,10 +30,12 @@ from .ledgers import (
     AnyLedger,
     answered,
     ask,
+    attempt,
     check,
     do,
     see_statements,
     start,
+    take_for_dead,
 )
 
 pytestmark = pytest.mark.usefixtures("no_ledger_is_at_work")
@@ -133,3 +137,57 @@ async def test_who_waits_when_the_ledger_is_closed_is_woken(ledger: AnyLedger) -
     waiting = asyncio.create_task(busy.wait())
     await ledger.aclose()
     await waiting
+
+
+ENDS = {"an answer": CHARGED, "a loss": UNKNOWN, "a free end": FREE}
+
+
+@pytest.mark.parametrize("came", ENDS)
+@pytest.mark.parametrize("is_held", [False, True], ids=["nothing is held", "another question is held"])
+async def test_who_asks_in_the_group_in_which_the_same_ends_is_told_of_it(
+    file_ledger: Ledger, came: str, *, is_held: bool
+) -> None:
+    """What was looked up for the whole group before is not so any more."""
+    if is_held:
+        await do(file_ledger, Result(attempt(UNKNOWN)), number="held")
+    ended = await start(file_ledger)
+    begun = [file_ledger.begin(ask(file_ledger)), file_ledger.begin(ask(file_ledger, retry_unknown=1))]
+    result = answered() if came == "an answer" else Result(attempt(ENDS[came]))
+    _, first, second = await asyncio.gather(file_ledger.end(ended, result), *begun)
+    if came == "an answer":
+        assert (type(first), type(second)) == (Stored, Stored)
+    elif came == "a loss":
+        assert (type(first), type(second)) == (Held, Started)
+    else:
+        assert (type(first), type(second)) == (Started, Busy)
+    check(file_ledger.path)
+
+
+async def test_an_answer_lifts_a_hold_that_came_in_the_same_group(file_ledger: Ledger) -> None:
+    """The first attempt was taken for dead, and its end says late that it is lost: the second is answered beside it."""
+    first = await start(file_ledger)
+    await take_for_dead(file_ledger)
+    second = await start(file_ledger, retry_unknown=1)
+    await asyncio.gather(file_ledger.end(first, Result(attempt(UNKNOWN))), file_ledger.end(second, answered()))
+    assert list(file_ledger.held()) == []
+    assert isinstance(await file_ledger.begin(ask(file_ledger)), Stored)
+    check(file_ledger.path)
+
+
+async def test_a_group_larger_than_one_statement_asks_for(file_ledger: Ledger) -> None:
+    """Answers, holds and new questions, each told of its own; and what is answered at once is all recorded."""
+    many = 300
+    for number in range(1, many, 3):
+        await do(file_ledger, answered(reply=b"%d" % number), number)
+        await do(file_ledger, Result(attempt(UNKNOWN)), number + 1)
+    verdicts = await asyncio.gather(*(file_ledger.begin(ask(file_ledger, n, key=f"{n}")) for n in range(many)))
+    assert [type(verdict) for verdict in verdicts] == [Started, Stored, Held] * (many // 3)
+    replies = [verdict.reply for verdict in verdicts if isinstance(verdict, Stored)]
+    assert replies == [b"%d" % number for number in range(1, many, 3)]
+    started = [verdict for verdict in verdicts if isinstance(verdict, Started)]
+    await asyncio.gather(*(file_ledger.end(each, answered(reply=f"{each.ask.key}".encode())) for each in started))
+    found = await file_ledger.find([ask(file_ledger, number) for number in range(many)])
+    assert [stored and stored.reply for stored in found] == [
+        None if number % 3 == 2 else b"%d" % number for number in range(many)
+    ]
+    check(file_ledger.path)
