@@ -269,7 +269,11 @@ class Crew:
         self._outlet.put(outcome, from_ledger=outcome.from_ledger)
 
     def _part(self, task: Task) -> None:
-        if self._twins is None or (parting := self._twins.part(task, stopping=self._stop is not None)) is None:
+        if self._twins is None:
+            return
+        recorded = task.state.recorded if isinstance(task.state, Over) else None
+        parting = self._twins.part(task, stopping=self._stop is not None, recorded=recorded)
+        if parting is None:
             return
         for follower in parting.followers:
             if parting.shares is None:

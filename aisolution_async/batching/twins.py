@@ -89,19 +89,20 @@ class Twins:
         if (known := self._answers.get(identity)) is not None:
             self._answers.move_to_end(identity)
             index, answer = known
-            if isinstance(answer, bytes):
-                return Shares(index, task.call.endpoint.reply.model_validate_json(answer))
-            return Shares(index, answer)
+            if isinstance(answer, AISolutionError):
+                return Shares(index, answer)
+            return Shares(index, task.call.endpoint.reply.model_validate_json(answer))
         if self._leaders.setdefault(identity, task) is task:
             return _ASKS
         self._followers.setdefault(identity, []).append(task)
         self.following += 1
         return _FOLLOWS
 
-    def part(self, leader: Task, *, stopping: bool) -> Parting | None:
+    def part(self, leader: Task, *, stopping: bool, recorded: bytes | None = None) -> Parting | None:
         """The call is over, and its answer remembered. None if no other followed it.
 
-        `stopping`: whether nothing more is asked, so that there is no heir.
+        `stopping`: whether nothing more is asked, so that there is no heir. `recorded`: its reply as JSON, where a
+        ledger had it.
         """
         identity = leader.identity
         if identity is None or self._leaders.get(identity) is not leader:
@@ -111,7 +112,7 @@ class Twins:
         shared: Reply | AISolutionError | None = reply
         if reply is not None:
             if reply.is_answer:
-                self._remember(identity, leader.index, reply.to_json())
+                self._remember(identity, leader.index, reply.to_json() if recorded is None else recorded)
         elif error is not None and may_be_bought(leader.attempts, error):
             shared = error
             self._remember(identity, leader.index, error)

@@ -8,7 +8,6 @@ from aisolution_async.ledger.rows import BY_HAND, HOLDS, LIFTED, Row, storable
 from aisolution_async.ledger.step import Step
 from aisolution_async.ledger.store import Result, State
 
-_ADD = "INSERT INTO attempts VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 _AMEND = """UPDATE attempts SET identity = ?, started_at = ?, elapsed = ?, state = ?, status = ?, http_status = ?,
     error = ?, answer = ?, reply = ?, number = ?, holds = ? WHERE id = ?"""
 _LIFT = f"UPDATE attempts SET holds = {LIFTED} WHERE identity = ? AND holds = {HOLDS}"
@@ -41,7 +40,7 @@ def outcome_of(result: Result, state: State, holds: int) -> Row:
 
 def add(step: Step, row: Row, outcome: Row) -> None:
     """Record an attempt that is over: its columns from `id` to `elapsed`, and the others."""
-    step.add_later(_ADD, row + outcome)
+    step.added.append(row + outcome)
     _, identity, endpoint, _, may_charge, price, _, _ = row
     step.earlier.pop(identity, None)  # there is one more now
     step.any_holding = step.any_holding or outcome[-1] == HOLDS

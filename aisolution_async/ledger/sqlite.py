@@ -92,7 +92,9 @@ class Ledger(Grouping[Book]):
                 )
                 for work in again:
                     _apply(book, work)
-                answers = [_apply(book, work) for work in works]
+                answers: list[object] = [
+                    book.begin(work) if isinstance(work, Ask) else _apply(book, work) for work in works
+                ]
         except Exception as exc:  # it goes to who asked
             # A locked file would be waited for once for each.
             told = (schema.fault(self.path, exc), True) if schema.is_locked(exc) else None

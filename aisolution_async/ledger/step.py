@@ -14,6 +14,7 @@ from aisolution_async.ledger.totals import Totals
 SqlOfMany = Callable[[str, list[Row]], object]
 """A cursor's `executemany`."""
 
+_ADD = "INSERT INTO attempts VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 # Most ledgers have neither what is outstanding nor what holds, and then need not be searched for them.
 _LOOK = f"""SELECT last_id, max_charges, EXISTS (SELECT 1 FROM outstanding),
     EXISTS (SELECT 1 FROM attempts WHERE holds AND holds = {HOLDS}) FROM file"""
@@ -23,13 +24,13 @@ class Step:
     """A transaction that is open. The functions of `attempts`, `intents` and `callbacks` act within one.
 
     Of the table `attempts`, which is large, a group of calls is looked up together (`earlier`) and written together
-    (`add_later`): a statement for each call takes most of its time to begin and to end.
+    (`added`): a statement for each call takes most of its time to begin and to end.
     """
 
     __slots__ = (
-        "_added",
         "_last_saved",
         "_many",
+        "added",
         "any_holding",
         "any_outstanding",
         "beside",
@@ -52,8 +53,9 @@ class Step:
         self.any_holding = bool(any_holding)
         self.earlier: dict[bytes, list[Row]] = {}
         """What `answers.of_many` found, by identity, where it is so yet."""
+        self.added: list[Row] = []
+        """Rows of `attempts` that are to be written: before another statement sees the table, or the end."""
         self._many = many
-        self._added: dict[str, list[Row]] = {}
         self._last_saved: int = self.last_id
 
     def sql(self, query: str, values: Row = ()) -> sqlite3.Cursor:
@@ -61,10 +63,6 @@ class Step:
         self._add()
         self.earlier.clear()
         return self.beside(query, values)
-
-    def add_later(self, query: str, row: Row) -> None:
-        """Add a row to `attempts`, with the others."""
-        self._added.setdefault(query, []).append(row)
 
     @property
     def has_grown(self) -> bool:
@@ -84,7 +82,6 @@ class Step:
         self.totals.save(self.beside)
 
     def _add(self) -> None:
-        if self._added:
-            added, self._added = self._added, {}
-            for query, rows in added.items():
-                self._many(query, rows)
+        if self.added:
+            added, self.added = self.added, []
+            self._many(_ADD, added)

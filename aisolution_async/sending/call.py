@@ -617,7 +617,7 @@ class Sending(NotPickled, Generic[R]):
                 reply = self.call.endpoint.reply.from_record(stored.reply)
         except (ValueError, TypeError):  # whatever stands there
             return None
-        return Over(reply.made_by(self.attempts), None)
+        return Over(reply.made_by(self.attempts), None, recorded=stored.reply)
 
     async def _stored(self) -> Over[R] | None:
         """The end, if the ledger has the answer: then nothing need be encoded, or paid."""

@@ -102,11 +102,15 @@ class Following:
 
 @value_class
 class Over(Generic[R]):
-    """The end: `reply` or `error`, never both or neither. `signal` is what the newest attempt says of the vendor."""
+    """The end: `reply` or `error`, never both or neither. `signal` is what the newest attempt says of the vendor.
+
+    `recorded` is the reply as JSON where a ledger had it.
+    """
 
     reply: R | None
     error: AISolutionError | None
     signal: Signal | None = None
+    recorded: bytes | None = None
 
 
 Resting = Again | Awaiting[R] | Following | Over[R]
