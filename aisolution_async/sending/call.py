@@ -760,7 +760,8 @@ class Sending(NotPickled, Generic[R]):
         if isinstance(self.state, Awaiting) and self.state.otherwise is not None:
             return self.state.otherwise
         if self._last is not None:
-            return dataclasses.replace(self._ended(self._last), signal=None)  # which was told
+            over = self._ended(self._last)
+            return Over(over.reply, over.error)  # the signal was told
         if self._checking is not None:
             return Over(self._checking, None)
         return Over(None, self._problem(NotSentError, f"not sent: {text}"))
