@@ -1,4 +1,4 @@
-"""Names of files: which text is none, and how they are safe on the disk."""
+"""Names of files: which text is none, what is there, and how they are safe on the disk."""
 
 from __future__ import annotations
 
@@ -20,6 +20,19 @@ def scheme_of(text: str) -> str | None:
     if found is not None:
         return found[1]
     return "" if _WORDS.match(text) else None
+
+
+def exists(path: Path) -> bool:
+    """Whether there is something of that name. Raises OSError where nobody can tell.
+
+    `Path.exists` says, from Python 3.14, that what cannot be looked at is not there; and a ledger that is not there is
+    begun anew.
+    """
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    return True
 
 
 def sync_names(folder: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import datetime
+import errno
 import os
 import sqlite3
 import stat
@@ -23,6 +24,8 @@ from aisolution_async.ledger import (
     Stored,
     schema,
 )
+from aisolution_async.ledger.peek import Peek
+from aisolution_async.ledger.urls import is_there
 
 from .ledgers import REPLY, UNKNOWN, answered, ask, attempt, check, do, refused, rows
 
@@ -54,6 +57,47 @@ async def test_a_path_with_anything_in_it(tmp_path: Path) -> None:
         await do(ledger, answered())
     assert path.exists()
     assert len(list(Ledger(str(path)).answers())) == 1
+
+
+async def said_by_all(path: Path) -> set[str]:
+    """How each door says that it cannot open the ledger."""
+    said = set()
+    for door in (lambda: Peek(path), lambda: is_there(path), Ledger(path).summary):
+        with pytest.raises(LedgerError) as caught:
+            door()
+        said.add(str(caught.value))
+    with pytest.raises(LedgerError) as caught:
+        async with Ledger(path):
+            pass
+    return said | {str(caught.value)}
+
+
+async def test_a_path_that_cannot_be(tmp_path: Path) -> None:
+    path = tmp_path / f"{'x' * 300}.db"
+    said = f"the name of the ledger {path} is too long for its file system: choose a shorter one"
+    assert await said_by_all(path) == {said}
+    assert not [*tmp_path.iterdir()]
+
+
+@pytest.mark.parametrize("why", [errno.EACCES, errno.EIO, errno.ESTALE])
+async def test_a_ledger_that_cannot_be_looked_at(ledger_path: Path, monkeypatch: pytest.MonkeyPatch, why: int) -> None:
+    """It is not taken for one that is not there, and what is known of it is not forgotten."""
+    async with Ledger(ledger_path) as ledger:
+        await do(ledger, answered())
+    before = {path: path.read_bytes() for path in ledger_path.parent.iterdir()}
+    look = Path.stat
+
+    def fail(self: Path, *, follow_symlinks: bool = True) -> os.stat_result:
+        if self.name == ledger_path.name:
+            raise OSError(why, os.strerror(why))
+        return look(self, follow_symlinks=follow_symlinks)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "stat", fail)
+        (said,) = await said_by_all(ledger_path)
+    assert f"the ledger {ledger_path} " in said
+    assert {path: path.read_bytes() for path in ledger_path.parent.iterdir()} == before
+    assert len(list(Ledger(ledger_path).answers())) == 1
 
 
 def found_in(folder: Path, text: str) -> list[str]:

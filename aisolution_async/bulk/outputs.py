@@ -24,7 +24,7 @@ from aisolution_async.bulk.origins import Origin, origin_of, read_note, side_of,
 from aisolution_async.bulk.rescue import rescued
 from aisolution_async.errors import ConfigurationError
 from aisolution_async.ledger.urls import Place
-from aisolution_async.names import sync_names
+from aisolution_async.names import exists, sync_names
 
 if TYPE_CHECKING:
     from aisolution_async.bulk.books import BookPlan, Workbook
@@ -325,13 +325,14 @@ class Output:
         if package and find_spec(package) is None:
             raise ConfigurationError(f"the output {shown}: {remedy}")
         try:
+            is_there = exists(path)
             if path.is_dir():
                 raise ConfigurationError(f"the output {shown} is a directory: name a file in it")
             if not path.parent.is_dir():
                 raise ConfigurationError(f"the output's folder {str(path.parent)!r} does not exist: make it first")
-            if source is not None and path.exists() and source.exists() and path.samefile(source):
+            if source is not None and is_there and source.exists() and path.samefile(source):
                 raise ConfigurationError(f"the output {shown} is the input: give it another name")
-            if path.exists() and not path.is_file():
+            if is_there and not path.is_file():
                 raise ConfigurationError(f"the output {shown} is not a regular file: give it another name")
         except (OSError, ValueError) as exc:
             problem = reason_of(exc)

@@ -15,6 +15,7 @@ from aisolution_async.ledger import answers, schema
 from aisolution_async.ledger.identity import Identities
 from aisolution_async.ledger.rows import micros
 from aisolution_async.ledger.store import Ask, Held, Stored
+from aisolution_async.names import exists
 
 
 class Peek:
@@ -28,11 +29,13 @@ class Peek:
         self._db: sqlite3.Connection | None = None
         self._now = micros(clock.today())
         key = secrets.token_bytes(32)
-        if path is not None and (file := schema.file_of(path)).exists():
-            schema.check_is_ledger(file)
+        if path is not None:
+            file = schema.file_of(path)
             try:
-                self._db = schema.connect_to_read(file, busy_timeout=busy_timeout)
-                (key,) = self._db.execute("SELECT hash_key FROM file").fetchone()
+                if exists(file):
+                    schema.check_is_ledger(file)
+                    self._db = schema.connect_to_read(file, busy_timeout=busy_timeout)
+                    (key,) = self._db.execute("SELECT hash_key FROM file").fetchone()
             except (sqlite3.Error, OSError) as exc:
                 self.close()
                 raise schema.fault(file, exc) from None

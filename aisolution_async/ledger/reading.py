@@ -38,7 +38,7 @@ def reading(path: Path, busy_timeout: float) -> Iterator[sqlite3.Connection]:
         with closing(schema.connect_to_read(path, busy_timeout=busy_timeout)) as db:
             db.execute("BEGIN")
             yield db
-    except sqlite3.Error as exc:
+    except (sqlite3.Error, OSError) as exc:
         raise schema.fault(path, exc) from None
 
 

@@ -18,7 +18,7 @@ from urllib.parse import quote
 from aisolution_async.errors import ConfigurationError
 from aisolution_async.ledger import mark
 from aisolution_async.ledger.store import LedgerError
-from aisolution_async.names import scheme_of
+from aisolution_async.names import exists, scheme_of
 
 Synchronous = Literal["full", "normal", "off"]
 
@@ -151,7 +151,7 @@ def connect(path: Path, *, synchronous: Synchronous, busy_timeout: float) -> sql
     Raises LedgerError where the file is not the ledger that it was.
     """
     check_memory(path, busy_timeout)
-    if not path.exists():
+    if not exists(path):
         mark.forget(path)  # before the file is made: it is none of a new ledger's
     _create(path)
     db = _open(path, "rw", busy_timeout)
@@ -176,13 +176,13 @@ def connect(path: Path, *, synchronous: Synchronous, busy_timeout: float) -> sql
 
 def connect_to_read(path: Path, *, busy_timeout: float) -> sqlite3.Connection:
     """A connection that cannot write, beside whoever does."""
-    if not path.exists():
+    if not exists(path):
         raise LedgerError(f"there is no ledger {path}: check the path")
     _check_log(path)
     # One that may write tidies up the files beside the ledger when it is the last to leave. A log that is there stays:
     # without that of a killed process, or the empty one that somebody put in its place to go on without it, the ledger
     # would look like one that lost it.
-    may_tidy = os.access(path, os.W_OK) and os.access(path.parent, os.W_OK) and not _log_of(path).exists()
+    may_tidy = os.access(path, os.W_OK) and os.access(path.parent, os.W_OK) and not exists(_log_of(path))
     db = _open(path, "rw" if may_tidy else "ro", busy_timeout)
     try:
         db.execute("PRAGMA query_only = ON")
@@ -207,9 +207,9 @@ def check_is_ledger(path: Path) -> None:
     reader leaves an empty log, and the missing of a log says that something is lost.
     """
     path = Path(os.path.realpath(path))
-    if not path.is_file():
-        return  # what is wrong with it is said when it is opened
     try:
+        if not exists(path) or not path.is_file():
+            return  # what is wrong with it is said when it is opened
         check_memory(path, 10.0)
         looks = _looks(path)
         for how in looks:
@@ -222,18 +222,18 @@ def check_is_ledger(path: Path) -> None:
                 # one that was being made then is put back as it is opened.
                 if how == looks[-1] and not _size(Path(f"{path}-journal")):
                     raise
-    except sqlite3.Error as exc:
+    except (sqlite3.Error, OSError) as exc:
         raise fault(path, exc) from None
 
 
 def check_memory(path: Path, busy_timeout: float) -> None:
     """Raise LedgerError where the file is not what it was. Nothing is changed: not even its log is folded into it."""
-    if path.exists():
+    if exists(path):
         _check_links(path)
     _check_log(path)
-    if not path.exists():
+    if not exists(path):
         return  # who took the file away begins a new one
-    if not _log_of(path).exists():
+    if not exists(_log_of(path)):
         _check_closed(path, busy_timeout)
     was = mark.seen(path)
     if was is None:
@@ -265,7 +265,7 @@ def _check_closed(path: Path, busy_timeout: float) -> None:
         in_use = None
         with suppress(sqlite3.Error), closing(_open_as(path, "mode=ro&immutable=1", busy_timeout)) as db:
             in_use = db.execute("SELECT in_use FROM file").fetchone()
-        if in_use != (1,) or _log_of(path).exists():
+        if in_use != (1,) or exists(_log_of(path)):
             return
         time.sleep(0.005)
     name = _log_of(path).name
@@ -330,7 +330,7 @@ def close(db: sqlite3.Connection, path: Path, *, others: bool) -> None:
                 db.execute("UPDATE file SET in_use = 0")
     finally:
         db.close()
-    if not others and not _log_of(path).exists():
+    if not others and not exists(_log_of(path)):
         with suppress(LedgerError, OSError):
             _check_closed(path, 0.1)
             return
@@ -434,10 +434,11 @@ def fault(path: Path, exc: BaseException) -> LedgerError:
     """`exc` as an error that names the file and the remedy, and nothing that was to be written."""
     if isinstance(exc, LedgerError):
         return LedgerError(str(exc))
-    if path.is_dir():
-        return LedgerError(f"the ledger {path} is a folder: name a file in it")
-    if not path.parent.is_dir():
-        return LedgerError(f"the ledger {path} has no folder to be in: make {path.parent} first")
+    with suppress(OSError):  # where that cannot be looked at, `exc` says why
+        if path.is_dir():
+            return LedgerError(f"the ledger {path} is a folder: name a file in it")
+        if not path.parent.is_dir():
+            return LedgerError(f"the ledger {path} has no folder to be in: make {path.parent} first")
     if isinstance(exc, OSError):
         code: int | None = _ERRNO.get(exc.errno or 0, sqlite3.SQLITE_IOERR)
     else:
@@ -459,9 +460,11 @@ _ERRNO = {
     errno.EACCES: sqlite3.SQLITE_READONLY,
     errno.EPERM: sqlite3.SQLITE_READONLY,
     errno.ESTALE: -1,
+    errno.ENAMETOOLONG: -2,
 }
 _WORDS = {
     -1: "the ledger {} was removed or replaced while in use: put it back, then run again",
+    -2: "the name of the ledger {} is too long for its file system: choose a shorter one",
     sqlite3.SQLITE_FULL: "the disk of the ledger {} is full: make room there, then run again",
     sqlite3.SQLITE_READONLY: "the ledger {} cannot be written: allow writing to the file and to its folder",
     sqlite3.SQLITE_CANTOPEN: "the ledger {} cannot be opened: allow reading and writing the file and its folder",

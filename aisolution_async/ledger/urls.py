@@ -22,7 +22,7 @@ from aisolution_async.hiding import Secret
 from aisolution_async.ledger import peek, schema
 from aisolution_async.ledger.sqlite import Ledger
 from aisolution_async.ledger.store import Store
-from aisolution_async.names import scheme_of
+from aisolution_async.names import exists, scheme_of
 
 SCHEMA = "aisolution"
 """The schema of a URL that names none."""
@@ -183,9 +183,12 @@ def check_is_ledger(place: Place) -> None:
 
 
 def is_there(place: Place) -> bool:
-    """Whether there is a ledger. Raises LedgerError where a server does not say."""
+    """Whether there is a ledger. Raises LedgerError where nobody can tell."""
     if isinstance(place, Path):
-        return place.exists()
+        try:
+            return exists(place)
+        except OSError as exc:
+            raise schema.fault(place, exc) from None
     _check_driver(place)
     from aisolution_async.ledger import server  # noqa: PLC0415  # as above
 
