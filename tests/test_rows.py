@@ -16,6 +16,7 @@ import sys
 import tracemalloc
 import zipfile
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -223,7 +224,8 @@ def problems_of(path: Path, column: str, key: str | None = None) -> list[str]:
     """What is wrong with the rows whose person is in that column."""
     with Rows(path) as rows:
         calls = Calls([DeleteFace], rows, columns={"person_id": column}, values={}, key=key)
-        made = [call for row in rows for call in calls.make(row)]
+        with closing(calls):
+            made = [call for row in rows for call in calls.make(row)]
     return [str(call) for call in made if isinstance(call, InputError)]
 
 
@@ -593,10 +595,9 @@ def test_formulas_that_were_never_calculated(tmp_path: Path) -> None:
     never = ["#UNCALCULATED"] * 2
     assert [row.cells for row in read(path)] == [["A", "a.jpg"], never, [2, None], never]
     with Rows(path) as rows:
-        calls = Calls([SearchFace], rows, columns={}, values={}, key="ref")
-        assert "row 3: column 'img' is a formula that was never calculated: open and save" in str(
-            [calls.make(row)[0] for row in rows][1]
-        )
+        with closing(Calls([SearchFace], rows, columns={}, values={}, key="ref")) as calls:
+            problem = str([calls.make(row)[0] for row in rows][1])
+    assert "row 3: column 'img' is a formula that was never calculated: open and save" in problem
 
 
 def test_a_cell_far_from_all_others(tmp_path: Path) -> None:
