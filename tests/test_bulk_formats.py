@@ -630,6 +630,7 @@ asyncio.run(main())
 """
 
 
+@pytest.mark.no_cover
 @pytest.mark.parametrize(("ending", "at"), [("csv", 61), ("jsonl", 233), ("parquet", 170), ("xlsx", 90)])
 async def test_killed_at_any_row(tmp_path: Path, ending: str, at: int) -> None:
     """And run again: the file is that of an unbroken run, byte for byte."""

@@ -156,6 +156,7 @@ class Billing:
 
 
 @pytest.mark.no_cover
+@pytest.mark.no_cover
 @pytest.mark.parametrize(
     ("kind", "output", "step"),
     [

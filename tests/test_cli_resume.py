@@ -413,6 +413,7 @@ def save(path: Path, found: list[dict[str, Any]]) -> None:
     book.save(path)
 
 
+@pytest.mark.no_cover
 @pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGKILL")
 @pytest.mark.parametrize(
     ("output", "problems"), [("out.xlsx", "mend.xlsx"), ("out.csv", "mend.csv"), ("out.parquet", "mend.xlsx")]

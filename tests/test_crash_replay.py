@@ -23,6 +23,7 @@ def recorded(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Record
     return functools.cache(lambda plan: asyncio.run(record(plan, tmp_path_factory.mktemp(plan))))
 
 
+@pytest.mark.no_cover
 @needs_strace
 @pytest.mark.parametrize("plan", sorted({*PLANS} - {"control"}))
 def test_no_loss_of_power_breaks_a_promise(recorded: Callable[[str], Recording], plan: str) -> None:
@@ -34,6 +35,7 @@ def test_no_loss_of_power_breaks_a_promise(recorded: Callable[[str], Recording],
     assert report.whole_runs
 
 
+@pytest.mark.no_cover
 @needs_strace
 def test_a_ledger_that_does_not_sync_is_found_out(recorded: Callable[[str], Recording]) -> None:
     recording = recorded("control")

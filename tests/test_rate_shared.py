@@ -219,6 +219,7 @@ async def test_a_file_divides_no_rate(ledger_path: Any) -> None:
         assert all(outcome.ok for outcome in await taken(client.batch(asks(5))))
 
 
+@pytest.mark.no_cover
 def test_adaptive_workers_need_no_part() -> None:
     """Four that know nothing of each other take what the vendor has, and little more."""
     part, refused = adaptive.together(4, 300, 12.0)

@@ -16,7 +16,8 @@ from .simulate.run import run, run_range
 from .simulate.server_shelf import shared_plan_of
 
 
-@pytest.mark.parametrize("first", [0, 100])
+@pytest.mark.no_cover
+@pytest.mark.parametrize("first", [0, pytest.param(100, marks=pytest.mark.long)])
 def test_every_law_holds(first: int) -> None:
     _, events, _, broken = run_range(range(first, first + 100), "postgresql")
     assert broken == []
