@@ -122,7 +122,6 @@ async def storm(url: str, workers: int, kills: int, *, calls: int, most: int, ev
     check(url)
 
 
-@pytest.mark.no_cover
 async def test_workers_that_are_killed_while_attempts_are_in_flight(server_url: str) -> None:
     await storm(server_url, 3, 4, calls=140, most=120, every=10)
 

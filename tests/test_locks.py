@@ -195,7 +195,6 @@ for found in pkgutil.walk_packages(aisolution_async.__path__, "aisolution_async.
     assert on_windows("-c", script).returncode == 0
 
 
-@pytest.mark.no_cover
 def test_a_list_goes_through_there_and_once_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With a ledger, an output and a file of problems beside it; into a pipe whose characters are those of cp1252."""
     monkeypatch.chdir(tmp_path)

@@ -112,7 +112,6 @@ def test_what_type_checkers_find_has_the_guide_s_lines(name: str) -> None:
             assert line in ("", lines[number])
 
 
-@pytest.mark.no_cover
 @pytest.mark.parametrize("code", PYTHON)
 async def test_python(code: str, folder: Path, vendor: dict[str, str]) -> None:
     (folder / "example.py").write_text(code, encoding="utf-8")
@@ -134,7 +133,6 @@ async def test_engines(code: str, folder: Path, vendor: dict[str, str]) -> None:
     assert running().rows(url, "SELECT count(*) FROM attempts") == [(2,)]
 
 
-@pytest.mark.no_cover
 @pytest.mark.parametrize("name", COMMANDS)
 async def test_commands(name: str, folder: Path, vendor: dict[str, str]) -> None:
     for line in COMMANDS[name]:
@@ -143,7 +141,6 @@ async def test_commands(name: str, folder: Path, vendor: dict[str, str]) -> None
             assert status == 0, (line, output)
 
 
-@pytest.mark.no_cover
 async def test_what_is_held_is_settled_as_the_readme_says(
     folder: Path, vendor: dict[str, str], sandbox: Sandbox
 ) -> None:
