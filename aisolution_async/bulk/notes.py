@@ -20,6 +20,7 @@ from aisolution_async.bulk.origins import origin_of
 from aisolution_async.bulk.outputs import STDOUT
 from aisolution_async.bulk.rows import Rows
 from aisolution_async.errors import ConfigurationError
+from aisolution_async.names import exists
 
 _LONGEST = 1 << 20
 _READING: Mapping[str, Any] = {
@@ -113,7 +114,7 @@ def is_finished(output: Path, note: Note) -> bool:
     """Whether all rows of the input are answered in the output, and the input is what it was then."""
     part = output.with_name(f"{output.name}.part")
     now = signature_of(note.source)
-    return now is not None and now == note.finished and output.is_file() and not part.exists()
+    return now is not None and now == note.finished and output.is_file() and not exists(part)
 
 
 def is_same(one: Path, other: Path) -> bool:

@@ -18,6 +18,7 @@ from aisolution_async.client import AsyncClient
 from aisolution_async.errors import ConfigurationError
 from aisolution_async.ledger import Balance, Store
 from aisolution_async.ledger.urls import Place, check_is_ledger
+from aisolution_async.names import exists
 
 
 def check_ledger(facts: Facts) -> None:
@@ -44,7 +45,7 @@ def _check_apart(facts: Facts, target: Path, path: Path) -> None:
         sides = [_beside(problems, ending) for ending in (".part", ".of", ".of.part")]
         others += [(side, "note beside the file of problems, or its part file") for side in sides]
     for other, what in others:
-        if path.absolute() == other.absolute() or (path.exists() and other.exists() and path.samefile(other)):
+        if path.absolute() == other.absolute() or (exists(path) and exists(other) and path.samefile(other)):
             raise ConfigurationError(f"the ledger {str(path)!r} is the {what}: give it a file of its own")
 
 
@@ -93,7 +94,7 @@ def _check_mended(facts: Facts, output: Output, problems: Output | None) -> None
     if problems is not None and not any(notes.is_same(taken, problems.path) for taken in facts.source.mended.taken):
         problems.check_unchanged()
     target, origin = output.path, facts.origin
-    if origin is None or output.streams or not target.exists():
+    if origin is None or output.streams or not exists(target):
         return
     if target.absolute() == origin.output.absolute():
         raise ConfigurationError(

@@ -48,6 +48,7 @@ from aisolution_async.client import AsyncClient
 from aisolution_async.errors import AISolutionError, InputError
 from aisolution_async.integrations.problems import title_of
 from aisolution_async.ledger.urls import is_there, place_of
+from aisolution_async.names import exists
 
 __all__ = ["ListOptions", "ListState", "Lists"]
 
@@ -153,7 +154,7 @@ class Lists:
     def state(self, name: str) -> ListState | None:
         """How far the list is; None where there is no such list."""
         path = self._list(name)
-        if path is None or not path.exists():
+        if path is None or not exists(path):
             return None
         is_running = _is_claimed(path)
         told = self._told(name)  # after the look at the lock: what a run says at its end is there before it lets go
@@ -162,7 +163,7 @@ class Lists:
     def results(self, name: str) -> Path | None:
         """The file of its results, once they are whole; None before that, and where there is no such list."""
         state, file = self.state(name), self._beside(name, "results.jsonl")
-        return file if state is not None and state.status == "done" and file.exists() else None
+        return file if state is not None and state.status == "done" and exists(file) else None
 
     @asynccontextmanager
     async def running(self, client: AsyncClient, *, look_every: float = 1.0) -> AsyncIterator[None]:
@@ -222,7 +223,7 @@ class Lists:
         part = self._beside(name, "results.jsonl.part")
         # A purged ledger lacks answers that what a killed run left still has: they are taken from there. Without the
         # ledger nobody knows what was under way when it was killed, and `BulkRun` refuses to begin anew.
-        left = [path for path in (part, results) if path.exists()] if is_there(self._ledger) else []
+        left = [path for path in (part, results) if exists(path)] if is_there(self._ledger) else []
         options = BulkOptions(ledger=self._ledger, overwrite=bool(left), rescued=left, **self._options)
         return BulkRun(client, self._calls, self._beside(name, "jsonl"), results, options)
 
