@@ -100,7 +100,7 @@ class Endpoint(Generic[R]):
     never_charges: bool = field(init=False, repr=False, compare=False)
     """Whether no documented status of this endpoint is charged."""
     read_reply: Callable[[object], R] = field(init=False, repr=False, compare=False)
-    """What reads the `message` of an OK: see `Reply.reader`."""
+    """What reads the `message` of an OK: see `Reply.from_message`."""
 
     def __post_init__(self) -> None:
         # What each call asks is worked out once.
@@ -109,6 +109,9 @@ class Endpoint(Generic[R]):
         object.__setattr__(self, "read_reply", self.reply.reader())
         object.__setattr__(self, "takes_images", any(kind is Kind.IMAGE for _, kind, _ in fields))
         object.__setattr__(self, "never_charges", all(charge is FREE for charge in self.charges.values()))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), tuple(getattr(self, each.name) for each in fields(self) if each.init)
 
     @property
     def path(self) -> str:
@@ -212,8 +215,13 @@ class Reply(_Said):  # noqa: PLW1641  # pydantic gives frozen models their hash
         return self.__pydantic_serializer__.to_json(self)
 
     @classmethod
+    def from_message(cls, message: object) -> Self:
+        """Read the `message` of an OK. Raises pydantic's ValidationError where it does not fit."""
+        return cls.reader()(message)
+
+    @classmethod
     def reader(cls) -> Callable[[object], Self]:
-        """What reads the `message` of an OK. It raises pydantic's ValidationError where that does not fit."""
+        """What does so, found once for many."""
         validate = cls._validate()
         sole = cls.sole_field
         return validate if sole is None else lambda message: validate({sole: message})

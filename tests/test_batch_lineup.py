@@ -141,15 +141,31 @@ async def test_a_vendor_that_is_down_is_given_up_where_it_was_tried_for_long_eno
         line.add(LOOK)
     for turn in line.picked():
         line.leave(turn, Signal.BROKEN)
-    await asyncio.sleep(60.1)
+    line.shared.paused_until = asyncio.get_running_loop().time() + 100  # as the vendor asks: nobody tries it
+    await asyncio.sleep(160.1)
     assert line.lost == 0  # nothing was there to try it with
     line.add(LOOK)
-    await asyncio.sleep(60)
-    assert line.lost == 1
     (trial,) = line.picked()
-    line.leave(trial, Signal.ANSWERED)
-    line.add(LOOK)
-    await asyncio.sleep(600)
+    line.leave(trial, Signal.BROKEN)
+    await asyncio.sleep(0.1)
+    assert line.lost == 1
+
+
+@virtual
+async def test_patience_is_that_of_the_newest_time_that_the_vendor_is_down() -> None:
+    line = Line(concurrency=30, give_up=60.0)
+    for times in range(2):
+        for _ in range(30):
+            line.add(LOOK)
+        for turn in line.picked():
+            line.leave(turn, Signal.BROKEN)
+        line.add(LOOK)
+        await asyncio.sleep(59)
+        assert line.lost == 0
+        if not times:
+            (trial,) = line.picked()
+            line.leave(trial, Signal.ANSWERED)
+    await asyncio.sleep(1.1)
     assert line.lost == 1
 
 

@@ -6,21 +6,32 @@ import asyncio
 import functools
 import random
 from collections.abc import Callable
+from contextlib import suppress
 
 import pytest
 
 from .crash_replay.disk import ROOT, SECTOR, Disk
 from .crash_replay.programs import PLANS
-from .crash_replay.replay import Recording, record, replay
-from .crash_replay.trace import STRACE
+from .crash_replay.replay import Recording, moments, record, replay
+from .crash_replay.trace import STRACE, UnclearError
 
 needs_strace = pytest.mark.skipif(STRACE is None, reason="strace is not there: apt-get install strace")
 
 
 @pytest.fixture(scope="module")
 def recorded(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Recording]:
-    """A plan, which is watched once for all tests."""
-    return functools.cache(lambda plan: asyncio.run(record(plan, tmp_path_factory.mktemp(plan))))
+    """A plan, which is watched once for all tests; again where it was not clear what happened."""
+
+    def watched(plan: str) -> Recording:
+        for _ in range(4):
+            recording = asyncio.run(record(plan, tmp_path_factory.mktemp(plan)))
+            with suppress(UnclearError):
+                for _ in moments(recording, lambda _: False):
+                    pass
+                return recording
+        pytest.fail("what was followed is not what happened, four times")
+
+    return functools.cache(watched)
 
 
 @pytest.mark.no_cover

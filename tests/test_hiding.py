@@ -282,7 +282,7 @@ REPLIES: list[tuple[type[Reply], Any]] = [
 
 @pytest.mark.parametrize(("kind", "message"), REPLIES)
 def test_no_dump_shows_the_group_id(kind: type[Reply], message: Any) -> None:
-    reply = kind.reader()(message)
+    reply = kind.from_message(message)
     copy: Reply = pickle.loads(pickle.dumps(reply))
     for shown in (
         reply.model_dump(),
@@ -305,20 +305,20 @@ def test_no_dump_shows_the_group_id(kind: type[Reply], message: Any) -> None:
 
 
 def test_the_group_id_is_there_for_code_that_asks() -> None:
-    added = AddedFace.reader()(REPLIES[0][1])
+    added = AddedFace.from_message(REPLIES[0][1])
     assert (added.group_id, added.model_copy().group_id) == (GROUP, GROUP)
     assert pickle.loads(pickle.dumps(added)).group_id == ""
-    assert added == AddedFace.reader()(REPLIES[0][1])
-    found: Any = FaceMatches.reader()(REPLIES[4][1])
+    assert added == AddedFace.from_message(REPLIES[0][1])
+    found: Any = FaceMatches.from_message(REPLIES[4][1])
     assert found.matches[0].group_id == GROUP
     assert found.matches[0].new == {}
-    other: Any = FaceComparison.reader()(REPLIES[2][1])
+    other: Any = FaceComparison.from_message(REPLIES[2][1])
     assert (other.group_id, other.result) == (GROUP, Judgment.NOT_SURE)
 
 
 async def test_fastapi_answers_with_a_reply_without_the_group_id() -> None:
     app = FastAPI()
-    replies = [kind.reader()(message) for kind, message in REPLIES]
+    replies = [kind.from_message(message) for kind, message in REPLIES]
 
     @app.get("/plain")
     async def plain() -> AddedFace:
@@ -351,7 +351,7 @@ async def test_an_ok_that_does_not_fit_is_kept_without_secrets(tmp_path: Path) -
 
 
 def test_a_dict_of_a_reply_shows_no_more_than_its_dumps() -> None:
-    added = AddedFace.reader()({"group_id": "LxiKPLIMGFpXzXas", "person_id": "p", "person_count": 1, "new": 2})
+    added = AddedFace.from_message({"group_id": "LxiKPLIMGFpXzXas", "person_id": "p", "person_count": 1, "new": 2})
     assert dict(added) == {"person_id": "p", "person_count": 1, "new": 2}
     assert "LxiKPLIMGFpXzXas" not in repr(list(added))
     assert added.group_id == "LxiKPLIMGFpXzXas"

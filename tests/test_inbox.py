@@ -154,6 +154,18 @@ async def test_however_a_number_is_written(asked: str, country: str | None, call
 
 
 @virtual
+async def test_an_empty_callback_is_none() -> None:
+    """As a sheet's empty cell is: the inbox's is named."""
+    inbox = Inbox(ADDRESS)
+    vendor = CallingVendor(inbox)
+    async with client_of(vendor.transport) as client:
+        async with client.batch([WhatsAppDetail(NUMBER, callback="")], inbox=inbox) as batch:
+            outcomes = [outcome async for outcome in batch]
+        assert [outcome.charge for outcome in outcomes] == [CHARGED]
+    assert vendor.forms == [{"callback": inbox.url, "number": NUMBER}]
+
+
+@virtual
 async def test_a_late_callback_is_asked_for_again_without_one_and_is_then_a_repeat() -> None:
     inbox = Inbox(ADDRESS, patience=60)
     vendor = CallingVendor(inbox, ok_whatsapp("checking"), ok_whatsapp("no"), delay=100)

@@ -174,6 +174,31 @@ async def test_an_answer_lifts_a_hold_that_came_in_the_same_group(file_ledger: L
     check(file_ledger.path)
 
 
+async def test_a_late_answer_is_told_to_who_asks_in_the_group_in_which_it_came(file_ledger: Ledger) -> None:
+    """The attempt was taken for dead: its row is changed, and not added."""
+    first = await start(file_ledger)
+    await take_for_dead(file_ledger)
+    assert isinstance(await file_ledger.begin(ask(file_ledger)), Held)
+    _, second = await asyncio.gather(file_ledger.end(first, answered()), file_ledger.begin(ask(file_ledger)))
+    assert isinstance(second, Stored)
+    check(file_ledger.path)
+
+
+async def test_of_years_of_answers_a_group_reads_the_newest(file_ledger: Ledger) -> None:
+    for number in range(3):
+        await do(file_ledger, Result(attempt(UNKNOWN)), reuse_for=0, retry_unknown=9)
+        await do(file_ledger, answered(reply=b"%d" % number), reuse_for=0, retry_unknown=9)
+    await do(file_ledger, Result(attempt(UNKNOWN)), reuse_for=0)
+    asks = [ask(file_ledger), ask(file_ledger, reuse_for=0), ask(file_ledger, reuse_for=0, retry_unknown=1)]
+    stored, held, started = await asyncio.gather(*map(file_ledger.begin, asks))
+    assert isinstance(stored, Stored)
+    assert stored.reply == b"2"
+    assert isinstance(held, Held)
+    assert held.attempts == 1
+    assert isinstance(started, Started)
+    check(file_ledger.path)
+
+
 async def test_a_group_larger_than_one_statement_asks_for(file_ledger: Ledger) -> None:
     """Answers, holds and new questions, each told of its own; and what is answered at once is all recorded."""
     many = 300

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import pickle
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
 
@@ -31,7 +32,7 @@ from aisolution_async import (
     WhatsAppDetail,
     WhatsAppProfile,
 )
-from aisolution_async.api import CALLS, ENDPOINTS
+from aisolution_async.api import CALLS, ENDPOINTS, Endpoint
 from aisolution_async.bulk.results import columns_of
 from aisolution_async.outcome import result_columns
 
@@ -182,3 +183,8 @@ def test_whatever_is_said(text: str, key: str | int | None, status: str | None, 
         *(Failed(n, key, None, None, error, ()).to_dict() for n, error in enumerate(errors)),
         Answered(2, key, WhatsAppDetail(NUMBER, key=key), profile, None, ()).to_dict(),
     ])  # fmt: skip
+
+
+@pytest.mark.parametrize("endpoint", ENDPOINTS.values(), ids=ENDPOINTS)
+def test_an_endpoint_is_pickled(endpoint: Endpoint[Any]) -> None:
+    assert pickle.loads(pickle.dumps(endpoint)) == endpoint

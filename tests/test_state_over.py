@@ -119,3 +119,7 @@ async def test_a_call_that_is_cancelled_between_two_attempts_has_its_outcome() -
     (outcome,) = outcomes
     assert isinstance(outcome.error, OutcomeUnknownError)
     assert (outcome.charge, len(outcome.attempts), spent(client)) == (UNKNOWN, 1, (0, 0, 1))
+
+
+def test_what_a_ledger_said_is_not_shown() -> None:
+    assert NUMBER not in repr(Over(None, None, recorded=f'{{"number": "{NUMBER}"}}'.encode()))

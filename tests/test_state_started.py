@@ -11,6 +11,7 @@ import httpx
 import pytest
 
 from aisolution_async import (
+    AsyncClient,
     Charge,
     DeleteFace,
     Inbox,
@@ -23,6 +24,7 @@ from aisolution_async.charges import Attempt
 from aisolution_async.ledger.store import State
 from aisolution_async.limits import Signal
 from aisolution_async.sending import finding
+from aisolution_async.sending.call import Sending
 from aisolution_async.sending.states import Again, Awaiting, Over
 
 from .steps import (
@@ -42,7 +44,7 @@ from .steps import (
     sending_of,
     spent,
 )
-from .support import NUMBER, Vendor, client_of, in_turn, ok_whatsapp, says, virtual
+from .support import NUMBER, TOKEN, Vendor, client_of, in_turn, ok_whatsapp, says, virtual
 
 
 class Telling(httpx.AsyncBaseTransport):
@@ -164,6 +166,18 @@ async def test_the_deadline_passes_before_or_while_it_is_out() -> None:
     assert isinstance(sending.state, Over)
     assert (charges(sending), money_left(client)) == ([UNKNOWN], 0)
     assert sending.course.left <= 0
+
+
+async def test_a_deadline_that_passes_before_says_nothing_of_the_vendor() -> None:
+    """With the client's own pool, too, which looks at the deadline itself."""
+    async with AsyncClient(TOKEN, base_url="http://127.0.0.1:9", deadline=5.0) as client:
+        sending = Sending(client._shared, client._options, WhatsAppDetail(NUMBER))
+        sending.course.spend(5.0)
+        await sending.step()
+    assert isinstance(sending.state, Over)
+    assert type(sending.state.error) is NotSentError
+    assert "the deadline passed before it could be sent" in str(sending.state.error)
+    assert (sending.state.signal, charges(sending)) == (None, [FREE])
 
 
 @pytest.mark.parametrize("call", [WhatsAppDetail(NUMBER), DeleteFace("p")], ids=lambda call: call.endpoint.name)

@@ -96,3 +96,21 @@ async def test_a_connection_kept_for_less_than_it_rests_is_closed() -> None:
         await ask(transport, server)
         await server.until(lambda: server.open == 0)
         assert not transport.resting
+
+
+@everywhere
+async def test_a_fault_as_a_rest_ends_does_not_make_the_others_rest_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    faults: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: faults.append(context["exception"]))
+
+    async with Server() as server, Pool(max_connections=3) as transport:
+
+        def fail(*_: object) -> None:
+            monkeypatch.undo()
+            raise RuntimeError
+
+        monkeypatch.setattr(transport, "_release", fail)
+        await asyncio.gather(*[ask(transport, server) for _ in range(3)])
+        for _ in range(10):
+            assert (await ask(transport, server, "/next", pool=20.0)).text == "/next"
+        assert len(faults) == 1

@@ -90,6 +90,8 @@ class Lineup:
         self._give_up = give_up
         self._despair = despair
         self._patience = _Alarm(self._lose_patience)
+        self._braked_at = -math.inf
+        self._is_due = False  # to give up, when one more try was in vain
 
     @property
     def limit(self) -> float:
@@ -217,24 +219,32 @@ class Lineup:
         return Turn(queue.popleft(), lane, is_repeat, self._brake.on, now)
 
     def _lose_patience(self) -> None:
-        if self.ready or self.places:
+        now = clock.now()
+        wait = max(self._braked_at, self._shared.paused_until) + self._give_up - now
+        if wait > _SHORTEST_WAIT:  # while the vendor asks to wait, nobody tries it
+            self._patience.set(wait, now)
+        elif self.ready or self.places or self._is_due:
             self._despair()
-        else:  # all that is left waits for something else: nobody tries the vendor
-            self._patience.set(self._give_up, clock.now())
+        else:  # all that is left waits for something else: it has another try
+            self._is_due = True
 
     def _tell_brake(self, turn: Turn, signal: Signal, now: float) -> None:
         brake = self._brake
         before = brake.on
         brake.end(signal, now, trial=turn.trial)
         if brake.on is before:
+            if self._is_due:
+                self._patience.set(0.0, now)
             return
         told = {"endpoint": turn.task.call.endpoint.name, "braked": brake.on}
         if brake.on:
+            self._braked_at = now
             if self._give_up < math.inf:
                 self._patience.set(self._give_up, now)
             _log.warning("the vendor seems to be down: only single calls are tried until one is answered", extra=told)
         else:
             self._patience.cancel()
+            self._is_due = False
             _log.info("the vendor answers again", extra=told)
 
 

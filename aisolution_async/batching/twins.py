@@ -91,7 +91,7 @@ class Twins:
             index, answer = known
             if isinstance(answer, AISolutionError):
                 return Shares(index, answer)
-            return Shares(index, task.call.endpoint.reply.model_validate_json(answer))
+            return Shares(index, task.call.endpoint.reply.from_record(answer))
         if self._leaders.setdefault(identity, task) is task:
             return _ASKS
         self._followers.setdefault(identity, []).append(task)

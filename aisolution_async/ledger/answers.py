@@ -12,8 +12,11 @@ from aisolution_async.ledger.store import Ask, Held, Stored
 
 _COLUMNS = "state, started_at, elapsed, status, http_status, error, number, holds, answer, reply"
 _EARLIER = f"SELECT {_COLUMNS} FROM attempts WHERE identity = ? AND (answer OR holds = {HOLDS}) ORDER BY id DESC"
-_ALL_EARLIER = f"""SELECT {_COLUMNS}, place FROM asked CROSS JOIN attempts ON attempts.identity = asked.identity
-    WHERE answer OR holds = {HOLDS} ORDER BY id DESC"""
+# Of many questions at once only what `judged` uses: there may be years of answers to each.
+_NEWEST = f"""SELECT {_COLUMNS}, id, place FROM asked JOIN attempts ON attempts.id = (SELECT id
+    FROM attempts AS other WHERE other.identity = asked.identity AND other.answer ORDER BY other.id DESC LIMIT 1)"""
+_NEWEST_AND_HOLDING = f"""{_NEWEST} UNION SELECT {_COLUMNS}, id, place
+    FROM asked CROSS JOIN attempts ON attempts.identity = asked.identity WHERE holds = {HOLDS} ORDER BY id DESC"""
 _KNOWN = """SELECT EXISTS (SELECT 1 FROM attempts WHERE identity = ?)
     OR EXISTS (SELECT 1 FROM intents WHERE identity = ?)"""
 # One row, and so one step: each step of SQLite gives up the interpreter's lock, which a busy event loop gives back
@@ -28,11 +31,12 @@ _ANSWERS = """SELECT group_concat(concat, char(30)) FROM (
 _NOTHING: Mapping[bytes, list[Row]] = MappingProxyType({})
 
 
-def of_many(sql: Sql, identities: Sequence[bytes]) -> dict[bytes, list[Row]]:
-    """By identity, the attempts with an answer and those that hold the question, as `judged` takes them."""
+def of_many(sql: Sql, identities: Sequence[bytes], *, any_holding: bool) -> dict[bytes, list[Row]]:
+    """By identity, the newest attempt with an answer and those that hold the question, as `judged` takes them."""
     found: dict[bytes, list[Row]] = {identity: [] for identity in identities}
+    query = _NEWEST_AND_HOLDING if any_holding else _NEWEST
     for some in in_lots([*found]):
-        for row in sql(*asked_together(_ALL_EARLIER, some)):
+        for row in sql(*asked_together(query, some)):
             found[some[row[-1]]].append(row)
     return found
 

@@ -61,7 +61,9 @@ def amend(step: Step, id_: int, was: Row, when: Row, outcome: Row) -> None:
 
 def lift(step: Step, identity: bytes | None) -> None:
     """The question has a usable answer: no attempt holds it any more."""
-    foreseen = None if identity is None else step.earlier.get(identity)
+    if identity is None:
+        return
+    foreseen = step.earlier.get(identity)
     if foreseen is None or any(row[7] == HOLDS for row in foreseen):
         step.sql(_LIFT, (identity,))
 

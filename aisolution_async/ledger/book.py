@@ -107,6 +107,7 @@ class Book:
             yield
             step.save()
             sql("COMMIT")
+            step.earlier.clear()  # the replies in it are large
         finally:
             if self._db.in_transaction:
                 sql("ROLLBACK")
@@ -118,7 +119,8 @@ class Book:
     def foresee(self, begun: Sequence[Ask], ended: Sequence[Started]) -> None:
         """Look up together what the begins and ends of a group will ask for; without it, each does so by itself."""
         asks = [*begun, *(started.ask for started in ended)] if self._step.any_holding else begun
-        self._step.earlier = answers.of_many(self._step.sql, [ask.identity for ask in asks if ask.reusable])
+        identities = [ask.identity for ask in asks if ask.reusable]
+        self._step.earlier = answers.of_many(self._step.sql, identities, any_holding=self._step.any_holding)
 
     def begin(self, ask: Ask) -> Verdict:
         """See `Store.begin`: the verdicts come in the order that it promises.

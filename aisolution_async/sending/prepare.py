@@ -155,8 +155,8 @@ def read(call: Call[Any], options: Options, *, callback: str | None, vendor: str
             check_key(call.key)
         for name, kind, required in call.endpoint.fields:
             value = getattr(call, name)
-            if value is None and name == "callback":
-                value = callback
+            if not value and name == "callback":
+                value = callback or value
             if not required and (value is None or (value is False and kind is _FLAG)):
                 continue
             if kind is _NUMBER:

@@ -13,6 +13,7 @@ Following ──who asks has the answer──> Over     ──who asks gave up�
 
 from __future__ import annotations
 
+from dataclasses import field
 from datetime import datetime
 from typing import Generic
 
@@ -110,7 +111,7 @@ class Over(Generic[R]):
     reply: R | None
     error: AISolutionError | None
     signal: Signal | None = None
-    recorded: bytes | None = None
+    recorded: bytes | None = field(default=None, repr=False)
 
 
 Resting = Again | Awaiting[R] | Following | Over[R]

@@ -19,7 +19,7 @@ from aisolution_async.wire.connection import CERTIFICATE_HINT, connect_remedy, r
 from aisolution_async.wire.form import Form
 from aisolution_async.wire.reach import Refused
 from aisolution_async.wire.request import Requests
-from aisolution_async.wire.transport import Flight, PoolTransport, Response, Withdrawn
+from aisolution_async.wire.transport import Flight, PoolTransport, Response, TooLate, Withdrawn
 
 MAX_ANSWER_BYTES = 1024 * 1024
 
@@ -74,6 +74,8 @@ async def exchange(
             return await _respond(transport, requests.make(endpoint, form, extensions))
     except Refused as exc:
         return Lost(False, str(exc), refusal=exc.error)
+    except TooLate:
+        return Lost(False, _TOO_LATE)
     except Withdrawn:
         return Lost(False, _WITHDRAWN)
     except Exception as exc:  # whatever a transport raises, the money question is the same

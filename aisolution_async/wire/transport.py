@@ -71,9 +71,13 @@ class Flight:
     def check(self, now: float) -> None:
         """Raise where nothing may leave any more."""
         if self.deadline is not None and now >= self.deadline:
-            raise httpx.PoolTimeout("the deadline passed before anything was sent")
+            raise TooLate("the deadline passed before anything was sent")
         if self.may_leave is not None and not self.may_leave():
             raise Withdrawn
+
+
+class TooLate(httpx.PoolTimeout):
+    """The deadline passed before anything was sent, and nothing on the wire is to blame."""
 
 
 class Withdrawn(Exception):  # noqa: N818  # it is an answer, and no fault
@@ -505,7 +509,7 @@ class PoolTransport(NotPickled, httpx.AsyncBaseTransport):
             return
         self._resting.add(conn)
         heapq.heappush(self._rests, (now + rest, id(conn), conn, keep))
-        if self._rests[0][2] is conn:
+        if self._rest_timer is None or self._rests[0][2] is conn:
             self._await_rests()
 
     def _await_rests(self) -> None:
@@ -517,18 +521,21 @@ class PoolTransport(NotPickled, httpx.AsyncBaseTransport):
 
     def _end_rests(self) -> None:
         assert self._loop is not None
+        self._rest_timer = None
         now = self._loop.time() + _GRACE
-        while self._rests and self._rests[0][0] <= now:
-            _, _, conn, keep = heapq.heappop(self._rests)
-            if conn not in self._resting:  # it is closed
-                continue
-            self._resting.remove(conn)
-            if conn.idle_since + keep <= now:
-                conn.drop()
-            else:
-                # What came while the loop was busy is still to be read: it is seen as a call takes the connection.
-                self._release(conn, keep)
-        self._await_rests()
+        try:
+            while self._rests and self._rests[0][0] <= now:
+                _, _, conn, keep = heapq.heappop(self._rests)
+                if conn not in self._resting:  # it is closed
+                    continue
+                self._resting.remove(conn)
+                if conn.idle_since + keep <= now:
+                    conn.drop()
+                else:
+                    # What came while the loop was busy is still to be read: it is seen as a call takes the connection.
+                    self._release(conn, keep)
+        finally:  # also where Ctrl-C comes meanwhile: the others are not to rest for ever
+            self._await_rests()
 
     def _pass_on(self, served: Connection | Exception | None) -> None:
         """Hands on what a call was served with as it was cancelled."""
