@@ -141,13 +141,26 @@ async def test_a_vendor_that_is_down_is_given_up_where_it_was_tried_for_long_eno
         line.add(LOOK)
     for turn in line.picked():
         line.leave(turn, Signal.BROKEN)
-    line.shared.paused_until = asyncio.get_running_loop().time() + 100  # as the vendor asks: nobody tries it
-    await asyncio.sleep(160.1)
+    await asyncio.sleep(60.1)
     assert line.lost == 0  # nothing was there to try it with
     line.add(LOOK)
     (trial,) = line.picked()
     line.leave(trial, Signal.BROKEN)
     await asyncio.sleep(0.1)
+    assert line.lost == 1
+
+
+@virtual
+async def test_a_vendor_that_asks_to_wait_is_given_up_later() -> None:
+    line = Line(concurrency=30, give_up=60.0)
+    for _ in range(31):
+        line.add(LOOK)
+    for turn in line.picked():
+        line.leave(turn, Signal.OVERLOADED)
+    line.shared.paused_until = asyncio.get_running_loop().time() + 100
+    await asyncio.sleep(159)
+    assert line.lost == 0
+    await asyncio.sleep(1.1)
     assert line.lost == 1
 
 
