@@ -14,7 +14,7 @@ import uvloop
 
 from aisolution_async.integrations.instant import InstantLoop
 from aisolution_async.wire import connection as connection_module
-from aisolution_async.wire.transport import Flight
+from aisolution_async.wire.transport import Flight, TooLate
 
 from .support import LAST_RESORT
 from .wires import OK, Lazy, Peer, Pool, Server, ask, fails, lazy_request, silent, turns, virtually
@@ -92,7 +92,7 @@ async def test_pool_timeout_and_deadline_in_line() -> None:
         await later
         assert loop.time() - began == pytest.approx(6, abs=0.1)
         first.cancel()
-        await fails(httpx.PoolTimeout, False, transport, server, flight=Flight(loop.time()))
+        await fails(TooLate, False, transport, server, flight=Flight(loop.time()))
 
 
 @virtually

@@ -87,11 +87,7 @@ class Lineup:
         self._brake = Brake()
         self._budget: RetryBudget
         self._alarm = _Alarm(wake)
-        self._give_up = give_up
-        self._despair = despair
-        self._patience = _Alarm(self._lose_patience)
-        self._braked_at = -math.inf
-        self._is_due = False  # to give up, when one more try was in vain
+        self._patience = _Patience(give_up, self._is_trying, despair)
 
     @property
     def limit(self) -> float:
@@ -168,7 +164,7 @@ class Lineup:
     def stop(self) -> list[Task]:
         """Nothing more goes. Returns the calls that were ready."""
         self._alarm.cancel()
-        self._patience.cancel()
+        self._patience.end()
         self._shared.gate.forget(self._wake)
         ready: list[Task] = []
         for lane in self._lanes.values():
@@ -218,34 +214,71 @@ class Lineup:
         lane.places += 1
         return Turn(queue.popleft(), lane, is_repeat, self._brake.on, now)
 
-    def _lose_patience(self) -> None:
-        now = clock.now()
-        wait = max(self._braked_at, self._shared.paused_until) + self._give_up - now
-        if wait > _SHORTEST_WAIT:  # while the vendor asks to wait, nobody tries it
-            self._patience.set(wait, now)
-        elif self.ready or self.places or self._is_due:
-            self._despair()
-        else:  # all that is left waits for something else: it has another try
-            self._is_due = True
+    def _is_trying(self) -> tuple[bool, float]:
+        """Whether a call is tried now, or is to be next; and until when the vendor asks to wait."""
+        return bool(self.ready or self.places), self._shared.paused_until
 
     def _tell_brake(self, turn: Turn, signal: Signal, now: float) -> None:
         brake = self._brake
         before = brake.on
         brake.end(signal, now, trial=turn.trial)
         if brake.on is before:
-            if self._is_due:
-                self._patience.set(0.0, now)
+            self._patience.was_in_vain(now)
             return
         told = {"endpoint": turn.task.call.endpoint.name, "braked": brake.on}
         if brake.on:
-            self._braked_at = now
-            if self._give_up < math.inf:
-                self._patience.set(self._give_up, now)
+            self._patience.begin(now)
             _log.warning("the vendor seems to be down: only single calls are tried until one is answered", extra=told)
         else:
-            self._patience.cancel()
-            self._is_due = False
+            self._patience.end()
             _log.info("the vendor answers again", extra=told)
+
+
+class _Patience:
+    """For how long a vendor that is down is tried: `seconds`, and then `despair` is called.
+
+    The time while the vendor asks to wait does not count. Where all that is left waits for something else, as the time
+    is over, it has one more try. `is_trying` as in `Lineup`.
+    """
+
+    __slots__ = ("_alarm", "_began", "_despair", "_is_due", "_is_trying", "_seconds")
+
+    def __init__(
+        self, seconds: float, is_trying: Callable[[], tuple[bool, float]], despair: Callable[[], None]
+    ) -> None:
+        self._seconds = seconds
+        self._is_trying = is_trying
+        self._despair = despair
+        self._alarm = _Alarm(self._look)
+        self._began = 0.0
+        self._is_due = False
+
+    def begin(self, now: float) -> None:
+        """The vendor is down."""
+        self._began = now
+        if self._seconds < math.inf:
+            self._alarm.set(self._seconds, now)
+
+    def end(self) -> None:
+        """The vendor answers again, or nothing more is sent."""
+        self._alarm.cancel()
+        self._is_due = False
+
+    def was_in_vain(self, now: float) -> None:
+        """A call was tried, and the vendor is as it was."""
+        if self._is_due:
+            self._alarm.set(0.0, now)
+
+    def _look(self) -> None:
+        now = clock.now()
+        is_trying, paused_until = self._is_trying()
+        wait = max(self._began, paused_until) + self._seconds - now
+        if wait > _SHORTEST_WAIT:
+            self._alarm.set(wait, now)
+        elif is_trying or self._is_due:
+            self._despair()
+        else:
+            self._is_due = True
 
 
 class _Alarm:
