@@ -1,4 +1,4 @@
-"""Photos of 12 megapixels made to fit: through Fitter, and by Pillow as it is plainly used, on two processes each."""
+"""Photos of 12 megapixels made to fit: through Fitter, and by Pillow as two people use it, on two processes each."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import math
 import random
 import tempfile
 import time
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
@@ -56,6 +57,17 @@ def plainly(path: str) -> bytes:
     return best
 
 
+def drafted(path: str) -> bytes:
+    """As an expert writes it who knows these photos: libjpeg halves while it decodes, and one quality is right."""
+    with Image.open(path) as opened:
+        opened.draft(None, (2016, 1512))
+        image = ImageOps.exif_transpose(opened)
+    image.thumbnail((2016, 2016), Image.Resampling.LANCZOS)
+    out = io.BytesIO()
+    image.save(out, "JPEG", quality=85)
+    return out.getvalue()
+
+
 def main(*, quick: bool, count: int | None = None) -> None:
     """Print the table. `count` photos, of which a dozen are different."""
     count = count or (_QUICK_COUNT if quick else _COUNT)
@@ -68,13 +80,15 @@ def main(*, quick: bool, count: int | None = None) -> None:
         mega = sum(Path(path).stat().st_size for path in paths) / len(paths) / 1e6
         every = [paths[n % len(paths)] for n in range(count)]
         ours = asyncio.run(_through_fitter(every))
+        expert = _through_pillow(drafted, every)
         # The plain way is slow, and as fast for a part of them.
-        plain = _through_pillow(every[: max(math.ceil(count / 5), 2)])
+        plain = _through_pillow(plainly, every[: max(math.ceil(count / 5), 2)])
     print(f"\n### fit: {SUMMARY}\n\n{count:,} JPEGs of {size[0]} x {size[1]} pixels, {mega:.1f} MB each.\n")
     rows: list[tuple[str, ...]] = [("", "photos/s", "x ours")]
-    rows += [(name, f"{rate:.1f}", f"{rate / ours:.2f}") for name, rate in (("ours: Fitter", ours), ("Pillow", plain))]
+    rates = {"ours: Fitter": ours, "Pillow, draft and one save": expert, "Pillow, as it is mostly written": plain}
+    rows += [(name, f"{rate:.1f}", f"{rate / ours:.2f}") for name, rate in rates.items()]
     print_table(rows)
-    print(f"\nFitter is {ours / plain:.1f} times as fast. All under {TARGET:,} bytes, upright, without EXIF.")
+    print(f"\nAll under {TARGET:,} bytes, upright, without EXIF.")
 
 
 async def _through_fitter(paths: list[str]) -> float:
@@ -90,11 +104,11 @@ async def _through_fitter(paths: list[str]) -> float:
         return len(paths) / (time.perf_counter() - began)
 
 
-def _through_pillow(paths: list[str]) -> float:
+def _through_pillow(fit: Callable[[str], bytes], paths: list[str]) -> float:
     with ProcessPoolExecutor(_PROCESSES, mp_context=get_context("spawn")) as pool:
-        list(pool.map(plainly, paths[:_PROCESSES]))
+        list(pool.map(fit, paths[:_PROCESSES]))
         began = time.perf_counter()
-        for data in pool.map(plainly, paths):
+        for data in pool.map(fit, paths):
             _check(data)
         return len(paths) / (time.perf_counter() - began)
 
