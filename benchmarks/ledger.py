@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import resource
 import statistics
 import subprocess
 import sys
@@ -21,6 +20,7 @@ from typing import Literal
 from aisolution_async import AsyncClient, Ledger, WhatsAppDetail
 from aisolution_async.ledger import Store, open_ledger
 from benchmarks.compare import cores, run_module
+from benchmarks.measure import peak_megabytes
 from benchmarks.server import settle
 from benchmarks.table import print_table
 
@@ -57,16 +57,12 @@ async def run(port: int, count: int, path: str | None, synchronous: Synchronous)
                 assert outcome.ok, outcome.error
                 done += 1
                 if done == max(count // 100, 1):
-                    early = _peak()
+                    early = peak_megabytes()
         wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
         if ledger is not None:
             await ledger.aclose()
         charged = client.tally.charged
-    return {"wall": wall, "cpu": cpu, "open": opened, "early": early, "late": _peak(), "charged": charged}
-
-
-def _peak() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return {"wall": wall, "cpu": cpu, "open": opened, "early": early, "late": peak_megabytes(), "charged": charged}
 
 
 def main(*, quick: bool) -> None:
