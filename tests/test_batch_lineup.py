@@ -38,6 +38,13 @@ class Line:
         task: Any = SimpleNamespace(call=call)
         self.lineup.add(task, repeat=repeat)
 
+    def brake(self, signal: Signal = Signal.BROKEN) -> None:
+        """So many attempts are in vain that the vendor is taken to be down."""
+        for _ in range(30):
+            self.add(LOOK)
+        for turn in self.picked():
+            self.leave(turn, signal)
+
     def picked(self) -> list[Turn]:
         """All that may go now."""
         turns = []
@@ -137,10 +144,7 @@ async def test_one_call_at_a_time_is_tried_where_the_vendor_is_down() -> None:
 @virtual
 async def test_a_vendor_that_is_down_is_given_up_where_it_was_tried_for_long_enough() -> None:
     line = Line(concurrency=30, give_up=60.0)
-    for _ in range(30):
-        line.add(LOOK)
-    for turn in line.picked():
-        line.leave(turn, Signal.BROKEN)
+    line.brake()
     await asyncio.sleep(60.1)
     assert line.lost == 0  # nothing was there to try it with
     line.add(LOOK)
@@ -153,10 +157,8 @@ async def test_a_vendor_that_is_down_is_given_up_where_it_was_tried_for_long_eno
 @virtual
 async def test_a_vendor_that_asks_to_wait_is_given_up_later() -> None:
     line = Line(concurrency=30, give_up=60.0)
-    for _ in range(31):
-        line.add(LOOK)
-    for turn in line.picked():
-        line.leave(turn, Signal.OVERLOADED)
+    line.brake(Signal.OVERLOADED)
+    line.add(LOOK)
     line.shared.paused_until = asyncio.get_running_loop().time() + 100
     await asyncio.sleep(159)
     assert line.lost == 0
@@ -168,10 +170,7 @@ async def test_a_vendor_that_asks_to_wait_is_given_up_later() -> None:
 async def test_patience_is_that_of_the_newest_time_that_the_vendor_is_down() -> None:
     line = Line(concurrency=30, give_up=60.0)
     for times in range(2):
-        for _ in range(30):
-            line.add(LOOK)
-        for turn in line.picked():
-            line.leave(turn, Signal.BROKEN)
+        line.brake()
         line.add(LOOK)
         await asyncio.sleep(59)
         assert line.lost == 0
