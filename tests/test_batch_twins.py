@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections import Counter
 from types import SimpleNamespace
 from typing import Any
@@ -25,9 +26,10 @@ from aisolution_async import (
     WhatsAppProfile,
 )
 from aisolution_async.batching.twins import Asks, Follows, Parting, Shares, Twins
+from aisolution_async.sending.states import Over
 
 from .batches import asks, taken
-from .support import Vendor, client_of, in_turn, ok_whatsapp, picture, says, virtual
+from .support import TOKEN, Vendor, client_of, in_turn, ok_whatsapp, picture, says, virtual
 
 CHARGED, FREE, UNKNOWN = Charge.CHARGED, Charge.FREE, Charge.UNKNOWN
 
@@ -176,17 +178,41 @@ async def test_what_is_remembered_is_bounded(monkeypatch: pytest.MonkeyPatch) ->
     assert len(vendor.requests) == 31
 
 
+@pytest.mark.parametrize(
+    "more",
+    [{}, {"note": f"for {TOKEN}"}, {"note": "x" * 5000}, {"group_id": "G-1", "about": {"access_key": "K"}, "n": 1.5}],
+    ids=["plain", "with the token in it", "long", "with secrets, and more than the contract names"],
+)
+@pytest.mark.parametrize("late", [False, True], ids=["at once", "after it was answered"])
+@virtual
+async def test_what_is_shared_is_what_was_answered(more: dict[str, Any], late: bool) -> None:
+    """However long ago the answer came, and however it was kept since then."""
+    said = {"number": "+6281387300000", "whatsapp": "yes", "signature": "häppy", **more}
+    body = json.dumps({"status": "OK", "message": said}, ensure_ascii=False).encode()
+    vendor = in_turn(httpx.Response(200, content=body))
+    async with client_of(vendor) as client:
+        calls = [WhatsAppDetail("+6281387300000", key=key) for key in range(2)]
+        first, second = await taken(client.batch(calls, concurrency=1 if late else 2))
+    assert len(vendor.requests) == 1
+    assert (first.answered_by, second.answered_by, second.attempts) == (None, 0, ())
+    assert first.reply is not None
+    assert second.reply is not None
+    assert second.reply == first.reply
+    assert second.reply.model_dump_json() == first.reply.model_dump_json()
+    assert TOKEN not in second.reply.model_dump_json()
+
+
 # -------------------------------------------------------------------------------------------- the twins by themselves
 
 
 def asked(index: int, identity: bytes | None) -> Any:
     """A call that asks `identity`, and is not answered."""
     call = WhatsAppDetail("62813", key=index)
-    return SimpleNamespace(index=index, call=call, identity=identity, end=(None, None), attempts=())
+    return SimpleNamespace(index=index, call=call, identity=identity, end=Over(None, None), attempts=())
 
 
 def test_who_asks_and_who_follows() -> None:
-    twins = Twins()
+    twins = Twins(str)
     first, second, third = (asked(number, b"a") for number in range(3))
     assert isinstance(twins.place(asked(9, None)), Asks)  # nobody knows what it asks
     assert not twins.knows(b"a")
@@ -199,12 +225,12 @@ def test_who_asks_and_who_follows() -> None:
     assert twins.knows(b"a")
     assert twins.following == 2
     assert twins.part(second, stopping=False) is None  # it leads nobody
-    first.end = (None, NotSentError("refused"))
+    first.end = Over(None, NotSentError("refused"))
     assert twins.part(first, stopping=False) == Parting([], None, second)
     assert twins.leads(second)
     assert twins.following == 1
     reply = WhatsAppProfile.model_validate({"whatsapp": "yes"})
-    second.end = (reply, None)
+    second.end = Over(reply, None)
     assert twins.part(second, stopping=False) == Parting([third], Shares(1, reply), None)
     assert twins.following == 0
     assert twins.place(asked(4, b"a")) == Shares(1, reply)
@@ -214,18 +240,18 @@ def test_who_asks_and_who_follows() -> None:
 
 
 def test_nobody_asks_in_the_place_of_another_once_it_is_stopped() -> None:
-    twins = Twins()
+    twins = Twins(str)
     first, second = asked(0, b"a"), asked(1, b"a")
     twins.place(first)
     twins.place(second)
-    first.end = (None, NotSentError("stopped"))
+    first.end = Over(None, NotSentError("stopped"))
     assert twins.part(first, stopping=True) == Parting([second], None, None)
 
 
 @given(st.lists(st.tuples(st.integers(0, 3), st.sampled_from(["yes", "checking", "free", "unknown"])), max_size=40))
 def test_each_question_is_bought_once(asks: list[tuple[int, str]]) -> None:
     """Whoever asks when: each call ends once, and a question that was answered, or may have been paid, is not asked."""
-    twins = Twins()
+    twins = Twins(str)
     under_way: list[Any] = []
     ended: list[int] = []
     bought: set[bytes] = set()
@@ -250,9 +276,10 @@ def test_each_question_is_bought_once(asks: list[tuple[int, str]]) -> None:
 def _end(twins: Twins, under_way: list[Any], ended: list[int], bought: set[bytes]) -> None:
     task = under_way.pop(0)
     if task.comes_to in ("yes", "checking"):
-        task.end = (WhatsAppProfile.model_validate({"whatsapp": task.comes_to}), None)
+        task.end = Over(WhatsAppProfile.model_validate({"whatsapp": task.comes_to}), None)
     else:
-        task.end = (None, OutcomeUnknownError("lost") if task.comes_to == "unknown" else NotSentError("refused"))
+        error = OutcomeUnknownError("lost") if task.comes_to == "unknown" else NotSentError("refused")
+        task.end = Over(None, error)
     if task.comes_to in ("yes", "unknown"):
         assert task.identity not in bought
         bought.add(task.identity)

@@ -141,7 +141,7 @@ class Batch(NotPickled, Generic[R]):
         self._crew = Crew(
             self._lineup,
             self._outlet,
-            twins=Twins() if dedupe else None,
+            twins=Twins(shared.requests.redact) if dedupe else None,
             lookup=None if options.journal is None else Lookup(options.journal),
             recheck=Recheck() if recheck is None and inbox is not None else recheck,
             parked=self._intake.allow,
@@ -294,7 +294,7 @@ class Batch(NotPickled, Generic[R]):
         if isinstance(call, Failed):
             self._outlet.put(call)
             return
-        task = Task(index, self._shared, self._options, call, tally=self.tally, inbox=self._inbox)
+        task = Task(index, self._shared, self._options, call, self.tally, self._inbox)
         if task.callback is not None:
             task.callback.end_wait = functools.partial(self._crew.called_back, task)
         self._crew.take(task)

@@ -271,8 +271,7 @@ class Crew:
     def _part(self, task: Task) -> None:
         if self._twins is None:
             return
-        recorded = task.state.recorded if isinstance(task.state, Over) else None
-        parting = self._twins.part(task, stopping=self._stop is not None, recorded=recorded)
+        parting = self._twins.part(task, stopping=self._stop is not None)
         if parting is None:
             return
         for follower in parting.followers:

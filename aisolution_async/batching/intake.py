@@ -101,7 +101,7 @@ class Intake:
 
     async def _read_async(self, items: AsyncIterator[Item], take: Callable[[int, Item], None]) -> None:
         try:
-            while await self._has_room():
+            while not self._is_full or await self._has_room():
                 try:
                     item = await anext(items)
                 except StopAsyncIteration:
@@ -117,7 +117,7 @@ class Intake:
     async def _read_sync(self, items: Iterator[Item], take: Callable[[int, Item], None]) -> None:
         since = clock.now()
         try:
-            while await self._has_room():
+            while not self._is_full or await self._has_room():
                 try:
                     item = next(items)
                 except StopIteration:
@@ -138,9 +138,14 @@ class Intake:
         self.read += 1
         take(index, item)
 
+    @property
+    def _is_full(self) -> bool:
+        """Whether no item may be read now."""
+        return self._stopped or self.read - self._taken - self._parked >= self._ahead
+
     async def _has_room(self) -> bool:
         """Wait until another item may be read; False if none is to be read any more."""
-        if self.read - self._taken - self._parked >= self._ahead:
+        if self._is_full:
             self._waits = True
             while not self._stopped and not self._is_worth_reading():
                 self._room.clear()

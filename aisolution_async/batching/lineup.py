@@ -187,15 +187,15 @@ class Lineup:
 
     def _pick_from(self, lane: Lane, now: float) -> Turn | float:
         """A call of the lane, else the seconds until one may go; inf if something else will look again."""
-        wait = 0.0
+        wait, is_repeat, queue = 0.0, False, lane.fresh
         if lane.limit is not None:
             wait = lane.limit.wait(lane.places, now)
             if wait > 0:
                 return wait
         if lane.repeats:
             wait = self._budget.wait(now)
-        is_repeat = bool(lane.repeats) and wait <= 0
-        queue = lane.repeats if is_repeat else lane.fresh
+            if wait <= 0:
+                is_repeat, queue = True, lane.repeats
         if not queue:
             return wait if wait > 0 else math.inf
         if not self._shared.gate.try_enter():

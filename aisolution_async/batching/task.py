@@ -7,16 +7,18 @@ from dataclasses import dataclass
 from typing import Any
 
 from aisolution_async import clock
-from aisolution_async.api import Call, Reply, WhatsAppProfile, WhatsAppState
+from aisolution_async.api import Call, WhatsAppProfile, WhatsAppState
 from aisolution_async.charges import Tally
 from aisolution_async.checks import is_number
-from aisolution_async.errors import AISolutionError, ConfigurationError
+from aisolution_async.errors import ConfigurationError
 from aisolution_async.inbox import Inbox
 from aisolution_async.outcome import Answered, Failed, outcome_of
 from aisolution_async.sending.call import Sending
 from aisolution_async.sending.options import Options
 from aisolution_async.sending.shared import Shared
 from aisolution_async.sending.states import Over
+
+_NOT_OVER: Over[Any] = Over(None, None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,8 +44,8 @@ class Task(Sending[Any]):
 
     __slots__ = ("_checking_since", "_pause", "index")
 
-    def __init__(
-        self, index: int, shared: Shared, options: Options, call: Call[Any], *, tally: Tally, inbox: Inbox | None
+    def __init__(  # noqa: PLR0917  # once a call: names cost it a fifth more
+        self, index: int, shared: Shared, options: Options, call: Call[Any], tally: Tally, inbox: Inbox | None
     ) -> None:
         super().__init__(shared, options, call, tally, inbox)
         self.index = index
@@ -51,9 +53,9 @@ class Task(Sending[Any]):
         self._pause = 0.0
 
     @property
-    def end(self) -> tuple[Reply | None, AISolutionError | None]:
-        """The call's reply, or the error it failed with; neither while it is not over."""
-        return (self.state.reply, self.state.error) if isinstance(self.state, Over) else (None, None)
+    def end(self) -> Over[Any]:
+        """How the call ended; with neither a reply nor an error while it is not over."""
+        return self.state if isinstance(self.state, Over) else _NOT_OVER
 
     @property
     def may_share(self) -> bool:
@@ -68,7 +70,7 @@ class Task(Sending[Any]):
 
     def pause_to_recheck(self, recheck: Recheck) -> float | None:
         """Seconds until it is asked again because WhatsApp is still checking its number; None if it is not to be."""
-        reply, _ = self.end
+        reply = self.end.reply
         if not isinstance(reply, WhatsAppProfile) or reply.whatsapp != WhatsAppState.CHECKING:
             return None
         if getattr(self.call, "callback", None):

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import copy
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from aisolution_async.api import Reply
+from aisolution_async.api import Endpoint, Reply
 from aisolution_async.batching.task import Task
 from aisolution_async.charges import Charge
 from aisolution_async.errors import AISolutionError
 from aisolution_async.outcome import Answered, Failed
 from aisolution_async.sending.finding import may_be_bought
+from aisolution_async.values import value_class
+from aisolution_async.wire import envelope
 
 REMEMBERED = 10_000
 """The latest answers of a batch that are kept for calls that ask the same."""
@@ -61,16 +64,44 @@ class Parting:
     heir: Task | None
 
 
-class Twins:
-    """Who asks what, who follows whom, and the latest answers. A call is known by its identity."""
+@value_class
+class _Known:
+    """What came of item `index`: an `error`, or the reply as JSON or as the body it was read from.
 
-    def __init__(self) -> None:
+    Either takes a third of the reply's memory; and a reply is seldom asked for again.
+    """
+
+    index: int
+    error: AISolutionError | None
+    recorded: bytes | None
+    body: bytes | None
+
+    def shared(self, endpoint: Endpoint[Any], redact: Callable[[str], str]) -> Shares:
+        """The same, for a call that shares it."""
+        if self.error is not None:
+            return Shares(self.index, self.error)
+        if self.body is not None:
+            reply = envelope.read(endpoint, 200, self.body, redact=redact).reply
+        else:
+            assert self.recorded is not None
+            reply = endpoint.reply.from_record(self.recorded)
+        assert reply is not None  # it was read from the same before
+        return Shares(self.index, reply)
+
+
+class Twins:
+    """Who asks what, who follows whom, and the latest answers. A call is known by its identity.
+
+    `redact` takes secrets out of what was answered.
+    """
+
+    def __init__(self, redact: Callable[[str], str]) -> None:
+        self._redact = redact
         self.following = 0
         """How many calls follow another."""
         self._leaders: dict[bytes, Task] = {}
         self._followers: dict[bytes, list[Task]] = {}  # only of leaders that have any
-        # Replies as JSON, which takes a third of the memory.
-        self._answers: OrderedDict[bytes, tuple[int, bytes | AISolutionError]] = OrderedDict()
+        self._answers: OrderedDict[bytes, _Known] = OrderedDict()
 
     def leads(self, task: Task) -> bool:
         """Whether the call is the one of its kind that is asked."""
@@ -88,34 +119,34 @@ class Twins:
             return _ASKS
         if (known := self._answers.get(identity)) is not None:
             self._answers.move_to_end(identity)
-            index, answer = known
-            if isinstance(answer, AISolutionError):
-                return Shares(index, answer)
-            return Shares(index, task.call.endpoint.reply.from_record(answer))
+            return known.shared(task.call.endpoint, self._redact)
         if self._leaders.setdefault(identity, task) is task:
             return _ASKS
         self._followers.setdefault(identity, []).append(task)
         self.following += 1
         return _FOLLOWS
 
-    def part(self, leader: Task, *, stopping: bool, recorded: bytes | None = None) -> Parting | None:
+    def part(self, leader: Task, *, stopping: bool) -> Parting | None:
         """The call is over, and its answer remembered. None if no other followed it.
 
-        `stopping`: whether nothing more is asked, so that there is no heir. `recorded`: its reply as JSON, where a
-        ledger had it.
+        `stopping`: whether nothing more is asked, so that there is no heir.
         """
         identity = leader.identity
         if identity is None or self._leaders.get(identity) is not leader:
             return None
         del self._leaders[identity]
-        reply, error = leader.end
+        end = leader.end
+        reply, error = end.reply, end.error
         shared: Reply | AISolutionError | None = reply
         if reply is not None:
             if reply.is_answer:
-                self._remember(identity, leader.index, reply.to_json() if recorded is None else recorded)
+                recorded = end.recorded
+                if recorded is None and end.body is None:
+                    recorded = reply.to_json()
+                self._remember(identity, _Known(leader.index, None, recorded, end.body))
         elif error is not None and may_be_bought(leader.attempts, error):
             shared = error
-            self._remember(identity, leader.index, error)
+            self._remember(identity, _Known(leader.index, error, None, None))
         followers = self._followers.pop(identity, None)
         if followers is None:
             return None
@@ -133,8 +164,8 @@ class Twins:
         """The batch is over."""
         self._answers.clear()
 
-    def _remember(self, identity: bytes, index: int, answer: bytes | AISolutionError) -> None:
-        self._answers[identity] = (index, answer)
+    def _remember(self, identity: bytes, known: _Known) -> None:
+        self._answers[identity] = known
         if len(self._answers) > REMEMBERED:
             self._answers.popitem(last=False)
 

@@ -65,7 +65,7 @@ from aisolution_async.sending.states import (
     Started,
     State,
 )
-from aisolution_async.wire.exchange import Lost, exchange
+from aisolution_async.wire.exchange import Lost, exchange, loss_of
 from aisolution_async.wire.form import Form
 from aisolution_async.wire.reply_headers import support_headers
 from aisolution_async.wire.transport import Flight, PoolTransport, Response
@@ -179,14 +179,13 @@ class Sending(NotPickled, Generic[R]):
             if isinstance(state, New | Prepared):
                 state = await self._get_leave(state, ends)
             if isinstance(state, Started):
-                answer = await exchange(
-                    shared.transport,
-                    shared.requests,
-                    self.call.endpoint.name,
-                    state.form,
-                    flight=state.flight,
-                    timeout=options.timeout,
-                )
+                flight, name = state.flight, self.call.endpoint.name
+                try:
+                    answer = await exchange(
+                        shared.transport, shared.requests, name, state.form, flight, options.timeout
+                    )
+                except Exception as exc:
+                    answer = loss_of(exc, flight, options.timeout, shared.requests.redact)
                 if self.callback is not None:
                     await self.callback.settled()
                 state = self._find(state, answer)
@@ -768,7 +767,7 @@ class Sending(NotPickled, Generic[R]):
 
     def _ended(self, found: Finding[R]) -> Over[R]:
         if found.reply is not None:
-            return Over(found.reply.made_by(self.attempts), None, found.signal)
+            return Over(found.reply.made_by(self.attempts), None, found.signal, None, found.body)
         return Over(None, self._error(found), found.signal)
 
     def _error(self, found: Finding[R]) -> AISolutionError:

@@ -9,6 +9,7 @@ The charge of a lost request is UNKNOWN if a byte of it may have left, else FREE
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import field
 from datetime import datetime
 from typing import Generic
 
@@ -29,6 +30,7 @@ from aisolution_async.wire.exchange import Lost
 from aisolution_async.wire.transport import Response
 
 EARLY = "an answer came before the request was out, so that it is another request's"
+_SHORT = 4096  # bytes of a body that is kept as it came
 ANOTHER = "answered OK, but for another number than was asked"
 
 
@@ -38,7 +40,8 @@ class Finding(Generic[R]):
 
     `source` is what it was judged by: the answer as it was read, or why there is none. `reply` is there if it is one.
     `repeatable`: whether it was free and may pass; `retry_after` what the server asks to wait, in seconds. `status` and
-    `problem` are for the record: words that hold nothing of what was sent. `headers` are there where there is no reply.
+    `problem` are for the record: words that hold nothing of what was sent. `headers` are there where there is no reply,
+    and `body` where that is all that the reply was read from, and short.
     """
 
     source: envelope.Answer[R] | Lost
@@ -51,6 +54,7 @@ class Finding(Generic[R]):
     http_status: int | None = None
     problem: str | None = None
     headers: Sequence[tuple[bytes, bytes]] = ()
+    body: bytes | None = field(default=None, repr=False)
 
     @property
     def sent(self) -> bool:
@@ -69,15 +73,7 @@ class Finding(Generic[R]):
 
     def attempt(self, at: datetime, elapsed: float, number: int) -> Attempt:
         """The attempt for the record, the `number`th of its call."""
-        return attempt_of(
-            self.charge,
-            status=self.status,
-            http_status=self.http_status,
-            started_at=at,
-            elapsed=elapsed,
-            error=self.problem,
-            number=number,
-        )
+        return attempt_of(self.charge, self.status, self.http_status, at, elapsed, self.problem, None, number)
 
     def error(self, endpoint: str, key: Key, attempts: tuple[Attempt, ...]) -> AISolutionError:
         """The error in which a call ends whose last attempt this was."""
@@ -160,4 +156,5 @@ def of_response(
         answer.http_status,
         problem,
         response.headers if reply is None else (),
+        response.body if answer.reply is not None and len(response.body) <= _SHORT else None,
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from hashlib import blake2b, sha256
 from typing import Any
 
@@ -196,26 +196,27 @@ def identity_of(call: Call[Any], fields: Fields, journal: Journal | None, vendor
     Without a ledger that is what they ask, where it is short: longer than the 16 bytes of a hash, and cheaper.
     """
     endpoint: Endpoint[Any] = call.endpoint
-    # A pretended vendor's answers are not the vendor's.
-    payload: Fields = [("vendor", vendor)]
-    text = endpoint.name
-    for name, value in fields:
-        # A number in full says its country itself.
-        if name in _HOW_NOT_WHAT or (name == "country" and _is_international(fields)):
-            continue
-        # SHA-256 has instructions of its own on today's processors: 0.6 ms a megabyte, without the lock.
-        shown = value if isinstance(value, str) else sha256(value).hexdigest()
-        payload.append((name, shown if isinstance(value, str) else bytes.fromhex(shown)))
-        text += f"\0{name}\0{len(shown)}\0{shown}"
+    asked = fields if len(fields) == 1 else _what_is_asked(fields)
     if journal is not None:
+        # A pretended vendor's answers are not the vendor's.
+        payload: Fields = [("vendor", vendor)]
+        payload += [(name, held if isinstance(held, str) else sha256(held).digest()) for name, held in asked]
         # What adds or deletes a face does something each time: it is the same only under the same key.
         return journal.identity(endpoint.name, payload, call.key if endpoint.never_charges else None)
-    asked = text.encode()
-    return asked if _HASH < len(asked) <= _SHORT else blake2b(asked, digest_size=_HASH).digest()
+    text = endpoint.name
+    for name, held in asked:
+        # SHA-256 has instructions of its own on today's processors: 0.6 ms a megabyte, without the lock.
+        shown = held if isinstance(held, str) else sha256(held).hexdigest()
+        text += f"\0{name}\0{len(shown)}\0{shown}"
+    identity = text.encode()
+    return identity if _HASH < len(identity) <= _SHORT else blake2b(identity, digest_size=_HASH).digest()
 
 
-def _is_international(fields: Sequence[tuple[str, str | bytes]]) -> bool:
-    return any(name == "number" and isinstance(value, str) and value[:1] == "+" for name, value in fields)
+def _what_is_asked(fields: Fields) -> Fields:
+    """Without how the answer is to come, and without the country of a number in full, which says it itself."""
+    is_international = any(name == "number" and isinstance(held, str) and held[:1] == "+" for name, held in fields)
+    left_out = _HOW_NOT_WHAT | {"country"} if is_international else _HOW_NOT_WHAT
+    return [field for field in fields if field[0] not in left_out]
 
 
 def _number(number: object, name: str, call: Call[Any], options: Options) -> tuple[str, str]:

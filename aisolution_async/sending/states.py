@@ -105,13 +105,14 @@ class Following:
 class Over(Generic[R]):
     """The end: `reply` or `error`, never both or neither. `signal` is what the newest attempt says of the vendor.
 
-    `recorded` is the reply as JSON where a ledger had it.
+    Where it is known, `recorded` is the reply as JSON as a ledger had it, and `body` the answer that it was read from.
     """
 
     reply: R | None
     error: AISolutionError | None
     signal: Signal | None = None
     recorded: bytes | None = field(default=None, repr=False)
+    body: bytes | None = field(default=None, repr=False)
 
 
 Resting = Again | Awaiting[R] | Following | Over[R]

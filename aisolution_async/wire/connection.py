@@ -171,7 +171,7 @@ class Connection(asyncio.Protocol):
         if not self.lost and _is_ended(self.fd):
             await self.wait()
 
-    def begin(self, *, headless: bool, read_timeout: float, deadline: float) -> None:
+    def begin(self, headless: bool, read_timeout: float, deadline: float) -> None:
         """Takes the connection for one exchange. `headless`: the answer has no body whatever its head says (HEAD)."""
         self.busy = True
         self.requests += 1

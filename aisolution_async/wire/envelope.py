@@ -274,7 +274,7 @@ def _ok(
     charge = charges["OK"] if "OK" in charges else Charge.UNKNOWN  # noqa: SIM401  # a member of an enum costs 80 ns
     if endpoint.refined_by is not None:
         charge = charges.get("OK:" + getattr(reply, endpoint.refined_by), charge)
-    return Answer(charge, http_status, "OK", message, reply=reply)
+    return Answer(charge, http_status, "OK", message, None, reply)
 
 
 def _place(place: str) -> str:

@@ -1,4 +1,4 @@
-"""One request and what came of it. Every foreign error is translated here, and none goes further.
+"""One request and what came of it. Every foreign error is translated here.
 
 No repeats and no money: whether a byte may have left is all that is said of a request that was lost.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from typing import Any
 
 import httpx
@@ -47,41 +47,52 @@ class Lost:
     refusal: type[AISolutionError] | None = None
 
 
-async def exchange(
+def exchange(  # noqa: PLR0917  # once a call: names cost it a fifth more
     transport: httpx.AsyncBaseTransport,
     requests: Requests,
     endpoint: str,
     form: Form,
-    *,
     flight: Flight,
     timeout: Mapping[str, float | None],
-) -> Response | Lost:
-    """Ask `endpoint` with `form`, once. `flight` has the deadline, and says whether bytes left."""
-    try:
-        if isinstance(transport, PoolTransport):  # it keeps the deadline itself, at less cost
-            return await transport.exchange(
-                requests.origin, requests.head(endpoint, form), form, form.length, flight=flight, timeout=timeout
-            )
-        if _is_over(flight.deadline):
-            return Lost(False, _TOO_LATE)
-        if flight.may_leave is not None and not flight.may_leave():
-            return Lost(False, _WITHDRAWN)
-        extensions: dict[str, Any] = {"timeout": timeout, "aisolution.flight": flight}
-        if isinstance(transport, httpx.AsyncHTTPTransport):
-            flight.left = False
-            extensions["trace"] = _watch(flight)
-        async with asyncio.timeout_at(flight.deadline):
-            return await _respond(transport, requests.make(endpoint, form, extensions))
-    except Refused as exc:
+) -> Coroutine[Any, Any, Response]:
+    """Ask `endpoint` with `form`, once. `flight` has the deadline, and says whether bytes left.
+
+    To be awaited; whatever that raises, `loss_of` says what it means.
+    """
+    if isinstance(transport, PoolTransport):  # it keeps the deadline itself, at less cost
+        return transport.exchange(requests.origin, requests.head(endpoint, form), form, form.length, flight, timeout)
+    return _exchange(transport, requests, endpoint, form, flight, timeout)
+
+
+def loss_of(exc: Exception, flight: Flight, timeout: Mapping[str, float | None], redact: Callable[[str], str]) -> Lost:
+    """What became of a request whose exchange raised `exc`: whatever that is, the money question is the same."""
+    if isinstance(exc, Refused):
         return Lost(False, str(exc), refusal=exc.error)
-    except TooLate:
+    if isinstance(exc, TooLate):
         return Lost(False, _TOO_LATE)
-    except Withdrawn:
+    if isinstance(exc, Withdrawn):
         return Lost(False, _WITHDRAWN)
-    except Exception as exc:  # whatever a transport raises, the money question is the same
-        left = not isinstance(exc, _NEVER_LEFT) if flight.left is None else flight.left
-        text = _explain(exc, timeout, requests.redact, left=left, over=_is_over(flight.deadline))
-        return Lost(left, text, isinstance(exc, TimeoutError | httpx.TimeoutException))
+    left = not isinstance(exc, _NEVER_LEFT) if flight.left is None else flight.left
+    text = _explain(exc, timeout, redact, left=left, over=_is_over(flight.deadline))
+    return Lost(left, text, isinstance(exc, TimeoutError | httpx.TimeoutException))
+
+
+async def _exchange(  # noqa: PLR0917  # once a call: names cost it a fifth more
+    transport: httpx.AsyncBaseTransport,
+    requests: Requests,
+    endpoint: str,
+    form: Form,
+    flight: Flight,
+    timeout: Mapping[str, float | None],
+) -> Response:
+    """The same over any other transport of httpx's."""
+    flight.check(clock.now())
+    extensions: dict[str, Any] = {"timeout": timeout, "aisolution.flight": flight}
+    if isinstance(transport, httpx.AsyncHTTPTransport):
+        flight.left = False
+        extensions["trace"] = _watch(flight)
+    async with asyncio.timeout_at(flight.deadline):
+        return await _respond(transport, requests.make(endpoint, form, extensions))
 
 
 async def _respond(transport: httpx.AsyncBaseTransport, request: httpx.Request) -> Response:

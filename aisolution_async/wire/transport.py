@@ -212,13 +212,12 @@ class PoolTransport(NotPickled, httpx.AsyncBaseTransport):
         response.is_stream_consumed = response.is_closed = True
         return response
 
-    def exchange(
+    def exchange(  # noqa: PLR0917  # once a call: names cost it a fifth more
         self,
         origin: Origin,
         head: bytes,
         stream: httpx.SyncByteStream,
         length: int,
-        *,
         flight: Flight,
         timeout: Mapping[str, float | None],
     ) -> Coroutine[Any, Any, Response]:
@@ -230,7 +229,7 @@ class PoolTransport(NotPickled, httpx.AsyncBaseTransport):
         whole = stream.whole() if isinstance(stream, Form) else None
         body = _Body(head, length, False, "", stream) if whole is None else _Whole(head, whole)
         del head, whole  # it holds the token, and tracebacks show locals
-        return self._exchange(origin, body, flight, timeout, headless=False)
+        return self._exchange(origin, body, flight, timeout)
 
     async def _exchange(
         self,
@@ -238,8 +237,7 @@ class PoolTransport(NotPickled, httpx.AsyncBaseTransport):
         body: _Body,
         flight: Flight,
         timeout: Mapping[str, float | None],
-        *,
-        headless: bool,
+        headless: bool = False,
     ) -> Response:
         loop = asyncio.get_running_loop()
         flight.left = False
@@ -265,7 +263,7 @@ class PoolTransport(NotPickled, httpx.AsyncBaseTransport):
             if now >= deadline or flight.may_leave is not None:
                 flight.check(now)
             read_timeout = _seconds(timeout.get("read"))
-            conn.begin(headless=headless, read_timeout=read_timeout, deadline=deadline)
+            conn.begin(headless, read_timeout, deadline)
             conn.began, conn.expires = now, min(now + read_timeout, deadline)
             if conn.expires < self._timer_at:
                 self._arm(conn.expires)
@@ -284,7 +282,7 @@ class PoolTransport(NotPickled, httpx.AsyncBaseTransport):
             else:
                 self._release(conn)
             raise
-        return self._finish(conn, flight, whole=not (body.more or conn.paused))
+        return self._finish(conn, flight, not (body.more or conn.paused))
 
     def distrust(self, origin: Origin) -> bool:
         """Uses no connection to `origin` for a second request any more: its answers may be those of other requests.
@@ -359,7 +357,7 @@ class PoolTransport(NotPickled, httpx.AsyncBaseTransport):
                 conn.write(body.take())
         conn.writing = False
 
-    def _finish(self, conn: Connection, flight: Flight, *, whole: bool) -> Response:
+    def _finish(self, conn: Connection, flight: Flight, whole: bool) -> Response:
         """Parts from the connection, and gives what it read, or raises its error."""
         assert self._loop is not None
         reused = conn.requests > 1

@@ -60,7 +60,6 @@ class Pool(PoolTransport):
         head: bytes,
         stream: Any,
         length: int,
-        *,
         flight: Flight,
         timeout: Mapping[str, float | None],
     ) -> Response:
@@ -76,7 +75,7 @@ class Pool(PoolTransport):
         _request.set(request)
         process.event("a request begins")
         try:
-            received = await super().exchange(origin, head, stream, length, flight=flight, timeout=timeout)
+            received = await super().exchange(origin, head, stream, length, flight, timeout)
             if process.is_dead:
                 raise httpx.ReadError("dead")
         except BaseException:
