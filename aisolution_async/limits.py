@@ -390,6 +390,8 @@ class Gate:
                 waiter.set_result(None)
                 return
         self._free += 1
+        if not self._batches:
+            return
         # A batch may have no use for it just now; then it is the next one's turn.
         for _ in range(len(self._batches)):
             if self._free < 1 or not self._batches:

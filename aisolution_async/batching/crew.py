@@ -151,7 +151,7 @@ class Crew:
                 # What a closed client's attempts come to says nothing of the vendor.
                 closed = self._stop is not None and self._stop.closed
                 signal = None if closed or isinstance(state, (Shares, Follows)) else state.signal
-                self._lineup.leave(turn, signal, sent=len(task.attempts) != before)
+                self._lineup.leave(turn, signal, len(task.attempts) != before)
                 self._settle(task, state)
             turn = self._lineup.pick()
             if turn is not None and self._lineup.ready and self._lineup.places < self._lineup.concurrency:

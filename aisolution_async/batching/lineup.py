@@ -124,8 +124,8 @@ class Lineup:
         wait = 0.0 if is_free else self._wait_for_all(now)
         if wait <= 0:
             for _ in range(len(self._turns)):
-                self._turns.rotate(-1)  # each endpoint in its turn
-                lane = self._turns[0]
+                lane = self._turns.popleft()
+                self._turns.append(lane)  # each endpoint in its turn
                 if not lane.fresh and not lane.repeats:
                     continue
                 picked = self._pick_from(lane, now)
@@ -136,7 +136,7 @@ class Lineup:
             self._alarm.set(wait, now)
         return None
 
-    def leave(self, turn: Turn, signal: Signal | None, *, sent: bool) -> None:
+    def leave(self, turn: Turn, signal: Signal | None, sent: bool) -> None:
         """The attempt is over: give back what it held, and tell the limits how it went.
 
         `sent`: whether anything was. If not, somebody else had asked, or it could not be: the turn is the next one's.

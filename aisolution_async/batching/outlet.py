@@ -89,7 +89,7 @@ class Outlet(Generic[R]):
             self.from_ledger += from_ledger
         else:
             self.failed += 1
-        self.pace.count(clock.now(), sent=bool(outcome.attempts))
+        self.pace.count(clock.now(), bool(outcome.attempts))
         if aside:
             self._aside.append(outcome)
         if self._ordered:
@@ -174,16 +174,16 @@ class Pace:
         """The batch is over now."""
         self._ended = now
 
-    def count(self, now: float, *, sent: bool = True) -> None:
+    def count(self, now: float, sent: bool = True) -> None:
         """One more, now; `sent`, or not."""
-        second = int(now)
         if self._first is None and sent:
             self._first = now
-        if self._counts and self._counts[-1][0] == second:
-            self._counts[-1][1] += sent
-            self._counts[-1][2] += 1
+        counts = self._counts[-1] if self._counts else None
+        if counts is not None and counts[0] <= now < counts[0] + 1:
+            counts[1] += sent
+            counts[2] += 1
         else:
-            self._counts.append([second, int(sent), 1])
+            self._counts.append([int(now), int(sent), 1])
 
     def look(self) -> tuple[float, float, float]:
         """How many were sent a second, what part of all that was, and the seconds since the start.

@@ -14,7 +14,6 @@ from aisolution_async.charges import Charge
 from aisolution_async.errors import AISolutionError
 from aisolution_async.outcome import Answered, Failed
 from aisolution_async.sending.finding import may_be_bought
-from aisolution_async.values import value_class
 from aisolution_async.wire import envelope
 
 REMEMBERED = 10_000
@@ -64,29 +63,22 @@ class Parting:
     heir: Task | None
 
 
-@value_class
-class _Known:
-    """What came of item `index`: an `error`, or the reply as JSON or as the body it was read from.
+# The item that was asked, and what came of it: an error, or the reply as JSON or as the body that it was read from.
+# Either takes a third of the reply's memory, and a reply is seldom asked for again.
+_Known = tuple[int, AISolutionError | None, bytes | None, bytes | None]
 
-    Either takes a third of the reply's memory; and a reply is seldom asked for again.
-    """
 
-    index: int
-    error: AISolutionError | None
-    recorded: bytes | None
-    body: bytes | None
-
-    def shared(self, endpoint: Endpoint[Any], redact: Callable[[str], str]) -> Shares:
-        """The same, for a call that shares it."""
-        if self.error is not None:
-            return Shares(self.index, self.error)
-        if self.body is not None:
-            reply = envelope.read(endpoint, 200, self.body, redact=redact).reply
-        else:
-            assert self.recorded is not None
-            reply = endpoint.reply.from_record(self.recorded)
-        assert reply is not None  # it was read from the same before
-        return Shares(self.index, reply)
+def _shared(known: _Known, endpoint: Endpoint[Any], redact: Callable[[str], str]) -> Shares:
+    index, error, recorded, body = known
+    if error is not None:
+        return Shares(index, error)
+    if body is not None:
+        reply = envelope.read(endpoint, 200, body, redact=redact).reply
+    else:
+        assert recorded is not None
+        reply = endpoint.reply.from_record(recorded)
+    assert reply is not None  # it was read from the same before
+    return Shares(index, reply)
 
 
 class Twins:
@@ -119,7 +111,7 @@ class Twins:
             return _ASKS
         if (known := self._answers.get(identity)) is not None:
             self._answers.move_to_end(identity)
-            return known.shared(task.call.endpoint, self._redact)
+            return _shared(known, task.call.endpoint, self._redact)
         if self._leaders.setdefault(identity, task) is task:
             return _ASKS
         self._followers.setdefault(identity, []).append(task)
@@ -143,10 +135,10 @@ class Twins:
                 recorded = end.recorded
                 if recorded is None and end.body is None:
                     recorded = reply.to_json()
-                self._remember(identity, _Known(leader.index, None, recorded, end.body))
+                self._remember(identity, (leader.index, None, recorded, end.body))
         elif error is not None and may_be_bought(leader.attempts, error):
             shared = error
-            self._remember(identity, _Known(leader.index, error, None, None))
+            self._remember(identity, (leader.index, error, None, None))
         followers = self._followers.pop(identity, None)
         if followers is None:
             return None

@@ -105,7 +105,7 @@ _AS_TEXT = "format the column as text"
 _NO_NUMBER = "{} is no phone number: 5 to 15 digits, with or without a leading plus"
 
 
-def normalise(number: object, *, name: str = "number", country: str | None = None, strict: bool = False) -> str:
+def normalise(number: object, name: str = "number", country: str | None = None, strict: bool = False) -> str:
     """`number` as E.164, or as bare digits where it has neither a plus, 00 nor a `country` (two letters, ISO 3166).
 
     Mended: a label in front (`WA: 0812…`, `HP 0812…`, `Tel. 0812…`), separators, characters without width, digits of
@@ -115,7 +115,7 @@ def normalise(number: object, *, name: str = "number", country: str | None = Non
 
     Raises InputError for what cannot be a phone number, or is more than one. The text of the error never holds it.
     """
-    plan = _plan(country) if country is not None else None
+    plan = None if country is None else _plan(country)
     if not strict and type(number) is str and number.isascii() and (quick := _quick(number, plan)) is not None:
         return quick
     return _read(_text(number, name), plan, name, strict=strict)
@@ -728,7 +728,9 @@ def _split(digits: str) -> tuple[_Plan | None, str]:
 
 def _is_plain(digits: str) -> bool:
     """Whether a plus and these digits are E.164 as they stand: a known code, a possible length, no trunk prefix."""
-    plan, rest = _split(digits)
+    plan, rest = _ABROAD[digits[:2]], digits[2:]  # as most codes are
+    if plan is None:
+        plan, rest = _split(digits)
     if plan is None or len(rest) not in plan.possible or plan.slow.match(rest) is not None:
         return False
     return rest[0] != rest[1] or not _is_one_digit(rest)

@@ -53,6 +53,7 @@ from aisolution_async.sending.shared import Shared
 from aisolution_async.sending.states import (
     NEW,
     RESTING,
+    UNSENT,
     Admitted,
     Again,
     Awaiting,
@@ -176,7 +177,7 @@ class Sending(NotPickled, Generic[R]):
         state = self._start_at_once(state, began, ends) or state
         answer: Response | Lost | None = None
         try:
-            if isinstance(state, New | Prepared):
+            if isinstance(state, UNSENT):
                 state = await self._get_leave(state, ends)
             if isinstance(state, Started):
                 flight, name = state.flight, self.call.endpoint.name
@@ -195,7 +196,7 @@ class Sending(NotPickled, Generic[R]):
                 found, state = state, self._ended(state.finding)  # which it is, should the hook not return
                 if options.on_attempt is not None:
                     self._tell(found.number)
-                state = self._decide(found.finding, state, ends, trial=trial)
+                state = self._decide(found.finding, state, ends, trial)
         except BaseException as exc:
             await self._cut_off(state, answer, exc)
             raise
@@ -353,8 +354,8 @@ class Sending(NotPickled, Generic[R]):
         held = read(
             self._source,
             self._options,
-            callback=None if callback is None or callback.is_overdue else callback.inbox.url,
-            vendor=self._shared.requests.vendor,
+            None if callback is None or callback.is_overdue else callback.inbox.url,
+            self._shared.requests.vendor,
             identify=identify and self.identity is None,
         )
         if not isinstance(held, str):
@@ -532,7 +533,7 @@ class Sending(NotPickled, Generic[R]):
     # ----------------------------------------------------------------------- Found → Over, Again or Awaiting
 
     def _decide(
-        self, found: Finding[R], over: Over[R], ends: float | None, *, trial: bool
+        self, found: Finding[R], over: Over[R], ends: float | None, trial: bool
     ) -> Again | Awaiting[R] | Over[R]:
         """Is the call `over`, is it asked again, or is its answer to come by callback?"""
         callback = self.callback

@@ -30,6 +30,7 @@ from aisolution_async.wire.exchange import Lost
 from aisolution_async.wire.transport import Response
 
 EARLY = "an answer came before the request was out, so that it is another request's"
+_ANSWERED = Signal.ANSWERED  # looked up for every attempt: an Enum takes its time
 _SHORT = 4096  # bytes of a body that is kept as it came
 ANOTHER = "answered OK, but for another number than was asked"
 
@@ -144,7 +145,7 @@ def of_response(
     if answer.kind is RetryLaterError:
         signal = Signal.OVERLOADED
     else:
-        signal = Signal.ANSWERED if answer.body is None else Signal.BROKEN
+        signal = _ANSWERED if answer.body is None else Signal.BROKEN
     return Finding(
         answer,
         charge,

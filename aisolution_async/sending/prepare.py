@@ -141,7 +141,7 @@ def is_small(call: Call[Any], options: Options) -> bool:
     return size < _AT_ONCE
 
 
-def read(call: Call[Any], options: Options, *, callback: str | None, vendor: str, identify: bool) -> Read | str:
+def read(call: Call[Any], options: Options, callback: str | None, vendor: str, *, identify: bool) -> Read | str:
     """What `call` holds, read and checked; or what is wrong with it.
 
     `callback` is the URL to name where the call itself names none. The text, and not its InputError, is returned: the
@@ -224,5 +224,5 @@ def _number(number: object, name: str, call: Call[Any], options: Options) -> tup
     country = getattr(call, "country", None)
     if country is not None:
         country = texts.country(country, name="country")
-    sent = numbers.normalise(number, name=name, country=country, strict=options.strict_numbers)
+    sent = numbers.normalise(number, name, country, options.strict_numbers)
     return sent, sent[1:] if sent[0] == "+" else digits_of(sent)

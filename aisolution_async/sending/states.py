@@ -118,6 +118,7 @@ class Over(Generic[R]):
 Resting = Again | Awaiting[R] | Following | Over[R]
 """The states that a step ends in: what is to be done next is not this call's to decide."""
 RESTING = (Over, Again, Awaiting, Following)
+UNSENT = (New, Prepared)  # made once: `New | Prepared` makes a union each time
 TO_BE_TOLD = (Awaiting, Following)
 """Those in which the inbox is to tell the answer."""
 

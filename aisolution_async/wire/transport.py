@@ -269,7 +269,7 @@ class PoolTransport(NotPickled, httpx.AsyncBaseTransport):
                 self._arm(conn.expires)
             flight.left = True
             conn.write(body.take())
-            if conn.paused or body.more:
+            if body.more or conn.paused:
                 await self._send_rest(conn, body, _seconds(timeout.get("write")), deadline)
                 conn.expires = min(loop.time() + read_timeout, deadline)
                 self._arm(conn.expires)
