@@ -20,6 +20,8 @@ class Charge(StrEnum):
     UNKNOWN = "unknown"
     """Bytes left and no usable answer came back: only the invoice can tell."""
 
+    __hash__ = str.__hash__  # that of an Enum is of its name, and written in Python
+
 
 _CHARGED, _FREE = Charge.CHARGED, Charge.FREE  # looked up for every attempt: an Enum takes its time
 

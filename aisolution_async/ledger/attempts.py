@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from aisolution_async.ledger.rows import BY_HAND, HOLDS, LIFTED, Row, storable
+from aisolution_async.ledger.rows import BY_HAND, HOLDS, LIFTED, Row, blob, storable
 from aisolution_async.ledger.step import Step
 from aisolution_async.ledger.store import Result, State
 
@@ -32,7 +32,7 @@ def outcome_of(result: Result, state: State, holds: int) -> Row:
         attempt.http_status,
         storable(attempt.error),
         int(result.answers),
-        result.reply,
+        blob(result.reply),
         attempt.number,
         holds,
     )
@@ -40,11 +40,13 @@ def outcome_of(result: Result, state: State, holds: int) -> Row:
 
 def add(step: Step, row: Row, outcome: Row) -> None:
     """Record an attempt that is over: its columns from `id` to `elapsed`, and the others."""
-    step.added.append(row + outcome)
-    _, identity, endpoint, _, may_charge, price, _, _ = row
+    id_, identity, endpoint, key, may_charge, price, started_at, elapsed = row
+    state, *more = outcome
+    written = str.__str__(state)  # a plain text, as `blob` says
+    step.added.append((id_, blob(identity), endpoint, key, may_charge, price, started_at, elapsed, written, *more))
     step.earlier.pop(identity, None)  # there is one more now
-    step.any_holding = step.any_holding or outcome[-1] == HOLDS
-    step.totals.count(endpoint, outcome[0], may_charge, price)
+    step.any_holding = step.any_holding or more[-1] == HOLDS
+    step.totals.count(endpoint, state, may_charge, price)
 
 
 def amend(step: Step, id_: int, was: Row, when: Row, outcome: Row) -> None:

@@ -16,7 +16,6 @@ import threading
 from abc import abstractmethod
 from collections.abc import Callable, Container, Iterable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -111,7 +110,7 @@ class Grouping(Store, Generic[B]):
         try:
             book = await opened
         except asyncio.CancelledError:
-            self._give([Job(self._leave, self._loop.create_future())])
+            self._give([(self._leave, self._loop.create_future())])
             raise
         finally:
             self._handed_over -= 1
@@ -236,7 +235,7 @@ class Grouping(Store, Generic[B]):
         if loop is not asyncio.get_running_loop():
             raise ConfigurationError("the ledger was opened on another event loop: make one for each (asyncio.run)")
         future: asyncio.Future[Any] = loop.create_future()
-        self._jobs.append(Job(work, future))
+        self._jobs.append((work, future))
         if len(self._jobs) == 1:
             loop.call_soon(self._hand_over)
         return future
@@ -248,8 +247,7 @@ class Grouping(Store, Generic[B]):
 
     def _deliver(self, done: list[tuple[Job, object]]) -> None:
         self._handed_over -= len(done)
-        for job, answer in done:
-            work, future = job.work, job.future
+        for (work, future), answer in done:
             if isinstance(work, tuple):
                 ask = work[0].ask
                 # Also where it could not be recorded: who waits asks again, and is told.
@@ -321,14 +319,14 @@ class Grouping(Store, Generic[B]):
     def _work(self, book: B, jobs: list[Job]) -> list[tuple[Job, object]]:
         """Do what was asked, and as much of it as may be in one group. Returns the answers."""
         answers: list[object] = []
-        for in_group, group in itertools.groupby(jobs, _is_in_group):
-            if not in_group:
-                for job in group:
+        for is_alone, group in itertools.groupby([work for work, _ in jobs], callable):
+            if is_alone:
+                for work in group:
                     if self._unrecorded:  # what came to pass before it is recorded before it
                         self._do_together(book, [])
-                    answers.append(self._do(book, job.work)[0])
+                    answers.append(self._do(book, work)[0])
             else:
-                answers += self._do_together(book, [job.work for job in group])
+                answers += self._do_together(book, [*group])
         return list(zip(jobs, answers, strict=True))
 
 
@@ -336,16 +334,8 @@ Work = Ask | tuple[Started, Result] | Callable[[Any], object]
 """A begin, an end, or anything else, which is done alone."""
 
 
-@dataclass(slots=True, eq=False)
-class Job:
-    """Something asked, and who waits for the answer (or the error)."""
-
-    work: Work
-    future: asyncio.Future[Any]
-
-
-def _is_in_group(job: Job) -> bool:
-    return isinstance(job.work, (Ask, tuple))
+Job = tuple[Work, asyncio.Future[Any]]
+"""Something asked, and who waits for the answer (or the error)."""
 
 
 def _settle(future: asyncio.Future[Any], answer: object) -> None:

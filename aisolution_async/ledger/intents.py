@@ -24,7 +24,7 @@ def add(step: Step, ask: Ask, price: int, owner: str) -> Started | None:
     id_, now, may_charge = step.last_id + 1, step.now, int(ask.may_charge)
     place = ask.identity if ask.reusable else _place_of(id_)
     ends = now + round(((_LONGEST if ask.within is None else ask.within) + _GRACE) * 1e6)
-    row = (id_, place, ask.endpoint, key_text(ask.key), may_charge, price, now, owner, ends)
+    row = (id_, bytearray(place), ask.endpoint, key_text(ask.key), may_charge, price, now, owner, ends)
     if not step.beside(_ADD, row).rowcount:
         return None
     step.last_id = id_
@@ -36,7 +36,7 @@ def remove(step: Step, started: Started, *, may_charge: bool) -> bool:
     """The attempt is under way no more. False if it was not; `may_charge` is what it has reserved."""
     ask = started.ask
     place = ask.identity if ask.reusable else _place_of(started.id)
-    if not step.beside(_REMOVE, (place, started.id)).rowcount:
+    if not step.beside(_REMOVE, (bytearray(place), started.id)).rowcount:
         return False
     step.totals.count(ask.endpoint, _INTENDED, may_charge, started.price, -1)
     return True

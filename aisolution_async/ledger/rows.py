@@ -51,6 +51,9 @@ _LOT = 128
 """For how many questions one statement asks: for more of them it is no cheaper a question."""
 
 
+_NOBODY = bytearray()  # no question's identity
+
+
 def in_lots(questions: Sequence[T]) -> Iterator[Sequence[T]]:
     """As many at a time as one statement asks for."""
     return (questions[start : start + _LOT] for start in range(0, len(questions), _LOT))
@@ -59,7 +62,8 @@ def in_lots(questions: Sequence[T]) -> Iterator[Sequence[T]]:
 def asked_together(query: str, identities: Sequence[bytes | None]) -> tuple[str, Row]:
     """A query from the table `asked` (place, identity) of these, and its values."""
     size = 1 << max(len(identities) - 1, 7).bit_length()  # few sizes, so that few statements are kept
-    return _asking(query, size), (*identities, *[None] * (size - len(identities)))
+    values = [_NOBODY if identity is None else bytearray(identity) for identity in identities]
+    return _asking(query, size), (*values, *[_NOBODY] * (size - len(identities)))
 
 
 @functools.cache
@@ -92,6 +96,14 @@ def key_text(key: Key) -> str | None:
     if type(key) is int:
         return repr(key)  # as JSON has it, at a tenth of the time
     return None if key is None else _json(key)
+
+
+def blob(data: bytes | None) -> bytearray | None:
+    """The bytes as a value of a statement.
+
+    Of what is no int, float, str or bytearray, sqlite3 asks first how to adapt it: that takes longer than to store it.
+    """
+    return None if data is None else bytearray(data)
 
 
 def storable(text: str | None) -> str | None:

@@ -56,6 +56,8 @@ class State(StrEnum):
     NOT_SENT = "not sent"
     UNKNOWN = "unknown"
 
+    __hash__ = str.__hash__  # that of an Enum is of its name, and written in Python
+
 
 _STATES = {charge: State(charge) for charge in Charge}  # looked up for every attempt: an Enum takes its time
 _NOT_SENT = State.NOT_SENT
@@ -228,6 +230,12 @@ Verdict = Started | Stored | Held | Busy | Expected | Exhausted
 """What `begin` answers."""
 
 
+class _OpenResult:
+    """A `Result` while it is made."""
+
+    __slots__ = Result.__slots__
+
+
 class _OpenAsk:
     """An `Ask` while it is made."""
 
@@ -272,6 +280,17 @@ def ask_of(
     made.may_charge, made.reusable, made.reuse_for, made.retry_unknown = may_charge, reusable, reuse_for, retry_unknown
     made.within, made.callback, made.patience, made.overdue = within, callback, patience, overdue
     made.__class__ = Ask
+    return made  # type: ignore[no-any-return]  # what it is from now on
+
+
+def result_of(
+    attempt: Attempt, reply: bytes | None, *, sent: bool, answer: bool, expected: bool, holds: bool
+) -> Result:
+    """A `Result`, likewise."""
+    made: Any = _OpenResult()
+    made.attempt, made.sent, made.reply, made.answer = attempt, sent, reply, answer
+    made.expected, made.holds = expected, holds
+    made.__class__ = Result
     return made  # type: ignore[no-any-return]  # what it is from now on
 
 

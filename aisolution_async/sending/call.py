@@ -37,6 +37,7 @@ from aisolution_async.ledger.store import (
     Stored,
     Verdict,
     ask_of,
+    result_of,
 )
 from aisolution_async.ledger.store import Started as Intent
 from aisolution_async.limits import Signal
@@ -559,10 +560,10 @@ class Sending(NotPickled, Generic[R]):
             return
         assert self._options.journal is not None
         found, echo = state.finding, self._shared.echo
-        result = Result(
+        result = result_of(
             self.attempts[state.number - 1],
+            to_record(found, self._redact),
             sent=found.sent,
-            reply=to_record(found, self._redact),
             answer=found.reply is not None and found.reply.is_answer,
             expected=self.callback is not None and self.callback.is_awaited,
             holds=echo.holds or not found.is_of_another,

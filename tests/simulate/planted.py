@@ -188,7 +188,7 @@ BUGS: dict[str, Bug] = {
         "ledger/sqlite.py", "return schema.fault(self.path, exc), schema.is_fault_of_file(exc)", "return None, False"
     ),
     "an answer is recorded without its reply": Bug(
-        "sending/call.py", "reply=to_record(found, self._redact),", "reply=None,"
+        "sending/call.py", "to_record(found, self._redact),", "None,"
     ),
     "a purge takes the hold, too": Bug("ledger/attempts.py", ' AND holds <> {HOLDS}"""', '"""'),
     "to settle one settles others": Bug(
