@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import importlib
 import sys
 from abc import abstractmethod
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from typing import Any, ClassVar
 
 import click
@@ -36,7 +37,8 @@ class Lazy(click.Group):
     def load(self, name: str) -> None:
         """Make the command of that name ready to be called, if there is one."""
         if name not in self.commands and name in self.offers():
-            command = self.imported(name)
+            with _without_collector():
+                command = self.imported(name)
             self.add_command(command)
             name_variables(command, (*self._path, name))
 
@@ -62,6 +64,18 @@ class Lazy(click.Group):
         """See click."""
         self.load(args[0])
         return super().resolve_command(ctx, args)
+
+
+@contextmanager
+def _without_collector() -> Iterator[None]:
+    """Import without the garbage collector, which would look through all modules again and again, and find nothing."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
 
 
 class Commands(Lazy):

@@ -187,9 +187,7 @@ BUGS: dict[str, Bug] = {
     "a disk that is full is no fault": Bug(
         "ledger/sqlite.py", "return schema.fault(self.path, exc), schema.is_fault_of_file(exc)", "return None, False"
     ),
-    "an answer is recorded without its reply": Bug(
-        "sending/call.py", "to_record(found, self._redact),", "None,"
-    ),
+    "an answer is recorded without its reply": Bug("sending/call.py", "to_record(found, self._redact),", "None,"),
     "a purge takes the hold, too": Bug("ledger/attempts.py", ' AND holds <> {HOLDS}"""', '"""'),
     "to settle one settles others": Bug(
         "ledger/attempts.py", "(id = ? OR identity = ? OR key IN (?, ?))", "(id >= ? OR identity = ? OR key IN (?, ?))"
