@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
+import stat
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -22,17 +25,58 @@ def scheme_of(text: str) -> str | None:
     return "" if _WORDS.match(text) else None
 
 
-def exists(path: Path) -> bool:
-    """Whether there is something of that name. Raises OSError where nobody can tell.
+_NO_NAME = 123  # Windows has no file with a * in its name, and says that the name is wrong
 
-    `Path.exists` says, from Python 3.14, that what cannot be looked at is not there; and a ledger that is not there is
-    begun anew.
+
+def exists(path: Path) -> bool:
+    """Whether there is something of that name. Raises OSError where nobody can tell, as do those below.
+
+    `Path.exists` and its like say that what cannot be looked at is not there: from Python 3.14 whatever the error is,
+    before where links go round in a circle; `os.path.lexists` says so at all times. And a ledger that is not there is
+    begun anew, and what is not there is written over.
     """
+    return _seen(path) is not None
+
+
+def is_file(path: Path) -> bool:
+    """Whether it is a file, or a link to one."""
+    found = _seen(path)
+    return found is not None and stat.S_ISREG(found.st_mode)
+
+
+def is_folder(path: Path) -> bool:
+    """Whether it is a folder, or a link to one."""
+    found = _seen(path)
+    return found is not None and stat.S_ISDIR(found.st_mode)
+
+
+def is_taken(path: Path) -> bool:
+    """Whether the name is taken, be it by a link that leads nowhere. One that no file can have is not."""
     try:
-        path.stat()
-    except (FileNotFoundError, NotADirectoryError):
-        return False
-    return True
+        return _seen(path, follow_symlinks=False) is not None
+    except OSError as exc:
+        if exc.errno in (errno.ENAMETOOLONG, errno.EINVAL) and getattr(exc, "winerror", None) is None:
+            return False  # whoever makes such a file is told
+        raise
+
+
+def perhaps(look: Callable[[Path], bool], path: Path) -> bool:
+    """What one of those above says of the file; True where nobody can tell."""
+    try:
+        return look(path)
+    except OSError:
+        return True
+
+
+def _seen(path: Path, *, follow_symlinks: bool = True) -> os.stat_result | None:
+    try:
+        return path.stat(follow_symlinks=follow_symlinks)
+    except (FileNotFoundError, NotADirectoryError, ValueError):  # no file has a NUL in its name
+        return None
+    except OSError as exc:
+        if getattr(exc, "winerror", None) == _NO_NAME:
+            return None
+        raise
 
 
 def sync_names(folder: Path) -> None:

@@ -11,12 +11,13 @@ from typing import Any
 
 from aisolution_async.api import Call, ImageSource, Kind, endpoint_of
 from aisolution_async.bulk.choice import Choice
-from aisolution_async.bulk.photos import NotThere, Photos, Unreadable, is_there
+from aisolution_async.bulk.photos import NotThere, Photos, Unreadable
 from aisolution_async.bulk.pictures import Pictures
 from aisolution_async.bulk.rows import Row, Rows, text
 from aisolution_async.bulk.source import UNCALCULATED, Narrow, is_text, some
 from aisolution_async.errors import ConfigurationError, InputError
 from aisolution_async.inputs import images, numbers, texts
+from aisolution_async.names import is_taken, perhaps
 
 _LONGEST_PATH = 4096
 _NO_TEXT = "has bytes that are no text as the file is written: save the file as CSV in UTF-8 (in Excel: 'CSV UTF-8')"
@@ -426,7 +427,7 @@ class Calls:
         if _is_base64(cell):
             return cell
         if images.begins_like_an_image(cell):
-            if not is_there(self._folder / cell):
+            if not perhaps(is_taken, self._folder / cell):
                 return cell
             return Unreadable(
                 "decodes as a base64 image and also names a file: "

@@ -12,7 +12,8 @@ from itertools import count
 from pathlib import Path
 
 from aisolution_async import locks
-from aisolution_async.names import sync_names
+from aisolution_async.bulk import looks
+from aisolution_async.names import is_taken, sync_names
 
 BINARY = getattr(os, "O_BINARY", 0)
 # Neither what a link leads to, nor to wait for somebody at the other end of a pipe.
@@ -34,7 +35,7 @@ def put_safely(path: Path, lines: Iterable[str]) -> None:
 def put_aside(path: Path) -> Path:
     """A private copy, beside it, of a file that is going to be replaced; safe on the disk. Raises OSError."""
     places = (path.with_name(f"{path.stem}-before-{number}{path.suffix}") for number in count(1))
-    place = next(place for place in places if not os.path.lexists(place))
+    place = next(place for place in places if not is_taken(place))
     with place.open("xb") as new, path.open("rb") as old:
         make_private(new.fileno())
         shutil.copyfileobj(old, new)
@@ -61,9 +62,12 @@ ASIDE = "_bulk"
 
 
 def beside(output: Path, name: str) -> Path:
-    """The file of that name that belongs to `output`: beside it, or in the folder that is there for such files."""
+    """The file of that name that belongs to `output`: beside it, or in the folder that is there for such files.
+
+    Raises ConfigurationError where that cannot be told.
+    """
     here, aside = output.with_name(name), output.parent / ASIDE / name
-    return aside if aside.parent.is_dir() and not os.path.lexists(here) else here
+    return aside if looks.is_folder(aside.parent) and not looks.is_taken(here) else here
 
 
 def relative(folder: Path, path: Path) -> str:

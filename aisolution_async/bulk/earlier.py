@@ -42,6 +42,7 @@ from stat import S_ISREG
 from typing import Any
 
 from aisolution_async.api import Call
+from aisolution_async.bulk import looks
 from aisolution_async.bulk.calls import Calls
 from aisolution_async.bulk.delimited import DelimitedReader
 from aisolution_async.bulk.encoders import as_json, plain_text
@@ -58,7 +59,6 @@ from aisolution_async.ledger import Ask, Held, Record, State, Store, Stored
 from aisolution_async.ledger.peek import Peek
 from aisolution_async.ledger.store import Balance
 from aisolution_async.ledger.urls import Place, open_peek
-from aisolution_async.names import exists
 
 _AT_ONCE = 32
 _YIELD_EVERY = 1000
@@ -110,7 +110,7 @@ def sources_of(output: Output, named: Sequence[Path], *, resumes: bool, has_ledg
             found.append(Source(output.part, ending, True, is_part=True, between=output.between))
             found.append(Source(output.path, ending, True, between=output.between))
         found += [Source(path, ".jsonl") for path in rescues_of(output.path)]
-    found = [source for source in found if exists(source.path) and source.path.is_file()]
+    found = [source for source in found if looks.is_file(source.path)]
     for path in named:
         try:
             if not S_ISREG(path.stat().st_mode):
@@ -122,7 +122,7 @@ def sources_of(output: Output, named: Sequence[Path], *, resumes: bool, has_ledg
             for source in same:
                 found[found.index(source)] = dataclasses.replace(source, named=True)
             if not same:
-                is_part = not output.streams and exists(output.part) and output.part.samefile(path)
+                is_part = not output.streams and looks.exists(output.part) and output.part.samefile(path)
                 found.append(Source(path, _ending(path), replaced=is_part, named=True, is_part=is_part))
             continue
         raise ConfigurationError(f"the file of rescued rows {str(path)!r} cannot be read: {problem}")
@@ -144,7 +144,7 @@ def is_idle(part: Path, ending: str, names: Sequence[str], between: str | None =
     `between` is what stands between its cells, unless it is what is usual.
     """
     try:
-        if not exists(part) or not part.is_file():
+        if not looks.is_file(part):
             return False
         if part.stat().st_size <= (len(b"PAR1") if ending == ".parquet" else 0):
             return True

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from aisolution_async.api import Call
-from aisolution_async.bulk import mending, notes, shell
+from aisolution_async.bulk import looks, mending, notes, shell
 from aisolution_async.bulk.calls import Calls
 from aisolution_async.bulk.mending import Mended
 from aisolution_async.bulk.notes import Note, Signature, Whole
@@ -213,7 +213,7 @@ def _as_noted(whole: Whole, folder: Path, kinds: Sequence[type[Call[Any]]], opti
     problems = options.problems
     if problems is None and note.problems is not None:
         # A note may be anybody's: nothing is written outside of its folder but over what was named.
-        is_near = note.problems.resolve().is_relative_to(folder.resolve())
+        is_near = Path(os.path.realpath(note.problems)).is_relative_to(os.path.realpath(folder))
         problems = note.problems if is_near or notes.is_same(note.problems, whole.mend) else None
     return replace(options, **reading, problems=problems)
 
@@ -257,7 +257,7 @@ def _problems_before(target: Path) -> Path | None:
 
 def _is_mended(problems: Path, target: Path, mends: Sequence[Path]) -> bool:
     """Whether somebody changed the file of problems of the output since it was written. It is none of `mends`."""
-    if not problems.is_file() or any(notes.is_same(problems, mend) for mend in mends):
+    if not looks.is_file(problems) or any(notes.is_same(problems, mend) for mend in mends):
         return False
     origin = origin_of(problems)
     return origin is not None and notes.is_same(origin.output, target) and not origin.is_as_written(problems)

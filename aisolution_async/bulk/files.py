@@ -26,6 +26,7 @@ from aisolution_async.bulk.summary import PASSING, Summary
 from aisolution_async.charges import Charge
 from aisolution_async.errors import ConfigurationError
 from aisolution_async.ledger.urls import Place
+from aisolution_async.names import exists, perhaps
 
 
 class Files:
@@ -191,9 +192,9 @@ class Files:
         for file in to_do:
             place = file.output.path if finished else file.output.part
             if file is self._problems:
-                summary.problems = place if place.exists() else None
+                summary.problems = place if perhaps(exists, place) else None
             elif file.output.rows:
-                summary.to_settle = place if place.exists() else None
+                summary.to_settle = place if perhaps(exists, place) else None
         if summary.output is None and output.rows and not output.streams:
             summary.part = output.part
         mended = self._facts.source.mended.told(self._facts.source.path, is_read=finished)

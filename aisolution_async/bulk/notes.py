@@ -15,12 +15,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from aisolution_async.bulk import looks
 from aisolution_async.bulk.disk import ASIDE, beside, put_safely, relative
 from aisolution_async.bulk.origins import origin_of
 from aisolution_async.bulk.outputs import STDOUT
 from aisolution_async.bulk.rows import Rows
 from aisolution_async.errors import ConfigurationError
-from aisolution_async.names import exists
 
 _LONGEST = 1 << 20
 _READING: Mapping[str, Any] = {
@@ -48,8 +48,8 @@ class Note:
 
 
 def path_of(output: Path) -> Path:
-    """Where the note of an output is: of a file, or of a folder of results."""
-    return output / ASIDE / "folder.run" if output.is_dir() else beside(output, f"{output.name}.run")
+    """Where the note of an output is: of a file, or of a folder of results. Raises ConfigurationError."""
+    return output / ASIDE / "folder.run" if looks.is_folder(output) else beside(output, f"{output.name}.run")
 
 
 def note_of(output: Path) -> Note | None:
@@ -111,10 +111,13 @@ def signature_of(path: Path) -> Signature | None:
 
 
 def is_finished(output: Path, note: Note) -> bool:
-    """Whether all rows of the input are answered in the output, and the input is what it was then."""
+    """Whether all rows of the input are answered in the output, and the input is what it was then.
+
+    Raises ConfigurationError where that cannot be told.
+    """
     part = output.with_name(f"{output.name}.part")
     now = signature_of(note.source)
-    return now is not None and now == note.finished and output.is_file() and not exists(part)
+    return now is not None and now == note.finished and looks.is_file(output) and not looks.exists(part)
 
 
 def is_same(one: Path, other: Path) -> bool:
@@ -143,7 +146,7 @@ def whole_of(source: Path, output: Path | None) -> Whole | None:
     note = note_of(output)
     if note is None or is_same(source, note.source) or not _has_problems_of(source, output, note):
         return None
-    if str(note.source) == STDOUT or not note.source.is_file():
+    if str(note.source) == STDOUT or not looks.is_file(note.source):
         where = "came from standard input" if str(note.source) == STDOUT else f"{str(note.source)!r} is not there"
         raise ConfigurationError(
             f"{str(source)!r} has rows of the list of {str(output)!r}, and that {where}: put it back, or give the "
@@ -156,9 +159,11 @@ def _has_problems_of(source: Path, output: Path, note: Note) -> bool:
     origin = origin_of(source)
     if origin is not None:
         return is_same(origin.output, output)
+    if not looks.is_file(source):
+        return False
     with suppress(ConfigurationError):
         known = None if note.problems is None else origin_of(note.problems)
-        if known is not None and len(known.added) > 1 and is_same(known.output, output) and source.is_file():
+        if known is not None and len(known.added) > 1 and is_same(known.output, output):
             with Rows(source) as rows:
                 return set(known.added) <= {*rows.header}
     return False

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from aisolution_async.bulk import looks
 from aisolution_async.bulk.disk import digest_file, put_safely, relative
 from aisolution_async.errors import ConfigurationError
 from aisolution_async.ledger.urls import Place, place_of
+from aisolution_async.names import is_file, is_taken
 
 _LONGEST_SIDE = 65_536
 
@@ -44,7 +45,7 @@ def origin_of(path: Path) -> Origin | None:
     Raises ConfigurationError where there is one that cannot be read: to go without it is to pay twice.
     """
     side = side_of(path)
-    if not os.path.lexists(side):
+    if not looks.is_taken(side):
         return None
     try:
         return read_note(path)
@@ -57,13 +58,14 @@ def origin_of(path: Path) -> Origin | None:
 
 
 def read_note(path: Path) -> Origin | None:
+    """The same. Raises OSError, ValueError, TypeError or KeyError for one that cannot be read."""
     side = side_of(path)
-    if not os.path.lexists(side):
+    if not is_taken(side):
         return None
     with side.open("rb") as file:
         said = json.loads(file.readline(_LONGEST_SIDE))
     found, before = _read_origin(path.parent, said), said.get("before")
-    if before is None or not path.is_file():
+    if before is None or not is_file(path):
         return found
     # A run was killed while it gave the file its name: it is the new one, or still the one before.
     former, digest = _read_origin(path.parent, before), digest_file(path)

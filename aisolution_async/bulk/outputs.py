@@ -18,13 +18,14 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+from aisolution_async.bulk import looks
 from aisolution_async.bulk.disk import BINARY, Appender, digest_file, lock_open, make_private, reason_of, remove_idle
 from aisolution_async.bulk.encoders import Cells, Dialect, Encoder, Ended, JsonLines, Table
 from aisolution_async.bulk.origins import Origin, origin_of, read_note, side_of, write_note
 from aisolution_async.bulk.rescue import rescued
 from aisolution_async.errors import ConfigurationError
 from aisolution_async.ledger.urls import Place
-from aisolution_async.names import exists, sync_names
+from aisolution_async.names import exists, is_file, is_folder, is_taken, sync_names
 
 if TYPE_CHECKING:
     from aisolution_async.bulk.books import BookPlan, Workbook
@@ -126,7 +127,7 @@ class Output:
         """
         for file, what in ((self.path, "results of an earlier run"), (self.part, "what a stopped run had")):
             is_part = file is self.part
-            if self.streams or not os.path.lexists(file) or (is_part and (self.part_is_idle or self.part_is_taken)):
+            if self.streams or not looks.is_taken(file) or (is_part and (self.part_is_idle or self.part_is_taken)):
                 continue
             also = hint.format(str(file)) if is_part else ""
             raise ConfigurationError(
@@ -142,7 +143,7 @@ class Output:
 
     def check_unchanged(self) -> None:
         """Raise ConfigurationError if there is a file of problems that is not as the last run wrote it."""
-        if self.streams or not os.path.lexists(self.path):
+        if self.streams or not looks.is_taken(self.path):
             return
         with suppress(ConfigurationError, OSError):
             origin = origin_of(self.path)
@@ -238,14 +239,14 @@ class Output:
             is_ours = self._is_ours
             self._file.close()
             if not self.streams:
-                if not self._replaces and os.path.lexists(self.path):
+                if not self._replaces and is_taken(self.path):
                     raise FileExistsError(0, "a file of that name has appeared meanwhile")
                 note = None
-                if was is not None and self.path.is_file() and digest_file(self.path) != was:
+                if was is not None and is_file(self.path) and digest_file(self.path) != was:
                     raise FileExistsError(0, "somebody changed it meanwhile: run it again, and that is taken in")
                 if of is not None and ledger is not None:
                     note = Origin(ledger, of, digest_file(made), added)
-                    write_note(self.path, note, read_note(self.path) if self.path.is_file() else None, rows())
+                    write_note(self.path, note, read_note(self.path) if is_file(self.path) else None, rows())
                 if not is_ours:
                     raise FileNotFoundError(0, _TAKEN_OVER)
                 made.replace(self.path)
@@ -326,13 +327,13 @@ class Output:
             raise ConfigurationError(f"the output {shown}: {remedy}")
         try:
             is_there = exists(path)
-            if path.is_dir():
+            if is_folder(path):
                 raise ConfigurationError(f"the output {shown} is a directory: name a file in it")
-            if not path.parent.is_dir():
+            if not is_folder(path.parent):
                 raise ConfigurationError(f"the output's folder {str(path.parent)!r} does not exist: make it first")
-            if source is not None and is_there and source.exists() and path.samefile(source):
+            if source is not None and is_there and exists(source) and path.samefile(source):
                 raise ConfigurationError(f"the output {shown} is the input: give it another name")
-            if is_there and not path.is_file():
+            if is_there and not is_file(path):
                 raise ConfigurationError(f"the output {shown} is not a regular file: give it another name")
         except (OSError, ValueError) as exc:
             problem = reason_of(exc)

@@ -25,9 +25,11 @@ from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import unquote
 
+from aisolution_async.bulk.disk import reason_of
 from aisolution_async.bulk.source import UnreadableInputError
 from aisolution_async.errors import ConfigurationError
 from aisolution_async.inputs import images, texts
+from aisolution_async.names import is_folder, is_taken
 
 MOST_FILES = 5_000_000
 """Files and folders of a folder that is searched: of more, nobody knows which one is meant."""
@@ -122,6 +124,8 @@ class Photos:
             self.search()
             with _noting():
                 found = self._by_name(said)
+                if isinstance(found, NotThere) and self._found is not None and self._found.unread is not None:
+                    found = NotThere(f"{found}; {self._found.unread}")
         return found
 
     def must_search(self, said: str) -> bool:
@@ -150,12 +154,14 @@ class Photos:
         """What can be told of it without a search."""
         forms = _forms(said)
         plain = forms[-1]
-        leads_out = False
+        leads_out, problem = False, None
         for form in forms:
             found, is_outside = self._at(form)
-            if found is not None:
+            if isinstance(found, Path):
                 return found
-            leads_out = leads_out or is_outside
+            leads_out, problem = leads_out or is_outside, problem or found
+        if problem is not None:
+            return problem
         if texts.says_none(plain):
             return Unreadable(f"says {plain!r}, which names no photo: fill it in, or take the row out of the list")
         if _URL.match(plain):
@@ -165,17 +171,23 @@ class Photos:
             return self._missing_at(plain) if self._root is None else _outside()
         return None
 
-    def _at(self, form: str) -> tuple[Path | None, bool]:
-        """The file at this path, if there is one; and whether there is one that may not be read."""
-        is_outside = False
+    def _at(self, form: str) -> tuple[Path | Unreadable | None, bool]:
+        """The file at this path, if there is one, or why nobody can tell; and whether there is one that is outside."""
+        is_outside, problem = False, None
         for folder in (self._folder,) if self._root is None else (self._folder, self._root):
             path = folder / form
-            if is_there(path):
+            try:
+                is_there = is_taken(path)
+            except OSError as exc:
+                if path.is_relative_to(folder):  # another machine's path is searched for by its name
+                    problem = Unreadable(f"names {images.shown(form)}, which cannot be looked at: {reason_of(exc)}")
+                continue
+            if is_there:
                 inside = self._inside(path)
                 if inside is not None:
                     return inside, False
                 is_outside = True
-        return None, is_outside
+        return problem, is_outside
 
     def _inside(self, path: Path) -> Path | None:
         """`path`, or where it leads to if there is a root, and that is in it."""
@@ -183,8 +195,8 @@ class Photos:
             return path
         try:
             # What is opened later is what was looked at here, whatever links there are.
-            resolved = path.resolve()
-        except (OSError, ValueError, RuntimeError):  # a NUL inside; links that go round in a circle
+            resolved = Path(os.path.realpath(path))
+        except (OSError, ValueError):
             return None
         return resolved if resolved.is_relative_to(self._root) else None
 
@@ -303,6 +315,8 @@ class _Match:
 
     def __init__(self, base: Path, given_up: Callable[[], bool]) -> None:
         self.is_whole = True
+        self.unread: str | None = None
+        """A folder that could not be searched, and why."""
         self._given_up = given_up
         self._db = db = sqlite3.connect("", isolation_level=None, check_same_thread=False)
         try:
@@ -357,24 +371,28 @@ class _Match:
         while waiting:
             where = waiting.pop()
             parent = _key(where.rstrip("/").rpartition("/")[2])
-            try:
-                entries = os.scandir(base / where)
-            except OSError:  # one that may not be read
-                continue
-            with entries:
-                for entry in entries:
-                    if entry.name.startswith(".") or entry.name in _NOT_SEARCHED:
-                        continue
-                    count += 1
-                    if count > MOST_FILES or (count % 1000 == 0 and self._given_up()):
-                        self.is_whole = False
-                        return
-                    path = where + entry.name
-                    is_folder = _is_folder(entry)
-                    if is_folder:
-                        waiting.append(f"{path}/")
-                    stem, ending = (_key(entry.name), _FOLDER) if is_folder else _split(_key(entry.name))
-                    yield stem, parent, ending, stem[::-1], os.fsencode(path)
+            for entry in self._entries(base / where):
+                if entry.name.startswith(".") or entry.name in _NOT_SEARCHED:
+                    continue
+                count += 1
+                if count > MOST_FILES or (count % 1000 == 0 and self._given_up()):
+                    self.is_whole = False
+                    return
+                path = where + entry.name
+                is_below = _is_folder(entry)
+                if is_below:
+                    waiting.append(f"{path}/")
+                stem, ending = (_key(entry.name), _FOLDER) if is_below else _split(_key(entry.name))
+                yield stem, parent, ending, stem[::-1], os.fsencode(path)
+
+    def _entries(self, folder: Path) -> Iterator[os.DirEntry[str]]:
+        try:
+            with os.scandir(folder) as entries:
+                yield from entries
+        except FileNotFoundError:  # it was there a moment ago
+            return
+        except OSError as exc:
+            self.unread = self.unread or f"the folder {str(folder)!r} cannot be searched: {reason_of(exc)}"
 
 
 @contextmanager
@@ -389,22 +407,17 @@ def _noting() -> Iterator[None]:
     raise UnreadableInputError(f"the temporary folder {tempfile.gettempdir()!r} cannot be used: {problem}; set TMPDIR")
 
 
-def is_there(path: Path) -> bool:
-    """Whether there is something at `path`, be it a link that leads nowhere."""
-    try:
-        return os.path.lexists(path)
-    except ValueError:  # a NUL inside
-        return False
-
-
 def _resolved(folder: Path) -> Path:
     try:
-        root = folder.resolve(strict=True)
-    except (OSError, ValueError, RuntimeError):
-        root = None
-    if root is None or not root.is_dir():
-        raise ConfigurationError(f"the images' folder {str(folder)!r} is not there, or no folder: check the path")
-    return root
+        root = Path(os.path.realpath(folder, strict=True))
+        if is_folder(root):
+            return root
+        problem = "is no folder"
+    except (FileNotFoundError, ValueError):
+        problem = "is not there"
+    except OSError as exc:
+        problem = f"cannot be looked at: {reason_of(exc)}"
+    raise ConfigurationError(f"the images' folder {str(folder)!r} {problem}: check the path")
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:

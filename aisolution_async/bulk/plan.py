@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import codecs
-import os
 import threading
 from collections.abc import Sequence
 from contextlib import suppress
@@ -11,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from aisolution_async.bulk import looks
 from aisolution_async.bulk.books import MOST_ROWS
 from aisolution_async.bulk.disk import beside
 from aisolution_async.bulk.earlier import is_idle
@@ -126,7 +126,7 @@ def _held_output(facts: Facts, like: Output) -> Output | None:
         return None
     near = like.path if str(facts.target) == STDOUT else facts.target
     number, path = 1, beside(near, f"{near.stem}-held{like.path.suffix}")
-    while os.path.lexists(path) and not _is_ours(path, facts.target):
+    while looks.is_taken(path) and not _is_ours(path, facts.target):
         number += 1
         path = beside(near, f"{near.stem}-held-{number}{like.path.suffix}")
     return _rows_output(facts, path)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
+from aisolution_async.bulk import looks
 from aisolution_async.ledger.urls import Place
 
 SAID: Final = "SANDBOX: the answers are made up"
@@ -17,7 +18,7 @@ def ledgers_beside(path: Path) -> list[Path]:
     """The ledgers, made up or not, whose names say that they belong to what `path` names: a ledger, or results."""
     output = path.name.removesuffix(".ledger").removesuffix(".sandbox")
     names = (output + ending for ending in (".ledger", LEDGER))
-    return [found for name in names if name != path.name and (found := path.with_name(name)).is_file()]
+    return [found for name in names if name != path.name and looks.is_file(found := path.with_name(name))]
 
 
 def is_made_up(ledger: Place | None, command: Sequence[Any] = ()) -> bool:

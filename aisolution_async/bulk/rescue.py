@@ -89,16 +89,24 @@ def rescues_of(output: Path) -> list[Path]:
     """The files of rows that were rescued from `output`: beside it, and in the temporary folder.
 
     Others write there too: of what is in it, only files count that are the user's own and that nobody else may read.
+    Raises ConfigurationError where a folder fails.
     """
     found: list[Path] = []
     for folder, begins in (
         (output.absolute().parent, rescued(output)),
         (Path(tempfile.gettempdir()), _rescued_elsewhere(output)),
     ):
-        with suppress(OSError):  # a folder that may be written and not be listed
+        try:
             names = os.listdir(folder)  # noqa: PTH208  # each shard of a folder looks through all names, and few are meant
+        except (FileNotFoundError, PermissionError):  # a folder that may be written and not be listed
+            continue
+        except OSError as exc:
+            problem = reason_of(exc)
+        else:
             paths = sorted(folder / name for name in names if name.startswith(begins) and name.endswith(".jsonl"))
             found += [path for path in paths if begins == rescued(output) or _is_own(path)]
+            continue
+        raise ConfigurationError(f"the folder {str(folder)!r} cannot be searched for rescued rows: {problem}")
     return found
 
 
@@ -125,7 +133,10 @@ def put_away(rescue: Path, output: Path) -> None:
 
 
 def _is_own(path: Path) -> bool:
-    found = path.lstat()
+    try:
+        found = path.lstat()
+    except OSError:  # somebody took it away, who was its owner
+        return False
     mine = getattr(os, "getuid", lambda: found.st_uid)()
     return stat.S_ISREG(found.st_mode) and found.st_uid == mine and (os.name == "nt" or not found.st_mode & 0o077)
 

@@ -9,7 +9,7 @@ import threading
 from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 
-from aisolution_async.bulk import mending, notes
+from aisolution_async.bulk import looks, mending, notes
 from aisolution_async.bulk.earlier import Earlier, sources_of
 from aisolution_async.bulk.facts import Facts, in_thread
 from aisolution_async.bulk.outputs import Output
@@ -18,7 +18,6 @@ from aisolution_async.client import AsyncClient
 from aisolution_async.errors import ConfigurationError
 from aisolution_async.ledger import Balance, Store
 from aisolution_async.ledger.urls import Place, check_is_ledger
-from aisolution_async.names import exists
 
 
 def check_ledger(facts: Facts) -> None:
@@ -45,7 +44,7 @@ def _check_apart(facts: Facts, target: Path, path: Path) -> None:
         sides = [_beside(problems, ending) for ending in (".part", ".of", ".of.part")]
         others += [(side, "note beside the file of problems, or its part file") for side in sides]
     for other, what in others:
-        if path.absolute() == other.absolute() or (exists(path) and exists(other) and path.samefile(other)):
+        if path.absolute() == other.absolute() or (looks.exists(path) and looks.exists(other) and path.samefile(other)):
             raise ConfigurationError(f"the ledger {str(path)!r} is the {what}: give it a file of its own")
 
 
@@ -94,7 +93,7 @@ def _check_mended(facts: Facts, output: Output, problems: Output | None) -> None
     if problems is not None and not any(notes.is_same(taken, problems.path) for taken in facts.source.mended.taken):
         problems.check_unchanged()
     target, origin = output.path, facts.origin
-    if origin is None or output.streams or not exists(target):
+    if origin is None or output.streams or not looks.exists(target):
         return
     if target.absolute() == origin.output.absolute():
         raise ConfigurationError(

@@ -35,6 +35,7 @@ from aisolution_async.bulk.source import (
     what_it_is,
 )
 from aisolution_async.errors import ConfigurationError
+from aisolution_async.names import is_file
 
 __all__ = [
     "DELIMITERS",
@@ -273,9 +274,9 @@ class Rows:
 def format_of(path: Path) -> str | None:
     """The format of a file: by its content, where that tells, else by its ending; None if neither does."""
     found = _FORMATS.get(path.suffix.lower())
-    if not path.is_file():
-        return found
     try:
+        if not is_file(path):
+            return found
         with path.open("rb") as file:
             head = file.read(_HEAD)
     except (OSError, ValueError):

@@ -30,9 +30,9 @@ from pathlib import Path
 from typing import Any, ParamSpec, Protocol, cast
 from uuid import UUID, uuid4
 
-from aisolution_async import clock, locks
+from aisolution_async import clock, locks, names
 from aisolution_async.api import Call
-from aisolution_async.bulk import notes
+from aisolution_async.bulk import looks, notes
 from aisolution_async.bulk.disk import ASIDE, put_safely, relative
 from aisolution_async.bulk.facts import Asked, calls_of
 from aisolution_async.bulk.forecast import SHOWN, Among, Forecast, foresee
@@ -62,8 +62,10 @@ _RENAMED = {".pq": ".parquet", ".tab": ".tsv", ".txt": ".csv"}
 
 
 def is_folder(source: Path) -> bool:
-    """Whether it names many lists: a folder, or a pattern like `lists/*.csv`."""
-    return source.is_dir() or (str(source) != STDOUT and glob.has_magic(str(source)) and not os.path.lexists(source))
+    """Whether it names many lists: a folder, or a pattern like `lists/*.csv`. Raises ConfigurationError."""
+    return looks.is_folder(source) or (
+        str(source) != STDOUT and glob.has_magic(str(source)) and not looks.is_taken(source)
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,21 +191,28 @@ def list_shards(source: Path, output: Path | None) -> Listing:
 
 def _found_in(source: Path, output: Path) -> tuple[list[Path], list[str]]:
     """The files of a folder, and the names of the folders in it."""
-    own = output.resolve()
-    if source.is_dir():
+    own = Path(os.path.realpath(output))
+    if names.is_folder(source):
         paths: Iterable[Path] = source.iterdir()
     else:
         every = map(Path, glob.iglob(str(source), recursive=True))  # noqa: PTH207  # Path.glob takes no whole path
-        paths = (path for path in every if own not in path.resolve().parents)
+        paths = (path for path in every if own not in Path(os.path.realpath(path)).parents)
     found, folders = list[Path](), list[str]()
     for path in paths:
         if path.name.startswith((".", "~$")):
             continue
-        if not path.is_dir():
+        if not _is_folder(path):
             found.append(path)  # a link that leads nowhere too: whoever named it should know
-        elif path.name != ASIDE and path.resolve() != own:
+        elif path.name != ASIDE and os.path.realpath(path) != str(own):
             folders.append(path.name)
     return sorted(found), sorted(folders)
+
+
+def _is_folder(path: Path) -> bool:
+    """Whether it is a folder; not where nobody can tell: whoever opens it as a list says why."""
+    with suppress(OSError):
+        return names.is_folder(path)
+    return False
 
 
 def _name_of(path: Path) -> str:
@@ -216,9 +225,9 @@ def _name_of(path: Path) -> str:
 
 def _check_apart(shards: Sequence[Shard], output: Path) -> None:
     """Raise ConfigurationError where results would be written over each other, or over a list."""
-    own = output.resolve()
+    own = os.path.realpath(output)
     for folder in {shard.path.parent for shard in shards}:
-        if folder.resolve() == own:
+        if os.path.realpath(folder) == own:
             raise ConfigurationError(f"the output {str(output)!r} is the folder of the lists: name another folder")
     seen: dict[str, Path] = {}
     for shard in shards:
@@ -553,7 +562,7 @@ def _check(source: Path, output: Path, options: BulkOptions) -> Place:
         raise ConfigurationError(f"the output {str(output)!r} is the folder of the lists: name another folder")
     problems = None if options.problems is None else Path(options.problems)
     if _is_file(output):
-        what = "is a directory: name a file in it" if source.is_dir() else "names many lists: name one of them"
+        what = "is a directory: name a file in it" if looks.is_folder(source) else "names many lists: name one of them"
         raise ConfigurationError(
             f"the input {str(source)!r} {what}, or else a folder for the results, and no file like {str(output)!r}"
         )
@@ -570,7 +579,7 @@ def _check(source: Path, output: Path, options: BulkOptions) -> Place:
 
 def _is_file(path: Path) -> bool:
     """Whether it is a file, or would be one by its name."""
-    return not path.is_dir() and (os.path.lexists(path) or path.suffix.lower() in ENDINGS)
+    return not looks.is_folder(path) and (looks.is_taken(path) or path.suffix.lower() in ENDINGS)
 
 
 def _make(folder: Path) -> None:
@@ -667,14 +676,19 @@ def _made_at(shard: Shard) -> float:
 
 
 def _is_there(shard: Shard, done: Done) -> bool:
-    """Whether the results are there, and of the list as it is now."""
-    return shard.output.is_file() and done.signature == notes.signature_of(shard.path)
+    """Whether the results are there, and of the list as it is now; not where nobody can tell."""
+    with suppress(OSError):
+        return names.is_file(shard.output) and done.signature == notes.signature_of(shard.path)
+    return False
 
 
 def _why_not(shard: Shard, options: BulkOptions) -> str | None:
     """Why a shard must not be run: in the place of its results is something that is not known to be of its list."""
-    if options.overwrite or notes.path_of(shard.output).is_file() or not os.path.lexists(shard.output):
-        return None
+    try:
+        if options.overwrite or looks.is_file(notes.path_of(shard.output)) or not looks.is_taken(shard.output):
+            return None
+    except ConfigurationError as exc:
+        return str(exc)
     return (
         f"{str(shard.output)!r} exists already, and is not known to be of this folder: move it away, or say --overwrite"
     )
@@ -767,8 +781,8 @@ async def foresee_folder(
     with open_peek(options.ledger) as peek, closing(_Folders(options)) as photos:
         for shard in found.shards:
             own = replace(options, problems=None, on_start=lines.of(shard.name))
-            path = shard.output if target is not None and target.is_dir() else None
             try:
+                path = shard.output if target is not None and looks.is_folder(target) else None
                 among = Among(peek, seen, photos.of(shard))
                 add_forecast(whole, await foresee(client, call, shard.path, path, own, among=among), shard.name)
             except LedgerError:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, Final
 
 from aisolution_async.errors import AISolutionError, ConfigurationError
+from aisolution_async.names import exists, is_file, is_folder
 
 MAX_CELL = 64 * 1024 * 1024
 """Characters of one cell: a cell may hold an image as base64."""
@@ -138,7 +139,7 @@ class Reader(ABC):
 def open_bytes(path: Path) -> BinaryIO:
     """The file, open. Raises ConfigurationError."""
     try:
-        if path.exists() and not path.is_file() and not path.is_dir():
+        if exists(path) and not is_file(path) and not is_folder(path):
             raise ConfigurationError(f"the input {str(path)!r} is no regular file: save what it gives to a file first")
         return path.open("rb")
     except FileNotFoundError:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from decimal import Decimal
 from pathlib import Path
@@ -13,10 +12,11 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
-from aisolution_async.bulk import Estimate, Forecast
+from aisolution_async.bulk import Estimate, Forecast, looks
 from aisolution_async.bulk.intervals import Interval
 from aisolution_async.cli import show
 from aisolution_async.cli.ending import Ending, Exit
+from aisolution_async.cli.running import foreseen
 
 Lines = Sequence[tuple[str, object]]
 """What is said: names and values."""
@@ -197,7 +197,9 @@ class PlanFile:
         self.path = path
         if path.suffix.lower() not in _ENDINGS:
             raise Ending(f"the plan {str(path)!r} must end in .txt or .md, for people, or in .json", Exit.USAGE)
-        if os.path.lexists(path):
+        with foreseen():
+            is_there = looks.is_taken(path)
+        if is_there:
             raise self._taken()
 
     def write(self, notes: Sequence[str], lines: Lines, as_json: Mapping[str, Any]) -> None:

@@ -296,7 +296,8 @@ def command_of(call: type[Call[Any]]) -> click.Command:
         if no_ledger and ledger is not None:
             raise Ending("give either --ledger or --no-ledger", Exit.USAGE)
         ahead.check(plan, sample, is_dry=dry_run, no_ledger=no_ledger)
-        of_folder = is_folder(source)
+        with foreseen():
+            of_folder = is_folder(source)
         if of_folder:
             _check_folder(source, output, sample, no_ledger=no_ledger, is_dry=dry_run)
         else:

@@ -20,7 +20,7 @@ from typing import Any
 import click
 
 from aisolution_async.cli.ending import Ending, Exit
-from aisolution_async.names import scheme_of
+from aisolution_async.names import is_file, perhaps, scheme_of
 
 FILE = "aisolution.toml"
 """The file that is looked for in the current folder."""
@@ -108,7 +108,7 @@ def _configure(ctx: click.Context, param: click.Parameter, path: Path | None) ->
     if path is not None:
         ctx.meta[NAMED] = path
     # The file of the folder is read last, by the command itself: it may be given the name of another.
-    elif ctx is root or ctx.meta.get(NAMED) or not Path(FILE).is_file():
+    elif ctx is root or ctx.meta.get(NAMED) or not perhaps(is_file, Path(FILE)):
         return
     assert isinstance(root.command, Lazy)
     root.command.load_all()  # the file may speak of any of them

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -314,7 +315,7 @@ def reconcile_command(
     difference that they do not explain.
     """
     with foreseen():
-        ledgers = dict.fromkeys(file.resolve() if isinstance(file, Path) else file for file in files)
+        ledgers = dict.fromkeys(Path(os.path.realpath(file)) if isinstance(file, Path) else file for file in files)
         sums = [open_ledger(file).summary().by("day", "endpoint") for file in ledgers]
         span = None if period is None else period_of(period)
         if period is not None and span is None:

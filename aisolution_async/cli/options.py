@@ -14,9 +14,11 @@ from aisolution_async.api import ENDPOINTS, Kind, Parameter, endpoint_of
 from aisolution_async.bulk import pretended
 from aisolution_async.cli import config
 from aisolution_async.cli.ending import Ending, Exit
+from aisolution_async.cli.running import foreseen
 from aisolution_async.client import BASE_URL_VARIABLE, TOKEN_VARIABLE
 from aisolution_async.errors import ConfigurationError
 from aisolution_async.ledger.urls import place_of
+from aisolution_async.names import is_file, perhaps
 
 HELP = {
     Kind.IMAGE: "an image: its path, or base64",
@@ -89,8 +91,9 @@ class KnownLedger(LedgerPlace):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """See click."""
         place = super().convert(value, param, ctx)
-        if isinstance(place, Path) and not (place.is_file() and (self._or_results or _is_database(place))):
-            beside = [] if self._or_results and place.suffix != ".ledger" else pretended.ledgers_beside(place)
+        if isinstance(place, Path) and not (perhaps(is_file, place) and (self._or_results or _is_database(place))):
+            with foreseen():
+                beside = [] if self._or_results and place.suffix != ".ledger" else pretended.ledgers_beside(place)
             if beside:
                 kinds = ("the sandbox's" if pretended.is_made_up(found) else "the vendor's" for found in beside)
                 names = " and ".join(f"{found} ({kind})" for found, kind in zip(beside, kinds, strict=True))

@@ -8,6 +8,7 @@ go: that is not kept in the first place, and has to be said again (`config.is_ke
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from copy import copy
 from dataclasses import dataclass
 from itertools import pairwise
@@ -16,7 +17,7 @@ from typing import Any
 
 import click
 
-from aisolution_async.bulk import shell
+from aisolution_async.bulk import looks, shell
 from aisolution_async.bulk.disk import relative
 from aisolution_async.bulk.notes import Note, is_finished, note_of, path_of, whole_of
 from aisolution_async.bulk.outputs import STDOUT
@@ -26,7 +27,9 @@ from aisolution_async.cli.config import NAMED, is_inside, is_kept
 from aisolution_async.cli.ending import Ending, Exit
 from aisolution_async.cli.lazy import Lazy
 from aisolution_async.cli.running import foreseen
+from aisolution_async.errors import ConfigurationError
 from aisolution_async.ledger.urls import Server
+from aisolution_async.names import exists, perhaps
 
 # What is of one run alone. How much is spent on what is held is said each time.
 _OF_ONE_RUN = (
@@ -58,8 +61,9 @@ def resumed(ctx: click.Context, args: Sequence[str], options: Sequence[click.Par
         note = note_of(output)
     if note is None or not note.command:
         what = "is not there" if note is None else "names no command"
-        again = f"give the whole command again{_with_part(output)}"
-        raise Ending(f"nothing says how {str(output)!r} was made: {str(path_of(output))!r} {what}; {again}", Exit.USAGE)
+        with foreseen():
+            note_path, again = path_of(output), f"give the whole command again{_with_part(output)}"
+        raise Ending(f"nothing says how {str(output)!r} was made: {str(note_path)!r} {what}; {again}", Exit.USAGE)
     name, command = _command_of(ctx, note, output)
     with command.make_context(name, [*more, "--", str(source or note.source)], parent=ctx) as now:
         fixed = [name for name in _FIXED if now.params[name]]
@@ -70,13 +74,18 @@ def resumed(ctx: click.Context, args: Sequence[str], options: Sequence[click.Par
             raise Ending(f"--resume goes on with {str(output)!r} as it is: leave --{option} out", Exit.USAGE)
         is_quiet = now.params["quiet"]
         words = _words(command, note, output, now)
-    if source is None and is_finished(output, note) and not more:
+    with foreseen():
+        is_over = source is None and not more and is_finished(output, note)
+    if is_over:
         show.say(f"{output} is finished: all rows of {note.source} are answered, and nothing has to be done")
         ctx.exit(Exit.OK)
     is_noted, source = source is None, source or note.source
-    if str(source) != STDOUT and not (source.is_file() or is_folder(source)):
+    with foreseen():
+        is_there = str(source) == STDOUT or looks.is_file(source) or is_folder(source)
+        lacks_mend = note.problems is not None and looks.is_file(output) and not looks.is_file(note.problems)
+    if not is_there:
         raise Ending(f"the list {str(source)!r} is not there: say where it is now, with --input FILE", Exit.USAGE)
-    if note.problems is not None and output.is_file() and not (is_quiet or note.problems.is_file()):
+    if lacks_mend and not is_quiet:
         show.say(f"the file of problems {str(note.problems)!r} is not there: nothing of it is taken in")
     if is_noted and str(source) != STDOUT and not (is_quiet or is_inside(source.absolute(), output.parent)):
         show.say(f"the list of {output} is not in its folder: {source} is read")
@@ -105,8 +114,9 @@ def _unreadable(output: Path) -> Ending:
 def _with_part(output: Path) -> str:
     """What else to say where a run without a ledger was stopped: its answers are in the part file alone."""
     part = output.with_name(f"{output.name}.part")
-    has_ledger = any(output.with_name(f"{output.name}{ending}").exists() for ending in (".ledger", ".sandbox.ledger"))
-    if has_ledger or not part.is_file() or output.suffix.lower() == ".parquet":
+    ledgers = (output.with_name(f"{output.name}{ending}") for ending in (".ledger", ".sandbox.ledger"))
+    has_ledger = any(map(looks.exists, ledgers))
+    if has_ledger or not looks.is_file(part) or output.suffix.lower() == ".parquet":
         return ""
     return f", with {shell.shown('--rescued', part)}: the answers of a run without a ledger are there, and are paid for"
 
@@ -277,7 +287,9 @@ class NextCommand:
 
     def __call__(self, *more: str) -> str:
         """The command that goes on with the run; `more` are options of it."""
-        is_noted = self.is_kept and str(self.output) != STDOUT and path_of(self.output).is_file()
+        is_noted = False
+        with suppress(ConfigurationError):  # the whole command says all
+            is_noted = self.is_kept and str(self.output) != STDOUT and looks.is_file(path_of(self.output))
         return self._resume(*more) if is_noted or self.ctx is None else self.whole(*more)
 
     def whole(self, *more: str, mend: Path | None = None, output: Path | None = None) -> str:
@@ -325,7 +337,7 @@ class NextCommand:
             if not is_said or name in (*_OF_THAT_RUN, leaves) or name not in self.ctx.params:
                 continue
             value = self.ctx.params[name]
-            if name == "rescued" and not all(path.exists() for path in value):
+            if name == "rescued" and not all(perhaps(exists, path) for path in value):
                 continue  # they are taken
             if folder is None or any(_is_asked(word) for word in _words_of(param, value, folder)):
                 words += _harmless(param, value)

@@ -20,6 +20,7 @@ import pybase64
 from aisolution_async.api import ImageSource
 from aisolution_async.checks import kind_of
 from aisolution_async.errors import InputError
+from aisolution_async.names import is_taken, perhaps
 
 MAX_IMAGE_BYTES = 2 * 1024 * 1024
 """The widest reading of the vendor's "2M"; larger images would be refused there."""
@@ -214,10 +215,10 @@ def _from_base64(text: str, name: str) -> bytes | None:
     if decoded is None:
         if len(text) > _LONGEST_PATH:
             raise InputError(f"{name} is text of {len(text)} characters, too long for a path, and {_NOT_DECODED}")
-        if " " in text.strip() and not _exists(text):
+        if " " in text.strip() and not perhaps(is_taken, Path(text)):
             raise InputError(f"{name} begins as base64 of an image, and {_NOT_DECODED}")
         return None
-    if len(text) <= _LONGEST_PATH and _exists(text):
+    if len(text) <= _LONGEST_PATH and perhaps(is_taken, Path(text)):
         raise InputError(
             f"{name} is text that decodes as a base64 image and also names a file: "
             "pass Path(...) for the file, or put 'data:;base64,' before base64"
@@ -316,13 +317,6 @@ def _decoded(packed: str) -> bytes | None:
         return pybase64.b64decode(packed, validate=True)
     except (binascii.Error, ValueError):
         return None
-
-
-def _exists(path: str) -> bool:
-    try:
-        return os.path.lexists(path)
-    except ValueError:  # a NUL inside
-        return False
 
 
 def _from_path(path: str, name: str, max_bytes: int) -> bytes:

@@ -18,7 +18,7 @@ from urllib.parse import quote
 from aisolution_async.errors import ConfigurationError
 from aisolution_async.ledger import mark
 from aisolution_async.ledger.store import LedgerError
-from aisolution_async.names import exists, scheme_of
+from aisolution_async.names import exists, is_file, is_folder, scheme_of
 
 Synchronous = Literal["full", "normal", "off"]
 
@@ -210,7 +210,7 @@ def check_is_ledger(path: Path) -> None:
     """
     path = Path(os.path.realpath(path))
     try:
-        if not exists(path) or not path.is_file():
+        if not is_file(path):
             return  # what is wrong with it is said when it is opened
         check_memory(path, 10.0)
         looks = _looks(path)
@@ -280,7 +280,7 @@ def _check_closed(path: Path, busy_timeout: float) -> None:
 
 def _check_links(path: Path) -> None:
     """Raise LedgerError for a file with more than one name: the files beside it stand beside one of them only."""
-    if path.is_file() and path.stat().st_nlink > 1:
+    if is_file(path) and path.stat().st_nlink > 1:
         raise LedgerError(
             f"the ledger {path} has another name (a hard link): who opens it by the one does not see who uses the "
             "other, and would pay again; remove one of the names, or make a copy while nobody uses it"
@@ -437,9 +437,9 @@ def fault(path: Path, exc: BaseException) -> LedgerError:
     if isinstance(exc, LedgerError):
         return LedgerError(str(exc))
     with suppress(OSError):  # where that cannot be looked at, `exc` says why
-        if path.is_dir():
+        if is_folder(path):
             return LedgerError(f"the ledger {path} is a folder: name a file in it")
-        if not path.parent.is_dir():
+        if not is_folder(path.parent):
             return LedgerError(f"the ledger {path} has no folder to be in: make {path.parent} first")
     if isinstance(exc, OSError):
         code: int | None = _ERRNO.get(exc.errno or 0, sqlite3.SQLITE_IOERR)

@@ -35,6 +35,7 @@ import httpx
 
 from aisolution_async.errors import ConfigurationError
 from aisolution_async.hiding import NotPickled
+from aisolution_async.names import is_folder
 from aisolution_async.values import value_class
 from aisolution_async.wire.connection import Connection, decode_body, frame_head
 from aisolution_async.wire.dial import AddressInfo, dial
@@ -127,9 +128,9 @@ def _trusting(name: str, path: str) -> ssl.SSLContext:
             return context
         # One folder or several; OpenSSL says nothing of those that are not there.
         places = [Path(part) for part in path.split(os.pathsep) if part]
-        if not any(place.is_dir() for place in places):
+        if not any(map(is_folder, places)):
             raise FileNotFoundError(errno.ENOENT, "there is no such folder")
-        if not any(file for place in places if place.is_dir() for file in place.iterdir()):
+        if not any(file for place in places if is_folder(place) for file in place.iterdir()):
             raise OSError(0, "there is no file in it")
         return ssl.create_default_context(capath=path)
     except ssl.SSLError:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from aisolution_async import clock
-from aisolution_async.bulk import pretended
+from aisolution_async.bulk import looks, pretended
 from aisolution_async.bulk.notes import note_of
 from aisolution_async.bulk.report.applicants import Asked, read_shards
 from aisolution_async.bulk.report.applicants import read as read_applicants
@@ -24,6 +24,7 @@ from aisolution_async.bulk.report.sources import Sources, files_of
 from aisolution_async.bulk.report.thumbnails import noted_of, photographs_of
 from aisolution_async.errors import ConfigurationError
 from aisolution_async.ledger.urls import Place, Server, place_of
+from aisolution_async.names import is_taken
 
 __all__ = ["ReportOptions", "make_report", "write_report"]
 
@@ -122,15 +123,15 @@ def write_report(
     options = options or ReportOptions()
     path = Path(output)
     shown = repr(str(path))
-    if path.is_dir():
+    if looks.is_folder(path):
         raise ConfigurationError(f"the report {shown} is a folder: name a file in it")
-    if not path.parent.is_dir():
+    if not looks.is_folder(path.parent):
         raise ConfigurationError(f"the report's folder {str(path.parent)!r} does not exist: make it first")
     files = files_of(place_of(file), ledger=options.ledger, results=options.results)
     for source, what in ((files.ledger, "the ledger"), (files.results, "the file of results")):
-        if isinstance(source, Path) and path.exists() and source.exists() and path.samefile(source):
+        if isinstance(source, Path) and looks.exists(path) and looks.exists(source) and path.samefile(source):
             raise ConfigurationError(f"the report {shown} is {what}: give it another name")
-    if os.path.lexists(path) and not overwrite:
+    if looks.is_taken(path) and not overwrite:
         raise ConfigurationError(f"{shown} exists already: move it away, or say --overwrite")
     text = _made(files, options, None)
     part = None
@@ -142,7 +143,7 @@ def write_report(
             whole.write(text)
             whole.flush()
             os.fsync(whole.fileno())
-        if not overwrite and os.path.lexists(path):
+        if not overwrite and is_taken(path):
             raise FileExistsError(0, "a file of that name has appeared meanwhile")
         part.replace(path)
     except OSError as exc:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from aisolution_async.bulk import looks
 from aisolution_async.bulk.disk import ASIDE
 from aisolution_async.errors import ConfigurationError
 from aisolution_async.ledger.urls import Place
@@ -41,8 +42,8 @@ def files_of(named: Place, *, ledger: Place | None = None, results: Path | None 
 
     Raises ConfigurationError where that cannot be told, or what was said is not there.
     """
-    is_lost = isinstance(named, Path) and ledger is not None and not named.exists()  # then its name says nothing
-    if not isinstance(named, Path) or (not is_lost and not named.is_dir() and _is_ledger(named)):
+    is_lost = isinstance(named, Path) and ledger is not None and not looks.exists(named)  # then its name says nothing
+    if not isinstance(named, Path) or (not is_lost and not looks.is_folder(named) and _is_ledger(named)):
         if ledger is not None:
             raise ConfigurationError(f"{str(named)!r} is a ledger, and --ledger names another one: leave one out")
         ledger = named
@@ -63,33 +64,33 @@ def files_of(named: Place, *, ledger: Place | None = None, results: Path | None 
             return Sources(ledger, None, notes=notes)
     if ledger is None:
         beside = [Path(f"{results}{ending}") for ending in reversed(_LEDGERS)]
-        ledger = next((path for path in beside if path.is_file()), None)
+        ledger = next((path for path in beside if looks.is_file(path)), None)
         if ledger is None:
             notes.append(
                 f"No ledger was found beside the results ({beside[0].name}): attempts, their cost and their times are "
                 f"not on this page. Say where it is, a file or a URL: --ledger {_EXAMPLE!r}."
             )
-    if results.is_dir():
+    if looks.is_folder(results):
         return _folder(results, ledger, notes)
     ending = next((suffix.lower() for suffix in reversed(results.suffixes) if suffix.lower() in _KNOWN), None)
     if ending is None and not is_lost:
         known = ", ".join(_KNOWN)
         raise ConfigurationError(f"{str(results)!r} is neither a ledger nor results: name a .ledger, or {known}")
-    if ending is not None and results.is_file():
+    if ending is not None and looks.is_file(results):
         return Sources(ledger, results, ending, results.suffix == ".part", notes)
     part = Path(f"{results}.part")
-    if ending is not None and part.is_file():
+    if ending is not None and looks.is_file(part):
         return Sources(ledger, part, ".jsonl" if ending == ".xlsx" else ending, True, notes)
     raise ConfigurationError(f"there are no results {str(results)!r}: check the path")
 
 
 def _folder(results: Path, ledger: Place | None, notes: list[str]) -> Sources:
     """The results of a folder of lists. Raises ConfigurationError where it has none."""
-    done = sorted((results / ASIDE).glob("*.done"))
-    shards = [path for path in (results / note.name.removesuffix(".done") for note in done) if path.is_file()]
+    done = looks.files_in(results / ASIDE, ".done")
+    shards = [path for path in (results / note.name.removesuffix(".done") for note in done) if looks.is_file(path)]
     if not shards:
         raise ConfigurationError(f"there are no results in the folder {str(results)!r}: check the path")
-    if others := len(done) - len(shards) + len([*results.glob("*.part")]):
+    if others := len(done) - len(shards) + len(looks.files_in(results, ".part")):
         notes.append(f"Shards without results yet, whose rows are not on this page: {others:,}.")
     return Sources(ledger, results, notes=notes, shards=shards)
 
@@ -108,8 +109,8 @@ def _output_of(ledger: Path) -> Path | None:
     for ending in _LEDGERS:
         if ledger.name.endswith(ending) and len(ledger.name) > len(ending):
             output = ledger.with_name(ledger.name.removesuffix(ending))
-            if output.suffix.lower() in _KNOWN and (output.is_file() or Path(f"{output}.part").is_file()):
+            if output.suffix.lower() in _KNOWN and (looks.is_file(output) or looks.is_file(Path(f"{output}.part"))):
                 return output
-            if (output / ASIDE).is_dir():
+            if looks.is_folder(output / ASIDE):
                 return output
     return None

@@ -36,14 +36,14 @@ class Noted:
 
 def noted_of(results: Path, root: Path | None, columns: Mapping[str, str]) -> Noted | None:
     """The list of a file of results; `root` and `columns` are what is said now. None where nobody can tell it."""
-    from aisolution_async.bulk import notes  # noqa: PLC0415  # it imports the words of reports
+    from aisolution_async.bulk import looks, notes  # noqa: PLC0415  # it imports the words of reports
 
     output = results.with_suffix("") if results.suffix == ".part" else results
     try:
         note = notes.note_of(output)
+        if note is None or not looks.is_file(note.source):
+            return None
     except AISolutionError:
-        return None
-    if note is None or not note.source.is_file():
         return None
     said: dict[str, str] = {}
     for word, value in zip(note.command, note.command[1:], strict=False):
