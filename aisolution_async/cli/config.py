@@ -13,6 +13,7 @@ lists below have what it may say; what is on none of them, as an option that is 
 from __future__ import annotations
 
 import difflib
+import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -226,11 +227,11 @@ def is_inside(value: Any, folder: Path) -> bool:
     if scheme_of(str(value)) is not None:
         return False  # a URL
     try:
-        here = folder.resolve()
+        here = Path(os.path.realpath(folder))
         path = here / Path(str(value)).expanduser()
         beside = [other for other in path.parent.iterdir() if other.name.startswith(path.name)]
-        return all(other.resolve().is_relative_to(here) for other in (path.parent, path, *beside))
-    except (OSError, RuntimeError, ValueError):
+        return all(Path(os.path.realpath(other)).is_relative_to(here) for other in (path.parent, path, *beside))
+    except (OSError, RuntimeError, ValueError):  # no home folder is known
         return False
 
 

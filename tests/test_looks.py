@@ -1,0 +1,365 @@
+"""Files that cannot be looked at: they are told, on every version of Python, and never taken for missing."""
+
+from __future__ import annotations
+
+import ast
+import errno
+import os
+import re
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import aisolution_async
+from aisolution_async import AISolutionError, ConfigurationError, FaceCompare, SearchFace
+from aisolution_async.bulk import rescue, run_folder
+from aisolution_async.bulk.photos import Photos
+from aisolution_async.bulk.report import write_report
+from aisolution_async.ledger import LedgerError
+from aisolution_async.names import exists, is_file, is_folder, is_taken, perhaps
+
+from .commands import left, run, the_error
+from .sheets import bulk, read, sane, write
+from .support import Vendor, client_of, picture
+
+LOOKS = (exists, is_file, is_folder, is_taken)
+LIST = "id,phone\nA,+6281387300001\nB,12\nC,+6281387300003\n"
+
+
+@contextmanager
+def unlookable(*paths: Path, why: int = errno.EACCES) -> Iterator[None]:
+    """Nobody can look at the files, nor at what is in them if they are folders; they can be opened all the same."""
+
+    def failing(look: Any) -> Any:
+        def fail(path: Any, *args: Any, **options: Any) -> Any:
+            if not isinstance(path, int):
+                found = Path(os.fsdecode(path)).absolute()
+                if any(found.is_relative_to(each) for each in paths):
+                    raise OSError(why, os.strerror(why), os.fsdecode(path))
+            return look(path, *args, **options)
+
+        return fail
+
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("stat", "lstat"):
+            patch.setattr(os, name, failing(getattr(os, name)))
+        yield
+
+
+@pytest.mark.parametrize("why", [errno.EACCES, errno.EIO, errno.ELOOP, errno.ESTALE])
+def test_what_cannot_be_looked_at_is_an_error(tmp_path: Path, why: int) -> None:
+    with unlookable(tmp_path / "file", why=why):
+        for look in LOOKS:
+            with pytest.raises(OSError) as caught:
+                look(tmp_path / "file")
+            assert caught.value.errno == why
+            assert perhaps(look, tmp_path / "file")
+
+
+def test_what_there_is(tmp_path: Path) -> None:
+    (tmp_path / "to nowhere").symlink_to("nowhere")
+    (tmp_path / "round").symlink_to("round")
+    (tmp_path / "too far").symlink_to("x" * 300)
+    write(tmp_path / "file", "")
+
+    def told(name: str) -> list[bool | str]:
+        found: list[bool | str] = []
+        for look in LOOKS:
+            try:
+                found.append(look(tmp_path / name))
+            except OSError as exc:
+                found.append(errno.errorcode[exc.errno or 0])
+        return found
+
+    assert told("file") == [True, True, False, True]
+    assert told(".") == [True, False, True, True]
+    assert told("nowhere") == told("file/in it") == told("a\0b") == [False, False, False, False]
+    assert told("to nowhere") == [False, False, False, True]
+    assert told("round") == ["ELOOP", "ELOOP", "ELOOP", True]
+    assert told("round/in it") == ["ELOOP", "ELOOP", "ELOOP", "ELOOP"]
+    assert told("too far") == ["ENAMETOOLONG", "ENAMETOOLONG", "ENAMETOOLONG", True]
+    assert told("x" * 300) == ["ENAMETOOLONG", "ENAMETOOLONG", "ENAMETOOLONG", False]
+
+
+@pytest.mark.parametrize(("number", "is_told"), [(123, False), (1921, True)])
+def test_windows_has_no_file_of_a_pattern(monkeypatch: pytest.MonkeyPatch, number: int, is_told: bool) -> None:
+    failed = OSError(errno.EINVAL, "it fails")
+    failed.winerror = number  # type: ignore[attr-defined,unused-ignore]  # as there
+
+    def fail(*_: object, **__: object) -> None:
+        raise failed
+
+    monkeypatch.setattr(os, "stat", fail)
+    for look in LOOKS:
+        if is_told:
+            with pytest.raises(OSError, match="it fails"):
+                look(Path("lists/*.csv"))
+        else:
+            assert not look(Path("lists/*.csv"))
+
+
+def test_nothing_is_looked_at_otherwise() -> None:
+    """`Path.resolve()`, too, fails on some versions of Python only, where links go round in a circle."""
+    package = Path(aisolution_async.__file__).parent
+    otherwise = []
+    for path in sorted(package.rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Attribute):
+                continue
+            name, of = node.func.attr, ast.unparse(node.func.value)
+            is_look = name in ("exists", "lexists", "is_file", "is_dir", "isfile", "isdir", "is_symlink", "islink")
+            if (is_look and of not in ("names", "looks", "entry")) or (name == "resolve" and not node.args):
+                otherwise.append(f"{path.relative_to(package)}:{node.lineno}: {ast.unparse(node)}")
+    assert otherwise == []
+
+
+NOTES = ["out.csv.ledger", "out.csv", "mend.csv", "mend.csv.of", "_bulk"]
+OF_A_STOPPED_RUN = ["out.csv.part", "out.csv.rescued-1.jsonl"]
+
+
+@pytest.mark.parametrize("name", [*NOTES, *OF_A_STOPPED_RUN])
+@pytest.mark.parametrize("why", [errno.EACCES, errno.EIO])
+async def test_a_file_of_an_earlier_run(tmp_path: Path, name: str, why: int) -> None:
+    """The run ends before it asks and writes; once the file can be looked at, nothing is asked again."""
+    source, out, vendor = write(tmp_path / "in.csv", LIST), tmp_path / "out.csv", Vendor(sane)
+    options: dict[str, Any] = {
+        "vendor": vendor,
+        "columns": {"number": "phone"},
+        "ledger": tmp_path / "out.csv.ledger",
+        "problems": tmp_path / "mend.csv",
+    }
+    await bulk(source, out, **options)
+    assert len(vendor.requests) == 2
+    if name in OF_A_STOPPED_RUN:
+        write(tmp_path / name, "")
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    with unlookable(tmp_path / name, why=why):
+        with pytest.raises((ConfigurationError, LedgerError)) as caught:
+            await bulk(source, out, **options)
+        assert str(tmp_path / name) in str(caught.value)
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+    await bulk(source, out, **options)
+    assert len(vendor.requests) == 2
+    assert [row["ok"] for row in read(out)] == ["true", "false", "true"]
+
+
+async def test_an_output_that_cannot_be_looked_at_at_the_end_is_not_written_over(tmp_path: Path) -> None:
+    """Somebody has put a file there meanwhile, on a disk that fails: the rows are in the part file."""
+    source, out = write(tmp_path / "in.csv", LIST), tmp_path / "out.csv"
+    failing = unlookable(out, why=errno.EIO)
+
+    def answer(request: Any, number: int) -> Any:
+        if number == 1:
+            write(out, "somebody's")
+            failing.__enter__()
+        return sane(request, number)
+
+    try:
+        with pytest.raises(AISolutionError, match=r"Input/output error"):
+            await bulk(source, out, vendor=Vendor(answer), columns={"number": "phone"})
+    finally:
+        failing.__exit__(None, None, None)
+    assert out.read_text() == "somebody's"
+    assert len(read(tmp_path / "out.csv.part")) == 3
+
+
+async def test_a_file_of_problems_is_named_though_it_cannot_be_looked_at(tmp_path: Path) -> None:
+    source, mend = write(tmp_path / "in.csv", LIST), tmp_path / "mend.csv"
+    looks = 0
+
+    def answer(request: Any, number: int) -> Any:
+        return sane(request, number)
+
+    with pytest.MonkeyPatch.context() as patch:
+        look = Path.stat
+
+        def fail(self: Path, *, follow_symlinks: bool = True) -> os.stat_result:
+            nonlocal looks
+            if self.name == mend.name and mend in [*tmp_path.iterdir()]:
+                looks += 1
+                raise OSError(errno.EIO, "it fails")
+            return look(self, follow_symlinks=follow_symlinks)
+
+        patch.setattr(Path, "stat", fail)
+        done = await bulk(
+            source, tmp_path / "out.csv", vendor=Vendor(answer), columns={"number": "phone"}, problems=mend
+        )
+    assert (done.problems, done.output, looks) == (mend, tmp_path / "out.csv", 1)
+
+
+@pytest.mark.parametrize("why", [errno.EACCES, errno.EIO])
+async def test_the_results_of_a_shard(tmp_path: Path, why: int) -> None:
+    """The other shards are run. The one whose results cannot be looked at is told, and asked nothing again."""
+    lists, out, vendor = tmp_path / "lists", tmp_path / "out", Vendor(sane)
+    lists.mkdir()
+    for n in (1, 2):
+        write(lists / f"{n}.csv", f"number\n+628138730000{n}\n")
+    async with client_of(vendor) as client:
+        ledger = tmp_path / "a.ledger"
+        await run_folder(client, aisolution_async.WhatsAppDetail, lists, out, ledger=ledger)
+        write(lists / "3.csv", "number\n+6281387300003\n")
+        with unlookable(out / "1.csv", why=why):
+            done = await run_folder(client, aisolution_async.WhatsAppDetail, lists, out, ledger=ledger)
+        assert {*done.problems} == {"1.csv"}
+        assert f"{str(out / '1.csv')!r} cannot be looked at: {os.strerror(why)}" in done.problems["1.csv"]
+        assert (done.finished, done.elsewhere, len(vendor.requests)) == (1, 1, 3)
+        done = await run_folder(client, aisolution_async.WhatsAppDetail, lists, out, ledger=ledger)
+    assert (done.complete, len(vendor.requests)) == (True, 3)
+
+
+async def test_a_list_in_a_folder_that_leads_nowhere_or_round_is_told(tmp_path: Path) -> None:
+    lists, out, vendor = tmp_path / "lists", tmp_path / "out", Vendor(sane)
+    lists.mkdir()
+    write(lists / "1.csv", "number\n+6281387300001\n")
+    (lists / "2.csv").symlink_to("2.csv")
+    (lists / "3.csv").symlink_to("x" * 300)
+    async with client_of(vendor) as client:
+        for source in (lists, lists / "*.csv"):
+            done = await run_folder(client, aisolution_async.WhatsAppDetail, source, out, ledger=tmp_path / "a.ledger")
+            assert {*done.problems} == {"2.csv", "3.csv"}
+            assert "Too many levels of symbolic links" in done.problems["2.csv"]
+            assert "File name too long" in done.problems["3.csv"]
+    assert len(vendor.requests) == 1
+
+
+@pytest.mark.parametrize("why", [errno.EACCES, errno.EIO])
+def test_a_photo(tmp_path: Path, why: int) -> None:
+    """It is not looked for by its name in other folders: the one that is found may be another applicant's."""
+    base = tmp_path / "list"
+    for name in ("a/b/1.jpg", "x/a/b/1.jpg", "only.jpg"):
+        (base / name).parent.mkdir(parents=True, exist_ok=True)
+        (base / name).write_bytes(picture(1))
+    for root in (None, base):
+        photos = Photos(base, root)
+        with unlookable(base / "a", why=why):
+            assert photos.find("a/b/1.jpg") == f"names 'a/b/1.jpg', which cannot be looked at: {os.strerror(why)}"
+            assert photos.find("only.jpg") == base / "only.jpg"
+        assert photos.find("a/b/1.jpg") == base / "a/b/1.jpg"
+        photos.close()
+    # A path of another machine may begin with a folder that is forbidden here.
+    photos = Photos(base)
+    with unlookable(tmp_path / "forbidden", why=why):
+        assert photos.find(str(tmp_path / "forbidden/list/only.jpg")) == base / "only.jpg"
+    photos.close()
+
+
+async def test_folders_of_photos_that_cannot_be_searched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(tmp_path / "in.csv", "img\n1.jpg\n2.jpg\n")
+    (tmp_path / "open").mkdir()
+    (tmp_path / "open/1.jpg").write_bytes(picture(1))
+    (tmp_path / "shut").mkdir()
+    scan = os.scandir
+
+    def refuse(path: Any) -> Any:
+        if Path(path).name == "shut":
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    vendor = Vendor(sane)
+    await bulk(tmp_path / "in.csv", tmp_path / "out.csv", SearchFace, vendor=vendor)
+    found = read(tmp_path / "out.csv")
+    assert [row["ok"] for row in found] == ["true", "false"]
+    shut = str(tmp_path / "shut")
+    assert "does not exist" in found[1]["problem"]
+    assert found[1]["problem"].endswith(f"; the folder {shut!r} cannot be searched: Permission denied")
+    assert len(vendor.requests) == 1
+
+
+async def test_the_folder_of_photos(tmp_path: Path) -> None:
+    (tmp_path / "round").symlink_to("round")
+    source = write(tmp_path / "in.csv", "img1,img2\n1.jpg,2.jpg\n")
+    write(tmp_path / "file", "")
+    for name, said in (
+        ("round", "cannot be looked at: Too many levels of symbolic links: check the path"),
+        ("nowhere", "is not there: check the path"),
+        ("file", "is no folder: check the path"),
+    ):
+        with pytest.raises(ConfigurationError) as caught:
+            await bulk(source, tmp_path / "out.csv", FaceCompare, images_root=tmp_path / name)
+        assert str(caught.value) == f"the images' folder {str(tmp_path / name)!r} {said}"
+
+
+def test_results_of_a_report(tmp_path: Path) -> None:
+    results = write(tmp_path / "out.csv", "number,ok\n+6281387300001,true\n")
+    for path in (results, tmp_path / "page.html"):
+        with unlookable(path), pytest.raises(ConfigurationError, match="cannot be looked at: Permission denied"):
+            write_report(results, tmp_path / "page.html")
+    assert [*tmp_path.iterdir()] == [results]
+
+
+@pytest.mark.usefixtures("command_environment")
+@pytest.mark.parametrize(
+    ("target", "said"),
+    [("x" * 300, "(File name|name of the ledger .*) (is )?too long"), ("shut", "Too many levels|look at")],
+)
+def test_the_command_line_says_it_in_one_line(target: str, said: str) -> None:
+    Path("in.csv").write_text("number\n+6281387300001\n")
+    Path("shut").symlink_to(target)
+    start, end = ["bulk", "whatsapp-detail"], ["-o", "out.csv", "--sandbox", "--quiet"]
+    for words in (
+        [*start, "shut", *end],
+        [*start, "in.csv", "-o", "shut/out.csv", "--sandbox"],
+        [*start, "in.csv", *end, "--ledger", "shut/a.sandbox.ledger"],
+        [*start, "in.csv", *end, "--errors", "shut/mend.csv"],
+        [*start, "in.csv", *end, "--rescued", "shut"],
+        [*start, "in.csv", *end, "--images", "shut"],
+        ["bulk", "--resume", "shut/out.csv"],
+        ["report", "shut/out.csv", "-o", "page.html"],
+        ["report", "in.csv", "-o", "shut/page.html"],
+        ["ledger", "show", "shut"],
+    ):
+        result = run(*words)
+        assert result.exit_code == 2, (words, result.output)
+        assert re.search(said, the_error(result)), (words, the_error(result))
+    assert left() == {"in.csv", "shut"}
+
+
+@pytest.mark.usefixtures("command_environment")
+def test_options_of_a_folder_that_cannot_be_read_are_told() -> None:
+    Path("in.csv").write_text("number\n+6281387300001\n")
+    Path("aisolution.toml").symlink_to("x" * 300)
+    result = run("bulk", "whatsapp-detail", "in.csv", "-o", "out.csv", "--sandbox")
+    assert result.exit_code == 2
+    assert the_error(result) == "the configuration 'aisolution.toml' cannot be read: File name too long"
+
+
+@pytest.mark.parametrize(("why", "is_told"), [(errno.EIO, True), (errno.EACCES, False)])
+async def test_a_folder_that_cannot_be_searched_for_rescued_rows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, why: int, is_told: bool
+) -> None:
+    """On a disk that fails, they may be there. A folder that may be written and not be listed is no such disk."""
+    source, vendor, find = write(tmp_path / "in.csv", LIST), Vendor(sane), os.listdir
+
+    def fail(folder: Any = ".") -> list[Any]:
+        if folder == tmp_path:
+            raise OSError(why, os.strerror(why))
+        return find(folder)
+
+    monkeypatch.setattr(os, "listdir", fail)
+    options: dict[str, Any] = {"vendor": vendor, "columns": {"number": "phone"}, "ledger": tmp_path / "b/a.ledger"}
+    (tmp_path / "b").mkdir()
+    if is_told:
+        with pytest.raises(ConfigurationError, match="cannot be searched for rescued rows: Input/output error"):
+            await bulk(source, tmp_path / "out.csv", **options)
+        assert not vendor.requests
+    else:
+        assert (await bulk(source, tmp_path / "out.csv", **options)).complete
+
+
+def test_rescued_rows_that_somebody_takes_away_hide_no_others(
+    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of two files in the temporary folder, the first is gone when it is looked at."""
+    folder = tmp_path_factory.mktemp("rescues")
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    rescues = [rescue.Rescue(tmp_path / "out.csv") for _ in range(2)]
+    gone, there = sorted(folder.iterdir())
+    with unlookable(gone, why=errno.ENOENT):
+        assert [path for path in rescue.rescues_of(tmp_path / "out.csv") if path.parent == folder] == [there]
+    for each in rescues:
+        each.close()
