@@ -39,7 +39,7 @@ def test_the_doors_have_each_option_as_a_keyword(door: Any) -> None:
         assert (parameter.kind, parameter.default) == (inspect.Parameter.KEYWORD_ONLY, field.default)
     assert len(signature.parameters) == 4 + len(fields(BulkOptions))
     told = pydoc.plain(pydoc.render_doc(door))
-    assert "give_up: 'float' = 300.0" in told
+    assert "give_up: float = 300.0" in told.replace("'", "")  # Python 3.14 shows an annotation without quotes
     assert all(f"`{field.name}`" in told for field in fields(BulkOptions)), "each option is documented"
     assert inspect.iscoroutinefunction(door)
 
