@@ -7,6 +7,7 @@ import contextlib
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import pytest
 
 from aisolution_async.sandbox import Sandbox
 from aisolution_async.sandbox.clock import Clock
@@ -251,6 +253,9 @@ def assert_clean(output: str) -> None:
     assert "left: 0 tasks, 0 sockets" in output, output
     for sign in ("Warning", "Traceback", "Exception ignored", "never retrieved", "was destroyed", "Unclosed"):
         assert sign not in output, output
+
+
+needs_curl = pytest.mark.skipif(shutil.which("curl") is None, reason="there is no curl here")
 
 
 async def curl(*arguments: str) -> str:

@@ -19,7 +19,17 @@ from aisolution_async.sandbox import Sandbox
 from aisolution_async.sandbox.clock import Clock
 from aisolution_async.sandbox.faults import Fault
 
-from .services import UNDER_AIOHTTP, assert_clean, curl, done, example, serving, state_of, two_workers_run_a_list
+from .services import (
+    UNDER_AIOHTTP,
+    assert_clean,
+    curl,
+    done,
+    example,
+    needs_curl,
+    serving,
+    state_of,
+    two_workers_run_a_list,
+)
 from .support import Vendor, in_turn, picture, says
 from .support import client_of as client_on
 
@@ -43,6 +53,7 @@ async def running(app: web.Application) -> AsyncIterator[httpx.AsyncClient]:
         await runner.cleanup()
 
 
+@needs_curl
 async def test_the_service_answers_and_ends_with_requests_in_flight(source: str, tmp_path: Path) -> None:
     clock = Clock(ticking=False)
     async with (

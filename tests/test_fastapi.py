@@ -59,7 +59,17 @@ from aisolution_async.sandbox.clock import Clock
 from aisolution_async.sandbox.faults import Fault
 
 from .commands import settled
-from .services import UNDER_UVICORN, assert_clean, curl, done, example, serving, state_of, two_workers_run_a_list
+from .services import (
+    UNDER_UVICORN,
+    assert_clean,
+    curl,
+    done,
+    example,
+    needs_curl,
+    serving,
+    state_of,
+    two_workers_run_a_list,
+)
 from .support import NUMBER, Vendor, in_turn, ok_whatsapp, picture, says
 from .support import client_of as client_on
 
@@ -113,6 +123,7 @@ async def test_the_small_service_answers_a_number_and_maps_errors(imported: str,
         assert_clean(await service.ended())
 
 
+@needs_curl
 @pytest.mark.parametrize("http", ["h11", "httptools"])
 async def test_the_service_answers_and_ends_with_requests_in_flight(source: str, tmp_path: Path, http: str) -> None:
     clock = Clock(ticking=False)
