@@ -622,6 +622,31 @@ async def test_who_lost_a_part_file_leaves_that_of_the_other(tmp_path: Path) -> 
     second.close()
 
 
+async def test_who_stood_still_before_its_part_file_leaves_none(
+    tmp_path: Path, server_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It took a shard, and others finished that before it wrote anything: what it writes then is nobody's."""
+    lists, out = tmp_path / "lists", tmp_path / "out"
+    numbers = write_lists(lists, 2, 2)
+    vendor, real, stood = Vendor(sane), FolderRun._run, list[FolderSummary]()
+
+    async def still(self: FolderRun, *given: Any) -> Any:
+        if not stood:
+            stood.append(FolderSummary())
+            rows(server_url, "UPDATE owners SET expires_at = clock_timestamp() - interval '1 s' WHERE NOT ended")
+            stood.append(await folder_run(lists, out, server_url, vendor))
+        return await real(self, *given)
+
+    monkeypatch.setattr(FolderRun, "_run", still)
+    done = await folder_run(lists, out, server_url, vendor, problems=tmp_path / "problems")
+    assert stood[1].complete
+    assert done.complete
+    assert sorted(asked(vendor)) == sorted(answered(out)) == numbers
+    assert {path.name for path in out.glob("*.csv*")} >= {"part-0.csv", "part-1.csv"}
+    assert not [*out.rglob("*.part")]
+    assert not [*(tmp_path / "problems").rglob("*.part")]
+
+
 class SignallingSandbox(CountingSandbox):
     """A sandbox that sends a process a signal as a request comes in."""
 

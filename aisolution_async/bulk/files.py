@@ -177,6 +177,11 @@ class Files:
                 self._stop()  # a thread is not cancelled
                 raise
 
+    def discard(self) -> None:
+        """Leave no part files, but for those that are another run's already."""
+        for output in (self._output, *(file.output for file in (self._problems, self._held) if file is not None)):
+            output.discard()
+
     def settle(self, summary: Summary, *, finished: bool) -> None:
         """Close the files, and say in `summary` what is where. `finished`: all rows have their results."""
         output, to_do = self._output, [file for file in (self._problems, self._held) if file is not None]

@@ -280,6 +280,11 @@ class Output:
                 with suppress(OSError):
                     self.part.unlink(missing_ok=True)
 
+    def discard(self) -> None:
+        """Leave no part file, unless it is another run's already."""
+        self.rows = 0
+        self.close()
+
     @property
     def _is_ours(self) -> bool:
         """Whether the part file is still the one that was opened here: a run that took over has removed that."""

@@ -197,7 +197,10 @@ class BulkRun:
                     self.making = any(output.as_book for output in planned.outputs) and self._sample is None
                     await files.make(watch.given_up.is_set)
                     self.making = False
-                finished = not watch.stopping and await self._may_finish(stack)
+                if not watch.stopping:
+                    finished = await self._may_finish(stack)
+                    if not finished and isinstance(files, Files):
+                        files.discard()  # the rows are another worker's to write
             finally:
                 asking.end()
                 files.settle(self.summary, finished=finished)
