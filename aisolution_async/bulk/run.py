@@ -197,10 +197,7 @@ class BulkRun:
                     self.making = any(output.as_book for output in planned.outputs) and self._sample is None
                     await files.make(watch.given_up.is_set)
                     self.making = False
-                if not watch.stopping:
-                    finished = await self._may_finish(stack)
-                    if not finished and isinstance(files, Files):
-                        files.discard()  # the rows are another worker's to write
+                finished = not watch.stopping and await self._may_finish(stack, files)
             finally:
                 asking.end()
                 files.settle(self.summary, finished=finished)
@@ -230,11 +227,16 @@ class BulkRun:
             return self._sample
         return Files(planned, self._watch.stop, whole or planned.output.path)
 
-    async def _may_finish(self, stack: AsyncExitStack) -> bool:
-        """Whether the results may have their name. Of a list of a folder, they may until `stack` is closed."""
+    async def _may_finish(self, stack: AsyncExitStack, files: Files | ListSample) -> bool:
+        """Whether the results may have their name. Of a list of a folder, they may until `stack` is closed.
+
+        If not, they are another worker's to write, and nothing is left of them here.
+        """
         if self._turn is None or await stack.enter_async_context(self._turn.finishing()):
             return True
         self._watch.stop("another worker has taken the list over")
+        if isinstance(files, Files):
+            files.discard()
         return False
 
     def _remember(self, facts: Facts, *, finished: bool = False) -> None:
