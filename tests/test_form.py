@@ -24,7 +24,7 @@ from werkzeug.formparser import FormDataParser
 
 from aisolution_async.wire.form import CONTENT_TYPE, Form
 
-PIECE = 3 * 48 * 1024
+STEP = 192 * 1024  # bytes of an image that are encoded in one go
 _ALPHABET = string.ascii_letters + string.digits + "+/"
 
 
@@ -49,8 +49,9 @@ def test_the_contracts_examples() -> None:
 
 
 @given(st.lists(st.tuples(st.sampled_from(["img1", "number", "a b"]), st.binary(max_size=200) | st.text()), max_size=4))
-@example([("img", b"\xfb\xff" * (PIECE // 2 + 1))])
-@example([("img", b"x" * PIECE), ("img", b"y" * (PIECE + 1)), ("img", b"z" * (PIECE - 1))])
+@example([("img", b"\xfb\xff" * (STEP // 2 + 1))])
+@example([("img", b"x" * STEP), ("img", b"y" * (STEP + 1)), ("img", b"z" * (STEP - 1))])
+@example([("img1", b"x" * (STEP - 2)), ("number", "+1"), ("img2", b""), ("img1", b"\xfb\xef\xbe" * STEP)])
 def test_a_form_parses_to_what_it_was_made_of(fields: list[tuple[str, str | bytes]]) -> None:
     body = body_of(*fields)
     parsed = parse_qsl(body.decode("ascii"), keep_blank_values=True)
@@ -63,7 +64,7 @@ _PAIRS = "".join(a + b for a in _ALPHABET for b in _ALPHABET)
 _SERVED: list[tuple[str, str | bytes]] = [
     ("img1", base64.b64decode(_PAIRS)),
     ("img2", base64.b64decode(_PAIRS) + b"\xfb"),
-    ("img3", random.Random(1).randbytes(PIECE + 2)),
+    ("img3", random.Random(1).randbytes(STEP + 2)),
     ("callback", "https://x.example/a/b?c=d&e=f+g%20h"),
     ("number", "+6281387300008"),
 ]
@@ -185,12 +186,26 @@ def test_byte_for_byte_what_curl_sends(value: str) -> None:
 
 
 def test_pieces_are_small_and_given_back() -> None:
-    form = Form([("img1", b"\xff" * 1_000_000), ("img2", b"\xff" * 1_000_000)])
+    form = Form([("img1", b"\xfb\xef\xbe" * 333_333), ("img2", random.Random(1).randbytes(1_000_000))])
     sizes = [len(piece) for piece in form]
-    assert max(sizes) <= 3 * PIECE * 4 // 3 + 16  # every character of such an image takes three bytes
+    # Every character of the first image is a plus, which takes three bytes; few are of one like the second.
+    assert max(sizes) <= 3 * STEP * 4 // 3 + 16
+    assert max(sizes[-4:]) <= 2 * 1.1 * STEP * 4 // 3
     assert sum(sizes) == form.length
     with pytest.raises(httpx.StreamConsumed):
         next(iter(form))
+
+
+@pytest.mark.parametrize("size", [60_000, 100_000])
+def test_two_small_photos_are_one_piece(size: int) -> None:
+    # So that the whole request leaves in one write.
+    photos = [random.Random(seed).randbytes(size) for seed in range(2)]
+    form = Form([("img1", photos[0]), ("img2", photos[1])])
+    whole = form.whole()
+    assert whole is not None
+    assert parse_qsl(whole.decode("ascii")) == [
+        (f"img{n}", base64.b64encode(photo).decode()) for n, photo in enumerate(photos, 1)
+    ]
 
 
 async def test_it_is_an_async_stream_too() -> None:
