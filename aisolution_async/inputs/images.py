@@ -90,6 +90,8 @@ _NO_CHANCE = 6
 _SURE_OF_A_PLUS = 2000  # characters: of so many, none is a plus once in 10**13 times
 _NOT_DECODED = "does not decode as base64: it is cut off or altered (a '+' that became a space, two alphabets mixed)"
 _LONGEST_PATH = 4096
+# A FIFO without a writer would block the thread for ever, and Windows would change line ends.
+_READ_ONLY = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
 _HEAD = 512
 
 
@@ -322,14 +324,19 @@ def _decoded(packed: str) -> bytes | None:
 def _from_path(path: str, name: str, max_bytes: int) -> bytes:
     what = f"{name} {shown(path)}"
     try:
-        with open(path, "rb", buffering=0, opener=_open_without_waiting) as file:  # Path.open has no opener
-            mode = os.fstat(file.fileno())
-            if not stat.S_ISREG(mode.st_mode):
+        file = os.open(path, _READ_ONLY)  # Path.open has no such flags, and lets other threads in once more
+        try:
+            state = os.fstat(file)
+            if stat.S_ISDIR(state.st_mode):
+                raise IsADirectoryError
+            if not stat.S_ISREG(state.st_mode):
                 raise InputError(f"{what} is not a regular file: name an image file")
-            if mode.st_size > max_bytes:
-                raise InputError(_too_large(what, mode.st_size, max_bytes))
+            if state.st_size > max_bytes:
+                raise InputError(_too_large(what, state.st_size, max_bytes))
             # One byte more than it has, to notice its end; a growing file is read as far as it was.
-            data = file.read(mode.st_size + 1)
+            data = os.read(file, state.st_size + 1)
+        finally:
+            os.close(file)
     except IsADirectoryError:
         problem = "is a directory: name an image file in it"
     except FileNotFoundError:
@@ -342,11 +349,6 @@ def _from_path(path: str, name: str, max_bytes: int) -> bytes:
     else:
         return _checked(_unwrapped(data, what), what, max_bytes, "name")
     raise InputError(f"{what} {problem}")
-
-
-def _open_without_waiting(path: str, flags: int) -> int:
-    # A FIFO without a writer would otherwise block this thread for ever.
-    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
 def _unwrapped(data: bytes, name: str) -> bytes:
