@@ -7,7 +7,7 @@ import contextlib
 import functools
 import logging
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from typing import Any, Generic, assert_never, cast
 
 import anyio
@@ -331,9 +331,8 @@ class Sending(NotPickled, Generic[R]):
         lane = self._shared.readers.lane(alone=self._tally is None)
         # From the reading to the encoding, so that few raw images are held at a time.
         async with lane.places:
-            with anyio.move_on_after(self.course.left) as scope:
-                held = await lane.read(functools.partial(self._read, identify=identify))
-            if scope.cancelled_caught:
+            held = await self._within_deadline(lane.read(functools.partial(self._read, identify=identify)))
+            if held is None:
                 return self._as_it_stands("the deadline passed while its images were read")
             if isinstance(held, str):
                 return self._unreadable(held)
@@ -345,6 +344,15 @@ class Sending(NotPickled, Generic[R]):
             if self._options.fit:
                 fields, problem = await self._shared.readers.fit(fields, self._options, alone=self._tally is None)
             return self._unreadable(problem) if problem else Prepared(await lane.encode(fields))
+
+    async def _within_deadline(self, work: Coroutine[Any, Any, Read | str]) -> Read | str | None:
+        """What comes of `work`; None where the call's deadline passes before."""
+        left = self.course.left
+        if left == math.inf:  # a scope takes its time
+            return await work
+        with anyio.move_on_after(left):
+            return await work
+        return None
 
     def _prepare_at_once(self, *, identify: bool) -> Prepared | Over[R]:
         held = self._read(identify=identify)

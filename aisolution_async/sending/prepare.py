@@ -23,6 +23,7 @@ from aisolution_async.inputs.fit import LARGEST_FILE, TARGET, Fitter, fit
 from aisolution_async.inputs.location import without_location
 from aisolution_async.sending.journal import Journal
 from aisolution_async.sending.options import Options
+from aisolution_async.sending.threads import Threads
 from aisolution_async.values import value_class
 from aisolution_async.wire.form import Form
 
@@ -92,7 +93,7 @@ class Readers(NotPickled):
         if alone:
             return await anyio.to_thread.run_sync(
                 functools.partial(fit, image, name=name, target=target),
-                limiter=self._lanes[True].threads,
+                limiter=self._lanes[True].fitting,
                 abandon_on_cancel=True,
             )
         if self._fitter is None:
@@ -100,7 +101,9 @@ class Readers(NotPickled):
         return await self._fitter.fit(image, name=name, target=target)
 
     async def aclose(self) -> None:
-        """End the process that fits images."""
+        """End the threads that read, and the process that fits images."""
+        for lane in self._lanes:
+            lane.reading.end()
         if self._fitter is not None:
             await self._fitter.aclose()
 
@@ -108,16 +111,17 @@ class Readers(NotPickled):
 class _Lane:
     """How many calls are prepared at once, from the reading to the encoding: so few raw images are held."""
 
-    __slots__ = ("encoding", "places", "threads")
+    __slots__ = ("encoding", "fitting", "places", "reading")
 
     def __init__(self) -> None:
         self.places = asyncio.Semaphore(_READERS)
-        self.threads = CapacityLimiter(_READERS)
+        self.reading = Threads()
+        self.fitting = CapacityLimiter(_READERS)
         self.encoding = asyncio.Lock()  # one form after the other, so that each turn of the loop stays short
 
     async def read(self, read: Callable[[], Read | str]) -> Read | str:
         """`read()` in a thread. A file that is still being read when this is cancelled is left to itself."""
-        return await anyio.to_thread.run_sync(read, limiter=self.threads, abandon_on_cancel=True)
+        return await self.reading.run(read)
 
     async def encode(self, fields: Fields) -> Form:
         """The form, made in turns with everybody else on the loop."""
