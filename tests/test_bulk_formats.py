@@ -276,7 +276,7 @@ async def test_the_first_of_two_that_ask_the_same_pays(tmp_path: Path, monkeypat
     source = write(tmp_path / "in.csv", "img\nslow.jpg\nfast.jpg\nfast.jpg\nslow.jpg\n")
     real, asked, texts = images.load, threading.Event(), set()
 
-    def load(path: Any, **options: Any) -> bytes:
+    def load(path: Any, **options: Any) -> Any:
         if str(path).endswith("slow.jpg"):
             asked.wait(LAST_RESORT)
         return real(path, **options)

@@ -37,7 +37,8 @@ TEXT = base64.b64encode(PHOTO).decode()
 
 
 def load(source: Any, **options: Any) -> bytes:
-    return images.load(source, name="img1", **options)
+    image: bytes = images.load(source, name="img1", **options)
+    return image
 
 
 def refused(source: Any, **options: Any) -> str:

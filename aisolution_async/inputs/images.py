@@ -13,7 +13,7 @@ import re
 import stat
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, cast, overload
 
 import pybase64
 
@@ -21,6 +21,8 @@ from aisolution_async.api import ImageSource
 from aisolution_async.checks import kind_of
 from aisolution_async.errors import InputError
 from aisolution_async.names import is_taken, perhaps
+
+Data = TypeVar("Data", bound=bytes | memoryview)
 
 MAX_IMAGE_BYTES = 2 * 1024 * 1024
 """The widest reading of the vendor's "2M"; larger images would be refused there."""
@@ -95,9 +97,44 @@ _READ_ONLY = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY"
 _HEAD = 512
 
 
-def load(source: ImageSource, *, name: str, max_bytes: int = MAX_IMAGE_BYTES) -> bytes:
+class Buffers:
+    """What files are read into, again and again. Thread-safe.
+
+    New memory for each large file costs more than to read it: the system hands it out in small pages, each made zeros.
+    """
+
+    __slots__ = ("_free",)
+
+    def __init__(self) -> None:
+        self._free: list[bytearray] = []
+
+    def take(self, size: int) -> memoryview:
+        """A view of a buffer, of `size` bytes."""
+        try:
+            buffer = self._free.pop()
+        except IndexError:
+            buffer = bytearray()
+        return memoryview(buffer if len(buffer) >= size else bytearray(size))[:size]
+
+    def give_back(self, view: memoryview) -> None:
+        """Nobody uses what is in it any more."""
+        self._free.append(cast(bytearray, view.obj))
+
+    def clear(self) -> None:
+        """Give the memory back to the system."""
+        self._free.clear()
+
+
+@overload
+def load(source: ImageSource, *, name: str, max_bytes: int = MAX_IMAGE_BYTES) -> bytes: ...
+@overload
+def load(source: ImageSource, *, name: str, max_bytes: int, buffers: Buffers | None) -> bytes | memoryview: ...
+def load(
+    source: ImageSource, *, name: str, max_bytes: int = MAX_IMAGE_BYTES, buffers: Buffers | None = None
+) -> bytes | memoryview:
     """The bytes of the image that `source` stands for. `name` is the parameter's, for the error.
 
+    A view is of one of `buffers`, and to be given back to them.
     Blocks on files. Raises InputError where there is no image to send: nothing there, not readable, empty,
     surely something else, larger than `max_bytes`, or text that could be a path as well as base64. What nobody here
     knows goes out: the vendor may read more formats.
@@ -110,7 +147,7 @@ def load(source: ImageSource, *, name: str, max_bytes: int = MAX_IMAGE_BYTES) ->
         decoded = _from_base64(source, name)
         if decoded is not None:
             return _checked(decoded, f"{name} (base64 text)", max_bytes)
-        return _from_path(source, name, max_bytes)
+        return _from_path(source, name, max_bytes, buffers)
     if isinstance(source, os.PathLike):
         problem = ""
         try:
@@ -119,7 +156,7 @@ def load(source: ImageSource, *, name: str, max_bytes: int = MAX_IMAGE_BYTES) ->
             problem = type(exc).__name__
         if problem:
             raise InputError(f"{name} is a path that cannot be read ({problem})")
-        return _from_path(path, name, max_bytes)
+        return _from_path(path, name, max_bytes, buffers)
     if hasattr(source, "read"):
         return _from_file(source, name, max_bytes)
     raise InputError(f"{name} is {kind_of(source)}: pass a path, bytes, a binary file object or base64 text")
@@ -145,12 +182,12 @@ def begins_like_an_image(text: str) -> bool:
     )
 
 
-def _checked(data: bytes, what: str, max_bytes: int, verb: str = "send") -> bytes:
+def _checked(data: Data, what: str, max_bytes: int, verb: str = "send") -> Data:
     if not data:
         raise InputError(f"{what} is empty: there is no image to send")
     if len(data) > max_bytes:
         raise InputError(_too_large(what, len(data), max_bytes))
-    if kind := _surely(data[:_HEAD]) or _surely_by_all(data):
+    if kind := _surely(bytes(data[:_HEAD])) or _surely_by_all(data):
         raise InputError(f"{what} is not an image but {kind}: {verb} a JPEG or PNG file")
     return data
 
@@ -182,7 +219,7 @@ def _surely(head: bytes) -> str:
     return "text" if not _PNM.match(head) and _is_text(head) else ""
 
 
-def _surely_by_all(data: bytes) -> str:
+def _surely_by_all(data: bytes | memoryview) -> str:
     if data[:1] == b"\x80" and data[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05") and data[-1:] == b".":
         return "a pickle"
     if data[:2] in (b"\xff\xfb", b"\xff\xfa", b"\xff\xf3", b"\xff\xf2") and len(data) > 4:  # an MP3 without a tag
@@ -321,7 +358,7 @@ def _decoded(packed: str) -> bytes | None:
         return None
 
 
-def _from_path(path: str, name: str, max_bytes: int) -> bytes:
+def _from_path(path: str, name: str, max_bytes: int, buffers: Buffers | None) -> bytes | memoryview:
     what = f"{name} {shown(path)}"
     try:
         file = os.open(path, _READ_ONLY)  # Path.open has no such flags, and lets other threads in once more
@@ -334,7 +371,12 @@ def _from_path(path: str, name: str, max_bytes: int) -> bytes:
             if state.st_size > max_bytes:
                 raise InputError(_too_large(what, state.st_size, max_bytes))
             # One byte more than it has, to notice its end; a growing file is read as far as it was.
-            data = os.read(file, state.st_size + 1)
+            data: bytes | memoryview
+            if buffers is None or not hasattr(os, "readv"):
+                data = os.read(file, state.st_size + 1)
+            else:
+                view = buffers.take(state.st_size + 1)
+                data = view[: os.readv(file, [view])]
         finally:
             os.close(file)
     except IsADirectoryError:
@@ -351,14 +393,14 @@ def _from_path(path: str, name: str, max_bytes: int) -> bytes:
     raise InputError(f"{what} {problem}")
 
 
-def _unwrapped(data: bytes, name: str) -> bytes:
+def _unwrapped(data: Data, name: str) -> Data | bytes:
     """The image within base64 that came as bytes, as `base64.b64encode` gives it; else `data` as it is."""
-    start = data[:256].lstrip()
+    start = bytes(data[:256]).lstrip()
     # No image begins with 64 characters that are base64 of the beginning of an image.
     if start[:5].lower() != b"data:" and not (start.isascii() and begins_like_an_image(start.decode("ascii"))):
         return data
     try:
-        text = data.decode("ascii")
+        text = bytes(data).decode("ascii")
     except UnicodeDecodeError:
         return data
     return _from_base64(text.lstrip(), name) or data

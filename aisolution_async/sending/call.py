@@ -49,7 +49,7 @@ from aisolution_async.sending.finding import Finding
 from aisolution_async.sending.hooks import call_hook
 from aisolution_async.sending.journal import CLOSED, Journal, ended, held_error, record, to_record
 from aisolution_async.sending.options import Options
-from aisolution_async.sending.prepare import Read, is_small, read
+from aisolution_async.sending.prepare import Means, Read, is_small, read
 from aisolution_async.sending.shared import Shared
 from aisolution_async.sending.states import (
     NEW,
@@ -297,7 +297,7 @@ class Sending(NotPickled, Generic[R]):
             return self._start(state.form, None, now, ends)
         if not is_small(self._source, options):
             return None
-        held = self._read(identify=False)
+        held = self._read(None, identify=False)
         return self._unreadable(held) if isinstance(held, str) else self._start(Form(held.fields), None, now, ends)
 
     # ------------------------------------------------------------------------------------------ New → Prepared
@@ -336,14 +336,17 @@ class Sending(NotPickled, Generic[R]):
                 return self._as_it_stands("the deadline passed while its images were read")
             if isinstance(held, str):
                 return self._unreadable(held)
-            if is_known is not None and self.identity is not None and is_known(self.identity):
-                return NEW
-            if identify and (stored := await self._stored()) is not None:
-                return stored
-            fields, problem = held.fields, ""
-            if self._options.fit:
-                fields, problem = await self._shared.readers.fit(fields, self._options, alone=self._tally is None)
-            return self._unreadable(problem) if problem else Prepared(await lane.encode(fields))
+            try:
+                if is_known is not None and self.identity is not None and is_known(self.identity):
+                    return NEW
+                if identify and (stored := await self._stored()) is not None:
+                    return stored
+                fields, problem = held.fields, ""
+                if self._options.fit:
+                    fields, problem = await self._shared.readers.fit(fields, self._options, alone=self._tally is None)
+                return self._unreadable(problem) if problem else Prepared(await lane.encode(fields))
+            finally:
+                lane.give_back(held.fields)
 
     async def _within_deadline(self, work: Coroutine[Any, Any, Read | str]) -> Read | str | None:
         """What comes of `work`; None where the call's deadline passes before."""
@@ -355,10 +358,10 @@ class Sending(NotPickled, Generic[R]):
         return None
 
     def _prepare_at_once(self, *, identify: bool) -> Prepared | Over[R]:
-        held = self._read(identify=identify)
+        held = self._read(None, identify=identify)
         return self._unreadable(held) if isinstance(held, str) else Prepared(Form(held.fields))
 
-    def _read(self, *, identify: bool) -> Read | str:
+    def _read(self, means: Means | None, *, identify: bool) -> Read | str:
         callback = self.callback
         held = read(
             self._source,
@@ -366,6 +369,7 @@ class Sending(NotPickled, Generic[R]):
             None if callback is None or callback.is_overdue else callback.inbox.url,
             self._shared.requests.vendor,
             identify=identify and self.identity is None,
+            means=means,
         )
         if not isinstance(held, str):
             self._source, self.digits, self.identity = held.call, held.digits, held.identity or self.identity
@@ -609,7 +613,7 @@ class Sending(NotPickled, Generic[R]):
         if self.call.endpoint.takes_images:
             return None
         try:
-            return None if isinstance(self._read(identify=True), str) else self.ask()
+            return None if isinstance(self._read(None, identify=True), str) else self.ask()
         except Exception:  # whatever is wrong is told when its turn comes
             return None
 

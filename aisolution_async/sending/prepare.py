@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import functools
+import threading
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from hashlib import blake2b, sha256
 from typing import Any
 
@@ -25,7 +27,7 @@ from aisolution_async.sending.journal import Journal
 from aisolution_async.sending.options import Options
 from aisolution_async.sending.threads import Threads
 from aisolution_async.values import value_class
-from aisolution_async.wire.form import Form
+from aisolution_async.wire.form import Field, Form
 
 # Images smaller than this in all are encoded at once: a hop to a thread, or turns, would cost more.
 _AT_ONCE = 128 * 1024
@@ -45,15 +47,16 @@ _TEXTS: Mapping[Kind, Callable[..., str | None]] = {
     Kind.FLAG: texts.flag,
 }
 
-Fields = list[tuple[str, str | bytes]]
+Fields = list[Field]
 
 
 @value_class
 class Read:
     """What a call holds: the `fields` of its form, in order; images decoded, not encoded.
 
-    `call` has the bytes in place of file objects, which can be read once. `digits` are those of its number. `identity`
-    is what another call shares that asks the same; None where nobody asked for it.
+    An image that is a view is in a buffer of `Means`. `call` has the bytes in place of file objects, which can be read
+    once. `digits` are those of its number. `identity` is what another call shares that asks the same; None where nobody
+    asked for it.
     """
 
     fields: Fields
@@ -81,9 +84,9 @@ class Readers(NotPickled):
         target = min(TARGET, options.max_image_bytes)
         fitting, problems = [*fields], list[str]()
         for number, (name, value) in enumerate(fields):
-            if isinstance(value, bytes):
+            if not isinstance(value, str):
                 try:
-                    fitting[number] = (name, await self._fit(value, name, target, alone=alone))
+                    fitting[number] = (name, await self._fit(bytes(value), name, target, alone=alone))
                 except InputError as exc:
                     problems.append(str(exc))
         return fitting, "; ".join(problems)
@@ -103,25 +106,48 @@ class Readers(NotPickled):
     async def aclose(self) -> None:
         """End the threads that read, and the process that fits images."""
         for lane in self._lanes:
-            lane.reading.end()
+            lane.threads.end()
         if self._fitter is not None:
             await self._fitter.aclose()
+
+
+class Means:
+    """What threads that read share: `buffers` for files, and the turn to hash.
+
+    On one core, several that hash keep the event loop waiting for its turn; and one hashes more than a loop can send.
+    """
+
+    __slots__ = ("buffers", "hashing")
+
+    def __init__(self) -> None:
+        self.buffers = images.Buffers()
+        self.hashing = threading.Lock()
 
 
 class _Lane:
     """How many calls are prepared at once, from the reading to the encoding: so few raw images are held."""
 
-    __slots__ = ("encoding", "fitting", "places", "reading")
+    __slots__ = ("_means", "encoding", "fitting", "places", "threads")
 
     def __init__(self) -> None:
+        self._means = Means()
         self.places = asyncio.Semaphore(_READERS)
-        self.reading = Threads()
+        self.threads = Threads(when_idle=self._means.buffers.clear)
         self.fitting = CapacityLimiter(_READERS)
         self.encoding = asyncio.Lock()  # one form after the other, so that each turn of the loop stays short
 
-    async def read(self, read: Callable[[], Read | str]) -> Read | str:
-        """`read()` in a thread. A file that is still being read when this is cancelled is left to itself."""
-        return await self.reading.run(read)
+    async def read(self, read: Callable[[Means], Read | str]) -> Read | str:
+        """`read(…)` in a thread. A file that is still being read when this is cancelled is left to itself.
+
+        `give_back` the fields of what was read.
+        """
+        return await self.threads.run(functools.partial(read, self._means))
+
+    def give_back(self, fields: Fields) -> None:
+        """The images are encoded, or not needed: others are read into their place."""
+        for _, value in fields:
+            if isinstance(value, memoryview):
+                self._means.buffers.give_back(value)
 
     async def encode(self, fields: Fields) -> Form:
         """The form, made in turns with everybody else on the loop."""
@@ -145,15 +171,24 @@ def is_small(call: Call[Any], options: Options) -> bool:
     return size < _AT_ONCE
 
 
-def read(call: Call[Any], options: Options, callback: str | None, vendor: str, *, identify: bool) -> Read | str:
+def read(
+    call: Call[Any],
+    options: Options,
+    callback: str | None,
+    vendor: str,
+    *,
+    identify: bool,
+    means: Means | None = None,
+) -> Read | str:
     """What `call` holds, read and checked; or what is wrong with it.
 
-    `callback` is the URL to name where the call itself names none. The text, and not its InputError, is returned: the
-    frames of that one hold the image.
+    `callback` is the URL to name where the call itself names none. `means` are those of a thread, None on the
+    event loop. The text, and not its InputError, is returned: the frames of that one hold the image.
     """
     fields: Fields = []
     held, digits = call, ""
     problems: list[str] = []
+    buffers = _buffers(means, options)
     try:
         if type(call.key) not in KEY_TYPES:
             check_key(call.key)
@@ -169,7 +204,7 @@ def read(call: Call[Any], options: Options, callback: str | None, vendor: str, *
             elif kind is _IMAGE:
                 most = LARGEST_FILE if options.fit else options.max_image_bytes
                 try:
-                    data = images.load(value, name=name, max_bytes=most)
+                    data = images.load(value, name=name, max_bytes=most, buffers=buffers)
                 except InputError as exc:
                     problems.append(str(exc))  # who mends one photo wants to know of the others too
                     continue
@@ -182,16 +217,22 @@ def read(call: Call[Any], options: Options, callback: str | None, vendor: str, *
         if problems:
             return "; ".join(problems)
         # By the bytes as they were given: what is sent of them may change from one version to the next.
-        identity = identity_of(call, fields, options.journal, vendor) if identify else None
+        with nullcontext() if means is None else means.hashing:
+            identity = identity_of(call, fields, options.journal, vendor) if identify else None
     except InputError as exc:
         return str(exc)
     return Read(_as_sent(call, fields, options), held, digits, identity)
 
 
+def _buffers(means: Means | None, options: Options) -> images.Buffers | None:
+    """What files are read into, if they are encoded as they are."""
+    return None if means is None or options.fit or not options.keep_metadata else means.buffers
+
+
 def _as_sent(call: Call[Any], fields: Fields, options: Options) -> Fields:
     if options.keep_metadata or not call.endpoint.takes_images:
         return fields
-    return [(name, without_location(held) if isinstance(held, bytes) else held) for name, held in fields]
+    return [(name, held if isinstance(held, str) else without_location(bytes(held))) for name, held in fields]
 
 
 def identity_of(call: Call[Any], fields: Fields, journal: Journal | None, vendor: str) -> bytes:
@@ -203,7 +244,7 @@ def identity_of(call: Call[Any], fields: Fields, journal: Journal | None, vendor
     asked = fields if len(fields) == 1 else _what_is_asked(fields)
     if journal is not None:
         # A pretended vendor's answers are not the vendor's.
-        payload: Fields = [("vendor", vendor)]
+        payload: list[tuple[str, str | bytes]] = [("vendor", vendor)]
         payload += [(name, held if isinstance(held, str) else sha256(held).digest()) for name, held in asked]
         # What adds or deletes a face does something each time: it is the same only under the same key.
         return journal.identity(endpoint.name, payload, call.key if endpoint.never_charges else None)

@@ -23,10 +23,11 @@ class Threads(NotPickled):
     """What is done in threads for one event loop: in another one whenever none is free. Who asks bounds how many.
 
     A thread that is stuck (on a network's disk, say) keeps nobody waiting but who awaits its result: neither other
-    work, nor the end of the program. All attributes but the two queues are the event loop's.
+    work, nor the end of the program. `when_idle` is called when one has had nothing to do for long.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, when_idle: Callable[[], None]) -> None:
+        self._when_idle = when_idle
         self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
         self._done: deque[_Job] = deque()
         self._told = False  # the loop is to look at `_done`
@@ -78,6 +79,7 @@ class Threads(NotPickled):
 
     def _is_idle(self) -> None:
         """A thread has waited for long: one of those that wait ends, if there is one yet."""
+        self._when_idle()
         if self._free:
             self._free -= 1
             self._jobs.put(None)
