@@ -33,6 +33,7 @@ class Threads(NotPickled):
         self._told = False  # the loop is to look at `_done`
         self._free = 0  # threads that have nothing to do
         self._awaited = 0
+        self._ended = False
         self._loop: asyncio.AbstractEventLoop | None = None
 
     async def run(self, work: Callable[[], T]) -> T:
@@ -41,26 +42,27 @@ class Threads(NotPickled):
         if loop is None:
             self._loop = loop = asyncio.get_running_loop()
             clock.elsewhere.add(self)
-        task = _Job(work, copy_context(), loop.create_future())
+        job = _Job(work, copy_context(), loop.create_future())
         if self._free:
             self._free -= 1
         else:
             threading.Thread(target=self._serve, args=(loop,), name="aisolution-reader", daemon=True).start()
-        self._jobs.put(task)
+        self._jobs.put(job)
         self._awaited += 1
         try:
-            await task.end
+            await job.end
         finally:
             self._awaited -= 1
-        if task.error is not None:
+        if job.error is not None:
             try:
-                raise task.error
+                raise job.error
             finally:
-                del task  # which the error's traceback would hold, and it the error
-        return cast(T, task.result)
+                del job  # which the error's traceback would hold, and it the error
+        return cast(T, job.result)
 
     def end(self) -> None:
         """No more is asked: threads end as soon as they have nothing to do."""
+        self._ended = True
         for _ in range(self._free):
             self._jobs.put(None)
         self._free = 0
@@ -73,9 +75,11 @@ class Threads(NotPickled):
         self._told = False  # first: what is done from here on is told anew
         while self._done:
             self._free += 1
-            task = self._done.popleft()
-            if not task.end.done():
-                task.end.set_result(None)
+            job = self._done.popleft()
+            if not job.end.done():
+                job.end.set_result(None)
+        if self._ended:
+            self.end()
 
     def _is_idle(self) -> None:
         """A thread has waited for long: one of those that wait ends, if there is one yet."""
@@ -89,15 +93,15 @@ class Threads(NotPickled):
         try:
             while True:
                 try:
-                    task = self._jobs.get(timeout=_PATIENCE)
+                    job = self._jobs.get(timeout=_PATIENCE)
                 except Empty:
                     loop.call_soon_threadsafe(self._is_idle)
                     continue
-                if task is None:
+                if job is None:
                     return
-                task.do()
-                self._done.append(task)
-                del task  # and what it holds, while the next one is waited for
+                job.do()
+                self._done.append(job)
+                del job  # and what it holds, while the next one is waited for
                 if not self._told:
                     self._told = True
                     loop.call_soon_threadsafe(self._take_back)
