@@ -193,7 +193,8 @@ async def test_it_is_done_in_a_thread() -> None:
     await ended(hands)
 
 
-async def test_a_thread_that_is_stuck_keeps_nobody_waiting() -> None:
+async def test_a_thread_that_is_stuck_keeps_nobody_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(threads, "_PATIENCE", 2 * LAST_RESORT)
     hands = Threads(nothing)
     go = threading.Event()
     stuck = asyncio.ensure_future(hands.run(lambda: go.wait(LAST_RESORT)))
@@ -202,9 +203,11 @@ async def test_a_thread_that_is_stuck_keeps_nobody_waiting() -> None:
     stuck.cancel()
     with pytest.raises(asyncio.CancelledError):
         await stuck
-    go.set()
     assert await hands.run(lambda: "done") == "done"
-    await ended(hands)
+    hands.end()
+    go.set()  # and it ends too, once it can
+    while readers():
+        await asyncio.sleep(0)
 
 
 async def ended(hands: Threads) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
+from collections.abc import Collection
 from typing import Any
 
 import httpx
@@ -94,16 +95,16 @@ class Shared(NotPickled):
             if self._loop not in (None, running_loop()):
                 raise ConfigurationError("the client belongs to another event loop: close it there")
             self.closed = True
-            self._closing = asyncio.create_task(self._close())
+            running = tuple(self.batches)
+            for batch in running:
+                batch.client_closed()  # at once, or calls about to be sent would fail for it
+            self._closing = asyncio.create_task(self._close(running))
             await asyncio.shield(self._closing)
         elif self._closing is not None and not self._closing.done():
             await asyncio.shield(self._closing)
 
-    async def _close(self) -> None:
+    async def _close(self, running: Collection[Any]) -> None:
         """In a task of its own: the input of a batch that closes the client is ended by that."""
-        running = tuple(self.batches)
-        for batch in running:
-            batch.client_closed()
         self._hush(False)
         try:
             await self.transport.aclose()
