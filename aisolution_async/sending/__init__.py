@@ -16,6 +16,7 @@ batch, and a look-up that waits for its callback, take the first two frames' pla
 
 ```
 prepare.py     read, check, identify, encode                        New      → Prepared
+threads.py     where it reads, off the event loop
 admission.py   one charge set aside, and whose it is                Prepared → Admitted
 journal.py     leave from the ledger; what is recorded in it        Admitted → Started,  and after Found
 finding.py     what came back: its charge, its reply or error       Started  → Found
