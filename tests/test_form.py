@@ -203,7 +203,7 @@ def test_two_small_photos_are_one_piece(size: int) -> None:
     form = Form([("img1", photos[0]), ("img2", photos[1])])
     whole = form.whole()
     assert whole is not None
-    assert parse_qsl(whole.decode("ascii")) == [
+    assert parse_qsl(b"".join(whole).decode("ascii")) == [
         (f"img{n}", base64.b64encode(photo).decode()) for n, photo in enumerate(photos, 1)
     ]
 

@@ -39,7 +39,7 @@ from aisolution_async.names import is_folder
 from aisolution_async.values import value_class
 from aisolution_async.wire.connection import Connection, decode_body, frame_head
 from aisolution_async.wire.dial import AddressInfo, dial
-from aisolution_async.wire.form import Form
+from aisolution_async.wire.form import Form, Parts
 from aisolution_async.wire.reuse import Reuse
 
 Origin = tuple[str, str, int]
@@ -791,8 +791,8 @@ class _Whole(_Body):
 
     __slots__ = ()
 
-    def __init__(self, head: bytes, piece: bytes) -> None:
-        self._pending = b"%b\r\n%b" % (head, piece)
+    def __init__(self, head: bytes, parts: Parts) -> None:
+        self._pending = b"".join((head, b"\r\n", *parts))
         self.fault, self.asynchronous, self.more = "", False, False
 
 
