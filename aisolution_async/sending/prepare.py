@@ -7,7 +7,6 @@ import dataclasses
 import functools
 import threading
 from collections.abc import Callable, Mapping
-from contextlib import nullcontext
 from hashlib import blake2b, sha256
 from typing import Any
 
@@ -188,7 +187,7 @@ def read(
     fields: Fields = []
     held, digits = call, ""
     problems: list[str] = []
-    buffers = _buffers(means, options)
+    buffers = None if means is None else _buffers(means, options)
     try:
         if type(call.key) not in KEY_TYPES:
             check_key(call.key)
@@ -217,16 +216,22 @@ def read(
         if problems:
             return "; ".join(problems)
         # By the bytes as they were given: what is sent of them may change from one version to the next.
-        with nullcontext() if means is None else means.hashing:
-            identity = identity_of(call, fields, options.journal, vendor) if identify else None
+        identity = _identified(call, fields, options, vendor, means) if identify else None
     except InputError as exc:
         return str(exc)
     return Read(_as_sent(call, fields, options), held, digits, identity)
 
 
-def _buffers(means: Means | None, options: Options) -> images.Buffers | None:
+def _buffers(means: Means, options: Options) -> images.Buffers | None:
     """What files are read into, if they are encoded as they are."""
-    return None if means is None or options.fit or not options.keep_metadata else means.buffers
+    return None if options.fit or not options.keep_metadata else means.buffers
+
+
+def _identified(call: Call[Any], fields: Fields, options: Options, vendor: str, means: Means | None) -> bytes:
+    if means is None:
+        return identity_of(call, fields, options.journal, vendor)
+    with means.hashing:
+        return identity_of(call, fields, options.journal, vendor)
 
 
 def _as_sent(call: Call[Any], fields: Fields, options: Options) -> Fields:
