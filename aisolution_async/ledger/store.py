@@ -233,7 +233,7 @@ Verdict = Started | Stored | Held | Busy | Expected | Exhausted
 class _OpenResult:
     """A `Result` while it is made."""
 
-    __slots__ = Result.__slots__
+    __slots__ = ("answer", "attempt", "expected", "holds", "reply", "sent")
 
 
 class _OpenAsk:
