@@ -68,7 +68,7 @@ class Pool(PoolTransport):
         flight.left = False
         if process.is_dead:
             raise httpx.ConnectError("closed")
-        question, text, callback = _asked(b"".join(stream._pieces))
+        question, text, callback = _asked(b"".join(part for parts in stream._pieces for part in parts))
         endpoint = head[: head.index(b"?")].rpartition(b"/")[2].decode()
         request = world.vendor.take(question, text, process, callback, endpoint)
         request.view = UNSENT
