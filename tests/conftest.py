@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import compileall
+import contextlib
 import gc
+import importlib
 import os
 import ssl
+import sys
 import tempfile
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -38,10 +41,30 @@ HERE = Path.cwd()
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Children find everything compiled, and compile nothing: some of them write to disks that are full."""
-    if not hasattr(config, "workerinput") and not os.environ.get("PYTHONDONTWRITEBYTECODE"):
+    """Children find everything compiled, and compile nothing: some of them write to disks that are full.
+
+    The workers of xdist are no such children: they keep what pytest makes of the tests' files, for the next run.
+    """
+    is_worker = hasattr(config, "workerinput")
+    if not is_worker and not os.environ.get("PYTHONDONTWRITEBYTECODE"):
         compileall.compile_dir(Path(__file__).parent.parent / "aisolution_async", quiet=1)
-    os.environ["PYTHONDONTWRITEBYTECODE"] = "1"
+    if is_worker or not config.getoption("numprocesses", None):
+        os.environ["PYTHONDONTWRITEBYTECODE"] = "1"
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection(session: pytest.Session) -> None:
+    """Workers of the whole suite begin at different files, and find the others' as another worker has made them.
+
+    What fails here is left to the collection itself, which says so.
+    """
+    worker = getattr(session.config, "workerinput", None)
+    if worker is not None and session.config.args == session.config.getini("testpaths"):
+        names = sorted(path.stem for path in Path(__file__).parent.glob("test_*.py"))
+        first = len(names) * int(worker["workerid"].removeprefix("gw")) // worker["workercount"]
+        for name in names[first:] + names[:first]:
+            with contextlib.suppress(Exception, pytest.skip.Exception):
+                importlib.import_module(f"{__package__}.{name}")
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
@@ -52,6 +75,21 @@ def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
         return (yield)
     finally:
         os.environ.update({name: value for name, value in measured.items() if value is not None})
+
+
+@pytest.hookimpl(wrapper=True, trylast=True)
+def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
+    """A test without coverage is not traced. pytest-cov pauses one measurement, and a worker of xdist has several."""
+    if item.get_closest_marker("no_cover") is None:
+        return (yield)
+    here, in_threads = sys.gettrace(), threading.gettrace()
+    sys.settrace(None)
+    threading.settrace(None)
+    try:
+        return (yield)
+    finally:
+        sys.settrace(here)
+        threading.settrace(in_threads)
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)

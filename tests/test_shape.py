@@ -5,6 +5,8 @@ from __future__ import annotations
 import ast
 import inspect
 import re
+import sys
+import threading
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from enum import Enum
@@ -130,3 +132,8 @@ def test_help_says_what_an_endpoint_asks_answers_and_costs(call: type[Call[Any]]
 
 SECTIONS = ("Face Comparison", "Hand-held ID Card Comparison", "Face Search", "WhatsApp Detail Detection")
 """Of the vendor's page."""
+
+
+@pytest.mark.no_cover
+def test_without_coverage_nothing_is_traced() -> None:
+    assert sys.gettrace() is threading.gettrace() is None
