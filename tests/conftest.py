@@ -33,9 +33,6 @@ from .support import Answers, ThreadVendor, VendorOf
 settings.register_profile("suite", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("suite")
 
-# How coverage tells a child that it is measured.
-COVERAGE = ("COVERAGE_PROCESS_CONFIG", "COVERAGE_PROCESS_START")
-
 # Where the tests were started.
 HERE = Path.cwd()
 
@@ -65,16 +62,6 @@ def pytest_collection(session: pytest.Session) -> None:
         for name in names[first:] + names[:first]:
             with contextlib.suppress(Exception, pytest.skip.Exception):
                 importlib.import_module(f"{__package__}.{name}")
-
-
-@pytest.hookimpl(wrapper=True, tryfirst=True)
-def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
-    """Children of a test without coverage have none either."""
-    measured = {} if item.get_closest_marker("no_cover") is None else {n: os.environ.pop(n, None) for n in COVERAGE}
-    try:
-        return (yield)
-    finally:
-        os.environ.update({name: value for name, value in measured.items() if value is not None})
 
 
 @pytest.hookimpl(wrapper=True, trylast=True)

@@ -118,7 +118,7 @@ def test_help_imports_nothing_that_it_does_not_need(arguments: list[str], others
 
 
 def _imported_by_itself() -> set[str]:
-    """What Python imports here before any script: under coverage, what that needs."""
+    """What Python imports here before any script: what the packages that are installed ask for."""
     return {*python("import sys; print(*sys.modules)").stdout.split()}
 
 
@@ -543,9 +543,8 @@ def test_a_disk_that_fills_up() -> None:
     """With a real limit on the size of files: the results are in three places, and none is missing."""
     numbers(200)
     script = f"import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (4000, 4000)); {MAIN}"
-    # No coverage of that process: it could not be written.
     arguments = ("bulk", "whatsapp-detail", "in.csv", "-o", "out.csv", "--sandbox", "--json", "--no-ledger")
-    done = python(script, *arguments, COVERAGE_PROCESS_CONFIG="", COVERAGE_PROCESS_START="")
+    done = python(script, *arguments)
     assert done.returncode == 1
     said = json.loads(done.stdout)
     lines = done.stderr.splitlines()
