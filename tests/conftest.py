@@ -26,7 +26,7 @@ from aisolution_async.wire import transport
 
 from .ledgers import AnyLedger, ledger_at
 from .sandboxes import http_client_of
-from .servers import running
+from .servers import running, stop_all
 from .support import Answers, ThreadVendor, VendorOf
 
 # How long an example takes says how busy the machine is, and nothing of the code.
@@ -92,6 +92,11 @@ def pytest_runtest_teardown(item: pytest.Item) -> Iterator[None]:
         if left != HERE:
             os.chdir(HERE)
             pytest.fail(f"it left the process in {left or 'a folder that is gone'}")
+
+
+def pytest_sessionfinish() -> None:
+    """While nobody waits: xdist gives a worker that has said that it is done ten seconds, and kills it then."""
+    stop_all()
 
 
 # The command line.

