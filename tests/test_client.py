@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import io
 import pickle
 import random
 from pathlib import Path
 from typing import Any
+from unittest.mock import ANY
 from urllib.parse import parse_qs
 
 import httpx
@@ -470,6 +472,18 @@ async def test_charge_rules() -> None:
         with pytest.raises(StatusError) as caught:
             await client.whatsapp_detail(NUMBER)
         assert caught.value.charge is FREE
+
+
+async def test_a_tally_adds_up() -> None:
+    answers = [ok_whatsapp("no"), ok_whatsapp("checking"), *[httpx.Response(500)] * 2, says("OK", None)]
+    async with client_of(in_turn(*answers)) as client:
+        for call in [WhatsAppDetail(number=NUMBER)] * 4 + [DeleteFace(person_id="p")]:
+            with contextlib.suppress(OutcomeUnknownError):
+                await client.send(call)
+        assert client.tally.total == 5
+        totals = {name: counts.total for name, counts in client.tally.by_endpoint.items()}
+        assert totals == {"gliswadetail": 4, "delface": 1}
+        assert client.tally == ANY  # what is no tally is asked for its own word
 
 
 def test_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
