@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 from collections import Counter
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from aisolution_async.ledger import (
     Started,
     Stored,
 )
+from aisolution_async.ledger.peek import Peek
 
 from .ledgers import (
     CHARGED,
@@ -98,6 +100,33 @@ async def test_many_operations_share_one_commit(file_ledger: Ledger) -> None:
     await asyncio.gather(*(do(file_ledger, answered(), n) for n in range(500)))
     assert 0 < statements["COMMIT"] < 20
     assert len(list(file_ledger.answers())) == 500
+
+
+@pytest.mark.parametrize("any_holding", [False, True])
+async def test_a_group_is_told_together_what_each_would_be_told_alone(file_ledger: Ledger, any_holding: bool) -> None:
+    """Of each question, the newest answer and the last of all that hold it."""
+    lost = [Result(attempt(UNKNOWN, ago=5.0 - n, error=f"loss {n}")) for n in range(3)]
+    told = {n: answered(ago=5.0 - n, reply=b'"answer %d"' % n) for n in range(3)}
+    histories = {1: [told[0], told[1], told[2]], 2: [told[1]], 3: [LATER], 4: []}
+    if any_holding:
+        histories |= {5: lost, 6: [*lost[:2], told[0]], 7: [told[0], lost[0]]}
+    for number, results in histories.items():
+        for result in results:
+            await do(file_ledger, result, number, reuse_for=0.0, retry_unknown=None)
+    asks = [ask(file_ledger, number, reuse_for=60.0, retry_unknown=1) for number in histories]
+    asks.append(ask(file_ledger, 7, reuse_for=1.0))
+    with Peek(file_ledger.path) as peek:
+        alone = [peek.look(each) for each in asks]
+    statements: Counter[str] = Counter()
+    await see_statements(file_ledger, lambda query: statements.update([query]))
+    together = await asyncio.gather(*map(file_ledger.begin, asks))
+    assert statements["COMMIT"] == 1
+    assert [each if isinstance(each, Stored | Held) else None for each in together] == alone
+    said = [each.reply if isinstance(each, Stored) else getattr(each, "attempts", None) for each in alone]
+    assert said[:4] == [b'"answer 2"', b'"answer 1"', None, None]
+    assert said[4:] == ([3, b'"answer 0"', b'"answer 0"', 1] if any_holding else [None])
+    if any_holding:
+        assert alone[4] == Held(dataclasses.replace(lost[2].attempt, recorded=True), attempts=3)
 
 
 async def test_one_operation_that_cannot_be_does_not_take_the_others_down(file_ledger: Ledger) -> None:
