@@ -117,6 +117,7 @@ async def test_a_group_is_told_together_what_each_would_be_told_alone(file_ledge
     asks.append(ask(file_ledger, 7, reuse_for=1.0))
     with Peek(file_ledger.path) as peek:
         alone = [peek.look(each) for each in asks]
+        assert await peek.find(asks) == [each if isinstance(each, Stored) else None for each in alone]
     statements: Counter[str] = Counter()
     await see_statements(file_ledger, lambda query: statements.update([query]))
     together = await asyncio.gather(*map(file_ledger.begin, asks))
