@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
 from decimal import Decimal
 from pathlib import Path
@@ -124,12 +125,22 @@ async def test_a_repeat_that_came_in_time_may_be_on_the_bill_for_good(
         assert sums(ledger) == (1, 2, 0, 0)
 
 
-async def test_a_reserve_is_lent_only_once_the_callback_is_late(place: Path | str) -> None:
+@pytest.mark.parametrize("patience", [60.0, 120.0])
+async def test_a_reserve_is_lent_only_once_the_callback_is_late(place: Path | str, patience: float) -> None:
     async with ledger_at(place, max_charges=1) as ledger:
         await do(ledger, CHECKING, callback=b"place", patience=60.0)
         assert isinstance(await ledger.begin(ask(ledger)), Exhausted)
-        await do(ledger, answered(), callback=b"place", overdue=True)
+        await do(ledger, answered(), callback=b"place", patience=patience, overdue=True)
         assert sums(ledger) == (1, 1, 0, 0)
+
+
+@pytest.mark.parametrize("first", [LOST, dataclasses.replace(answered(), answer=False, expected=True)])
+async def test_a_charge_that_was_or_may_be_made_is_lent_to_nobody(place: Path | str, first: Result) -> None:
+    """Only what is set aside can be given back: the callback that is late has the charge of its own request."""
+    async with ledger_at(place, max_charges=1) as ledger:
+        await do(ledger, first, callback=b"place", patience=0.0)
+        asked = ask(ledger, callback=b"place", overdue=True, retry_unknown=1)
+        assert isinstance(await ledger.begin(asked), Exhausted)
 
 
 @pytest.mark.parametrize(
