@@ -32,6 +32,7 @@ from .ledgers import (
     AnyLedger,
     answered,
     ask,
+    attempt,
     crash,
     do,
     ledger_at,
@@ -106,6 +107,15 @@ async def test_a_callback_after_a_direct_answer_is_a_repeat(ledger: AnyLedger) -
         assert not await ledger.deliver([b"place"], answered(reply=b'{"whatsapp": "no"}'))
         assert sums(ledger) == (1, 1, 1, 0)  # nobody knows whether it is charged: until its patience is over
     assert [record.reply for record in ledger.answers()] == [REPLY]
+
+
+async def test_a_question_that_was_answered_otherwise_is_no_longer_waited_for(ledger: AnyLedger) -> None:
+    await do(ledger, CHECKING, callback=b"place", patience=60.0)
+    await do(ledger, answered(ago=1.0))
+    started = await start(ledger, callback=b"place", patience=60.0, reuse_for=0.0)
+    assert isinstance(await ledger.begin(ask(ledger, callback=b"place", reuse_for=0.0)), Expected)
+    await ledger.end(started, CHECKING)
+    assert sums(ledger) == (1, 2, 0, 1)
 
 
 async def test_a_repeat_that_came_in_time_may_be_on_the_bill_for_good(
@@ -306,6 +316,20 @@ async def test_a_refused_request_is_owed_no_callback(ledger: AnyLedger, result: 
     assert started.id == 2
     assert await ledger.deliver([b"place"], answered())
     assert sums(ledger) == (1, 2 - (result is UNSENT), 0, 0)
+
+
+async def test_asking_again_sets_nothing_aside_for_a_callback_that_nobody_owes(ledger: AnyLedger) -> None:
+    await do(ledger, LATER, callback=b"place")
+    await do(ledger, LATER)
+    assert sums(ledger) == (0, 2, 0, 0)
+
+
+async def test_a_charged_request_and_its_callback_are_one_charge(ledger: AnyLedger) -> None:
+    charged = dataclasses.replace(CHECKING, attempt=attempt(CHARGED))
+    await do(ledger, charged, callback=b"place")
+    assert sums(ledger) == (1, 0, 0, 0)
+    assert await ledger.deliver([b"place"], answered())
+    assert sums(ledger) == (1, 1, 0, 0)
 
 
 async def test_a_late_question_asks_for_no_callback_and_reserves_nothing(ledger: AnyLedger) -> None:
