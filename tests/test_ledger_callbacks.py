@@ -75,6 +75,19 @@ async def test_a_number_written_in_two_ways_has_one_callback(ledger: AnyLedger) 
     assert not await ledger.deliver([b"place"], answered())
 
 
+async def test_a_callback_is_the_first_that_it_may_be_or_the_only_other(ledger: AnyLedger) -> None:
+    for number in (1, 2, 3):
+        await do(ledger, CHECKING, number, callback=b"%d" % number)
+    assert not await ledger.deliver([b"none", b"2", b"3"], answered())
+    assert not await ledger.deliver([], answered())
+    assert sums(ledger) == (0, 3, 0, 3)
+    assert await ledger.deliver([b"1", b"2"], answered())
+    assert isinstance(await ledger.begin(ask(ledger, 1)), Stored)
+    assert await ledger.deliver([b"1", b"2", b"none"], answered())
+    assert isinstance(await ledger.begin(ask(ledger, 2)), Stored)
+    assert sums(ledger) == (2, 3, 0, 1)
+
+
 async def test_the_second_writing_was_lost(ledger: AnyLedger) -> None:
     await do(ledger, CHECKING, "62813", callback=b"place")
     await do(ledger, LOST, "+62813", callback=b"place")

@@ -76,8 +76,8 @@ class Ask:
     again, in seconds; None for any age. `retry_unknown`: how many attempts that hold the question it may pass, the
     call's own and those of others together; None for any number. `within`: seconds that the attempt may take at most,
     None where nobody can tell. `callback`: what the answer is known by if it comes by callback, from `Store.identity`;
-    None where it cannot, and for what is not `reusable`; `patience`: seconds that the callback may take. `overdue`: do not wait any longer for the
-    callback of an earlier attempt.
+    None where it cannot, and for what is not `reusable`; `patience`: seconds that the callback may take. `overdue`: do
+    not wait any longer for the callback of an earlier attempt.
     """
 
     endpoint: str
