@@ -95,6 +95,18 @@ async def test_the_second_writing_was_lost(ledger: AnyLedger) -> None:
     assert sums(ledger) == (1, 1, 1, 0)  # whether the lost one was charged too, nobody knows
     assert isinstance(await ledger.begin(ask(ledger, "+62813")), Stored)
     assert list(ledger.held()) == []
+    assert await ledger.resolve(ask(ledger, "+62813").identity, FREE) == 1
+    assert sums(ledger) == (1, 2, 0, 0)
+
+
+async def test_the_second_writing_is_under_way(ledger: AnyLedger) -> None:
+    """Its request may be charged besides the callback, which is the first's charge."""
+    await do(ledger, CHECKING, "62813", callback=b"place")
+    second = await start(ledger, "+62813", callback=b"place")
+    assert await ledger.deliver([b"place"], answered())
+    assert sums(ledger) == (1, 2, 0, 1)
+    await ledger.end(second, answered())
+    assert sums(ledger) == (2, 2, 0, 0)
 
 
 async def test_a_direct_answer_before_the_callback_is_late(place: Path | str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -243,6 +255,7 @@ async def test_a_callback_may_be_that_of_an_earlier_request_which_was_answered(
             assert await ledger.deliver([options["callback"]], answered()) is (second is not UNSENT)
             if number == 1:
                 assert sums(ledger) == all_
+                assert len([*ledger.attempts(unknown_only=True)]) == all_[2]
             elif second is None:
                 assert sums(ledger)[0] == before[0] + 1
             if second is None:
