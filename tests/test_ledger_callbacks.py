@@ -88,6 +88,16 @@ async def test_a_callback_is_the_first_that_it_may_be_or_the_only_other(ledger: 
     assert sums(ledger) == (2, 3, 0, 1)
 
 
+async def test_a_callback_lifts_all_that_holds_its_question(ledger: AnyLedger) -> None:
+    for allowed in range(3):
+        await do(ledger, LOST, callback=b"place", overdue=allowed > 0, retry_unknown=allowed)
+    assert ledger.summary().held == 1
+    assert await ledger.deliver([b"place"], answered())
+    assert sums(ledger) == (1, 0, 2, 0)
+    assert ledger.summary().held == len(list(ledger.held())) == 0
+    assert isinstance(await ledger.begin(ask(ledger, reuse_for=0.0)), Started)
+
+
 async def test_the_second_writing_was_lost(ledger: AnyLedger) -> None:
     await do(ledger, CHECKING, "62813", callback=b"place")
     await do(ledger, LOST, "+62813", callback=b"place")
@@ -239,7 +249,7 @@ async def test_a_callback_may_be_that_of_an_earlier_request_which_was_answered(
     place: Path | str, second: Result | None, all_: tuple[int, ...], by_callback: bool
 ) -> None:
     """The earlier answer was too old at once. Where its callback is late, this one is the newer request's."""
-    async with ledger_at(place) as ledger:
+    async with ledger_at(place, prices={WHATSAPP: Decimal(3)}) as ledger:
         for number, patience in ((1, 60.0), (2, 0.0)):
             options: dict[str, Any] = {"callback": b"%d" % number, "patience": patience, "reuse_for": 0.0}
             started = await start(ledger, number, **options)
@@ -256,6 +266,8 @@ async def test_a_callback_may_be_that_of_an_earlier_request_which_was_answered(
             if number == 1:
                 assert sums(ledger) == all_
                 assert len([*ledger.attempts(unknown_only=True)]) == all_[2]
+                assert ledger.summary().by()[()].at_risk == 3 * (all_[2] + all_[3])
+                assert list(ledger.held()) == []
             elif second is None:
                 assert sums(ledger)[0] == before[0] + 1
             if second is None:
