@@ -14,6 +14,7 @@ import pytest
 
 from aisolution_async import Attempt
 from aisolution_async.ledger import (
+    Held,
     Ledger,
     Result,
     Started,
@@ -26,6 +27,7 @@ from .ledgers import (
     LATER,
     LOST,
     REPLY,
+    UNKNOWN,
     UNSENT,
     AnyLedger,
     answered,
@@ -119,6 +121,14 @@ async def test_ending_twice_does_no_harm(ledger: AnyLedger) -> None:
     check(where(ledger))
 
 
+async def test_ending_twice_what_cannot_be_read_lifts_nothing(ledger: AnyLedger) -> None:
+    odd = Result(attempt(UNKNOWN), reply=b'"odd"')
+    await ledger.end(await do(ledger, odd), odd)
+    held = await ledger.begin(ask(ledger))
+    assert isinstance(held, Held)
+    assert held.reply == odd.reply
+
+
 async def test_calls_that_may_not_be_answered_from_the_ledger(ledger: AnyLedger) -> None:
     """addface without a key: sent as often as asked, at once, and nothing of it is mixed up."""
     options: dict[str, Any] = {"endpoint": "addface", "may_charge": False, "reusable": False}
@@ -127,6 +137,14 @@ async def test_calls_that_may_not_be_answered_from_the_ledger(ledger: AnyLedger)
     await ledger.end(second, Result(attempt(FREE), reply=b"{}", answer=True))
     assert isinstance(await ledger.begin(ask(ledger, **options)), Started)
     assert ledger.summary().held == 0
+
+
+async def test_calls_that_may_not_be_answered_from_the_ledger_say_nothing_to_others(ledger: AnyLedger) -> None:
+    for result in (LOST, answered()):
+        await do(ledger, result, reusable=False)
+        await do(ledger, LATER)
+    assert list(ledger.held()) == []
+    assert [record.reply for record in ledger.answers()] == [REPLY]
 
 
 async def test_the_number_of_an_attempt_is_kept(ledger: AnyLedger) -> None:

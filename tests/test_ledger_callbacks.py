@@ -27,6 +27,7 @@ from .ledgers import (
     LATER,
     LOST,
     REPLY,
+    UNKNOWN,
     UNSENT,
     WHATSAPP,
     AnyLedger,
@@ -179,6 +180,15 @@ async def test_a_reserve_is_lent_only_once_the_callback_is_late(place: Path | st
         assert sums(ledger) == (1, 1, 0, 0)
 
 
+async def test_nothing_is_lent_where_the_budget_has_room(place: Path | str) -> None:
+    """The late callback may be charged besides: both stay counted."""
+    async with ledger_at(place, max_charges=2) as ledger:
+        await do(ledger, CHECKING, callback=b"place", patience=0.0)
+        again = await start(ledger, callback=b"place", overdue=True)
+        assert not again.borrows
+        assert sums(ledger) == (0, 1, 0, 2)
+
+
 @pytest.mark.parametrize("first", [LOST, dataclasses.replace(answered(), answer=False, expected=True)])
 async def test_a_charge_that_was_or_may_be_made_is_lent_to_nobody(place: Path | str, first: Result) -> None:
     """Only what is set aside can be given back: the callback that is late has the charge of its own request."""
@@ -231,6 +241,15 @@ async def test_a_callback_that_came_after_an_answer_that_was_recorded_late_may_b
         assert list(ledger.held()) == []
         assert await ledger.resolve(ask(ledger, 2).identity, FREE) == 1
         assert sums(ledger) == (3, free + 1, 0, 0)
+
+
+async def test_what_was_charged_and_is_no_answer_puts_no_callback_in_doubt(place: Path | str) -> None:
+    async with ledger_at(place) as ledger:
+        await do(ledger, CHECKING, callback=b"place", patience=0.0)
+        second = await start(ledger, callback=b"place", overdue=True)
+        assert await ledger.deliver([b"place"], answered())
+        await ledger.end(second, dataclasses.replace(CHECKING, attempt=attempt(CHARGED, ago=60.0)))
+        assert sums(ledger) == (2, 1, 0, 0)
 
 
 async def test_a_request_that_is_recorded_late_has_no_charge_besides_its_own_callback(place: Path | str) -> None:
@@ -315,6 +334,15 @@ async def test_the_callback_came_first_and_the_request_ends_somehow(ledger: AnyL
     assert sums(ledger) == (1, 1, 0, 0)
     assert list(ledger.attempts(unknown_only=True)) == []
     assert isinstance(await ledger.begin(ask(ledger)), Stored)
+
+
+async def test_the_callback_came_first_and_what_came_to_the_request_cannot_be_read(ledger: AnyLedger) -> None:
+    started = await start(ledger, callback=b"place")
+    assert await ledger.deliver([b"place"], answered())
+    await ledger.end(started, Result(attempt(UNKNOWN), reply=b'"odd"'))
+    assert sums(ledger) == (1, 0, 1, 0)
+    assert list(ledger.held()) == []
+    assert [record.id for record in ledger.attempts(unknown_only=True)] == [started.id]
 
 
 @pytest.mark.parametrize("end", ["closed", "taken for dead", "killed"])

@@ -228,10 +228,10 @@ class Book:
 
     def resolve(self, call: Key | bytes, charge: Charge, attempt: int | None) -> int:
         """See `Store.resolve`."""
-        wanted: Row = (None, None, None)  # an identity, a key, and the key as a number: a command line gives text
-        if attempt is None and isinstance(call, bytes):
+        wanted: Row  # an identity, a key, and the key as a number: a command line gives text
+        if isinstance(call, bytes):
             wanted = (call, None, None)
-        elif attempt is None and not isinstance(call, bytes):
+        else:
             wanted = (None, key_text(call), call if isinstance(call, str) and call.lstrip("-").isdigit() else None)
         state = State(charge)
         settled = attempts.settle_by_hand(self._step, (attempt, *wanted), state)
