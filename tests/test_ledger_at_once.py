@@ -26,6 +26,7 @@ from .ledgers import (
     CHARGED,
     FREE,
     LATER,
+    LOST,
     REPLY,
     UNKNOWN,
     WHATSAPP,
@@ -128,6 +129,13 @@ async def test_a_group_is_told_together_what_each_would_be_told_alone(file_ledge
     assert said[4:] == ([3, b'"answer 0"', b'"answer 0"', 1] if any_holding else [None])
     if any_holding:
         assert alone[4] == Held(dataclasses.replace(lost[2].attempt, recorded=True), attempts=3)
+
+
+async def test_an_answer_lifts_the_hold_whatever_ends_beside_it(ledger: AnyLedger) -> None:
+    await do(ledger, LOST)
+    first, second = await start(ledger, 2), await start(ledger, retry_unknown=1)
+    await asyncio.gather(ledger.end(first, LATER), ledger.end(second, answered()))
+    assert list(ledger.held()) == []
 
 
 async def test_one_operation_that_cannot_be_does_not_take_the_others_down(file_ledger: Ledger) -> None:

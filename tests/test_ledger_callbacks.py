@@ -293,6 +293,16 @@ async def test_a_callback_may_be_that_of_an_earlier_request_which_was_answered(
                 await ledger.end(started, UNSENT)
 
 
+async def test_a_request_that_nobody_ended_is_in_doubt_beside_a_callback_that_is_in_doubt(place: Path | str) -> None:
+    options: dict[str, Any] = {"callback": b"place", "patience": 60.0, "reuse_for": 0.0}
+    async with ledger_at(place) as ledger:
+        await do(ledger, answered(), **options)
+        await start(ledger, **options)
+        assert await ledger.deliver([b"place"], answered())
+    async with ledger_at(place) as ledger:
+        assert sums(ledger) == (1, 0, 2, 0)
+
+
 @pytest.mark.parametrize("result", [LATER, UNSENT, CHECKING])
 async def test_what_was_lent_is_given_back(place: Path | str, result: Result) -> None:
     async with ledger_at(place, max_charges=1) as ledger:
@@ -337,10 +347,12 @@ async def test_the_callback_came_first_and_the_request_ends_somehow(ledger: AnyL
 
 
 async def test_the_callback_came_first_and_what_came_to_the_request_cannot_be_read(ledger: AnyLedger) -> None:
-    started = await start(ledger, callback=b"place")
+    started, another = await start(ledger, callback=b"place"), await start(ledger, 2)
     assert await ledger.deliver([b"place"], answered())
+    assert sums(ledger) == (1, 0, 0, 2)
     await ledger.end(started, Result(attempt(UNKNOWN), reply=b'"odd"'))
-    assert sums(ledger) == (1, 0, 1, 0)
+    await ledger.end(another, LATER)
+    assert sums(ledger) == (1, 1, 1, 0)
     assert list(ledger.held()) == []
     assert [record.id for record in ledger.attempts(unknown_only=True)] == [started.id]
 

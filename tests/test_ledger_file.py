@@ -27,7 +27,7 @@ from aisolution_async.ledger import (
 from aisolution_async.ledger.peek import Peek
 from aisolution_async.ledger.urls import is_there
 
-from .ledgers import REPLY, UNKNOWN, answered, ask, attempt, check, do, refused, rows
+from .ledgers import FREE, REPLY, UNKNOWN, answered, ask, attempt, check, do, refused, rows
 
 pytestmark = pytest.mark.usefixtures("no_ledger_is_at_work")
 
@@ -118,12 +118,14 @@ async def test_a_purge_leaves_no_byte_of_a_reply(ledger_path: Path) -> None:
         await do(ledger, Result(attempt(UNKNOWN, ago=1000)), "lost")
         await do(ledger, Result(attempt(UNKNOWN, ago=1000)), "resent")
         await do(ledger, answered(ago=1000), "resent", retry_unknown=1)
+        await do(ledger, answered(ago=1000, reply=b'"old-reply of no question"'), "alone", reusable=False)
+        await do(ledger, Result(attempt(FREE, ago=1000)), "refused")
         await do(ledger, answered(reply=b'{"signature": "young-reply"}'), "young")
         identities = [
             identity for (identity,) in rows(ledger_path, "SELECT identity FROM attempts WHERE key <> '\"key-1\"'")
         ]
         before = ledger.summary().lines
-        assert await ledger.purge(datetime.timedelta(seconds=500)) == 303
+        assert await ledger.purge(datetime.timedelta(seconds=500)) == 305
         assert await ledger.purge(500) == 0
         assert found_in(ledger_path.parent, "old-reply") == found_in(ledger_path.parent, "yyyyyyyy") == []
         assert found_in(ledger_path.parent, "young-reply") != []

@@ -6,6 +6,7 @@ import dataclasses
 import itertools
 from decimal import Decimal
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -134,6 +135,7 @@ async def test_resolve(place: Path | str) -> None:
         assert await ledger.resolve("A", FREE) == 1
         assert await ledger.resolve("A", FREE) == 0
         assert await ledger.resolve("17", CHARGED) == 1  # as a command line has it
+        assert await ledger.resolve(17, FREE) == 0  # once and for all
         assert await ledger.resolve(ask(ledger, 3).identity, FREE) == 1
         assert [(r.state, r.cost, r.error) for r in ledger.attempts()] == [
             (State.FREE, Decimal(0), "no answer within 30 s; settled by hand"),
@@ -154,6 +156,17 @@ async def test_resolve(place: Path | str) -> None:
             with pytest.raises(ConfigurationError):
                 await ledger.resolve(call, charge, attempt=id_)
     check(place)
+
+
+async def test_what_never_charges_is_held_where_its_process_ended(place: Path | str) -> None:
+    """Whatever came of another question since."""
+    options: dict[str, Any] = {"endpoint": "addface", "may_charge": False}
+    async with ledger_at(place) as ledger:
+        await start(ledger, 1, **options)
+        await do(ledger, Result(attempt(FREE), reply=b"{}", answer=True), 2, **options)
+    async with ledger_at(place) as ledger:
+        assert isinstance(await ledger.begin(ask(ledger, 1, **options)), Held)
+        assert [record.state for record in ledger.attempts()] == [State.UNKNOWN, State.FREE]
 
 
 async def test_an_attempt_settled_as_charged_is_sent_again_when_asked_for(ledger: AnyLedger) -> None:
