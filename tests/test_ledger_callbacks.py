@@ -171,9 +171,12 @@ async def test_a_repeat_that_came_in_time_may_be_on_the_bill_for_good(
         assert sums(ledger) == (1, 2, 0, 0)
 
 
+@pytest.mark.parametrize("budget", [{"max_charges": 1}, {"max_cost": Decimal(3), "prices": {WHATSAPP: Decimal(3)}}])
 @pytest.mark.parametrize("patience", [60.0, 120.0])
-async def test_a_reserve_is_lent_only_once_the_callback_is_late(place: Path | str, patience: float) -> None:
-    async with ledger_at(place, max_charges=1) as ledger:
+async def test_a_reserve_is_lent_only_once_the_callback_is_late(
+    place: Path | str, patience: float, budget: dict[str, Any]
+) -> None:
+    async with ledger_at(place, **budget) as ledger:
         await do(ledger, CHECKING, callback=b"place", patience=60.0)
         assert isinstance(await ledger.begin(ask(ledger)), Exhausted)
         await do(ledger, answered(), callback=b"place", patience=patience, overdue=True)

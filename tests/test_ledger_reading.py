@@ -67,6 +67,7 @@ async def test_find_says_what_begin_would_and_records_nothing(ledger: AnyLedger)
         assert one == (answer if isinstance(answer, Stored) else None)
     assert [n for n, one in enumerate(found) if one is None] == [300, 302, 303, 304, 305]
     assert await ledger.find([]) == []
+    assert await ledger.find([ask(ledger, 302)]) == [None]
 
 
 async def test_the_read_side(place: Path | str) -> None:
