@@ -110,13 +110,14 @@ async def test_the_second_writing_was_lost(ledger: AnyLedger) -> None:
     assert sums(ledger) == (1, 2, 0, 0)
 
 
-async def test_the_second_writing_is_under_way(ledger: AnyLedger) -> None:
+@pytest.mark.parametrize("late", [0.0, 60.0])
+async def test_the_second_writing_is_under_way(ledger: AnyLedger, late: float) -> None:
     """Its request may be charged besides the callback, which is the first's charge."""
     await do(ledger, CHECKING, "62813", callback=b"place")
     second = await start(ledger, "+62813", callback=b"place")
     assert await ledger.deliver([b"place"], answered())
     assert sums(ledger) == (1, 2, 0, 1)
-    await ledger.end(second, answered())
+    await ledger.end(second, answered(ago=late))
     assert sums(ledger) == (2, 2, 0, 0)
 
 
