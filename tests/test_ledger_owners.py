@@ -143,20 +143,23 @@ async def test_a_forked_child_neither_uses_the_ledger_nor_keeps_its_parent_alive
             ledger = Ledger(sys.argv[1])
             await ledger.open()
             await ledger.begin(ask(ledger, 1))
+            asked = ask(ledger, 2)
             import warnings; warnings.simplefilter("ignore")
             if os.fork():
                 os._exit(0)
-            try:
-                await ledger.begin(ask(ledger, 2))
-            except Exception as exc:
-                print(type(exc).__name__, exc, flush=True)
+            for operation in (ledger.begin(asked), ledger.aclose()):
+                try:
+                    await operation
+                except Exception as exc:
+                    print(type(exc).__name__, exc, flush=True)
             sys.stdin.read()
         asyncio.run(main())
         """,
         ledger_path,
     ) as process:
         assert process.stdout is not None
-        assert "ConfigurationError the ledger was opened before a fork" in process.stdout.readline()
+        for _ in range(2):
+            assert "ConfigurationError the ledger was opened before a fork" in process.stdout.readline()
         process.wait()
         async with Ledger(ledger_path) as ledger:  # the grandchild still runs
             assert [record.error for record in ledger.attempts()] == [DIED]
