@@ -70,6 +70,22 @@ async def test_an_answer_under_way_is_recorded_if_it_comes_soon(
 
 
 @virtual
+async def test_an_answer_under_way_is_recorded_after_others_that_are_over(tmp_path: Path) -> None:
+    path, vendor = tmp_path / "calls.ledger", HeldVendor(ok_whatsapp())
+    async with client_of(vendor, ledger=path) as client:
+        vendor.go.set()
+        await client.send(WhatsAppDetail("+6281387300008"))
+        vendor.reached.clear()
+        vendor.go.clear()
+        call: asyncio.Task[Any] = asyncio.create_task(client.send(WhatsAppDetail("+6281387300009")))
+        await vendor.reached.wait()
+        asyncio.get_running_loop().call_later(1.0, vendor.go.set)
+        await client.aclose()
+        assert [attempt.recorded for attempt in (await call).attempts] == [True]
+    assert states(path) == [State.CHARGED, State.CHARGED]
+
+
+@virtual
 async def test_a_view_that_reuses_the_ledger_is_waited_for_too(tmp_path: Path) -> None:
     path, vendor = tmp_path / "calls.ledger", HeldVendor(ok_whatsapp())
     async with client_of(vendor, ledger=path) as client:
