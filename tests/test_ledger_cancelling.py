@@ -14,7 +14,7 @@ from typing import Any
 import httpx
 import pytest
 
-from aisolution_async import AsyncClient, Charge, ConfigurationError
+from aisolution_async import AsyncClient, Charge, ConfigurationError, WhatsAppDetail
 from aisolution_async.ledger import (
     Ask,
     Ledger,
@@ -24,7 +24,9 @@ from aisolution_async.ledger import (
 )
 from aisolution_async.ledger.rows import LEFT
 
-from .ledgers import FREE, LOST, UNSENT, WHATSAPP, AnyLedger, answered, ask, book_of, do, fail, start, writers
+from .ledgers import CHARGED, FREE, LOST, UNSENT, WHATSAPP, AnyLedger, answered, ask, book_of, do, fail, start, writers
+from .steps import HeldVendor
+from .support import client_of, ok_whatsapp, virtual
 
 pytestmark = pytest.mark.usefixtures("no_ledger_is_at_work")
 
@@ -217,3 +219,18 @@ async def test_a_client_that_is_closed_waits_until_single_calls_are_recorded(tmp
     reply = await sent
     assert reply.charge is Charge.CHARGED
     assert [attempt.recorded for attempt in reply.attempts] == [True]
+
+
+@virtual
+async def test_who_waits_for_the_same_call_elsewhere_can_be_cancelled(tmp_path: Path) -> None:
+    vendor, call = HeldVendor(ok_whatsapp()), WhatsAppDetail("+6281387300008")
+    async with client_of(vendor, ledger=tmp_path / "calls.ledger") as client:
+        first = asyncio.create_task(client.send(call))
+        await vendor.reached.wait()
+        second = asyncio.create_task(client.send(call))
+        await asyncio.sleep(0.5)
+        second.cancel()
+        await asyncio.sleep(0.1)
+        assert second.cancelled()
+        vendor.go.set()
+        assert (await first).charge is CHARGED
