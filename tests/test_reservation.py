@@ -158,6 +158,32 @@ def test_a_late_callback_during_another_attempt_has_its_own_charge(attempt: Char
     assert free_in(budget) == left
 
 
+def test_a_lost_attempt_whose_callback_is_charged_to_another_is_given_back_once() -> None:
+    budget = budget_of(2)
+    reservation = Reservation((budget,), NAME)
+    made(reservation, UNKNOWN, may_come=True)
+    assert free_in(budget) == 1
+    assert reservation.called_back_to_another()
+    assert free_in(budget) == 2
+    assert not reservation.called_back_to_another()
+    assert free_in(budget) == 2
+
+
+@pytest.mark.parametrize("under_way", [False, True])
+def test_what_is_set_aside_for_a_callback_in_doubt_is_not_given_back(under_way: bool) -> None:
+    budget = budget_of(1)
+    reservation = Reservation((budget,), NAME)
+    if under_way:
+        assert reservation.take() == ""
+        reservation.keep()
+        reservation.attempt_over(may_come=False, overdue=False)
+    else:
+        made(reservation, may_come=True)
+        reservation.keep()
+    reservation.release()
+    assert free_in(budget) == 0
+
+
 def test_what_is_set_aside_for_a_callback_is_spent_on_asking_again() -> None:
     for first, then in ((budget_of(1), budget_of(5)), (budget_of(5), budget_of(1))):
         reservation = Reservation((first, then), NAME)
