@@ -474,6 +474,15 @@ async def test_charge_rules() -> None:
         assert caught.value.charge is FREE
 
 
+@pytest.mark.parametrize(("endpoint", "goes"), [("gliswadetail", True), ("addface", False)])
+async def test_what_never_charges_needs_no_budget_unless_charge_rules_say_otherwise(endpoint: str, goes: bool) -> None:
+    vendor = in_turn(says("OK", {"group_id": "G", "person_id": "p", "person_count": 1}))
+    async with client_of(vendor, charge_rules={endpoint: {"OK": "charged"}}) as client:
+        (outcome,) = await client.collect([AddFace(picture(1))], max_charges=0)
+    assert (outcome.ok, len(vendor.requests)) == (goes, goes)
+    assert goes or isinstance(outcome.error, BudgetExhaustedError)
+
+
 async def test_a_tally_adds_up() -> None:
     answers = [ok_whatsapp("no"), ok_whatsapp("checking"), *[httpx.Response(500)] * 2, says("OK", None)]
     async with client_of(in_turn(*answers)) as client:

@@ -111,6 +111,7 @@ def test_how_often_it_is_repeated_is_not_given_as_none(name: str) -> None:
 BAD: list[tuple[dict[str, Any], str]] = [
     ({"timeout": 0}, "timeout must be seconds above 0"),
     ({"timeout": float("nan")}, "timeout must be seconds above 0"),
+    ({"timeout": True}, "timeout must be seconds above 0"),
     ({"deadline": True}, "deadline must be seconds above 0, or None for no end"),
     ({"deadline": float("nan")}, "deadline must be seconds above 0, or None for no end"),
     ({"max_image_bytes": 0}, "max_image_bytes must be a whole number, 1 or more"),
