@@ -52,6 +52,14 @@ async def test_the_summary_counts_the_answers_that_are_gone(ledger: AnyLedger) -
     assert (ledger.summary().answers, ledger.summary().lost) == (1, 1)
 
 
+async def test_a_purge_takes_what_has_a_reply_or_a_question_alone(ledger: AnyLedger) -> None:
+    await do(ledger, answered(ago=10.0), 1, reusable=False)
+    await do(ledger, Result(attempt(FREE, ago=10.0)), 2)
+    assert await ledger.purge(5.0) == 2
+    assert await ledger.purge(5.0) == 0
+    assert list(ledger.answers()) == []
+
+
 async def test_find_says_what_begin_would_and_records_nothing(ledger: AnyLedger) -> None:
     await asyncio.gather(*(do(ledger, answered(reply=b'{"n": "%d \\u001f \xc3\xa9"}' % n), n) for n in range(300)))
     await do(ledger, LOST, 300)
