@@ -14,6 +14,7 @@ from aisolution_async import Charge, clock
 from aisolution_async.ledger import (
     Exhausted,
     Expected,
+    Held,
     Result,
     Started,
     Stored,
@@ -434,6 +435,14 @@ async def test_a_purge_leaves_the_callback_of_a_request_that_is_out(ledger: AnyL
     assert await ledger.deliver([b"place"], answered())
     await ledger.end(started, LOST)
     assert sums(ledger) == (1, 1, 0, 0)
+
+
+async def test_a_callback_that_is_settled_as_charged_holds_its_question(ledger: AnyLedger) -> None:
+    await do(ledger, CHECKING, callback=b"place", key="A")
+    assert await ledger.resolve("A", CHARGED) == 1
+    assert sums(ledger) == (1, 1, 0, 0)
+    assert [record.key for record in ledger.held()] == ["A"]
+    assert isinstance(await ledger.begin(ask(ledger, callback=b"place")), Held)
 
 
 async def test_settling_what_is_reserved_after_the_answer_holds_nothing(ledger: AnyLedger) -> None:
