@@ -124,8 +124,8 @@ class Lineup:
         wait = 0.0 if is_free else self._wait_for_all(now)
         if wait <= 0:
             for _ in range(len(self._turns)):
-                lane = self._turns.popleft()
-                self._turns.append(lane)  # each endpoint in its turn
+                self._turns.rotate(-1)  # each endpoint in its turn
+                lane = self._turns[0]
                 if not lane.fresh and not lane.repeats:
                     continue
                 picked = self._pick_from(lane, now)

@@ -1,14 +1,15 @@
 """One call, from the client's door to the socket and back.
 
-Five frames lead from a method to the connection that writes, whatever is asked:
+Four frames lead from a method to the connection that writes, whatever is asked:
 
 ```
 AsyncClient.face_compare            client.py              the question as a value
   AsyncClient.send                  client.py              step after step, until the call is over; a place for each
     Sending.step                    sending/call.py        one attempt: from state to state, see states.py
-      exchange                      wire/exchange.py       one request → Response, or Lost(did a byte leave?)
-        PoolTransport               wire/transport.py      a connection, whose `write` hands the bytes to the socket
+      PoolTransport._exchange       wire/transport.py      a connection, whose `write` hands the bytes to the socket
 ```
+
+`wire/exchange.py` says which transport does it, and what became of a request that was lost: did a byte of it leave?
 
 What is left of a body that the socket does not take at once goes out from `PoolTransport` too, by a frame more. A
 batch, and a look-up that waits for its callback, take the first two frames' place with a worker, and call
