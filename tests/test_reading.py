@@ -38,7 +38,7 @@ def same_person(_request: httpx.Request, _number: int) -> httpx.Response:
 def sent(request: httpx.Request) -> list[bytes]:
     """The images of a form, as a server decodes them."""
     form = parse_qs(request.content.decode("ascii"), strict_parsing=True)
-    return [base64.b64decode(form[name][0], validate=True) for name in ("img1", "img2") if name in form]
+    return [base64.b64decode(form[name][0], validate=True) for name in ("img", "img1", "img2") if name in form]
 
 
 _earlier = set[threading.Thread]()
@@ -113,6 +113,41 @@ async def test_a_read_that_is_given_up_spoils_no_other_photo(tmp_path: Path, mon
         [paths[n].read_bytes(), paths[n + 1].read_bytes()]
         for n in sorted(range(2, 7), key=lambda n: paths[n].read_bytes())
     ]
+
+
+class OpenFile:
+    """A file object that is a path, too: as those of fsspec's local files are."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def __fspath__(self) -> str:
+        return str(self._path)
+
+    def read(self, _size: int = -1) -> bytes:
+        return self._path.read_bytes()
+
+
+@virtual
+async def test_another_attempt_sends_the_photo_of_its_call(tmp_path: Path) -> None:
+    """And not what was read into the same memory since."""
+
+    def script(_request: httpx.Request, number: int) -> httpx.Response:
+        return httpx.Response(503) if number < 3 else httpx.Response(200, content=FACE)
+
+    files, photos = [], []
+    for number in range(9):
+        photos.append([photo(number, 200_000)])
+        files.append(tmp_path / f"{number}.jpg")
+        files[-1].write_bytes(photos[-1][0])
+    vendor = Vendor(script)
+    async with client_of(vendor, max_retries=3) as client:
+        kinds = (OpenFile, Path, str)
+        calls = [IdHolding(kinds[number % 3](file)) for number, file in enumerate(files)]
+        assert all(outcome.ok for outcome in await client.collect(calls, concurrency=1))
+    everything = [*map(sent, vendor.requests)]
+    assert len(everything) == 12
+    assert sorted(everything[3:]) == sorted(photos)
 
 
 @pytest.mark.parametrize("size", [10_000, 300_000])

@@ -207,7 +207,8 @@ def read(
                 except InputError as exc:
                     problems.append(str(exc))  # who mends one photo wants to know of the others too
                     continue
-                if hasattr(value, "read"):  # it can be read once; another attempt needs it again
+                # It can be read once, and another attempt needs it again. What is a path too is read as one, anew.
+                if not isinstance(data, memoryview) and hasattr(value, "read"):
                     again: dict[str, Any] = {name: data}
                     held = dataclasses.replace(held, **again)
                 fields.append((name, data))
