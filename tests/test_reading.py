@@ -5,9 +5,12 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextvars
+import gc
 import os
 import random
 import threading
+import weakref
+from contextlib import suppress
 from pathlib import Path
 from urllib.parse import parse_qs
 
@@ -226,6 +229,30 @@ async def test_it_is_done_in_a_thread() -> None:
     assert await hands.run(lambda: "and it goes on") == "and it goes on"
     assert len(readers()) == 1
     await ended(hands)
+
+
+async def test_an_error_takes_what_was_read_along() -> None:
+    """No photo stays in memory until the collector comes by."""
+
+    class Photo(bytearray):
+        pass
+
+    left: list[weakref.ref[Photo]] = []
+
+    def fail() -> None:
+        photo = Photo(1000)
+        left.append(weakref.ref(photo))
+        raise LookupError("gone")
+
+    hands = Threads(nothing)
+    gc.disable()
+    try:
+        with suppress(LookupError):
+            await hands.run(fail)
+        await ended(hands)
+        assert left[0]() is None
+    finally:
+        gc.enable()
 
 
 async def test_a_thread_that_is_stuck_keeps_nobody_waiting(monkeypatch: pytest.MonkeyPatch) -> None:

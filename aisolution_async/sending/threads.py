@@ -53,11 +53,12 @@ class Threads(NotPickled):
             await job.end
         finally:
             self._awaited -= 1
-        if job.error is not None:
+        error, job.error = job.error, None  # its traceback holds the job, and what was read
+        if error is not None:
             try:
-                raise job.error
+                raise error
             finally:
-                del job  # which the error's traceback would hold, and it the error
+                del error  # which its traceback would hold, too
         return cast(T, job.result)
 
     def end(self) -> None:
