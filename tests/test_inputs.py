@@ -6,6 +6,7 @@ import asyncio
 import base64
 import bz2
 import contextlib
+import errno
 import gzip
 import io
 import lzma
@@ -107,6 +108,24 @@ def test_text_that_could_be_both_is_refused(tmp_path: Path, monkeypatch: pytest.
     assert "also names a file" in refused(text)
     assert load(Path(text)) == PHOTO
     assert load(f"data:;base64,{text}") == tiny
+
+
+@pytest.mark.parametrize(("why", "is_read"), [(errno.EACCES, True), (errno.EIO, False)])
+def test_base64_where_the_folder_cannot_be_looked_into(
+    why: int, is_read: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A service that was started in a folder of another's cannot mean a file there."""
+    tiny = b"\x89PNG\r\n\x1a\n" + bytes(16)
+    text = base64.b64encode(tiny).decode()
+
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(why, os.strerror(why))
+
+    monkeypatch.setattr(os, "stat", fail)
+    if is_read:
+        assert load(text) == tiny
+    else:
+        assert "also names a file" in refused(text)
 
 
 def test_a_path_is_never_taken_for_base64() -> None:

@@ -257,12 +257,22 @@ def _from_base64(text: str, name: str) -> bytes | None:
         if " " in text.strip() and not perhaps(is_taken, Path(text)):
             raise InputError(f"{name} begins as base64 of an image, and {_NOT_DECODED}")
         return None
-    if len(text) <= _LONGEST_PATH and perhaps(is_taken, Path(text)):
+    if len(text) <= _LONGEST_PATH and _may_be_a_path(text):
         raise InputError(
             f"{name} is text that decodes as a base64 image and also names a file: "
             "pass Path(...) for the file, or put 'data:;base64,' before base64"
         )
     return decoded
+
+
+def _may_be_a_path(text: str) -> bool:
+    """Whether it may name a file to be read; it may where nobody can tell."""
+    try:
+        return is_taken(Path(text))
+    except PermissionError:  # in a folder that may not be searched nobody means any
+        return False
+    except OSError:
+        return True
 
 
 def _decode(text: str) -> bytes | None:
