@@ -8,7 +8,7 @@ import os
 import re
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -349,6 +349,19 @@ async def test_a_folder_that_cannot_be_searched_for_rescued_rows(
         assert not vendor.requests
     else:
         assert (await bulk(source, tmp_path / "out.csv", **options)).complete
+
+
+@pytest.mark.parametrize("why", [errno.EIO, errno.EACCES])
+def test_rescued_rows_that_cannot_be_looked_at(
+    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch, why: int
+) -> None:
+    """They may be the user's own, and be paid for."""
+    folder = tmp_path_factory.mktemp("rescues")
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    with closing(rescue.Rescue(tmp_path / "out.csv")):
+        (there,) = folder.iterdir()
+        with unlookable(there, why=why), pytest.raises(ConfigurationError, match="cannot be searched for rescued rows"):
+            rescue.rescues_of(tmp_path / "out.csv")
 
 
 def test_rescued_rows_that_somebody_takes_away_hide_no_others(

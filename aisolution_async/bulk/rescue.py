@@ -97,17 +97,21 @@ def rescues_of(output: Path) -> list[Path]:
         (Path(tempfile.gettempdir()), _rescued_elsewhere(output)),
     ):
         try:
-            names = os.listdir(folder)  # noqa: PTH208  # each shard of a folder looks through all names, and few are meant
-        except (FileNotFoundError, PermissionError):  # a folder that may be written and not be listed
+            paths = _named(folder, begins)
+            found += [path for path in paths if begins == rescued(output) or _is_own(path)]
             continue
         except OSError as exc:
             problem = reason_of(exc)
-        else:
-            paths = sorted(folder / name for name in names if name.startswith(begins) and name.endswith(".jsonl"))
-            found += [path for path in paths if begins == rescued(output) or _is_own(path)]
-            continue
         raise ConfigurationError(f"the folder {str(folder)!r} cannot be searched for rescued rows: {problem}")
     return found
+
+
+def _named(folder: Path, begins: str) -> list[Path]:
+    try:
+        names = os.listdir(folder)  # noqa: PTH208  # each shard of a folder looks through all names, and few are meant
+    except (FileNotFoundError, PermissionError):  # a folder that may be written and not be listed
+        return []
+    return sorted(folder / name for name in names if name.startswith(begins) and name.endswith(".jsonl"))
 
 
 def put_away(rescue: Path, output: Path) -> None:
@@ -135,7 +139,7 @@ def put_away(rescue: Path, output: Path) -> None:
 def _is_own(path: Path) -> bool:
     try:
         found = path.lstat()
-    except OSError:  # somebody took it away, who was its owner
+    except FileNotFoundError:  # somebody took it away, who was its owner
         return False
     mine = getattr(os, "getuid", lambda: found.st_uid)()
     return stat.S_ISREG(found.st_mode) and found.st_uid == mine and (os.name == "nt" or not found.st_mode & 0o077)
