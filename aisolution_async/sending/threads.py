@@ -28,10 +28,9 @@ class Threads(NotPickled):
 
     def __init__(self, when_idle: Callable[[], None]) -> None:
         self._when_idle = when_idle
-        self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
         self._done: deque[_Job] = deque()
         self._told = False  # the loop is to look at `_done`
-        self._free = 0  # threads that have nothing to do
+        self._free: list[_Jobs] = []  # of threads that have nothing to do
         self._awaited = 0
         self._ended = False
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -42,12 +41,14 @@ class Threads(NotPickled):
         if loop is None:
             self._loop = loop = asyncio.get_running_loop()
             clock.elsewhere.add(self)
-        job = _Job(work, copy_context(), loop.create_future())
+        jobs: _Jobs
         if self._free:
-            self._free -= 1
+            jobs = self._free.pop()
         else:
-            threading.Thread(target=self._serve, args=(loop,), name="aisolution-reader", daemon=True).start()
-        self._jobs.put(job)
+            jobs = SimpleQueue()
+            threading.Thread(target=self._serve, args=(loop, jobs), name="aisolution-reader", daemon=True).start()
+        job = _Job(work, copy_context(), loop.create_future(), jobs)
+        jobs.put(job)
         self._awaited += 1
         try:
             await job.end
@@ -64,9 +65,8 @@ class Threads(NotPickled):
     def end(self) -> None:
         """No more is asked: threads end as soon as they have nothing to do."""
         self._ended = True
-        for _ in range(self._free):
-            self._jobs.put(None)
-        self._free = 0
+        while self._free:
+            self._free.pop().put(None)
 
     def is_awaited(self, loop: asyncio.AbstractEventLoop) -> bool:
         """See `clock.Worker`."""
@@ -75,28 +75,28 @@ class Threads(NotPickled):
     def _take_back(self) -> None:
         self._told = False  # first: what is done from here on is told anew
         while self._done:
-            self._free += 1
             job = self._done.popleft()
+            self._free.append(job.jobs)
             if not job.end.done():
                 job.end.set_result(None)
         if self._ended:
             self.end()
 
-    def _is_idle(self) -> None:
-        """A thread has waited for long: one of those that wait ends, if there is one yet."""
+    def _is_idle(self, jobs: _Jobs) -> None:
+        """A thread has waited for long: it ends, unless there is something for it by now."""
         self._when_idle()
-        if self._free:
-            self._free -= 1
-            self._jobs.put(None)
+        if jobs in self._free:
+            self._free.remove(jobs)
+            jobs.put(None)
 
-    def _serve(self, loop: asyncio.AbstractEventLoop) -> None:
-        """What a thread does."""
+    def _serve(self, loop: asyncio.AbstractEventLoop, jobs: _Jobs) -> None:
+        """What a thread does. It has `jobs` of its own: where two wait at one queue, `get` may forget its timeout."""
         try:
             while True:
                 try:
-                    job = self._jobs.get(timeout=_PATIENCE)
+                    job = jobs.get(timeout=_PATIENCE)
                 except Empty:
-                    loop.call_soon_threadsafe(self._is_idle)
+                    loop.call_soon_threadsafe(self._is_idle, jobs)
                     continue
                 if job is None:
                     return
@@ -117,6 +117,7 @@ class _Job:
     work: Callable[[], Any] | None
     context: Context
     end: asyncio.Future[None]
+    jobs: _Jobs
     result: Any = None
     error: BaseException | None = None
 
@@ -127,3 +128,7 @@ class _Job:
             self.result = self.context.run(work)
         except BaseException as exc:
             self.error = exc
+
+
+_Jobs = SimpleQueue[_Job | None]
+"""What one thread is to do; None to end."""
