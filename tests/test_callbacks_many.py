@@ -23,7 +23,7 @@ from aisolution_async.integrations.pytest_plugin import skipping
 from aisolution_async.sandbox import Sandbox
 from aisolution_async.sandbox.vendor import DueCallback
 
-MANY = int(os.environ.get("CALLBACKS_MANY", "1000"))  # the issue's case is 10000
+MANY = int(os.environ.get("CALLBACKS_MANY", "1000"))  # 10000 take minutes
 LATE = 60.0
 """Seconds of the late callbacks: within the inbox's patience, which is 120."""
 

@@ -36,13 +36,14 @@ def recorded(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Record
 
 @pytest.mark.no_cover
 @needs_strace
+@pytest.mark.parametrize("every", [3, pytest.param(1, marks=pytest.mark.long)])
 @pytest.mark.parametrize("plan", sorted({*PLANS} - {"control"}))
-def test_no_loss_of_power_breaks_a_promise(recorded: Callable[[str], Recording], plan: str) -> None:
+def test_no_loss_of_power_breaks_a_promise(recorded: Callable[[str], Recording], plan: str, every: int) -> None:
     recording = recorded(plan)
-    report = replay(recording, 160, whole_every=20)
+    report = replay(recording, 160 // every, every=every, whole_every=20)
     assert not report.problems, report.first
-    assert report.moments > 40
-    assert report.states > 100
+    assert report.moments > 40 // every
+    assert report.states > 100 // every
     assert report.whole_runs
 
 
@@ -50,7 +51,7 @@ def test_no_loss_of_power_breaks_a_promise(recorded: Callable[[str], Recording],
 @needs_strace
 def test_a_ledger_that_does_not_sync_is_found_out(recorded: Callable[[str], Recording]) -> None:
     recording = recorded("control")
-    report = replay(recording, 100)
+    report = replay(recording, 60)
     assert report.problems.total() > 20
 
 
@@ -69,7 +70,7 @@ def test_a_sync_that_is_missing_is_found_out(
     recorded: Callable[[str], Recording], without: Callable[[str], bool], problem: str
 ) -> None:
     recording = recorded("bulk")
-    report = replay(recording, 150, without=without)
+    report = replay(recording, 100, every=2, without=without)
     assert any(word in first for word in problem.split("|") for first in report.first.values()), report.first
 
 

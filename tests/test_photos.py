@@ -51,11 +51,11 @@ FILES = [
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    base = tmp_path / "list"
+    base, photo = tmp_path / "list", encoded(portrait(1))
     for name in FILES:
         path = base / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(encoded(portrait(1)))
+        path.write_bytes(photo)
     return base
 
 

@@ -26,9 +26,7 @@ QUICKLY_FOUND = (
 
 
 @pytest.mark.no_cover
-@pytest.mark.parametrize(
-    "first", [0, 500, pytest.param(1000, marks=pytest.mark.long), pytest.param(1500, marks=pytest.mark.long)]
-)
+@pytest.mark.parametrize("first", [0, *(pytest.param(first, marks=pytest.mark.long) for first in (500, 1000, 1500))])
 def test_every_law_holds(first: int) -> None:
     _, events, _, broken = run_range(range(first, first + 500))
     assert broken == []
@@ -102,17 +100,16 @@ def test_a_seed_has_one_history() -> None:
     """In every process, whatever came before."""
     here = [run(plan_of(seed), tells=True)[1] for seed in (5, 11, 23)]
     assert here == [run(plan_of(seed), tells=True)[1] for seed in (5, 11, 23)]
-    for seed, history in zip((5, 11, 23), here, strict=True):
-        for hash_seed in "12":
-            told = subprocess.run(
-                [sys.executable, "-m", "tests.simulate", "--seed", str(seed)],
-                cwd=ROOT.parent,
-                env={**os.environ, "PYTHONHASHSEED": hash_seed},
-                capture_output=True,
-                text=True,
-                check=True,
-            )
-            assert told.stdout.splitlines() == [*history, f"seed {seed}: every law holds"]
+    for seed, history, hash_seed in zip((5, 11, 23), here, "121", strict=True):
+        told = subprocess.run(
+            [sys.executable, "-m", "tests.simulate", "--seed", str(seed)],
+            cwd=ROOT.parent,
+            env={**os.environ, "PYTHONHASHSEED": hash_seed},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        assert told.stdout.splitlines() == [*history, f"seed {seed}: every law holds"]
 
 
 def test_what_breaks_a_law_is_made_small(monkeypatch: pytest.MonkeyPatch) -> None:

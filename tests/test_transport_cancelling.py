@@ -92,10 +92,19 @@ async def test_cancelled_as_its_error_comes() -> None:
 
 
 @pytest.mark.no_cover
-@pytest.mark.parametrize("tls", [False, True], ids=["plain", "tls"])
+@pytest.mark.parametrize(
+    ("tls", "calls"),
+    [
+        pytest.param(False, 600, id="plain"),
+        pytest.param(True, 200, id="tls"),
+        pytest.param(False, 6_000, id="plain, for long", marks=pytest.mark.long),
+        pytest.param(True, 2_000, id="tls, for long", marks=pytest.mark.long),
+    ],
+)
 @everywhere
-async def test_cancelled_at_random_thousands_of_times(tls: bool, server_tls: Any, client_tls: ssl.SSLContext) -> None:
-    calls = 600 if tls else 2_000
+async def test_cancelled_at_random_very_often(
+    tls: bool, calls: int, server_tls: Any, client_tls: ssl.SSLContext
+) -> None:
     dice = random.Random(7)
 
     async def script(peer: Peer) -> None:
@@ -159,7 +168,7 @@ async def test_cancelled_at_random_thousands_of_times(tls: bool, server_tls: Any
         await server.until(lambda: True)
         for conn in list(transport.connections):  # the old script runs on those
             conn.drop()
-        numbers = range(300 if not tls else 100)
+        numbers = range(100)
         answers = await asyncio.gather(*[ask(transport, server, f"/again/{n}") for n in numbers])
         assert [a.text for a in answers] == [f"/again/{n}" for n in numbers]
         await transport.aclose()

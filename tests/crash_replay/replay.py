@@ -9,6 +9,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 
 from .disk import Image
@@ -88,22 +89,24 @@ def replay(
     recording: Recording,
     states: int,
     *,
+    every: int = 1,
     seed: int = 0,
     whole_every: int = 0,
     keep: Path | None = None,
     without: Callable[[str], bool] = lambda _: False,
 ) -> Report:
-    """Look at so many disks, more or less. `whole_every`: of how many of them one has the whole next run.
+    """Look at so many disks, more or less, at each `every`th moment.
 
+    `whole_every`: of how many of them one has the whole next run.
     The first disk of each kind of problem is put into a folder in `keep`.
     """
     report, began = Report(), time.process_time()
     rng = random.Random(seed)
-    count = sum(1 for _ in moments(recording, without))
+    count = sum(1 for _ in islice(moments(recording, without), 0, None, every))
     disks: set[int] = set()
     with asyncio.Runner() as runner:
         judge = Judge(recording.identities, runner)
-        for watcher, past, program, where in moments(recording, without):
+        for watcher, past, program, where in islice(moments(recording, without), 0, None, every):
             report.moments += 1
             seen: set[int] = set()
             wanted = max(2, (states - report.states) // (count - report.moments + 1))
