@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import random
 from collections.abc import Callable
+from functools import lru_cache
 from io import BytesIO
 from typing import Any
 
@@ -16,6 +17,11 @@ from aisolution_async.sandbox.faces import Face, Faces
 
 def portrait(seed: int, size: tuple[int, int] = (240, 300)) -> Image.Image:
     """A head and shoulders, always in the same place."""
+    return _portrait(seed, size).copy()
+
+
+@lru_cache(maxsize=64)
+def _portrait(seed: int, size: tuple[int, int]) -> Image.Image:
     draw_from = random.Random(seed)
     width, height = size
 

@@ -424,21 +424,21 @@ def test_every_call_read_comes_out_exactly_once(data: st.DataObject) -> None:
 @pytest.mark.no_cover
 @virtual
 async def test_memory_is_flat(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("aisolution_async.batching.twins.REMEMBERED", 2_000)
+    monkeypatch.setattr("aisolution_async.batching.twins.REMEMBERED", 700)
     vendor = Vendor(lambda request, number: ok_whatsapp())
     vendor.requests = _Nothing()
     async with client_of(vendor) as client:
         sizes = []
         tracemalloc.start()
         # So many answers are remembered: it is flat from there.
-        async with client.batch(asks(7_000), concurrency=50) as batch:
+        async with client.batch(asks(3_000), concurrency=50) as batch:
             async for outcome in batch:
-                if outcome.index in (500, 2_500, 6_900):
+                if outcome.index in (250, 900, 2_900):
                     gc.collect()
                     sizes.append(tracemalloc.get_traced_memory()[0])
         tracemalloc.stop()
-    assert sizes[1] - sizes[0] < 1_500_000
-    assert sizes[2] - sizes[1] < 300_000
+    assert sizes[1] - sizes[0] < 450_000
+    assert sizes[2] - sizes[1] < 130_000
 
 
 class _Nothing(list[httpx.Request]):

@@ -120,7 +120,20 @@ OPTIONS: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("options", OPTIONS)
+@pytest.mark.parametrize(
+    ("golden", "options"),
+    [
+        pytest.param(
+            version,
+            options,
+            id=f"v{version}, {options}",
+            marks=[] if options == "as it is" or version in (VERSIONS[0], VERSIONS[-1]) else pytest.mark.long,
+        )
+        for version in VERSIONS
+        for options in OPTIONS
+    ],
+    indirect=["golden"],
+)
 async def test_one_by_one(golden: Golden, options: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("AISOLUTION_BASE_URL", raising=False)
     async with golden.client(**OPTIONS[options]) as client:
