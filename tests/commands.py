@@ -15,6 +15,7 @@ from click.testing import CliRunner, Result
 
 from aisolution_async.cli.commands import aisolution
 
+from . import forks
 from .support import LAST_RESORT, NUMBER, TOKEN
 
 PROFILE = {"number": NUMBER, "whatsapp": "yes"}
@@ -85,9 +86,8 @@ class Stall:
 
 def onto_a_full_disk(*arguments: str) -> subprocess.CompletedProcess[str]:
     with Path("/dev/full").open("wb") as full:
-        return subprocess.run(
-            [*COMMAND, *arguments], stdout=full, stderr=subprocess.PIPE, text=True, check=False, env={**os.environ}
-        )
+        code, said = forks.run([*COMMAND[1:], *arguments], stdout=full)
+    return subprocess.CompletedProcess(arguments, code, stderr=said)
 
 
 FULL = "error: standard output cannot be written: No space left on device"

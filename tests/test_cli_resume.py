@@ -7,10 +7,10 @@ import json
 import os
 import shutil
 import signal
-import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 
 import openpyxl
@@ -23,6 +23,7 @@ from aisolution_async.bulk.rows import Rows
 from aisolution_async.cli import main
 from aisolution_async.cli.commands import aisolution
 
+from . import forks
 from .commands import COMMAND, left, run, the_error
 from .servers import running
 from .support import TOKEN, ThreadVendor, VendorOf, picture
@@ -370,13 +371,13 @@ class Deadly:
     def __init__(self) -> None:
         self.bill: Counter[str] = Counter()
         self.at = 0
-        self.victim: subprocess.Popen[bytes] | None = None
+        self.victims: SimpleQueue[forks.Forked] = SimpleQueue()
         self.requests: list[dict[str, list[str]]] = []
 
     def __call__(self, number: int) -> object:
         self.at -= 1
-        if self.at == 0 and self.victim is not None:
-            self.victim.kill()
+        if self.at == 0:
+            self.victims.get().kill()
             return b""
         form = self.requests[number]
         self.bill[str(form.get("number") or form["img"])] += 1
@@ -385,10 +386,11 @@ class Deadly:
     def kill(self, at: int, *words: str) -> None:
         """Run a command of its own process, and kill that."""
         self.at = at
-        with subprocess.Popen([*COMMAND, *words], stderr=subprocess.PIPE) as self.victim:
-            _, said = self.victim.communicate()
-        assert self.victim.returncode == -signal.SIGKILL, said
-        self.victim = None
+        with Path("said").open("wb+") as said:
+            victim = forks.start([*COMMAND[1:], *words], stdout=said, stderr=said)
+            self.victims.put(victim)
+            assert victim.wait() == -signal.SIGKILL, Path("said").read_text()
+        Path("said").unlink()
 
 
 def cells(path: Path) -> list[dict[str, Any]]:

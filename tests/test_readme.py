@@ -10,12 +10,13 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from aisolution_async.sandbox import Fault, Sandbox
 
-from . import screen
+from . import forks, screen
 from .check_readme import GUIDES, blocks, engine_of, name_of
 from .servers import running
 from .support import picture
@@ -72,6 +73,9 @@ async def vendor(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[dict[str, str
 
 
 async def run(command: list[str], folder: Path, env: dict[str, str]) -> tuple[int, str]:
+    if command[0] == "aisolution":
+        words = ["-m", "aisolution_async.cli", *command[1:]]
+        return await asyncio.to_thread(forks.run, words, cwd=folder, env=env)
     process = await asyncio.create_subprocess_exec(
         *command, cwd=folder, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
     )
@@ -115,8 +119,12 @@ def test_what_type_checkers_find_has_the_guide_s_lines(name: str) -> None:
 @pytest.mark.parametrize("code", PYTHON)
 async def test_python(code: str, folder: Path, vendor: dict[str, str]) -> None:
     (folder / "example.py").write_text(code, encoding="utf-8")
-    tests = PYTEST if re.search(r"^(async )?def test_", code, re.MULTILINE) else ()
-    status, output = await run([sys.executable, "-X", "dev", "-W", "error", *tests, "example.py"], folder, vendor)
+    options = ("-X", "dev", "-W", "error")
+    if re.search(r"^(async )?def test_", code, re.MULTILINE):
+        status, output = await run([sys.executable, *options, *PYTEST, "example.py"], folder, vendor)
+    else:
+        how: dict[str, Any] = {"options": options, "modules": ("aisolution_async.client",)}
+        status, output = await asyncio.to_thread(forks.run, ["example.py"], cwd=folder, env=vendor, **how)
     assert status == 0, output
     assert "Traceback" not in output
 
