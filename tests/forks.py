@@ -26,20 +26,27 @@ LARGEST = 1 << 20
 
 
 class Forked:
-    """A process: `wait` for it, or `kill` it."""
+    """A process, with what the tests use of `subprocess.Popen`."""
 
     def __init__(self, reports: socket.socket) -> None:
         self._reports = reports
         self.pid = int(self._reports.recv(100))
+        self.returncode: int | None = None
+
+    def send_signal(self, number: int) -> None:
+        """See Popen."""
+        os.kill(self.pid, number)
 
     def kill(self) -> None:
-        """End it as `kill -9` does, if it has not ended."""
-        os.kill(self.pid, signal.SIGKILL)
+        """See Popen."""
+        self.send_signal(signal.SIGKILL)
 
     def wait(self) -> int:
-        """Its exit code, or the negative number of the signal that ended it, once it has ended."""
-        with self._reports:
-            return int(self._reports.recv(100))
+        """See Popen."""
+        if self.returncode is None:
+            with self._reports:
+                self.returncode = int(self._reports.recv(100))
+        return self.returncode
 
 
 def start(
@@ -128,7 +135,8 @@ def _next(requests: socket.socket) -> list[str]:
 def _open_streams() -> None:
     """As Python does; they stay open."""
     sys.stdin = open(0, encoding="utf-8", closefd=False)  # noqa: SIM115  # see above
-    sys.stdout = open(1, "w", encoding="utf-8", closefd=False)  # noqa: SIM115  # see above
+    by_line = "PYTHONUNBUFFERED" in os.environ
+    sys.stdout = open(1, "w", 1 if by_line else -1, "utf-8", closefd=False)  # noqa: SIM115  # see above
     sys.stderr = open(2, "w", 1, "utf-8", "backslashreplace", closefd=False)  # noqa: SIM115  # see above
     for name in ("stdin", "stdout", "stderr"):
         setattr(sys, f"__{name}__", getattr(sys, name))

@@ -10,7 +10,6 @@ import re
 import shutil
 import signal
 import subprocess
-import sys
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -24,6 +23,7 @@ from aisolution_async.sandbox import Sandbox
 from aisolution_async.sandbox.clock import Clock
 from aisolution_async.sandbox.faults import Fault
 
+from . import forks
 from .check_readme import GUIDES, blocks
 from .support import LAST_RESORT
 
@@ -82,13 +82,12 @@ def example(names: str) -> str:
 class Service:
     """A service that listens at `url`, and whose output is read all the time: it would wait for room in a full pipe."""
 
-    def __init__(self, url: str, process: asyncio.subprocess.Process, output: str) -> None:
-        assert process.stdout is not None
+    def __init__(self, url: str, process: forks.Forked, rest: asyncio.StreamReader, output: str) -> None:
         self.url = url
         self.process = process
         self._output = output
         self._read = asyncio.Condition()
-        self._rest = asyncio.create_task(self._keep_reading(process.stdout))
+        self._rest = asyncio.create_task(self._keep_reading(rest))
 
     def terminate(self) -> None:
         """Ask it to end: SIGTERM."""
@@ -101,7 +100,7 @@ class Service:
     async def ended(self) -> str:
         """What it wrote, to the end."""
         await asyncio.wait_for(self._rest, LAST_RESORT)
-        await self.process.wait()
+        await asyncio.to_thread(self.process.wait)
         return self._output
 
     async def says(self, text: str) -> None:
@@ -150,27 +149,28 @@ async def serving(source: str, server: str, folder: Path, sandbox: Sandbox, **en
     (folder / "service.py").write_text(source, encoding="utf-8")
     (folder / "main.py").write_text(server, encoding="utf-8")
     own = {name: value for name, value in os.environ.items() if not name.startswith(("AISOLUTION", "COV"))}
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-X", "dev", "-W", "error", "main.py"),
-        cwd=folder,
-        env=own
-        | {
-            "AISOLUTION_TOKEN": sandbox.token,
-            "AISOLUTION_BASE_URL": sandbox.url,
-            "PYTHONASYNCIODEBUG": "1",
-            "PYTHONUNBUFFERED": "1",
-        }
-        | env,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-    )
-    assert process.stdout is not None
+    ours, theirs = os.pipe()
+    rest = asyncio.StreamReader()
+    protocol = asyncio.StreamReaderProtocol(rest)
+    await asyncio.get_running_loop().connect_read_pipe(lambda: protocol, os.fdopen(ours, "rb", 0))
+    with os.fdopen(theirs, "wb") as to:
+        process = forks.start(
+            ["main.py"],
+            cwd=folder,
+            env=own
+            | {"AISOLUTION_TOKEN": sandbox.token, "AISOLUTION_BASE_URL": sandbox.url, "PYTHONUNBUFFERED": "1"}
+            | env,
+            stdout=to,
+            stderr=to,
+            options=("-X", "dev", "-W", "error"),
+            modules=("aisolution_async.client", *(("fastapi", "uvicorn") if "uvicorn" in server else ("aiohttp.web",))),
+        )
     output = ""
     while (found := re.search(r"unning on (http://127\.0\.0\.1:\d+)", output)) is None:
-        line = await asyncio.wait_for(process.stdout.readline(), LAST_RESORT)
+        line = await asyncio.wait_for(rest.readline(), LAST_RESORT)
         assert line, output
         output += line.decode()
-    service = Service(found[1], process, output)
+    service = Service(found[1], process, rest, output)
     try:
         yield service
     finally:
