@@ -134,10 +134,11 @@ def _next(requests: socket.socket) -> list[str]:
 
 def _open_streams() -> None:
     """As Python does; they stay open."""
-    sys.stdin = open(0, encoding="utf-8", closefd=False)  # noqa: SIM115  # see above
+    stdin, stdout, stderr = sys.stdin, sys.stdout, sys.stderr
+    sys.stdin = open(0, encoding=stdin.encoding, errors=stdin.errors, closefd=False)  # noqa: SIM115  # see above
     by_line = "PYTHONUNBUFFERED" in os.environ
-    sys.stdout = open(1, "w", 1 if by_line else -1, "utf-8", closefd=False)  # noqa: SIM115  # see above
-    sys.stderr = open(2, "w", 1, "utf-8", "backslashreplace", closefd=False)  # noqa: SIM115  # see above
+    sys.stdout = open(1, "w", 1 if by_line else -1, stdout.encoding, stdout.errors, closefd=False)  # noqa: SIM115  # see above
+    sys.stderr = open(2, "w", 1, stderr.encoding, stderr.errors, closefd=False)  # noqa: SIM115  # see above
     for name in ("stdin", "stdout", "stderr"):
         setattr(sys, f"__{name}__", getattr(sys, name))
 
@@ -145,6 +146,7 @@ def _open_streams() -> None:
 if __name__ == "__main__":
     import gc
     import runpy
+    import types
 
     for name in sys.argv[2:]:
         importlib.import_module(name)
@@ -154,5 +156,8 @@ if __name__ == "__main__":
         sys.path[0], sys.argv = os.getcwd(), words[1:]  # noqa: PTH109  # as Python has it
         runpy.run_module(words[1], run_name="__main__", alter_sys=True)
     else:
-        sys.path[0], sys.argv = str(Path(words[0]).absolute().parent), words
-        runpy.run_path(words[0], run_name="__main__")
+        program = Path(words[0]).absolute()
+        sys.path[0], sys.argv = str(program.parent), words
+        module = sys.modules["__main__"] = types.ModuleType("__main__")
+        module.__file__ = str(program)
+        exec(compile(program.read_bytes(), program, "exec"), vars(module))  # `runpy` gives it another argv
