@@ -85,9 +85,13 @@ def _server(options: tuple[str, ...], modules: tuple[str, ...]) -> socket.socket
         command = [sys.executable, *options, __file__, str(theirs.fileno()), *modules]
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, pass_fds=[theirs.fileno()], cwd="/")
 
+    owner = os.getpid()
+
     def end() -> None:
-        ours.close()
-        process.wait()
+        if os.getpid() == owner:  # and not one that a test forked
+            ours.close()
+            process.kill()
+            process.wait()
 
     atexit.register(end)
     return ours
