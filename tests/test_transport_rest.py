@@ -75,11 +75,12 @@ async def test_a_connection_that_rests_ends_as_others_do() -> None:
             elif how == "cancelled":
                 call = asyncio.ensure_future(ask(transport, server))
                 await turns(3)
+                is_waiting = resting in transport.resting  # on a real clock, the rest may be over by now
                 call.cancel()
                 with pytest.raises(asyncio.CancelledError):
                     await call
                 assert (await ask(transport, server, "/next")).text == "/next"
-                assert len(server.peers) == 1
+                assert len(server.peers) == 1 or not is_waiting
             if how in ("closed by the server", "distrusted"):
                 await server.until(lambda: server.open == 0)
                 assert (await ask(transport, server, "/next")).text == "/next"
