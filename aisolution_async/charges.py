@@ -54,7 +54,7 @@ class _OpenAttempt:
     __slots__ = Attempt.__slots__
 
 
-def attempt_of(  # noqa: PLR0917  # once a call: names cost it a fifth more
+def attempt_of(  # noqa: PLR0917  # made for each call: to match names takes time
     charge: Charge,
     status: str | None,
     http_status: int | None,

@@ -44,7 +44,7 @@ class Task(Sending[Any]):
 
     __slots__ = ("_checking_since", "_pause", "index")
 
-    def __init__(  # noqa: PLR0917  # once a call: names cost it a fifth more
+    def __init__(  # noqa: PLR0917  # made for each call: to match names takes time
         self, index: int, shared: Shared, options: Options, call: Call[Any], tally: Tally, inbox: Inbox | None
     ) -> None:
         super().__init__(shared, options, call, tally, inbox)

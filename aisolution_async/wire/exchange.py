@@ -47,7 +47,7 @@ class Lost:
     refusal: type[AISolutionError] | None = None
 
 
-def exchange(  # noqa: PLR0917  # once a call: names cost it a fifth more
+def exchange(  # noqa: PLR0917  # made for each call: to match names takes time
     transport: httpx.AsyncBaseTransport,
     requests: Requests,
     endpoint: str,
@@ -77,7 +77,7 @@ def loss_of(exc: Exception, flight: Flight, timeout: Mapping[str, float | None],
     return Lost(left, text, isinstance(exc, TimeoutError | httpx.TimeoutException))
 
 
-async def _exchange(  # noqa: PLR0917  # once a call: names cost it a fifth more
+async def _exchange(  # noqa: PLR0917  # made for each call: to match names takes time
     transport: httpx.AsyncBaseTransport,
     requests: Requests,
     endpoint: str,

@@ -213,7 +213,7 @@ class PoolTransport(NotPickled, httpx.AsyncBaseTransport):
         response.is_stream_consumed = response.is_closed = True
         return response
 
-    def exchange(  # noqa: PLR0917  # once a call: names cost it a fifth more
+    def exchange(  # noqa: PLR0917  # made for each call: to match names takes time
         self,
         origin: Origin,
         head: bytes,
