@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shlex
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 import xlsxwriter
 from click.testing import CliRunner, Result
@@ -15,6 +18,7 @@ from aisolution_async.api import CALLS
 from aisolution_async.bulk.books import records
 from aisolution_async.cli import config as config_file
 from aisolution_async.cli.commands import aisolution
+from aisolution_async.cli.lacking import FileName, examples_of
 
 from .commands import left, numbers, run, the_error
 from .support import picture
@@ -284,6 +288,93 @@ def test_completion(shell: str) -> None:
 def test_every_command_has_examples() -> None:
     for words in (["call"], ["bulk"], *(["bulk", call.endpoint.command] for call in CALLS), ["completion"], ["demo"]):
         assert f"aisolution {words[0]}" in run(*words, "--help").output.partition("Usage")[2].partition("\n")[2]
+
+
+# ------------------------------------------------------------------------------------------------- what is not given
+
+
+def every_command() -> list[tuple[tuple[str, ...], click.Command]]:
+    """The names of each command that is no group, and the command."""
+    return [*config_file._commands(aisolution, ())]
+
+
+def test_the_examples_lack_nothing() -> None:
+    for path, command in every_command():
+        examples = examples_of(command)
+        assert examples, path
+        for example in examples:
+            words = shlex.split(re.split(r" [<>]|&&", example)[0])
+            assert words[: len(path) + 1] == ["aisolution", *path]
+            with command.make_context("", words[len(path) + 1 :]):
+                pass
+
+
+def test_a_command_without_its_arguments_says_what_it_needs() -> None:
+    for path, command in every_command():
+        required = [param for param in command.params if param.required]
+        if not required:
+            continue
+        result = run(*path)
+        assert result.exit_code == 2
+        needs, _, example = the_error(result).partition("; for example: ")
+        assert needs.startswith(f"aisolution {' '.join(path)} needs ")
+        assert needs.endswith(f" (see aisolution {' '.join(path)} --help)")
+        assert example == examples_of(command)[0]
+        with click.Context(command) as ctx:
+            for param in required:
+                assert (param.make_metavar(ctx) if isinstance(param, click.Argument) else param.opts[-1]) in needs
+
+
+@pytest.mark.parametrize(
+    ("words", "needs"),
+    [
+        (["call", "face-compare", "a.jpg"], "IMG2"),
+        (["ledger", "resolve", "a.ledger"], "KEY and {charged|free}"),
+        (["ledger", "resolve", "a.ledger", "A"], "{charged|free}"),
+        (["report"], "FILE and --output"),
+        (["report", "a.csv"], "--output"),
+        (["report", "-o", "page.html"], "FILE"),
+        (["ledger", "purge", "--older-than", "30d"], "LEDGER"),
+    ],
+)
+def test_what_is_given_is_not_missing(words: list[str], needs: str) -> None:
+    assert f" needs {needs} (see " in the_error(run(*words))
+
+
+def test_what_the_environment_or_a_file_gives_is_not_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AISOLUTION_LEDGER_PURGE_OLDER_THAN", "30d")
+    assert " needs LEDGER (see " in the_error(run("ledger", "purge"))
+    path = config('[report]\noutput = "page.html"\n', "mine.toml")
+    assert " needs FILE (see " in the_error(run("--config", path, "report"))
+
+
+def test_an_option_without_its_value_is_told_with_an_example_that_has_it() -> None:
+    for path, command in [*every_command(), (("bulk",), aisolution.commands["bulk"]), ((), aisolution)]:
+        for param in command.params:
+            if not isinstance(param, click.Option) or param.is_flag or (param.is_eager and path):
+                continue
+            for name in param.opts:
+                said = the_error(run(*path, name))
+                where, _, example = said.partition("; for example: ")
+                assert where.startswith(f"{' '.join(('aisolution', *path))}: option '{name}' requires an argument")
+                assert {*param.opts} & {*example.split()}, said
+
+
+def test_a_name_that_is_empty_is_no_file() -> None:
+    """A variable of the shell that is not set is not the current folder, of which all lists would be asked."""
+    for path, command in every_command():
+        for param in command.params:
+            assert type(param.type) is not click.Path, (path, param.name)
+            if isinstance(param.type, FileName):
+                result = run(*path, "" if isinstance(param, click.Argument) else f"{param.opts[-1]}=")
+                assert result.exit_code == 2
+                assert "the name is empty: name a file or a folder" in result.stderr
+    assert "the name is empty: name a file or a folder" in run("bulk", "--resume", "out.csv", "--input=").stderr
+
+
+@pytest.mark.parametrize("place", [".", "/"])
+def test_a_folder_is_no_ledger(place: str) -> None:
+    assert run("ledger", "show", place).exit_code == 2
 
 
 # ----------------------------------------------------------------------------------------------------------- a list

@@ -16,6 +16,8 @@ LEDGER: Final = ".sandbox.ledger"
 
 def ledgers_beside(path: Path) -> list[Path]:
     """The ledgers, made up or not, whose names say that they belong to what `path` names: a ledger, or results."""
+    if not path.name:
+        return []  # a folder: '.' or '/'
     output = path.name.removesuffix(".ledger").removesuffix(".sandbox")
     names = (output + ending for ending in (".ledger", LEDGER))
     return [found for name in names if name != path.name and looks.is_file(found := path.with_name(name))]

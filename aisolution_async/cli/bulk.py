@@ -38,6 +38,7 @@ from aisolution_async.cli import after, ahead, resuming, show
 from aisolution_async.cli.ahead import PlanFile
 from aisolution_async.cli.config import check_price
 from aisolution_async.cli.ending import EXIT_CODES, Ending, Exit, unwritable
+from aisolution_async.cli.lacking import FileName
 from aisolution_async.cli.options import (
     HELP,
     METAVARS,
@@ -79,12 +80,12 @@ def _options(call: type[Call[Any]]) -> list[click.Parameter]:
     for each in (call, *CALLS):
         for parameter in each.endpoint.parameters:
             every.setdefault(parameter.name, parameter)
-    file = click.Path(path_type=Path)
+    file = FileName()
     params: list[click.Parameter] = [
-        click.Argument(["source"], metavar="INPUT", type=click.Path(path_type=Path, allow_dash=True)),
+        click.Argument(["source"], metavar="INPUT", type=FileName(allow_dash=True)),
         click.Option(
             ["-o", "--output"],
-            type=click.Path(path_type=Path, allow_dash=True),
+            type=FileName(allow_dash=True),
             help="The results: .xlsx, .csv, .tsv, .jsonl or .parquet, or - for JSONL on stdout.  "
             "[default, for a workbook: INPUT-results.xlsx]  A folder, where INPUT is one.",
         ),

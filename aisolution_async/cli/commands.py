@@ -9,6 +9,7 @@ import click
 import aisolution_async
 from aisolution_async.cli.config import config_option, name_variables
 from aisolution_async.cli.ending import EXIT_CODES
+from aisolution_async.cli.lacking import FileName
 from aisolution_async.cli.lazy import Commands, Endpoints
 
 _PROGRAM = "aisolution"
@@ -70,7 +71,7 @@ _RESUME = (
     ),
     click.Option(
         ["--input"],
-        type=click.Path(path_type=Path),
+        type=FileName(),
         metavar="FILE",
         expose_value=False,
         help="With --resume: where the list is now, if it was moved.",

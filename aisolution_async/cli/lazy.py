@@ -14,6 +14,7 @@ import click
 
 from aisolution_async.cli.config import name_variables
 from aisolution_async.cli.ending import BEGUN, Ending, Exit, unwritable
+from aisolution_async.cli.lacking import Asking, asking
 
 
 class Lazy(click.Group):
@@ -21,6 +22,8 @@ class Lazy(click.Group):
 
     `path` are the names that lead to the group, from the root.
     """
+
+    context_class = Asking
 
     def __init__(self, *args: Any, path: tuple[str, ...] = (), **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -33,6 +36,11 @@ class Lazy(click.Group):
     @abstractmethod
     def imported(self, name: str) -> click.Command:
         """The command of that name."""
+
+    def add_command(self, cmd: click.Command, name: str | None = None) -> None:
+        """See click. What a command lacks is told in one way, whatever the command."""
+        asking(cmd)
+        super().add_command(cmd, name)
 
     def load(self, name: str) -> None:
         """Make the command of that name ready to be called, if there is one."""

@@ -26,6 +26,7 @@ from aisolution_async.bulk.results import answered
 from aisolution_async.charges import Charge
 from aisolution_async.cli import show
 from aisolution_async.cli.ending import Ending, Exit
+from aisolution_async.cli.lacking import FileName
 from aisolution_async.cli.options import KnownLedger, LedgerPlace, prices
 from aisolution_async.cli.running import foreseen, run
 from aisolution_async.errors import ConfigurationError
@@ -52,6 +53,10 @@ def ledger_group() -> None:
     A ledger is the file in which `aisolution bulk` records every attempt and every answer, or, for many machines, a
     schema of a PostgreSQL server: postgresql://host/database?schema=applicants. It holds personal data: the answers,
     and your own keys.
+
+    \b
+    Example:
+      aisolution ledger show results.xlsx.ledger
     """
 
 
@@ -62,7 +67,12 @@ def ledger_group() -> None:
 @_FILE
 @_JSON
 def show_command(file: Place, *, as_json: bool) -> None:
-    """Counts and cost by endpoint, day and status, and the calls that are held."""
+    """Counts and cost by endpoint, day and status, and the calls that are held.
+
+    \b
+    Example:
+      aisolution ledger show results.xlsx.ledger
+    """
     with foreseen():
         ledger = open_ledger(file)
         summary = ledger.summary()
@@ -120,7 +130,12 @@ def show_command(file: Place, *, as_json: bool) -> None:
 @click.option("--unknown", is_flag=True, help="Only those that may have been charged: nobody knows.")
 @_JSON
 def attempts_command(file: Place, *, unknown: bool, as_json: bool) -> None:
-    """Every attempt, oldest first. With --json, one a line."""
+    """Every attempt, oldest first. With --json, one a line.
+
+    \b
+    Example:
+      aisolution ledger attempts results.xlsx.ledger --unknown
+    """
     with foreseen():
         ledger = open_ledger(file)
         found = _marked(ledger.attempts(unknown_only=unknown), ledger.held())
@@ -167,7 +182,7 @@ def attempts_command(file: Place, *, unknown: bool, as_json: bool) -> None:
     "-o",
     "--output",
     required=True,
-    type=click.Path(path_type=Path),
+    type=FileName(),
     help="Where to: .xlsx, .csv, .tsv, .jsonl or .parquet.",
 )
 @click.option("--overwrite", is_flag=True, help="Replace a file that exists already.")
@@ -178,6 +193,10 @@ def export_command(file: Place, output: Path, *, overwrite: bool, as_json: bool)
     After your key come the endpoint, when it was answered, charge, status and cost, the fields of the answer
     (answer_…), and the whole answer as JSON. In .csv and .tsv, what a spreadsheet could take for a formula gets
     an apostrophe in front.
+
+    \b
+    Example:
+      aisolution ledger export results.xlsx.ledger -o answers.csv
     """
     with foreseen():
         ledger = open_ledger(file)
@@ -276,7 +295,7 @@ def _sums(names: Sequence[str], found: Mapping[tuple[object, ...], Sum]) -> None
 
 @ledger_group.command("reconcile")
 @click.argument("files", metavar="LEDGER...", nargs=-1, required=True, type=KnownLedger())
-@click.option("--invoice", required=True, type=click.Path(path_type=Path), help="The invoice: .xlsx, .csv or the like.")
+@click.option("--invoice", required=True, type=FileName(), help="The invoice: .xlsx, .csv or the like.")
 @click.option("--sheet", metavar="NAME", help="Its sheet in a workbook.  [default: the one that is an invoice]")
 @click.option("--day", metavar="COLUMN", help="Its column of days or months.  [default: found]")
 @click.option("--endpoint", metavar="COLUMN", help="Its column of services, or the one service that it is of.")
@@ -313,6 +332,10 @@ def reconcile_command(
     Only the days that the invoice is of are compared. Attempts of unknown outcome, which may or may not have been
     charged, are what can explain that an invoice charges more than was counted here. The exit code is 1 if there is a
     difference that they do not explain.
+
+    \b
+    Example:
+      aisolution ledger reconcile results.xlsx.ledger --invoice invoice.xlsx
     """
     with foreseen():
         ledgers = dict.fromkeys(Path(os.path.realpath(file)) if isinstance(file, Path) else file for file in files)
@@ -397,6 +420,11 @@ def resolve_command(file: Place, key: str, charge: str, *, by_id: bool, as_json:
     What was free is no longer held: the next run sends it again. What was charged stays held, as its answer is lost
     and another would be paid for again: a run with --retry-unknown 1 buys it. A call that has more than one such
     attempt is held until all are settled, or by --retry-unknown with their number.
+
+    \b
+    Examples:
+      aisolution ledger resolve results.xlsx.ledger A-17 free
+      aisolution ledger resolve results.xlsx.ledger 42 charged --by-id
     """
     if by_id and not re.fullmatch(r"[0-9]{1,18}", key):
         raise Ending(f"--by-id: {key!r} is no id of an attempt: aisolution ledger attempts shows them", Exit.USAGE)
@@ -429,6 +457,10 @@ def purge_command(file: Place, older_than: str, *, as_json: bool) -> None:
 
     The counts stay, and so do calls that are held. What is removed would be asked, and paid for, again. A server's
     backups and WAL archives keep what was in them: remove it there too.
+
+    \b
+    Example:
+      aisolution ledger purge results.xlsx.ledger --older-than 90d
     """
     found = re.fullmatch(r"(\d{1,6})([smhdw])", older_than.strip())
     if found is None:
@@ -457,6 +489,10 @@ def limit_command(file: Place, max_charges: str | None, *, no_limit: bool, as_js
 
     Charges that were made, may have been made and are under way count. A run's own --max-charges goes on holding
     besides: the smaller of the two does. A ledger that is not there is made.
+
+    \b
+    Example:
+      aisolution ledger limit results.xlsx.ledger --max-charges 1000
     """
     source = click.get_current_context().get_parameter_source("max_charges")
     if source is click.core.ParameterSource.DEFAULT_MAP:

@@ -12,6 +12,7 @@ import click
 
 from aisolution_async.cli import show
 from aisolution_async.cli.ending import EXIT_CODES
+from aisolution_async.cli.lacking import FileName
 from aisolution_async.cli.options import KnownLedger, LedgerPlace, prices
 from aisolution_async.cli.running import foreseen
 from aisolution_async.ledger.urls import Place
@@ -31,10 +32,10 @@ def _currency(ctx: click.Context, param: click.Parameter, text: str | None) -> s
     "-o",
     "--output",
     required=True,
-    type=click.Path(path_type=Path, allow_dash=True),
+    type=FileName(allow_dash=True),
     help="Where to: a .html file, or - for stdout.",
 )
-@click.option("--results", type=click.Path(path_type=Path), help="What bulk wrote.  [default: beside the ledger]")
+@click.option("--results", type=FileName(), help="What bulk wrote.  [default: beside the ledger]")
 @click.option("--ledger", type=LedgerPlace(), help="The ledger: a file, or its URL.  [default: FILE.ledger]")
 @click.option(
     "--key", metavar="COLUMN", help="The column of your own ids.  [default: as bulk was told, else found by its name]"
@@ -44,7 +45,7 @@ def _currency(ctx: click.Context, param: click.Parameter, text: str | None) -> s
 )
 @click.option(
     "--images",
-    type=click.Path(path_type=Path),
+    type=FileName(),
     metavar="DIR",
     help="With --photos: their folder; nothing outside of it is read.  [default: that of the results]",
 )
@@ -83,9 +84,10 @@ def report_command(
     keys in it, no number, and photos only with --photos. Nothing is written but the page; a run may be going on.
 
     \b
-    aisolution report results.xlsx -o report.html
-    aisolution report results.xlsx -o report.html --photos --price face-compare=500 --currency IDR
-    aisolution report results -o report.html --ledger 'postgresql://host/database?schema=applicants'
+    Examples:
+      aisolution report results.xlsx -o report.html
+      aisolution report results.xlsx -o report.html --photos --price face-compare=500 --currency IDR
+      aisolution report results -o report.html --ledger 'postgresql://host/database?schema=applicants'
     """
     from aisolution_async.bulk.report import (  # noqa: PLC0415  # slow to import
         ReportOptions,

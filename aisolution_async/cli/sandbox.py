@@ -19,6 +19,11 @@ from aisolution_async.sandbox.faults import KINDS
 _HELP = f"""Serve the vendor, pretended, until Ctrl-C: no token, no internet, no bill.
 
 \b
+Examples:
+  aisolution sandbox --port 8080
+  aisolution sandbox --fault reset-after:0.02 --latency 0.3
+
+\b
 Answers without configuration: numbers that end in 000 to 999 after
 +6281200000 (ID), +639170000 (PH), +919000000 (IN) or +84900000 (VN) are
 answered as /_sandbox/numbers lists them; /_sandbox/images/NAME has such
