@@ -68,6 +68,20 @@ def perhaps(look: Callable[[Path], bool], path: Path) -> bool:
         return True
 
 
+def can_list(folder: Path) -> bool:
+    """Whether the names in a folder may be read: one that may be written can keep them to itself.
+
+    Other errors are not told here: whoever reads the names meets them.
+    """
+    try:
+        os.scandir(folder).close()
+    except PermissionError:
+        return False
+    except OSError:
+        pass
+    return True
+
+
 def _seen(path: Path, *, follow_symlinks: bool = True) -> os.stat_result | None:
     try:
         return path.stat(follow_symlinks=follow_symlinks)

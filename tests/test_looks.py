@@ -351,6 +351,65 @@ async def test_a_folder_that_cannot_be_searched_for_rescued_rows(
         assert (await bulk(source, tmp_path / "out.csv", **options)).complete
 
 
+@contextmanager
+def unlistable(folder: Path) -> Iterator[None]:
+    """The folder keeps the names in it to itself (mode 0300, for who is not root); all else can be done with it."""
+
+    def failing(find: Any) -> Any:
+        def fail(of: Any = ".") -> Any:
+            if not isinstance(of, int) and Path(os.fsdecode(of)).absolute() == folder:
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), os.fsdecode(of))
+            return find(of)
+
+        return fail
+
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("listdir", "scandir"):
+            patch.setattr(os, name, failing(getattr(os, name)))
+        yield
+
+
+@pytest.mark.parametrize("which", ["the output's", "the temporary folder"])
+async def test_a_folder_that_cannot_be_listed_is_told_before_anything_is_asked(
+    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch, which: str
+) -> None:
+    """Rows that were rescued there are not found, and have to be named. Once they are, there is nothing to tell."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path_factory.mktemp("temporary")))
+    folder = tmp_path if which == "the output's" else Path(tempfile.gettempdir())
+    source, out, vendor, said = write(tmp_path / "in.csv", LIST), tmp_path / "out.csv", Vendor(sane), list[str]()
+
+    def tell(line: str) -> None:
+        if "cannot be listed" in line:
+            assert not vendor.requests
+            said.append(line)
+
+    ledger = tmp_path_factory.mktemp("elsewhere") / "a.ledger"
+    options: dict[str, Any] = {"vendor": vendor, "columns": {"number": "phone"}, "ledger": ledger, "on_start": tell}
+    with unlistable(folder):
+        assert (await bulk(source, out, **options)).complete
+        (line,) = said
+        assert line.startswith(f"the folder {str(folder)!r} cannot be listed: ")
+        assert "name them with --rescued FILE" in line
+        named = rescue.keep(out, [b"{}\n"])
+        assert (await bulk(source, out, **options, rescued=[named])).complete
+    assert (await bulk(source, out, **options)).complete
+    assert len(said) == 1
+
+
+async def test_a_ledger_in_a_folder_that_cannot_be_listed(tmp_path: Path) -> None:
+    """Who else uses it could not be seen. Nothing is asked, and no ledger is begun that would look like a lost one."""
+    source, vendor, folder = write(tmp_path / "in.csv", LIST), Vendor(sane), tmp_path / "shut"
+    folder.mkdir()
+    options: dict[str, Any] = {"vendor": vendor, "columns": {"number": "phone"}, "ledger": folder / "a.ledger"}
+    with unlistable(folder), pytest.raises(LedgerError) as caught:
+        await bulk(source, tmp_path / "out.csv", **options)
+    assert f"the folder of the ledger {folder / 'a.ledger'} cannot be listed" in str(caught.value)
+    assert "allow reading the folder, or use a ledger in another folder" in str(caught.value)
+    assert not [*folder.iterdir()]
+    assert not vendor.requests
+    assert (await bulk(source, tmp_path / "out.csv", **options)).complete
+
+
 @pytest.mark.parametrize("why", [errno.EIO, errno.EACCES])
 def test_rescued_rows_that_cannot_be_looked_at(
     tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch, why: int

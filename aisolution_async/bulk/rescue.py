@@ -13,7 +13,7 @@ from pathlib import Path
 
 from aisolution_async.bulk.disk import Appender, make_private, reason_of
 from aisolution_async.errors import ConfigurationError
-from aisolution_async.names import sync_names
+from aisolution_async.names import can_list, sync_names
 
 _TAKEN = ".taken.jsonl"
 
@@ -92,10 +92,7 @@ def rescues_of(output: Path) -> list[Path]:
     Raises ConfigurationError where a folder fails.
     """
     found: list[Path] = []
-    for folder, begins in (
-        (output.absolute().parent, rescued(output)),
-        (Path(tempfile.gettempdir()), _rescued_elsewhere(output)),
-    ):
+    for folder, begins in _places(output):
         try:
             paths = _named(folder, begins)
             found += [path for path in paths if begins == rescued(output) or _is_own(path)]
@@ -106,10 +103,23 @@ def rescues_of(output: Path) -> list[Path]:
     return found
 
 
+def unlisted(output: Path) -> list[Path]:
+    """The folders in which rows rescued from `output` are not found: they may be written, and not be listed."""
+    return [folder for folder, _ in _places(output) if not can_list(folder)]
+
+
+def _places(output: Path) -> list[tuple[Path, str]]:
+    """The folders that rows are rescued to, and what the names of the files begin with there."""
+    return [
+        (output.absolute().parent, rescued(output)),
+        (Path(tempfile.gettempdir()), _rescued_elsewhere(output)),
+    ]
+
+
 def _named(folder: Path, begins: str) -> list[Path]:
     try:
         names = os.listdir(folder)  # noqa: PTH208  # each shard of a folder looks through all names, and few are meant
-    except (FileNotFoundError, PermissionError):  # a folder that may be written and not be listed
+    except (FileNotFoundError, PermissionError):  # `unlisted` names a folder that may be written and not be listed
         return []
     return sorted(folder / name for name in names if name.startswith(begins) and name.endswith(".jsonl"))
 

@@ -13,6 +13,7 @@ from aisolution_async.bulk import looks, mending, notes
 from aisolution_async.bulk.earlier import Earlier, sources_of
 from aisolution_async.bulk.facts import Facts, in_thread
 from aisolution_async.bulk.outputs import Output
+from aisolution_async.bulk.rescue import unlisted
 from aisolution_async.bulk.rows import Rows, UnreadableInputError
 from aisolution_async.client import AsyncClient
 from aisolution_async.errors import ConfigurationError
@@ -135,6 +136,8 @@ async def look_back(
     """
     has_ledger = facts.ledger is not None
     named = [*map(Path, facts.options.rescued)]
+    if has_ledger and not (output.streams or named):
+        _tell_unlisted(facts, output)
     sources = sources_of(output, named, resumes=ledger is not None, has_ledger=has_ledger)
     if is_known:
         sources = [source for source in sources if source.path != output.path]
@@ -169,6 +172,18 @@ async def look_back(
     else:
         return earlier
     raise ConfigurationError(f"the temporary folder {tempfile.gettempdir()!r} cannot be used: {problem}; set TMPDIR")
+
+
+def _tell_unlisted(facts: Facts, output: Output) -> None:
+    """Say, before anything is asked, where rescued rows are not looked for."""
+    tell = facts.options.on_start
+    if tell is None:
+        return
+    for folder in unlisted(output.path):
+        tell(
+            f"the folder {str(folder)!r} cannot be listed: if an earlier run put rescued rows there, name them with "
+            "--rescued FILE, or they may be paid for again"
+        )
 
 
 def _losing(earlier: Earlier, ledger: Place | None) -> ConfigurationError:

@@ -10,12 +10,18 @@ from pathlib import Path
 
 from aisolution_async import locks
 from aisolution_async.ledger.store import LedgerError
+from aisolution_async.names import can_list
 
 
 class Owner:
     """This opening of the ledger: alive until `release`, or until the process ends in whatever way."""
 
     def __init__(self, ledger: Path) -> None:
+        if not can_list(ledger.parent):
+            raise LedgerError(
+                f"the folder of the ledger {ledger} cannot be listed, and it says who else uses the ledger: allow "
+                "reading the folder, or use a ledger in another folder"
+            )
         while True:
             self.name = secrets.token_hex(8)
             self._path = _file(ledger, self.name)
