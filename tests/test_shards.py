@@ -21,7 +21,7 @@ import httpx
 import pytest
 
 from aisolution_async import ConfigurationError, FaceCompare, IdHolding, LedgerError, WhatsAppDetail
-from aisolution_async.bulk import BulkError, BulkOptions, FolderRun, FolderSummary, run_folder
+from aisolution_async.bulk import BulkError, BulkOptions, BulkRun, FolderRun, FolderSummary, run_folder
 from aisolution_async.bulk.outputs import Output, UnwrittenError
 from aisolution_async.bulk.photos import _Match
 from aisolution_async.bulk.shards import foresee_folder
@@ -508,6 +508,28 @@ async def test_a_shard_is_lost_with_its_lease(server_url: str) -> None:
         assert await mine.take("a") is Took.BUSY
 
 
+async def test_who_stands_still_as_it_finishes_a_shard_loses_it(
+    server_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The server ends the session that has the shard's row locked: nobody waits for that process for ever."""
+    from aisolution_async.ledger import server
+
+    folder = uuid4()
+    async with ledger_at(server_url) as one, ledger_at(server_url) as two:
+        monkeypatch.setattr(server, "STANDS_STILL", server.STANDS_STILL.replace("30s", "200ms"))
+        mine, theirs = shards_of(one, folder), shards_of(two, folder)
+        assert await mine.take("a") is Took.TAKEN
+        async with mine.finishing("a") as finish:
+            assert finish is not None
+            expire(one, (await book_of(one))._owner)
+            while await theirs.take("a") is Took.BUSY:
+                pass
+            finish.is_done = True  # it goes on, and cannot say so
+        assert await theirs.take("a") is Took.TAKEN
+        async with theirs.finishing("a") as finish:
+            assert finish is not None
+
+
 async def test_a_results_name_that_could_not_be_given_leaves_the_shard(server_url: str) -> None:
     async with ledger_at(server_url) as one, ledger_at(server_url) as two:
         folder = uuid4()
@@ -645,6 +667,41 @@ async def test_who_stood_still_before_its_part_file_leaves_none(
     assert {path.name for path in out.glob("*.csv*")} >= {"part-0.csv", "part-1.csv"}
     assert not [*out.rglob("*.part")]
     assert not [*(tmp_path / "problems").rglob("*.part")]
+
+
+async def test_who_stood_still_as_it_finished_does_not_write_over_the_other(
+    tmp_path: Path, server_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from aisolution_async.ledger import server
+
+    lists, out = tmp_path / "lists", tmp_path / "out"
+    numbers = write_lists(lists, 2, 2)
+    vendor, real, other = Vendor(sane), BulkRun._may_finish, list[FolderSummary]()
+    results = dict[str, tuple[int, bytes]]()
+
+    async def stands(self: BulkRun, *given: Any) -> bool:
+        may = await real(self, *given)
+        if not results:
+            results["?"] = (0, b"")
+            rows(server_url, "UPDATE owners SET expires_at = clock_timestamp() - interval '1 s' WHERE NOT ended")
+            other.append(await folder_run(lists, out, server_url, vendor))
+            results.update(files_of(out))
+        return may
+
+    async with ledger_at(server_url):
+        """It is made."""
+    monkeypatch.setattr(server, "STANDS_STILL", server.STANDS_STILL.replace("30s", "200ms"))
+    monkeypatch.setattr(BulkRun, "_may_finish", stands)
+    with pytest.raises(BulkError, match="another run writes it now"):
+        await folder_run(lists, out, server_url, vendor, problems=tmp_path / "problems")
+    assert other[0].complete
+    assert sorted(asked(vendor)) == sorted(answered(out)) == numbers
+    assert files_of(out).items() <= results.items()
+    assert not [*out.rglob("*.part")]
+
+
+def files_of(out: Path) -> dict[str, tuple[int, bytes]]:
+    return {path.name: (path.stat().st_ino, path.read_bytes()) for path in out.glob("*.csv*")}
 
 
 class SignallingSandbox(CountingSandbox):

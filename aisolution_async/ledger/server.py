@@ -36,6 +36,9 @@ _PATIENCE = {
     "client_encoding": "UTF8",
 }
 
+# What is locked by a process that stands still (a frozen machine, Ctrl-Z) is free after so long: its session is ended.
+STANDS_STILL = "SET LOCAL idle_in_transaction_session_timeout = '30s'"
+
 
 def connect(server: Server, *, to_read: bool = False) -> Connection:
     """A connection that keeps nothing in its session: a pooler may give each transaction another one.
@@ -103,6 +106,7 @@ def prepare(db: Connection, server: Server) -> bytes:
     """Make the ledger if it is not there, and bring it to the newest version. Returns its key for hashes."""
     if _version(db, server) != VERSION:
         with db.transaction():
+            db.execute(STANDS_STILL)
             # Machines start together: one makes it, and the others find it made.
             db.execute("SELECT pg_advisory_xact_lock(%s, hashtext(%s))", (_MIGRATING, server.schema))
             found = _version(db, server)
@@ -240,10 +244,11 @@ _WORDS = {
     "08": "the connection to the ledger {} was lost",
     "25006": "the ledger {} is on a server that cannot be written, such as a standby: name its primary",
     **dict.fromkeys(
-        ("25P03", "25P04", "57014"),
+        ("25P04", "57014"),
         "the ledger {} needs more time than its server gives this user: ALTER ROLE … SET statement_timeout = 0, and so "
-        "transaction_timeout and idle_in_transaction_session_timeout",
+        "transaction_timeout",
     ),
+    "25P03": "this process stood still while it had something locked in the ledger {}: run it again",
     "28": "the server of the ledger {} does not let this user in: check the user, and the password in ~/.pgpass, "
     "PGPASSWORD or the URL",
     "3D": "the database of the ledger {} does not exist: make it (createdb), or check the URL",

@@ -96,6 +96,9 @@ class SharedShards:
         db = server.connect(self._place)
         try:
             db.autocommit = False
+            # Who stands still here keeps nobody out for longer than with its lease. It finds out that its part file is
+            # another worker's.
+            db.execute(server.STANDS_STILL)
             query = server.named(self._place, _MINE)
             if db.execute(query, (self._folder, name, self._owners[name])).fetchone() is not None:
                 return db
