@@ -15,6 +15,7 @@ from aisolution_async.ledger import (
     Busy,
     Ledger,
     LedgerError,
+    State,
     Stored,
     schema,
 )
@@ -253,3 +254,7 @@ async def test_an_attempt_of_another_file(file_ledger: Ledger, tmp_path: Path) -
         started = await start(other)
         with pytest.raises(LedgerError, match="lacks attempt 1"):
             await file_ledger.end(started, answered())
+    # It is not kept for later: what has that number here one day is another attempt.
+    assert (await start(file_ledger, 2)).id == started.id
+    assert isinstance(await file_ledger.begin(ask(file_ledger, 2)), Busy)
+    assert [record.state for record in file_ledger.attempts()] == [State.INTENDED]

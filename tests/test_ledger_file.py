@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from aisolution_async import ConfigurationError
 from aisolution_async.ledger import (
     Held,
     Ledger,
@@ -70,6 +71,13 @@ async def said_by_all(path: Path) -> set[str]:
         async with Ledger(path):
             pass
     return said | {str(caught.value)}
+
+
+async def test_a_way_to_sync_that_there_is_not(ledger_path: Path) -> None:
+    """A word that is not understood must not weaken what the file keeps."""
+    with pytest.raises(ConfigurationError, match='synchronous must be "full", "normal" or "off"'):
+        Ledger(ledger_path, synchronous="FULL")  # type: ignore[arg-type]  # what is refused
+    assert not ledger_path.exists()
 
 
 async def test_a_path_that_cannot_be(tmp_path: Path) -> None:

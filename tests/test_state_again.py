@@ -216,7 +216,7 @@ async def test_a_client_closed_meanwhile_forgets_no_charge(
         if how == "enter":
             assert not await sending.enter()
         else:
-            await sending.step()
+            assert await sending.step() is sending.state
         error = error_of(sending)
     elif how == "send":
         asking = asyncio.create_task(client.send(WhatsAppDetail(NUMBER)))
@@ -261,7 +261,7 @@ async def test_a_place_that_does_not_come_free_in_time_is_an_attempt_that_was_no
     assert not await sending.enter()
     assert type(error_of(sending)) is NotSentError
     assert "no free connection in time" in str(error_of(sending))
-    assert (charges(sending), len(told)) == ([FREE], 1)
+    assert (charges(sending), sending.attempts[0].elapsed, len(told)) == ([FREE], 0.0, 1)
     gate.leave()
     assert gate.try_enter()  # no place was lost
 

@@ -121,7 +121,7 @@ async def test_a_lost_request_is_sent_again_where_that_is_allowed() -> None:
     sending, _, client, vendor = await awaiting(LOST, LOST, retry_unknown=1)
     sending.give_up_callback()
     assert isinstance(sending.state, New)
-    assert sending.is_repeat
+    assert (sending.is_repeat, sending.course.left) == (True, 120.0)  # the wait is not the call's own
     await sending.step()
     error = error_of(sending)
     assert isinstance(error, OutcomeUnknownError)

@@ -142,6 +142,16 @@ async def test_cancelled_while_it_is_read_it_is_as_new() -> None:
     assert (charges(sending), len(store.results)) == ([CHARGED], 1)
 
 
+async def test_only_a_number_that_names_no_callback_of_its_own_waits_for_one() -> None:
+    client, inbox = client_of(in_turn(ok_whatsapp("checking"))), Inbox(ADDRESS)
+    own = WhatsAppDetail(NUMBER, callback="https://own.example/x")
+    for call, waits in ((WhatsAppDetail(NUMBER), True), (own, False), (AddFace(picture(1)), False)):
+        assert (sending_of(client, call, inbox=inbox).callback is not None) == waits
+    sending = sending_of(client, own, inbox=inbox)
+    await sending.step()
+    assert (reply_of(sending).whatsapp, inbox.outstanding) == ("checking", 0)
+
+
 @virtual
 async def test_called_back_while_it_is_prepared_it_stays_over() -> None:
     for how in ("prepare", "step"):

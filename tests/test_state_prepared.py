@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -37,12 +39,14 @@ from .support import NUMBER, client_of, in_turn, ok_whatsapp, picture, says, vir
 YES = b'{"whatsapp": "yes"}'
 
 
-async def test_what_was_prepared_is_sent_as_it_was() -> None:
+async def test_what_was_prepared_is_sent_as_it_was(tmp_path: Path) -> None:
+    (photo := tmp_path / "a.jpg").write_bytes(picture(1))
     vendor = in_turn(says("OK", {"similarity": 1, "result": "NOT SURE"}))
-    sending = sending_of(client_of(vendor), FaceCompare(picture(1), picture(2)))
+    sending = sending_of(client_of(vendor), FaceCompare(photo, picture(2)))
     await sending.prepare()
     assert isinstance(sending.state, Prepared)
     length = sending.state.form.length
+    photo.unlink()  # it is not read again
     await sending.step()
     assert isinstance(sending.state, Over)
     assert int(vendor.requests[0].headers["Content-Length"]) == length == len(vendor.requests[0].content)
@@ -98,8 +102,9 @@ def attempt_of_store(store: Notes) -> object:
     return store.stored.attempt
 
 
-async def test_a_vendor_whose_answers_cannot_be_told_apart_is_asked_nothing() -> None:
-    client = client_of(Fallen(), max_charges=1)
+@pytest.mark.parametrize("options", [{}, {"max_charges": 1}])
+async def test_a_vendor_whose_answers_cannot_be_told_apart_is_asked_nothing(options: dict[str, Any]) -> None:
+    client = client_of(Fallen(), **options)
     client.shared.echo.state = Seen.CONVENTION
     for _ in range(2):  # nothing is set aside
         sending = sending_of(client, WhatsAppDetail(NUMBER))

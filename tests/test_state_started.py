@@ -270,6 +270,28 @@ async def test_cancelled_while_a_callback_is_recorded_nothing_is_lost_and_one_is
 
 
 @virtual
+async def test_cancelled_while_a_callback_is_recorded_and_no_answer_is_there_one_is_charged() -> None:
+    """The lost request is the one that is called back: its charge is known once that is recorded."""
+    store, inbox, vendor = Notes(blocked=["deliver"]), Inbox(ADDRESS), HeldVendor(ok_whatsapp())
+    client = client_of(vendor, ledger=store, max_charges=2)
+    sending = sending_of(client, WhatsAppDetail(NUMBER), inbox=inbox)
+    working = asyncio.create_task(sending.step())
+    await vendor.reached.wait()
+    calling = asyncio.create_task(call_back(inbox, NUMBER, "no"))
+    await store.reached.wait()
+    working.cancel()
+    for _ in range(10):
+        await asyncio.sleep(0)
+    assert (charges(sending), store.results) == ([], [])
+    store.go.set()
+    await calling
+    await asyncio.wait({working})
+    assert working.cancelled()
+    assert (reply_of(sending).whatsapp, charges(sending), money_left(client)) == ("no", [CHARGED, FREE], 1)
+    assert [result.attempt.charge for result in store.results] == [FREE]
+
+
+@virtual
 async def test_a_callback_during_the_request_is_charged_once_whatever_comes_of_that() -> None:
     answers: list[tuple[httpx.Response | Exception, Charge, str]] = [
         (ok_whatsapp("yes"), FREE, "yes"),
