@@ -11,6 +11,8 @@ import pytest
 from aisolution_async import (
     AISolutionError,
     BudgetExhaustedError,
+    ConfigurationError,
+    FaceCompare,
     Inbox,
     LedgerError,
     NotSentError,
@@ -33,11 +35,13 @@ from .steps import (
     call_back,
     charges,
     cut_off,
+    error_of,
+    money_left,
     reply_of,
     sending_of,
     spent,
 )
-from .support import NUMBER, client_of, in_turn, ok_whatsapp, virtual
+from .support import NUMBER, client_of, in_turn, ok_whatsapp, says, virtual
 
 HELD = attempt_of(UNKNOWN, status=None)
 
@@ -88,6 +92,45 @@ async def test_an_answer_of_the_ledger_is_the_answer() -> None:
     await sending.step()
     assert isinstance(sending.state, Over)
     assert (reply_of(sending).whatsapp, reply_of(sending).charge, charges(sending)) == ("no", FREE, [])
+
+
+async def test_a_ledger_that_is_closed_is_told_as_it_is() -> None:
+    store = Notes(ConfigurationError("the ledger is not open"))
+    sending = sending_of(client_of(Fallen(), ledger=store), WhatsAppDetail(NUMBER))
+    with pytest.raises(ConfigurationError, match="the ledger is not open"):
+        await sending.step()
+    assert (sending.attempts, store.results) == ((), [])
+
+
+@pytest.mark.parametrize("where", ["find", "begin"])
+@virtual
+async def test_a_client_closed_before_it_goes_sends_nothing(where: str) -> None:
+    """While images are prepared, it asks for no leave; while it asks for that, it is ended as not sent."""
+    store, vendor = Notes(blocked=[where]), in_turn(says("OK", {"similarity": 1, "result": "NOT SURE"}))
+    client = client_of(vendor, ledger=store, max_charges=1)
+    photo = b"\xff\xd8\xff" + bytes(200_000)
+    sending = sending_of(client, FaceCompare(photo, photo))
+    working = asyncio.create_task(sending.step())
+    await store.reached.wait()
+    closing = asyncio.create_task(client.aclose())
+    await asyncio.sleep(0)
+    store.go.set()
+    await asyncio.wait({working, closing})
+    assert type(error_of(sending)) is NotSentError
+    assert "the client was closed before it was sent" in str(error_of(sending))
+    assert (vendor.requests, money_left(client)) == ([], 1)
+    assert [(result.state, result.sent) for result in store.results] == [(State.NOT_SENT, False)] * (where == "begin")
+    assert len(store.asks) == (where == "begin")
+
+
+@virtual
+async def test_the_same_under_way_elsewhere_is_waited_for_without_a_deadline() -> None:
+    store = Notes(busy := Busy())
+    sending = sending_of(client_of(in_turn(ok_whatsapp()), ledger=store, deadline=None), WhatsAppDetail(NUMBER))
+    assert await sending.step() == Again(busy)
+    assert await sending.enter()
+    await sending.step()
+    assert (charges(sending), [ask.within for ask in store.asks]) == ([CHARGED], [None, None])
 
 
 @virtual
@@ -163,6 +206,7 @@ async def test_called_back_while_leave_is_asked_for_it_is_taken_back(fails: bool
     assert reply_of(sending).whatsapp == "yes"
     assert (charges(sending), spent(client)) == ([CHARGED], (1, 0, 0))
     assert [(result.state, result.attempt.charge) for result in store.results] == [(State.NOT_SENT, FREE)]
+    assert [(result.sent, result.attempt.elapsed, result.attempt.number) for result in store.results] == [(False, 0.0, 2)]
     store.fails_to = set()
     assert await is_free(client)  # one of the two
     assert not await is_free(client)
