@@ -9,9 +9,11 @@ from typing import Any
 import pytest
 
 from aisolution_async import (
+    AddFace,
     AISolutionError,
     BudgetExhaustedError,
     ConfigurationError,
+    DeleteFace,
     FaceCompare,
     Inbox,
     LedgerError,
@@ -20,8 +22,8 @@ from aisolution_async import (
     WhatsAppDetail,
 )
 from aisolution_async.clock import today
-from aisolution_async.ledger import Busy, Stored, Verdict
-from aisolution_async.ledger.store import Exhausted, Expected, Held, State
+from aisolution_async.ledger import Busy, Started, Stored, Verdict
+from aisolution_async.ledger.store import Exhausted, Expected, Held, Lease, State
 from aisolution_async.sending.states import Again, Awaiting, New, Over, Prepared
 
 from .steps import (
@@ -41,7 +43,7 @@ from .steps import (
     sending_of,
     spent,
 )
-from .support import NUMBER, client_of, in_turn, ok_whatsapp, says, virtual
+from .support import NUMBER, client_of, in_turn, ok_whatsapp, picture, says, virtual
 
 HELD = attempt_of(UNKNOWN, status=None)
 
@@ -121,6 +123,19 @@ async def test_a_client_closed_before_it_goes_sends_nothing(where: str) -> None:
     assert (vendor.requests, money_left(client)) == ([], 1)
     assert [(result.state, result.sent) for result in store.results] == [(State.NOT_SENT, False)] * (where == "begin")
     assert len(store.asks) == (where == "begin")
+
+
+async def test_a_leave_that_is_over_sends_nothing() -> None:
+    """Others took this process for dead, and may have sent the same."""
+    store, vendor = Notes(), in_turn(ok_whatsapp())
+    client = client_of(vendor, ledger=store, max_charges=1, retry=0)
+    sending = sending_of(client, WhatsAppDetail(NUMBER))
+    await sending.prepare()
+    store.verdicts = [Started(1, sending.ask(), lease=Lease())]
+    await sending.step()
+    assert type(error_of(sending)) is NotSentError
+    assert (vendor.requests, charges(sending), money_left(client)) == ([], [FREE], 1)
+    assert [result.state for result in store.results] == [State.NOT_SENT]
 
 
 @virtual
@@ -255,3 +270,9 @@ async def test_what_the_ledger_is_asked() -> None:
     assert (ask.retry_unknown, ask.patience, ask.overdue) == (2, 77, False)
     assert ask.callback is not None
     assert 49 < (ask.within or 0) <= 50
+    for call in (WhatsAppDetail(NUMBER), AddFace(picture(1)), AddFace(picture(1), key="k"), DeleteFace("p")):
+        store.verdicts = [Exhausted("enough")]
+        await sending_of(client, call).step()
+    told = [(ask.callback, ask.may_charge, ask.reusable, ask.retry_unknown) for ask in store.asks[1:]]
+    # What does something each time is answered by the ledger only under its key; a deletion may always be repeated.
+    assert told == [(None, True, True, 2), (None, False, False, 2), (None, False, True, 2), (None, False, False, None)]

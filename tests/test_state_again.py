@@ -54,7 +54,7 @@ QUICK = Retry(first=1, longest=1, unknown=1)
 @virtual
 async def test_the_next_attempt_is_the_next_of_the_same_call() -> None:
     vendor = in_turn(LATER, LATER, ok_whatsapp())
-    client = client_of(vendor, max_charges=1, ledger=Notes())
+    client = client_of(vendor, max_charges=1, ledger=(store := Notes()))
     sending = sending_of(client, WhatsAppDetail(NUMBER))
     for number in (1, 2):
         await sending.step()
@@ -64,6 +64,11 @@ async def test_the_next_attempt_is_the_next_of_the_same_call() -> None:
     assert reply_of(sending).attempts == sending.attempts
     assert [(attempt.number, attempt.recorded) for attempt in sending.attempts] == [(1, True), (2, True), (3, True)]
     assert (charges(sending), spent(client)) == ([FREE, FREE, CHARGED], (1, 2, 0))
+    assert [(result.attempt.number, result.attempt.charge) for result in store.results] == [
+        (1, FREE),
+        (2, FREE),
+        (3, CHARGED),
+    ]
 
 
 async def test_a_file_that_can_be_read_once_is_sent_twice() -> None:

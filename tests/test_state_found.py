@@ -8,7 +8,16 @@ from typing import Any
 import httpx
 import pytest
 
-from aisolution_async import Charge, Inbox, NotSentError, OutcomeUnknownError, Retry, RetryLaterError, WhatsAppDetail
+from aisolution_async import (
+    Charge,
+    FaceCompare,
+    Inbox,
+    NotSentError,
+    OutcomeUnknownError,
+    Retry,
+    RetryLaterError,
+    WhatsAppDetail,
+)
 from aisolution_async.charges import Attempt
 from aisolution_async.echo import Seen
 from aisolution_async.ledger.store import State
@@ -30,7 +39,7 @@ from .steps import (
     sending_of,
     spent,
 )
-from .support import NUMBER, Vendor, client_of, in_turn, ok_whatsapp, says, virtual
+from .support import NUMBER, Vendor, client_of, in_turn, ok_whatsapp, picture, says, virtual
 
 LOST = httpx.ReadError("lost")
 ANOTHER = says("OK", {"number": "+6281387300009", "whatsapp": "yes"})
@@ -134,6 +143,7 @@ async def test_what_follows() -> None:
         (says("RETRY_LATER"), {}, Again, Signal.OVERLOADED),
         (says("RETRY_LATER"), {"retry": 0}, Over, Signal.OVERLOADED),
         (says("RETRY_LATER", headers={"Retry-After": "60"}), {"deadline": 60}, Over, Signal.OVERLOADED),
+        (says("RETRY_LATER", headers={"Retry-After": "60"}), {"deadline": None}, Again, Signal.OVERLOADED),
         (says("FAIL"), {}, Over, Signal.ANSWERED),
         (httpx.Response(404), {}, Over, Signal.ANSWERED),
         (httpx.Response(429), {}, Again, Signal.OVERLOADED),
@@ -191,6 +201,7 @@ async def test_where_a_callback_is_to_come_it_is_awaited() -> None:
         assert sending.state.signal is sending.state.otherwise.signal is not None
         assert (sending.state.otherwise.reply is not None) == (charge is FREE)
         assert [(result.attempt.charge, result.expected) for result in store.results] == [(charge, True)]
+        assert not any(result.answer for result in store.results)  # "checking" is a reply, and no answer
         assert money_left(client) == 0
 
 
@@ -216,6 +227,27 @@ async def test_an_answer_about_another_number_holds_unless_the_vendor_names_othe
     assert isinstance(error_of(sending), OutcomeUnknownError)  # stopped: it is not asked again, though it might be
     assert client.shared.echo.state is Seen.CONVENTION
     assert [result.holds for result in store.results] == [True, True, False, False, False]  # the last two: let go
+
+
+async def test_what_is_lost_holds_its_call_though_the_vendor_names_others_to_everybody() -> None:
+    store = Notes()
+    client = client_of(in_turn(LOST), ledger=store, retry=0)
+    client.shared.echo.state = Seen.CONVENTION
+    await sending_of(client, FaceCompare(picture(1), picture(2))).step()
+    assert [(result.state, result.holds) for result in store.results] == [(State.UNKNOWN, True)]
+
+
+async def test_the_secret_of_a_callback_is_not_quoted_from_an_answer() -> None:
+    inbox, store = Inbox(ADDRESS), Notes()
+    secret = inbox.url.rpartition("/")[2]
+    client = client_of(in_turn(says("NEW", f"we will call {inbox.url}")), ledger=store)
+    sending = sending_of(client, WhatsAppDetail(NUMBER), inbox=inbox)
+    await sending.step()
+    assert sending.conclude("stopped").error is not None
+    assert "we will call" in str(error_of(sending))
+    assert secret not in str(error_of(sending))
+    (result,) = store.results
+    assert secret.encode() not in (result.reply or b"")
 
 
 async def test_a_secret_in_an_answer_is_not_recorded() -> None:

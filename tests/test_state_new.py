@@ -7,6 +7,7 @@ import dataclasses
 from pathlib import Path
 
 import httpx
+import pytest
 
 from aisolution_async import (
     AddFace,
@@ -16,6 +17,8 @@ from aisolution_async import (
     Inbox,
     InputError,
     LedgerError,
+    NotSentError,
+    OutcomeUnknownError,
     WhatsAppDetail,
 )
 from aisolution_async.charges import Tally
@@ -84,6 +87,26 @@ async def test_what_cannot_be_read_any_more_still_says_what_was_sent(tmp_path: P
     assert isinstance(sending.state, Over)
     assert isinstance(sending.state.error, InputError)
     assert (error_of(sending).charge, charges(sending)) == (UNKNOWN, [UNKNOWN])
+
+
+@pytest.mark.parametrize("lost", [True, False])
+async def test_images_that_are_not_read_before_the_deadline_are_not_sent(lost: bool, tmp_path: Path) -> None:
+    (photo := tmp_path / "a.jpg").write_bytes(picture(1))
+    vendor = in_turn(httpx.ReadError("lost"))
+    sending = sending_of(client_of(vendor, retry_unknown=9, deadline=60), AddFace(photo))
+    if lost:
+        await sending.step()
+        assert isinstance(sending.state, Again)
+    sending.course.spend(60.0)
+    await sending.step()
+    if lost:  # what was sent is not forgotten
+        assert isinstance(error_of(sending), OutcomeUnknownError)
+        assert charges(sending) == [UNKNOWN]
+    else:
+        assert type(error_of(sending)) is NotSentError
+        assert "the deadline passed while its images were read" in str(error_of(sending))
+        assert sending.attempts == ()
+    assert len(vendor.requests) == lost
 
 
 async def test_what_is_known_already_is_not_encoded() -> None:

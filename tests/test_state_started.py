@@ -165,6 +165,7 @@ async def test_the_deadline_passes_before_or_while_it_is_out() -> None:
     await sending.step()
     assert isinstance(sending.state, Over)
     assert (charges(sending), money_left(client)) == ([UNKNOWN], 0)
+    assert sending.attempts[0].elapsed == pytest.approx(5.0)
     assert sending.course.left <= 0
 
 

@@ -555,9 +555,7 @@ class Sending(NotPickled, Generic[R]):
         callback = self.callback
         if callback is not None and callback.is_awaited:
             return Awaiting(over, found.signal)
-        if over.reply is not None or found.is_final or self._is_stopped:
-            return over
-        if callback is not None and callback.answer is not None:
+        if found.is_final or self._is_stopped:
             return over
         wait = self.course.again(
             self.call.endpoint,
