@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Iterable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from datetime import timedelta
 from hashlib import blake2b
 from typing import Any
@@ -44,6 +44,7 @@ class Notes(Store):
         self.results: list[Result] = []
         self.delivered: list[Result] = []
         self.places: list[Sequence[bytes]] = []
+        self.watched: list[tuple[object, ...]] = []
         self.fails_to: set[str] = set()
         self.accepts = True
 
@@ -84,6 +85,9 @@ class Notes(Store):
     async def find(self, asks: Sequence[Ask]) -> list[Stored | None]:
         await self._do("find")
         return [self.stored for _ in asks]
+
+    def watch(self, identity: bytes, waits: Callable[[], bool], tell: Callable[[], object]) -> None:
+        self.watched.append((identity, waits, tell))
 
     async def resolve(self, call: Key | bytes, charge: Charge, *, attempt: int | None = None) -> int:
         raise NotImplementedError

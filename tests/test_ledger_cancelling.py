@@ -75,6 +75,24 @@ async def test_a_begin_answered_in_the_turn_of_its_cancellation_is_taken_back(
     assert len(list(ledger.attempts())) == 2
 
 
+async def test_a_begin_that_fails_in_the_turn_of_its_cancellation_is_cancelled(
+    file_ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = file_ledger._deliver
+
+    def deliver(jobs: Any) -> None:
+        real(jobs)
+        task.cancel()
+
+    await fail(file_ledger, "COMMIT", *[sqlite3.SQLITE_FULL] * 2)
+    monkeypatch.setattr(file_ledger, "_deliver", deliver)
+    task = asyncio.create_task(file_ledger.begin(ask(file_ledger)))
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    monkeypatch.undo()
+    await start(file_ledger)
+
+
 async def test_a_begin_that_is_taken_back_and_cannot_be_recorded_so(
     file_ledger: Ledger, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -15,6 +15,8 @@ from aisolution_async.ledger import (
     Busy,
     Ledger,
     LedgerError,
+    Result,
+    Started,
     State,
     Stored,
     schema,
@@ -147,6 +149,32 @@ async def test_an_answer_that_could_not_be_recorded_is_recorded_at_the_close(led
         with pytest.raises(LedgerError, match=r"disk of the ledger .* failed: look at the disk"):
             await ledger.end(started, answered())
     assert [record.reply for record in ledger.answers()] == [REPLY]
+
+
+async def test_an_answer_that_could_not_be_recorded_is_recorded_once(
+    ledger_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether it is made up for with others or by itself: no later group carries it along."""
+    ended: list[int] = []
+    end = Book.end
+
+    def noted(book: Book, started: Started, result: Result) -> None:
+        ended.append(started.id)
+        end(book, started, result)
+
+    monkeypatch.setattr(Book, "end", noted)
+    async with Ledger(ledger_path, synchronous="off") as ledger:
+        for fails in (0, 1):  # so often the group fails that makes up for it
+            ended.clear()
+            started = await start(ledger, fails)
+            await fail(ledger, "COMMIT", *[sqlite3.SQLITE_IOERR] * (2 + fails))
+            with pytest.raises(LedgerError, match="failed: look at the disk"):
+                await ledger.end(started, answered())
+            tried = len(ended)
+            for n in range(3):
+                await start(ledger, f"{fails} {n}")
+            assert ended == [started.id] * (tried + 1 + fails)
+    assert len(list(ledger.answers())) == 2
 
 
 async def test_who_waits_for_an_answer_that_cannot_be_recorded_is_told(file_ledger: Ledger) -> None:

@@ -221,7 +221,9 @@ async def test_called_back_while_leave_is_asked_for_it_is_taken_back(fails: bool
     assert reply_of(sending).whatsapp == "yes"
     assert (charges(sending), spent(client)) == ([CHARGED], (1, 0, 0))
     assert [(result.state, result.attempt.charge) for result in store.results] == [(State.NOT_SENT, FREE)]
-    assert [(result.sent, result.attempt.elapsed, result.attempt.number) for result in store.results] == [(False, 0.0, 2)]
+    assert [(result.sent, result.attempt.elapsed, result.attempt.number) for result in store.results] == [
+        (False, 0.0, 2)
+    ]
     store.fails_to = set()
     assert await is_free(client)  # one of the two
     assert not await is_free(client)
@@ -274,5 +276,6 @@ async def test_what_the_ledger_is_asked() -> None:
         store.verdicts = [Exhausted("enough")]
         await sending_of(client, call).step()
     told = [(ask.callback, ask.may_charge, ask.reusable, ask.retry_unknown) for ask in store.asks[1:]]
+    assert {(ask.patience, ask.overdue) for ask in store.asks[1:]} == {(0.0, False)}
     # What does something each time is answered by the ledger only under its key; a deletion may always be repeated.
     assert told == [(None, True, True, 2), (None, False, False, 2), (None, False, True, 2), (None, False, False, None)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 from typing import Any
 
 import httpx
@@ -10,7 +11,7 @@ import pytest
 
 from aisolution_async import AsyncClient, Inbox, NotSentError, OutcomeUnknownError, WhatsAppDetail
 from aisolution_async.clock import today
-from aisolution_async.ledger.store import Expected
+from aisolution_async.ledger.store import Expected, Stored
 from aisolution_async.sending.call import Sending
 from aisolution_async.sending.states import Awaiting, New, Over
 
@@ -20,6 +21,7 @@ from .steps import (
     FREE,
     UNKNOWN,
     Notes,
+    attempt_of,
     call_back,
     charges,
     error_of,
@@ -38,6 +40,7 @@ async def awaiting(*answers: Any, **options: Any) -> tuple[Sending[Any], Inbox, 
     inbox, vendor = Inbox(ADDRESS, patience=60), in_turn(*answers)
     client = client_of(vendor, **{"max_charges": 3, **options})
     sending = sending_of(client, WhatsAppDetail(NUMBER), inbox=inbox)
+    await sending.prepare()
     await sending.step()
     assert isinstance(sending.state, Awaiting)
     return sending, inbox, client, vendor
@@ -283,6 +286,55 @@ async def test_what_an_earlier_run_asked_for_and_does_not_come_was_not_sent() ->
     assert (vendor.requests, charges(sending), money_left(client)) == ([], [], 2)
     await asyncio.sleep(61)
     assert money_left(client) == 3
+
+
+@pytest.mark.parametrize("ledger", [Notes, lambda: None])
+@virtual
+async def test_the_ledger_is_to_tell_if_it_is_not_to_come_any_more(ledger: Any) -> None:
+    sending, _, _, _ = await awaiting(CHECKING, ledger=(store := ledger()))
+    sending.watch(bool, list)
+    assert store is None or store.watched == [(sending.identity, bool, list)]
+
+
+@pytest.mark.parametrize(("answer", "is_lost"), [(CHECKING, False), (LOST, True)])
+@virtual
+async def test_a_look_is_a_repeat_of_what_was_lost_and_another_round_of_what_was_not(
+    answer: Any, is_lost: bool
+) -> None:
+    sending, _, _, _ = await awaiting(answer, ledger=Notes(), retry_unknown=1)
+    sending.course.spend(100.0)
+    sending.look_again()
+    assert isinstance(sending.state, New)
+    assert (sending.is_repeat, sending.course.left) == (is_lost, pytest.approx(20.0 if is_lost else 120.0))
+    sending.conclude("stopped")
+    assert isinstance(sending.state, Over)
+    assert (sending.state.error is not None) == is_lost  # else it is "checking" still
+
+
+@pytest.mark.parametrize("has_asked", [True, False])
+@virtual
+async def test_what_came_to_another_process_is_charged_to_who_asked_for_it(has_asked: bool) -> None:
+    store = Notes(*([] if has_asked else [Expected(today())]))
+    sending, _, client, vendor = await awaiting(CHECKING, ledger=store)
+    store.verdicts = [Stored(b'{"whatsapp": "no"}', came := dataclasses.replace(attempt_of(), http_status=None))]
+    sending.look_again()
+    await sending.step()
+    assert (reply_of(sending).whatsapp, len(vendor.requests)) == ("no", has_asked)
+    assert reply_of(sending).recorded == (None if has_asked else came)
+    assert charges(sending) == ([FREE, CHARGED] if has_asked else [])
+    assert [attempt.number for attempt in sending.attempts] == [1, 2][: len(sending.attempts)]
+    sending.leave(share=True)
+    await asyncio.sleep(61)
+    assert money_left(client) == (2 if has_asked else 3)
+
+
+@virtual
+async def test_what_another_request_was_answered_is_not_the_callback() -> None:
+    sending, _, client, _ = await awaiting(CHECKING, ledger=(store := Notes()))
+    store.verdicts = [Stored(b'{"whatsapp": "no"}', others := attempt_of())]
+    sending.look_again()
+    await sending.step()
+    assert (reply_of(sending).recorded, charges(sending), spent(client)) == (others, [FREE], (0, 1, 0))
 
 
 @virtual

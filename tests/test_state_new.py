@@ -173,6 +173,11 @@ async def test_only_a_number_that_names_no_callback_of_its_own_waits_for_one() -
     sending = sending_of(client, own, inbox=inbox)
     await sending.step()
     assert (reply_of(sending).whatsapp, inbox.outstanding) == ("checking", 0)
+    sending = sending_of(client, WhatsAppDetail(NUMBER), inbox=inbox)
+    await sending.step()
+    assert inbox.outstanding == 1
+    sending.leave(share=False)
+    assert inbox.outstanding == 0
 
 
 @virtual

@@ -41,6 +41,7 @@ async def test_it_stays_as_it_is(answer: Any) -> None:
     assert (over.reply is None) != (over.error is None)
     sending.conclude("stopped")
     sending.fail(ConfigurationError("closed"))
+    sending.release()
     await sending.prepare()
     sending.leave(share=True)
     assert sending.state is over

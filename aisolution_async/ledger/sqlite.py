@@ -92,9 +92,7 @@ class Ledger(Grouping[Book]):
                 )
                 for work in again:
                     _apply(book, work)
-                answers: list[object] = [
-                    book.begin(work) if isinstance(work, Ask) else _apply(book, work) for work in works
-                ]
+                answers = [_apply(book, work) for work in works]
         except Exception as exc:  # it goes to who asked
             # A locked file would be waited for once for each.
             told = (schema.fault(self.path, exc), True) if schema.is_locked(exc) else None
