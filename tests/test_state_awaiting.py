@@ -49,7 +49,8 @@ async def awaiting(*answers: Any, **options: Any) -> tuple[Sending[Any], Inbox, 
 @pytest.mark.parametrize(("answer", "charge"), [(CHECKING, FREE), (LOST, UNKNOWN)])
 @virtual
 async def test_called_back_it_is_over_and_charged_once(answer: Any, charge: Any) -> None:
-    sending, inbox, client, _ = await awaiting(answer)
+    told: list[Any] = []
+    sending, inbox, client, _ = await awaiting(answer, on_attempt=lambda _, attempt: told.append(attempt))
     rung: list[None] = []
     assert sending.callback is not None
     sending.callback.end_wait = lambda: rung.append(None)
@@ -58,6 +59,7 @@ async def test_called_back_it_is_over_and_charged_once(answer: Any, charge: Any)
     assert reply_of(sending).attempts == sending.attempts
     assert (charges(sending), len(rung), money_left(client)) == ([charge, CHARGED], 1, 2)
     assert [attempt.number for attempt in sending.attempts] == [1, 2]
+    assert told == [*sending.attempts]
     sending.leave(share=True)
     assert (money_left(client), inbox.outstanding) == (2, 0)
     await call_back(inbox, NUMBER)  # once more
@@ -294,6 +296,19 @@ async def test_the_ledger_is_to_tell_if_it_is_not_to_come_any_more(ledger: Any) 
     sending, _, _, _ = await awaiting(CHECKING, ledger=(store := ledger()))
     sending.watch(bool, list)
     assert store is None or store.watched == [(sending.identity, bool, list)]
+
+
+@virtual
+async def test_called_back_with_what_another_process_took_its_charge_is_not_given_back() -> None:
+    """The ledger counts it to nobody here; whose it is, nobody can say."""
+    store = Notes()
+    store.accepts = False
+    sending, inbox, client, _ = await awaiting(CHECKING, ledger=store)
+    await call_back(inbox, NUMBER)
+    assert (reply_of(sending).whatsapp, charges(sending)) == ("yes", [FREE])
+    sending.leave(share=True)
+    await asyncio.sleep(61)
+    assert money_left(client) == 2
 
 
 @pytest.mark.parametrize(("answer", "is_lost"), [(CHECKING, False), (LOST, True)])

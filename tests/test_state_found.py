@@ -123,6 +123,21 @@ async def test_called_back_while_it_is_recorded(answer: str, whatsapp: str) -> N
     assert (money_left(client), spent(client)[0]) == (1, 1)
 
 
+@virtual
+async def test_a_lost_request_that_is_called_back_while_it_is_recorded_is_paid_for_once() -> None:
+    store, inbox = Notes(blocked=["end"]), Inbox(ADDRESS)
+    client = client_of(in_turn(LOST), ledger=store, max_charges=2)
+    sending = sending_of(client, WhatsAppDetail(NUMBER), inbox=inbox)
+    working = asyncio.create_task(sending.step())
+    await store.reached.wait()
+    await call_back(inbox, NUMBER, "no")
+    store.go.set()
+    await working
+    assert (reply_of(sending).whatsapp, charges(sending)) == ("no", [UNKNOWN, CHARGED])
+    sending.leave(share=True)
+    assert money_left(client) == 1
+
+
 async def test_called_back_and_cancelled_while_it_is_recorded() -> None:
     store, inbox = Notes(blocked=["end"]), Inbox(ADDRESS)
     client = client_of(in_turn(ok_whatsapp("checking")), ledger=store, max_charges=2)

@@ -80,7 +80,7 @@ async def test_what_the_ledger_has_ends_it_before_it_begins() -> None:
 
 async def test_a_failure_before_anything_was_sent_is_the_end() -> None:
     sending = sending_of(client_of(Fallen()), WhatsAppDetail(NUMBER))
-    sending.fail(problem := ConfigurationError("closed"))
+    assert sending.fail(problem := ConfigurationError("closed")) is sending.state
     assert error_of(sending) is problem
     sending.fail(ConfigurationError("again"))
     assert error_of(sending) is problem
