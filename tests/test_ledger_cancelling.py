@@ -24,9 +24,24 @@ from aisolution_async.ledger import (
 )
 from aisolution_async.ledger.rows import LEFT
 
-from .ledgers import CHARGED, FREE, LOST, UNSENT, WHATSAPP, AnyLedger, answered, ask, book_of, do, fail, start, writers
+from .ledgers import (
+    CHARGED,
+    FREE,
+    LOST,
+    UNSENT,
+    WHATSAPP,
+    AnyLedger,
+    answered,
+    ask,
+    book_of,
+    do,
+    fail,
+    on_book,
+    start,
+    writers,
+)
 from .steps import HeldVendor
-from .support import client_of, ok_whatsapp, virtual
+from .support import LAST_RESORT, client_of, ok_whatsapp, virtual
 
 pytestmark = pytest.mark.usefixtures("no_ledger_is_at_work")
 
@@ -135,6 +150,18 @@ async def test_an_end_that_is_cancelled_is_recorded_all_the_same(
     await asyncio.gather(task, return_exceptions=True)
     await book_of(file_ledger)
     assert "full" in caplog.text
+
+
+@virtual
+async def test_time_is_not_skipped_while_a_ledger_works_and_is_once_it_does_not(tmp_path: Path) -> None:
+    loop, go = asyncio.get_running_loop(), threading.Event()
+    async with Ledger(tmp_path / "calls.ledger") as ledger:
+        loop.call_soon(threading.Timer(0.05, go.set).start)
+        before = loop.time()
+        async with asyncio.timeout(3600):
+            await on_book(ledger, lambda _: go.wait(LAST_RESORT))
+        assert loop.time() == before
+        await asyncio.sleep(3600)
 
 
 async def test_closing_waits_for_what_was_asked(ledger_path: Path) -> None:
