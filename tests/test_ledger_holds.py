@@ -25,6 +25,7 @@ from .ledgers import (
     FREE,
     LATER,
     LOST,
+    REPLY,
     UNKNOWN,
     UNSENT,
     WHATSAPP,
@@ -111,6 +112,16 @@ async def test_a_late_answer_lifts_the_hold_of_its_attempt(ledger: AnyLedger) ->
     assert isinstance(await ledger.begin(ask(ledger)), Stored)
     assert list(ledger.held()) == []
     check(where(ledger))
+
+
+async def test_an_unknown_attempt_that_answers_or_whose_question_is_another_each_time_holds_nothing(
+    ledger: AnyLedger,
+) -> None:
+    await do(ledger, Result(attempt(UNKNOWN), reply=REPLY, answer=True))
+    await do(ledger, LOST, 2, reusable=False)
+    assert (ledger.summary().held, list(ledger.held())) == (0, [])
+    assert isinstance(await ledger.begin(ask(ledger)), Stored)
+    await start(ledger, 2, reusable=False)
 
 
 async def test_the_hold_of_an_attempt_can_be_lifted(ledger: AnyLedger) -> None:
