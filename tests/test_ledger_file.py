@@ -10,7 +10,7 @@ import sqlite3
 import stat
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -175,6 +175,31 @@ async def test_looking_leaves_no_files_beside_the_ledger(ledger_path: Path) -> N
     assert sorted(file.name for file in ledger_path.parent.iterdir()) == names
     assert Ledger(ledger_path).summary().answers == len(list(Ledger(ledger_path).answers())) == 1
     assert sorted(file.name for file in ledger_path.parent.iterdir()) == names
+
+
+def open_of(ledger: Path) -> set[str]:
+    """The ledger's files that this process has open."""
+    links = set()
+    for link in Path("/proc/self/fd").iterdir():
+        with suppress(OSError):
+            links.add(str(link.readlink()))
+    return {link.removeprefix(str(ledger)) for link in links if link.startswith(str(ledger))}
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="which files are open is told by /proc")
+async def test_a_closed_ledger_has_no_file_open(ledger_path: Path) -> None:
+    async with Ledger(ledger_path) as ledger:
+        await do(ledger, answered())
+        assert {"", "-wal", "-mark"} <= open_of(ledger_path)
+    assert open_of(ledger_path) == set()
+
+
+async def test_a_question_is_looked_up_and_not_searched_for(ledger_path: Path) -> None:
+    async with Ledger(ledger_path):
+        pass
+    for where in ("identity = x'00' AND answer", "holds AND holds = 1"):
+        (plan,) = rows(ledger_path, f"EXPLAIN QUERY PLAN SELECT 1 FROM attempts WHERE {where}")
+        assert " USING INDEX " in plan[-1]
 
 
 def test_a_last_close_between_two_looks_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -41,10 +41,9 @@ class Mark:
 
     def note(self, attempts: int) -> None:
         """Write down that so many attempts are committed."""
-        if self._fd >= 0:
-            with suppress(OSError):
-                os.lseek(self._fd, 0, os.SEEK_SET)
-                os.write(self._fd, b"key %s attempts %020d\n" % (self._key.encode(), attempts))
+        with suppress(OSError):
+            os.lseek(self._fd, 0, os.SEEK_SET)
+            os.write(self._fd, b"key %s attempts %020d\n" % (self._key.encode(), attempts))
 
     def close(self) -> None:
         """Let go of the file, which stays where it is."""
