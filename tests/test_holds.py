@@ -31,7 +31,7 @@ from aisolution_async import (
 )
 from aisolution_async.ledger import Ask, Busy, Result, Started, Stored, Verdict
 
-from .support import LAST_RESORT, Vendor, client_of, in_turn, says, virtual
+from .support import LAST_RESORT, Vendor, client_of, in_turn, picture, says, virtual
 
 CHARGED, FREE, UNKNOWN = Charge.CHARGED, Charge.FREE, Charge.UNKNOWN
 NUMBER = "+6281387300008"
@@ -368,6 +368,16 @@ async def test_a_batch_ends_every_call_with_its_own_outcome(ledger_path: Path, w
         assert isinstance(single, LedgerError) == (where in ("identity", "begin"))
         if isinstance(single, LedgerError):
             assert single.__context__ is None
+
+
+async def test_a_store_that_is_cancelled_where_an_image_is_read(ledger_path: Path) -> None:
+    """On a thread, where there is no task of whom to ask what was cancelled."""
+    vendor = Vendor(lambda request, _: says(*LATER))
+    photo = picture(1)
+    async with Foreign(ledger_path, identity=asyncio.CancelledError()) as store, client_of(vendor, ledger=store) as one:
+        with pytest.raises(LedgerError, match="what it waited for was cancelled"):
+            await one.face_compare(photo, photo)
+    assert vendor.requests == []
 
 
 JUNK = [

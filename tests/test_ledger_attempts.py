@@ -68,8 +68,8 @@ async def test_the_intent_is_in_the_file_before_begin_returns_and_the_answer_bef
 @pytest.mark.parametrize(("mode", "level"), [("full", 2), ("normal", 1), ("off", 0)])
 async def test_commits_are_synced_as_asked(ledger_path: Path, mode: Any, level: int) -> None:
     async with Ledger(ledger_path, synchronous=mode) as ledger:
-        pragmas = [await pragma(ledger, setting) for setting in ("synchronous", "journal_mode")]
-    assert pragmas == [level, "wal"]
+        pragmas = [await pragma(ledger, setting) for setting in ("synchronous", "journal_mode", "fullfsync")]
+    assert pragmas == [level, "wal", 1]
 
 
 async def test_times_are_whole_microseconds(file_ledger: Ledger) -> None:

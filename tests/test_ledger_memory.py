@@ -173,6 +173,23 @@ async def test_a_ledger_that_is_not_what_it_was_is_refused(ledger_path: Path, da
     assert {file.name: now.get(file) == data for file, data in files.items()} == {file.name: True for file in files}
 
 
+@pytest.mark.parametrize("look", [lambda path: Ledger(path).summary(), Peek], ids=["to read", "to peek"])
+async def test_who_looks_at_an_emptied_ledger_leaves_its_log(ledger_path: Path, look: Callable[[Path], object]) -> None:
+    """SQLite deletes what is beside an empty file, also for who only reads: it has all the answers."""
+    await asyncio.to_thread(killed, ledger_path)
+    log = wal(ledger_path).read_bytes()
+    empty(ledger_path)
+    with pytest.raises(LedgerError, match=BESIDE):
+        look(ledger_path)
+    assert wal(ledger_path).read_bytes() == log
+
+
+def test_what_is_no_file_is_refused_as_it_is_opened_and_not_before(ledger_path: Path, tmp_path: Path) -> None:
+    for path in (ledger_path, tmp_path, tmp_path / "no folder" / "calls.ledger"):
+        schema.check_is_ledger(path)
+    assert not [*tmp_path.iterdir()]
+
+
 async def test_a_look_before_the_opening_leaves_no_file(ledger_path: Path, tmp_path: Path) -> None:
     async with Ledger(ledger_path) as ledger:
         for n in range(3):

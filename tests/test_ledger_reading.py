@@ -11,6 +11,7 @@ import pytest
 
 from aisolution_async import clock
 from aisolution_async.ledger import (
+    Held,
     LedgerError,
     Result,
     State,
@@ -50,6 +51,16 @@ async def test_the_summary_counts_the_answers_that_are_gone(ledger: AnyLedger) -
     assert ledger.summary().lost == 0
     await ledger.purge(500)
     assert (ledger.summary().answers, ledger.summary().lost) == (1, 1)
+
+
+async def test_what_begin_says_shows_no_reply(ledger: AnyLedger) -> None:
+    await do(ledger, answered(), 1)
+    await do(ledger, Result(attempt(UNKNOWN), reply=REPLY), 2)
+    for number, kind in ((1, Stored), (2, Held)):
+        verdict = await ledger.begin(ask(ledger, number))
+        assert isinstance(verdict, kind)
+        assert verdict.reply == REPLY
+        assert "whatsapp" not in repr(verdict)
 
 
 async def test_a_purge_takes_what_has_a_reply_or_a_question_alone(ledger: AnyLedger) -> None:
