@@ -370,10 +370,11 @@ async def test_a_batch_ends_every_call_with_its_own_outcome(ledger_path: Path, w
             assert single.__context__ is None
 
 
-async def test_a_store_that_is_cancelled_where_an_image_is_read(ledger_path: Path) -> None:
+async def test_a_store_that_is_cancelled_where_an_image_is_read(ledger_path: Path, tmp_path: Path) -> None:
     """On a thread, where there is no task of whom to ask what was cancelled."""
     vendor = Vendor(lambda request, _: says(*LATER))
-    photo = picture(1)
+    photo = tmp_path / "photo.jpg"
+    photo.write_bytes(picture(1))
     async with Foreign(ledger_path, identity=asyncio.CancelledError()) as store, client_of(vendor, ledger=store) as one:
         with pytest.raises(LedgerError, match="what it waited for was cancelled"):
             await one.face_compare(photo, photo)

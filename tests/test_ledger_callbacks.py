@@ -90,11 +90,6 @@ async def test_a_callback_is_the_first_that_it_may_be_or_the_only_other(ledger: 
     assert sums(ledger) == (2, 3, 0, 1)
 
 
-async def test_nothing_is_set_aside_for_a_request_that_no_callback_is_expected_of(ledger: AnyLedger) -> None:
-    await do(ledger, LATER, callback=b"place")
-    assert sums(ledger) == (0, 1, 0, 0)
-
-
 async def test_a_callback_lifts_all_that_holds_its_question(ledger: AnyLedger) -> None:
     for allowed in range(3):
         await do(ledger, LOST, callback=b"place", overdue=allowed > 0, retry_unknown=allowed)

@@ -202,6 +202,15 @@ async def test_a_question_is_looked_up_and_not_searched_for(ledger_path: Path) -
         assert " USING INDEX " in plan[-1]
 
 
+def test_a_first_opening_between_two_looks_loses_nothing(tmp_path: Path) -> None:
+    """There was no log, and then the file says that it is in use: by whoever opened it meanwhile, and made the log."""
+    path = tmp_path / "a.ledger"
+    other = schema.connect(path, synchronous="full", busy_timeout=1.0)
+    schema.use(other)
+    schema._check_closed(path, 1.0)
+    schema.close(other, path, others=False)
+
+
 def test_a_last_close_between_two_looks_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The file said that it is in use, and then its log was gone: it was folded in by whoever closed it meanwhile."""
     path = tmp_path / "a.ledger"

@@ -168,8 +168,6 @@ def connect(path: Path, *, synchronous: Synchronous, busy_timeout: float) -> sql
         db.execute("PRAGMA ignore_check_constraints = ON")
         if version < len(MIGRATIONS):
             _migrate(db, path)
-            # So that the file alone says what it is, whatever becomes of the log beside it.
-            db.execute("PRAGMA wal_checkpoint(FULL)").fetchall()
     except BaseException:
         db.close()
         raise
@@ -230,8 +228,7 @@ def check_is_ledger(path: Path) -> None:
 
 def check_memory(path: Path, busy_timeout: float) -> None:
     """Raise LedgerError where the file is not what it was. Nothing is changed: not even its log is folded into it."""
-    if exists(path):
-        _check_links(path)
+    _check_links(path)
     _check_log(path)
     if not exists(path):
         return  # who took the file away begins a new one
@@ -309,7 +306,7 @@ def _size(path: Path) -> int:
 
 
 def use(db: sqlite3.Connection) -> None:
-    """Note in the file itself, and not in its log alone, that it is in use."""
+    """Note in the file itself, and not in its log alone, that it is in use: so the file has its tables and its key."""
     if db.execute("SELECT in_use FROM file").fetchone() == (0,):
         db.execute("UPDATE file SET in_use = 1")
         db.execute("PRAGMA wal_checkpoint(FULL)").fetchall()
