@@ -255,6 +255,40 @@ async def test_a_file_system_without_a_log(ledger_path: Path, monkeypatch: pytes
     await refused(ledger_path, "put it on a local disk")
 
 
+@pytest.mark.parametrize(
+    ("codes", "said", "looks"),
+    [
+        ([sqlite3.SQLITE_BUSY] * 3, None, 4),
+        ([sqlite3.SQLITE_IOERR], "failed: look at the disk", 1),
+        ([sqlite3.SQLITE_BUSY] * 10**5, "locked by another program", None),
+    ],
+    ids=["for a moment", "a fault", "for too long"],
+)
+async def test_another_process_sets_up_the_log(
+    ledger_path: Path, monkeypatch: pytest.MonkeyPatch, codes: list[int], said: str | None, looks: int | None
+) -> None:
+    real, looked = sqlite3.connect, 0
+
+    class Contended(sqlite3.Connection):
+        def execute(self, query: str, *values: Any) -> sqlite3.Cursor:
+            nonlocal looked
+            if query.startswith("PRAGMA journal_mode"):
+                looked += 1
+                if looked <= len(codes):
+                    error = sqlite3.OperationalError("no text of this is shown")
+                    error.sqlite_errorcode = codes[looked - 1]
+                    raise error
+            return super().execute(query, *values)
+
+    monkeypatch.setattr(sqlite3, "connect", lambda file, **how: real(file, factory=Contended, **how))
+    if said is None:
+        async with Ledger(ledger_path) as ledger:
+            await do(ledger, answered())
+    else:
+        await refused(ledger_path, said)
+    assert looked == looks or (looks is None and looked > 0)
+
+
 async def test_an_error_nobody_thought_of(ledger_path: Path) -> None:
     error = sqlite3.OperationalError("secret")
     error.sqlite_errorcode = sqlite3.SQLITE_NOLFS

@@ -349,6 +349,17 @@ async def test_the_ledger_alone_knows_that_it_was_in_use(ledger_path: Path, tmp_
         assert isinstance(await ledger.begin(ask(ledger, 2)), Stored)
 
 
+async def test_who_closes_a_ledger_that_another_has_open_leaves_it_in_use(ledger_path: Path, tmp_path: Path) -> None:
+    async with Ledger(ledger_path) as first:
+        async with Ledger(ledger_path) as second:
+            await do(second, answered(), 1)
+        await do(first, answered(), 2)
+        await pragma(first, "wal_checkpoint(FULL)")
+        shutil.copy(ledger_path, tmp_path / "copy")
+        with pytest.raises(LedgerError, match="make an empty file copy-wal"):
+            await Ledger(tmp_path / "copy").open()
+
+
 async def test_who_looks_at_a_killed_ledger_leaves_its_log(ledger_path: Path) -> None:
     await asyncio.to_thread(killed, ledger_path)
     log = wal(ledger_path).read_bytes()

@@ -53,6 +53,14 @@ async def test_the_summary_counts_the_answers_that_are_gone(ledger: AnyLedger) -
     assert (ledger.summary().answers, ledger.summary().lost) == (1, 1)
 
 
+async def test_what_one_thread_begins_to_read_another_may_finish(ledger: AnyLedger) -> None:
+    for number in (1, 2):
+        await do(ledger, answered(), number)
+    reader = ledger.answers()
+    next(reader)
+    assert len(await asyncio.to_thread(list, reader)) == 1
+
+
 async def test_what_begin_says_shows_no_reply(ledger: AnyLedger) -> None:
     await do(ledger, answered(), 1)
     await do(ledger, Result(attempt(UNKNOWN), reply=REPLY), 2)

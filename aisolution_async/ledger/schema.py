@@ -402,18 +402,15 @@ def _version(db: sqlite3.Connection, path: Path) -> int:
 
 
 def _migrate(db: sqlite3.Connection, path: Path) -> None:
+    """All of it, or nothing: who calls this closes the connection where it fails, and that takes it back."""
     db.execute("BEGIN IMMEDIATE")
-    try:
-        # Another process may have done it, or more, in the meantime.
-        version = _version(db, path)
-        for step in MIGRATIONS[version:]:
-            step(db)
-        db.execute(f"PRAGMA application_id = {_APPLICATION}")
-        db.execute(f"PRAGMA user_version = {len(MIGRATIONS)}")
-        db.execute("COMMIT")
-    finally:
-        if db.in_transaction:
-            db.execute("ROLLBACK")
+    # Another process may have done it, or more, in the meantime.
+    version = _version(db, path)
+    for step in MIGRATIONS[version:]:
+        step(db)
+    db.execute(f"PRAGMA application_id = {_APPLICATION}")
+    db.execute(f"PRAGMA user_version = {len(MIGRATIONS)}")
+    db.execute("COMMIT")
 
 
 # --------------------------------------------------------------------------------------------------------- faults
