@@ -24,6 +24,7 @@ from aisolution_async.ledger import (
 from aisolution_async.ledger.rows import DIED
 
 from .ledgers import LATER, UNKNOWN, answered, ask, check, child, crash, fail, start
+from .test_ledger_file import open_of
 
 pytestmark = pytest.mark.usefixtures("no_ledger_is_at_work")
 
@@ -126,14 +127,27 @@ def test_a_file_swept_before_it_was_locked_is_made_anew(ledger_path: Path, monke
     owner = owners.Owner(ledger_path)
     assert owners.is_alive(ledger_path, owner.name)
     assert not owners.is_alive(ledger_path, swept[0].name.rpartition("-")[2])
+    assert open_of(ledger_path) == {f"-owner-{owner.name}"}
     owner.release()
     assert not owners.is_alive(ledger_path, owner.name)
 
 
+def test_who_looks_whether_an_owner_is_alive_leaves_its_file(ledger_path: Path) -> None:
+    """Without it, nobody could tell any more."""
+    dead, owner = owners.Owner(ledger_path), owners.Owner(ledger_path)
+    assert owners.has_others(ledger_path, owner.name)
+    dead.close()
+    assert [owners.is_alive(ledger_path, dead.name) for _ in range(2)] == [False, False]
+    dead.release()
+    assert not owners.has_others(ledger_path, owner.name)
+    owner.release()
+
+
 async def test_a_system_without_file_locks(ledger_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(locks, "fcntl", None)
-    with pytest.raises(LedgerError, match="file locks"):
+    with pytest.raises(LedgerError, match="needs file locks, and there are none: this system has no file locks"):
         await Ledger(ledger_path).open()
+    assert not [*ledger_path.parent.iterdir()]
 
 
 async def test_a_forked_child_neither_uses_the_ledger_nor_keeps_its_parent_alive(ledger_path: Path) -> None:

@@ -12,10 +12,12 @@ import pytest
 from aisolution_async import clock
 from aisolution_async.ledger import (
     Held,
+    Ledger,
     LedgerError,
     Result,
     State,
     Stored,
+    reading,
 )
 
 from .ledgers import (
@@ -51,6 +53,24 @@ async def test_the_summary_counts_the_answers_that_are_gone(ledger: AnyLedger) -
     assert ledger.summary().lost == 0
     await ledger.purge(500)
     assert (ledger.summary().answers, ledger.summary().lost) == (1, 1)
+
+
+async def test_what_was_settled_is_not_unknown_any_more(ledger: AnyLedger) -> None:
+    await do(ledger, LOST, 1, key="A")
+    await do(ledger, LOST, 2, key="B")
+    await ledger.resolve("A", CHARGED)
+    assert [record.key for record in ledger.attempts(unknown_only=True)] == ["B"]
+    assert [record.key for record in ledger.held()] == ["A", "B"]
+
+
+async def test_the_summary_is_of_one_moment_and_in_the_order_of_days(file_ledger: Ledger) -> None:
+    await do(file_ledger, answered(), 1, endpoint="facecompare")
+    await do(file_ledger, answered(ago=86_400), 2)
+    with reading.reading(file_ledger.path, 1.0) as db:
+        before = reading.summary(db)
+        await do(file_ledger, LOST, 3)
+        assert reading.summary(db) == before
+    assert [line.endpoint for line in before.lines] == [WHATSAPP, "facecompare"]
 
 
 async def test_what_one_thread_begins_to_read_another_may_finish(ledger: AnyLedger) -> None:
