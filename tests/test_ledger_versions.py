@@ -127,8 +127,8 @@ async def test_a_ledger_of_version_2_is_brought_up(ledger_path: Path, monkeypatc
             values = (number, b"%d" % number, number - 21)
             db.execute("INSERT INTO intents VALUES (?, ?, 'idholding', NULL, ?, 5, 5, 'nobody')", values)
         for number in (0, 1):
-            values = (b"%d" % number, b"number %d" % number, 10**9 + number, number)
-            db.execute("INSERT INTO outstanding VALUES (?, ?, 'gliswadetail', '\"A\"', 3, ?, ?, NULL)", values)
+            waiting = (b"%d" % number, b"number %d" % number, 10**9 + number, number)
+            db.execute("INSERT INTO outstanding VALUES (?, ?, 'gliswadetail', '\"A\"', 3, ?, ?, NULL)", waiting)
         # The version before could leave a reservation in them.
         db.execute("INSERT INTO totals VALUES ('facecompare', 9, 9, 9, 9, 9, 9, 9), ('delface', 1, 0, 0, 0, 0, 1, 1)")
         db.execute("UPDATE file SET last_id = 22")
