@@ -354,6 +354,7 @@ async def test_who_closes_a_ledger_that_another_has_open_leaves_it_in_use(ledger
         async with Ledger(ledger_path) as second:
             await do(second, answered(), 1)
         await do(first, answered(), 2)
+        assert mark(ledger_path).read_bytes().endswith(b"%020d\n" % 2)
         await pragma(first, "wal_checkpoint(FULL)")
         shutil.copy(ledger_path, tmp_path / "copy")
         with pytest.raises(LedgerError, match="make an empty file copy-wal"):
