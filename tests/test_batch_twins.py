@@ -18,6 +18,7 @@ from aisolution_async import (
     Charge,
     DeleteFace,
     FaceCompare,
+    Inbox,
     NotSentError,
     OutcomeUnknownError,
     Retry,
@@ -31,6 +32,7 @@ from aisolution_async.sending.states import Over
 from .batches import asks, taken
 from .support import TOKEN, Vendor, client_of, in_turn, ok_whatsapp, picture, says, virtual
 
+SECRET = "inbox-secret-0123456789"
 CHARGED, FREE, UNKNOWN = Charge.CHARGED, Charge.FREE, Charge.UNKNOWN
 
 
@@ -180,8 +182,14 @@ async def test_what_is_remembered_is_bounded(monkeypatch: pytest.MonkeyPatch) ->
 
 @pytest.mark.parametrize(
     "more",
-    [{}, {"note": f"for {TOKEN}"}, {"note": "x" * 5000}, {"group_id": "G-1", "about": {"access_key": "K"}, "n": 1.5}],
-    ids=["plain", "with the token in it", "long", "with secrets, and more than the contract names"],
+    [
+        {},
+        {"note": f"for {TOKEN}"},
+        {"note": f"https://app.example/whatsapp/{SECRET} was told"},
+        {"note": "x" * 5000},
+        {"group_id": "G-1", "about": {"access_key": "K"}, "n": 1.5},
+    ],
+    ids=["plain", "the token in it", "the callback's secret in it", "long", "secrets, and more than the contract names"],
 )
 @pytest.mark.parametrize("late", [False, True], ids=["at once", "after it was answered"])
 @virtual
@@ -192,14 +200,15 @@ async def test_what_is_shared_is_what_was_answered(more: dict[str, Any], late: b
     vendor = in_turn(httpx.Response(200, content=body))
     async with client_of(vendor) as client:
         calls = [WhatsAppDetail("+6281387300000", key=key) for key in range(2)]
-        first, second = await taken(client.batch(calls, concurrency=1 if late else 2))
+        inbox = Inbox("https://app.example/whatsapp", secret=SECRET)
+        first, second = await taken(client.batch(calls, concurrency=1 if late else 2, inbox=inbox))
     assert len(vendor.requests) == 1
     assert (first.answered_by, second.answered_by, second.attempts) == (None, 0, ())
     assert first.reply is not None
     assert second.reply is not None
     assert second.reply == first.reply
     assert second.reply.model_dump_json() == first.reply.model_dump_json()
-    assert TOKEN not in second.reply.model_dump_json()
+    assert not any(secret in second.reply.model_dump_json() for secret in (TOKEN, SECRET))
 
 
 # -------------------------------------------------------------------------------------------- the twins by themselves
@@ -212,7 +221,7 @@ def asked(index: int, identity: bytes | None) -> Any:
 
 
 def test_who_asks_and_who_follows() -> None:
-    twins = Twins(str)
+    twins = Twins()
     first, second, third = (asked(number, b"a") for number in range(3))
     assert isinstance(twins.place(asked(9, None)), Asks)  # nobody knows what it asks
     assert not twins.knows(b"a")
@@ -240,7 +249,7 @@ def test_who_asks_and_who_follows() -> None:
 
 
 def test_nobody_asks_in_the_place_of_another_once_it_is_stopped() -> None:
-    twins = Twins(str)
+    twins = Twins()
     first, second = asked(0, b"a"), asked(1, b"a")
     twins.place(first)
     twins.place(second)
@@ -251,7 +260,7 @@ def test_nobody_asks_in_the_place_of_another_once_it_is_stopped() -> None:
 @given(st.lists(st.tuples(st.integers(0, 3), st.sampled_from(["yes", "checking", "free", "unknown"])), max_size=40))
 def test_each_question_is_bought_once(asks: list[tuple[int, str]]) -> None:
     """Whoever asks when: each call ends once, and a question that was answered, or may have been paid, is not asked."""
-    twins = Twins(str)
+    twins = Twins()
     under_way: list[Any] = []
     ended: list[int] = []
     bought: set[bytes] = set()

@@ -141,7 +141,7 @@ class Batch(NotPickled, Generic[R]):
         self._crew = Crew(
             self._lineup,
             self._outlet,
-            twins=Twins(shared.requests.redact) if dedupe else None,
+            twins=Twins() if dedupe else None,
             lookup=None if options.journal is None else Lookup(options.journal),
             recheck=Recheck() if recheck is None and inbox is not None else recheck,
             parked=self._intake.allow,

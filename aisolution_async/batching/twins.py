@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from collections import OrderedDict
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -68,12 +67,12 @@ class Parting:
 _Known = tuple[int, AISolutionError | None, bytes | None, bytes | None]
 
 
-def _shared(known: _Known, endpoint: Endpoint[Any], redact: Callable[[str], str]) -> Shares:
+def _shared(known: _Known, endpoint: Endpoint[Any]) -> Shares:
     index, error, recorded, body = known
     if error is not None:
         return Shares(index, error)
     if body is not None:
-        reply = envelope.read(endpoint, 200, body, redact=redact).reply
+        reply = envelope.read(endpoint, 200, body).reply
     else:
         assert recorded is not None
         reply = endpoint.reply.from_record(recorded)
@@ -82,13 +81,9 @@ def _shared(known: _Known, endpoint: Endpoint[Any], redact: Callable[[str], str]
 
 
 class Twins:
-    """Who asks what, who follows whom, and the latest answers. A call is known by its identity.
+    """Who asks what, who follows whom, and the latest answers. A call is known by its identity."""
 
-    `redact` takes secrets out of what was answered.
-    """
-
-    def __init__(self, redact: Callable[[str], str]) -> None:
-        self._redact = redact
+    def __init__(self) -> None:
         self.following = 0
         """How many calls follow another."""
         self._leaders: dict[bytes, Task] = {}
@@ -111,7 +106,7 @@ class Twins:
             return _ASKS
         if (known := self._answers.get(identity)) is not None:
             self._answers.move_to_end(identity)
-            return _shared(known, task.call.endpoint, self._redact)
+            return _shared(known, task.call.endpoint)
         if self._leaders.setdefault(identity, task) is task:
             return _ASKS
         self._followers.setdefault(identity, []).append(task)

@@ -42,7 +42,7 @@ class Finding(Generic[R]):
     `source` is what it was judged by: the answer as it was read, or why there is none. `reply` is there if it is one.
     `repeatable`: whether it was free and may pass; `retry_after` what the server asks to wait, in seconds. `status` and
     `problem` are for the record: words that hold nothing of what was sent. `headers` are there where there is no reply,
-    and `body` where that is all that the reply was read from, and short.
+    and `body` where that is all that the reply was read from, short, and without a secret.
     """
 
     source: envelope.Answer[R] | Lost
@@ -157,5 +157,5 @@ def of_response(
         answer.http_status,
         problem,
         response.headers if reply is None else (),
-        response.body if answer.reply is not None and len(response.body) <= _SHORT else None,
+        response.body if answer.reply is not None and not answer.redacted and len(response.body) <= _SHORT else None,
     )

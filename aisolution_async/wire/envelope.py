@@ -76,6 +76,8 @@ class Answer(Generic[R]):
     text: str = ""
     of_another: bool = False
     """Whether it is about another number than was asked."""
+    redacted: bool = False
+    """Whether a secret was taken out of the reply."""
 
     @property
     def refuses(self) -> bool:
@@ -133,9 +135,11 @@ def read(  # noqa: PLR0912  # the whole table, row by row
         return _contradiction(endpoint, http_status, body, seconds(retry_after), redact)
     if status == "OK":
         text = body.decode("utf-8", "replace")
-        if redact(text) != text:  # seldom, and the whole is looked through faster than its parts
-            message = _redacted_reply(message, redact)
-        return _ok(endpoint, http_status, message, charges, redact)
+        if redact(text) == text:  # as it mostly is, and the whole is looked through faster than its parts
+            return _ok(endpoint, http_status, message, charges, redact)
+        answer = _ok(endpoint, http_status, _redacted_reply(message, redact), charges, redact)
+        answer.redacted = True
+        return answer
 
     # "OK:checking" is our name for a row of the contract, and no status of the vendor's.
     charge = None if status.startswith("OK:") else charges.get(status)
