@@ -189,7 +189,7 @@ async def test_what_is_remembered_is_bounded(monkeypatch: pytest.MonkeyPatch) ->
         {"note": "x" * 5000},
         {"group_id": "G-1", "about": {"access_key": "K"}, "n": 1.5},
     ],
-    ids=["plain", "the token in it", "the callback's secret in it", "long", "secrets, and more than the contract names"],
+    ids=["plain", "the token in it", "the callback's secret in it", "long", "secrets, and more than is known"],
 )
 @pytest.mark.parametrize("late", [False, True], ids=["at once", "after it was answered"])
 @virtual

@@ -105,8 +105,8 @@ class Following:
 class Over(Generic[R]):
     """The end: `reply` or `error`, never both or neither. `signal` is what the newest attempt says of the vendor.
 
-    Where it is known, `recorded` is the reply as JSON as a ledger had it, and `body` the answer that it was read from, if
-    no secret is in it.
+    Where it is known, `recorded` is the reply as JSON as a ledger had it, and `body` the answer that it was read from,
+    if no secret is in it.
     """
 
     reply: R | None
