@@ -23,7 +23,9 @@ from aisolution_async.ledger import (
     grouping,
 )
 from aisolution_async.ledger.rows import LEFT
+from aisolution_async.wire.connection import Connection
 
+from .crash import CountingSandbox
 from .ledgers import (
     CHARGED,
     FREE,
@@ -279,3 +281,26 @@ async def test_who_waits_for_the_same_call_elsewhere_can_be_cancelled(tmp_path: 
         assert second.cancelled()
         vendor.go.set()
         assert (await first).charge is CHARGED
+
+
+@pytest.mark.parametrize("kind", [asyncio.CancelledError, KeyboardInterrupt])
+async def test_an_answer_that_came_as_its_call_was_cancelled_is_recorded(
+    kind: type[BaseException], ledger_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = Connection.wait
+
+    async def cut_off(conn: Connection) -> None:
+        while not conn.done:
+            await real(conn)
+        raise kind
+
+    async with CountingSandbox() as sandbox:
+        async with AsyncClient(sandbox.token, base_url=sandbox.url, ledger=ledger_path) as client:
+            with monkeypatch.context() as patched:
+                patched.setattr(Connection, "wait", cut_off)
+                with pytest.raises(kind):
+                    await client.whatsapp_detail("+6281387300000")
+            assert client.tally.charged == 1
+            if kind is asyncio.CancelledError:  # else there is no time for it, and it is held
+                assert (await client.whatsapp_detail("+6281387300000")).charge is Charge.FREE
+        assert sandbox.charged.total() == 1

@@ -17,7 +17,7 @@ from urllib.parse import parse_qs
 import httpx
 import pytest
 
-from aisolution_async import FaceCompare, IdHolding
+from aisolution_async import Charge, FaceCompare, IdHolding, InputError
 from aisolution_async.inputs import images
 from aisolution_async.sending import threads
 from aisolution_async.sending.threads import Threads
@@ -151,6 +151,35 @@ async def test_another_attempt_sends_the_photo_of_its_call(tmp_path: Path) -> No
     everything = [*map(sent, vendor.requests)]
     assert len(everything) == 12
     assert sorted(everything[3:]) == sorted(photos)
+
+
+@pytest.mark.parametrize("with_ledger", [False, True], ids=["batch", "ledger"])
+@pytest.mark.parametrize("size", [10_000, 300_000])
+@virtual
+async def test_a_photo_that_is_changed_between_two_attempts_is_not_sent_in_the_place_of_the_first(
+    size: int, with_ledger: bool, tmp_path: Path
+) -> None:
+    """Who asks about the first one would get the answer of the other, and that one would be bought once more."""
+    one, other = photo(1, size), photo(2, size)
+    path = tmp_path / "photo.jpg"
+    path.write_bytes(one)
+
+    def script(_request: httpx.Request, number: int) -> httpx.Response:
+        if number:
+            return httpx.Response(200, content=FACE)
+        path.write_bytes(other)
+        return httpx.Response(503)
+
+    vendor = Vendor(script)
+    async with client_of(vendor, max_retries=3, ledger=tmp_path / "ledger" if with_ledger else None) as client:
+        calls = [IdHolding(path), IdHolding(one), IdHolding(path)]
+        changed, *others = await client.collect(calls, concurrency=1)
+    assert isinstance(changed.error, InputError)
+    assert "a photo was changed after it was first read" in str(changed.error)
+    assert [attempt.charge for attempt in changed.attempts] == [Charge.FREE]
+    assert [outcome.answered_by for outcome in others if outcome.ok] == [None, None]
+    first, *rest = map(sent, vendor.requests)
+    assert (first, sorted(rest)) == ([one], sorted([[one], [other]]))
 
 
 @pytest.mark.parametrize("size", [10_000, 300_000])

@@ -10,6 +10,7 @@ from typing import Any
 import httpx
 import pytest
 
+from aisolution_async.wire.connection import Connection
 from aisolution_async.wire.transport import Flight
 
 from .wires import Peer, Pool, Server, ask, echo, everywhere, silent, sockets, turns
@@ -30,6 +31,30 @@ async def test_cancelled_with_an_answer_outstanding() -> None:
                 await call
             await server.until(lambda: server.open == 0)
             assert transport.slots == 0
+
+
+@everywhere
+async def test_cancelled_as_its_answer_comes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is paid for: whoever counts the request is to know it."""
+    real, calls = Connection.data_received, list[asyncio.Future[Any]]()
+
+    def received(conn: Connection, data: bytes) -> None:
+        real(conn, data)
+        if conn.done and calls:
+            calls[-1].cancel()
+
+    monkeypatch.setattr(Connection, "data_received", received)
+    async with Server() as server, Pool(max_connections=1) as transport:
+        for path in ("/1", "/2"):
+            flight = Flight()
+            calls.append(asyncio.ensure_future(ask(transport, server, path, flight=flight)))
+            with pytest.raises(asyncio.CancelledError):
+                await calls[-1]
+            assert flight.answer is not None
+            assert (flight.answer.http_status, flight.answer.body) == (200, path.encode())
+        calls.clear()
+        assert (await ask(transport, server, "/3")).text == "/3"
+        assert len(server.peers) == 1
 
 
 @everywhere

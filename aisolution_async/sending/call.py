@@ -227,7 +227,7 @@ class Sending(NotPickled, Generic[R]):
         """
         if not isinstance(state, Started):
             return
-        answer = answer or Lost(state.flight.left is not False, "cancelled")
+        answer = answer or state.flight.answer or Lost(state.flight.left is not False, "cancelled")
         if not isinstance(exc, asyncio.CancelledError):
             self._rest(self._find(state, answer), None)
             return
@@ -365,17 +365,21 @@ class Sending(NotPickled, Generic[R]):
         return self._unreadable(held) if isinstance(held, str) else Prepared(Form(held.fields))
 
     def _read(self, means: Means | None, *, identify: bool) -> Read | str:
-        callback = self.callback
+        callback, known = self.callback, self.identity
         held = read(
             self._source,
             self._options,
             None if callback is None or callback.is_overdue else callback.inbox.url,
             self._shared.requests.vendor,
-            identify=identify and self.identity is None,
+            identify=identify if known is None else self.call.endpoint.takes_images,
             means=means,
         )
-        if not isinstance(held, str):
-            self._source, self.digits, self.identity = held.call, held.digits, held.identity or self.identity
+        if isinstance(held, str):
+            return held
+        if known is not None and held.identity is not None and held.identity != known:
+            # Others who ask what was asked before would get this one's answer.
+            return "a photo was changed after it was first read: ask again, and the new one is sent"
+        self._source, self.digits, self.identity = held.call, held.digits, held.identity or known
         return held
 
     async def _open_journal(self) -> AISolutionError | None:

@@ -17,6 +17,7 @@ nobody knows. So a request is handed to a socket once, and never again.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import heapq
 import logging
@@ -59,13 +60,15 @@ class Flight:
 
     `left`: whether any byte of the request was handed to a socket; None where the transport does not say.
     `deadline`: the loop time, in seconds, by which the whole exchange must be over. `may_leave` says whether the first
-    byte may still leave, None where nobody has to be asked.
+    byte may still leave, None where nobody has to be asked. `answer` is there if all of it had come as the request was
+    cancelled.
     """
 
-    __slots__ = ("deadline", "left", "may_leave")
+    __slots__ = ("answer", "deadline", "left", "may_leave")
 
     def __init__(self, deadline: float | None = None, may_leave: Callable[[], bool] | None = None) -> None:
         self.left: bool | None = None
+        self.answer: Response | None = None
         self.deadline = deadline
         self.may_leave = may_leave
 
@@ -277,11 +280,7 @@ class PoolTransport(NotPickled, httpx.AsyncBaseTransport):
             while not conn.done and conn.error is None:
                 await conn.wait()
         except BaseException:
-            # Cancelled, or the caller's body raised. What left cannot be called back, and its answer is nobody's.
-            if flight.left:
-                conn.drop()
-            else:
-                self._release(conn)
+            self._cut_off(conn, flight, not (body.more or conn.paused))
             raise
         return self._finish(conn, flight, not (body.more or conn.paused))
 
@@ -357,6 +356,16 @@ class PoolTransport(NotPickled, httpx.AsyncBaseTransport):
             if not conn.settled:
                 conn.write(body.take())
         conn.writing = False
+
+    def _cut_off(self, conn: Connection, flight: Flight, whole: bool) -> None:
+        """The request was cancelled, or the caller's body raised. What left cannot be called back."""
+        if not flight.left:
+            self._release(conn)
+        elif conn.done and conn.error is None:  # its answer came in this turn, too, and is paid for
+            with contextlib.suppress(httpx.HTTPError):
+                flight.answer = self._finish(conn, flight, whole)
+        else:
+            conn.drop()
 
     def _finish(self, conn: Connection, flight: Flight, whole: bool) -> Response:
         """Parts from the connection, and gives what it read, or raises its error."""
