@@ -33,7 +33,6 @@ import json
 import os
 import random
 import shutil
-import signal
 import sqlite3
 import sys
 import tempfile
@@ -52,6 +51,7 @@ from aisolution_async.sandbox import Fault, Sandbox
 from aisolution_async.sandbox.faults import ENVELOPE_OF_BUSY
 from aisolution_async.sandbox.vendor import Request, Served
 
+from . import forks
 from .support import LAST_RESORT
 
 CONCURRENCY = 50
@@ -94,11 +94,7 @@ async def one_round(folder: Path, rng: random.Random, *, calls: int) -> int:
     kills = 0
     async with CountingSandbox() as sandbox:
         while True:
-            child = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-c", CHILD, sandbox.url, str(ledger), str(calls), str(CONCURRENCY)),
-                stdout=asyncio.subprocess.PIPE,
-            )
-            assert child.stdout is not None
+            child = await forks.begin(["-c", CHILD, sandbox.url, str(ledger), str(calls), str(CONCURRENCY)])
             outcomes: dict[int, str] = {}
             killed = False
             # Not by the clock: after so many outcomes, or never.
@@ -110,9 +106,9 @@ async def one_round(folder: Path, rng: random.Random, *, calls: int) -> int:
                 outcomes[int(words[0])] = words[1]
                 if len(outcomes) > last and not killed:
                     killed = True
-                    with contextlib.suppress(ProcessLookupError):
-                        child.send_signal(signal.SIGKILL)
-            if await child.wait() == 0:
+                    child.kill()
+            await child.communicate()
+            if child.returncode == 0:
                 break
             assert killed, f"the child failed by itself: {child.returncode}"
             kills += 1
@@ -292,13 +288,11 @@ class Place:
         """Start a `bulk`; with `--ledger` unless the options say otherwise."""
         words = ["bulk", "whatsapp-detail", source, "-o", output, "--quiet", "--concurrency", str(self.concurrency)]
         own = {"AISOLUTION_TOKEN": self.vendor.token, "AISOLUTION_BASE_URL": self.vendor.url}
-        process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-c", *code, *words, *(options or ("--ledger", "run.ledger"))),
+        process = await forks.begin(
+            ["-c", *code, *words, *(options or ("--ledger", "run.ledger"))],
             cwd=self.folder,
             env={**{name: value for name, value in os.environ.items() if not name.startswith("AISOLUTION_")}, **own},
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.DEVNULL,
-            stderr=asyncio.subprocess.PIPE,
+            with_stderr=True,
         )
         return Run(process)
 
@@ -322,22 +316,21 @@ class Ended:
 class Run:
     """A run that is under way."""
 
-    process: asyncio.subprocess.Process
+    process: forks.Piped
     killed: bool = field(default=False, init=False)
 
     def kill(self) -> bool:
         """As kill -9 does. False if it was over."""
-        if self.process.returncode is not None or self.killed:
+        if self.process.poll() is not None or self.killed:
             return False
         self.killed = True
-        with contextlib.suppress(ProcessLookupError):
-            self.process.send_signal(signal.SIGKILL)
+        self.process.kill()
         return True
 
     async def end(self) -> Ended:
         try:
             async with asyncio.timeout(LAST_RESORT):
-                _, said = await self.process.communicate()
+                said, _ = await self.process.communicate()
         finally:
             self.kill()
         assert self.process.returncode is not None

@@ -6,17 +6,20 @@ starts a Python; the same commands are started so in `test_cli_streams`, and by 
 
 from __future__ import annotations
 
+import asyncio
 import atexit
 import contextlib
 import functools
 import importlib
 import json
 import os
+import select
 import signal
 import socket
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any
@@ -35,11 +38,29 @@ class Forked:
 
     def send_signal(self, number: int) -> None:
         """See Popen."""
-        os.kill(self.pid, number)
+        if self.poll() is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.pid, number)
 
     def kill(self) -> None:
         """See Popen."""
         self.send_signal(signal.SIGKILL)
+
+    def stop(self) -> None:
+        """Until SIGCONT; return once each of its threads stands still."""
+        self.send_signal(signal.SIGSTOP)
+        while self.poll() is None:
+            with contextlib.suppress(OSError):
+                states = [(task / "stat").read_text() for task in Path(f"/proc/{self.pid}/task").iterdir()]
+                if all(state.rpartition(")")[2].split()[0] == "T" for state in states):
+                    return
+            time.sleep(0.001)
+
+    def poll(self) -> int | None:
+        """See Popen."""
+        if self.returncode is None and select.select([self._reports], [], [], 0)[0]:
+            self.wait()
+        return self.returncode
 
     def wait(self) -> int:
         """See Popen."""
@@ -49,23 +70,32 @@ class Forked:
         return self.returncode
 
 
-def start(
-    arguments: list[str],
-    *,
-    stdout: IO[Any],
-    stderr: IO[Any],
-    cwd: Path | None = None,
-    env: Mapping[str, str] | None = None,
-    options: tuple[str, ...] = (),
-    modules: tuple[str, ...] = CLI,
-) -> Forked:
-    """Start a Python with `options` and `arguments`, `-m MODULE ...` or `FILE ...`, that has the `modules`."""
-    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    with theirs, Path(os.devnull).open("rb") as stdin:
-        said = json.dumps([arguments, str(cwd or Path.cwd()), dict(os.environ if env is None else env)]).encode()
-        files = [stdin.fileno(), stdout.fileno(), stderr.fileno(), theirs.fileno()]
-        socket.send_fds(_server(options, modules), [said], files)
-    return Forked(ours)
+class Piped(Forked):
+    """One whose output is read by the loop, with what the tests use of `asyncio.subprocess.Process`."""
+
+    stdout: asyncio.StreamReader
+
+    async def communicate(self) -> tuple[bytes, None]:
+        """See there."""
+        said = await self.stdout.read()
+        await asyncio.to_thread(self.wait)  # its output has ended, and so will it
+        return said, None
+
+
+def start(arguments: list[str], *, stdout: IO[Any], stderr: IO[Any], **how: Any) -> Forked:
+    """Start a Python: see `request`."""
+    return Forked(request(arguments, stdout=stdout.fileno(), stderr=stderr.fileno(), **how))
+
+
+async def begin(arguments: list[str], *, with_stderr: bool = False, **how: Any) -> Piped:
+    """Start one whose stdout is a pipe, and its stderr as well, or that of the tests."""
+    ours, theirs = os.pipe()
+    with os.fdopen(theirs, "wb"):
+        process = Piped(request(arguments, stdout=theirs, stderr=theirs if with_stderr else 2, **how))
+    process.stdout = asyncio.StreamReader()
+    protocol = asyncio.StreamReaderProtocol(process.stdout)
+    await asyncio.get_running_loop().connect_read_pipe(lambda: protocol, os.fdopen(ours, "rb", 0))
+    return process
 
 
 def run(arguments: list[str], *, stdout: IO[Any] | None = None, **how: Any) -> tuple[int, str]:
@@ -74,6 +104,29 @@ def run(arguments: list[str], *, stdout: IO[Any] | None = None, **how: Any) -> t
         code = start(arguments, stdout=stdout or said, stderr=said, **how).wait()
         said.seek(0)
         return code, said.read().decode()
+
+
+def request(
+    arguments: list[str],
+    *,
+    stdout: int,
+    stderr: int,
+    stdin: int | None = None,
+    cwd: Path | None = None,
+    env: Mapping[str, str] | None = None,
+    options: tuple[str, ...] = (),
+    modules: tuple[str, ...] = CLI,
+) -> socket.socket:
+    """Start a Python with `options` and `arguments`, `-m MODULE ...`, `-c CODE ...` or `FILE ...`, that has `modules`.
+
+    Returns what tells of it.
+    """
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with theirs, Path(os.devnull).open("rb") as nothing:
+        said = json.dumps([arguments, str(cwd or Path.cwd()), dict(os.environ if env is None else env)]).encode()
+        files = [nothing.fileno() if stdin is None else stdin, stdout, stderr, theirs.fileno()]
+        socket.send_fds(_server(options, modules), [said], files)
+    return ours
 
 
 @functools.cache
@@ -153,12 +206,17 @@ if __name__ == "__main__":
     import types
 
     for name in sys.argv[2:]:
-        importlib.import_module(name)
+        with contextlib.suppress(ImportError):  # what is not here is not there either
+            importlib.import_module(name)
     gc.freeze()
     words = _next(socket.socket(fileno=int(sys.argv[1])))
     if words[0] == "-m":
         sys.path[0], sys.argv = os.getcwd(), words[1:]  # noqa: PTH109  # as Python has it
         runpy.run_module(words[1], run_name="__main__", alter_sys=True)
+    elif words[0] == "-c":
+        sys.path[0], sys.argv = "", ["-c", *words[2:]]
+        module = sys.modules["__main__"] = types.ModuleType("__main__")
+        exec(compile(words[1], "<string>", "exec"), vars(module))
     else:
         program = Path(words[0]).absolute()
         sys.path[0], sys.argv = str(program.parent), words

@@ -7,13 +7,11 @@ import contextlib
 import datetime
 import os
 import sqlite3
-import subprocess
-import sys
 import textwrap
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Self, TextIO
 
 import pytest
 
@@ -29,6 +27,7 @@ from aisolution_async.ledger.book import Book
 from aisolution_async.ledger.grouping import Grouping
 from aisolution_async.ledger.rows import AT_STAKE, DIED
 
+from . import forks
 from .servers import running
 
 CHARGED, FREE, UNKNOWN = Charge.CHARGED, Charge.FREE, Charge.UNKNOWN
@@ -227,7 +226,22 @@ def check(path: Path | str) -> None:
     assert rows(path, "SELECT * FROM totals ORDER BY endpoint") == rows(path, RECOUNT)
 
 
-def child(code: str, *arguments: object, **options: Any) -> subprocess.Popen[str]:
+class Child(forks.Forked):
+    """A process whose stdin and stdout are pipes; with what the tests use of `subprocess.Popen`."""
+
+    stdin: TextIO
+    stdout: TextIO
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stdin.close()
+        self.stdout.close()
+        self.wait()
+
+
+def child(code: str, *arguments: object) -> Child:
     head = """
         import asyncio, datetime, os, signal, sys, time
         from aisolution_async import Attempt, Charge, clock
@@ -238,14 +252,20 @@ def child(code: str, *arguments: object, **options: Any) -> subprocess.Popen[str
         def ask(ledger, n, **options):
             return Ask("gliswadetail", ledger.identity("gliswadetail", [("number", str(n))]), key=n, **options)
     """
-    return subprocess.Popen(
-        [sys.executable, "-W", "error", "-c", textwrap.dedent(head) + textwrap.dedent(code), *map(str, arguments)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "PYTHONWARNINGS": ""},
-        **options,
-    )
+    (given, stdin), (stdout, said) = os.pipe(), os.pipe()
+    with os.fdopen(given, "rb"), os.fdopen(said, "wb"):
+        process = Child(
+            forks.request(
+                ["-c", textwrap.dedent(head) + textwrap.dedent(code), *map(str, arguments)],
+                stdin=given,
+                stdout=said,
+                stderr=2,
+                options=("-W", "error"),
+                modules=("aisolution_async.client", "aisolution_async.ledger.postgres"),
+            )
+        )
+    process.stdin, process.stdout = os.fdopen(stdin, "w"), os.fdopen(stdout)
+    return process
 
 
 async def refused(path: Path, *words: str) -> None:

@@ -224,7 +224,7 @@ async def test_a_file_size_limit(ledger_path: Path) -> None:
         """,
         ledger_path,
     ) as process:
-        out, _ = process.communicate()
+        out = process.stdout.read()
     error, sent = out.splitlines()
     assert "failed: look at the disk, and at its quota" in error
     async with Ledger(ledger_path) as ledger:

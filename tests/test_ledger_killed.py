@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import random
 import shutil
 import signal
@@ -106,8 +105,7 @@ async def test_copies_of_the_files_taken_at_any_moment_obey(ledger_path: Path, t
                 break
             folder = tmp_path / f"copy{copy}"
             folder.mkdir()
-            process.send_signal(signal.SIGSTOP)
-            os.waitid(os.P_PID, process.pid, os.WSTOPPED | os.WNOWAIT)
+            process.stop()
             for file in (*ledger_path.parent.glob(f"{ledger_path.name}*"), bill):
                 if not file.name.endswith("-shm"):
                     shutil.copy(file, folder)

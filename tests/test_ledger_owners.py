@@ -171,7 +171,6 @@ async def test_a_forked_child_neither_uses_the_ledger_nor_keeps_its_parent_alive
         """,
         ledger_path,
     ) as process:
-        assert process.stdout is not None
         for _ in range(2):
             assert "ConfigurationError the ledger was opened before a fork" in process.stdout.readline()
         process.wait()

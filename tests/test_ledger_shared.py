@@ -10,8 +10,6 @@ import random
 import re
 import signal
 import socket
-import subprocess
-import sys
 import time
 import traceback
 from collections import Counter
@@ -26,6 +24,7 @@ from aisolution_async import AddFace, Attempt, ConfigurationError, LedgerError, 
 from aisolution_async.ledger import Ask, Busy, Exhausted, Held, Result, Started, State, Stored
 from aisolution_async.ledger.rows import DIED
 
+from . import forks
 from .batches import asks, taken
 from .crash import CHILD, CountingSandbox
 from .ledgers import (
@@ -37,6 +36,7 @@ from .ledgers import (
     UNSENT,
     WHATSAPP,
     AnyLedger,
+    Child,
     answered,
     ask,
     book_of,
@@ -165,7 +165,7 @@ def test_kill_9_under_a_budget(server_url: str, tmp_path: Path) -> None:
     bill.touch()
     rng = random.Random(3)
     options = repr({"max_charges": budget, "lease": 1.0})
-    workers: dict[int, subprocess.Popen[str]] = {}
+    workers: dict[int, Child] = {}
     with contextlib.ExitStack() as stack:
         seed = 0
         for _ in range(8):
@@ -206,22 +206,14 @@ async def test_batches_that_are_killed_over_a_real_wire(server_url: str) -> None
     url = server_url
     async with CountingSandbox() as sandbox:
         for turn in range(4):
-            children = [
-                await asyncio.create_subprocess_exec(
-                    *(sys.executable, "-c", CHILD, sandbox.url, url, str(calls), str(at_once)),
-                    stdout=asyncio.subprocess.PIPE,
-                )
-                for _ in range(2)
-            ]
+            children = [await forks.begin(["-c", CHILD, sandbox.url, url, str(calls), str(at_once)]) for _ in range(2)]
             victim = children[0]
             last, seen = rng.randrange(20, 150), 0
-            assert victim.stdout is not None
             if turn < 3:
                 async for _ in victim.stdout:
                     seen += 1
                     if seen > last:
-                        with contextlib.suppress(ProcessLookupError):
-                            victim.send_signal(signal.SIGKILL)
+                        victim.kill()
                         break
                 await victim.communicate()
                 # The other need not wait for the lease of the dead, which its last words may have renewed.
@@ -267,11 +259,8 @@ STOPPED = """
 async def test_a_process_that_was_stopped_finds_out_and_goes_on(server_url: str) -> None:
     async with ledger_at(server_url) as ledger:
         with child(STOPPED, server_url) as process:
-            assert process.stdout is not None
-            assert process.stdin is not None
             assert process.stdout.readline() == "True\n"
-            process.send_signal(signal.SIGSTOP)
-            os.waitid(os.P_PID, process.pid, os.WSTOPPED | os.WNOWAIT)
+            process.stop()
             expired = "SELECT count(*) FROM owners WHERE expires_at < clock_timestamp()"
             while rows(server_url, expired) != [(1,)]:
                 await asyncio.sleep(0.05)

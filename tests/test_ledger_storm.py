@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import random
 import signal
-import sys
 from collections import Counter
 from urllib.parse import parse_qs
 
@@ -15,6 +13,7 @@ import pytest
 from aisolution_async.ledger import State
 from aisolution_async.sandbox.vendor import Request, Served
 
+from . import forks
 from .crash import CountingSandbox
 from .ledgers import check, ledger_at, rows
 
@@ -51,7 +50,7 @@ class Storm(CountingSandbox):
         super().__init__(tokens=self._tokens)
         self.kills_left, self._every, self._signal = kills, every, kill
         self.begun = 0
-        self.workers: dict[str, asyncio.subprocess.Process] = {}
+        self.workers: dict[str, forks.Piped] = {}
         self.struck: asyncio.Queue[str] = asyncio.Queue()
         self._rng = random.Random(workers)
         self._until = every
@@ -67,14 +66,11 @@ class Storm(CountingSandbox):
             self.struck.put_nowait(token)
         return found
 
-    async def begin(self, ledger: str, count: int, most: int) -> asyncio.subprocess.Process:
+    async def begin(self, ledger: str, count: int, most: int) -> forks.Piped:
         """One more worker."""
         token = self._tokens[self.begun]
         self.begun += 1
-        arguments = (self.url, token, ledger, str(count), str(AT_ONCE), str(most))
-        worker = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-c", WORKER, *arguments), stdout=asyncio.subprocess.PIPE
-        )
+        worker = await forks.begin(["-c", WORKER, self.url, token, ledger, str(count), str(AT_ONCE), str(most)])
         self.workers[token] = worker
         return worker
 
@@ -136,7 +132,7 @@ async def test_a_client_that_is_stopped_beyond_its_lease(server_url: str) -> Non
     async with Storm(1, 1, 20, signal.SIGSTOP) as vendor:
         worker = await vendor.begin(server_url, 100, 0)
         await vendor.struck.get()
-        os.waitid(os.P_PID, worker.pid, os.WSTOPPED | os.WNOWAIT)
+        worker.stop()  # it is; until each of its threads is
         bury(server_url, worker.pid)
         async with ledger_at(server_url) as ledger:
             assert ledger.summary().held > 0
