@@ -12,7 +12,7 @@
 
    -DCALLERS=2   a caller less (the first); -DCALLS_BACK=0: the last one asks for no callback; -DCRASHES, -DBUDGET
    -DSHARED=1    many machines: nobody sees who is alive, leases run out, and `begin` is two statements
-   -D<WRONG>=1   a wrong edit, each of which must be found:
+   A wrong edit, each of which must be found:
      LOOK_FIRST       (shared) the question is looked up before the intent is there
      TAKE_OVER        (shared) an intent whose lease ran out is simply taken over
      SEND_FIRST       the request leaves before the intent is durable
@@ -29,42 +29,26 @@
 #ifndef SHARED
 #define SHARED 0
 #endif
-#ifndef LOOK_FIRST
-#define LOOK_FIRST 0
-#endif
-#ifndef TAKE_OVER
-#define TAKE_OVER 0
-#endif
-#ifndef SEND_FIRST
-#define SEND_FIRST 0
-#endif
-#ifndef FREE_LIFTS
-#define FREE_LIFTS 0
-#endif
-#ifndef WAIVED
-#define WAIVED 0
-#endif
-#ifndef DIED_FREE
-#define DIED_FREE 0
-#endif
-#ifndef CANCELLED_FREE
-#define CANCELLED_FREE 0
-#endif
-#ifndef GIVEN_TWICE
-#define GIVEN_TWICE 0
-#endif
-#ifndef LENT_AWAY
-#define LENT_AWAY 0
-#endif
-#ifndef NOT_SET_ASIDE
-#define NOT_SET_ASIDE 0
-#endif
-#ifndef COUNTED_TWICE
-#define COUNTED_TWICE 0
-#endif
-#ifndef CALLED_BACK_TWICE
-#define CALLED_BACK_TWICE 0
-#endif
+/* Which wrong edit is made, is said as the program starts: WRONG in its environment, by number. */
+c_decl {
+    static char wrong[12];
+    static void __attribute__((constructor)) choose(void) {
+        char *number = getenv("WRONG");
+        if (number) wrong[atoi(number)] = 1;
+    }
+}
+#define LOOK_FIRST (c_expr { wrong[0] })
+#define TAKE_OVER (c_expr { wrong[1] })
+#define SEND_FIRST (c_expr { wrong[2] })
+#define FREE_LIFTS (c_expr { wrong[3] })
+#define WAIVED (c_expr { wrong[4] })
+#define DIED_FREE (c_expr { wrong[5] })
+#define CANCELLED_FREE (c_expr { wrong[6] })
+#define GIVEN_TWICE (c_expr { wrong[7] })
+#define LENT_AWAY (c_expr { wrong[8] })
+#define NOT_SET_ASIDE (c_expr { wrong[9] })
+#define COUNTED_TWICE (c_expr { wrong[10] })
+#define CALLED_BACK_TWICE (c_expr { wrong[11] })
 
 #ifndef CALLERS
 #define CALLERS 3
