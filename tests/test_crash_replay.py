@@ -36,7 +36,7 @@ def recorded(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Record
 
 @pytest.mark.no_cover
 @needs_strace
-@pytest.mark.parametrize("every", [3, pytest.param(1, marks=pytest.mark.long)])
+@pytest.mark.parametrize("every", [6, *(pytest.param(every, marks=pytest.mark.long) for every in (3, 1))])
 @pytest.mark.parametrize("plan", sorted({*PLANS} - {"control"}))
 def test_no_loss_of_power_breaks_a_promise(recorded: Callable[[str], Recording], plan: str, every: int) -> None:
     recording = recorded(plan)

@@ -116,6 +116,9 @@ def test_nothing_is_imported():
 """
 
 
+# What is here for other tests, and takes a second to import.
+PLUGINS = ("schemathesis", "hypothesispytest", "pytest_cov", "xdist", "xdist.looponfail")
+OTHERS = [f"-pno:{name}" for name in PLUGINS]
 FUNCTION = ("-o", "asyncio_default_fixture_loop_scope=function")
 
 
@@ -138,7 +141,21 @@ def run(project: Path, installed: Path, *options: str) -> str:
     """What pytest says of `project`."""
     env = {name: value for name, value in os.environ.items() if not name.startswith(("AISOLUTION", "COV", "PYTEST"))}
     done = subprocess.run(
-        [sys.executable, "-W", "error", "-m", "pytest", "-q", "-p", "no:cacheprovider", "-rA", "-W", "error", *options],
+        [
+            sys.executable,
+            "-W",
+            "error",
+            "-m",
+            "pytest",
+            "-q",
+            "-p",
+            "no:cacheprovider",
+            "-rA",
+            "-W",
+            "error",
+            *OTHERS,
+            *options,
+        ],
         cwd=project,
         env=env | {"PYTHONPATH": str(installed)},
         capture_output=True,

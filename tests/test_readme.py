@@ -43,7 +43,8 @@ COMMANDS = {
 }
 """The commands of each guide, in its order."""
 SETTLES = "aisolution ledger resolve "
-PYTEST = ("-m", "pytest", "-q", "-p", "no:cacheprovider", "-o", "asyncio_default_fixture_loop_scope=function")
+PLUGINS = ("-pno:cacheprovider", "-pno:schemathesis", "-pno:hypothesispytest")
+PYTEST = ("-m", "pytest", "-q", *PLUGINS, "-o", "asyncio_default_fixture_loop_scope=function")
 OTHERS = ("python3 -m venv ", "pip install ", "uvicorn ", "SSL_CERT_FILE=")
 """Lines of the shell that are not run here: by `.ci/run`, in the tests of services and in test_network."""
 
