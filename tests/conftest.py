@@ -30,11 +30,15 @@ from .servers import running, stop_all
 from .support import Answers, ThreadVendor, VendorOf
 
 # How long an example takes says how busy the machine is, and nothing of the code.
-settings.register_profile("suite", deadline=None, suppress_health_check=[HealthCheck.too_slow])
-settings.load_profile("suite")
+for profile, each in (("daily", 25), ("long", 100)):
+    settings.register_profile(profile, max_examples=each, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 # Where the tests were started.
 HERE = Path.cwd()
+
+
+def leaves_out_the_long_ones(config: pytest.Config) -> bool:
+    return "not long" in config.getoption("markexpr")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -42,6 +46,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
     The workers of xdist are no such children: they keep what pytest makes of the tests' files, for the next run.
     """
+    settings.load_profile("daily" if leaves_out_the_long_ones(config) else "long")
     is_worker = hasattr(config, "workerinput")
     if not is_worker and not os.environ.get("PYTHONDONTWRITEBYTECODE"):
         compileall.compile_dir(Path(__file__).parent.parent / "aisolution_async", quiet=1)
@@ -62,6 +67,15 @@ def pytest_collection(session: pytest.Session) -> None:
         for name in names[first:] + names[:first]:
             with contextlib.suppress(Exception, pytest.skip.Exception):
                 importlib.import_module(f"{__package__}.{name}")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Tests of generated examples are among the long ones, too: there they have all of their examples."""
+    if not leaves_out_the_long_ones(config):
+        for item in items:
+            if getattr(getattr(item, "obj", None), "is_hypothesis_test", False):
+                item.add_marker("long")
 
 
 @pytest.hookimpl(wrapper=True, trylast=True)

@@ -13,6 +13,7 @@ from typing import Any, ParamSpec
 from urllib.parse import parse_qs
 
 import httpx
+from hypothesis import settings
 
 from aisolution_async import AsyncClient
 from aisolution_async.integrations.instant import InstantLoop
@@ -24,6 +25,11 @@ LAST_RESORT = 600.0
 
 TOKEN = "tok-3n/secret+value=="
 GROUP_ID = "LxiKPLIMGFpXzXas"
+
+
+def examples(count: int) -> int:
+    """So many generated examples in the run of the long tests, and a quarter of them every day."""
+    return max(1, count * settings().max_examples // 100)
 
 
 def virtual(test: Callable[P, Coroutine[Any, Any, None]]) -> Callable[P, None]:

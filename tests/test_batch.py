@@ -39,7 +39,7 @@ from aisolution_async.batching import GRACE
 
 from .batches import Desk, asks, asks_later, slow, taken
 from .steps import Notes
-from .support import TOKEN, Vendor, client_of, in_turn, ok_whatsapp, picture, says, virtual
+from .support import TOKEN, Vendor, client_of, examples, in_turn, ok_whatsapp, picture, says, virtual
 
 CHARGED, FREE, UNKNOWN = Charge.CHARGED, Charge.FREE, Charge.UNKNOWN
 
@@ -343,7 +343,7 @@ async def test_a_bug_in_one_call_does_not_take_the_others_down() -> None:
 
 
 @pytest.mark.no_cover
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(st.data())
 def test_every_call_read_comes_out_exactly_once(data: st.DataObject) -> None:
     """Whatever fails, wherever it is stopped."""

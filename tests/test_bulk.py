@@ -49,7 +49,7 @@ from aisolution_async.ledger import Ledger, LedgerError
 from aisolution_async.sandbox import Sandbox
 
 from .sheets import MESSAGES, Gate, bulk, fill_disk, jsonl, left, many, read, sane, write
-from .support import GROUP_ID, TOKEN, Vendor, client_of, flat_picture, ok_whatsapp, picture, says, virtual
+from .support import GROUP_ID, TOKEN, Vendor, client_of, examples, flat_picture, ok_whatsapp, picture, says, virtual
 
 AFTER = ["charge", "status", "attempts", "error", "problem"]
 WHATSAPP = [
@@ -1326,7 +1326,7 @@ HARD = st.sampled_from(['"', '""', ",", "\n", "\r", "\r\n", "\0", "\ufeff", "\x8
 CELL = st.one_of(ANY_TEXT, ANY_BYTES, HARD, st.lists(HARD, max_size=4).map("".join))
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(60), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     table=st.lists(st.tuples(CELL, st.sampled_from(["+6281387300001", "bad", "", "\0"]), CELL), max_size=6),
     quoting=st.sampled_from([csv.QUOTE_ALL, csv.QUOTE_MINIMAL]),

@@ -32,7 +32,7 @@ from aisolution_async.bulk.outputs import Output
 from aisolution_async.bulk.rows import text
 
 from .sheets import Gate, bulk, jsonl, left, many, read, sane, write
-from .support import Vendor, client_of, ok_whatsapp, picture, says
+from .support import Vendor, client_of, examples, ok_whatsapp, picture, says
 
 GOOD, BAD, NEUTRAL, HELD, NONE = "FFC6EFCE", "FFFFC7CE", "FFFFEB9C", "FFE4DFEC", "00000000"
 
@@ -235,7 +235,7 @@ async def test_a_result_that_another_program_saved_is_read_all_the_same(tmp_path
     assert [dict(record) for record in records(tmp_path / "saved.xlsx")] == expected
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(40), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(texts=st.lists(ANY | st.sampled_from(HOSTILE), min_size=1, max_size=8))
 @example(texts=HOSTILE)
 def test_any_text_is_that_text(tmp_path: Path, texts: list[str]) -> None:

@@ -42,7 +42,7 @@ from aisolution_async.sandbox import Sandbox
 
 from .commands import settled
 from .sheets import Gate, bulk, jsonl, left, many, read, sane, write
-from .support import LAST_RESORT, Vendor, client_of, ok_whatsapp, picture, says
+from .support import LAST_RESORT, Vendor, client_of, examples, ok_whatsapp, picture, says
 
 SOME = "+62813873000"
 
@@ -707,7 +707,9 @@ VALUE = st.one_of(
 
 
 @settings(
-    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+    max_examples=examples(40),
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(
     rows=st.lists(st.dictionaries(st.sampled_from(["phone", "a", "=b"]), VALUE, min_size=1), min_size=1, max_size=8),

@@ -29,6 +29,8 @@ from aisolution_async.integrations.fastapi import inbox_router
 from aisolution_async.ledger import LedgerError
 from aisolution_async.sandbox import Sandbox
 
+from .support import examples
+
 SECRET = "s3cret_part_of-the-address"
 NUMBER = "6281387300008"
 FOUND = f"number=%2B{NUMBER}&whatsapp=yes&status_update=20180825&signature=Saya+suka+global&business_user=no&avatar=yes"
@@ -276,7 +278,7 @@ def test_without_its_framework_an_integration_names_its_extra(module: str, frame
 
 
 @given(st.binary(max_size=60), st.text(max_size=60), st.sampled_from(["GET", "POST", "get", ""]))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150), deadline=None)
 def test_no_request_breaks_the_receiver(query: bytes, path: str, method: str) -> None:
     inbox = Inbox("http://127.0.0.1/whatsapp", secret=SECRET)
     for place in (path, f"/whatsapp/{SECRET}{path}", f"/whatsapp/{SECRET}"):

@@ -24,7 +24,7 @@ from PIL import Image
 from aisolution_async import ConfigurationError, InputError
 from aisolution_async.inputs.fit import TARGET, Fitter, fit
 
-from .support import picture
+from .support import examples, picture
 
 RED, BLUE = (220, 20, 20), (20, 20, 220)
 GPS = b"GPS-OF-A-HOME"
@@ -361,7 +361,7 @@ def sample(form: str) -> bytes:
     return saved(opened(picture(7, (90, 70))), form, **options)
 
 
-@settings(max_examples=300)
+@settings(max_examples=examples(300))
 @given(st.sampled_from(FORMS), st.data())
 def test_no_file_does_anything_else(form: str, data: st.DataObject) -> None:
     photo = bytearray(sample(form))

@@ -31,7 +31,7 @@ from aisolution_async import (
 )
 from aisolution_async.ledger import Ask, Busy, Result, Started, Stored, Verdict
 
-from .support import LAST_RESORT, Vendor, client_of, in_turn, picture, says, virtual
+from .support import LAST_RESORT, Vendor, client_of, examples, in_turn, picture, says, virtual
 
 CHARGED, FREE, UNKNOWN = Charge.CHARGED, Charge.FREE, Charge.UNKNOWN
 NUMBER = "+6281387300008"
@@ -143,7 +143,7 @@ async def test_deleting_twice_does_no_harm_and_is_not_held(ledger_path: Path) ->
 
 
 @given(data=st.data())
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=examples(50), deadline=None)
 def test_the_bill_whatever_the_vendor_does_and_whoever_asks(data: st.DataObject, tmp_path_factory: Any) -> None:
     """Several clients on one ledger, each asking a few numbers in its own order, with its own allowance."""
     billed: Counter[str] = Counter()

@@ -31,7 +31,7 @@ from hypothesis import strategies as st
 from aisolution_async import InputError
 from aisolution_async.inputs import images, numbers, texts
 
-from .support import picture
+from .support import examples, picture
 
 PHOTO = picture(1)
 TEXT = base64.b64encode(PHOTO).decode()
@@ -310,7 +310,7 @@ ALWAYS_READ = {"plain", "no padding", "url-safe", "url-safe, no padding", "MIME"
 
 
 @pytest.mark.parametrize("how", BASE64)
-@settings(max_examples=30)
+@settings(max_examples=examples(30))
 @given(data=st.binary(max_size=400) | st.integers(0, 4000).map(lambda size: random.Random(size).randbytes(size)))
 @example(data=random.Random(0).randbytes(6000))
 @example(data=random.Random(1).randbytes(6001))

@@ -22,6 +22,8 @@ from aisolution_async.bulk.invoice.words import Point, period_of, role_of, servi
 from aisolution_async.errors import ConfigurationError
 from aisolution_async.ledger import Sum
 
+from .support import examples
+
 NOVEMBER = Days(date(2026, 11, 1), date(2026, 11, 30))
 
 
@@ -458,7 +460,7 @@ def write(path: Path, rows: list[list[Any]], style: Style) -> None:
             sheet.write_row(at, 0, row)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150), deadline=None)
 @given(LINES, STYLES)
 @example(
     [("gliswadetail", 4, 1000, 0)],
@@ -483,7 +485,7 @@ def test_a_generated_invoice_is_read_right_or_refused(
     assert found.about
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 @given(LINES, STYLES, st.data())
 def test_a_total_that_is_not_that_of_the_rows_is_refused(
     lines: list[tuple[str, int, int, int]], style: Style, data: st.DataObject
@@ -514,7 +516,7 @@ ANY_CELL = st.one_of(
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(300), deadline=None)
 @given(st.lists(st.lists(ANY_CELL, max_size=5), max_size=8), st.booleans())
 def test_whatever_a_table_holds_is_read_or_refused(rows: list[list[Any]], has_names: bool) -> None:
     head: list[Any] = ["Date", "Service", "Qty", "Amount", "Status"]

@@ -8,7 +8,6 @@ import json
 import random
 import sqlite3
 import stat
-import sys
 from collections import Counter
 from collections.abc import Iterator
 from decimal import Decimal
@@ -39,10 +38,11 @@ from aisolution_async import (
 from aisolution_async.ledger import State
 from aisolution_async.sandbox import Sandbox
 
+from . import forks
 from .batches import asks, taken
 from .crash import CHILD, CountingSandbox, one_round
 from .ledgers import ledger_at
-from .support import TOKEN, Vendor, client_of, in_turn, ok_whatsapp, picture, says, virtual
+from .support import TOKEN, Vendor, client_of, examples, in_turn, ok_whatsapp, picture, says, virtual
 
 CHARGED, FREE, UNKNOWN = Charge.CHARGED, Charge.FREE, Charge.UNKNOWN
 NUMBER = "6281387300008"
@@ -469,7 +469,9 @@ def test_budgets_are_checked(options: dict[str, Any]) -> None:
 
 
 @settings(
-    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+    max_examples=examples(50),
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(st.integers(0, 12), st.integers(1, 8), st.integers(0, 2**32))
 async def test_a_budget_holds_at_every_instant(limit: int, concurrency: int, seed: int) -> None:
@@ -587,13 +589,7 @@ async def test_kill_nine(seed: int, tmp_path: Path) -> None:
 @pytest.mark.no_cover
 async def test_two_processes_over_one_ledger(place: Path | str) -> None:
     async with CountingSandbox() as sandbox:
-        children = [
-            await asyncio.create_subprocess_exec(
-                *(sys.executable, "-c", CHILD, sandbox.url, str(place), "1500", "40"),
-                stdout=asyncio.subprocess.PIPE,
-            )
-            for _ in range(2)
-        ]
+        children = [await forks.begin(["-c", CHILD, sandbox.url, str(place), "1500", "40"]) for _ in range(2)]
         outputs = [(await child.communicate())[0] for child in children]
         for output in outputs:
             names = Counter(line.split()[1] for line in output.decode().splitlines())

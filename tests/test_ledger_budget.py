@@ -48,6 +48,7 @@ from .ledgers import (
     rows,
 )
 from .servers import running
+from .support import examples
 
 pytestmark = pytest.mark.usefixtures("no_ledger_is_at_work")
 
@@ -284,7 +285,7 @@ class SharedMoney(Money):
 
 
 TestSharedMoney = SharedMoney.TestCase
-TestSharedMoney.settings = settings(max_examples=5, stateful_step_count=25, deadline=None)
+TestSharedMoney.settings = settings(max_examples=examples(12), stateful_step_count=25, deadline=None)
 
 TestMoney = Money.TestCase
-TestMoney.settings = settings(max_examples=30, stateful_step_count=25, deadline=None)
+TestMoney.settings = settings(max_examples=examples(60), stateful_step_count=25, deadline=None)

@@ -18,6 +18,7 @@ from aisolution_async.ledger import Ask, Held, Store, Stored
 from aisolution_async.ledger.peek import Peek
 
 from .ledgers import LATER, LOST, UNSENT, answered, ask, do, start
+from .support import examples
 from .test_ledger_memory import killed, wal
 
 ENDINGS = {
@@ -43,7 +44,7 @@ def files(folder: Path) -> Mapping[str, bytes]:
         }
     ),
 )
-@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(deadline=None, max_examples=examples(60), suppress_health_check=[HealthCheck.function_scoped_fixture])
 async def test_it_says_what_the_ledger_says(
     tmp_path_factory: pytest.TempPathFactory, history: list[str], options: dict[str, Any]
 ) -> None:

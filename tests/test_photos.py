@@ -27,7 +27,7 @@ from aisolution_async.inputs.location import without_location
 from .commands import run
 from .pictures import encoded, portrait
 from .sheets import bulk, read, sane, write
-from .support import LAST_RESORT, Vendor, client_of
+from .support import LAST_RESORT, Vendor, client_of, examples
 from .test_location import exif
 
 NFC, NFD = (unicodedata.normalize(form, "José Ünal.jpg") for form in ("NFC", "NFD"))
@@ -204,7 +204,7 @@ def test_a_stranger_reads_nothing_outside(tmp_path: Path, folder: Path) -> None:
         Photos(tmp_path, tmp_path / "nowhere")
 
 
-@settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(300), suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     said=st.text(max_size=60)
     | st.lists(

@@ -21,7 +21,7 @@ from aisolution_async.sending.admission import Reservation
 from aisolution_async.spending import Spending
 
 from .steps import CHARGED, FREE, UNKNOWN
-from .support import virtual
+from .support import examples, virtual
 
 NAME = "gliswadetail"
 
@@ -298,7 +298,7 @@ def finished(budgets: tuple[Budget, ...], calls: Calls, most: tuple[int, int]) -
     check_counts(budgets, calls, most)
 
 
-@settings(max_examples=400)
+@settings(max_examples=examples(400))
 @given(st.lists(moves, max_size=40), st.integers(0, 4), st.integers(0, 4))
 def test_nothing_leaks_and_nothing_is_forgotten(steps: list[Any], most: int, other: int) -> None:
     budgets = (budget_of(most), budget_of(other, cost=True))

@@ -16,10 +16,11 @@ from aisolution_async.sandbox import faces, vendor
 from aisolution_async.sandbox.faces import Faces, UnreadablePictureError, similarity
 
 from .pictures import FIRST, PICTURES, SECOND, encoded, found, portrait
+from .support import examples
 
 
 @pytest.mark.parametrize("kind", ["portrait", "scene", "drawing", "gradient"])
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=examples(12), deadline=None)
 @given(
     seed=st.integers(0, 100_000),
     scale=st.sampled_from([1.0, 0.75, 0.5, 0.3, 0.25, 1.6]),
@@ -43,7 +44,7 @@ def test_unrelated_pictures_of_a_kind_are_not_one_person(kind: str) -> None:
     assert scores[int(len(scores) * 0.97)] < vendor.NOT_SURE_FROM
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=examples(25), deadline=None)
 @given(
     kinds=st.tuples(st.sampled_from(sorted(PICTURES)), st.sampled_from(sorted(PICTURES))),
     seeds=st.tuples(st.integers(0, 400), st.integers(401, 800)),

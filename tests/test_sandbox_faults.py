@@ -29,7 +29,7 @@ from aisolution_async.sandbox import Clock, Fault, Faults, Sandbox, faults, magi
 from aisolution_async.sandbox.faults import KINDS
 
 from .sandboxes import TOKEN, connected
-from .support import LAST_RESORT, virtual
+from .support import LAST_RESORT, examples, virtual
 
 YES = magic_number("yes")
 
@@ -444,7 +444,7 @@ def hit(chosen: Faults, bodies: list[bytes]) -> dict[tuple[bytes, int], bool]:
     return found
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=examples(40), deadline=None)
 @given(
     seed=st.integers(-(2**70), 2**70),
     bodies=st.lists(st.binary(max_size=3), max_size=60),
@@ -569,7 +569,7 @@ def test_texts_that_are_no_faults_are_refused(text: str, why: str) -> None:
         Fault.parse(text)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150), deadline=None)
 @given(st.one_of(st.text(), st.text(alphabet="reset-aftrhngp:,=.0123456789 \n")))
 def test_no_text_does_anything_but_be_refused(text: str) -> None:
     with suppress(ValueError):
@@ -584,7 +584,7 @@ values = st.recursive(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150), deadline=None)
 @given(
     st.one_of(
         values,

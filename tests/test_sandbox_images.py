@@ -16,6 +16,7 @@ from aisolution_async.sandbox import MAGIC_NUMBERS, Sandbox, images, magic_numbe
 
 from .pictures import FIRST, FLAT, OTHER, PERSON, b64, encoded
 from .sandboxes import TOKEN, ask, bill
+from .support import examples
 
 SAME, NOT_SAME = {"similarity": 97.501, "result": "SAME PERSON"}, {"similarity": 27.501, "result": "NOT SAME PERSON"}
 
@@ -45,7 +46,7 @@ def test_tagged_pictures_are_small_valid_jpegs_of_one_colour(name: str) -> None:
     assert (len(picture) > images.LARGEST_IMAGE) == (name == "too large")
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 @example(levels=(128, 255, 128))  # the byte that marks segments, in the midst of the scan
 @given(levels=st.tuples(*[st.integers(0, 255)] * 3))
 def test_every_flat_colour_is_a_valid_jpeg(levels: tuple[int, int, int]) -> None:
@@ -176,7 +177,7 @@ async def test_the_comment_is_lost_where_a_picture_is_encoded_anew(http_client: 
     assert await ask(http_client, "searchface", img=b64(again)) == ("FACE_DETECT_FAILED", [])
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200), deadline=None)
 @given(st.binary(max_size=40))
 def test_no_comment_does_anything_but_be_ignored(comment: bytes) -> None:
     for said in (comment, images._MARK + comment, images._MARK + b"fault " + comment, images._MARK + b"similarity nan"):

@@ -56,7 +56,7 @@ from aisolution_async.api import ENDPOINTS
 from aisolution_async.integrations import telemetry
 from aisolution_async.integrations.telemetry import instrument
 
-from .support import TOKEN, Vendor, client_of, in_turn, ok_whatsapp, says, virtual
+from .support import TOKEN, Vendor, client_of, examples, in_turn, ok_whatsapp, says, virtual
 from .test_secrets import CALLS, GROUP, HOSTILE, SECRETS
 
 NUMBER = "6281387300008"
@@ -500,7 +500,7 @@ def attempts_of(starts: st.SearchStrategy[datetime]) -> st.SearchStrategy[Attemp
     )
 
 
-@settings(deadline=None, max_examples=200)
+@settings(deadline=None, max_examples=examples(200))
 @given(
     st.lists(attempts_of(st.datetimes(timezones=st.just(UTC))), max_size=4),
     st.sampled_from([None, OutcomeUnknownError(NUMBER), InputError(NAME, endpoint=NAME)]),

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from aisolution_async.wire.transport import Flight
 
+from .support import examples
 from .wires import Peer, Pool, Server, ask, bare_connection, everywhere, fails, turns
 
 pytestmark = pytest.mark.usefixtures("frozen_imports", "restless")
@@ -78,7 +79,7 @@ HOSTILE = st.lists(
 ).map(b"".join)  # fmt: skip
 
 
-@settings(max_examples=400, deadline=None, derandomize=True, database=None)
+@settings(max_examples=examples(400), deadline=None, derandomize=True, database=None)
 @given(answer=HOSTILE, size=st.integers(1, 40), reset=st.booleans())
 def test_hostile_answers_end_in_a_response_or_an_error(answer: bytes, size: int, reset: bool) -> None:
     loop = asyncio.new_event_loop()
@@ -131,7 +132,7 @@ def test_hostile_servers_never_answer_another_call(factory: Callable[[], asyncio
             mine = f"/{next(ids)}"
             assert (await ask(transport, server, mine, read=5)).text == mine
 
-        @settings(max_examples=150, deadline=None, derandomize=True, database=None)
+        @settings(max_examples=examples(150), deadline=None, derandomize=True, database=None)
         @given(answer=HOSTILE)
         def fuzz(answer: bytes) -> None:
             hostile[0] = answer
