@@ -40,6 +40,7 @@ from aisolution_async.bulk.rows import Rows
 from aisolution_async.inputs import images
 from aisolution_async.sandbox import Sandbox
 
+from . import forks
 from .commands import settled
 from .sheets import Gate, bulk, jsonl, left, many, read, sane, write
 from .support import LAST_RESORT, Vendor, client_of, examples, ok_whatsapp, picture, says
@@ -639,13 +640,12 @@ async def test_killed_at_any_row(tmp_path: Path, ending: str, at: int) -> None:
     source = write(tmp_path / "in.csv", f"id,number,note\n{cells}")
     output, whole = tmp_path / f"out.{ending}", tmp_path / f"whole.{ending}"
     async with Sandbox() as sandbox:
-        command = [sys.executable, "-c", KILLED, sandbox.token, sandbox.url, output.name]
-        process = await asyncio.to_thread(subprocess.Popen, command, cwd=tmp_path)
+        process = await forks.begin(["-c", KILLED, sandbox.token, sandbox.url, output.name], cwd=tmp_path)
         while sandbox.bill.total < at:
             assert process.poll() is None
             await asyncio.sleep(0.001)
         process.kill()
-        await asyncio.to_thread(process.wait)
+        await process.communicate()
         assert not output.exists()
         async with AsyncClient(sandbox.token, base_url=sandbox.url) as client:
             # What was under way is held; sent again, it may be paid for twice, and no row is without its answer.

@@ -44,6 +44,7 @@ from aisolution_async.cli.lazy import Lazy
 from aisolution_async.errors import AISolutionError
 from aisolution_async.sandbox import Sandbox
 
+from . import forks
 from .commands import (
     COMMAND,
     FULL,
@@ -584,7 +585,7 @@ def lines_of(file: Path) -> int:
 @pytest.mark.parametrize("ending", ["csv", "jsonl"])
 def test_killed_and_run_again(ending: str) -> None:
     """Killed twice in the middle: one full pass is paid for, and the file is that of an unbroken run."""
-    rows = settled(1200)
+    rows = settled(600)
     lines = [f"A-{place},{number}\n" for place, number in enumerate([*rows, *rows[:100]])]
     Path("in.csv").write_text("ref,number\n" + "".join(lines))
     concurrency = 20
@@ -592,31 +593,31 @@ def test_killed_and_run_again(ending: str) -> None:
     output = f"out.{ending}"
     with SandboxThread() as sandbox:
         env = {**os.environ, "AISOLUTION_TOKEN": "sandbox-token", "AISOLUTION_BASE_URL": sandbox.url}
-        command = [*COMMAND, *bulk, "-o", output]
         heading = ending == "csv"
-        for wanted in (300, 700):
-            with subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
-                part = Path(f"{output}.part")
-                while lines_of(part) < wanted + heading:
-                    assert process.poll() is None
-                    time.sleep(0.002)
-                process.kill()
+        for wanted in (150, 350):
+            with Path(os.devnull).open("wb") as nowhere:
+                process = forks.start([*COMMAND[1:], *bulk, "-o", output], env=env, stdout=nowhere, stderr=nowhere)
+            while lines_of(Path(f"{output}.part")) < wanted + heading:
+                assert process.poll() is None
+                time.sleep(0.002)
+            process.kill()
+            assert process.wait() == -signal.SIGKILL
             assert not Path(output).exists()
         done = CliRunner().invoke(aisolution, [*bulk, "-o", output], env=env)
         said = json.loads(done.stdout)
         held = said["held"]
-        assert (said["complete"], said["rows"], said["ok"]) == (True, 1300, 1300 - held)
-        assert said["from_ledger"] >= 700 - concurrency  # of the rows written, those that the first run held
+        assert (said["complete"], said["rows"], said["ok"]) == (True, 700, 700 - held)
+        assert said["from_ledger"] >= 350 - concurrency  # of the rows written, those that the first run held
         assert held <= 2 * 2 * concurrency  # the rows that ask the same as a row that is held are held too
-        assert len(Path(output).read_text().splitlines()) == 1300 + heading
+        assert len(Path(output).read_text().splitlines()) == 700 + heading
         assert re.search(r"^resuming: [\d,]+ answers are in the ledger already$", done.stderr, re.MULTILINE)
         # Every call was charged once, whether its answer arrived or not.
-        distinct = 1200 - len({r["key"] for r in attempts_of(f"{output}.ledger", "--unknown")})
-        assert distinct <= sandbox.bill.charged <= 1200
+        distinct = 600 - len({r["key"] for r in attempts_of(f"{output}.ledger", "--unknown")})
+        assert distinct <= sandbox.bill.charged <= 600
         # To send what is held again is to risk paying for it twice; then no row is without its answer.
         again = CliRunner().invoke(aisolution, [*bulk, "-o", output, "--retry-unknown", "1", "--quiet"], env=env)
         assert (again.exit_code, again.stderr) == (0, "")
-        assert sandbox.bill.charged <= 1200 + 2 * concurrency
+        assert sandbox.bill.charged <= 600 + 2 * concurrency
         unbroken = CliRunner().invoke(aisolution, [*bulk, "-o", f"whole.{ending}", "--no-ledger"], env=env)
         assert unbroken.exit_code == 0
     assert Path(output).read_bytes() == Path(f"whole.{ending}").read_bytes()

@@ -6,8 +6,6 @@ import asyncio
 import os
 import shutil
 import sqlite3
-import subprocess
-import sys
 from collections.abc import Callable, Collection, Sequence
 from contextlib import closing
 from pathlib import Path
@@ -19,6 +17,7 @@ from aisolution_async import Charge, Ledger, LedgerError, WhatsAppDetail
 from aisolution_async.ledger import Busy, Started, Stored, owners, schema
 from aisolution_async.ledger.peek import Peek
 
+from . import forks
 from .ledgers import answered, ask, check, do, fail, limit, pragma, rows, start
 from .support import Vendor, client_of, says
 
@@ -92,8 +91,9 @@ asyncio.run(main())
 
 def killed(path: Path) -> None:
     """A ledger of thirty answers, and a call under way, as a killed process leaves it."""
-    command = [sys.executable, "-W", "error", "-c", KILLED, str(path)]
-    assert subprocess.run(command, check=False, cwd=Path(__file__).parent.parent).returncode == 9
+    modules = ("aisolution_async.client", "aisolution_async.ledger.postgres", "tests.ledgers")
+    words, root = ["-c", KILLED, str(path)], Path(__file__).parent.parent
+    assert forks.run(words, cwd=root, options=("-W", "error"), modules=modules) == (9, "")
     assert wal(path).stat().st_size > path.stat().st_size
 
 

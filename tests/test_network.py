@@ -22,6 +22,7 @@ import trustme
 from aisolution_async import AsyncClient, Charge, NotSentError
 from aisolution_async.sandbox import Sandbox
 
+from . import forks
 from .test_readme import NETWORK, NETWORK_COMMANDS, run
 
 pytestmark = pytest.mark.usefixtures("no_proxies")
@@ -116,7 +117,8 @@ async def play(code: str, folder: Path, sandbox: Sandbox, **env: str) -> None:
     (folder / "example.py").write_text(code, encoding="utf-8")
     environment = {k: v for k, v in os.environ.items() if not k.startswith("AISOLUTION")}
     environment |= {"AISOLUTION_TOKEN": sandbox.token, **env}
-    status, output = await run([sys.executable, "-X", "dev", "-W", "error", "example.py"], folder, environment)
+    how: dict[str, Any] = {"options": ("-X", "dev", "-W", "error"), "modules": ("aisolution_async.client",)}
+    status, output = await asyncio.to_thread(forks.run, ["example.py"], cwd=folder, env=environment, **how)
     assert status == 0, output
     assert "whatsapp" in output
     assert (sandbox.bill.charged, len(sandbox.requests)) == (1, 1)

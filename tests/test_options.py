@@ -48,6 +48,7 @@ from aisolution_async.sending.options import NOT_GIVEN, TABLE
 from aisolution_async.spending import Prices, Spending
 from aisolution_async.wire.reply_headers import LONGEST, SUPPORT, support_headers
 
+from . import forks
 from .support import TOKEN, client_of, in_turn, ok_whatsapp, picture, says, virtual
 
 NUMBER = "+6281387300008"
@@ -635,11 +636,8 @@ async def test_a_uuid_is_settled_on_the_command_line(tmp_path: Path) -> None:
     async with client_of(in_turn(httpx.ReadTimeout("lost")), ledger=path) as client:
         with pytest.raises(OutcomeUnknownError):
             await client.whatsapp_detail(NUMBER, key=ID)
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "aisolution_async.cli", "ledger", "resolve", str(path), str(ID), "free", "--json",
-        stdout=subprocess.PIPE,
-    )  # fmt: skip
-    said, _ = await process.communicate()
+    words = ["-m", "aisolution_async.cli", "ledger", "resolve", str(path), str(ID), "free", "--json"]
+    said, _ = await (await forks.begin(words)).communicate()
     assert json.loads(said) == {"resolved": 1}
 
 

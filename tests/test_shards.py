@@ -27,6 +27,7 @@ from aisolution_async.bulk.photos import _Match
 from aisolution_async.bulk.shards import foresee_folder
 from aisolution_async.ledger.shards import Took
 
+from . import forks
 from .commands import COMMAND, run, settled, the_error
 from .crash import CountingSandbox
 from .ledgers import AnyLedger, book_of, expire, ledger_at, rows
@@ -709,7 +710,7 @@ class SignallingSandbox(CountingSandbox):
 
     def __init__(self, at: int, number: int) -> None:
         super().__init__()
-        self.victim: asyncio.subprocess.Process | None = None
+        self.victim: forks.Piped | None = None
         self.sent = asyncio.Event()
         self._left = at
         self._number = number
@@ -729,16 +730,13 @@ async def age(url: str, pid: int) -> None:
         await asyncio.sleep(0.1)
 
 
-async def worker(sandbox: CountingSandbox, lists: Path, out: Path, url: str, *more: str) -> asyncio.subprocess.Process:
-    return await asyncio.create_subprocess_exec(
-        *(*COMMAND, "bulk", "whatsapp-detail", str(lists), "-o", str(out), "--ledger", url, "--json", "--quiet"),
-        *("--base-url", sandbox.url, *more),
-        stdout=asyncio.subprocess.PIPE,
-        env={**os.environ, "AISOLUTION_TOKEN": sandbox.token},
-    )
+async def worker(sandbox: CountingSandbox, lists: Path, out: Path, url: str, *more: str) -> forks.Piped:
+    words = [*COMMAND[1:], "bulk", "whatsapp-detail", str(lists), "-o", str(out), "--ledger", url, "--json", "--quiet"]
+    env = {**os.environ, "AISOLUTION_TOKEN": sandbox.token}
+    return await forks.begin([*words, "--base-url", sandbox.url, *more], env=env)
 
 
-async def said_by(process: asyncio.subprocess.Process) -> dict[str, Any]:
+async def said_by(process: forks.Piped) -> dict[str, Any]:
     out, _ = await process.communicate()
     found: dict[str, Any] = json.loads(out)
     return found
@@ -784,8 +782,7 @@ async def test_a_worker_that_is_killed_or_stopped_in_the_middle_of_a_shard(
         told = await said_by(other)
         ageing.cancel()
         before = {path.name: path.read_bytes() for path in out.glob("*.csv*")}
-        with contextlib.suppress(ProcessLookupError):
-            victim.send_signal(signal.SIGCONT)
+        victim.send_signal(signal.SIGCONT)
         await victim.communicate()
         assert {path.name: path.read_bytes() for path in out.glob("*.csv*")} == before
         assert victim.returncode in ((-signal.SIGKILL,) if name == "SIGKILL" else (0, 1))

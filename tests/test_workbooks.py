@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import re
 import struct
-import subprocess
-import sys
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -20,6 +18,7 @@ from aisolution_async import ConfigurationError, WhatsAppDetail
 from aisolution_async.bulk import parquet, run_bulk, source, workbooks
 from aisolution_async.bulk.rows import Rows, UnreadableInputError
 
+from . import forks
 from .commands import run, the_error
 from .support import Vendor, client_of, ok_whatsapp
 
@@ -262,9 +261,9 @@ print(next(int(line.split()[1]) >> 10 for line in open("/proc/self/status") if l
 
 def read(path: Path) -> str:
     """What reading it comes to, in a process of its own that must stay small."""
-    done = subprocess.run([sys.executable, "-c", READ, str(path)], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    said, size = done.stdout.splitlines()
+    code, found = forks.run(["-c", READ, str(path)])
+    assert code == 0, found
+    said, size = found.splitlines()
     assert int(size) < LIMIT
     return said
 
