@@ -1,7 +1,7 @@
 """Processes that are forked from one that has imported already what they need: to start each anew costs half a second.
 
 They end as every Python ends, and are no children of the tests. Whoever tests how Python starts, or what is imported,
-starts a Python; the same commands are started so in `test_cli_streams`, and by `.ci/run`.
+starts a Python; some of the same commands are started so in `test_cli_streams`, and by `.ci/run`.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import importlib
 import json
 import os
 import select
+import shlex
 import signal
 import socket
 import subprocess
@@ -123,10 +124,46 @@ def request(
     """
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with theirs, Path(os.devnull).open("rb") as nothing:
-        said = json.dumps([arguments, str(cwd or Path.cwd()), dict(os.environ if env is None else env)]).encode()
+        told = [arguments, str(cwd or Path.cwd()), dict(os.environ if env is None else env), [0, 1, 2]]
         files = [nothing.fileno() if stdin is None else stdin, stdout, stderr, theirs.fileno()]
-        socket.send_fds(_server(options, modules), [said], files)
+        socket.send_fds(_server(options, modules), [json.dumps(told).encode()], files)
     return ours
+
+
+_ASKS = """
+import json, os, socket, sys
+
+def is_open(place):
+    try:
+        os.fstat(place)
+    except OSError:
+        return False
+    return True
+
+places = [place for place in (0, 1, 2) if is_open(place)]
+server = socket.socket(fileno=int(sys.argv[1]))
+ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+told = json.dumps([sys.argv[2:], os.getcwd(), dict(os.environ), places]).encode()
+socket.send_fds(server, [told], [*places, theirs.fileno()])
+theirs.close()
+ours.recv(100)
+code = int(ours.recv(100))
+os._exit(code if code >= 0 else 128 - code)
+"""
+
+
+def shell(line: str, program: str, *, options: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:
+    """What a shell's line says, and its exit code. `program` in it is a Python, which has what the shell gives it."""
+    server = _server(options, CLI)
+    words = shlex.join([sys.executable, "-IS", "-c", _ASKS, str(server.fileno())])
+    return subprocess.run(
+        ["bash", "-c", line.replace(program, words)],
+        capture_output=True,
+        text=True,
+        check=False,
+        stdin=subprocess.DEVNULL,
+        pass_fds=[server.fileno()],
+    )
 
 
 @functools.cache
@@ -178,26 +215,29 @@ def _next(requests: socket.socket) -> list[str]:
                     reports.send(b"%d" % os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
                 os._exit(0)
         signal.signal(signal.SIGINT, signal.default_int_handler)
-        arguments, folder, environment = json.loads(said)
-        for place, file in enumerate(files):
+        arguments, folder, environment, places = json.loads(said)
+        for place, file in zip(places, files, strict=True):
             os.dup2(file, place)
             os.close(file)
+        for place in {0, 1, 2}.difference(places):
+            os.close(place)
         os.chdir(folder)
         os.environ.clear()
         os.environ.update(environment)
-        _open_streams()
+        _open_streams(places)
         return list(arguments)
 
 
-def _open_streams() -> None:
-    """As Python does; they stay open."""
-    stdin, stdout, stderr = sys.stdin, sys.stdout, sys.stderr
-    sys.stdin = open(0, encoding=stdin.encoding, errors=stdin.errors, closefd=False)  # noqa: SIM115  # see above
-    by_line = "PYTHONUNBUFFERED" in os.environ
-    sys.stdout = open(1, "w", 1 if by_line else -1, stdout.encoding, stdout.errors, closefd=False)  # noqa: SIM115  # see above
-    sys.stderr = open(2, "w", 1, stderr.encoding, stderr.errors, closefd=False)  # noqa: SIM115  # see above
-    for name in ("stdin", "stdout", "stderr"):
-        setattr(sys, f"__{name}__", getattr(sys, name))
+def _open_streams(places: list[int]) -> None:
+    """As Python does, which has none where nothing is open; they stay open."""
+    for place, name in enumerate(("stdin", "stdout", "stderr")):
+        stream: Any = None
+        if place in places:
+            was, mode = getattr(sys, name), "w" if place else "r"
+            by_line = place == 2 or (place == 1 and "PYTHONUNBUFFERED" in os.environ)
+            stream = open(place, mode, 1 if by_line else -1, was.encoding, was.errors, closefd=False)  # noqa: SIM115  # it stays
+        setattr(sys, name, stream)
+        setattr(sys, f"__{name}__", stream)
 
 
 if __name__ == "__main__":

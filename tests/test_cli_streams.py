@@ -18,16 +18,21 @@ from aisolution_async.bulk import run_bulk
 from aisolution_async.cli import show
 from aisolution_async.cli.running import on_interrupt
 
+from . import forks
 from .commands import COMMAND, PROFILE, Stall, left, numbers, ok, run, the_error
 from .support import TOKEN, VendorOf
 
 pytestmark = pytest.mark.usefixtures("command_environment")
 
 BULK = "bulk whatsapp-detail in.csv -o out.csv --sandbox"
+STARTED = ("<&- >&- 2>&-", "1</dev/null")
+"""With these, a Python is started; with others, it is forked with what the shell gives it, as in `test_forks`."""
 
 
 def shell(words: str) -> subprocess.CompletedProcess[str]:
     """What a shell's line says, and its exit code."""
+    if not words.endswith(STARTED):
+        return forks.shell(words.replace("aisolution", "PYTHON -m aisolution_async.cli"), "PYTHON")
     program = " ".join(COMMAND)
     line = words.replace("aisolution", program)
     return subprocess.run(["bash", "-c", line], capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL)

@@ -82,6 +82,38 @@ async def test_it_is_killed(tmp_path: Path) -> None:
     assert first.wait() == -signal.SIGTERM
 
 
+STREAMS = """
+import os, sys
+
+def told(place):
+    try:
+        return os.fstat(place).st_rdev
+    except OSError:
+        return "closed"
+
+streams = [
+    (stream and (stream.encoding, stream.errors, stream.line_buffering, stream.fileno()))
+    for stream in (sys.stdin, sys.stdout, sys.stderr)
+]
+files = [told(place) for place in (0, 1, 2)]
+open(sys.argv[1], "w").write(repr((streams, files, sys.__stdin__ is sys.stdin, sys.__stdout__ is sys.stdout)))
+raise SystemExit(7)
+"""
+
+
+@pytest.mark.parametrize("how", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-", "1</dev/null", ">/dev/full 2>/dev/full"])
+def test_in_a_shell(tmp_path: Path, how: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("PYTHONUNBUFFERED", raising=False)  # forked, one writes line by line then
+    program = tmp_path / "program.py"
+    program.write_text(STREAMS, encoding="utf-8")
+    begun = subprocess.run(
+        ["bash", "-c", f"{sys.executable} {program} {tmp_path}/begun {how}"], stdin=subprocess.DEVNULL, check=False
+    )
+    forked = forks.shell(f"PROGRAM {program} {tmp_path}/forked {how}", "PROGRAM")
+    assert begun.returncode == forked.returncode == 7
+    assert (tmp_path / "forked").read_text() == (tmp_path / "begun").read_text()
+
+
 async def test_its_output_is_read_while_it_runs() -> None:
     program = "import sys; print('one', flush=True); signal.pause()"
     process = await forks.begin(["-c", f"import signal; {program}"], modules=("aisolution_async.client",), options=DEV)
