@@ -27,6 +27,7 @@ from typing import IO, Any
 
 CLI = ("aisolution_async.cli.bulk", "aisolution_async.cli.commands", "aisolution_async.cli.ledger")
 LARGEST = 1 << 20
+_fork: Any = getattr(os, "fork", None)  # on a Windows that is only pretended, it is taken away
 
 
 class Forked:
@@ -198,14 +199,14 @@ def _next(requests: socket.socket) -> list[str]:
         said, files, _, _ = socket.recv_fds(requests, LARGEST, 4)
         if not said:
             os._exit(0)
-        if os.fork():
+        if _fork():
             for file in files:
                 os.close(file)
             continue
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         requests.close()
         with socket.socket(fileno=files.pop()) as reports:
-            if pid := os.fork():
+            if pid := _fork():
                 for place in (0, 1, 2):  # a pipe ends when its last writer does
                     os.close(place)
                 for file in files:
@@ -235,7 +236,10 @@ def _open_streams(places: list[int]) -> None:
         if place in places:
             was, mode = getattr(sys, name), "w" if place else "r"
             by_line = place == 2 or (place == 1 and "PYTHONUNBUFFERED" in os.environ)
-            stream = open(place, mode, 1 if by_line else -1, was.encoding, was.errors, closefd=False)  # noqa: SIM115  # it stays
+            encoding, _, errors = os.environ.get("PYTHONIOENCODING", "").partition(":")
+            errors = (errors or "strict") if encoding and place < 2 else was.errors
+            how = (encoding or was.encoding, errors)
+            stream = open(place, mode, 1 if by_line else -1, *how, closefd=False)  # noqa: SIM115  # it stays
         setattr(sys, name, stream)
         setattr(sys, f"__{name}__", stream)
 
@@ -247,7 +251,10 @@ if __name__ == "__main__":
 
     for name in sys.argv[2:]:
         with contextlib.suppress(ImportError):  # what is not here is not there either
-            importlib.import_module(name)
+            module, _, called = name.partition(":")
+            imported: Any = importlib.import_module(module)
+            if called:
+                getattr(imported, called)()
     gc.freeze()
     words = _next(socket.socket(fileno=int(sys.argv[1])))
     if words[0] == "-m":

@@ -1048,7 +1048,7 @@ def test_progress_on_a_terminal(vendor_of: VendorOf, monkeypatch: pytest.MonkeyP
     real = facts.count_rows
 
     def count(source: Path, given_up: threading.Event, **reading: str | None) -> int | None:
-        while not vendor.requests[100:] and not given_up.is_set():
+        while not vendor.requests[100:] and not given_up.wait(0.001):
             pass
         counted.set()
         return real(source, given_up, **reading)

@@ -589,13 +589,13 @@ async def test_kill_nine(seed: int, tmp_path: Path) -> None:
 @pytest.mark.no_cover
 async def test_two_processes_over_one_ledger(place: Path | str) -> None:
     async with CountingSandbox() as sandbox:
-        children = [await forks.begin(["-c", CHILD, sandbox.url, str(place), "1500", "40"]) for _ in range(2)]
+        children = [await forks.begin(["-c", CHILD, sandbox.url, str(place), "700", "40"]) for _ in range(2)]
         outputs = [(await child.communicate())[0] for child in children]
         for output in outputs:
             names = Counter(line.split()[1] for line in output.decode().splitlines())
-            assert names == {"ok": 1500}
+            assert names == {"ok": 700}
         assert max(sandbox.charged.values()) == 1
-        assert sandbox.bill.charged <= 1500
+        assert sandbox.bill.charged <= 700
 
 
 async def test_not_sent_is_recorded_as_that(place: Path | str) -> None:

@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +19,7 @@ import pytest
 from aisolution_async import ConfigurationError, locks
 from aisolution_async.bulk.outputs import Output
 
+from . import forks
 from .commands import settled
 from .windows import Locks, is_open
 
@@ -169,20 +171,43 @@ def test_a_part_that_another_run_took_away_meanwhile_is_its_own(
 # ------------------------------------------------------------------------------------------------------ on Windows
 
 
+ENCODINGS = ("-X", "warn_default_encoding")
+
+
 def on_windows(*arguments: str, **environment: str) -> subprocess.CompletedProcess[bytes]:
-    result = subprocess.run(
-        [sys.executable, "-X", "warn_default_encoding", "-m", "tests.windows", *arguments],
-        capture_output=True,
-        check=False,
-        env={
-            **os.environ,
-            "PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[1]), *filter(None, [os.getenv("PYTHONPATH")])]),
-            "PYTHONIOENCODING": "cp1252",
-            **environment,
-        },
+    """A command, or a script after `-c`: forked from one that has imported all of it there."""
+    words = arguments if arguments[0] == "-c" else ("-m", "aisolution_async.cli", *arguments)
+    with tempfile.TemporaryFile() as said, tempfile.TemporaryFile() as complained:
+        process = forks.start(
+            [*words],
+            stdout=said,
+            stderr=complained,
+            env={**os.environ, "PYTHONIOENCODING": "cp1252", **environment},
+            options=ENCODINGS,
+            modules=("windows:pretend", *forks.CLI),
+        )
+        code = process.wait()
+        for file in (said, complained):
+            file.seek(0)
+        return _without_traceback(subprocess.CompletedProcess(words, code, said.read(), complained.read()))
+
+
+def started_on_windows(*arguments: str) -> subprocess.CompletedProcess[bytes]:
+    """The same, by a Python that is started."""
+    path = os.pathsep.join([str(Path(__file__).parents[1]), *filter(None, [os.getenv("PYTHONPATH")])])
+    return _without_traceback(
+        subprocess.run(
+            [sys.executable, *ENCODINGS, "-m", "tests.windows", *arguments],
+            capture_output=True,
+            check=False,
+            env={**os.environ, "PYTHONPATH": path, "PYTHONIOENCODING": "cp1252"},
+        )
     )
-    assert b"Traceback" not in result.stderr, result.stderr.decode("cp1252")
-    return result
+
+
+def _without_traceback(done: subprocess.CompletedProcess[bytes]) -> subprocess.CompletedProcess[bytes]:
+    assert b"Traceback" not in done.stderr, done.stderr.decode("cp1252")
+    return done
 
 
 def test_all_of_it_can_be_imported_there() -> None:
@@ -192,7 +217,7 @@ for found in pkgutil.walk_packages(aisolution_async.__path__, "aisolution_async.
     if not found.name.endswith(("__main__", ".ray", ".spark")):  # these two engines need not be there
         importlib.import_module(found.name)
 """
-    assert on_windows("-c", script).returncode == 0
+    assert started_on_windows("-c", script).returncode == 0
 
 
 def test_a_list_goes_through_there_and_once_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -200,7 +225,7 @@ def test_a_list_goes_through_there_and_once_more(tmp_path: Path, monkeypatch: py
     monkeypatch.chdir(tmp_path)
     Path("in.csv").write_text("ref,number\n" + "".join(f"कखग {n},{n}\n" for n in [*settled(5), "bad"]), "utf-8")
     command = ["bulk", "whatsapp-detail", "in.csv", "-o", "out.csv", "--errors", "bad.csv", "--key", "ref", "--sandbox"]
-    first, again = on_windows(*command), on_windows(*command, "--overwrite")
+    first, again = started_on_windows(*command), on_windows(*command, "--overwrite")
     for result in (first, again):
         assert result.returncode == 1, result.stderr
         assert b"charged" in result.stderr

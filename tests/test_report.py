@@ -1347,8 +1347,13 @@ def test_the_browser_would_notice(browser: Browser, tmp_path: Path) -> None:
     assert browser.value("document.documentElement.scrollWidth") > 360
 
 
-@pytest.mark.parametrize("width", [1280, 360])
-@pytest.mark.parametrize("dark", [False, True])
+def looks(narrow: int) -> list[Any]:
+    """Widths, and whether it is dark: each once every day, and all pairs in the long run."""
+    rest = [pytest.param(*look, marks=pytest.mark.long) for look in ((1280, False), (narrow, True))]
+    return [(1280, True), (narrow, False), *rest]
+
+
+@pytest.mark.parametrize(("width", "dark"), looks(360))
 def test_in_a_browser(browser: Browser, tmp_path: Path, page: str, width: int, dark: bool) -> None:
     path = tmp_path / "report.html"
     path.write_text(page, "utf-8")
@@ -1375,8 +1380,7 @@ def test_in_a_browser(browser: Browser, tmp_path: Path, page: str, width: int, d
     assert light is not dark
 
 
-@pytest.mark.parametrize("width", [1280, 390])
-@pytest.mark.parametrize("dark", [False, True])
+@pytest.mark.parametrize(("width", "dark"), looks(390))
 def test_applicants_in_a_browser(browser: Browser, tmp_path: Path, width: int, dark: bool) -> None:
     pictures_in(tmp_path, 25)
     rows = list_of(24)

@@ -824,12 +824,12 @@ def test_how_images_are_named(tmp_path: Path) -> None:
 
 def csv_lines() -> Iterator[str]:
     yield "ref;number;note\n"
-    for number in range(100_000):
+    for number in range(60_000):
         yield f"A{number};62813{number:08};something about é\n"
 
 
 def json_lines() -> Iterator[str]:
-    for number in range(50_000):
+    for number in range(35_000):
         yield f'{{"ref": "A{number}", "number": 62813{number:08}, "note": "something about é"}}\n'
 
 
