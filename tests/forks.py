@@ -118,16 +118,18 @@ def request(
     env: Mapping[str, str] | None = None,
     options: tuple[str, ...] = (),
     modules: tuple[str, ...] = CLI,
+    path: Path | None = None,
 ) -> socket.socket:
     """Start a Python with `options` and `arguments`, `-m MODULE ...`, `-c CODE ...` or `FILE ...`, that has `modules`.
 
-    Returns what tells of it.
+    `path` is where it looks for modules first. Of modules, `NAME:FUNCTION` is imported, and the function is called.
+    Returns the socket that tells of the process.
     """
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with theirs, Path(os.devnull).open("rb") as nothing:
         told = [arguments, str(cwd or Path.cwd()), dict(os.environ if env is None else env), [0, 1, 2]]
         files = [nothing.fileno() if stdin is None else stdin, stdout, stderr, theirs.fileno()]
-        socket.send_fds(_server(options, modules), [json.dumps(told).encode()], files)
+        socket.send_fds(_server(options, modules, path), [json.dumps(told).encode()], files)
     return ours
 
 
@@ -155,7 +157,7 @@ os._exit(code if code >= 0 else 128 - code)
 
 def shell(line: str, program: str, *, options: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:
     """What a shell's line says, and its exit code. `program` in it is a Python, which has what the shell gives it."""
-    server = _server(options, CLI)
+    server = _server(options, CLI, None)
     words = shlex.join([sys.executable, "-IS", "-c", _ASKS, str(server.fileno())])
     return subprocess.run(
         ["bash", "-c", line.replace(program, words)],
@@ -168,13 +170,14 @@ def shell(line: str, program: str, *, options: tuple[str, ...] = ()) -> subproce
 
 
 @functools.cache
-def _server(options: tuple[str, ...], modules: tuple[str, ...]) -> socket.socket:
+def _server(options: tuple[str, ...], modules: tuple[str, ...], path: Path | None) -> socket.socket:
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     for each in (ours, theirs):
         each.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, LARGEST)
     with theirs:
         command = [sys.executable, *options, __file__, str(theirs.fileno()), *modules]
-        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, pass_fds=[theirs.fileno()], cwd="/")
+        env = None if path is None else {**os.environ, "PYTHONPATH": str(path)}
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, pass_fds=[theirs.fileno()], cwd="/", env=env)
 
     owner = os.getpid()
 
@@ -251,10 +254,10 @@ if __name__ == "__main__":
 
     for name in sys.argv[2:]:
         with contextlib.suppress(ImportError):  # what is not here is not there either
-            module, _, called = name.partition(":")
-            imported: Any = importlib.import_module(module)
+            imported, _, called = name.partition(":")
+            found: Any = importlib.import_module(imported)
             if called:
-                getattr(imported, called)()
+                getattr(found, called)()
     gc.freeze()
     words = _next(socket.socket(fileno=int(sys.argv[1])))
     if words[0] == "-m":

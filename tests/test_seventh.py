@@ -12,9 +12,11 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from . import forks
 from .services import example
 from .support import picture, raw_server
 
@@ -57,7 +59,7 @@ def folder(tmp_path: Path) -> Path:
     section = example("class CheckLiveness")
     section = section[section.index("class Liveness") :]
     package = tmp_path / "copy" / "aisolution_async"
-    shutil.copytree(ROOT / "aisolution_async", package, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(ROOT / "aisolution_async", package)  # and what is compiled, for all that is as it was
     api = (package / "api.py").read_text(encoding="utf-8")
     tables = TABLES.search(api)
     assert tables is not None
@@ -143,11 +145,9 @@ async def test_it_is_used_everywhere(folder: Path, vendor: tuple[str, list[str]]
     env |= {"PYTHONPATH": str(folder / "copy"), "AISOLUTION_BASE_URL": url, "AISOLUTION_TOKEN": "token-of-a-test"}
 
     async def run(*command: str) -> str:
-        process = await asyncio.create_subprocess_exec(
-            sys.executable, *command, cwd=folder, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
-        )
-        said = (await process.communicate())[0].decode()
-        assert process.returncode == 0, said
+        how: dict[str, Any] = {"cwd": folder, "env": env, "path": folder / "copy"}
+        code, said = await asyncio.to_thread(forks.run, [*command], **how)
+        assert code == 0, said
         return said
 
     cli = ("-m", "aisolution_async.cli")
