@@ -81,7 +81,8 @@ def verdict(text: str, region: str | None, *, in_full: bool = False) -> str | No
     if phonenumbers.is_possible_number_with_reason(parsed) != phonenumbers.ValidationResult.IS_POSSIBLE:
         return None
     e164 = phonenumbers.format_number(parsed, E164)
-    if phonenumbers.format_number(phonenumbers.parse(e164), E164) != e164:  # of two zeros, one was taken off, and the other would be now
+    # Of two zeros one was taken off, and the other would be if it were read once more.
+    if phonenumbers.format_number(phonenumbers.parse(e164), E164) != e164:
         return None
     national = phonenumbers.national_significant_number(parsed)
     if rank(e164) == 2 and (
