@@ -315,12 +315,12 @@ def test_token_file(vendor_of: VendorOf, monkeypatch: pytest.MonkeyPatch) -> Non
     path.write_text(f"{TOKEN}\n")
     path.chmod(0o600)
     result = run("call", "whatsapp-detail", "+6281387300008", "--token-file", path)
-    assert (result.exit_code, result.stderr) == (0, "")
+    assert (result.exit_code, "token file" in result.stderr) == (0, False)
     path.chmod(0o644)
     result = run("call", "whatsapp-detail", "+6281387300008", "--token-file", path)
-    assert (result.exit_code, result.stderr) == (
+    assert (result.exit_code, result.stderr.splitlines()[0]) == (
         0,
-        "warning: the token file 'token' can be read by others: chmod 600 it\n",
+        "warning: the token file 'token' can be read by others: chmod 600 it",
     )
 
 
@@ -445,6 +445,7 @@ def test_bulk() -> None:
         "rescued": [],
         "warnings": [],
         "gave_up": None,
+        "whom": "sandbox",
         "ledger": "out.jsonl.sandbox.ledger",
     }
 

@@ -30,7 +30,7 @@ MOST_ATTRIBUTES = 15
 LARGER = {
     "Task": 17,  # a call has 15; a batch adds its place in the input, and when WhatsApp was first found checking
     "BulkOptions": 29,  # one value of all that a run may be told
-    "Summary": 27,  # what a run did, in numbers
+    "Summary": 28,  # what a run did, in numbers
     "Forecast": 20,  # what a run would do, in numbers
     "Rows": 20,  # a reader says 16 things of its file, and this is in front of it
     "DelimitedReader": 28,  # as above, and how the text is written

@@ -28,7 +28,6 @@ from pathlib import Path
 from typing import IO, Any
 
 from aisolution_async.api import ENDPOINTS, Endpoint
-from aisolution_async.bulk import pretended
 from aisolution_async.bulk.cells import EXACT, text
 from aisolution_async.bulk.encoders import as_json, unicode_text
 from aisolution_async.bulk.formats import NumberFormat
@@ -129,13 +128,13 @@ class Abandoned(Exception):  # noqa: N818  # it is no error: somebody asked for 
 class BookPlan:
     """What a workbook has besides its rows: the `results` whose columns are coloured and summed up, at their `prices`.
 
-    Without results there is no summary. `about` says what the rows are of, `made_up` that a sandbox answered.
+    Without results there is no summary. `about` says what the rows are of, `notice` who was asked, if not the vendor.
     """
 
     results: Sequence[Results] = ()
     prices: Mapping[str, Decimal] = field(default_factory=dict)
     about: str = ""
-    made_up: bool = False
+    notice: str = ""
 
 
 def check_room(shown: str, rows: int | None) -> None:
@@ -497,8 +496,8 @@ class _Summary:
             sheet.set_column(place, place, width)
         _print_on_a4(sheet)
         sheet.fit_to_pages(1, 0)
-        if self._plan.made_up:
-            self._line([(pretended.SAID, self._warning)])
+        if self._plan.notice:
+            self._line([(self._plan.notice, self._warning)])
         self._line([(self._plan.about, self._title)])
         self._line([])
         self._heads("rows", "rows", "")

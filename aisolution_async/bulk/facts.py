@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from aisolution_async.api import Call
-from aisolution_async.bulk import looks, mending, notes, shell
+from aisolution_async.bulk import looks, mending, notes, pretended, shell
 from aisolution_async.bulk.calls import Calls
 from aisolution_async.bulk.mending import Mended
 from aisolution_async.bulk.notes import Note, Signature, Whole
@@ -23,6 +23,7 @@ from aisolution_async.bulk.outputs import STDOUT
 from aisolution_async.bulk.photos import Photos
 from aisolution_async.bulk.results import Results, columns_of, free_name
 from aisolution_async.bulk.rows import Rows
+from aisolution_async.client import AsyncClient
 from aisolution_async.errors import AISolutionError, ConfigurationError
 from aisolution_async.ledger import mark
 from aisolution_async.ledger.urls import Place, Server, is_there, place_of
@@ -91,6 +92,7 @@ class Facts:
 
     `origin` is where the input comes from, if it is a file of problems. `resumes` says whether there is a ledger to go
     on from, and `is_whole` whether that is known to have forgotten nothing. `signature` is that of the input.
+    `whom` says who is asked, as `pretended.whom` does.
     """
 
     kinds: tuple[type[Call[Any]], ...]
@@ -104,6 +106,7 @@ class Facts:
     resumes: bool
     is_whole: bool
     signature: Signature | None
+    whom: str | None
 
     @property
     def ledger(self) -> Place | None:
@@ -128,7 +131,10 @@ class Facts:
         signature = self.signature if finished else None
         problems = self.problems or _problems_before(self.target)
         command = self.options.command or ()
-        notes.keep(self.target, Note(self.source.path, self.source.reading, endpoints, problems, command, signature))
+        note = Note(
+            self.source.path, self.source.reading, endpoints, problems, command, signature, pretended.noted(self.whom)
+        )
+        notes.keep(self.target, note)
 
     def close(self) -> None:
         """Close what was opened to be read."""
@@ -141,11 +147,11 @@ def gather(
     source: StrPath,
     target: StrPath | None,
     options: BulkOptions,
-    redact: Callable[[str], str],
+    client: AsyncClient,
     *,
     photos: Photos | None = None,
 ) -> Facts:
-    """Open the input, and look at what is there. `redact` takes the token out of text.
+    """Open the input, and look at what is there. `client` is the one that will ask.
 
     `photos` are those of the input's folder, where lists share the search for them.
 
@@ -182,7 +188,7 @@ def gather(
         added = () if origin is None else origin.added
         stale = frozenset(place for place, name in enumerate(rows.header) if name in added)
         inputs = [name for place, name in enumerate(rows.header) if place not in stale]
-        names, results = columns_of(kinds, inputs, redact)
+        names, results = columns_of(kinds, inputs, client.redact)
         facts = Facts(
             kinds,
             read,
@@ -195,6 +201,7 @@ def gather(
             resumes=ledger is not None and is_there(ledger),
             is_whole=isinstance(ledger, Path) and mark.seen(Path(os.path.realpath(ledger))) is not None,
             signature=signature,
+            whom=pretended.whom(client, ledger, options.command or ()),
         )
         opened.pop_all()
         return facts

@@ -56,13 +56,12 @@ class Files:
     def open(self, plan: Plan, *, takes_over: bool = False) -> None:
         """Make the part files; `takes_over`: in the place of another run's. Raises ConfigurationError."""
         columns, types, about = self._columns, plan.types, f"Results of {self._facts.source.path.name}"
-        is_made_up = pretended.is_made_up(self._facts.ledger, self._facts.options.command or ())
         self._output.open(
             columns.names,
             replace=plan.replaces,
             takes_over=takes_over,
             types=[*types, *(kind for results in columns.results for kind in results.types)],
-            plan=BookPlan(columns.results, self._facts.options.known_prices, about, made_up=is_made_up),
+            plan=BookPlan(columns.results, self._facts.options.known_prices, about, pretended.told(self._facts.whom)),
         )
         if self._problems is not None:
             self._problems.open(replace=plan.replaces, takes_over=takes_over, types=types)

@@ -129,7 +129,7 @@ async def foresee(
 ) -> Forecast:
     """What a run would do; see `forecast_bulk`. `among`: it is one of several lists."""
     photos = None if among is None else among.photos
-    gathering = partial(gather, calls_of(call), source, output, options, client.redact, photos=photos)
+    gathering = partial(gather, calls_of(call), source, output, options, client, photos=photos)
     with closing(await in_thread(gathering, Facts.close)) as facts:
         return await _foresee(client, facts, among)
 

@@ -1,8 +1,9 @@
 """The note beside an output, OUTPUT.run: what a run was told, so that the output's name is enough to go on with it.
 
-It has the input and how that is read, the endpoints, the file of problems and, of a command, its options. It has no
-token, no group id and no address that may have a secret in it. Only its owner can read it, and it is safe on the disk
-before anything is sent. Paths in it are relative to the folder of the output: all may be moved together.
+It has the input and how that is read, the endpoints, the file of problems, who was asked and, of a command, its
+options. It has no token, no group id and no address that may have a secret in it. Only its owner can read it, and it is
+safe on the disk before anything is sent. Paths in it are relative to the folder of the output: all may be moved
+together.
 """
 
 from __future__ import annotations
@@ -36,7 +37,8 @@ Signature = tuple[int, int]
 class Note:
     """What the note says. `command` are the words of the command, if it was one: a path among them is `{"path": …}`.
 
-    `finished` is what the input was when all its rows were answered; None as long as some are not.
+    `finished` is what the input was when all its rows were answered; None as long as some are not. `whom` says who was
+    asked, if not the vendor: see `pretended.noted`.
     """
 
     source: Path
@@ -45,6 +47,7 @@ class Note:
     problems: Path | None = None
     command: Sequence[Any] = ()
     finished: Signature | None = None
+    whom: str | None = None
 
 
 def path_of(output: Path) -> Path:
@@ -62,7 +65,7 @@ def note_of(output: Path) -> Note | None:
             said = json.loads(file.read(_LONGEST))
         if not all(isinstance(cell, _READING[name]) for name, cell in said["reading"].items()):
             raise TypeError("reading")
-        problems, finished = said["problems"], said["finished"]
+        problems, finished, whom = said["problems"], said["finished"], said.get("whom")  # earlier versions had none
         return Note(
             folder / said["input"] if said["input"] != STDOUT else Path(STDOUT),
             dict(said["reading"]),
@@ -70,6 +73,7 @@ def note_of(output: Path) -> Note | None:
             None if problems is None else folder / problems,
             list(said["command"]),
             None if finished is None else (int(finished[0]), int(finished[1])),
+            None if whom is None else str(whom),
         )
     except FileNotFoundError:
         return None
@@ -88,6 +92,7 @@ def keep(output: Path, note: Note) -> None:
         "problems": None if note.problems is None else relative(folder, note.problems),
         "command": [*note.command],
         "finished": note.finished,
+        **({} if note.whom is None else {"whom": note.whom}),
     }
     line = json.dumps(said)
     try:

@@ -9,7 +9,7 @@ import threading
 from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 
-from aisolution_async.bulk import looks, mending, notes
+from aisolution_async.bulk import looks, mending, notes, pretended
 from aisolution_async.bulk.earlier import Earlier, sources_of
 from aisolution_async.bulk.facts import Facts, in_thread
 from aisolution_async.bulk.outputs import Output
@@ -59,6 +59,7 @@ def may_replace(facts: Facts, output: Output, problems: Output | None) -> bool:
         # Such a call does something each time. It is only known to be the same by its key.
         why = ", and without a column of keys all of it would be done again"
     elif facts.resumes:
+        _check_whom(facts, output)
         _check_mended(facts, output, problems)
         return True
     check_free(facts, output, problems, why)
@@ -85,6 +86,18 @@ def _check_held(facts: Facts) -> None:
                 f"{str(source.path)!r} has rows that an earlier run holds, since they may have been charged, and "
                 "nothing says which ledger is that run's: name it (--ledger), or say --overwrite to send them again"
             )
+
+
+def _check_whom(facts: Facts, output: Output) -> None:
+    """Raise ConfigurationError where a sandbox's answers would take the place of others'."""
+    if facts.options.overwrite or output.streams or facts.whom != pretended.SANDBOX:
+        return
+    note = notes.note_of(output.path) if looks.exists(output.path) or looks.exists(output.part) else None
+    if note is not None and "--sandbox" not in note.command and note.whom != pretended.SANDBOX:
+        raise ConfigurationError(
+            f"{str(output.path)!r} has answers of the vendor, and this run asks a sandbox, which makes its answers up: "
+            "give the output another name, or say --overwrite"
+        )
 
 
 def _check_mended(facts: Facts, output: Output, problems: Output | None) -> None:

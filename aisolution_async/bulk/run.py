@@ -103,7 +103,7 @@ class BulkRun:
             planned = await in_thread(self._plan, Plan.close)
             with closing(planned):
                 self.total, self._input = planned.total, planned.facts.source
-                self.summary.hidden = planned.facts.rows.hidden
+                self.summary.hidden, self.summary.whom = planned.facts.rows.hidden, planned.facts.whom
                 await self._carry_out(planned, started)
         except BaseException as exc:
             forget_locals(exc)  # rows are in them
@@ -137,7 +137,7 @@ class BulkRun:
         if self._sample is not None:
             check_list(self._source, self._options)
         photos = None if self._turn is None else self._turn.photos
-        facts = gather(self._kinds, self._source, self._target, self._options, self._client.redact, photos=photos)
+        facts = gather(self._kinds, self._source, self._target, self._options, self._client, photos=photos)
         try:
             return plan(facts, self._watch.given_up)
         except BaseException:

@@ -32,7 +32,7 @@ from uuid import UUID, uuid4
 
 from aisolution_async import clock, locks, names
 from aisolution_async.api import Call
-from aisolution_async.bulk import looks, notes
+from aisolution_async.bulk import looks, notes, pretended
 from aisolution_async.bulk.disk import ASIDE, put_safely, relative
 from aisolution_async.bulk.facts import Asked, calls_of
 from aisolution_async.bulk.forecast import SHOWN, Among, Forecast, foresee
@@ -267,7 +267,9 @@ class FolderRun:
         self._source = Path(source)
         self._output = Path(output)
         self._options = BulkOptions(**changed) if options is None else replace(options, **changed)
-        self._asked = _asked(self._kinds, self._options)
+        ledger = None if self._options.ledger is None else place_of(self._options.ledger)
+        self._whom = self.summary.run.whom = pretended.whom(client, ledger, self._options.command or ())
+        self._asked = _asked(self._kinds, self._options, self._whom)
         self._lines = _Lines(self._options.on_start)
         self._photos = _Folders(self._options)
         self._stopping = False
@@ -328,6 +330,7 @@ class FolderRun:
             tuple(call.endpoint.name for call in self._kinds),
             problems,
             options.command or (),
+            whom=pretended.noted(self._whom),
         )
         try:
             notes.keep(self._output, note)
@@ -658,12 +661,13 @@ def _done(shard: Shard) -> Done | None:
     return None
 
 
-def _asked(kinds: Sequence[type[Call[Any]]], options: BulkOptions) -> str:
-    """What is asked of the lists, and how that is written: other words for something else. It tells nobody what."""
+def _asked(kinds: Sequence[type[Call[Any]]], options: BulkOptions, whom: str | None) -> str:
+    """What is asked of the lists, of whom, and how that is written: other words for something else. It tells nobody."""
     said = (
         [call.endpoint.name for call in kinds],
         *(sorted((given or {}).items()) for given in (options.columns, options.values)),
         *(options.key, options.reading, options.defuse, options.excel),
+        *(() if whom is None else [pretended.host_of(whom)]),
     )
     return sha256(json.dumps(said, default=str).encode()).hexdigest()[:32]
 

@@ -45,7 +45,8 @@ class Summary:
     a count and the first row. `gave_up` is why the vendor was not tried any longer, None where it was not given up.
     `first_problems` has the first rows with problems that are not held, a line for people each, without numbers.
     `hidden` is how many rows of a workbook nobody sees, asked or left out, and None where that cannot be told.
-    `seconds` is how long it took.
+    `whom` says who was asked, if not the vendor: `sandbox`, or an address; None for the vendor. `seconds` is how long
+    it took.
     """
 
     rows: int = 0
@@ -75,6 +76,7 @@ class Summary:
     gave_up: str | None = None
     first_problems: list[str] = field(default_factory=list)
     hidden: int | None = 0
+    whom: str | None = None
 
     @property
     def complete(self) -> bool:
@@ -142,6 +144,7 @@ class Summary:
         for line in other.first_problems:
             self.show(f"{name}: {line}")
         self.hidden = None if self.hidden is None or other.hidden is None else self.hidden + other.hidden
+        self.whom = other.whom or self.whom
 
     def _count_source(self, row: DoneRow) -> None:
         """Count where the answers of a row are from, if they were not asked for now."""

@@ -137,7 +137,7 @@ def _range(count: Interval) -> str:
     return f"{count.low:,} to {count.high:,}, likely {count.likely:,},"
 
 
-def sample_as_json(found: Estimate) -> dict[str, Any]:
+def sample_as_json(found: Estimate, whom: str | None) -> dict[str, Any]:
     """The same, for machines."""
     return {
         "sample": True,
@@ -162,6 +162,7 @@ def sample_as_json(found: Estimate) -> dict[str, Any]:
         else {name: str(getattr(found.cost, name)) for name in ("low", "likely", "high", "paid")},
         "unknown": found.unknown,
         "confidence": found.confidence,
+        **({} if whom is None else {"whom": whom}),
     }
 
 

@@ -63,6 +63,7 @@ from aisolution_async.cli.running import (
     keep_stdin,
     on_interrupt,
     run,
+    say_whom,
 )
 from aisolution_async.client import AsyncClient
 from aisolution_async.ledger.urls import Place, Server, is_there, place_of
@@ -457,6 +458,8 @@ async def _forecast(
 ) -> Exit:
     unread: dict[str, str] | None = None
     async with disconnected(access, **of_client) as client:
+        if not quiet:
+            say_whom(access, client)
         if is_folder(what[1]):
             found, unread = await foresee_folder(client, *what, options)
         else:
@@ -535,9 +538,9 @@ class _CommandRun:
                 if str(self._output) == STDOUT:
                     unwritable(OSError())
             except asyncio.CancelledError:  # Ctrl-C where signals cannot be handled
-                self._report(access, quiet=quiet, as_json=as_json)
+                self._report(quiet=quiet, as_json=as_json)
                 raise
-            done = self._report(access, quiet=quiet, as_json=as_json)
+            done = self._report(quiet=quiet, as_json=as_json)
         if self._pressed and failed is None and not self._is_whole(done):
             where = self._where(done)
             if self._options.ledger is not None:
@@ -571,6 +574,8 @@ class _CommandRun:
         options, each = self._options, len(self._calls)
         async with connected(access, max_connections=options.concurrency, **self._of_client) as client:
             bulk = self._bulk = self._make(client)
+            if not quiet:
+                say_whom(access, client)
             if self._pressed:
                 return
             running = self._running = asyncio.create_task(cast("Coroutine[Any, Any, object]", bulk.run()))
@@ -599,20 +604,19 @@ class _CommandRun:
             self._running.cancel()
             show.say(f"waiting {GRACE:.0f} s more at most" if self._pressed == 2 else "not waiting any longer")
 
-    def _report(self, access: Access, *, quiet: bool, as_json: bool) -> Summary:
+    def _report(self, *, quiet: bool, as_json: bool) -> Summary:
         done = self._bulk.summary if isinstance(self._bulk, BulkRun) else Summary()
         ledger = None if self._options.ledger is None else place_of(self._options.ledger)
         prices = self._options.known_prices
         if self._sample is not None and (found := self._sample.estimate) is not None:
-            return self._report_sample(found, done, access, quiet=quiet, as_json=as_json)
+            return self._report_sample(found, done, quiet=quiet, as_json=as_json)
         if as_json:
             try:
                 show.say_json(show.as_json(done, ledger, prices))
             except OSError as exc:
                 self._unsaid = unwritable(exc)
         if not quiet:
-            if access.sandbox:
-                show.say("against the sandbox: the answers are made up, and nothing was really charged")
+            show.whom(done.whom)
             show.summary(done, ledger, prices, told=self._told)
             self._say_what_is_left(done, ledger)
         return done
@@ -626,17 +630,18 @@ class _CommandRun:
         context = click.get_current_context(silent=True)
         return resuming.NextCommand(context, self._source, self._output, is_kept=self._options.ledger is not None)
 
-    def _report_sample(self, found: Estimate, done: Summary, access: Access, *, quiet: bool, as_json: bool) -> Summary:
-        lines, record = ahead.sample(found), ahead.sample_as_json(found)
-        if access.sandbox and not quiet:
-            show.say("against the sandbox: the answers are made up, and nothing was really charged")
+    def _report_sample(self, found: Estimate, done: Summary, *, quiet: bool, as_json: bool) -> Summary:
+        lines, record = ahead.sample(found), ahead.sample_as_json(found, done.whom)
+        if not quiet:
+            show.whom(done.whom)
         try:
             ahead.say(lines, record if as_json else None, quiet=quiet)
         except OSError as exc:
             self._unsaid = unwritable(exc)
         if self._plan is not None:
             try:
-                self._plan.write([*found.foreseen.notes, *found.foreseen.columns], lines, record)
+                notes = [*filter(None, [pretended.told(done.whom)]), *found.foreseen.notes, *found.foreseen.columns]
+                self._plan.write(notes, lines, record)
             except Ending as ending:
                 self._unsaid = ending
         if done.rescued:
@@ -663,7 +668,7 @@ class _FolderCommandRun(_CommandRun):
     def _where(self, done: Summary) -> str:  # noqa: ARG002  # as above
         return f"{self._found.left:,} of {self._found.shards:,} shards are not done"
 
-    def _report(self, access: Access, *, quiet: bool, as_json: bool) -> Summary:
+    def _report(self, *, quiet: bool, as_json: bool) -> Summary:
         found, prices = self._found, self._options.known_prices
         assert self._options.ledger is not None
         ledger = place_of(self._options.ledger)
@@ -673,8 +678,7 @@ class _FolderCommandRun(_CommandRun):
             except OSError as exc:
                 self._unsaid = unwritable(exc)
         if not quiet:
-            if access.sandbox:
-                show.say("against the sandbox: the answers are made up, and nothing was really charged")
+            show.whom(found.run.whom)
             show.folder(found, ledger, prices, self._told)
             self._say_what_is_left(found.run, ledger, found)
         else:

@@ -17,7 +17,7 @@ from aisolution_async.charges import Attempt
 from aisolution_async.cli import show
 from aisolution_async.cli.ending import EXIT_CODES, Ending, Exit, unwritable
 from aisolution_async.cli.options import HELP, METAVARS, access_options, fit_options, option
-from aisolution_async.cli.running import Access, check_stdout, connected, run
+from aisolution_async.cli.running import Access, check_stdout, connected, run, say_whom
 from aisolution_async.errors import AISolutionError, NotSentError
 from aisolution_async.hiding import redacted
 
@@ -97,6 +97,7 @@ async def _send(
 ) -> tuple[Reply | AISolutionError, Callable[[str], str]]:
     """What came of the call, and a function that takes the token out of the vendor's words: they may go to a file."""
     async with connected(access, **options) as client:
+        say_whom(access, client)
         try:
             reply: Reply = await client.send(call)
         except AISolutionError as exc:

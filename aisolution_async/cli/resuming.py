@@ -17,7 +17,7 @@ from typing import Any
 
 import click
 
-from aisolution_async.bulk import looks, shell
+from aisolution_async.bulk import looks, pretended, shell
 from aisolution_async.bulk.disk import relative
 from aisolution_async.bulk.notes import Note, is_finished, note_of, path_of, whole_of
 from aisolution_async.bulk.outputs import STDOUT
@@ -26,7 +26,7 @@ from aisolution_async.cli import show
 from aisolution_async.cli.config import NAMED, is_inside, is_kept
 from aisolution_async.cli.ending import Ending, Exit
 from aisolution_async.cli.lazy import Lazy
-from aisolution_async.cli.running import foreseen
+from aisolution_async.cli.running import foreseen, whom_now
 from aisolution_async.errors import ConfigurationError
 from aisolution_async.ledger.urls import Server
 from aisolution_async.names import exists, perhaps
@@ -75,7 +75,7 @@ def resumed(ctx: click.Context, args: Sequence[str], options: Sequence[click.Par
         is_quiet = now.params["quiet"]
         words = _words(command, note, output, now)
     with foreseen():
-        is_over = source is None and not more and is_finished(output, note)
+        is_over = source is None and not more and is_finished(output, note) and _is_same_vendor(note, now)
     if is_over:
         show.say(f"{output} is finished: all rows of {note.source} are answered, and nothing has to be done")
         ctx.exit(Exit.OK)
@@ -90,6 +90,11 @@ def resumed(ctx: click.Context, args: Sequence[str], options: Sequence[click.Par
     if is_noted and str(source) != STDOUT and not (is_quiet or is_inside(source.absolute(), output.parent)):
         show.say(f"the list of {output} is not in its folder: {source} is read")
     return [name, *words, "-o", str(output), *more, "--", str(source)]
+
+
+def _is_same_vendor(note: Note, now: click.Context) -> bool:
+    """Whether who was asked then would be asked now: what a sandbox answered, the vendor did not."""
+    return "--sandbox" in note.command or note.whom == pretended.noted(whom_now(now.params["base_url"]))
 
 
 def _command_of(ctx: click.Context, note: Note, output: Path) -> tuple[str, click.Command]:

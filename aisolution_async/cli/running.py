@@ -19,10 +19,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 import httpx
 
-from aisolution_async.bulk import outputs
+from aisolution_async.bulk import outputs, pretended
 from aisolution_async.cli import show
 from aisolution_async.cli.ending import BEGUN, Ending, Exit
-from aisolution_async.client import TOKEN_VARIABLE, AsyncClient
+from aisolution_async.client import BASE_URL_VARIABLE, TOKEN_VARIABLE, AsyncClient
 from aisolution_async.errors import AISolutionError, ConfigurationError
 from aisolution_async.ledger import LedgerError
 
@@ -111,6 +111,22 @@ class _Nowhere(httpx.AsyncBaseTransport):
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         raise httpx.ConnectError("nothing is sent in a dry run", request=request)
+
+
+def say_whom(access: Access, client: AsyncClient) -> None:
+    """Say where the questions go, unless that is to the vendor, or to the sandbox that was asked for by name."""
+    whom = pretended.whom(client)
+    if access.sandbox or whom is None:
+        return
+    what = ", a sandbox, which makes its answers up" if whom == pretended.SANDBOX else ""
+    remedy = f"unset {BASE_URL_VARIABLE} {TOKEN_VARIABLE}" if access.base_url is None else "leave --base-url out"
+    show.say(f"the questions go to {client.base_url}{what}, and not to the vendor's address (to change that: {remedy})")
+
+
+def whom_now(base_url: str | None) -> str | None:
+    """Who would be asked, by the environment, as `pretended.whom` says it. Raises ConfigurationError."""
+    token = os.environ.get(TOKEN_VARIABLE, "").strip() or "none"
+    return pretended.whom(AsyncClient(token, base_url=base_url, transport=_Nowhere()))
 
 
 @asynccontextmanager

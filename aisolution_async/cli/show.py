@@ -24,7 +24,7 @@ from rich.table import Table
 from rich.text import Text
 
 from aisolution_async.batching import Progress
-from aisolution_async.bulk import FolderSummary, Forecast, Summary
+from aisolution_async.bulk import FolderSummary, Forecast, Summary, pretended
 from aisolution_async.bulk.durations import clock
 from aisolution_async.bulk.results import NOT_SENT
 from aisolution_async.bulk.summary import PASSING
@@ -334,6 +334,14 @@ def _spent(tally: Tally, prices: Mapping[str, Decimal]) -> list[str]:
 # ----------------------------------------------------------------------------------------------- at the end
 
 
+def whom(asked: str | None) -> None:
+    """Say who was asked, if not the vendor."""
+    if asked == pretended.SANDBOX:
+        say("against the sandbox: the answers are made up, and nothing was really charged")
+    elif asked is not None:
+        say(f"{pretended.told(asked)}: only who runs it knows whether the answers are the vendor's")
+
+
 def summary(
     done: Summary, ledger: Place | None, prices: Mapping[str, Decimal] | None = None, told: Collection[str] = ()
 ) -> None:
@@ -468,6 +476,7 @@ def as_json(done: Summary, ledger: Place | None, prices: Mapping[str, Decimal] |
         "rescued": done.rescued,
         "warnings": done.warnings,
         "gave_up": done.gave_up,
+        **({} if done.whom is None else {"whom": done.whom}),
         **({} if done.to_settle is None else {"to_settle": str(done.to_settle)}),
         **({} if not done.totals else {"totals": done.totals}),
         **({} if not done.blank else {"blank": done.blank}),

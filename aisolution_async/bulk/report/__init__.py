@@ -15,7 +15,7 @@ from typing import Any
 
 from aisolution_async import clock
 from aisolution_async.bulk import looks, pretended
-from aisolution_async.bulk.notes import note_of
+from aisolution_async.bulk.notes import Note, note_of
 from aisolution_async.bulk.report.applicants import Asked, read_shards
 from aisolution_async.bulk.report.applicants import read as read_applicants
 from aisolution_async.bulk.report.counting import read
@@ -68,7 +68,8 @@ def make_report(
 
 def _made(files: Sources, options: ReportOptions, made_at: datetime | None) -> str:
     figures = applicants = None
-    command = _command_of(files.output)
+    note = _note_of(files.output)
+    command = () if note is None else note.command
     prices = {name: int(price.scaleb(6)) for name, price in options.prices.items()}
     if files.ledger is not None:
         figures = read(files.ledger, prices=prices)
@@ -91,16 +92,16 @@ def _made(files: Sources, options: ReportOptions, made_at: datetime | None) -> s
             folder = files.results.absolute().parent
             noted = noted_of(files.results.absolute(), options.images, options.columns)
             applicants.photographs = photographs_of(applicants.worst_first(), folder, options.images, noted)
-    made_up = pretended.is_made_up(files.ledger, command)
-    return page(Report(figures, applicants, files.notes, made_up=made_up), made_at or clock.today())
+    is_made_up = pretended.is_made_up(files.ledger, command)
+    notice = pretended.told(pretended.SANDBOX if is_made_up else None if note is None else note.whom)
+    return page(Report(figures, applicants, files.notes, notice), made_at or clock.today())
 
 
-def _command_of(output: Path | None) -> Sequence[Any]:
-    """The words of the command that wrote the results, where its note says them."""
+def _note_of(output: Path | None) -> Note | None:
+    """What is noted of the run that wrote the results, if anything is."""
     with suppress(ConfigurationError):
-        note = None if output is None else note_of(output)
-        return () if note is None else note.command
-    return ()
+        return None if output is None else note_of(output)
+    return None
 
 
 def _key_of(command: Sequence[Any]) -> str | None:

@@ -8,7 +8,6 @@ from datetime import datetime
 from importlib.resources import files
 
 import aisolution_async
-from aisolution_async.bulk import pretended
 from aisolution_async.bulk.report import answers_part, applicants_part, failures_part, money_part, pieces, time_part
 from aisolution_async.bulk.report.applicants import Applicants
 from aisolution_async.bulk.report.charts import Charts
@@ -24,13 +23,13 @@ _POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-ur
 class Report:
     """What a page is made of: attempts, rows, or both.
 
-    `notes` say what is missing, `made_up` that a sandbox answered.
+    `notes` say what is missing, `notice` who was asked, if not the vendor.
     """
 
     ledger: Figures | None = None
     applicants: Applicants | None = None
     notes: Sequence[str] = ()
-    made_up: bool = False
+    notice: str = ""
 
     @property
     def title(self) -> str:
@@ -93,7 +92,7 @@ def _title(report: Report, made_at: datetime) -> Content:
             else f"{pieces.when(found.first)}, "
         )
     return [
-        tag("p", tag("strong", pretended.SAID), class_="notice") if report.made_up else None,
+        tag("p", tag("strong", stranger(report.notice)), class_="notice") if report.notice else None,
         tag("h1", "Report" if report.applicants is not None else "Ledger report"),
         tag(
             "p",
