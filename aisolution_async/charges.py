@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from enum import Enum, StrEnum
 from types import MappingProxyType
@@ -36,6 +36,7 @@ class Attempt:
     - `error`: in a few words, why no usable answer came; None if one came. It never holds anything secret.
     - `recorded`: whether the ledger has it; None if there is no ledger.
     - `number`: its place among the attempts of its call, from 1.
+    - `id`: what the ledger calls it; None if it has none there, or where nobody needs it.
     """
 
     charge: Charge
@@ -46,6 +47,7 @@ class Attempt:
     error: str | None = None
     recorded: bool | None = None
     number: int = 1
+    id: int | None = field(default=None, compare=False, repr=False)
 
 
 class _OpenAttempt:
@@ -63,17 +65,18 @@ def attempt_of(  # noqa: PLR0917  # made for each call: to match names takes tim
     error: str | None,
     recorded: bool | None,
     number: int,
+    id_: int | None = None,
 ) -> Attempt:
     """An attempt, at a fifth of the time that a frozen class takes to set its fields."""
     made: Any = _OpenAttempt()
     made.charge, made.status, made.http_status = charge, status, http_status
     made.started_at, made.elapsed, made.error = started_at, elapsed, error
-    made.recorded, made.number = recorded, number
+    made.recorded, made.number, made.id = recorded, number, id_
     made.__class__ = Attempt
     return made  # type: ignore[no-any-return]  # what it is from now on
 
 
-def noted(attempt: Attempt, *, recorded: bool) -> Attempt:
+def noted(attempt: Attempt, *, recorded: bool, id_: int) -> Attempt:
     """The same attempt, with what is known of its record."""
     return attempt_of(
         attempt.charge,
@@ -84,6 +87,7 @@ def noted(attempt: Attempt, *, recorded: bool) -> Attempt:
         attempt.error,
         recorded,
         attempt.number,
+        id_,
     )
 
 

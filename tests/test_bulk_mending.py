@@ -6,6 +6,7 @@ import asyncio
 import csv
 import io
 import json
+import re
 import stat
 from collections.abc import Callable
 from datetime import date, datetime, time
@@ -22,6 +23,7 @@ from aisolution_async.bulk import BulkError, Summary, forecast_bulk, mending, ru
 from aisolution_async.bulk.books import records
 from aisolution_async.bulk.origins import origin_of
 from aisolution_async.bulk.rows import Rows
+from aisolution_async.ledger import open_ledger
 
 from .sheets import bulk, left, read, sane, write
 from .support import Vendor, client_of, picture, says
@@ -606,7 +608,45 @@ async def test_a_row_that_is_held_and_has_a_bad_cell_is_in_both(tmp_path: Path) 
     assert "whatsapp-detail" not in bad["problem"]
     assert held["problem"].startswith("whatsapp-detail: ")
     assert "resolve" in held["what to do"]
-    assert "--by-id ID free (aisolution ledger attempts --unknown " in held["what to do"]
+    async with open_ledger(loop.options["ledger"]) as ledger:
+        [id_] = [record.id for record in ledger.attempts(unknown_only=True)]
+    assert f"--by-id {id_} free, and then " in held["what to do"]
+
+
+@pytest.mark.parametrize("again", [False, True])
+async def test_rows_without_a_key_are_settled_by_the_ids_of_their_attempts(tmp_path: Path, again: bool) -> None:
+    """Of the run that lost the answers, and of one that finds them held; a row that asks the same has the same id."""
+    loop = Loop(tmp_path)
+    write(loop.source, f"phone,foto\n{SOME}04,a\n{SOME}05,a\n{SOME}04,a\n{SOME}06,a\n")
+    loop.options["vendor"] = Vendor(losing("04", "05"))
+    for _ in range(1 + again):
+        await loop.run()
+    held = read(tmp_path / "out-held.csv")
+    ids = [re.findall(r"--by-id (\d+) (free|charged)", row["what to do"]) for row in held]
+    assert [len({id_ for id_, _ in each}) for each in ids] == [1, 1, 1]
+    assert ids[0] == ids[2] != ids[1]
+    async with open_ledger(loop.options["ledger"]) as ledger:
+        assert await ledger.resolve(None, Charge.FREE, attempt=int(ids[1][0][0])) == 1
+    loop.options["vendor"] = Vendor(sane)
+    await loop.run()
+    assert [row["ok"] for row in read(loop.output)] == ["false", "true", "false", "true"]
+
+
+@pytest.mark.parametrize(
+    ("text", "is_told"),
+    [
+        (f"No,phone\n1,{SOME}04\n2,{SOME}05\n", True),
+        (f"No,phone\n1,{SOME}04\n1,{SOME}05\n", False),
+        (f"No,phone\n1,{SOME}04\n,{SOME}05\n", False),
+        (f"ref,phone\n1,{SOME}04\n2,{SOME}05\n", False),
+        (f"phone\n{SOME}04\n{SOME}05\n", False),
+    ],
+)
+async def test_a_list_that_may_have_a_key_is_told_so(text: str, is_told: bool, tmp_path: Path) -> None:
+    loop, said = Loop(tmp_path), list[str]()
+    write(loop.source, text)
+    await loop.run(on_start=said.append)
+    assert any(line.startswith("no key: ") for line in said) is is_told
 
 
 @pytest.mark.parametrize("ledger", [True, False])

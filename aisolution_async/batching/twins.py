@@ -10,7 +10,7 @@ from typing import Any
 from aisolution_async.api import Endpoint, Reply
 from aisolution_async.batching.task import Task
 from aisolution_async.charges import Charge
-from aisolution_async.errors import AISolutionError
+from aisolution_async.errors import AISolutionError, OutcomeUnknownError
 from aisolution_async.outcome import Answered, Failed
 from aisolution_async.sending.finding import may_be_bought
 from aisolution_async.wire import envelope
@@ -46,6 +46,9 @@ class Shares:
         name = call.endpoint.name
         error.args = (f"{name}: not sent: item {self.index} asked the same, and that ended so: {answer}",)
         error.key, error.attempts, error.charge = call.key, (), Charge.FREE
+        if isinstance(error, OutcomeUnknownError) and error.recorded is None:
+            held = [each for each in answer.attempts if each.charge is Charge.UNKNOWN and each.recorded]
+            error.recorded = held[-1] if held else None  # of another call, as this one sees it
         return Failed(task.index, call.key, call, None, error, (), self.index)
 
 

@@ -128,6 +128,17 @@ class Calls:
         return None if self._key is None else self._rows.header[self._key]
 
     @property
+    def may_have_key(self) -> bool:
+        """Whether there is no key, and a column that may be one: none of its cells is empty, and no two are alike."""
+        if self._key is not None:
+            return False
+        used = {cell.place for recipe in self._recipes for cell in recipe.cells}
+        rows = [row.cells for row in self._choice.ahead() if row.problem is None]
+        places = (place for place in range(len(self._rows.header)) if place not in used)
+        columns = ([text(cells[place]).strip() for cells in rows] for place in places)
+        return any(all(column) and len({*column}) == len(column) > 1 for column in columns)
+
+    @property
     def chosen(self) -> str:
         """Which columns are used for what, in one line for people."""
         several = len(self._recipes) > 1

@@ -118,6 +118,13 @@ class Facts:
         """The path of the file of problems."""
         return None if self.options.problems is None else Path(self.options.problems)
 
+    def lines(self) -> list[str]:
+        """What is to be known before the first row is asked, in lines for people."""
+        found = self.calls.lines()
+        if self.ledger is not None and self.calls.may_have_key:
+            found.append("no key: name the column of your own ids (--key COLUMN, key=), by which held rows are settled")
+        return found
+
     def remember(self, *, finished: bool = False) -> None:
         """Keep what was mended, and the note of what was told, for the run that goes on. Raises ConfigurationError.
 

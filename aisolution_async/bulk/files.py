@@ -291,16 +291,18 @@ def remedy_of(call: DoneCall, ledger: Place, go_on: Sequence[str] | None) -> str
     when = "" if attempt is None else f" of {attempt.started_at:%Y-%m-%d %H:%M:%S} UTC"
     key = None if outcome.key is None else str(outcome.key)
     whose = "" if key is None else f", {key!r}"
-    settle, hint = ["aisolution", "ledger", "resolve", str(ledger)], ""
-    if key is None:
-        settle += ["--by-id", "ID"]
-        hint = f" ({shell.shown('aisolution', 'ledger', 'attempts', '--unknown', ledger)} shows the ID)"
+    settle, hint = shell.shown("aisolution", "ledger", "resolve", ledger), ""
+    if key is not None:
+        named = [shell.shown(*(["--"] if key.startswith("-") else []), key)]
     else:
-        settle += [*(["--"] if key.startswith("-") else []), key]
-    settled = shell.shown(*settle)
+        known = unknown or ([] if attempt is None else [attempt])
+        ids = [each.id for each in known if each.id is not None]
+        named = [f"--by-id {id_}" for id_ in ids] or ["--by-id ID"]
+        hint = "" if ids else f" ({shell.shown('aisolution', 'ledger', 'attempts', '--unknown', ledger)} shows the ID)"
+    free, charged = (" and ".join(f"{settle} {each} {how}" for each in named) for how in ("free", "charged"))
     return (
         f"ask the vendor, or look into the invoice, whether the request {name}{when}{whose} was charged. If it was "
-        f"not: {settled} free{hint}, and then {again}, which sends it again. If it was: {settled} charged. To have the "
+        f"not: {free}{hint}, and then {again}, which sends it again. If it was: {charged}. To have the "
         f"answer, even if it is paid for twice: {buy}, which sends all rows that are held again, and not only this one"
     )
 

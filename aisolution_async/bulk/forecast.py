@@ -138,7 +138,7 @@ async def _foresee(client: AsyncClient, facts: Facts, among: Among | None) -> Fo
     found, options, maker = Forecast(hidden=facts.rows.hidden), facts.options, facts.calls
     target = None if facts.target is None else await asyncio.to_thread(_target_of, facts, facts.target)
     taken = None if target is None else await asyncio.to_thread(_why_not_free, facts, target)
-    found.notes, found.columns = maker.lines(), maker.reasons()
+    found.notes, found.columns = facts.lines(), maker.reasons()
     if taken is not None:
         found.notes.append(f"a run would not begin: {taken}")
     if options.on_start is not None:

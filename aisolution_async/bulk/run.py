@@ -147,7 +147,7 @@ class BulkRun:
     async def _carry_out(self, planned: Plan, started: float) -> None:
         facts, options, watch = planned.facts, self._options, self._watch
         if options.on_start is not None:
-            for line in filter(None, (*facts.calls.lines(), facts.source.mended.line())):
+            for line in filter(None, (*facts.lines(), facts.source.mended.line())):
                 options.on_start(line)
         if self._sample is not None:
             await self._sample.draw(facts, self._client, watch.given_up)

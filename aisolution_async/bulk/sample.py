@@ -122,7 +122,7 @@ class ListSample:
         """Look at the whole list, and draw. Raises ConfigurationError for calls that would be made twice."""
         _check_calls(facts)
         self._facts = facts
-        self._list = Forecast(hidden=facts.rows.hidden, notes=facts.calls.lines(), columns=facts.calls.reasons())
+        self._list = Forecast(hidden=facts.rows.hidden, notes=facts.lines(), columns=facts.calls.reasons())
         self._frames = [Counter() for _ in facts.kinds]
         self._charging = [client.options.may_charge(kind.endpoint) for kind in facts.kinds]
         self._seen = [_Seen() for _ in facts.kinds]

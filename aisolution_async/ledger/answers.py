@@ -11,7 +11,7 @@ from aisolution_async.ledger.rows import HOLDS, Row, Sql, asked_together, attemp
 from aisolution_async.ledger.store import Ask, Held, Stored
 
 _COLUMNS = "state, started_at, elapsed, status, http_status, error, number, holds, answer, reply"
-_EARLIER = f"SELECT {_COLUMNS} FROM attempts WHERE identity = ? AND (answer OR holds = {HOLDS}) ORDER BY id DESC"
+_EARLIER = f"SELECT {_COLUMNS}, id FROM attempts WHERE identity = ? AND (answer OR holds = {HOLDS}) ORDER BY id DESC"
 # Of many questions at once only what `judged` uses: there may be years of answers to each.
 _NEWEST = f"""SELECT {_COLUMNS}, id, place FROM asked JOIN attempts ON attempts.id = (SELECT id
     FROM attempts AS other WHERE other.identity = asked.identity AND other.answer ORDER BY other.id DESC LIMIT 1)"""
@@ -63,7 +63,7 @@ def judged(rows: Sequence[Row], ask: Ask, now: int) -> Stored | Held | None:
     holding = [row for row in rows if row[7] == HOLDS]
     if ask.retry_unknown is None or len(holding) <= ask.retry_unknown:
         return None
-    return Held(attempt_in(holding[0]), holding[0][9], len(holding))
+    return Held(attempt_in(holding[0], holding[0][10]), holding[0][9], len(holding))
 
 
 def find(sql: Sql, asks: Sequence[Ask], now: int) -> list[Stored | None]:

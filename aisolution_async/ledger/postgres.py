@@ -272,11 +272,11 @@ class SharedPeek(peek.Peek):
         if not ask.reusable:
             return None
         found = self._rows(
-            """SELECT state::text, started_at, elapsed, status, http_status, error, number, holds, answer, reply
+            """SELECT state::text, started_at, elapsed, status, http_status, error, number, holds, answer, reply, id
             FROM ledger.attempts WHERE identity = %s AND (answer OR holds = 1) ORDER BY id + 0 DESC""",
             UUID(bytes=ask.identity),
         )
-        return answers.judged([(*row[:9], row[9] and row[9].encode()) for row in found], ask, self._now)
+        return answers.judged([(*row[:9], row[9] and row[9].encode(), row[10]) for row in found], ask, self._now)
 
     def knows(self, ask: Ask) -> bool:
         """See `Peek.knows`."""

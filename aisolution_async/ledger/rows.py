@@ -111,7 +111,7 @@ def storable(text: str | None) -> str | None:
     return text if text is None or text.isascii() else text.encode("utf-8", "replace").decode()
 
 
-def attempt_in(row: Row) -> Attempt:
+def attempt_in(row: Row, id_: int | None = None) -> Attempt:
     """The attempt in a row of state, started_at, elapsed, status, http_status, error, number, and what follows."""
     state, started_at, elapsed, status, http_status, error, number, *_ = row
     return attempt_of(
@@ -123,4 +123,5 @@ def attempt_in(row: Row) -> Attempt:
         error=error,
         number=number,
         recorded=True,
+        id_=id_,
     )

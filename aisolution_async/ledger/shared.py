@@ -311,7 +311,7 @@ class SharedBook:
             self._do(self._end_strays)
 
     def _verdict(self, row: tuple[Any, ...], ask: Ask) -> object:
-        kind, _, _, _, state, started_at, elapsed, status, http_status, error, number, reply, holding = row
+        kind, _, id_, _, state, started_at, elapsed, status, http_status, error, number, reply, holding = row
         if kind == "expected":
             return Expected(moment(started_at))
         if kind in ("busy", "wait"):
@@ -320,7 +320,7 @@ class SharedBook:
             return Exhausted(f"max_cost is set, and prices says nothing of {ask.endpoint}")
         if kind == "exhausted":
             return Exhausted(self._why())
-        attempt = attempt_in((state, started_at, elapsed, status, http_status, error, number))
+        attempt = attempt_in((state, started_at, elapsed, status, http_status, error, number), id_)
         if kind == "stored":
             return Stored(reply.encode(), attempt)
         return Held(attempt, None if reply is None else reply.encode(), holding)

@@ -590,7 +590,11 @@ class Sending(NotPickled, Generic[R]):
             recorded = await record(self._options.journal, echo, state.intent, result, of_another=found.is_of_another)
         finally:
             *before, attempt = self.attempts[: state.number]
-            self.attempts = (*before, noted(attempt, recorded=recorded), *self.attempts[state.number :])
+            self.attempts = (
+                *before,
+                noted(attempt, recorded=recorded, id_=state.intent.id),
+                *self.attempts[state.number :],
+            )
 
     # ----------------------------------------------------------------------------------------------- the ledger
 
