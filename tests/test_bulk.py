@@ -288,7 +288,7 @@ async def test_bill_and_tally_agree(tmp_path: Path) -> None:
     assert [row["ok"] for row in found].count("true") == summary.ok == 400 - sum(bad) - len(checking)
     assert (summary.rows, summary.failed, summary.errors) == (400, sum(bad), {"InputError": sum(bad)})
     assert sum(row["charge"] == "charged" for row in found) == summary.tally.charged
-    assert found[0]["problem"] == "line 2: column 'phone' is empty: fill it in, or take the row out of the list"
+    assert found[0]["problem"] == "line 2: column 'phone' is empty: fill it in, or delete the row in the list itself"
     assert found[9]["problem"].startswith("line 11: column 'phone': number was shortened by a spreadsheet")
     assert found[18]["problem"].startswith("line 20: column 'phone': number is no phone number")
     assert summary.seconds > 0
@@ -340,7 +340,7 @@ async def test_images(tmp_path: Path) -> None:
             False,
             "line 12: column 'photo': img 'FOLDER/huge.jpg' is 19.1 MiB, over the limit of 2 MiB",
         ),
-        ("", False, "line 13: column 'photo' is empty: fill it in, or take the row out of the list"),
+        ("", False, "line 13: column 'photo' is empty: fill it in, or delete the row in the list itself"),
         (f"{big}*", False, f"line 14: column 'photo': img is text of {len(big) + 1} characters, too long for a path"),
         ("flat.jpg", False, "searchface: FACE_DETECT_FAILED: no face was found on the photo; use another one"),
         (named, False, "line 16: column 'photo' decodes as a base64 image and also names a file: put './' before"),

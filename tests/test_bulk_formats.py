@@ -183,7 +183,7 @@ async def test_several_endpoints_in_one_row(tmp_path: Path) -> None:
     assert second["id_holding_problem"].startswith("line 3: column 'held': img ")
     assert (
         third["whatsapp_detail_problem"]
-        == "line 4: column 'phone' is empty: fill it in, or take the row out of the list"
+        == "line 4: column 'phone' is empty: fill it in, or delete the row in the list itself"
     )
     assert (summary.rows, summary.ok, summary.failed) == (3, 1, 2)
     assert summary.errors == {"InputError": 4}

@@ -169,10 +169,10 @@ async def test_cells_that_say_that_there_is_none(tmp_path: Path) -> None:
     said = [row["whatsapp_detail_problem"].partition(": ")[2] for row in found]
     assert said == [
         "column 'country' says that there is none: write the country, or leave the cell empty",
-        "column 'phone': number says that there is none: fill it in, or take the row out of the list",
+        "column 'phone': number says that there is none: fill it in, or delete the row in the list itself",
         "",
         "",
     ]
     said = [row["id_holding_problem"].partition(": ")[2] for row in found]
-    names_none = "which names no photo: fill it in, or take the row out of the list"
+    names_none = "which names no photo: fill it in, or delete the row in the list itself"
     assert said == ["", f"column 'img' says 'tidak ada', {names_none}", f"column 'img' says '-', {names_none}", ""]

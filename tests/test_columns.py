@@ -285,7 +285,7 @@ async def test_all_problems_of_a_row_are_told_at_once(tmp_path: Path) -> None:
     source = sheet(tmp_path, "selfie,ktp,No HP,Country", ",http://x.example/b.jpg,2024-01-15,Java")
     _, _, dry = await chosen(source, FaceCompare)
     assert dry.problems == [
-        "line 2: column 'selfie' is empty: fill it in, or take the row out of the list; "
+        "line 2: column 'selfie' is empty: fill it in, or delete the row in the list itself; "
         "column 'ktp' is a URL: download the image, and name its file"
     ]
     _, _, dry = await chosen(source)

@@ -185,6 +185,9 @@ def test_totals_at_the_end(write: Any, total: list[Any]) -> None:
         [["Bandung, 25 November 2026"], [None, "Mengetahui"], [None, "Kepala Cabang"], [], [], [None, "( Rina )"]],
         [[], ["Dibuat oleh", None, "Mengetahui"], [], ["Rina", None, "Budi"], ["NIP. 19780101 200501 1 001"]],
         [["25/11/2026"], ["Prepared by:", "Rina"]],
+        [[], ["Bandung, 30 Juni 2026"], ["Dibuat oleh: Rina (0812-1111-2222)"]],
+        [["Rata-rata", None, None, "1,5"], [], ["Telp. (021) 555-1234, www: https://bank.example"], ["0812-1111-2222"]],
+        [["Rata-rata"], [None, "Average"], [None, "Maksimum", None, 9], [], ["Kantor 081211112222", "Rina"]],
     ],
 )
 def test_who_signs_below_a_total_is_not_asked(write: Any, below: list[list[Any]]) -> None:
@@ -218,12 +221,38 @@ def test_an_applicant_below_a_total_is_asked(write: Any, below: list[Any]) -> No
 
 
 @FORMATS
+@pytest.mark.parametrize(
+    ("below", "asked"),
+    [
+        ([[], ["Catatan: hubungi Rina, 0812-1111-2222"]], 3),
+        ([["Dibuat oleh: Rina (0812-1111-2222)"], ["Hal 1 dari 1"]], 3),
+        ([["Dewi"], [None, "Note: only until June"], ["Rina"]], 4),
+        ([["Note: Dewi", None, None, "081211002203"]], 4),  # a number to be asked
+        ([["Dewi"]], 4),
+        ([["Catatan:", "A-4"]], 4),  # an id
+    ],
+)
+def test_a_note_at_the_end_needs_no_total(write: Any, below: list[list[Any]], asked: int) -> None:
+    unit = "row" if write is sheet else "line"
+    with Rows(write([NAMES, *PEOPLE, *below])) as rows:
+        found = [row for row in rows if any(row.cells)]
+    assert [row.is_total for row in found] == [place >= asked for place in range(len(found))]
+    if asked < len(found):
+        assert found[-1].problem == f"{unit} {found[-1].line}: this stands below the list, and no row to be asked"
+
+
+@FORMATS
 def test_a_subtotal_says_what_it_is(write: Any) -> None:
     path = write([NAMES, PEOPLE[0], ["Sub Total", None, None, 1], *PEOPLE[1:], ["Total", None, None, 3]])
     unit = "row" if write is sheet else "line"
     with Rows(path) as rows:
         problems = [row.problem for row in rows]
-    assert problems[:4] == [None, f"{unit} 3: this is a subtotal, and nobody to be asked: take the row out", None, None]
+    assert problems[:4] == [
+        None,
+        f"{unit} 3: this is a subtotal, and nobody to be asked: delete the row in the list itself",
+        None,
+        None,
+    ]
 
 
 def test_what_is_no_total() -> None:

@@ -605,5 +605,5 @@ def test_what_is_no_label_that_is_known_is_refused(said: str) -> None:
     ],
 )
 def test_what_says_that_there_is_none(said: str) -> None:
-    line = "number says that there is none: fill it in, or take the row out of the list"
+    line = "number says that there is none: fill it in, or delete the row in the list itself"
     assert refused(said) == refused(said, country="ID") == line

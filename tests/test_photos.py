@@ -120,7 +120,7 @@ def test_the_file_that_is_meant(found: Photos, folder: Path, said: str, meant: i
 @pytest.mark.parametrize(
     ("said", "problem"),
     [
-        ("-", "says '-', which names no photo: fill it in, or take the row out of the list"),
+        ("-", "says '-', which names no photo: fill it in, or delete the row in the list itself"),
         ("N/A", "says 'N/A', which names no photo"),
         ("Tidak Ada", "says 'Tidak Ada', which names no photo"),
         ("#N/A", "says '#N/A', which names no photo"),
@@ -296,11 +296,11 @@ async def test_all_bad_images_of_a_row_are_told_at_once(folder: Path) -> None:
     ada = "column 'selfie': img1 'FOLDER/ada.jpg' does not exist: check the path"
     letter = "column 'ktp': img2 'FOLDER/letter.jpg' is not an image but text: name a JPEG or PNG file"
     assert problems[:3] == [
-        f"line 2: {ada}; column 'ktp' says '-', which names no photo: fill it in, or take the row out of the list",
+        f"line 2: {ada}; column 'ktp' says '-', which names no photo: fill it in, or delete the row in the list itself",
         f"line 3: {ada}; {letter}",
         f"line 4: column 'selfie': img1 'FOLDER/empty.jpg' is empty: there is no image to send; {letter}",
     ]
-    assert problems[3] == "line 5: column 'selfie': img1 is empty: fill it in, or take the row out of the list"
+    assert problems[3] == "line 5: column 'selfie': img1 is empty: fill it in, or delete the row in the list itself"
     assert problems[4].startswith("line 6: column 'selfie': img1 names 'twice', which may be 'A/twice.jpg' and")
     assert problems[4].endswith(letter)
 

@@ -190,7 +190,9 @@ async def test_what_is_there_and_cannot_be_told(tmp_path: Path) -> None:
     summary, rows, asked = await sent(workbook(tmp_path / "in.xlsx", fill))
     assert asked == [(0, 0)]
     assert rows[0]["problem"].endswith("column 'Foto Selfie': img1 has 2 pictures on it: leave one")
-    assert rows[2]["problem"].endswith("is empty: fill it in, or take the row out of the list (pictures are on B4, E4)")
+    assert rows[2]["problem"].endswith(
+        "is empty: fill it in, or delete the row in the list itself (pictures are on B4, E4)"
+    )
     assert summary.warnings == [
         "pictures lie on 2 rows without any text, which were not asked: write an id into row 5 and the others"
     ]
@@ -264,7 +266,7 @@ def test_other_workbooks_say_that_pictures_cannot_be_seen(tmp_path: Path, monkey
         calls = Calls([FaceCompare], rows, columns={}, values={}, key=None)
         ((problem,),) = (calls.make(row) for row in rows)
         calls.close()
-    remark = "is empty: fill it in, or take the row out of the list "
+    remark = "is empty: fill it in, or delete the row in the list itself "
     remark += "(pictures in this workbook cannot be seen here: save it as .xlsx)"
     assert str(problem) == f"row 2: column 'Foto Selfie' {remark}; column 'Foto KTP' {remark}"
 

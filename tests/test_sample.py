@@ -280,7 +280,7 @@ def test_a_dry_run_tells_problems_by_kind_and_writes_the_same() -> None:
     result = run(*BULK, "--dry-run", "--plan", "plan.md", "--price", "whatsapp-detail=0.05")
     told = result.stderr.splitlines()
     assert (
-        "line 3: column 'number' is empty: fill it in, or take the row out of the list (and 2 more like it)"
+        "line 3: column 'number' is empty: fill it in, or delete the row in the list itself (and 2 more like it)"
         in result.stderr
     )
     assert sum("more like it" in line for line in told) == 2

@@ -22,7 +22,7 @@ from aisolution_async.names import is_taken, perhaps
 _LONGEST_PATH = 4096
 _NO_TEXT = "has bytes that are no text as the file is written: save the file as CSV in UTF-8 (in Excel: 'CSV UTF-8')"
 _AS_TEXT = "write the column as text"
-_EMPTY = "is empty: fill it in, or take the row out of the list"
+_EMPTY = "is empty: fill it in, or delete the row in the list itself"
 _UNCALCULATED = (
     "is a formula that was never calculated: open and save the list in a spreadsheet program (Excel, LibreOffice), "
     f"which calculates it; until then it reads {UNCALCULATED}"

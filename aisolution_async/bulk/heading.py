@@ -8,7 +8,7 @@ row that is as wide as all others names the columns, whatever is in it.
 from __future__ import annotations
 
 import re
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from datetime import date
@@ -21,16 +21,18 @@ SAMPLE: Final = 200
 """How many rows are looked at; more are not needed."""
 _DEEPEST = 50  # rows above a table, at most
 _BEHIND = 5  # rows between a first one that is nearly as wide as the table, and the names
-_MOST_TOTALS = 3  # rows of totals at the end: total, VAT, grand total
+_MOST_TOTALS = 6  # rows of totals at the end: total, VAT, grand total, average, least, most
 _MOST_BELOW = 12  # rows below them: blank lines, who made the list, who signs it
 _LONGEST_TOTAL = 60
+_BEFORE = 20  # rows before them, which show in which columns numbers and photos stand
 
 _LETTER = re.compile(r"[^\W\d_]")
 _YEAR = re.compile(r"(?:19|20)\d\d")
 # In the languages of the vendor's markets, and of those who lend there. What may follow is a count, or who is counted.
 _TOTAL = re.compile(
     r"""[\W_]*(?:(?:grand|sub|jumlah|overall|running)[\s._-]*)?
-    (?:totals?|jumlah|jml|tổng(?:\s+(?:cộng|số))?|tong\s+(?:cong|so)|kabuuan(?:g)?|कुल(?:\s+योग)?|योग|kul(?:\s+yog)?
+    (?:totals?|jumlah|jml|rata[\s-]*rata|rerata|averages?|avg|mean|median|min(?:imum)?|ma[xk]s?(?:imum)?|std\.?\s*dev
+        |trung\s+(?:bình|binh)|katamtaman|औसत|ausat|平均|среднее|tổng(?:\s+(?:cộng|số))?|tong\s+(?:cong|so)|kabuuan(?:g)?|कुल(?:\s+योग)?|योग|kul(?:\s+yog)?
         |合计|合計|总计|總計|итого|всего)
     (?:\s+(?:semua|seluruh(?:nya)?|keseluruhan|akhir|data|baris|rows?|records?|count|nasabah|debitur|pelanggan|pemohon
         |orang|customers?|clients?|applicants?|borrowers?|people|persons?|entries|items?|amount|halaman|page
@@ -39,6 +41,15 @@ _TOTAL = re.compile(
     re.IGNORECASE | re.VERBOSE,
 )
 
+# What a note below a list begins with, where no total stands above it.
+_NOTE = re.compile(
+    r"""[\W_]*(?:(?:catatan|ket(?:erangan)?|note|notes|nb|ps|remarks?|sumber|source|ghi\s+chú|nguồn|tala|paalala|टिप्पणी|नोट|备注|備註
+        |примечание)\s*[:\uff1a]
+    |(?:dibuat|dicetak|disusun|disetujui|diperiksa|diketahui|diekspor)\s+(?:oleh|pada|tanggal|tgl)\b|mengetahui\b
+    |(?:prepared|printed|generated|exported|approved|checked|created|compiled)\s+(?:by|on|at)\b
+    |(?:hal(?:aman)?|page|trang)\.?\s+\d+\s*(?:dari|of|/|từ)\s*\d+|người\s+lập\b|inihanda\s+ni\b)""",
+    re.IGNORECASE | re.VERBOSE,
+)
 _SUBTOTAL = re.compile(r"[\W_]*sub[\s._-]*(?:total|jumlah|jml)", re.IGNORECASE)
 _DAY = re.compile(r"\d{1,4}[-/.]\d{1,2}[-/.]\d{1,4}")
 _OF_SOMEBODY = re.compile(
@@ -161,33 +172,59 @@ def letters(place: int) -> str:
 def with_totals(rows: Iterable[Row], unit: str) -> Iterator[Row]:
     """`rows`, of which those at the very end that are totals, or stand below one, say so: nothing is asked of them.
 
-    A subtotal further up is a row like others, which says what it is.
+    Notes below the last row, without a total, say so too. A subtotal further up is a row like others, which says what
+    it is.
     """
     last: deque[Row] = deque()
     try:
         left = iter(rows)
-        last.extend(islice(left, _MOST_TOTALS + _MOST_BELOW))
+        last.extend(islice(left, _BEFORE + _MOST_TOTALS + _MOST_BELOW))
         for row in left:
             last.append(row)
             yield _as_row(last.popleft(), unit)
     except Exception:
         yield from last
         raise
+    asked = _asked(last)
     below = 0
-    while below < min(len(last), _MOST_BELOW) and not is_total(last[-1 - below].cells) and _is_aside(last[-1 - below]):
+    while below < min(len(last), _MOST_BELOW) and _is_below(last[-1 - below], asked):
         below += 1
     totals = 0
     while totals < min(len(last) - below, _MOST_TOTALS) and is_total(last[-1 - below - totals].cells):
         totals += 1
-    end = len(last) - totals - below if totals else len(last)
+    end = len(last) - totals - below if totals else len(last) - _notes([*last][len(last) - below :], asked)
     for place, row in enumerate(last):
         if place < end:
             yield _as_row(row, unit)
         elif row.problem is not None:
             yield row
         else:
-            what = "is a total" if place < end + totals else "stands below a total"
+            what = "is a total" if place < end + totals else f"stands below {'a total' if totals else 'the list'}"
             yield replace(row, problem=f"{unit} {row.line}: this {what}, and no row to be asked", is_total=True)
+
+
+def _asked(rows: Iterable[Row]) -> frozenset[int]:
+    """The places of the columns that hold what is asked: numbers, photos and links, in most of these rows."""
+    found: Counter[int] = Counter()
+    full: Counter[int] = Counter()
+    for row in rows:
+        if row.problem is None and not is_total(row.cells) and 2 * sum(map(is_full, row.cells)) > len(row.cells):
+            full.update(place for place, cell in enumerate(row.cells) if is_full(cell))
+            found.update(place for place, cell in enumerate(row.cells) if _OF_SOMEBODY.search(str(cell)))
+    return frozenset(place for place, count in found.items() if 2 * count > full[place])
+
+
+def _is_below(row: Row, asked: frozenset[int]) -> bool:
+    return not is_total(row.cells) and _is_aside(row, asked)
+
+
+def _notes(below: Sequence[Row], asked: frozenset[int]) -> int:
+    """How many of the last rows are notes where there is no total: from the first on that says so by its words."""
+    for place, row in enumerate(below):
+        first = next((cell for cell in row.cells if is_full(cell)), None)
+        if asked and isinstance(first, str) and _NOTE.match(first):
+            return len(below) - place
+    return 0
 
 
 def _as_row(row: Row, unit: str) -> Row:
@@ -195,26 +232,34 @@ def _as_row(row: Row, unit: str) -> Row:
     if row.problem is None:
         for cell in row.cells:  # of very many rows: what is true of few of them is asked first
             if type(cell) is str and "ub" in cell.lower() and _SUBTOTAL.match(cell) and is_total(row.cells):
-                problem = f"{unit} {row.line}: this is a subtotal, and nobody to be asked: take the row out"
+                problem = (
+                    f"{unit} {row.line}: this is a subtotal, and nobody to be asked: delete the row in the list itself"
+                )
                 return replace(row, problem=problem)
     return row
 
 
-def _is_aside(row: Row) -> bool:
-    """Whether a row below a total is blank, or has words only, in half of its cells at most: who made it, who signs."""
+def _is_aside(row: Row, asked: frozenset[int]) -> bool:
+    """Whether a row below a total is blank, or has words only, in half of its cells at most: who made it, who signs.
+
+    A number is one of theirs where the columns that are `asked` are known, and have nothing in this row.
+    """
     if row.problem is not None:
         return False
     full = [cell for cell in row.cells if is_full(cell)]
+    is_theirs = bool(asked) and not any(is_full(row.cells[place]) for place in asked if place < len(row.cells))
     return 2 * len(full) <= len(row.cells) + 1 and all(
-        isinstance(cell, date) or (isinstance(cell, str) and _is_wording(cell.strip())) for cell in full
+        isinstance(cell, date) or (isinstance(cell, str) and _is_wording(cell.strip(), is_theirs)) for cell in full
     )
 
 
-def _is_wording(cell: str) -> bool:
+def _is_wording(cell: str, is_theirs: bool) -> bool:
     """Whether a cell holds no id, number, photo or link that somebody could be asked about."""
     if _DAY.fullmatch(cell):
         return True
-    return _LETTER.search(cell) is not None and not _OF_SOMEBODY.search(cell) and not re.fullmatch(r"\S*\d\S*", cell)
+    if _OF_SOMEBODY.search(cell):
+        return is_theirs
+    return _LETTER.search(cell) is not None and not re.fullmatch(r"\S*\d\S*", cell)
 
 
 def is_total(cells: Sequence[Any]) -> bool:

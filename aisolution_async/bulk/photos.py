@@ -163,7 +163,7 @@ class Photos:
         if problem is not None:
             return problem
         if texts.says_none(plain):
-            return Unreadable(f"says {plain!r}, which names no photo: fill it in, or take the row out of the list")
+            return Unreadable(f"says {plain!r}, which names no photo: fill it in, or delete the row in the list itself")
         if _URL.match(plain):
             return Unreadable("is a URL: download the image, and name its file")
         named = _named(plain)

@@ -138,7 +138,7 @@ _CAUSE_OF = {
     "NotSentError": "not sent",
 }
 _BY_ERROR = {
-    "InputError": "Free: nothing was sent. Mend the cell, or take the row out of the list, and run the list again.",
+    "InputError": "Free: nothing was sent. Mend the cell, or delete the row in the list, and run the list again.",
     "BudgetExhaustedError": "Free: nothing was sent. Run the list again with a larger --max-charges or --max-cost.",
     "LedgerError": "See that the ledger's disk has room and can be written; then run the list again.",
 }

@@ -10,7 +10,7 @@ from aisolution_async.checks import is_whole, kind_of
 from aisolution_async.errors import InputError
 from aisolution_async.inputs import countries
 
-NONE = "says that there is none: fill it in, or take the row out of the list"
+NONE = "says that there is none: fill it in, or delete the row in the list itself"
 """What is wrong with a cell that `says_none`."""
 
 _LONGEST = 2048
