@@ -62,6 +62,9 @@ async def test_stopping_while_numbers_are_checked() -> None:
         async with client.batch(asks(3, distinct=1), recheck=Recheck()) as batch:
             await asyncio.sleep(5)
             assert batch.progress.waiting == 3
+            parked = batch.progress.parked
+            assert parked is not None
+            assert (parked.calls, round(parked.seconds or 0)) == (1, 15)
         replies = [o.reply for o in batch.unread]
     assert len(replies) == 3
     assert [o.ok for o in batch.unread].count(True) == 3

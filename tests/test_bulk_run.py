@@ -15,14 +15,14 @@ from typing import Any
 import httpx
 import pytest
 
-from aisolution_async import ConfigurationError, FaceCompare, WhatsAppDetail
+from aisolution_async import ConfigurationError, FaceCompare, Outcome, WhatsAppDetail
 from aisolution_async.bulk import BulkOptions, BulkRun, Summary, facts, forecast_bulk, run_bulk, run_folder
 from aisolution_async.bulk.books import records
 from aisolution_async.bulk.files import Files
 from aisolution_async.bulk.origins import origin_of
 from aisolution_async.bulk.rows import Rows
 
-from .sheets import bulk, jsonl, many, read, write
+from .sheets import Gate, bulk, jsonl, many, read, sane, write
 from .support import Vendor, client_of, ok_whatsapp, picture, says
 
 CHECKING = "WhatsApp is still checking this number: run it again later, or say --recheck"
@@ -263,3 +263,30 @@ async def test_it_is_known_while_a_workbook_is_made(tmp_path: Path, monkeypatch:
             assert (await run.run()).ok == 2
             assert not run.making
     assert known == [True, False]
+
+
+async def test_what_a_stopped_run_leaves_is_no_problem(tmp_path: Path) -> None:
+    """Neither the calls that were not sent, nor a bad row's real problem is hidden; who listens hears of each."""
+    gate, heard = Gate(5, 4), list[Outcome]()
+    source = write(tmp_path / "in.csv", "phone\nabc\n" + "".join(f"+62813873{n:05}\n" for n in range(500)))
+    async with client_of(gate.vendor, on_outcome=heard.append) as client:
+        run = BulkRun(client, WhatsAppDetail, source, tmp_path / "out.csv", columns={"number": "phone"}, concurrency=4)
+        running = asyncio.create_task(run.run())
+        await gate.full.wait()
+        run.stop()
+        gate.opened.set()
+        done = await running
+    assert done.unsent > 0
+    assert run.progress is not None
+    assert (run.progress.ok, run.progress.failed) == (9, 1)
+    assert len(heard) == done.rows + done.unsent
+
+
+async def test_what_is_taken_back_is_no_problem(tmp_path: Path) -> None:
+    source, kept, output = many(tmp_path, 3), tmp_path / "kept.csv", tmp_path / "out.csv"
+    await bulk(source, kept)
+    async with client_of(Vendor(sane)) as client:
+        run = BulkRun(client, WhatsAppDetail, source, output, rescued=[kept])
+        assert (await run.run()).taken_back == 3
+    assert run.progress is not None
+    assert (run.progress.ok, run.progress.failed) == (3, 0)

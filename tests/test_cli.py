@@ -33,6 +33,7 @@ from rich.console import Console
 import aisolution_async
 from aisolution_async.api import CALLS
 from aisolution_async.batching import Progress
+from aisolution_async.batching.outlet import Parked
 from aisolution_async.bulk import Summary, facts
 from aisolution_async.bulk.durations import clock
 from aisolution_async.bulk.rows import Rows
@@ -877,7 +878,7 @@ def test_ctrl_c_waits_for_the_answers(vendor_of: VendorOf, monkeypatch: pytest.M
         "bulk", "whatsapp-detail", "in.csv", "-o", "out.csv", "--base-url", vendor.url, "--concurrency", 5, "--json"
     )
     assert result.exit_code == 130
-    assert the_error(result) == "interrupted: the rows so far are in 'out.csv.part'; run it again to go on"
+    assert the_error(result) == "interrupted: the rows so far are in 'out.csv.part'"
     assert "stopping: waiting for the answers under way (Ctrl-C again: only a moment longer)" in result.stderr
     done = json.loads(result.stdout)
     assert (done["complete"], done["unknown"], done["part"]) == (False, 0, "out.csv.part")
@@ -958,7 +959,7 @@ def test_ctrl_c_before_anything_was_asked(monkeypatch: pytest.MonkeyPatch) -> No
     numbers(10)
     result = run("bulk", "whatsapp-detail", "in.csv", "-o", "out.csv", "--sandbox")
     assert result.exit_code == 130
-    assert the_error(result) == "interrupted: no row has a result; run it again to go on"
+    assert the_error(result) == "interrupted: no row has a result"
     assert left() == {"in.csv"}
 
 
@@ -1008,12 +1009,37 @@ def test_what_progress_says() -> None:
         ),
         (progress(ok=5, rate=1.0, braked=True), 9, "5 of 9 rows · the vendor does not answer: trying now and then · 0"),
         (progress(braked=True), 9, "0 of 9 rows · the vendor does not answer (re[fused): trying now and then · 0"),
+        (
+            progress(ok=2, waiting=31, parked=Parked(31, 18.2)),
+            33,
+            "2 of 33 rows · 31 numbers are still being checked: next look in 18 s · 0 with problems · charged 0",
+        ),
+        (
+            progress(waiting=1, parked=Parked(1, 18.2)),
+            1,
+            "0 of 1 rows · 1 number is still being checked: next look in 18 s · 0 with problems · charged 0",
+        ),
+        (
+            progress(in_flight=2, waiting=1, parked=Parked(1, None)),
+            3,
+            "0 of 3 rows · 0 rows/s · 2 in flight of 0 · 0 with problems · 1 still being checked · charged 0",
+        ),
     ]:
         trouble = "re\x1b[2J[fused" if "re[fused" in line else None
         said = io.StringIO()
         with redirect_stderr(said):
             show.Lines().update(shown, total, trouble)
         assert said.getvalue().startswith(line)
+
+
+def test_a_log_is_not_filled_with_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+    monkeypatch.setattr(show, "say", said.append)
+    known: dict[str, Any] = dict.fromkeys((field.name for field in fields(Progress)), 0)
+    lines, idle = show.Lines(), Progress(**{**known, "tally": Tally(), "braked": False})
+    for total in [3] * 7 + [4]:
+        lines.update(idle, total)
+    assert [line.split(" · ")[0] for line in said] == ["0 of 3 rows", "0 of 3 rows", "0 of 4 rows"]
 
 
 @pytest.mark.usefixtures("token")

@@ -122,6 +122,15 @@ def test_the_file_of_problems_as_the_input(more: list[str], vendor: ThreadVendor
     assert len(vendor.requests) == 3
 
 
+def test_what_takes_minutes_is_said_where_it_is_remembered(vendor: ThreadVendor) -> None:
+    Path("in.csv").write_text(LIST)
+    assert run(*FIRST, "--recheck").exit_code == 1
+    line = "with --recheck, as last time: "
+    assert line in run("bulk", "--resume", "out.csv").stderr
+    for more in ("--no-recheck", "--recheck", "--quiet"):
+        assert line not in run("bulk", "--resume", "out.csv", more).stderr
+
+
 def test_what_is_of_one_run_is_not_remembered(vendor: ThreadVendor) -> None:
     Path("in.csv").write_text(LIST)
     words = ["--retry-unknown", "1", "--quiet", "--rescued", "old.jsonl"]

@@ -248,6 +248,7 @@ class Batch(NotPickled, Generic[R]):
             braked=self.braked,
             elapsed=elapsed,
             tally=self.tally,
+            parked=self._crew.waiting_for_minutes,
         )
         if self._total is None:
             return progress

@@ -17,7 +17,7 @@ from anyio.abc import TaskGroup
 from aisolution_async import clock
 from aisolution_async.batching.lineup import Lineup, Turn
 from aisolution_async.batching.lookup import LOOKERS, Lookup
-from aisolution_async.batching.outlet import Outlet
+from aisolution_async.batching.outlet import Outlet, Parked
 from aisolution_async.batching.task import Recheck, Task
 from aisolution_async.batching.timers import Timers
 from aisolution_async.batching.twins import Asks, Follows, Shares, Twins
@@ -74,6 +74,12 @@ class Crew:
         following = 0 if self._twins is None else self._twins.following
         asked = 0 if self._lookup is None else len(self._lookup)
         return self._lineup.ready + len(self._timers) + following + asked
+
+    @property
+    def waiting_for_minutes(self) -> Parked | None:
+        """The calls that do so, None if there are none."""
+        calls = self._timers.parked
+        return Parked(calls, None if self._lineup.places else self._timers.next_in) if calls else None
 
     @property
     def is_stopping(self) -> bool:

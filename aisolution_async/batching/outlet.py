@@ -17,6 +17,15 @@ from aisolution_async.sending.hooks import call_hook
 
 
 @dataclass(frozen=True, slots=True)
+class Parked:
+    """How many `calls` wait for minutes, to be asked again or for a callback, and in how many seconds the next one's
+    wait is over; None as long as others are in flight."""
+
+    calls: int
+    seconds: float | None
+
+
+@dataclass(frozen=True, slots=True)
 class Progress:
     """How far a batch is, in calls.
 
@@ -25,6 +34,7 @@ class Progress:
     `rate` is calls that were sent and finished a second, over the last seconds, and `share` what part they were of all
     that finished; `left` the seconds until the end at that rate, None without `total`. `limit` is how many may be in
     flight now. `braked` says that the vendor seems to be down and is only being tried. `elapsed` is in seconds.
+    `parked` are those of the waiting that do so for minutes, None if there are none.
     """
 
     total: int | None
@@ -41,6 +51,7 @@ class Progress:
     braked: bool
     elapsed: float
     tally: Tally
+    parked: Parked | None = None
 
     @property
     def done(self) -> int:

@@ -30,6 +30,12 @@ class Timers:
         """How many of them wait for minutes: for a callback, or to be asked again."""
         return len(self._parked)
 
+    @property
+    def next_in(self) -> float | None:
+        """In how many seconds the first of those that wait for minutes has its turn. May be asked from any thread."""
+        handles = tuple(self._parked.values())  # at once: the loop may go on meanwhile
+        return max(0.0, min(handle.when() for handle in handles) - self._time()) if handles else None
+
     def pause(self, task: Task, wait: float | Busy) -> None:
         """The call is to be attempted again after so many seconds, or when the same call elsewhere has ended."""
         if isinstance(wait, Busy):
@@ -39,7 +45,9 @@ class Timers:
 
     def park(self, task: Task, seconds: float) -> None:
         """The call waits for minutes: it does not count as read ahead."""
-        self._parked[task] = asyncio.get_running_loop().call_later(min(seconds, _A_DAY), self._end_parking, task)
+        loop = asyncio.get_running_loop()
+        self._time = loop.time
+        self._parked[task] = loop.call_later(min(seconds, _A_DAY), self._end_parking, task)
 
     def has(self, task: Task) -> bool:
         """Whether the call waits."""

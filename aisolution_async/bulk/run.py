@@ -27,7 +27,7 @@ from aisolution_async.bulk.resume import count_answers, look_back
 from aisolution_async.bulk.rows import Row, UnreadableInputError
 from aisolution_async.bulk.sample import Estimate, ListSample, check_list
 from aisolution_async.bulk.summary import PASSING, BulkError, Summary
-from aisolution_async.bulk.watch import Watch
+from aisolution_async.bulk.watch import TakenBackError, Watch
 from aisolution_async.client import AsyncClient
 from aisolution_async.errors import AISolutionError, ConfigurationError
 from aisolution_async.hiding import forget_locals
@@ -87,8 +87,10 @@ class BulkRun:
         """Why the input could not be read to its end; None where it could."""
         self._input: Input | None = None
         self._asking: _Asking | None = None
-        self._watch = Watch(options.give_up, client.options.on_attempt)
-        self._client = client.with_options(on_attempt=self._watch.hear, keep_metadata=options.keep_metadata)
+        watch = self._watch = Watch(options.give_up, client.options.on_attempt, client.options.on_outcome)
+        self._client = client.with_options(
+            on_attempt=watch.hear, on_outcome=watch.see, keep_metadata=options.keep_metadata
+        )
         self._kinds = calls_of(call)
         self._source = Path(source)
         self._target = Path(output)
@@ -244,10 +246,6 @@ class BulkRun:
             facts.remember(finished=finished)
 
 
-class _TakenBackError(AISolutionError):
-    """In the place of a call whose answer is taken over: nothing is asked."""
-
-
 class _Asking:
     """The rows of a run on their way: to calls, and from their outcomes to the files."""
 
@@ -304,7 +302,7 @@ class _Asking:
         taken = {} if self.earlier is None else self.earlier.take(row)
         self._assembler.expect(place, row, taken)
         for number, call in enumerate(self._facts.calls.make(row)):
-            yield _TakenBackError("taken from an earlier run") if number in taken else call
+            yield TakenBackError("taken from an earlier run") if number in taken else call
 
     async def ask(self, batch: Batch[Any]) -> None:
         """Ask until all is answered, or the run is stopped."""

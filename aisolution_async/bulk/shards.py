@@ -362,7 +362,8 @@ class FolderRun:
                 left = busy
                 if left and not self._stopping:
                     if not is_told:
-                        self._lines.say(f"waiting for shards that other workers have: {len(left):,}")
+                        free = "(a dead one's is free after 30 s)"
+                        self._lines.say(f"waiting for shards that other workers have: {len(left):,} {free}")
                     is_told = True
                     await clock.sleep(_LOOK_EVERY)
 

@@ -543,7 +543,7 @@ class _CommandRun:
             done = self._report(quiet=quiet, as_json=as_json)
         if self._pressed and failed is None and not self._is_whole(done):
             where = self._where(done)
-            if self._options.ledger is not None:
+            if quiet and self._options.ledger is not None:  # else the command was just said
                 where += "; run it again to go on"
             failed = Ending(f"interrupted: {where}", Exit.INTERRUPTED)
         if self._unsaid is not None:

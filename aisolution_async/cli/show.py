@@ -44,6 +44,7 @@ _JOINERS = "\u200c\u200d"
 _BLANK = " "
 _prefix = ContextVar("prefix", default="")
 _ROWS_AT_ONCE = 500
+_REPEATED = 6  # a line of progress that says nothing new is said so seldom
 _SHARDS_NAMED = 20
 
 _COLOURS = {Charge.CHARGED: "yellow", Charge.FREE: "green", Charge.UNKNOWN: "bold red"}
@@ -210,6 +211,8 @@ class Lines:
 
     def __init__(self, prices: Mapping[str, Decimal] | None = None, each: int = 1) -> None:
         self.every = PLAIN_EVERY
+        self._last = ""
+        self._repeats = 0
         self._prices = prices or {}
         self._each = each
 
@@ -235,7 +238,11 @@ class Lines:
         of = "" if total is None else f" of {total:,}"
         numbers = _numbers(progress, total, self._each, trouble, making=making)
         spent = [money(progress.tally).plain, *_spent(progress.tally, self._prices)]
-        say(f"{where}{progress.done // self._each:,}{of} rows · {' · '.join([*numbers, *spent])}")
+        line = f"{where}{progress.done // self._each:,}{of} rows · {' · '.join([*numbers, *spent])}"
+        self._repeats = self._repeats + 1 if line == self._last else 0
+        self._last = line
+        if self._repeats % _REPEATED == 0:
+            say(line)
 
 
 class Bar:
@@ -288,6 +295,11 @@ def display(prices: Mapping[str, Decimal] | None = None, each: int = 1) -> Displ
 def _numbers(progress: Progress, total: int | None, each: int, trouble: str | None, *, making: bool) -> list[str]:
     if making:
         return ["all rows are done: making the workbook"]
+    parked = progress.parked
+    if parked and parked.seconds is not None and not progress.braked:
+        are = "numbers are" if parked.calls > 1 else "number is"
+        look = f"{parked.calls:,} {are} still being checked: next look in {clock(parked.seconds)}"
+        return [look, *_state(progress, each, is_idle=True)]
     return [*_pace(progress, total, each, trouble), *_state(progress, each)]
 
 
@@ -302,8 +314,11 @@ def _pace(progress: Progress, total: int | None, each: int, trouble: str | None)
     return shown
 
 
-def _state(progress: Progress, each: int) -> list[str]:
-    shown = [f"{progress.in_flight:,} in flight of {progress.limit:,.0f}", f"{progress.failed:,} with problems"]
+def _state(progress: Progress, each: int, *, is_idle: bool = False) -> list[str]:
+    shown = [] if is_idle else [f"{progress.in_flight:,} in flight of {progress.limit:,.0f}"]
+    shown.append(f"{progress.failed:,} with problems")
+    if progress.parked and not is_idle:
+        shown.append(f"{progress.parked.calls:,} still being checked")
     if progress.from_ledger:
         shown.append(f"{progress.from_ledger // each:,} from the ledger")
     return shown
