@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import codecs
 import csv
 import errno
 import io
@@ -183,6 +184,91 @@ async def test_formulas_are_defused(tmp_path: Path, said: str, written: str) -> 
     await bulk(source, tmp_path / "out.jsonl", vendor=Vendor(script))
     [typed] = jsonl(tmp_path / "out.jsonl")
     assert (typed["note"], typed["answer_signature"]) == ("=2+2", said)
+
+
+@pytest.mark.parametrize(
+    ("number", "is_kept"),
+    [
+        ("+62 813 8730 0001", True),
+        ("+62\xa0813\xa08730\xa00001", True),
+        (" +62 813 8730 0001", True),
+        ("+62 (813) 8730-0001", True),
+        ("+62(813)87300001", True),
+        ("+62 813-8730-0001", True),
+        ("+62.813.8730.0001", True),
+        ("+62-813-8730-0001", False),  # a spreadsheet reckons it out
+        ("+62 -813 - 87300001", False),
+        ("+(62)-81387300001", False),
+        ("+62 813 8730 0001+1", False),
+        ("+62 813 8730 0001|calc", False),
+        ("-62 813 8730 0001", False),
+    ],
+)
+async def test_a_phone_number_of_the_list_stays_as_it_is(tmp_path: Path, number: str, is_kept: bool) -> None:
+    """People look rows up by it. Where a spreadsheet would make a formula of it, it has its apostrophe."""
+    source = write(tmp_path / "in.csv", f"number,+62 8\n{number},\n")
+    await bulk(source, tmp_path / "out.csv")
+    [row] = read(tmp_path / "out.csv")
+    assert row["number"] == (number if is_kept else f"'{number}")
+    assert "'+62 8" in row  # as in every version
+
+    def script(request: httpx.Request, count: int) -> httpx.Response:
+        return says("OK", {"whatsapp": "yes", "signature": number})
+
+    write(source, "number\n081387300001\n")
+    await bulk(source, tmp_path / "answers.csv", vendor=Vendor(script), values={"country": "ID"})
+    [row] = read(tmp_path / "answers.csv")
+    assert row["answer_signature"] == f"'{number}"
+
+
+async def test_answers_beside_a_number_that_had_an_apostrophe_are_taken_over(tmp_path: Path) -> None:
+    """Earlier versions put one before each of them."""
+    source, number = write(tmp_path / "in.csv", "number\n+62 813 8730 0001\n"), "+62 813 8730 0001"
+    await bulk(source, tmp_path / "out.csv")
+    part = write(tmp_path / "out.csv.part", (tmp_path / "out.csv").read_bytes().replace(b"+62", b"'+62"))
+    (tmp_path / "out.csv").unlink()
+    vendor = Vendor(sane)
+    summary = await bulk(source, tmp_path / "out.csv", vendor=vendor, rescued=[part])
+    assert (summary.ok, vendor.requests) == (1, [])
+    assert [row["number"] for row in read(tmp_path / "out.csv")] == [number]
+
+
+@pytest.mark.parametrize(
+    ("name", "encoding", "is_marked"),
+    [
+        ("in.csv", "cp1252", True),
+        ("in.tsv", "cp1252", True),
+        ("in.csv", "utf-16", True),
+        ("in.csv", "utf-16-le", True),
+        ("in.csv", "utf-8-sig", True),
+        ("in.tsv", "utf-8-sig", True),
+        ("in.csv", "utf-8", False),
+        ("in.tsv", "utf-8", False),
+        ("in.jsonl", "utf-8", False),
+    ],
+)
+@pytest.mark.parametrize("ending", [".csv", ".tsv"])
+async def test_results_are_marked_as_utf_8_for_who_has_a_list_that_excel_wrote(
+    tmp_path: Path, name: str, encoding: str, is_marked: bool, ending: str
+) -> None:
+    between = "\t" if name == "in.tsv" else ","
+    text = f"number{between}name\n+6281387300001{between}José Muñoz\n"
+    if name == "in.jsonl":
+        text = '{"number": "+6281387300001", "name": "José Muñoz"}\n'
+    source, output = write(tmp_path / name, text.encode(encoding)), tmp_path / f"out{ending}"
+    await bulk(source, output)
+    assert output.read_bytes().startswith(codecs.BOM_UTF8) is is_marked
+    [row] = read(output, "\t" if ending == ".tsv" else ",")
+    assert row["name"] == "José Muñoz"
+    await bulk(source, output, ledger=tmp_path / "a.ledger", overwrite=True)
+    assert (await bulk(source, output, ledger=tmp_path / "a.ledger")).ok == 1  # it is known again
+
+
+async def test_who_names_the_encoding_of_a_plain_list_has_plain_results(tmp_path: Path) -> None:
+    source = write(tmp_path / "in.csv", "number\n+6281387300001\n")
+    for encoding, mark in (("ascii", b""), ("cp1252", codecs.BOM_UTF8)):
+        await bulk(source, tmp_path / f"{encoding}.csv", encoding=encoding)
+        assert (tmp_path / f"{encoding}.csv").read_bytes()[:3] == (mark or b"num")
 
 
 @pytest.mark.parametrize("mask", [0o000, 0o077, 0o177])

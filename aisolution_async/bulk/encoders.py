@@ -13,7 +13,7 @@ from datetime import date, datetime
 from typing import Any, Protocol
 
 from aisolution_async.bulk.excel import shielded
-from aisolution_async.bulk.results import bare, defused
+from aisolution_async.bulk.results import bare, defused, is_phone_number
 from aisolution_async.bulk.rows import MISSING, text
 
 GROUP_ROWS = 10_000
@@ -68,7 +68,7 @@ class Cells:
         self._last: tuple[Sequence[Any], Sequence[Any]] = ((), ())
 
     def start(self) -> bytes:
-        return self._like.bom + self._encoded(self._line(map(self._cell, self._names)))
+        return self._like.bom + self._encoded(self._line(map(self._value, self._names)))
 
     def add(self, cells: Sequence[Any], values: Sequence[Any], formats: Sequence[int | str] = ()) -> bytes:  # noqa: ARG002
         self._last = (cells, values)
@@ -84,7 +84,9 @@ class Cells:
         return [as_json(self._names, *self._last)]
 
     def _cell(self, value: Any) -> str:
-        return self._safe(value, "" if value is MISSING else text(value))
+        found = "" if value is MISSING else text(value)
+        # A number of the list stays what people look it up by. Nobody looks up what a stranger wrote.
+        return found if not self._like.excel and is_phone_number(found) else self._safe(value, found)
 
     def _value(self, value: Any) -> str:
         return self._safe(value, bare(value))

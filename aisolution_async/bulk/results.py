@@ -44,6 +44,11 @@ _SIGNS = (
 )
 _FORMULA = re.compile(_UNSEEN + rf"[{_SIGNS}]|[\t\r\n]")
 _NUMBER = re.compile(r"[+-]?[0-9]+([.,][0-9]+)?([eE][+-]?[0-9]{1,3})?")
+# A phone number as people write it. With nothing but dashes in it, it is a sum: a spreadsheet makes -875 of +62-813-124.
+# Where numbers or brackets meet without a sign in between, or a number has a second point, it is no formula at all, and
+# a spreadsheet leaves the text as it is.
+_PHONE_NUMBER = re.compile(r"[ \xa0]*\+[0-9 \xa0().-]+")
+_NO_SUM = re.compile(r"[0-9.][ \xa0]+[0-9.]|[0-9.][ \xa0]*\(|\)[ \xa0]*[0-9(]|\.[0-9]+\.")
 _BUY_AGAIN = "say --retry-unknown {} to buy it again"
 _ADVICE = "it may have been charged: settle it in the ledger, or say --retry-unknown {} to send it again"
 _UNSETTLED = {
@@ -319,6 +324,11 @@ def defused(text: str) -> str:
     if _FORMULA.match(text) and not _NUMBER.fullmatch(text):
         return f"'{text}"
     return text
+
+
+def is_phone_number(text: str) -> bool:
+    """Whether `text` is a phone number, as people write it, of which no spreadsheet can make a formula."""
+    return _PHONE_NUMBER.fullmatch(text) is not None and _NO_SUM.search(text) is not None
 
 
 def _is_word(annotation: Any) -> bool:

@@ -394,8 +394,10 @@ options say what is not. A country stands in a cell by its name, its code (ID, I
 The output has every row of it, in order and with all its columns, and after them the results: ok, answer_…,
 charge, status, attempts, error, problem. With several endpoints their names begin with the endpoint's, as in
 face_compare_ok. While it runs, and if it was stopped, the rows are in OUTPUT.part. In .csv and .tsv, a cell that a
-spreadsheet could take for a formula gets an apostrophe in front, unless --no-defuse; numbers, +62… too, do not.
-A .csv has the delimiter and the byte order mark of an INPUT that is CSV too. An .xlsx has the types and the number
+spreadsheet could take for a formula gets an apostrophe in front, unless --no-defuse. A phone number such as
++62 813 8730 0008 is none; +62-813-8730-0008, with nothing but dashes in it, is one: Excel reckons it out.
+A .csv has the delimiter of an INPUT that is CSV too, and is UTF-8. It has a byte order mark, which lets Excel see
+that, where INPUT has one or is in another encoding (Windows-1252). An .xlsx has the types and the number
 formats of INPUT, colours, filters and a summary; its .part is JSONL, and it is made at the end. A sheet has
 1,048,576 rows at most.
 
