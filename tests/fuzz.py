@@ -28,14 +28,11 @@ from aisolution_async.bulk.rows import Rows
 from aisolution_async.errors import AISolutionError
 from aisolution_async.wire import envelope
 
+from .contract import CONTRACT
+
 ENDPOINTS = [call.endpoint for call in CALLS]
-_FITS: dict[str, Any] = {
-    "facecompare": {"similarity": 97.5, "result": "SAME PERSON"},
-    "idholding": {"similarity": 12, "result": "NOT SAME PERSON"},
-    "addface": {"group_id": "g", "person_id": "p", "person_count": 1},
-    "searchface": [{"confidence": 99, "person_id": "p"}],
-    "delface": None,
-    "gliswadetail": {"number": "+6281387300008", "whatsapp": "yes", "avatar": "exist", "signature": "hi"},
+_FITS = {name: told.message for name, told in CONTRACT.items()} | {
+    "gliswadetail": {"number": "+6281387300008", "whatsapp": "yes", "avatar": "exist", "signature": "hi"}
 }
 _MESSAGES = (*_FITS.values(), {"number": "+6281387300008", "whatsapp": "checking"}, "IMAGEB_FACE_DETECT_FAILED")
 _STATUSES = ("OK", "FAIL", "RETRY_LATER", "NO_FACE", "INVALID_PARAM", "ERROR", "image larger than 2M")

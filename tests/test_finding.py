@@ -28,20 +28,14 @@ from aisolution_async.sending.finding import Finding, may_be_bought, of_fault, o
 from aisolution_async.wire.exchange import Lost
 from aisolution_async.wire.transport import Response
 
+from .contract import CONTRACT
 from .steps import CHARGED, FREE, UNKNOWN, attempt_of
 
 ENDPOINTS: dict[str, Endpoint[Any]] = {call.endpoint.name: call.endpoint for call in CALLS}
 NEVER = [name for name, endpoint in ENDPOINTS.items() if endpoint.never_charges]
 OTHERS = [name for name in ENDPOINTS if name not in NEVER]
 ASKED, ANOTHER = "+6281387300008", "+6281387300009"
-FITS: Mapping[str, Any] = {
-    "facecompare": {"similarity": 97.5, "result": "SAME PERSON"},
-    "idholding": {"similarity": 12, "result": "NOT SAME PERSON"},
-    "addface": {"group_id": "g", "person_id": "p", "person_count": 1},
-    "searchface": [{"confidence": 99, "person_id": "p"}],
-    "delface": None,
-    "gliswadetail": {"number": ASKED, "whatsapp": "yes"},
-}
+FITS = {name: told.message for name, told in CONTRACT.items()} | {"gliswadetail": {"number": ASKED, "whatsapp": "yes"}}
 REFUSALS = [(400, b""), (404, b"<html>"), (422, b"[]"), (429, b"slow down"), (503, b"")]
 NOTHING = [(200, b""), (200, b"<html>"), (204, b""), (301, b""), (500, b"{}"), (502, b"x"), (504, b'{"status": 1}')]
 

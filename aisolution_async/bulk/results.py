@@ -44,7 +44,7 @@ _SIGNS = (
 )
 _FORMULA = re.compile(_UNSEEN + rf"[{_SIGNS}]|[\t\r\n]")
 _NUMBER = re.compile(r"[+-]?[0-9]+([.,][0-9]+)?([eE][+-]?[0-9]{1,3})?")
-# A phone number as people write it. With nothing but dashes in it, it is a sum: a spreadsheet makes -875 of +62-813-124.
+# A phone number as people write it. With only dashes in it, it is a sum: a spreadsheet makes -875 of +62-813-124.
 # Where numbers or brackets meet without a sign in between, or a number has a second point, it is no formula at all, and
 # a spreadsheet leaves the text as it is.
 _PHONE_NUMBER = re.compile(r"[ \xa0]*\+[0-9 \xa0().-]+")

@@ -44,6 +44,7 @@ LONGEST_KEPT = 64 * 1024
 _GROUP_ID = re.compile(r"""(group_?id\W{0,9})[^\s"',&}<]+""", re.IGNORECASE)
 _ESCAPE = re.compile(r"\\(?:u([0-9a-fA-F]{4})|(.))", re.DOTALL)
 
+_NOT_IMPLEMENTED = 501
 _HINTS = {
     "INVALID_REQUEST": "check that every image is a readable photo",
     "INVALID_INPUT": "check the number and the country",
@@ -159,6 +160,8 @@ def read(  # noqa: PLR0912  # the whole table, row by row
     text = f"{quotable(status) or 'an empty status'}{f' ({said})' if said else ''}"
     if kind is UnknownStatusError:
         text = f"the vendor answered with a status that its contract does not know: {text}"
+    elif http_status == _NOT_IMPLEMENTED:
+        pass  # whatever was sent, it is no remedy to send something else
     elif kind is FaceNotFoundError:
         text = f"{text}: {_HINTS.get(status if status != 'RETRY_LATER' else 'FACE_DETECT_FAILED')}"
     else:
