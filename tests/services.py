@@ -203,6 +203,8 @@ async def two_workers_run_a_list(
     clock = Clock(ticking=False)
     async with Sandbox(clock=clock) as sandbox, httpx.AsyncClient() as user, AsyncExitStack() as stack:
         numbers = {f"A-{n}": sandbox.number("yes").removesuffix("000") + f"{n:03}" for n in range(300, 400)}
+        # As people write them at home, every other one.
+        numbers = {key: f"0{number[3:]}" if int(key[2:]) % 2 else number for key, number in numbers.items()}
         fault = sandbox.faults.add(Fault("latency", seconds=20))
         services = [await stack.enter_async_context(serving(source, server, folder, sandbox, **env)) for _ in range(2)]
         urls = [f"{service.url}/lists/monday" for service in services]
@@ -227,6 +229,7 @@ async def two_workers_run_a_list(
         sandbox.faults.remove(fault)
         state, results = await done(user, urls[1 - killed])
         assert [row["key"] for row in results] == list(numbers)
+        assert "InvalidRequestError" not in {row["error"] for row in results}
         counts = Counter(row["charge"] for row in results)
         assert counts["charged"] <= sandbox.bill.charged <= counts["charged"] + counts["unknown"]
         assert sandbox.bill.delivered.charged == counts["charged"]

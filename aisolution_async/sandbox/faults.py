@@ -37,7 +37,7 @@ from hashlib import blake2b
 from math import cos, exp, inf, isfinite, log, pi, sqrt
 from typing import Any, Self
 
-from aisolution_async.api import ENDPOINTS, endpoint_of
+from aisolution_async.api import ENDPOINTS, ERRORS, endpoint_of
 from aisolution_async.checks import is_one_of, kind_of
 
 KINDS: Mapping[str, bool | None] = {
@@ -121,7 +121,7 @@ class Fault:
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
-            raise ValueError(f"no fault is called {self.kind!r}{_nearest(self.kind, KINDS)}")
+            raise ValueError(f"no fault is called {self.kind!r}{_status_of(self.kind) or _nearest(self.kind, KINDS)}")
         given = {name for name in _OWN if getattr(self, name) is not None}
         if foreign := sorted(given - _TAKES.get(self.kind, frozenset())):
             raise ValueError(f"{foreign[0]} says nothing about a fault of kind {self.kind}")
@@ -262,9 +262,19 @@ _TYPES: Mapping[str, Any] = {
 
 
 def _nearest(name: str, names: Iterable[str]) -> str:
+    """What there is in place of `name`; all of it, since a word that looks like it may mean another thing."""
     names = list(names)
-    close = difflib.get_close_matches(name, names, n=1)
-    return f": did you mean {close[0]!r}?" if close else f": there are {', '.join(names)}"
+    close = difflib.get_close_matches(name, names, n=1, cutoff=0.8)
+    there = f"there are {', '.join(names)}"
+    return f": did you mean {close[0]!r}? {there[0].upper()}{there[1:]}" if close else f": {there}"
+
+
+def _status_of(name: str) -> str | None:
+    """What to say of a fault that is called as a status of the vendor's is: there is one for all of these."""
+    status = name.upper().replace("-", "_")
+    if status not in ERRORS:
+        return None
+    return f": it is a status, which is Fault('status', status={status!r}), or 'status-{status}' in a command"
 
 
 # ----------------------------------------------------------------------------------------------- which are hit
