@@ -798,7 +798,8 @@ async def test_a_full_disk_in_the_middle(tmp_path: Path, rescues: Path, monkeypa
     [rescued] = tmp_path.glob("out.csv.rescued-*.jsonl")
     assert str(caught.value) == (
         f"the output '{tmp_path}/out.csv.part' cannot be written: No space left on device; "
-        f"the run was stopped, and {len(jsonl(rescued))} rows went to {rescued}"
+        f"the run was stopped, and {len(jsonl(rescued))} rows went to {rescued}: "
+        "make room there first"
     )
     assert summary.rescued == [str(rescued)]
     assert stat.S_IMODE(rescued.stat().st_mode) == 0o600

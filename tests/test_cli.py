@@ -538,7 +538,7 @@ def test_what_was_rescued_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     assert result.exit_code == 1
     found = re.search(r"^rescued rows +(/\S+\.jsonl)$", result.stderr, re.MULTILINE)
     assert found is not None
-    assert the_error(result).endswith(f"rows went to {found[1]}")
+    assert the_error(result).endswith(f"rows went to {found[1]}: make room there first")
     assert Path(found[1]).read_text().count("\n") > 0
 
 

@@ -18,7 +18,8 @@ from aisolution_async.api import CALLS
 from aisolution_async.bulk.books import records
 from aisolution_async.cli import config as config_file
 from aisolution_async.cli.commands import aisolution
-from aisolution_async.cli.lacking import FileName, examples_of
+from aisolution_async.cli.lacking import examples_of
+from aisolution_async.cli.paths import FileName
 
 from .commands import left, numbers, run, the_error
 from .support import picture
@@ -446,8 +447,8 @@ def test_a_dry_run_needs_no_token() -> None:
         ([], "say where the results go: -o results.csv"),
         (["-o", "-", "--json"], "--json prints on stdout, where the results go"),
         (["-o", "out.csv", "--errors", "out.csv"], "the file of problems 'out.csv' is the output"),
-        (["-o", "out.csv", "--errors", "mend.xls"], "the output 'mend.xls' must end in "),
-        (["-o", "out.csv", "--errors", "in.csv"], "the output 'in.csv' is the input"),
+        (["-o", "out.csv", "--errors", "mend.xls"], "the file of problems 'mend.xls' must end in "),
+        (["-o", "out.csv", "--errors", "in.csv"], "the file of problems 'in.csv' is the input"),
         (["-o", "out.csv", "--images-root", "nowhere"], "the images' folder 'nowhere' is not there"),
         (["-o", "out.csv", "--reuse-for", "long"], "'long' is no time: it is like 30d"),
         (["-o", "out.csv", "--delimiter", "ab"], "'ab' is no single character"),

@@ -503,7 +503,7 @@ def test_what_is_counted_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
         ({"kind": "reset-aftr"}, "no fault is called 'reset-aftr': did you mean 'reset-after'"),
         ({"kind": "reset-aftr"}, f"'reset-after'? There are {', '.join(KINDS)}"),
         ({"kind": "busy"}, f"no fault is called 'busy': there are {', '.join(KINDS)}"),
-        ({"kind": "retry-later"}, ": it is a status, which is Fault('status', status='RETRY_LATER'), or 'status-RETRY_"),
+        ({"kind": "retry-later"}, "it is a status, which is Fault('status', status='RETRY_LATER'), or 'status-RETRY_"),
         ({"kind": "FAIL"}, ": it is a status, which is Fault('status', status='FAIL'), or 'status-FAIL' in a command"),
         ({"kind": "hang", "rate": 1.5}, "rate is 1.5: it is 0 to 1"),
         ({"kind": "hang", "rate": float("nan")}, "rate is nan"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import io
 import os
@@ -148,3 +149,18 @@ def lock_open(file: Appender | io.FileIO) -> None:
 
 def reason_of(exc: BaseException) -> str:
     return getattr(exc, "strerror", None) or type(exc).__name__
+
+
+def remedy_of(exc: OSError) -> str | None:
+    """What lets a file be written that could not be; None where nobody knows."""
+    if exc.errno in (errno.ENOSPC, errno.EDQUOT):
+        return "make room there"
+    if exc.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return "allow writing there"
+    return None
+
+
+def elsewhere(exc: OSError) -> str:
+    """Why a file cannot be written where it is to be, and what to do."""
+    remedy = remedy_of(exc)
+    return f"{reason_of(exc)}; choose another place{'' if remedy is None else f', or {remedy}'}"

@@ -49,6 +49,7 @@ class Files:
         self._held = None if plan.held is None else _RowsToDo(plan.held, plan.facts, plan.facts.columns.added_to_held)
         self._stop = stop
         self._is_full = False  # the output takes no more rows
+        self._remedy: str | None = None  # what to do before the run goes on
         self._told: list[str] = []  # what was told of the workbooks that were made
         self._kept_apart: Counter[bytes] = Counter()  # rows that the ledger could not take
         self._rescue: Rescue | None = None
@@ -131,7 +132,8 @@ class Files:
         except (UnwrittenError, ConfigurationError) as exc:
             problem = str(exc)
             if isinstance(exc, UnwrittenError):
-                problem = f"the file of problems {str(file.output.part)!r} cannot be written: {exc.strerror}"
+                problem = f"the {file.output.called} {str(file.output.part)!r} cannot be written: {exc.strerror}"
+                self._remedy = exc.remedy
             self.problem = f"{problem}; the run was stopped"
             self._problems = self._held = None
             self._stop()
@@ -142,7 +144,7 @@ class Files:
     def _fail(self, exc: UnwrittenError) -> None:
         name = "standard output" if self._output.streams else f"the output {str(self._output.part)!r}"
         self.problem = f"{name} cannot be written: {exc.strerror}; the run was stopped"
-        self._is_full = True
+        self._is_full, self._remedy = True, exc.remedy
         self._keep_the_lost(exc.rows)
         self._stop()
 
@@ -212,17 +214,20 @@ class Files:
         try:
             (finish or file.finish)()
         except UnwrittenError as exc:
-            self.problem = f"the output {str(file.path)!r} cannot be finished: {exc.strerror}"
+            self.problem = f"the {file.called} {str(file.path)!r} cannot be finished: {exc.strerror}"
+            self._remedy = exc.remedy
+            if file is self._output and not exc.rows and not file.streams and exists(file.part):
+                self.problem += f"; the rows are safe in {str(file.part)!r}"
             if file is self._output and exc.rows:
                 self._keep_the_lost(exc.rows)
             return False
         return True
 
     def told(self, problem: str) -> str:
-        """`problem`, with where the rows went that were kept."""
-        if self._rescue is None:
-            return problem
-        return f"{problem}, and {self._rescue.rows} rows went to {' and '.join(self._rescue.places)}"
+        """`problem`, with where the rows went that were kept, and what to do then."""
+        if self._rescue is not None:
+            problem = f"{problem}, and {self._rescue.rows} rows went to {' and '.join(self._rescue.places)}"
+        return problem if self._remedy is None else f"{problem}: {self._remedy} first"
 
 
 class _RowsToDo:

@@ -19,7 +19,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from aisolution_async.bulk import looks
-from aisolution_async.bulk.disk import BINARY, Appender, digest_file, lock_open, make_private, reason_of, remove_idle
+from aisolution_async.bulk.disk import (
+    BINARY,
+    Appender,
+    digest_file,
+    elsewhere,
+    lock_open,
+    make_private,
+    reason_of,
+    remedy_of,
+    remove_idle,
+)
 from aisolution_async.bulk.encoders import Cells, Dialect, Encoder, Ended, JsonLines, Table
 from aisolution_async.bulk.origins import Origin, origin_of, read_note, side_of, write_note
 from aisolution_async.bulk.rescue import rescued
@@ -69,7 +79,7 @@ class Output:
     It is a workbook, CSV, TSV, JSONL or Parquet by its ending; "-" is standard output. `source` is the file that it
     must not be, None where there is none. `private`: nobody else may read it, whatever the umask. `defuse`: put an
     apostrophe in front of cells that a spreadsheet would take for a formula, in CSV and TSV. `like`: how cells are
-    written, where it is not as usual.
+    written, where it is not as usual. `called`: what it is to people, beside its name.
 
     Raises ConfigurationError where it cannot be written; nothing is touched then.
     """
@@ -82,8 +92,10 @@ class Output:
         private: bool = False,
         defuse: bool = True,
         like: Dialect | None = None,
+        called: str = "output",
     ) -> None:
         self.path = path
+        self.called = called
         self._private = private
         self.part = path.with_name(path.name + ".part")
         self.rows = 0
@@ -188,11 +200,11 @@ class Output:
         except BlockingIOError:  # another place would have another ledger, and pay for all of it too
             problem = "another run is writing it; wait until that has ended"
         except OSError as exc:
-            problem = f"{reason_of(exc)}; choose another place"
+            problem = elsewhere(exc)
         else:
             return
         self.close()
-        raise ConfigurationError(f"the output {str(self.part)!r} cannot be written: {problem}")
+        raise ConfigurationError(f"the {self.called} {str(self.part)!r} cannot be written: {problem}")
 
     def write(self, cells: Sequence[Any], values: Sequence[Any], formats: Sequence[int | str] = ()) -> None:
         """Add a row: the input's cells, then the results. Raises UnwrittenError.
@@ -258,7 +270,7 @@ class Output:
                 elif of is not None:
                     side_of(self.path).unlink(missing_ok=True)
         except OSError as exc:
-            raise UnwrittenError(reason_of(exc), []) from None
+            raise UnwrittenError(reason_of(exc), [], remedy_of(exc)) from None
 
     def remove(self) -> None:
         """Take away what an earlier run wrote, and its note."""
@@ -308,7 +320,7 @@ class Output:
             lost = self._encoder.pending()
             self.rows -= max(0, len(lost) - 1)
             self._encoder = Ended()
-            raise UnwrittenError(reason_of(exc), lost) from None
+            raise UnwrittenError(reason_of(exc), lost, remedy_of(exc)) from None
 
     def _new_encoder(self, names: Sequence[str], types: Sequence[Any] | None, plan: BookPlan | None) -> Encoder:
         ending = ".jsonl" if self.streams else self.path.suffix.lower()
@@ -323,28 +335,29 @@ class Output:
         return Cells(names, self._like or Dialect(DELIMITERS[ending]), defuse=self._defuse)
 
     def _check(self, source: Path | None) -> None:
-        path, shown = self.path, repr(str(self.path))
+        path, shown = self.path, f"{self.called} {str(self.path)!r}"
         if path.suffix.lower() not in ENDINGS:
             hint = " (a spreadsheet opens .xlsx)" if path.suffix.lower() in (".xlsm", ".xlsb", ".xls", ".ods") else ""
-            raise ConfigurationError(f"the output {shown} must end in {', '.join(ENDINGS)}: that says the format{hint}")
+            raise ConfigurationError(f"the {shown} must end in {', '.join(ENDINGS)}: that says the format{hint}")
         package, remedy = _NEEDS.get(path.suffix.lower(), ("", ""))
         if package and find_spec(package) is None:
-            raise ConfigurationError(f"the output {shown}: {remedy}")
+            raise ConfigurationError(f"the {shown}: {remedy}")
         try:
             is_there = exists(path)
             if is_folder(path):
-                raise ConfigurationError(f"the output {shown} is a directory: name a file in it")
+                raise ConfigurationError(f"the {shown} is a directory: name a file in it")
             if not is_folder(path.parent):
-                raise ConfigurationError(f"the output's folder {str(path.parent)!r} does not exist: make it first")
+                whose = "the output's folder" if self.called == "output" else f"the folder of the {self.called}"
+                raise ConfigurationError(f"{whose} {str(path.parent)!r} does not exist: make it first")
             if source is not None and is_there and exists(source) and path.samefile(source):
-                raise ConfigurationError(f"the output {shown} is the input: give it another name")
+                raise ConfigurationError(f"the {shown} is the input: give it another name")
             if is_there and not is_file(path):
-                raise ConfigurationError(f"the output {shown} is not a regular file: give it another name")
+                raise ConfigurationError(f"the {shown} is not a regular file: give it another name")
         except (OSError, ValueError) as exc:
             problem = reason_of(exc)
         else:
             return
-        raise ConfigurationError(f"the output {shown} cannot be written: {problem}")
+        raise ConfigurationError(f"the {shown} cannot be written: {problem}")
 
 
 class _Making:
@@ -386,7 +399,7 @@ class _Making:
                 os.fsync(book.fileno())
         except OSError as exc:
             self._remove_folder()
-            self._failed = UnwrittenError(reason_of(exc), [])
+            self._failed = UnwrittenError(reason_of(exc), [], remedy_of(exc))
             raise self._failed from None
         except BaseException:
             self._remove_folder()
@@ -416,11 +429,12 @@ class _Making:
 
 
 class UnwrittenError(OSError):
-    """A row cannot be written. `rows` are those that are not in the file, as lines of JSONL."""
+    """A row cannot be written. `rows` are those that are not in the file, as lines of JSONL, `remedy` what to do."""
 
-    def __init__(self, reason: str, rows: list[bytes]) -> None:
+    def __init__(self, reason: str, rows: list[bytes], remedy: str | None = None) -> None:
         super().__init__(0, reason)
         self.rows = rows
+        self.remedy = remedy
 
 
 class _Stdout:

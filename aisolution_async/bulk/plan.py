@@ -116,7 +116,7 @@ def _problems_output(facts: Facts, target: Path) -> Output | None:
     for other, what in ((target, "output"), (facts.ledger, "ledger"), (held, "file of the rows that are held")):
         if isinstance(other, Path) and path.absolute() == other.absolute():
             raise ConfigurationError(f"the file of problems {str(path)!r} is the {what}: give it another name")
-    return _rows_output(facts, path)
+    return _rows_output(facts, path, "file of problems")
 
 
 def _held_output(facts: Facts, like: Output) -> Output | None:
@@ -133,7 +133,7 @@ def _held_output(facts: Facts, like: Output) -> Output | None:
     while looks.is_taken(path) and not _is_ours(path, facts.target):
         number += 1
         path = beside(near, f"{near.stem}-held-{number}{like.path.suffix}")
-    return _rows_output(facts, path)
+    return _rows_output(facts, path, "file of held rows")
 
 
 def _is_ours(path: Path, target: Path) -> bool:
@@ -144,7 +144,7 @@ def _is_ours(path: Path, target: Path) -> bool:
     return False
 
 
-def _rows_output(facts: Facts, path: Path) -> Output:
+def _rows_output(facts: Facts, path: Path, called: str) -> Output:
     """A file of rows as they came: like the input, if it is of the same format."""
     rows = facts.rows
     is_alike = rows.delimiter is not None and path.suffix.lower() == f".{rows.format}"
@@ -153,7 +153,7 @@ def _rows_output(facts: Facts, path: Path) -> Output:
         like = Dialect(rows.delimiter, rows.encoding, rows.errors, rows.bom)
     # What is to be mended and read again stays as it was; elsewhere it would be text that becomes a formula.
     defuse = facts.options.defuse and not is_alike
-    return Output(path, facts.source.path, private=True, defuse=defuse, like=like)
+    return Output(path, facts.source.path, private=True, defuse=defuse, like=like, called=called)
 
 
 def _check_room(facts: Facts, outputs: Sequence[Output], given_up: threading.Event) -> int | None:

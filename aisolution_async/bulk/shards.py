@@ -33,7 +33,7 @@ from uuid import UUID, uuid4
 from aisolution_async import clock, locks, names
 from aisolution_async.api import Call
 from aisolution_async.bulk import looks, notes, pretended
-from aisolution_async.bulk.disk import ASIDE, put_safely, relative
+from aisolution_async.bulk.disk import ASIDE, elsewhere, put_safely, reason_of, relative
 from aisolution_async.bulk.facts import Asked, calls_of
 from aisolution_async.bulk.forecast import SHOWN, Among, Forecast, foresee
 from aisolution_async.bulk.notes import Note, Signature
@@ -167,7 +167,8 @@ def list_shards(source: Path, output: Path | None) -> Listing:
     try:
         found, folders = _found_in(source, target)
     except OSError as exc:
-        raise ConfigurationError(f"the folder {str(source)!r} cannot be read: {exc.strerror}") from None
+        problem = f"{reason_of(exc)}; allow it, or name another one"
+        raise ConfigurationError(f"the folder {str(source)!r} cannot be listed: {problem}") from None
     lists = [path for path in found if path.suffix.lower() in READ]
     others = [path.name for path in found if path.suffix.lower() not in READ]
     lines = []
@@ -591,8 +592,10 @@ def _make(folder: Path) -> None:
         folder.mkdir(exist_ok=True)
     except FileNotFoundError:
         problem = f"{str(folder.parent)!r} does not exist: make it first"
+    except FileExistsError:
+        problem = "a file has that name: choose another one"
     except OSError as exc:
-        problem = exc.strerror or type(exc).__name__
+        problem = elsewhere(exc)
     else:
         return
     raise ConfigurationError(f"the folder {str(folder)!r} cannot be made: {problem}")
@@ -641,10 +644,10 @@ def _put_new(path: Path, text: str) -> None:
             Path(name).unlink()
         sync_names(path.parent)
     except OSError as exc:
-        problem = exc.strerror or type(exc).__name__
+        problem = elsewhere(exc)
     else:
         return
-    raise ConfigurationError(f"{str(path)!r} cannot be written: {problem}; choose another place for the output")
+    raise ConfigurationError(f"{str(path)!r}, a part of the output, cannot be written: {problem}")
 
 
 def _fill(number: int, text: str) -> None:

@@ -28,13 +28,15 @@ def lines(
         "with problems": whole.failed - whole.held,
         "held": whole.held,
         "still being checked": whole.checking,
-        **({} if folder is None else {"shards that cannot be read": len(folder.problems), "not reached": folder.left}),
     }
+    if folder is not None:
+        counts |= {"shards that could not be run": len(folder.problems), "not reached": folder.left}
     said = ", ".join(f"{count:,} {name}" for name, count in counts.items() if count)
     if whole.complete:
         yield f"{whole.ok:,} of {whole.rows:,} rows{of} are answered; left to do: {said}"
     else:
-        yield f"not finished: {whole.ok:,} rows are answered so far{f', {said}' if said else ''}"
+        where = " in the other shards" if folder is not None and folder.problems else ""
+        yield f"not finished: {whole.ok:,} rows are answered so far{where}{f', {said}' if said else ''}"
     yield from (f"- {problem}" for problem in done.first_problems)
     if (more := done.to_mend - len(done.first_problems)) > 0 and done.first_problems:
         yield f"- and so on: the column 'problem' of the results says it of each row ({more:,} more)"

@@ -38,7 +38,6 @@ from aisolution_async.cli import after, ahead, resuming, show
 from aisolution_async.cli.ahead import PlanFile
 from aisolution_async.cli.config import check_price
 from aisolution_async.cli.ending import EXIT_CODES, Ending, Exit, unwritable
-from aisolution_async.cli.lacking import FileName
 from aisolution_async.cli.options import (
     HELP,
     METAVARS,
@@ -54,6 +53,7 @@ from aisolution_async.cli.options import (
     prices,
     seconds,
 )
+from aisolution_async.cli.paths import PATH, PATH_OR_DASH
 from aisolution_async.cli.running import (
     Access,
     check_stdout,
@@ -81,12 +81,12 @@ def _options(call: type[Call[Any]]) -> list[click.Parameter]:
     for each in (call, *CALLS):
         for parameter in each.endpoint.parameters:
             every.setdefault(parameter.name, parameter)
-    file = FileName()
+    file = PATH
     params: list[click.Parameter] = [
-        click.Argument(["source"], metavar="INPUT", type=FileName(allow_dash=True)),
+        click.Argument(["source"], metavar="INPUT", type=PATH_OR_DASH),
         click.Option(
             ["-o", "--output"],
-            type=FileName(allow_dash=True),
+            type=PATH_OR_DASH,
             help="The results: .xlsx, .csv, .tsv, .jsonl or .parquet, or - for JSONL on stdout.  "
             "[default, for a workbook: INPUT-results.xlsx]  A folder, where INPUT is one.",
         ),

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import click
 
 import aisolution_async
 from aisolution_async.cli.config import config_option, name_variables
 from aisolution_async.cli.ending import EXIT_CODES
-from aisolution_async.cli.lacking import FileName
 from aisolution_async.cli.lazy import Commands, Endpoints
+from aisolution_async.cli.paths import PATH
 
 _PROGRAM = "aisolution"
 
@@ -63,7 +61,7 @@ class ListCommands(Endpoints):
 _RESUME = (
     click.Option(
         ["--resume"],
-        type=click.Path(path_type=Path),
+        type=PATH,
         metavar="OUTPUT",
         expose_value=False,
         help="Go on with OUTPUT, by the command that it is of: after any end of a run, and once rows were mended. "
@@ -71,7 +69,7 @@ _RESUME = (
     ),
     click.Option(
         ["--input"],
-        type=FileName(),
+        type=PATH,
         metavar="FILE",
         expose_value=False,
         help="With --resume: where the list is now, if it was moved.",

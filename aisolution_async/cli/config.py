@@ -21,7 +21,7 @@ from typing import Any
 import click
 
 from aisolution_async.cli.ending import Ending, Exit
-from aisolution_async.cli.lacking import FileName
+from aisolution_async.cli.paths import PATH
 from aisolution_async.names import is_file, perhaps, scheme_of
 
 FILE = "aisolution.toml"
@@ -58,7 +58,7 @@ def config_option(*, of_root: bool = False, hidden: bool = False) -> click.Optio
     """`--config FILE`, which takes effect as it is read: before all other options."""
     return click.Option(
         ["--config"],
-        type=FileName(dir_okay=False),
+        type=PATH,
         envvar="AISOLUTION_CONFIG" if of_root else None,
         is_eager=True,
         hidden=hidden,

@@ -60,4 +60,6 @@ def unwritable(exc: OSError) -> Ending:
             os.dup2(nowhere, sys.stdout.fileno())
         finally:
             os.close(nowhere)
+    if isinstance(exc, FileNotFoundError):  # no writing ends so: the system was asked where we are
+        return Ending("the current folder is there no more: go (cd) into one that is there", Exit.PROBLEMS)
     return Ending(f"standard output cannot be written: {exc.strerror or type(exc).__name__}", Exit.PROBLEMS)

@@ -6,9 +6,7 @@ The example is one of those in the command's help. `--help` needs no more than t
 from __future__ import annotations
 
 import re
-from pathlib import Path
 from types import TracebackType
-from typing import Any
 
 import click
 
@@ -40,19 +38,6 @@ class Asking(click.Context):
         path = self.command_path
         colon = "" if problem.startswith("needs ") else ":"
         return Ending(f"{path}{colon} {problem} (see {path} --help); for example: {example}", Exit.USAGE)
-
-
-class FileName(click.Path):
-    """The path of a file or a folder. A name that is empty, as of a variable that is not set, is not this folder."""
-
-    def __init__(self, *, allow_dash: bool = False, dir_okay: bool = True) -> None:
-        super().__init__(allow_dash=allow_dash, dir_okay=dir_okay, path_type=Path)
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """See click."""
-        if value == "":
-            self.fail("the name is empty: name a file or a folder ('.' is this one)", param, ctx)
-        return super().convert(value, param, ctx)
 
 
 def asking(command: click.Command) -> None:

@@ -26,8 +26,8 @@ from aisolution_async.bulk.results import answered
 from aisolution_async.charges import Charge
 from aisolution_async.cli import show
 from aisolution_async.cli.ending import Ending, Exit
-from aisolution_async.cli.lacking import FileName
 from aisolution_async.cli.options import KnownLedger, LedgerPlace, prices
+from aisolution_async.cli.paths import PATH
 from aisolution_async.cli.running import foreseen, run
 from aisolution_async.errors import ConfigurationError
 from aisolution_async.hiding import SECRET_FIELDS
@@ -182,7 +182,7 @@ def attempts_command(file: Place, *, unknown: bool, as_json: bool) -> None:
     "-o",
     "--output",
     required=True,
-    type=FileName(),
+    type=PATH,
     help="Where to: .xlsx, .csv, .tsv, .jsonl or .parquet.",
 )
 @click.option("--overwrite", is_flag=True, help="Replace a file that exists already.")
@@ -295,7 +295,7 @@ def _sums(names: Sequence[str], found: Mapping[tuple[object, ...], Sum]) -> None
 
 @ledger_group.command("reconcile")
 @click.argument("files", metavar="LEDGER...", nargs=-1, required=True, type=KnownLedger())
-@click.option("--invoice", required=True, type=FileName(), help="The invoice: .xlsx, .csv or the like.")
+@click.option("--invoice", required=True, type=PATH, help="The invoice: .xlsx, .csv or the like.")
 @click.option("--sheet", metavar="NAME", help="Its sheet in a workbook.  [default: the one that is an invoice]")
 @click.option("--day", metavar="COLUMN", help="Its column of days or months.  [default: found]")
 @click.option("--endpoint", metavar="COLUMN", help="Its column of services, or the one service that it is of.")

@@ -14,7 +14,7 @@ from aisolution_async.api import ENDPOINTS, Kind, Parameter, endpoint_of
 from aisolution_async.bulk import pretended
 from aisolution_async.cli import config
 from aisolution_async.cli.ending import Ending, Exit
-from aisolution_async.cli.lacking import FileName
+from aisolution_async.cli.paths import PATH, FileName
 from aisolution_async.cli.running import foreseen
 from aisolution_async.client import BASE_URL_VARIABLE, TOKEN_VARIABLE
 from aisolution_async.errors import ConfigurationError
@@ -47,7 +47,7 @@ def access_options() -> list[click.Parameter]:
         click.Option(["--sandbox"], is_flag=True, help="Ask a sandbox that is started for this run: needs no token."),
         click.Option(
             ["--token-file"],
-            type=FileName(),
+            type=PATH,
             help=f"A file with the token in it.  [default: ${TOKEN_VARIABLE}]",
         ),
         click.Option(["--base-url"], help=f"The vendor's address.  [default: ${BASE_URL_VARIABLE}, or the real one]"),

@@ -12,8 +12,8 @@ import click
 
 from aisolution_async.cli import show
 from aisolution_async.cli.ending import EXIT_CODES
-from aisolution_async.cli.lacking import FileName
 from aisolution_async.cli.options import KnownLedger, LedgerPlace, prices
+from aisolution_async.cli.paths import PATH, PATH_OR_DASH
 from aisolution_async.cli.running import foreseen
 from aisolution_async.ledger.urls import Place
 
@@ -32,10 +32,10 @@ def _currency(ctx: click.Context, param: click.Parameter, text: str | None) -> s
     "-o",
     "--output",
     required=True,
-    type=FileName(allow_dash=True),
+    type=PATH_OR_DASH,
     help="Where to: a .html file, or - for stdout.",
 )
-@click.option("--results", type=FileName(), help="What bulk wrote.  [default: beside the ledger]")
+@click.option("--results", type=PATH, help="What bulk wrote.  [default: beside the ledger]")
 @click.option("--ledger", type=LedgerPlace(), help="The ledger: a file, or its URL.  [default: FILE.ledger]")
 @click.option(
     "--key", metavar="COLUMN", help="The column of your own ids.  [default: as bulk was told, else found by its name]"
@@ -45,7 +45,7 @@ def _currency(ctx: click.Context, param: click.Parameter, text: str | None) -> s
 )
 @click.option(
     "--images",
-    type=FileName(),
+    type=PATH,
     metavar="DIR",
     help="With --photos: their folder; nothing outside of it is read.  [default: that of the results]",
 )

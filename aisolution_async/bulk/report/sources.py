@@ -87,10 +87,11 @@ def files_of(named: Place, *, ledger: Place | None = None, results: Path | None 
 def _folder(results: Path, ledger: Place | None, notes: list[str]) -> Sources:
     """The results of a folder of lists. Raises ConfigurationError where it has none."""
     done = looks.files_in(results / ASIDE, ".done")
+    begun = looks.files_in(results, ".part")  # says so where it may not be looked into
     shards = [path for path in (results / note.name.removesuffix(".done") for note in done) if looks.is_file(path)]
     if not shards:
         raise ConfigurationError(f"there are no results in the folder {str(results)!r}: check the path")
-    if others := len(done) - len(shards) + len(looks.files_in(results, ".part")):
+    if others := len(done) - len(shards) + len(begun):
         notes.append(f"Shards without results yet, whose rows are not on this page: {others:,}.")
     return Sources(ledger, results, notes=notes, shards=shards)
 
