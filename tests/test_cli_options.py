@@ -438,6 +438,7 @@ def test_a_dry_run_needs_no_token() -> None:
     result = run("bulk", "whatsapp-detail", "in.csv", "-o", "out.csv", "--dry-run")
     assert result.exit_code == 0
     assert "to be sent      2 calls" in result.stderr
+    assert "cost            not known: say --price whatsapp-detail=MONEY" in result.stderr
     assert not Path("out.csv.ledger").exists()
 
 

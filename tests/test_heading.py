@@ -13,8 +13,10 @@ import pyarrow.parquet as pq
 import pytest
 import xlsxwriter
 
+from aisolution_async.bulk import Summary
 from aisolution_async.bulk.heading import is_total
 from aisolution_async.bulk.rows import Rows
+from aisolution_async.cli import show
 from aisolution_async.errors import ConfigurationError
 
 from .commands import run, the_error
@@ -460,3 +462,10 @@ def test_a_detector_that_fails_has_found_nothing(monkeypatch: pytest.MonkeyPatch
     with Rows("in.csv") as rows:
         assert [row.cells[0] for row in rows] == ["+6281387300008"]
         assert "UTF-8" in rows.about
+
+
+def test_what_is_left_out_at_the_end_is_named_as_what_it_is() -> None:
+    done = Summary(totals=1)
+    assert show.left_out(done) == "1 total at the end, not asked"
+    done.totals = 3
+    assert show.left_out(done) == "3 rows at the end, not asked: totals, and what stands below"

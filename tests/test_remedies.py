@@ -143,3 +143,9 @@ def test_a_current_folder_that_is_gone(monkeypatch: pytest.MonkeyPatch, tmp_path
     result = run("ledger", "show", "a.ledger")
     assert the_error(result) == "the current folder is there no more: go (cd) into one that is there"
     assert result.exit_code == 1
+
+
+def test_the_exit_codes_of_a_report_are_its_own() -> None:
+    said = run("report", "--help").output
+    assert "0    the report is made" in said
+    assert "rows" not in said.partition("Exit codes:")[2]

@@ -21,7 +21,7 @@ from aisolution_async.bulk.formats import NumberFormats
 from aisolution_async.bulk.kinds import kinds_of
 from aisolution_async.bulk.notes import is_same
 from aisolution_async.bulk.origins import origin_of
-from aisolution_async.bulk.outputs import BOOK, DELIMITERS, STDOUT, Output
+from aisolution_async.bulk.outputs import BOOK, STDOUT, Output
 from aisolution_async.bulk.resume import check_ledger, may_replace
 from aisolution_async.bulk.rows import Rows
 from aisolution_async.errors import ConfigurationError
@@ -90,20 +90,19 @@ def plan(facts: Facts, given_up: threading.Event) -> Plan:
 
 
 def dialect_of(target: Path, rows: Rows, *, excel: bool) -> Dialect | None:
-    """How text is written: as the input's, if it is text too, or CSV so that Excel opens it; None for what is usual.
+    """How CSV is written: as the input's, if it is CSV too, or so that Excel opens it; None for what is usual.
 
     Raises ConfigurationError for another format that is to be CSV for Excel.
     """
     ending = target.suffix.lower()
     if excel and ending not in (".csv", BOOK):
         raise ConfigurationError(f"what Excel opens is .csv or .xlsx: give the output {str(target)!r} such an ending")
-    if ending not in DELIMITERS:
+    if ending != ".csv":
         return None
     # Who opened the list in Excel opens the results there: it takes them for UTF-8 only where a mark says so.
     is_marked = rows.delimiter is not None and (bool(rows.bom) or rows.encoding not in _PLAIN)
-    is_alike = rows.delimiter is not None and ending == f".{rows.format}" == ".csv"
-    usual = separator() if excel else DELIMITERS[ending]
-    between = rows.delimiter if is_alike and rows.delimiter is not None else usual
+    is_csv = rows.format == "csv" and rows.delimiter is not None
+    between = rows.delimiter if is_csv and rows.delimiter is not None else separator() if excel else ","
     return Dialect(between, bom=codecs.BOM_UTF8 if excel or is_marked else b"", excel=excel)
 
 

@@ -12,6 +12,7 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
+from aisolution_async.api import ENDPOINTS
 from aisolution_async.bulk import Estimate, Forecast, looks
 from aisolution_async.bulk.intervals import Interval
 from aisolution_async.cli import show
@@ -28,7 +29,7 @@ _SHARDS = 20
 
 def dry_run(found: Forecast, prices: Mapping[str, Decimal]) -> Lines:
     """What a run would do."""
-    unpriced = [name for name in found.charges if name not in prices]
+    unpriced = [ENDPOINTS[name].command for name in found.charges if name not in prices]
     calls = found.calls.total()
     cost = f"{show.amount(found.cost or Decimal(0))} at most"
     if unpriced:
@@ -119,7 +120,7 @@ def sample(found: Estimate) -> Lines:
         left = [show.amount(max(Decimal(0), each - cost.paid)) for each in (cost.low, cost.high)]
         lines.append(("to be paid", f"{left[0]} to {left[1]}"))
     elif found.charges:
-        unpriced = next(iter(found.charges))
+        unpriced = ENDPOINTS[next(iter(found.charges))].command
         lines.append(("cost of all", f"not known: say --price {unpriced}=MONEY"))
     if found.unknown:
         lines.append(("unknown", f"{found.unknown:,} attempts of the sample may have been charged besides"))

@@ -25,6 +25,13 @@ class Exit(IntEnum):
     INTERRUPTED = 130
 
 
+REPORT_EXIT_CODES = """\b
+Exit codes:
+  0    the report is made
+  1    the results are damaged, or standard output cannot be written
+  2    usage, or a file that is not there, or cannot be read or written
+  130  interrupted
+"""
 EXIT_CODES = """\b
 Exit codes:
   0    everything was answered

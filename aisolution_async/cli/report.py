@@ -11,7 +11,7 @@ from pathlib import Path
 import click
 
 from aisolution_async.cli import show
-from aisolution_async.cli.ending import EXIT_CODES
+from aisolution_async.cli.ending import REPORT_EXIT_CODES
 from aisolution_async.cli.options import KnownLedger, LedgerPlace, prices
 from aisolution_async.cli.paths import PATH, PATH_OR_DASH
 from aisolution_async.cli.running import foreseen
@@ -26,7 +26,7 @@ def _currency(ctx: click.Context, param: click.Parameter, text: str | None) -> s
     return text.strip().upper()
 
 
-@click.command("report", epilog=EXIT_CODES)
+@click.command("report", epilog=REPORT_EXIT_CODES)
 @click.argument("file", type=KnownLedger(or_results=True))
 @click.option(
     "-o",

@@ -88,7 +88,7 @@ def resumed(ctx: click.Context, args: Sequence[str], options: Sequence[click.Par
     if lacks_mend and not is_quiet:
         show.say(f"the file of problems {str(note.problems)!r} is not there: nothing of it is taken in")
     if is_noted and str(source) != STDOUT and not (is_quiet or is_inside(source.absolute(), output.parent)):
-        show.say(f"the list of {output} is not in its folder: {source} is read")
+        show.say(f"reading {source}")
     if "--recheck" in words and not is_quiet and now.get_parameter_source("recheck") is not _LINE:
         show.say("with --recheck, as last time: --no-recheck leaves what is still being checked for later")
     return [name, *words, "-o", str(output), *more, "--", str(source)]

@@ -397,7 +397,9 @@ def summary(
         rows.append(("rescued rows", ", ".join(done.rescued)))
         if ledger is not None and done.rescued != ["stderr"]:
             streams = done.part is None and str(done.output or "-") == "-"
-            rows.append(("", f"run it again to take them back{', with --rescued FILE' if streams else ''}"))
+            rows.append(
+                ("", f"make room, and run it again to take them back{', with --rescued FILE' if streams else ''}")
+            )
     if ledger is not None:
         rows.append(("ledger", str(ledger)))
     fields(console, rows)
@@ -502,7 +504,11 @@ def as_json(done: Summary, ledger: Place | None, prices: Mapping[str, Decimal] |
 
 def left_out(of: Summary | Forecast) -> str:
     """Which rows were no applicants."""
-    said = [f"{of.totals:,} {'totals' if of.totals > 1 else 'total'} at the end, not asked"] if of.totals else []
+    said = []
+    if of.totals == 1:
+        said = ["1 total at the end, not asked"]
+    if of.totals > 1:
+        said = [f"{of.totals:,} rows at the end, not asked: totals, and what stands below"]
     ends = ((of.blank, "among the others"), (of.left_out, "at the end of the input"))
     said += [f"{count:,} empty row{'s' * (count > 1)} {where}" for count, where in ends if count]
     return ", ".join(said)

@@ -590,10 +590,9 @@ class _Pass:
             raise self._refused(number, "it has no amount", _MEND)
         price = self._hints.prices.get(service, price or self._hints.ledger_prices.get(service))
         if not price:
-            raise self._refused(
-                number, f"it has an amount of {service!r} and no count",
-                f"say what a charge of it costs: --price {service}=MONEY" if service in ENDPOINTS else _MEND,
-            )  # fmt: skip
+            known = ENDPOINTS.get(service)
+            remedy = _MEND if known is None else f"say what a charge of it costs: --price {known.command}=MONEY"
+            raise self._refused(number, f"it has an amount of {service!r} and no count", remedy)
         charges = amount / price
         if charges != charges.to_integral_value():
             raise self._refused(
@@ -664,7 +663,8 @@ class _Pass:
                 problem = f"nobody knows whether {amount:f} of {service!r} is one request or many"
             else:
                 continue
-            raise self._refused(line, problem, f"say what a charge of it costs: --price {service}=MONEY")
+            named = ENDPOINTS[service].command if service in ENDPOINTS else service
+            raise self._refused(line, problem, f"say what a charge of it costs: --price {named}=MONEY")
 
     def _check_spans(self, sums: _Sums) -> None:
         """Raise where one row's days are within another's: then one of them may add up the other."""
