@@ -683,7 +683,7 @@ def test_the_budget(vendor_of: VendorOf) -> None:
         (["--price", "gliswadetail"], "Invalid value for '--price': '' is no amount of money"),
         (["--price", "face=1"], "Invalid value for '--price': 'face' is none of facecompare, idholding,"),
         (["--max-cost", "much"], "Invalid value for '--max-cost': 'much' is no amount of money"),
-        (["--max-cost", "5"], "a limit on the cost needs the price of gliswadetail"),
+        (["--max-cost", "5"], "a limit on the cost needs the price of gliswadetail: --price whatsapp-detail=MONEY"),
         (["--max-cost", "nan", "--price", "gliswadetail=1"], "max_cost must be a Decimal from 0"),
         (["--max-charges", "-1"], "Invalid value for '--max-charges'"),
         (["--ledger", "a.ledger", "--no-ledger"], "give either --ledger or --no-ledger"),

@@ -9,6 +9,7 @@ import threading
 from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 
+from aisolution_async.api import ENDPOINTS
 from aisolution_async.bulk import looks, mending, notes, pretended
 from aisolution_async.bulk.earlier import Earlier, sources_of
 from aisolution_async.bulk.facts import Facts, in_thread
@@ -26,7 +27,8 @@ def check_ledger(facts: Facts) -> None:
     options, path = facts.options, facts.ledger
     paid = [call.endpoint.name for call in facts.kinds if not call.endpoint.never_charges]
     if options.max_cost is not None and (missing := options.known_prices.missing(paid)):
-        raise ConfigurationError(f"a limit on the cost needs the price of {missing[0]}")
+        price = f"--price {ENDPOINTS[missing[0]].command}=MONEY"
+        raise ConfigurationError(f"a limit on the cost needs the price of {missing[0]}: {price}, or prices= in Python")
     if path is None or facts.target is None:
         return
     if isinstance(path, Path):

@@ -139,7 +139,7 @@ def prices(ctx: click.Context, param: click.Parameter, texts: Sequence[str]) -> 
         name, _, amount = text.partition("=")
         price, endpoint = money(ctx, param, amount.strip()), endpoint_of(name)
         if price is None or endpoint is None:
-            raise click.BadParameter(f"{name!r} is none of {', '.join(ENDPOINTS)}: it is like facecompare=0.05")
+            raise click.BadParameter(f"{name!r} is none of {', '.join(ENDPOINTS)}: it is like face-compare=0.05")
         if found.setdefault(endpoint.name, price) != price:
             raise click.BadParameter(f"{endpoint.name} has two prices: say one of them")
     return found
