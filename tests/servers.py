@@ -6,6 +6,7 @@ import atexit
 import contextlib
 import itertools
 import shutil
+import socket
 import subprocess
 import tempfile
 import time
@@ -93,7 +94,7 @@ logfile = {folder / "log"}
             shutil.chown(folder, user)
         pooler = subprocess.Popen([program, "-q", folder / "pgbouncer.ini"], user=user, stderr=subprocess.DEVNULL)
         try:
-            while not (folder / f".s.PGSQL.{_POOLER_PORT}").exists():
+            while not _listens(folder / f".s.PGSQL.{_POOLER_PORT}"):
                 assert pooler.poll() is None, (folder / "log").read_text("utf-8")
                 time.sleep(0.01)
             yield url.replace(f"host={self.folder / 'data'}", f"host={folder}&port={_POOLER_PORT}")
@@ -150,3 +151,9 @@ def running() -> PostgresServer:
     if not _running:
         _running.append(PostgresServer())
     return _running[0]
+
+
+def _listens(path: Path) -> bool:
+    """Whether somebody listens there: a socket is a file before that."""
+    with socket.socket(socket.AF_UNIX) as client:
+        return client.connect_ex(str(path)) == 0

@@ -79,8 +79,8 @@ BUGS: dict[str, Bug] = {
     # What a connection brings.
     "a connection whose answer was left unread is used again": Bug(
         "wire/transport.py",
-        "if flight.left:\n                conn.drop()\n            else:\n                self._release(conn)",
-        "self._release(conn)",
+        "if not flight.left:\n            self._release(conn)",
+        "if True:\n            self._release(conn)",
     ),
     "a connection with something unread is used again": Bug(
         "wire/transport.py", "if not conn.is_quiet():", "if False:"
