@@ -52,7 +52,7 @@ def commands(command: click.Command, context: click.Context) -> Iterator[click.C
 def test_what_may_not_be_read_is_told_by_who_reads_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Click's own check says neither what helps nor 'error:'."""
     every = [*commands(aisolution, click.Context(aisolution))]
-    types = [param.type for command in every for param in command.params if type(param.type) is click.Path]
+    types = [param.type for command in every for param in command.params if isinstance(param.type, click.Path)]
     assert len(types) > 20
     assert not [kind for kind in types if kind.readable or kind.writable or kind.exists or not kind.dir_okay]
     monkeypatch.chdir(tmp_path)
