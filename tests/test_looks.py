@@ -17,7 +17,7 @@ import pytest
 import aisolution_async
 from aisolution_async import AISolutionError, ConfigurationError, FaceCompare, SearchFace
 from aisolution_async.bulk import rescue, run_folder
-from aisolution_async.bulk.photos import Photos
+from aisolution_async.bulk.photos import Photos, Unseen
 from aisolution_async.bulk.report import write_report
 from aisolution_async.ledger import LedgerError
 from aisolution_async.names import exists, is_file, is_folder, is_taken, perhaps
@@ -247,27 +247,101 @@ def test_a_photo(tmp_path: Path, why: int) -> None:
     photos.close()
 
 
-async def test_folders_of_photos_that_cannot_be_searched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write(tmp_path / "in.csv", "img\n1.jpg\n2.jpg\n")
-    (tmp_path / "open").mkdir()
-    (tmp_path / "open/1.jpg").write_bytes(picture(1))
-    (tmp_path / "shut").mkdir()
+def test_a_photo_beside_the_list_or_in_the_images_folder(tmp_path: Path) -> None:
+    """The one in the images' folder is another applicant's, as long as nobody can look beside the list."""
+    root, beside = tmp_path / "p", tmp_path / "p/branch"
+    for name in ("x/1.jpg", "branch/x/1.jpg", "a b/2.jpg", "branch/a b/2.jpg", "branch/a%20b/2.jpg", "x/3.jpg"):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(picture(1))
+    with closing(Photos(beside, root)) as photos:
+        with unlookable(beside / "x"):
+            for said in ("x/1.jpg", "'x/1.jpg'", "x\\1.jpg", "x/1", "x/3.jpg"):
+                assert isinstance(photos.find(said), Unseen), said
+        assert photos.find("x/1.jpg") == beside / "x/1.jpg"
+        assert photos.find("x/3.jpg") == root / "x/3.jpg"
+        with unlookable(beside / "a%20b"):  # what is written goes before what a link would write so
+            assert isinstance(photos.find("a%20b/2.jpg"), Unseen)
+        assert photos.find("a%20b/2.jpg") == beside / "a%20b/2.jpg"
+
+
+@contextmanager
+def unsearchable(folder: Path, why: int = errno.EACCES) -> Iterator[None]:
+    """What is in the folder is not to be listed."""
     scan = os.scandir
 
     def refuse(path: Any) -> Any:
-        if Path(path).name == "shut":
-            raise PermissionError(errno.EACCES, "Permission denied")
+        if Path(path) == folder:
+            raise OSError(why, os.strerror(why))
         return scan(path)
 
-    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "scandir", refuse)
+        yield
+
+
+@pytest.mark.parametrize("why", [errno.EACCES, errno.EIO, errno.ENOENT])
+async def test_folders_of_photos_that_cannot_be_searched(tmp_path: Path, why: int) -> None:
+    """There, too, may be a photo of that name, and the one that is found be another applicant's."""
+    write(tmp_path / "in.csv", "img\nopen/1.jpg\n1.jpg\n2.jpg\n")
+    for name in ("open", "shut"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "1.jpg").write_bytes(picture(1))
     vendor = Vendor(sane)
-    await bulk(tmp_path / "in.csv", tmp_path / "out.csv", SearchFace, vendor=vendor)
+    with unsearchable(tmp_path / "shut", why):
+        await bulk(tmp_path / "in.csv", tmp_path / "out.csv", SearchFace, vendor=vendor)
     found = read(tmp_path / "out.csv")
-    assert [row["ok"] for row in found] == ["true", "false"]
-    shut = str(tmp_path / "shut")
-    assert "does not exist" in found[1]["problem"]
-    assert found[1]["problem"].endswith(f"; the folder {shut!r} cannot be searched: Permission denied")
+    assert [row["ok"] for row in found] == ["true", "false", "false"]
+    shut = f"the folder {str(tmp_path / 'shut')!r} cannot be searched: {os.strerror(why)}"
+    assert f"column 'img' names '1.jpg', which may be 'open/1.jpg' or another, as {shut}:" in found[1]["problem"]
+    assert "does not exist" in found[2]["problem"]
+    assert found[2]["problem"].endswith(f"; {shut}")
     assert len(vendor.requests) == 1
+
+
+def test_photos_that_nothing_in_a_folder_that_cannot_be_searched_could_be(tmp_path: Path) -> None:
+    """What is just as it is named is the best there may be, unless the folders in its path are those."""
+    for name in ("1.jpg", "a/2.jpg", "b/a/3.jpg", "shut/4.jpg", "A /5.jpg", "lost+found/6.jpg"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(picture(1))
+    sure = {"1.JPG": "1.jpg", "1.jpeg": "1.jpg", "A/2.jpg": "a/2.jpg", "./1.Jpg": "1.jpg"}
+    unsure = ("1", "2.jpg", "A/3.jpg", "b/a/3", "C:\\photos\\a\\2.jpg")
+    with unsearchable(tmp_path / "shut"), closing(Photos(tmp_path)) as photos:
+        for said, name in sure.items():
+            assert photos.find(said) == tmp_path / name, said
+        for said in unsure:
+            assert isinstance(photos.find(said), Unseen), said
+    with unsearchable(tmp_path / "a"), closing(Photos(tmp_path)) as photos:
+        assert isinstance(photos.find("a/5.jpg"), Unseen)  # which may be in the folder of just that name
+        assert photos.find("1.JPG") == tmp_path / "1.jpg"
+    with unsearchable(tmp_path / "lost+found"), closing(Photos(tmp_path)) as photos:
+        assert photos.find("2.jpg") == tmp_path / "a/2.jpg"  # the system's own folder has nobody's photos
+
+
+def test_a_folder_that_may_be_a_file_is_not_searched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Some file systems do not say in the list of names what is a folder."""
+    scan = os.scandir
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "1.jpg").write_bytes(picture(1))
+
+    class Entry:
+        def __init__(self, entry: os.DirEntry[str]) -> None:
+            self.name, self.path, self._entry = entry.name, entry.path, entry
+
+        def is_dir(self, *, follow_symlinks: bool = True) -> bool:
+            if self.name == "b":
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+            return self._entry.is_dir(follow_symlinks=follow_symlinks)
+
+    @contextmanager
+    def entries(path: Any) -> Iterator[Iterator[Entry]]:
+        with scan(path) as found:
+            yield map(Entry, found)
+
+    monkeypatch.setattr(os, "scandir", entries)
+    with closing(Photos(tmp_path)) as photos:
+        assert isinstance(photos.find("1.jpg"), Unseen)
+        assert photos.find("a/1.jpg") == tmp_path / "a/1.jpg"
 
 
 async def test_the_folder_of_photos(tmp_path: Path) -> None:

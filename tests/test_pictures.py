@@ -23,6 +23,7 @@ from aisolution_async.errors import ConfigurationError
 from .pictures import encoded, portrait
 from .sheets import bulk, read, sane, write
 from .support import Vendor
+from .test_looks import unlookable
 
 PHOTOS = [encoded(portrait(number), quality=70) for number in range(4)]
 SMALL = {"x_scale": 0.05, "y_scale": 0.05}  # 12 by 15 pixels, in a row of 20
@@ -154,6 +155,30 @@ async def test_linked_cells(tmp_path: Path) -> None:
         "has a link that a formula makes: write the file's name",
         "shows a picture that is fetched from the web: download it, and name its file",
     ]
+
+
+async def test_what_cannot_be_looked_at_may_be_what_a_cell_means(tmp_path: Path) -> None:
+    """Neither the file that the cell links to, nor the picture on it, is taken for what its text names."""
+    for name in ("a/1.jpg", "shut/1.jpg"):
+        (tmp_path / name).parent.mkdir()
+        write(tmp_path / name, PHOTOS[0])
+
+    def fill(book: Any, sheet: Any) -> None:
+        sheet.write_column(1, 0, ["Ayu", "Bima", "Citra", "Dewi"])
+        sheet.write_column(1, 2, ["a/1.jpg"] * 4)
+        sheet.write_url(1, 1, "external:a/1.jpg", string="shut/1.jpg")
+        sheet.write_url(2, 1, "external:shut/1.jpg", string="a/1.jpg")
+        sheet.write(3, 1, "shut/1.jpg")
+        paste(sheet, 3, 1, 1)
+        sheet.write_url(4, 1, "external:a/1.jpg", string="Lihat")
+
+    source = workbook(tmp_path / "in.xlsx", fill)
+    with unlookable(tmp_path / "shut"):
+        _, rows, asked = await sent(source)
+    assert asked == [(0, 0)]
+    problems = [row["problem"].partition("'Foto Selfie': img1 ")[2] for row in rows]
+    unseen = "names 'shut/1.jpg', which cannot be looked at: Permission denied"
+    assert problems == [unseen, f"has a link that {unseen}", unseen, ""]
 
 
 async def test_a_link_leads_nowhere_out_of_the_folder(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 from aisolution_async.api import Call, ImageSource, Kind, endpoint_of
 from aisolution_async.bulk.choice import Choice
-from aisolution_async.bulk.photos import NotThere, Photos, Unreadable
+from aisolution_async.bulk.photos import NotThere, Photos, Unreadable, Unseen
 from aisolution_async.bulk.pictures import Pictures
 from aisolution_async.bulk.rows import Row, Rows, text
 from aisolution_async.bulk.source import UNCALCULATED, Narrow, is_text, some
@@ -407,6 +407,11 @@ class Calls:
             return Unreadable(f"{_EMPTY}{remark}")
         found = Unreadable(_EMPTY) if _is_no_text(said) else self._image(said)
         links = [self._photos.find(link) for link in spot.links]
+        # What cannot be looked at may be what is meant, whatever else is on the cell.
+        if isinstance(found, Unseen):
+            return found
+        if (unseen := next((link for link in links if isinstance(link, Unseen)), None)) is not None:
+            return Unreadable(f"has a link that {unseen}")
         linked = next((link for link in links if not isinstance(link, str)), None)
         if not isinstance(found, Unreadable):
             if isinstance(found, Path) and linked is not None and os.path.realpath(found) != os.path.realpath(linked):

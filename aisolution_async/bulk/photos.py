@@ -5,7 +5,8 @@ no such file, the folder is searched, with the folders in it, for one of that na
 its Unicode form, and with or without its ending. Folders that are written before the name have to agree, since two
 applicants may each have a `selfie.jpg`. Only of a path of another computer, which starts at its root (`C:\\…`), is the
 name alone enough, if it is no name that cameras and forms give to everybody's photo. What fits several files is
-refused, with their names; so is a file that two different paths would come to.
+refused, with their names; so is a file that two different paths would come to. Where a folder cannot be looked at,
+what may be in it counts as much as what is found elsewhere: a photo of somebody else is worse than none.
 
 A list is a stranger's: with a root, no file outside of it is read, whatever links there are.
 """
@@ -42,7 +43,7 @@ _ENDINGS = {
 }
 _FOLDER = "/"  # in the place of an ending
 # What systems put beside photos: thumbnails, and what was thrown away.
-_NOT_SEARCHED = frozenset({"__MACOSX", "@eaDir", "$RECYCLE.BIN", "System Volume Information"})
+_NOT_SEARCHED = frozenset({"__MACOSX", "@eaDir", "$RECYCLE.BIN", "System Volume Information", "lost+found"})
 _QUOTES = "\"'`<>\u00ab\u00bb\u2018\u2019\u201a\u201c\u201d\u201e\u2039\u203a"
 _URL = re.compile(r"[a-z][a-z0-9+.-]+://|www\.", re.IGNORECASE)
 _FILE_URL = re.compile(r"file:(/*)", re.IGNORECASE)
@@ -72,6 +73,12 @@ class Unreadable(str):
     __slots__ = ()
 
 
+class Unseen(Unreadable):
+    """The file that is meant may be where nobody can look: no other one is to be taken for it."""
+
+    __slots__ = ()
+
+
 class NotThere(Unreadable):
     """There is no such file. It follows on the parameter's name."""
 
@@ -95,7 +102,12 @@ class _File(NamedTuple):
 
     @property
     def folders(self) -> tuple[str, ...]:
-        return tuple(map(_key, self.path.split("/")[:-1]))
+        return _folders(self.path)
+
+    @property
+    def name(self) -> tuple[str, str]:
+        """Its own name, and the ending of an image, as they are compared."""
+        return _split(_key(self.path.rpartition("/")[2]))
 
 
 class Photos:
@@ -154,14 +166,12 @@ class Photos:
         """What can be told of it without a search."""
         forms = _forms(said)
         plain = forms[-1]
-        leads_out, problem = False, None
+        leads_out = False
         for form in forms:
             found, is_outside = self._at(form)
-            if isinstance(found, Path):
+            if found is not None:
                 return found
-            leads_out, problem = leads_out or is_outside, problem or found
-        if problem is not None:
-            return problem
+            leads_out = leads_out or is_outside
         if texts.says_none(plain):
             return Unreadable(f"says {plain!r}, which names no photo: fill it in, or delete the row in the list itself")
         if _URL.match(plain):
@@ -171,23 +181,23 @@ class Photos:
             return self._missing_at(plain) if self._root is None else _outside()
         return None
 
-    def _at(self, form: str) -> tuple[Path | Unreadable | None, bool]:
+    def _at(self, form: str) -> tuple[Path | Unseen | None, bool]:
         """The file at this path, if there is one, or why nobody can tell; and whether there is one that is outside."""
-        is_outside, problem = False, None
+        is_outside = False
         for folder in (self._folder,) if self._root is None else (self._folder, self._root):
             path = folder / form
             try:
                 is_there = is_taken(path)
             except OSError as exc:
-                if path.is_relative_to(folder):  # another machine's path is searched for by its name
-                    problem = Unreadable(f"names {images.shown(form)}, which cannot be looked at: {reason_of(exc)}")
-                continue
+                if path.is_relative_to(folder):
+                    return Unseen(f"names {images.shown(form)}, which cannot be looked at: {reason_of(exc)}"), False
+                continue  # another machine's path is searched for by its name
             if is_there:
                 inside = self._inside(path)
                 if inside is not None:
                     return inside, False
                 is_outside = True
-        return problem, is_outside
+        return None, is_outside
 
     def _inside(self, path: Path) -> Path | None:
         """`path`, or where it leads to if there is a root, and that is in it."""
@@ -216,6 +226,9 @@ class Photos:
                 listed = _list([repr(file.path) for file in fitting], "and")
                 return Unreadable(f"names {shown}, which may be {listed}: write which, with its folder")
             if fitting and self._found.is_whole:
+                if self._found.unread is not None and not (named == names[0] and self._is_sure(fitting[0], named)):
+                    which = f"{fitting[0].path!r} or another, as {self._found.unread}"
+                    return Unseen(f"names {shown}, which may be {which}: mend that, or write the photo's whole path")
                 if (other := self._other_claim(fitting[0], named)) is not None:
                     theirs = f"{fitting[0].path!r} was taken for another row's {other!r}"
                     return NotThere(f"{shown} does not exist, and {theirs}: write its path below the folder")
@@ -250,6 +263,12 @@ class Photos:
                 best = max(rank for rank, _ in ranked)
                 return [file for rank, file in ranked if rank == best]
         return self._by_name_alone(named)
+
+    def _is_sure(self, file: _File, named: _Named) -> bool:
+        """Whether a file is just what is named: nothing in the folders that could not be searched fits as well."""
+        assert self._found is not None
+        is_exact = file.folders == named.folders and file.name == _split(named.name)
+        return is_exact and not self._found.may_hide(named.folders)
 
     def _rank(self, named: _Named, folders: tuple[str, ...]) -> tuple[int, int] | None:
         """How well a file in these folders fits the folders that are named; None if it does not."""
@@ -317,6 +336,7 @@ class _Match:
         self.is_whole = True
         self.unread: str | None = None
         """A folder that could not be searched, and why."""
+        self._unread: set[tuple[str, ...]] = set()
         self._given_up = given_up
         self._db = db = sqlite3.connect("", isolation_level=None, check_same_thread=False)
         try:
@@ -337,6 +357,10 @@ class _Match:
 
     def close(self) -> None:
         self._db.close()
+
+    def may_hide(self, folders: tuple[str, ...]) -> bool:
+        """Whether these folders, one in the other, lead into one that could not be searched."""
+        return any(folders[:depth] in self._unread for depth in range(len(folders) + 1))
 
     def named(self, stem: str, ending: str | None, folders: Sequence[str] = ()) -> list[_File]:
         """What has this name: with this ending, or with any; where folders are named, in the last one or in none."""
@@ -371,7 +395,7 @@ class _Match:
         while waiting:
             where = waiting.pop()
             parent = _key(where.rstrip("/").rpartition("/")[2])
-            for entry in self._entries(base / where):
+            for entry in self._entries(base, where):
                 if entry.name.startswith(".") or entry.name in _NOT_SEARCHED:
                     continue
                 count += 1
@@ -379,20 +403,30 @@ class _Match:
                     self.is_whole = False
                     return
                 path = where + entry.name
-                is_below = _is_folder(entry)
+                is_below = self._is_folder(entry, path)
                 if is_below:
                     waiting.append(f"{path}/")
                 stem, ending = (_key(entry.name), _FOLDER) if is_below else _split(_key(entry.name))
                 yield stem, parent, ending, stem[::-1], os.fsencode(path)
 
-    def _entries(self, folder: Path) -> Iterator[os.DirEntry[str]]:
+    def _entries(self, base: Path, where: str) -> Iterator[os.DirEntry[str]]:
+        folder = base / where
         try:
             with os.scandir(folder) as entries:
                 yield from entries
-        except FileNotFoundError:  # it was there a moment ago
-            return
+        except OSError as exc:  # also of one that is not there any more: it may have got another name
+            self._miss(folder, where, exc)
+
+    def _is_folder(self, entry: os.DirEntry[str], path: str) -> bool:
+        try:
+            return entry.is_dir(follow_symlinks=False)
         except OSError as exc:
-            self.unread = self.unread or f"the folder {str(folder)!r} cannot be searched: {reason_of(exc)}"
+            self._miss(Path(entry.path), f"{path}/", exc)
+            return False
+
+    def _miss(self, folder: Path, where: str, exc: OSError) -> None:
+        self.unread = self.unread or f"the folder {str(folder)!r} cannot be searched: {reason_of(exc)}"
+        self._unread.add(_folders(where))
 
 
 @contextmanager
@@ -418,13 +452,6 @@ def _resolved(folder: Path) -> Path:
     except OSError as exc:
         problem = f"cannot be looked at: {reason_of(exc)}"
     raise ConfigurationError(f"the images' folder {str(folder)!r} {problem}: check the path")
-
-
-def _is_folder(entry: os.DirEntry[str]) -> bool:
-    try:
-        return entry.is_dir(follow_symlinks=False)
-    except OSError:
-        return False
 
 
 def _outside() -> Unreadable:
@@ -471,6 +498,11 @@ def _key(name: str) -> str:
         name = "".join(char for char in unicodedata.normalize("NFKC", name) if unicodedata.category(char) != "Cf")
         name = unicodedata.normalize("NFKC", name.casefold()).encode("utf-8", "replace").decode()
     return " ".join(name.casefold().split())
+
+
+def _folders(path: str) -> tuple[str, ...]:
+    """The folders of a path, as they are compared; of one that ends in a slash, all of it."""
+    return tuple(map(_key, path.split("/")[:-1]))
 
 
 def _split(key: str) -> tuple[str, str]:
