@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import errno
+import glob
 import os
 import re
 import tempfile
@@ -13,10 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 import aisolution_async
-from aisolution_async import AISolutionError, ConfigurationError, FaceCompare, SearchFace
-from aisolution_async.bulk import rescue, run_folder
+from aisolution_async import AISolutionError, ConfigurationError, FaceCompare, SearchFace, WhatsAppDetail
+from aisolution_async.bulk import looks, rescue, run_folder
 from aisolution_async.bulk.photos import Photos, Unseen
 from aisolution_async.bulk.report import write_report
 from aisolution_async.ledger import LedgerError
@@ -224,6 +227,51 @@ async def test_a_list_in_a_folder_that_leads_nowhere_or_round_is_told(tmp_path: 
             assert "Too many levels of symbolic links" in done.problems["2.csv"]
             assert "File name too long" in done.problems["3.csv"]
     assert len(vendor.requests) == 1
+
+
+TREE = ["1.csv", "a/1.csv", "a/b/2.csv", "a/b/c/3.csv", "b/1.csv", ".h/4.csv", "a/.5.csv", "d[1]/6.csv", "a/b/x.jpg"]
+PARTS = ["*", "**", "a", "b", "?", "[!a]", "*.csv", "1.csv", "d[[]1]", ".*", "a*", "a/..", "none", "a**"]
+
+
+@given(parts=st.lists(st.sampled_from(PARTS), min_size=1, max_size=4), is_whole=st.booleans())
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+def test_a_pattern_names_what_it_does_everywhere(tmp_path: Path, parts: list[str], is_whole: bool) -> None:
+    for name in TREE:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        write(tmp_path / name, "")
+    for name, target in {"link": "a/b", "round": "round", "nowhere": "none", "file.csv": "1.csv"}.items():
+        if not (tmp_path / name).is_symlink():
+            (tmp_path / name).symlink_to(target)
+    start = tmp_path if is_whole else Path()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path)
+        pattern = str(start.joinpath(*parts))
+        found = glob.glob(pattern, recursive=True)  # noqa: PTH207  # what is meant
+        usual = sorted({Path(each) for each in found if os.path.lexists(each)})  # some versions name a folder unseen
+        assert looks.named_by(Path(pattern)) == usual
+
+
+@pytest.mark.parametrize(
+    "pattern", ["*/*.csv", "**/*.csv", "b/*.csv", "*/in.csv", "**/in.csv", "**", "*/*/*.csv", "?/[a-z]*"]
+)
+async def test_a_folder_of_lists_that_a_pattern_cannot_list(tmp_path: Path, pattern: str) -> None:
+    """Lists in it would be left out of a run that says that all is finished."""
+    lists, vendor = tmp_path / "lists", Vendor(sane)
+    for name in "abc":
+        (lists / name / "in").mkdir(parents=True)
+        for number, path in enumerate((lists / name / f"{name}.csv", lists / name / "in" / f"{name}{name}.csv")):
+            write(path, f"number\n+62813873{number}{ord(name)}\n")
+    write(lists / "b/in.csv", "number\n+6281387300009\n")
+    options: dict[str, Any] = {"ledger": tmp_path / "a.ledger"}
+    async with client_of(vendor) as client:
+        is_by_name = pattern == "*/in.csv"  # which lists no folder but the first
+        with unlookable(lists / "b/in.csv") if is_by_name else unlistable(lists / "b"):
+            with pytest.raises(ConfigurationError) as caught:
+                await run_folder(client, WhatsAppDetail, lists / pattern, tmp_path / "out", **options)
+        said = f"{str(lists / 'b/in.csv')!r} cannot be looked at" if is_by_name else f"the folder {str(lists / 'b')!r}"
+        assert said in str(caught.value)
+        assert not vendor.requests
+        assert (await run_folder(client, WhatsAppDetail, lists / pattern, tmp_path / "out", **options)).complete
 
 
 @pytest.mark.parametrize("why", [errno.EACCES, errno.EIO])

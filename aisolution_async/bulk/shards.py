@@ -196,8 +196,7 @@ def _found_in(source: Path, output: Path) -> tuple[list[Path], list[str]]:
     if names.is_folder(source):
         paths: Iterable[Path] = source.iterdir()
     else:
-        every = map(Path, glob.iglob(str(source), recursive=True))  # noqa: PTH207  # Path.glob takes no whole path
-        paths = (path for path in every if own not in Path(os.path.realpath(path)).parents)
+        paths = (path for path in looks.named_by(source) if own not in Path(os.path.realpath(path)).parents)
     found, folders = list[Path](), list[str]()
     for path in paths:
         if path.name.startswith((".", "~$")):
