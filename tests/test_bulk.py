@@ -11,6 +11,7 @@ import io
 import itertools
 import json
 import os
+import shutil
 import sqlite3
 import stat
 import tempfile
@@ -838,6 +839,90 @@ async def test_no_folder_to_rescue_to(
         await bulk(many(tmp_path), tmp_path / "out.csv", concurrency=10)
     assert caught.value.summary.rescued == ["stderr"]
     assert len(capsys.readouterr().err.splitlines()) + len(read(tmp_path / "out.csv.part")) == caught.value.summary.rows
+
+
+@pytest.mark.parametrize("ending", ["csv", "jsonl", "xlsx", "parquet"])
+@pytest.mark.parametrize("has_ledger", [False, True])
+@pytest.mark.parametrize("how", ["removed", "removed with its folder", "moved away", "replaced", "removed and stopped"])
+async def test_a_part_file_that_somebody_takes_away(
+    tmp_path: Path, rescues: Path, ending: str, has_ledger: bool, how: str
+) -> None:
+    """Rows that are paid for, and that nothing else has, are copied. No other run is said to have them."""
+    source, folder = many(tmp_path, 20), tmp_path / "out"
+    folder.mkdir()
+    out, kept = folder / f"out.{ending}", tmp_path / "kept"
+    part = Path(f"{out}.part")
+    options: dict[str, Any] = {"ledger": tmp_path / "a.ledger"} if has_ledger else {}
+
+    def answer(request: httpx.Request, number: int) -> httpx.Response:
+        if number == 15:
+            if how == "moved away":
+                part.rename(kept)
+            elif how == "removed with its folder":
+                shutil.rmtree(folder)
+            else:
+                part.unlink()
+            if how == "replaced":
+                write(part, "somebody's")
+            if how == "removed and stopped":
+                run.stop()
+        return sane(request, number)
+
+    vendor = Vendor(answer)
+    async with client_of(vendor) as client:
+        run = BulkRun(client, WhatsAppDetail, source, out, concurrency=1, **options)
+        if how == "removed and stopped" and has_ledger:
+            summary = await run.run()
+        else:
+            with pytest.raises(BulkError) as caught:
+                await run.run()
+            summary, said = caught.value.summary, str(caught.value)
+            assert ("another run writes it now" in said) == (how == "replaced")
+            assert ("somebody removed its part file meanwhile, or moved it" in said) == (
+                how not in ("replaced", "removed and stopped")
+            )
+    asked = len(vendor.requests)
+    assert summary.tally.charged == asked
+    assert (asked < 20) == (how == "removed and stopped")
+    assert part.exists() == (how == "replaced")
+    if how == "replaced":
+        assert part.read_text() == "somebody's"  # what is not ours does not become the results
+        part.unlink()
+    assert not out.exists()
+    folder.mkdir(exist_ok=True)
+    if has_ledger:
+        assert summary.part is None
+        assert not [*rescues.iterdir(), *folder.glob("*.rescued-*.part")]
+    else:
+        assert summary.part is not None
+        assert f"; {summary.rows} rows went to {str(summary.part)!r}" in said
+        assert stat.S_IMODE(summary.part.stat().st_mode) == 0o600
+        assert summary.part.parent == (rescues if how == "removed with its folder" else folder)
+        options["rescued"] = [summary.part]
+    again = await bulk(source, out, vendor=vendor, **options)
+    assert (again.ok, len(vendor.requests)) == (20, 20)
+
+
+async def test_a_part_file_that_goes_together_with_the_ledger(tmp_path: Path, rescues: Path) -> None:
+    source, out, ledger = many(tmp_path, 20), tmp_path / "out.csv", tmp_path / "a.ledger"
+
+    def answer(request: httpx.Request, number: int) -> httpx.Response:
+        if number == 15:
+            for file in (*tmp_path.glob("a.ledger*"), tmp_path / "out.csv.part"):
+                file.unlink()
+        return sane(request, number)
+
+    vendor = Vendor(answer)
+    async with client_of(vendor) as client:
+        run = BulkRun(client, WhatsAppDetail, source, out, concurrency=1, ledger=ledger)
+        with pytest.raises(BulkError, match=r"was removed while the run wrote it; \d+ rows went to"):
+            await run.run()
+    asked = len(vendor.requests)
+    assert run.summary.part is not None
+    named = [run.summary.part, *map(Path, run.summary.rescued)]
+    done = await bulk(source, out, vendor=vendor, ledger=ledger, rescued=named)
+    assert (done.ok, done.tally.charged, len(vendor.requests)) == (20, 20 - asked, 20)
+    assert not [*rescues.iterdir()]
 
 
 async def test_the_names_of_rescued_rows_are_safe_on_the_disk(

@@ -725,6 +725,7 @@ def test_which_of_two_files_of_problems_it_is(tmp_path: Path, same: bool, mended
             output.part.unlink()  # as if it had never come to its name
             with pytest.raises(UnwrittenError):
                 output.finish(tmp_path / f"{ledger}.ledger", tmp_path / "out.csv")
+            output.close()
             note = json.loads((tmp_path / "mend.csv.of").read_text())
             note["before"], note["digest"] = dict(note), "of the file to come"
             note["ledger"] = f"{ledger}.ledger"

@@ -12,7 +12,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import pytest
 
@@ -166,6 +166,48 @@ def test_a_part_that_another_run_took_away_meanwhile_is_its_own(
     with pytest.raises(ConfigurationError, match="another run is writing it"):
         Output(tmp_path / "out.csv", None).open(["a"], replace=True)
     assert part.read_text() == "of another run"
+
+
+def test_a_part_that_somebody_took_away_meanwhile_is_nobodys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    part = tmp_path / "out.csv.part"
+    part.write_text("of a stopped run")
+    real = locks.lock
+
+    def lock(number: int, *, waits: bool = False) -> None:
+        part.unlink(missing_ok=True)
+        monkeypatch.setattr(locks, "lock", real)
+
+    monkeypatch.setattr(locks, "lock", lock)
+    output = Output(tmp_path / "out.csv", None)
+    output.open(["a"], replace=True)
+    assert part.read_text() == "a\n"
+    output.close()
+
+
+@pytest.mark.parametrize("why", [errno.EACCES, errno.EIO])
+def test_a_part_that_cannot_be_opened_may_be_a_living_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, why: int
+) -> None:
+    """Another user's, in a folder that both may write to. A link is no run's, and goes."""
+    part, real = tmp_path / "out.csv.part", os.open
+    part.write_text("of another user")
+
+    def refuse(path: Any, *given: Any) -> int:
+        if Path(path) == part and not given[0] & os.O_CREAT:
+            raise OSError(why, os.strerror(why))
+        return real(path, *given)
+
+    output = Output(tmp_path / "out.csv", None)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "open", refuse)
+        with pytest.raises(ConfigurationError, match=os.strerror(why)):
+            output.open(["a"], replace=True)
+    assert part.read_text() == "of another user"
+    part.unlink()
+    part.symlink_to("nowhere")
+    output.open(["a"], replace=True)
+    assert not part.is_symlink()
+    output.close()
 
 
 # ------------------------------------------------------------------------------------------------------ on Windows

@@ -21,7 +21,7 @@ import httpx
 import pytest
 
 from aisolution_async import ConfigurationError, FaceCompare, IdHolding, LedgerError, WhatsAppDetail
-from aisolution_async.bulk import BulkError, BulkOptions, BulkRun, FolderRun, FolderSummary, run_folder
+from aisolution_async.bulk import BulkError, BulkOptions, BulkRun, FolderRun, FolderSummary, looks, run_folder
 from aisolution_async.bulk.outputs import Output, UnwrittenError
 from aisolution_async.bulk.photos import _Match
 from aisolution_async.bulk.shards import foresee_folder
@@ -618,6 +618,27 @@ async def test_a_worker_that_was_taken_for_dead_does_not_write_over_the_other(tm
 
 def expire_all(url: str) -> None:
     rows(url, "UPDATE owners SET expires_at = clock_timestamp() - interval '1 s' WHERE NOT ended")
+
+
+async def test_a_folder_of_results_that_another_worker_makes_meanwhile(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is not taken for a file, whichever look it comes after."""
+    lists, out = tmp_path / "lists", tmp_path / "out"
+    write_lists(lists, 1, 1)
+
+    def then_made(look: Callable[[Path], bool]) -> Callable[[Path], bool]:
+        def made(path: Path) -> bool:
+            found = look(path)
+            if path == out:
+                out.mkdir(exist_ok=True)
+            return found
+
+        return made
+
+    for look in ("is_folder", "is_taken"):
+        monkeypatch.setattr(looks, look, then_made(getattr(looks, look)))
+    assert (await folder_run(lists, out, tmp_path / "a.ledger")).complete
 
 
 async def test_who_took_a_part_file_over_finishes_it(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from aisolution_async.names import is_taken, sync_names
 BINARY = getattr(os, "O_BINARY", 0)
 # Neither what a link leads to, nor to wait for somebody at the other end of a pipe.
 _LOOK = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
+_NO_FILE = (errno.ELOOP, errno.EMLINK, errno.ENXIO)  # a link, by two names, or a socket: no run writes one
 
 
 def put_safely(path: Path, lines: Iterable[str]) -> None:
@@ -114,7 +115,11 @@ def remove_idle(part: Path, *, takes_over: bool) -> None:
     """Remove what a stopped run left. Raises BlockingIOError if that run is still alive, unless this one takes over."""
     try:
         file = open(part, "rb", buffering=0, opener=lambda path, flags: os.open(path, flags | _LOOK))  # noqa: SIM115  # `Path.open` has no opener; locks.remove closes it
-    except OSError:
+    except FileNotFoundError:
+        return
+    except OSError as exc:
+        if not takes_over and exc.errno not in _NO_FILE:
+            raise  # a living run may write it
         part.unlink(missing_ok=True)
         return
     with file:
@@ -126,7 +131,7 @@ def remove_idle(part: Path, *, takes_over: bool) -> None:
             part.unlink(missing_ok=True)  # its run writes on, to a file that has no name any more
             return
         if not os.fstat(file.fileno()).st_nlink:
-            raise BlockingIOError  # another run took it away meanwhile, and writes its own
+            return  # somebody took it away meanwhile; whoever has made a new one is met as this run makes its own
         locks.remove(part, file.close)
 
 

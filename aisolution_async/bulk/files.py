@@ -194,6 +194,8 @@ class Files:
                     self._finish(file.output, partial(file.finish, output.path))
             if self._finish(output):
                 summary.output = output.path
+        is_lost = output.is_lost
+        copy = self._copy_of_lost() if is_lost and output.rows and self._is_alone else None
         self.close()
         for file in to_do:
             place = file.output.path if finished else file.output.part
@@ -202,12 +204,26 @@ class Files:
             elif file.output.rows:
                 summary.to_settle = place if perhaps(exists, place) else None
         if summary.output is None and output.rows and not output.streams:
-            summary.part = output.part
+            summary.part = copy if is_lost else output.part
         mended = self._facts.source.mended.told(self._facts.source.path, is_read=finished)
         summary.warnings = [*self._facts.calls.warnings, *mended, *self._told]
         if self._rescue is not None:
             self._rescue.close()
             summary.rescued = self._rescue.places
+
+    @property
+    def _is_alone(self) -> bool:
+        """Whether only the part file has the rows: there is no ledger, or somebody removed it too."""
+        ledger = self._facts.ledger
+        return ledger is None or (isinstance(ledger, Path) and not perhaps(exists, ledger))
+
+    def _copy_of_lost(self) -> Path | None:
+        """Keep the rows of a part file that has lost its name, where nothing else has them."""
+        copy = self._output.copy()
+        where = "there was no room for a copy" if copy is None else f"{self._output.rows} rows went to {str(copy)!r}"
+        problem = self.problem or f"the part file {str(self._output.part)!r} was removed while the run wrote it"
+        self.problem = f"{problem}; {where}"
+        return copy
 
     def _finish(self, file: Output, finish: Callable[[], None] | None = None) -> bool:
         """Give a file its name. Whether it has it."""

@@ -32,7 +32,7 @@ from aisolution_async.bulk.disk import (
 )
 from aisolution_async.bulk.encoders import Cells, Dialect, Encoder, Ended, JsonLines, Table
 from aisolution_async.bulk.origins import Origin, origin_of, read_note, side_of, write_note
-from aisolution_async.bulk.rescue import rescued
+from aisolution_async.bulk.rescue import copy_of, rescued
 from aisolution_async.errors import ConfigurationError
 from aisolution_async.ledger.urls import Place
 from aisolution_async.names import exists, is_file, is_folder, is_taken, sync_names
@@ -52,6 +52,7 @@ ENDINGS = (BOOK, *DELIMITERS, *_LINES, ".parquet")
 """What an output file may end in."""
 
 _TAKEN_OVER = "another run writes it now"
+_REMOVED = "somebody removed its part file meanwhile, or moved it"
 
 _NEEDS = {
     BOOK: ("xlsxwriter", "workbooks need xlsxwriter: pip install 'aisolution-async[cli]'"),
@@ -106,6 +107,7 @@ class Output:
         self.part_is_taken = False
         """Whether the answers in the part file that is there are taken over."""
         self._replaces = False
+        self._takes_over = False
         self._file: Appender | _Stdout | None = None
         self._encoder: Encoder
         self._defuse = defuse
@@ -186,18 +188,18 @@ class Output:
         if self.streams:
             self._file = _Stdout()
             return
-        self._replaces = replace
+        self._replaces, self._takes_over = replace, takes_over
         try:
             if replace or self.part_is_idle or self.part_is_taken:
                 remove_idle(self.part, takes_over=takes_over)
             mode = 0o600 if self._private else 0o666
-            number = os.open(self.part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | BINARY, mode)
+            number = os.open(self.part, os.O_RDWR | os.O_CREAT | os.O_EXCL | BINARY, mode)
             if self._private:
                 make_private(number)
             self._file = Appender(number)
             lock_open(self._file)
             self._file.append(self._encoder.start())
-        except BlockingIOError:  # another place would have another ledger, and pay for all of it too
+        except (BlockingIOError, FileExistsError):  # another place would have another ledger, and pay for all of it too
             problem = "another run is writing it; wait until that has ended"
         except OSError as exc:
             problem = elsewhere(exc)
@@ -224,7 +226,7 @@ class Output:
             return []
         assert self._file is not None
         if not self._is_ours:
-            raise UnwrittenError(_TAKEN_OVER, [])
+            raise UnwrittenError(self._where_it_went, [])
         return self._making.make(cast("Workbook", self._encoder), self._file, self._private, given_up, notes)
 
     def finish(
@@ -248,7 +250,8 @@ class Output:
         made = self.part if self._making is None else self._making.made
         try:
             self._file.sync()
-            is_ours = self._is_ours
+            if not self._is_ours:
+                raise FileNotFoundError(0, self._where_it_went)
             self._file.close()
             if not self.streams:
                 if not self._replaces and is_taken(self.path):
@@ -259,8 +262,6 @@ class Output:
                 if of is not None and ledger is not None:
                     note = Origin(ledger, of, digest_file(made), added)
                     write_note(self.path, note, read_note(self.path) if is_file(self.path) else None, rows())
-                if not is_ours:
-                    raise FileNotFoundError(0, _TAKEN_OVER)
                 made.replace(self.path)
                 sync_names(self.path.parent)
                 if self._making is not None:
@@ -298,16 +299,44 @@ class Output:
         self.close()
 
     @property
+    def is_lost(self) -> bool:
+        """Whether the part file that is written here has lost its name: somebody removed it, or has taken it over."""
+        return not self._is_ours
+
+    def copy(self) -> Path | None:
+        """A copy of the part file that has lost its name; None where there is no place for it."""
+        assert isinstance(self._file, Appender)
+        with suppress(OSError):
+            self._file.append(self._encoder.end())
+        return copy_of(self._file.fileno(), self.path, _LINES[0] if self.as_book else self.path.suffix.lower())
+
+    @property
     def _is_ours(self) -> bool:
         """Whether the part file is still the one that was opened here: a run that took over has removed that."""
         if not isinstance(self._file, Appender):
             return True
         try:
-            return os.fstat(self._file.fileno()).st_nlink > 0
+            found = os.fstat(self._file.fileno())
         except OSError:
             return False  # another machine removed it
         except ValueError:
             return True  # it is closed, and was looked at before
+        if not found.st_nlink or os.name == "nt":  # there, what is open is neither moved nor removed
+            return found.st_nlink > 0
+        try:
+            return os.path.samestat(found, self.part.stat(follow_symlinks=False))
+        except FileNotFoundError:
+            return False
+        except OSError:
+            return True  # it has a name, and nobody can look which
+
+    @property
+    def _where_it_went(self) -> str:
+        """Why the part file is not the one that was opened here. Another run may have finished its own already."""
+        with suppress(OSError):
+            if not self._takes_over and not is_taken(self.part):
+                return _REMOVED
+        return _TAKEN_OVER
 
     def _put(self, what: Callable[[], bytes]) -> None:
         """Append what there is to be appended; where that cannot be, give back all rows that are not in the file."""

@@ -16,6 +16,7 @@ from aisolution_async.errors import ConfigurationError
 from aisolution_async.names import can_list, sync_names
 
 _TAKEN = ".taken.jsonl"
+_PIECE = 1 << 20
 
 
 class Rescue:
@@ -83,6 +84,30 @@ def keep(output: Path, lines: Iterable[bytes]) -> Path:
     raise ConfigurationError(
         f"answers that only {str(output)!r}.part has cannot be kept beside it: {problem}; make room there"
     )
+
+
+def copy_of(number: int, output: Path, ending: str) -> Path | None:
+    """A private copy of the part file of `output` that is open as `number`, and has no name any more.
+
+    It is beside the output, else in the temporary folder; None where there is no room. `ending` is that of its format.
+    """
+    for folder, begins in _places(output):
+        with suppress(OSError):
+            new, name = tempfile.mkstemp(prefix=begins, suffix=f"{ending}.part", dir=folder)
+            try:
+                with os.fdopen(new, "wb") as file:
+                    make_private(new)
+                    os.lseek(number, 0, os.SEEK_SET)
+                    while piece := os.read(number, _PIECE):
+                        file.write(piece)
+                    file.flush()
+                    os.fsync(new)
+            except OSError:
+                Path(name).unlink(missing_ok=True)
+                raise
+            sync_names(folder)
+            return Path(name)
+    return None
 
 
 def rescues_of(output: Path) -> list[Path]:

@@ -583,7 +583,8 @@ def _check(source: Path, output: Path, options: BulkOptions) -> Place:
 
 def _is_file(path: Path) -> bool:
     """Whether it is a file, or would be one by its name."""
-    return not looks.is_folder(path) and (looks.is_taken(path) or path.suffix.lower() in ENDINGS)
+    # In this order: another worker may make the folder meanwhile.
+    return not looks.is_folder(path) if looks.is_taken(path) else path.suffix.lower() in ENDINGS
 
 
 def _make(folder: Path) -> None:

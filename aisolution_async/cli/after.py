@@ -10,6 +10,7 @@ from aisolution_async.bulk.outputs import STDOUT
 from aisolution_async.cli import show
 from aisolution_async.cli.resuming import NextCommand
 from aisolution_async.ledger.urls import Place
+from aisolution_async.names import exists, perhaps
 
 _LIMITS = ("max_charges", "max_cost")
 
@@ -46,7 +47,8 @@ def lines(
 def _commands(
     done: Summary, again: NextCommand, ledger: Place | None, folder: FolderSummary | None, *, is_to_ask: bool
 ) -> Iterator[str]:
-    if ledger is None:
+    is_gone = folder is None and done.part is not None and isinstance(ledger, Path) and not perhaps(exists, ledger)
+    if ledger is None or is_gone:
         yield from _without_ledger(done, again)
         return
     whole = done if folder is None else folder
