@@ -312,6 +312,33 @@ def test_a_photo_beside_the_list_or_in_the_images_folder(tmp_path: Path) -> None
         assert photos.find("a%20b/2.jpg") == beside / "a%20b/2.jpg"
 
 
+async def test_photos_that_are_links_which_lead_nowhere(tmp_path: Path) -> None:
+    """The link is there: who is told that it is not looks for the wrong fault."""
+    for name, target in (
+        ("round.jpg", "round.jpg"),
+        ("one.jpg", "two.jpg"),
+        ("two.jpg", "one.jpg"),
+        ("gone.jpg", "gone"),
+    ):
+        (tmp_path / name).symlink_to(target)
+    (tmp_path / "folder").symlink_to("folder")
+    source = write(tmp_path / "in.csv", "img\nround.jpg\nROUND\none.jpg\ngone.jpg\nGone\nfolder/1.jpg\nfar.jpg\n")
+    vendor = Vendor(sane)
+    await bulk(source, tmp_path / "out.csv", SearchFace, vendor=vendor)
+    said = [row["problem"].partition(": ")[2].replace(str(tmp_path), "DIR") for row in read(tmp_path / "out.csv")]
+    loops, nowhere = "(Too many levels of symbolic links)", "is a link to a file that does not exist"
+    assert said == [
+        f"img 'DIR/round.jpg' cannot be read {loops}",
+        f"img 'DIR/round.jpg' cannot be read {loops}",
+        f"img 'DIR/one.jpg' cannot be read {loops}",
+        f"img 'DIR/gone.jpg' {nowhere}: check what it leads to",
+        f"img 'DIR/gone.jpg' {nowhere}: check what it leads to",
+        f"column 'img' names 'folder/1.jpg', which cannot be looked at: {loops[1:-1]}",
+        "column 'img': img 'DIR/far.jpg' does not exist: check the path",
+    ]
+    assert not vendor.requests
+
+
 @contextmanager
 def unsearchable(folder: Path, why: int = errno.EACCES) -> Iterator[None]:
     """What is in the folder is not to be listed."""

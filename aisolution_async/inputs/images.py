@@ -394,6 +394,8 @@ def _from_path(path: str, name: str, max_bytes: int, buffers: Buffers | None) ->
     except FileNotFoundError:
         hint = "" if Path(path).is_absolute() else " (relative paths start at the current directory)"
         problem = f"does not exist: check the path{hint}"
+        if perhaps(is_taken, Path(path)):
+            problem = "is a link to a file that does not exist: check what it leads to"
     except PermissionError:
         problem = "may not be read: check the file's permissions"
     except (OSError, ValueError) as exc:
