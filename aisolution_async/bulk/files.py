@@ -232,7 +232,8 @@ class Files:
         except UnwrittenError as exc:
             self.problem = f"the {file.called} {str(file.path)!r} cannot be finished: {exc.strerror}"
             self._remedy = exc.remedy
-            if file is self._output and not exc.rows and not file.streams and exists(file.part):
+            is_there = not file.streams and not file.is_lost and exists(file.part)
+            if file is self._output and not exc.rows and is_there:
                 self.problem += f"; the rows are safe in {str(file.part)!r}"
             if file is self._output and exc.rows:
                 self._keep_the_lost(exc.rows)
