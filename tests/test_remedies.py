@@ -66,6 +66,7 @@ def test_what_may_not_be_read_is_told_by_who_reads_it(monkeypatch: pytest.Monkey
 def test_a_folder_that_may_not_be_listed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "lists").mkdir()
     failing(monkeypatch, Path, "iterdir", errno.EACCES, tmp_path / "lists")
+    failing(monkeypatch, os, "scandir", errno.EACCES, tmp_path / "lists")
     with pytest.raises(ConfigurationError, match=r"lists' cannot be listed: Permission denied; allow it, or name ano"):
         list_shards(tmp_path / "lists", None)
     with pytest.raises(ConfigurationError, match=r"lists' cannot be listed: Permission denied; mend that"):
