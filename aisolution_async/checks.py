@@ -65,7 +65,8 @@ def running_loop() -> asyncio.AbstractEventLoop:
     except RuntimeError:
         pass
     raise ConfigurationError(
-        "aisolution-async runs on asyncio only: use asyncio.run(main()), or anyio.run(main) without backend='trio'"
+        "aisolution-async runs on asyncio only: use asyncio.run(main()), or anyio.run(main) without backend='trio'; "
+        "within a process that was forked in a loop, too"
     )
 
 

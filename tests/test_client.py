@@ -6,6 +6,7 @@ import asyncio
 import base64
 import contextlib
 import io
+import os
 import pickle
 import random
 from pathlib import Path
@@ -40,7 +41,10 @@ from aisolution_async import (
     WhatsAppState,
 )
 from aisolution_async.integrations.instant import InstantLoop
+from aisolution_async.wire import transport
 
+from . import forks
+from .crash import CountingSandbox
 from .support import TOKEN, Vendor, client_of, in_turn, ok_whatsapp, picture, says, virtual
 
 CHARGED, FREE, UNKNOWN = Charge.CHARGED, Charge.FREE, Charge.UNKNOWN
@@ -653,3 +657,32 @@ async def test_photos_are_made_to_fit(tmp_path: Path) -> None:
         assert 800 <= opened.height <= 2016
         assert opened.width < opened.height
         assert dict(opened.getexif()) == {}
+
+
+FORK = """
+import os
+from aisolution_async.wire import transport
+
+before = transport._forks
+if not (child := os.fork()):
+    os._exit(transport._forks - before)
+assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 1
+assert transport._forks == before
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
+def test_a_fork_knows_that_it_is_one() -> None:
+    code, said = forks.run(["-c", FORK])
+    assert code == 0, said
+
+
+async def test_a_fork_of_a_client_sends_nothing(ledger_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in the fork: the call has its leave to be sent already."""
+    async with CountingSandbox() as sandbox:
+        async with AsyncClient(sandbox.token, base_url=sandbox.url, ledger=ledger_path) as client:
+            monkeypatch.setattr(transport, "_forks", transport._forks + 1)
+            with pytest.raises(ConfigurationError, match="this process is a fork of the client's") as caught:
+                await client.whatsapp_detail("+6281387300000")
+        assert caught.value.charge is Charge.FREE
+        assert sandbox.charged.total() == 0

@@ -41,6 +41,7 @@ from aisolution_async.values import value_class
 from aisolution_async.wire.connection import Connection, decode_body, frame_head
 from aisolution_async.wire.dial import AddressInfo, dial
 from aisolution_async.wire.form import Form, Parts
+from aisolution_async.wire.reach import Refused
 from aisolution_async.wire.reuse import Reuse
 
 Origin = tuple[str, str, int]
@@ -52,6 +53,7 @@ _PORTS = {"https": 443, "http": 80}
 _TICK = 0.05  # seconds that the timer rests at least; what a timeout may come late by in a busy pool
 _LENGTHS = frozenset(map(len, ("content-encoding", "keep-alive", "retry-after")))  # of names that mean something here
 _LONGEST_REST = 1.0  # seconds; see `_rest_is_due`
+_forks = 0  # how many forks this process is away from the one that was started
 _GRACE = 0.001  # seconds that a loop's timer may fire early by (uvloop counts in milliseconds)
 
 
@@ -181,6 +183,7 @@ class PoolTransport(NotPickled, httpx.AsyncBaseTransport):
         self._may_dial = may_dial or _no_limit
         self._loop: asyncio.AbstractEventLoop | None = None
         self._closed = False
+        self._forks = _forks
         self._emptied = asyncio.Event()
         # A slot is a connection, or leave to make one: `_slots` >= len(`_connections`), and nobody waits while there is
         # a slot to take. Whoever frees a slot hands it to the first in line, so that none is lost and none overtakes.
@@ -243,8 +246,8 @@ class PoolTransport(NotPickled, httpx.AsyncBaseTransport):
         timeout: Mapping[str, float | None],
         headless: bool = False,
     ) -> Response:
-        loop = asyncio.get_running_loop()
         flight.left = False
+        loop = asyncio.get_running_loop()
         deadline = math.inf if flight.deadline is None else flight.deadline
         if loop is not self._loop:
             self._bind(loop)
@@ -264,8 +267,8 @@ class PoolTransport(NotPickled, httpx.AsyncBaseTransport):
             if body.more and not body.asynchronous:
                 body.encode()
                 now = loop.time()
-            if now >= deadline or flight.may_leave is not None:
-                flight.check(now)
+            if now >= deadline or flight.may_leave is not None or self._forks != _forks:
+                self._check(flight, now)
             read_timeout = _seconds(timeout.get("read"))
             conn.begin(headless, read_timeout, deadline)
             conn.began, conn.expires = now, min(now + read_timeout, deadline)
@@ -332,6 +335,12 @@ class PoolTransport(NotPickled, httpx.AsyncBaseTransport):
         if fault:
             return httpx.LocalProtocolError(fault)
         return httpx.UnsupportedProtocol("only https:// and http:// with a host")
+
+    def _check(self, flight: Flight, now: float) -> None:
+        """Raise where nothing may leave any more."""
+        if self._forks != _forks:  # the other process goes on with what is under way, and with the connections
+            raise Refused("this process is a fork of the client's: make a client in each process", ConfigurationError)
+        flight.check(now)
 
     async def _send_rest(self, conn: Connection, body: _Body, write_timeout: float, deadline: float) -> None:
         """Sends piece after piece, each when the one before it has left our memory, until the answer forbids more."""
@@ -833,3 +842,12 @@ def _promised(keep_alive: bytes) -> float:
     """How long a server's `Keep-Alive: timeout=N` lets a connection idle, less a margin for bytes under way."""
     found = re.search(rb"timeout\s*=\s*(\d{1,9})", keep_alive, re.IGNORECASE)
     return max(int(found[1]) - 1, int(found[1]) / 2) if found else math.inf
+
+
+def _forked() -> None:
+    global _forks  # noqa: PLW0603  # the one place that knows
+    _forks += 1
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forked)
