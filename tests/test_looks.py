@@ -7,11 +7,13 @@ import errno
 import glob
 import os
 import re
+import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import AsyncExitStack, closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -22,10 +24,11 @@ from aisolution_async import AISolutionError, ConfigurationError, FaceCompare, S
 from aisolution_async.bulk import looks, rescue, run_folder
 from aisolution_async.bulk.photos import Photos, Unseen
 from aisolution_async.bulk.report import write_report
-from aisolution_async.ledger import LedgerError
+from aisolution_async.ledger import Ledger, LedgerError, Stored
 from aisolution_async.names import exists, is_file, is_folder, is_taken, perhaps
 
 from .commands import left, run, the_error
+from .ledgers import answered, ask, do
 from .sheets import bulk, read, sane, write
 from .support import Vendor, client_of, picture
 
@@ -557,6 +560,48 @@ async def test_a_ledger_in_a_folder_that_cannot_be_listed(tmp_path: Path) -> Non
     assert not [*folder.iterdir()]
     assert not vendor.requests
     assert (await bulk(source, tmp_path / "out.csv", **options)).complete
+
+
+def opened_in(folder: Path) -> set[str]:
+    """What this process has open in the folder, as far as the system tells."""
+    opened = set()
+    for number in Path("/proc/self/fd").glob("*"):
+        with suppress(OSError):  # the one of the glob itself is closed by now
+            opened.add(str(number.readlink()))
+    return {name for name in opened if name.startswith(f"{folder}/")}
+
+
+@pytest.mark.parametrize("others", [0, 1])
+@pytest.mark.parametrize("what", ["cannot be listed", "cannot be changed", "is gone"])
+async def test_a_ledger_whose_folder_is_shut_while_it_is_in_use(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, what: str, others: int
+) -> None:
+    """The ledger is closed whole all the same. When the folder is as it was, so is the ledger."""
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    path = folder / "a.ledger"
+    async with AsyncExitStack() as stack:
+        for _ in range(others):
+            await stack.enter_async_context(Ledger(path))
+        before = opened_in(folder)
+        ledger = Ledger(path)
+        await ledger.open()
+        await do(ledger, answered())
+        with monkeypatch.context() as patch, unlistable(folder if what == "cannot be listed" else Path("nowhere")):
+            if what == "cannot be changed":
+                refusal = OSError(errno.EROFS, os.strerror(errno.EROFS))
+                patch.setattr(os, "unlink", Mock(side_effect=refusal))
+            elif what == "is gone":
+                shutil.rmtree(folder)
+            await ledger.aclose()
+        if what != "is gone":
+            assert opened_in(folder) == before
+    assert not opened_in(folder)
+    # What the thread of the ledger logs is that its file is gone, once for each who had it open.
+    assert len(caplog.records) == (1 + others if what == "is gone" else 0)
+    if what != "is gone":
+        async with Ledger(path) as ledger:
+            assert isinstance(await ledger.begin(ask(ledger)), Stored)
 
 
 @pytest.mark.parametrize("why", [errno.EIO, errno.EACCES])

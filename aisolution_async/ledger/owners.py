@@ -42,8 +42,9 @@ class Owner:
 
     def release(self) -> None:
         """Be alive no more."""
-        with suppress(PermissionError):  # on Windows, somebody is looking at it: it is swept later
+        with suppress(OSError):  # on Windows, somebody is looking at it; or the folder is shut: it is swept later
             locks.remove(self._path, self.close)
+        self.close()
 
     def close(self) -> None:
         """Close this process's hold on the lock."""
@@ -84,11 +85,14 @@ def has_others(ledger: Path, name: str) -> bool:
     return any(file.name.startswith(start) and file.name != f"{start}{name}" for file in ledger.parent.iterdir())
 
 
-def others(ledger: Path, name: str) -> bool:
-    """Whether another owner than this one is alive."""
+def others(ledger: Path, name: str) -> bool | None:
+    """Whether another owner than this one is alive. None where nobody can tell: the folder was shut meanwhile, say."""
     start = _file(ledger, "").name
-    found = [file.name.removeprefix(start) for file in ledger.parent.iterdir() if file.name.startswith(start)]
-    return any(other != name and is_alive(ledger, other) for other in found)
+    try:
+        found = [file.name.removeprefix(start) for file in ledger.parent.iterdir() if file.name.startswith(start)]
+        return any(other != name and is_alive(ledger, other) for other in found)
+    except OSError:
+        return None
 
 
 def _look(path: Path, *, remove: bool) -> bool | None:

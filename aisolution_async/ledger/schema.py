@@ -321,21 +321,25 @@ def sync_log(db: sqlite3.Connection) -> None:
     db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()  # which syncs the log first
 
 
-def close(db: sqlite3.Connection, path: Path, *, others: bool) -> None:
-    """Close the connection: if it is the last, SQLite folds the log into the file. `others`: somebody else uses it."""
+def close(db: sqlite3.Connection, path: Path, *, others: bool | None) -> None:
+    """Close the connection: if it is the last, SQLite folds the log into the file.
+
+    `others`: whether somebody else uses it; None where nobody can tell, so that it stays noted as in use.
+    """
     try:
-        if not others:
+        if others is False:
             with suppress(sqlite3.Error):
                 db.execute("UPDATE file SET in_use = 0")
     finally:
         db.close()
-    if not others and not exists(_log_of(path)):
+    with suppress(OSError):
+        if others or exists(_log_of(path)):
+            return
         with suppress(LedgerError, OSError):
             _check_closed(path, 0.1)
             return
         # On a full disk, say, the note could not be taken away, but nothing is missing.
-        with suppress(OSError):
-            _log_of(path).touch(0o600)
+        _log_of(path).touch(0o600)
 
 
 def _create(path: Path) -> None:
