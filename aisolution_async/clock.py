@@ -46,3 +46,12 @@ class Worker(Protocol):
 
 elsewhere: WeakSet[Worker] = WeakSet()
 """All such workers: a clock that skips waits stands while one of them is awaited. Executors need not be here."""
+
+
+def workers() -> list[Worker]:
+    """Those that are `elsewhere` now. Loops in other threads may add theirs meanwhile."""
+    while True:
+        try:
+            return list(elsewhere)
+        except RuntimeError:  # one was added: they are looked at anew
+            continue

@@ -8,6 +8,7 @@ import logging
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
@@ -24,7 +25,7 @@ from starlette.middleware.base import BaseHTTPMiddleware
 
 from aisolution_async import AsyncClient, Inbox, Ledger, WhatsAppDetail
 from aisolution_async.integrations.aiohttp import inbox_routes
-from aisolution_async.integrations.asgi import answer, inbox_app
+from aisolution_async.integrations.asgi import answer, hide_from_access_logs, inbox_app
 from aisolution_async.integrations.fastapi import inbox_router
 from aisolution_async.ledger import LedgerError
 from aisolution_async.sandbox import Sandbox
@@ -221,6 +222,31 @@ async def test_access_logs_hold_neither_the_secret_nor_numbers(
         assert secret not in text
     for record in known:
         assert NUMBER not in record.getMessage() + repr(record.__dict__)
+
+
+class Joined(Inbox):
+    """As this inbox is asked for its address, another thread makes an inbox too."""
+
+    other: Inbox | None = None
+
+    @property
+    def path(self) -> str:
+        if self.other is None:
+            self.other = Inbox("https://example.com/other", secret=SECRET)
+            maker = threading.Thread(target=hide_from_access_logs, args=(self.other,))
+            maker.start()
+            maker.join()
+        return super().path
+
+
+def test_a_record_is_logged_while_another_thread_makes_an_inbox(caplog: pytest.LogCaptureFixture) -> None:
+    secret = f"{SECRET}-joined"
+    inbox = Joined("https://example.com/joined", secret=secret)
+    hide_from_access_logs(inbox)
+    with caplog.at_level(logging.INFO, "hypercorn.access"):
+        logging.getLogger("hypercorn.access").info("GET %s", f"/joined/{secret}")
+    assert secret not in caplog.text
+    assert inbox.other is not None
 
 
 @every_server

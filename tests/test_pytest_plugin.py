@@ -17,6 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
 from pathlib import Path
 from typing import Any
+from weakref import WeakSet
 
 import anyio.to_thread
 import pytest
@@ -30,6 +31,7 @@ from aisolution_async.ledger.book import Book
 from aisolution_async.ledger.store import Ask, Verdict
 from aisolution_async.sandbox import Sandbox
 from aisolution_async.sandbox.faults import Fault
+from aisolution_async.sending.threads import Threads
 
 from .support import LAST_RESORT, Vendor, client_of, ok_whatsapp, virtual
 
@@ -538,6 +540,31 @@ async def test_virtual_time_stands_while_work_is_under_way_elsewhere(rest: Calla
         assert clock.now() == began
         await asyncio.sleep(1800)
         assert clock.now() == began + 1800
+
+
+class Crowd(WeakSet[clock.Worker]):
+    """Workers, to which another loop in another thread adds one as often as they are looked through, twice."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.late = [Threads(print), Threads(print)]
+
+    def __iter__(self) -> Iterator[clock.Worker]:
+        for worker in super().__iter__():
+            if len(self) <= len(self.late):
+                self.add(self.late[len(self) - 1])
+            yield worker
+
+
+@virtual
+async def test_virtual_time_passes_while_another_loop_makes_workers(monkeypatch: pytest.MonkeyPatch) -> None:
+    crowd, first = Crowd(), Threads(print)
+    crowd.add(first)
+    monkeypatch.setattr(clock, "elsewhere", crowd)
+    began = clock.now()
+    await asyncio.sleep(1800)
+    assert clock.now() == began + 1800
+    assert len(crowd) == 3
 
 
 @virtual

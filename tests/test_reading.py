@@ -6,19 +6,22 @@ import asyncio
 import base64
 import contextvars
 import gc
+import io
 import os
 import random
 import threading
 import weakref
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 from urllib.parse import parse_qs
 
 import httpx
 import pytest
 
-from aisolution_async import Charge, FaceCompare, IdHolding, InputError
+from aisolution_async import Charge, FaceCompare, IdHolding, InputError, NotSentError
 from aisolution_async.inputs import images
+from aisolution_async.integrations.instant import InstantLoop
 from aisolution_async.sending import threads
 from aisolution_async.sending.threads import Threads
 
@@ -346,6 +349,105 @@ def test_threads_whose_loop_is_closed_end(monkeypatch: pytest.MonkeyPatch) -> No
     for thread in readers():
         thread.join(LAST_RESORT)
     assert not readers()
+
+
+@pytest.mark.parametrize("given_up", [False, True])
+def test_threads_whose_loop_is_stopped_end(monkeypatch: pytest.MonkeyPatch, given_up: bool) -> None:
+    """As in a notebook, between two cells. The loop can go on."""
+    monkeypatch.setattr(threads, "_PATIENCE", 0.001)
+    go, reached = threading.Event(), threading.Event()
+    hands = Threads(nothing)
+
+    def work() -> None:
+        reached.set()
+        go.wait(LAST_RESORT)
+
+    async def main() -> None:
+        working = [asyncio.ensure_future(hands.run(work)) for _ in range(3)]
+        await asyncio.to_thread(reached.wait, LAST_RESORT)
+        if given_up:
+            for each in working:
+                each.cancel()
+        else:
+            go.set()
+        await asyncio.wait(working)
+
+    loop = asyncio.new_event_loop()
+    loop.run_until_complete(main())
+    go.set()
+    for thread in readers():
+        thread.join(LAST_RESORT)
+    assert not readers()
+    assert loop.run_until_complete(hands.run(lambda: "it goes on")) == "it goes on"
+    loop.run_until_complete(loop.shutdown_default_executor())
+    loop.close()
+    for thread in readers():
+        thread.join(LAST_RESORT)
+
+
+async def test_threads_that_end_as_they_are_given_something(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(threads, "_PATIENCE", 0.0)
+    hands = Threads(nothing)
+    for n in range(50):
+        both = await asyncio.gather(hands.run(lambda n=n: n), hands.run(lambda: -1))  # type: ignore[misc]  # as above
+        assert [*both] == [n, -1]
+    await ended(hands)
+
+
+class Stuck(io.RawIOBase):
+    """A photo that cannot be read to its end before `go` is set."""
+
+    def __init__(self, go: threading.Event, begun: list[None]) -> None:
+        super().__init__()
+        self._go, self._begun = go, begun
+
+    def read(self, _size: int = -1) -> bytes:
+        self._begun.append(None)
+        self._go.wait(LAST_RESORT)
+        return b""
+
+
+async def begun_are(begun: list[None], number: int) -> None:
+    while len(begun) < number:
+        await asyncio.sleep(0)
+
+
+@virtual
+async def test_a_single_call_waits_in_line_no_longer_than_its_deadline() -> None:
+    go, begun, vendor = threading.Event(), list[None](), Vendor(same_person)
+    loop = asyncio.get_running_loop()
+    assert isinstance(loop, InstantLoop)
+    async with client_of(vendor, deadline=1.0) as client:
+        calls = [asyncio.create_task(client.id_holding(Stuck(go, begun))) for _ in range(6)]
+        await begun_are(begun, 4)
+        loop.advance(1.0)
+        while not all(call.done() for call in calls):
+            assert len(begun) == 4
+            await asyncio.sleep(0)
+        for call in calls:
+            assert isinstance(error := call.exception(), NotSentError)
+            assert "the deadline passed before its images were read" in str(error)
+        go.set()
+        assert (await client.id_holding(photo(1, 200_000))).charge is Charge.CHARGED  # the places are free
+    assert len(vendor.requests) == 1
+
+
+@virtual
+async def test_a_call_of_a_batch_waits_in_line_for_as_long_as_it_takes(tmp_path: Path) -> None:
+    """Its turn comes when others have had theirs, however many there are: the deadline is for its own reading."""
+    go, begun, vendor = threading.Event(), list[None](), Vendor(same_person)
+    loop = asyncio.get_running_loop()
+    assert isinstance(loop, InstantLoop)
+    (tmp_path / "a.jpg").write_bytes(photo(1, 200_000))
+    sources: list[Any] = [*(Stuck(go, begun) for _ in range(4)), *[tmp_path / "a.jpg"] * 2]
+    async with client_of(vendor, deadline=1.0) as client:
+        calls = [IdHolding(source, key=n) for n, source in enumerate(sources)]
+        asking = asyncio.create_task(client.collect(calls, concurrency=6))
+        await begun_are(begun, 4)
+        loop.advance(2.0)
+        outcomes = await asking
+        go.set()
+    assert [type(outcome.error) for outcome in outcomes] == [NotSentError] * 4 + [type(None)] * 2
 
 
 def test_time_is_not_skipped_while_a_thread_works() -> None:

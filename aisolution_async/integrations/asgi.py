@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+import threading
 from collections.abc import Awaitable, Callable, MutableMapping
 from functools import lru_cache
 from typing import Any
@@ -74,10 +75,17 @@ class _Hider(logging.Filter):
 
     def __init__(self) -> None:
         super().__init__()
-        self.inboxes: WeakSet[Inbox] = WeakSet()
+        self._inboxes: WeakSet[Inbox] = WeakSet()
+        self._lock = threading.Lock()  # one thread may log while another one makes an inbox
+
+    def add(self, inbox: Inbox) -> None:
+        with self._lock:
+            self._inboxes.add(inbox)
 
     def filter(self, record: logging.LogRecord) -> bool:
-        hidden = _pattern(frozenset(part for inbox in self.inboxes for part in _parts(inbox)))
+        with self._lock:
+            inboxes = list(self._inboxes)
+        hidden = _pattern(frozenset(part for inbox in inboxes for part in _parts(inbox)))
         if hidden is not None:
             for name, value in record.__dict__.items():
                 if isinstance(value, str | tuple | dict):
@@ -93,7 +101,7 @@ def hide_from_access_logs(inbox: Inbox) -> None:
 
     The receivers do this by themselves. A proxy in front, and whatever else logs or traces URLs, has to be told.
     """
-    _HIDER.inboxes.add(inbox)
+    _HIDER.add(inbox)
     for name in _ACCESS_LOGS:
         logging.getLogger(name).addFilter(_HIDER)
 

@@ -193,7 +193,7 @@ class Elsewhere:
         """Whether anything is under way, to be asked when the loop has nothing to do."""
         return (
             self._awaited > 0
-            or any(worker.is_awaited(self._loop) for worker in list(clock.elsewhere))
+            or any(worker.is_awaited(self._loop) for worker in clock.workers())
             or any(_is_working(thread, self._loop) for thread in threading.enumerate())
             or any(_is_pipe_of_child(key) for key in self._keys())
             or self._is_answer_due()

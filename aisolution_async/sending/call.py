@@ -308,7 +308,7 @@ class Sending(NotPickled, Generic[R]):
         `state` is then Prepared; New where it is known; Over where it cannot be sent, or need not be.
         """
         if not self.prepare_at_once():
-            state = await self._prepare(identify=True, is_known=is_known)
+            state = await self._prepare(identify=True, is_known=is_known, ahead=True)
             if self.state is NEW:  # else it was called back meanwhile
                 self.state = state
 
@@ -322,31 +322,33 @@ class Sending(NotPickled, Generic[R]):
         return True
 
     async def _prepare(
-        self, *, identify: bool, is_known: Callable[[bytes], bool] | None = None
+        self, *, identify: bool, is_known: Callable[[bytes], bool] | None = None, ahead: bool = False
     ) -> New | Prepared | Over[R]:
         if identify and (error := await self._open_journal()) is not None:
             return Over(None, error)
         if is_small(self._source, self._options):
             return self._prepare_at_once(identify=identify)
         lane = self._shared.readers.lane(alone=self._tally is None)
-        # From the reading to the encoding, so that few raw images are held at a time.
-        async with lane.places:
-            held = await self._within_deadline(lane.read(functools.partial(self._read, identify=identify)))
-            if held is None:
-                return self._as_it_stands("the deadline passed while its images were read")
+        if ahead:  # of its step: the wait in line does not count
+            await lane.enter()
+        held = await self._within_deadline(
+            lane.read(functools.partial(self._read, identify=identify), enters=not ahead)
+        )
+        if held is None:
+            return self._as_it_stands("the deadline passed before its images were read")
+        try:  # a place in the lane until they are encoded, so that few raw images are held at a time
             if isinstance(held, str):
                 return self._unreadable(held)
-            try:
-                if is_known is not None and self.identity is not None and is_known(self.identity):
-                    return NEW
-                if identify and (stored := await self._stored()) is not None:
-                    return stored
-                fields, problem = held.fields, ""
-                if self._options.fit:
-                    fields, problem = await self._shared.readers.fit(fields, self._options, alone=self._tally is None)
-                return self._unreadable(problem) if problem else Prepared(await lane.encode(fields))
-            finally:
-                lane.give_back(held.fields)
+            if is_known is not None and self.identity is not None and is_known(self.identity):
+                return NEW
+            if identify and (stored := await self._stored()) is not None:
+                return stored
+            fields, problem = held.fields, ""
+            if self._options.fit:
+                fields, problem = await self._shared.readers.fit(fields, self._options, alone=self._tally is None)
+            return self._unreadable(problem) if problem else Prepared(await lane.encode(fields))
+        finally:
+            lane.leave(held)
 
     async def _within_deadline(self, work: Coroutine[Any, Any, Read | str]) -> Read | str | None:
         """What comes of `work`; None where the call's deadline passes before."""

@@ -126,25 +126,36 @@ class Means:
 class _Lane:
     """How many calls are prepared at once, from the reading to the encoding: so few raw images are held."""
 
-    __slots__ = ("_means", "encoding", "fitting", "places", "threads")
+    __slots__ = ("_means", "_places", "encoding", "fitting", "threads")
 
     def __init__(self) -> None:
         self._means = Means()
-        self.places = asyncio.Semaphore(_READERS)
+        self._places = asyncio.Semaphore(_READERS)
         self.threads = Threads(when_idle=self._means.buffers.clear)
         self.fitting = CapacityLimiter(_READERS)
         self.encoding = asyncio.Lock()  # one form after the other, so that each turn of the loop stays short
 
-    async def read(self, read: Callable[[Means], Read | str]) -> Read | str:
-        """`read(…)` in a thread. A file that is still being read when this is cancelled is left to itself.
+    async def enter(self) -> None:
+        """Wait for a place. What is read in it is given to `leave`."""
+        await self._places.acquire()
 
-        `give_back` the fields of what was read.
+    async def read(self, read: Callable[[Means], Read | str], *, enters: bool) -> Read | str:
+        """`read(…)` in a thread, in a place. If this is cancelled, the place is free.
+
+        A file that is still being read then is left to itself.
         """
-        return await self.threads.run(functools.partial(read, self._means))
+        if enters:
+            await self.enter()
+        try:
+            return await self.threads.run(functools.partial(read, self._means))
+        except BaseException:
+            self._places.release()
+            raise
 
-    def give_back(self, fields: Fields) -> None:
+    def leave(self, held: Read | str) -> None:
         """The images are encoded, or not needed: others are read into their place."""
-        for _, value in fields:
+        self._places.release()
+        for _, value in () if isinstance(held, str) else held.fields:
             if isinstance(value, memoryview):
                 self._means.buffers.give_back(value)
 

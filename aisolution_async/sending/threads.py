@@ -6,6 +6,7 @@ import asyncio
 import threading
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from contextvars import Context, copy_context
 from dataclasses import dataclass
 from queue import Empty, SimpleQueue
@@ -23,14 +24,14 @@ class Threads(NotPickled):
     """What is done in threads for one event loop: in another one whenever none is free. Who asks bounds how many.
 
     A thread that is stuck (on a network's disk, say) keeps nobody waiting but who awaits its result: neither other
-    work, nor the end of the program. `when_idle` is called when one has had nothing to do for long.
+    work, nor the end of the program. `when_idle` is called in one that has had nothing to do for long, before it ends.
     """
 
     def __init__(self, when_idle: Callable[[], None]) -> None:
         self._when_idle = when_idle
         self._done: deque[_Job] = deque()
         self._told = False  # the loop is to look at `_done`
-        self._free: list[_Jobs] = []  # of threads that have nothing to do
+        self._free: list[_Jobs] = []  # of threads that have nothing to do; who takes one out decides what it does next
         self._awaited = 0
         self._ended = False
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -42,12 +43,12 @@ class Threads(NotPickled):
             self._loop = loop = asyncio.get_running_loop()
             clock.elsewhere.add(self)
         jobs: _Jobs
-        if self._free:
-            jobs = self._free.pop()
-        else:
+        try:
+            jobs = self._free.pop()  # in one step: threads take themselves out meanwhile
+        except IndexError:
             jobs = SimpleQueue()
             threading.Thread(target=self._serve, args=(loop, jobs), name="aisolution-reader", daemon=True).start()
-        job = _Job(work, copy_context(), loop.create_future(), jobs)
+        job = _Job(work, copy_context(), loop.create_future())
         jobs.put(job)
         self._awaited += 1
         try:
@@ -65,47 +66,54 @@ class Threads(NotPickled):
     def end(self) -> None:
         """No more is asked: threads end as soon as they have nothing to do."""
         self._ended = True
-        while self._free:
-            self._free.pop().put(None)
+        with suppress(IndexError):
+            while True:
+                self._free.pop().put(None)
 
     def is_awaited(self, loop: asyncio.AbstractEventLoop) -> bool:
         """See `clock.Worker`."""
         return self._awaited > 0 and loop is self._loop
 
-    def _take_back(self) -> None:
+    def _tell(self) -> None:
         self._told = False  # first: what is done from here on is told anew
         while self._done:
             job = self._done.popleft()
-            self._free.append(job.jobs)
             if not job.end.done():
                 job.end.set_result(None)
-        if self._ended:
-            self.end()
 
-    def _is_idle(self, jobs: _Jobs) -> None:
-        """A thread has waited for long: it ends, unless there is something for it by now."""
-        self._when_idle()
-        if jobs in self._free:
+    def _leaves(self, jobs: _Jobs) -> bool:
+        """Whether the thread of `jobs` ends, which asks: not where there is something for it by now."""
+        try:
             self._free.remove(jobs)
-            jobs.put(None)
+        except ValueError:
+            return False
+        return True
 
     def _serve(self, loop: asyncio.AbstractEventLoop, jobs: _Jobs) -> None:
-        """What a thread does. It has `jobs` of its own: where two wait at one queue, `get` may forget its timeout."""
+        """What a thread does. It has `jobs` of its own: where two wait at one queue, `get` may forget its timeout.
+
+        It ends without the loop: one that is stopped, and not closed, would never say so.
+        """
         try:
             while True:
                 try:
                     job = jobs.get(timeout=_PATIENCE)
                 except Empty:
-                    loop.call_soon_threadsafe(self._is_idle, jobs)
+                    self._when_idle()
+                    if self._leaves(jobs):
+                        return
                     continue
                 if job is None:
                     return
                 job.do()
+                self._free.append(jobs)  # first: who is told of the end may have something else to be done
                 self._done.append(job)
                 del job  # and what it holds, while the next one is waited for
                 if not self._told:
                     self._told = True
-                    loop.call_soon_threadsafe(self._take_back)
+                    loop.call_soon_threadsafe(self._tell)
+                if self._ended and self._leaves(jobs):
+                    return
         except RuntimeError:  # the loop is closed: nobody waits any more
             return
 
@@ -117,7 +125,6 @@ class _Job:
     work: Callable[[], Any] | None
     context: Context
     end: asyncio.Future[None]
-    jobs: _Jobs
     result: Any = None
     error: BaseException | None = None
 
