@@ -5,6 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
+import ssl
+import threading
+import time
+from collections.abc import Iterator
 from typing import Any
 
 import httpx
@@ -16,7 +20,22 @@ from aisolution_async.wire.reuse import Reuse
 from aisolution_async.wire.transport import Flight
 
 from .support import LAST_RESORT
-from .wires import SECRET, Pool, Server, Taken, Wire, ask, everywhere, fails, on, sockets, turns, virtually
+from .wires import (
+    OK,
+    SECRET,
+    Lazy,
+    Pool,
+    Server,
+    Taken,
+    Wire,
+    ask,
+    everywhere,
+    fails,
+    on,
+    sockets,
+    turns,
+    virtually,
+)
 
 pytestmark = pytest.mark.usefixtures("frozen_imports", "restless")
 
@@ -188,6 +207,105 @@ async def test_a_connection_that_is_ended_before_the_request_costs_nothing(how: 
         async with Meddling() as transport:
             await fails(httpx.ConnectError, False, transport, server.url)
             assert transport.slots == 0
+
+
+class Blunt:
+    """A server in a thread, with one connection. `says` is sent when `speak` is called; if it is asked, OK is."""
+
+    def __init__(self, says: bytes, context: ssl.SSLContext | None) -> None:
+        self.says, self._context = says, context
+        self.heard = b""
+        self._speak, self._spoke = threading.Event(), threading.Event()
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.url = f"http{'s' if context else ''}://127.0.0.1:{self._listener.getsockname()[1]}/?{SECRET}"
+        self._thread = threading.Thread(target=self._serve, daemon=True)
+
+    def speak(self) -> None:
+        """Returns when it is in the client's socket, where the loop has not read it."""
+        self._speak.set()
+        self._spoke.wait(LAST_RESORT)
+
+    def _serve(self) -> None:
+        sock, _ = self._listener.accept()
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # else what is said waits for what was said before
+        with contextlib.ExitStack() as stack:
+            sock = stack.enter_context(sock)
+            if self._context is not None:
+                sock = stack.enter_context(self._context.wrap_socket(sock, server_side=True))
+            if self.says:
+                self._speak.wait(LAST_RESORT)
+                sock.sendall(self.says)
+                self._spoke.set()
+            with contextlib.suppress(OSError):
+                while data := sock.recv(65536):
+                    self.heard += data
+                    sock.sendall(OK)
+
+    def __enter__(self) -> Blunt:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._thread.join(LAST_RESORT)
+        self._listener.close()
+
+
+@pytest.mark.parametrize("when", ["connected", "encoded"])
+@pytest.mark.parametrize("tls", [False, True], ids=["plain", "tls"])
+@everywhere
+async def test_an_answer_that_is_there_before_the_first_request_answers_nobody(
+    tls: bool, when: str, server_tls: Any, client_tls: ssl.SSLContext
+) -> None:
+    with Blunt(OK, server_tls("127.0.0.1") if tls else None) as server:
+
+        class Meddling(Pool):
+            async def _open(self, conn: Connection) -> None:
+                await super()._open(conn)
+                await turns(2)  # uvloop ends the handshake with the turn
+                if when == "connected":
+                    server.speak()
+
+        class Body(Lazy):
+            def __iter__(self) -> Iterator[bytes]:
+                if when == "encoded":
+                    server.speak()
+                return super().__iter__()
+
+        async with Meddling(ssl_context=client_tls) as transport:
+            flight = Flight()
+            says = await fails(httpx.ConnectError, False, transport, server.url, content=Body([b"a=1"]), flight=flight)
+            assert says.endswith("it sent something before it was asked anything")
+            await turns(5)
+            assert transport.slots == 0
+    assert server.heard == b""
+
+
+@everywhere
+async def test_the_session_tickets_of_tls_are_no_answer(server_tls: Any, client_tls: ssl.SSLContext) -> None:
+    """However many of them wait to be read before the first request."""
+    context = server_tls("127.0.0.1")
+    context.num_tickets = 40
+    with Blunt(b"", context) as server:
+
+        class Meddling(Pool):
+            async def _open(self, conn: Connection) -> None:
+                await super()._open(conn)
+                await turns(1)  # uvloop ends the handshake with the turn
+                for _ in range(10_000):  # in that turn, the loop may have read all that came
+                    if conn.is_quiet():
+                        time.sleep(0)
+
+        async with Meddling(ssl_context=client_tls) as transport:
+            assert (await ask(transport, server.url)).text == "ok"
+
+
+@virtually
+async def test_a_server_that_goes_on_saying_nothing_before_the_first_request(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As by endless messages of TLS itself: an answer could follow them."""
+    monkeypatch.setattr(Connection, "is_quiet", lambda conn: False)
+    async with Server() as server, Pool() as transport:
+        await fails(httpx.ConnectError, False, transport, server)
+        assert transport.slots == 0
 
 
 async def test_a_server_that_speaks_first_and_closes_keeps_nobody_waiting() -> None:

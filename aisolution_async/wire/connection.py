@@ -30,6 +30,9 @@ MAX_INTERIM = 16
 
 _RECEIVE = 64 * 1024
 
+_MOST_TURNS = 100
+"""Turns of the loop in which a server may go on sending, before the first request, what is no answer: two are usual."""
+
 # RFC 8446, 6.2: how a server says no to a handshake. By what Python's `SSLError.reason` ends with.
 _REFUSALS = {
     "HANDSHAKE_FAILURE": 40,
@@ -68,7 +71,7 @@ class Connection(asyncio.Protocol):
 
     `requests`: how many exchanges it had, this one included; `began`: when this one did; `idled`: seconds that it idled
     before this one. `unheard`: whether the server ended it with no byte of an answer. `refused`: whether the server
-    refused the TLS handshake, and `alert` by what.
+    refused the TLS handshake, and `alert` by what. `intruded`: whether it sent bytes that nobody asked for.
     """
 
     # Of more than thirty attributes, Python finds each by a search; slots it does not search.
@@ -100,6 +103,7 @@ class Connection(asyncio.Protocol):
         "idle_since",
         "idle_until",
         "idled",
+        "intruded",
         "lost",
         "origin",
         "paused",
@@ -135,7 +139,7 @@ class Connection(asyncio.Protocol):
         self.requests = 0
         self.trial = False
         self.alert = ""
-        self.lost = self.busy = self.paused = self.writing = self.unheard = self.refused = False
+        self.lost = self.busy = self.paused = self.writing = self.unheard = self.refused = self.intruded = False
         self.done = True
         self.error: httpx.TransportError | None = None
         self.expires = math.inf
@@ -158,18 +162,27 @@ class Connection(asyncio.Protocol):
     def is_quiet(self) -> bool:
         """Whether nothing waits to be read: neither the server's end nor bytes that nobody asked for.
 
-        The loop may not have come to reading them yet. Not for a connection that was just made: under TLS the server's
-        session tickets wait to be read there. They come before the first answer, so that a connection which was used
-        has none.
+        The loop may not have come to reading them yet. For a connection that was just made, see `settle`: under TLS the
+        server's session tickets wait to be read there. They come before the first answer, so that a connection which
+        was used has none.
         """
         if self._look is None:
             self._look = _watch(self.fd)
         return not self._look(0)
 
     async def settle(self) -> None:
-        """For a connection just made: if the server has ended it already, returns when the loop has read why."""
-        if not self.lost and _is_ended(self.fd):
-            await self.wait()
+        """For a connection on which nothing was asked yet: returns when the loop has read all that had come by now.
+
+        That is the server's end, or bytes that nobody asked for, which end the connection too; under TLS, session
+        tickets, which do not.
+        """
+        turns = 0
+        while not self.lost and not self.is_quiet():
+            turns += 1
+            if turns > _MOST_TURNS:
+                self.drop()
+            else:
+                await asyncio.sleep(0)
 
     def begin(self, headless: bool, read_timeout: float, deadline: float) -> None:
         """Takes the connection for one exchange. `headless`: the answer has no body whatever its head says (HEAD)."""
@@ -213,7 +226,6 @@ class Connection(asyncio.Protocol):
     def drop(self) -> None:
         """Closes at once. An exchange that owns the connection must have ended or be ending."""
         self.lost = True
-        self._wake()  # who settles it waits
         self.end()
         if self._transport is not None:
             self._transport.abort()
@@ -271,6 +283,7 @@ class Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         if not self.busy or self.done or self._parser is None:
             self.reusable = False
+            self.intruded = True
             if not self.lost and (self.busy or not _IDLE_TIMEOUT.fullmatch(data)):
                 self._strange(self.origin)
             if not self.busy:
@@ -410,15 +423,6 @@ def _watch(fd: int) -> Callable[[int], object]:
         poll.register(fd, select.POLLIN)
         return poll.poll
     return lambda milliseconds: select.select([fd], [], [], milliseconds / 1000)[0]
-
-
-def _is_ended(fd: int) -> bool:
-    """Whether the server has closed or reset. Only `select.poll` tells this from bytes that wait to be read."""
-    if not hasattr(select, "poll"):
-        return False
-    poll = select.poll()
-    poll.register(fd, getattr(select, "POLLRDHUP", 0))  # a reset is always told, a close only on Linux
-    return bool(poll.poll(0))
 
 
 def refusal_of(exc: BaseException | None) -> str:

@@ -265,7 +265,7 @@ class PoolTransport(NotPickled, httpx.AsyncBaseTransport):
         try:
             self._may_dial(origin[1])
             if body.more and not body.asynchronous:
-                body.encode()
+                await self._encode(conn, body)
                 now = loop.time()
             if now >= deadline or flight.may_leave is not None or self._forks != _forks:
                 self._check(flight, now)
@@ -341,6 +341,14 @@ class PoolTransport(NotPickled, httpx.AsyncBaseTransport):
         if self._forks != _forks:  # the other process goes on with what is under way, and with the connections
             raise Refused("this process is a fork of the client's: make a client in each process", ConfigurationError)
         flight.check(now)
+
+    async def _encode(self, conn: Connection, body: _Body) -> None:
+        """Makes the first piece of a body. On a connection that is new, something may have come meanwhile."""
+        body.encode()
+        if not conn.requests:
+            await conn.settle()
+            if not conn.usable():
+                raise _unusable(conn)
 
     async def _send_rest(self, conn: Connection, body: _Body, write_timeout: float, deadline: float) -> None:
         """Sends piece after piece, each when the one before it has left our memory, until the answer forbids more."""
@@ -638,14 +646,11 @@ class PoolTransport(NotPickled, httpx.AsyncBaseTransport):
             return conn
         expired = conn.connecting.expired()
         self._give_up(conn)
-        where = f"{origin[1]}:{origin[2]}"
         if self._closed:
             raise httpx.ConnectError("the transport was closed")
         if expired:
-            raise httpx.ConnectTimeout(f"timed out connecting to {where}")
-        if conn.alert:
-            raise httpx.ConnectError(f"{where} refused the TLS handshake: {conn.alert}")
-        raise httpx.ConnectError(f"cannot connect to {where}: {reason or 'closed at once'}")
+            raise httpx.ConnectTimeout(f"timed out connecting to {origin[1]}:{origin[2]}")
+        raise _unusable(conn, reason)
 
     def _give_up(self, conn: Connection) -> None:
         # uvloop does not report the end of a connection whose making was cancelled, so this does not wait for it.
@@ -816,6 +821,16 @@ class _Whole(_Body):
 
 def _no_limit(host: str) -> None:
     """Lets every host be dialled."""
+
+
+def _unusable(conn: Connection, reason: str = "") -> httpx.ConnectError:
+    """Why nothing can be asked on a connection that is new."""
+    where = f"{conn.origin[1]}:{conn.origin[2]}"
+    if conn.alert:
+        return httpx.ConnectError(f"{where} refused the TLS handshake: {conn.alert}")
+    if conn.intruded:
+        reason = reason or "it sent something before it was asked anything"
+    return httpx.ConnectError(f"cannot connect to {where}: {reason or 'closed at once'}")
 
 
 def _rest_is_due(uses: int) -> bool:

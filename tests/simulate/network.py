@@ -167,11 +167,6 @@ class Network:
         assert line is not None
         return lambda _: line.inbox
 
-    def is_ended(self, number: int) -> bool:
-        """In place of `connection._is_ended`."""
-        line = self.sockets[number].line
-        return line is not None and any(not isinstance(each, bytes) for each in line.inbox)
-
 
 class Line(asyncio.Transport):
     """A connection: the client's side of it, which the pool knows as its transport, and the server."""

@@ -591,10 +591,6 @@ def _watch(number: int) -> Callable[[int], object]:
     return _world().network.watch(number)
 
 
-def _is_ended(number: int) -> bool:
-    return _world().network.is_ended(number)
-
-
 @cache
 def _same_requests(address: str, token: str, user_agent: str) -> Requests:
     return Requests(Secret(address), Secret(token), Secret(None), user_agent=user_agent)
@@ -632,7 +628,6 @@ def _simulating() -> Iterator[None]:
             mock.patch.object(schema, "file_of", return_value=shelves.PATH),  # which asks the disk
             mock.patch.object(transport, "dial", _dial),
             mock.patch.object(connection, "_watch", _watch),
-            mock.patch.object(connection, "_is_ended", _is_ended),
             mock.patch.object(form, "_PIECE", 48),  # so that small pictures are bodies of several pieces
             mock.patch.object(Batch, "__hash__", _number),
             mock.patch.object(CancelScope, "__hash__", _number_of_scope),
