@@ -104,7 +104,7 @@ async def test_images_that_are_not_read_before_the_deadline_are_not_sent(lost: b
         assert charges(sending) == [UNKNOWN]
     else:
         assert type(error_of(sending)) is NotSentError
-        assert "the deadline passed while its images were read" in str(error_of(sending))
+        assert "the deadline passed before its images were read" in str(error_of(sending))
         assert sending.attempts == ()
     assert len(vendor.requests) == lost
 
