@@ -66,7 +66,7 @@ def running_loop() -> asyncio.AbstractEventLoop:
         pass
     raise ConfigurationError(
         "aisolution-async runs on asyncio only: use asyncio.run(main()), or anyio.run(main) without backend='trio'; "
-        "within a process that was forked in a loop, too"
+        "a process that was forked while a loop ran needs a loop of its own"
     )
 
 
