@@ -8,18 +8,22 @@ import math
 import os
 import threading
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 from unittest import mock
+from uuid import UUID
 
 import httpx
 import pytest
 
 from aisolution_async import AsyncClient, LedgerError, clock
-from aisolution_async.ledger import Busy, Exhausted, Held, Started, State, Stored
-from aisolution_async.ledger.postgres import LEASE
+from aisolution_async.charges import Charge
+from aisolution_async.ledger import Busy, Exhausted, Held, Started, State, Stored, server
+from aisolution_async.ledger.postgres import LEASE, SharedLedger
 from aisolution_async.ledger.rows import DIED
+from aisolution_async.ledger.shards import Took
 from aisolution_async.ledger.store import Lease
+from aisolution_async.ledger.taking import SharedShards
 
 from .ledgers import (
     CHARGED,
@@ -174,6 +178,117 @@ async def test_a_lease_counts_from_before_the_group_was_sent(
         before = clock.continuous()
         await on_book(ledger, lambda book: book._enter_anew())
         assert book.lease.until < before + 35.0
+
+
+# ------------------------------------------------------------------------------------- who stands still, and holds on
+
+
+@contextlib.asynccontextmanager
+async def standing_still(server_url: str, query: str) -> AsyncIterator[Any]:
+    """The session of a process that is frozen, and reads nothing of what it asked for: it has that locked."""
+    path, _, schema = server_url.partition("&schema=")
+    db = running().psycopg.connect(path, autocommit=True)
+    try:
+        db.execute(f'SET search_path = "{schema}"')
+        db.pgconn.send_query(f"WITH x AS MATERIALIZED ({query}) SELECT count(*), repeat('x', 50000000) FROM x".encode())
+        stands = "SELECT count(*) FROM pg_stat_activity WHERE pid = {} AND wait_event = 'ClientWrite'"
+        while rows(server_url, stands.format(db.info.backend_pid)) == [(0,)]:
+            await asyncio.sleep(0.005)
+        yield db
+    finally:
+        db.close()
+
+
+def is_ended(db: Any) -> bool:
+    """Whether the server has ended the session: else it gives the answer."""
+    return bool(db.pgconn.get_result().error_message)
+
+
+def shards_of(ledger: AnyLedger) -> SharedShards:
+    assert isinstance(ledger, SharedLedger)
+    return ledger.shards(UUID(int=1))
+
+
+@pytest.fixture
+def hurry(server_url: str, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """As if time went faster for who waits for a lock in the functions that are named."""
+    monkeypatch.setattr(server, "STILL", 0.0)
+
+    def hurry(*functions: str) -> None:
+        for function in functions:
+            rows(server_url, f"ALTER FUNCTION {function} SET lock_timeout = '20ms'")
+
+    return hurry
+
+
+async def test_who_stands_still_when_its_lease_is_over_keeps_nobody_out(
+    server_url: str, hurry: Callable[..., None]
+) -> None:
+    async with ledger_at(server_url) as ledger:
+        await start(ledger)
+        expire(ledger)
+        hurry("bury")
+        async with standing_still(server_url, "SELECT * FROM owners FOR NO KEY UPDATE") as frozen:
+            async with ledger_at(server_url) as other:
+                assert isinstance(await other.begin(ask(other)), Held)
+            assert is_ended(frozen)
+    check(server_url)
+
+
+@pytest.mark.parametrize(
+    ("what", "locked"),
+    [("begin", "owners"), ("end", "intents"), ("limit", "book"), ("resolve", "attempts"), ("shard", "owners")],
+)
+async def test_nobody_waits_for_ever_for_who_stands_still(
+    server_url: str, hurry: Callable[..., None], what: str, locked: str
+) -> None:
+    async with ledger_at(server_url) as ledger, ledger_at(server_url) as other:
+        started = await start(ledger)
+        await do(ledger, LOST, 2, key="lost")
+        if what == "shard":
+            assert await shards_of(ledger).take("a.csv") is Took.TAKEN
+            expire(ledger)
+        hurry("exchange", "set_limit", "resolve", "bury")
+        async with standing_still(server_url, f"SELECT * FROM {locked} FOR NO KEY UPDATE") as frozen:
+            match what:
+                case "begin":
+                    await start(other, 3)
+                case "end":
+                    await ledger.end(started, answered())
+                case "limit":
+                    await other.limit(100)
+                case "resolve":
+                    assert await other.resolve("lost", Charge.CHARGED) == 1
+                case _:
+                    assert await shards_of(other).take("a.csv") is Took.TAKEN
+            assert is_ended(frozen)
+    check(server_url)
+
+
+async def test_who_reads_at_leisure_is_not_ended(server_url: str, hurry: Callable[..., None]) -> None:
+    """As `aisolution ledger show` into a pager does: it keeps nobody waiting."""
+    async with ledger_at(server_url) as ledger:
+        await do(ledger, answered())
+        hurry("exchange")
+        async with standing_still(server_url, "SELECT * FROM attempts") as reading:
+            async with standing_still(server_url, "SELECT * FROM owners FOR NO KEY UPDATE") as frozen:
+                await start(ledger, 2)
+                assert is_ended(frozen)
+            assert not is_ended(reading)
+
+
+async def test_that_somebody_has_it_locked_is_told_in_the_end(
+    server_url: str, hurry: Callable[..., None], ahead: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever that is: an administrator's session is not ended."""
+    monkeypatch.setattr(server, "end_still", lambda *_: ahead.append(5.0))
+    async with ledger_at(server_url) as ledger:
+        hurry("exchange")
+        with running().connect(server_url) as db, db.transaction():
+            db.execute("SELECT FROM owners FOR UPDATE")
+            with pytest.raises(LedgerError, match="somebody has locked what this takes"):
+                await ledger.begin(ask(ledger))
+        await start(ledger)
 
 
 async def test_a_new_owner_has_nothing_of_the_one_before(two: tuple[AnyLedger, AnyLedger], server_url: str) -> None:

@@ -884,3 +884,14 @@ BEGIN
   RETURN (SELECT CASE WHEN done_at IS NULL THEN 'busy' ELSE 'done' END FROM ledger.shards
     WHERE folder = p_folder AND name = p_name);
 END $$;
+
+
+-- Version 3: nobody waits for a lock for longer than this. Who does that looks whether somebody stands still with it
+-- (`aisolution_async.ledger.server.end_still`), and asks again.
+ALTER FUNCTION ledger.exchange SET lock_timeout = '5s';
+ALTER FUNCTION ledger.bury SET lock_timeout = '5s';
+ALTER FUNCTION ledger.take_share SET lock_timeout = '5s';
+ALTER FUNCTION ledger.take_shard SET lock_timeout = '5s';
+ALTER FUNCTION ledger.set_limit SET lock_timeout = '5s';
+ALTER FUNCTION ledger.deliver SET lock_timeout = '5s';
+ALTER FUNCTION ledger.resolve SET lock_timeout = '5s';

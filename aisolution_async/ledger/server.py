@@ -21,7 +21,7 @@ _log = logging.getLogger(__name__)
 
 Connection: TypeAlias = psycopg.Connection[tuple[Any, ...]]
 
-VERSION = 2
+VERSION = 3
 _OLDEST = 140000
 _ISOLATION = "AL001"
 _MIGRATING = 4147  # any number, the same for everybody: for the lock of those who make or change a schema
@@ -38,6 +38,16 @@ _PATIENCE = {
 
 # What is locked by a process that stands still (a frozen machine, Ctrl-Z) is free after so long: its session is ended.
 STANDS_STILL = "SET LOCAL idle_in_transaction_session_timeout = '30s'"
+# Seconds for one that stands still while the server hands it an answer: until that is read, its transaction does not
+# end. Fewer than others have until they are taken for dead. Who only reads (`ledger show` into a pager) locks no row,
+# and may take its time.
+STILL = 10.0
+_END_STILL = """SELECT pg_terminate_backend(a.pid) FROM pg_stat_activity a
+    WHERE a.datname = current_database() AND a.usename = current_user AND a.wait_event_type = 'Client'
+    AND a.state <> 'idle' AND a.state_change < clock_timestamp() - make_interval(secs => %s)
+    AND EXISTS (SELECT FROM pg_locks l JOIN pg_class c ON c.oid = l.relation
+        WHERE l.pid = a.pid AND l.mode IN ('RowShareLock', 'RowExclusiveLock')
+        AND c.relnamespace = (SELECT relnamespace FROM pg_class WHERE oid = 'ledger.book'::regclass))"""
 
 
 def connect(server: Server, *, to_read: bool = False) -> Connection:
@@ -119,6 +129,14 @@ def prepare(db: Connection, server: Server) -> bytes:
     return bytes(row[0])
 
 
+def end_still(db: Connection, server: Server) -> None:
+    """End the sessions that have something locked in the ledger, and have stood still for `STILL` seconds.
+
+    Whoever it was finds its connection lost: what it asked is not done, and it asks anew.
+    """
+    db.execute(named(server, _END_STILL), (STILL,))
+
+
 def named(server: Server, query: str) -> bytes:
     """`query` on the ledger's schema, which is called "ledger" in it."""
     return re.sub(r"\bledger\.", f'"{server.schema}".', query).encode()
@@ -191,7 +209,12 @@ def is_fault_of_server(exc: BaseException) -> bool:
 
 def is_passing(exc: BaseException) -> bool:
     """Whether the server did nothing, and may do the same if it is asked again: two were in each other's way."""
-    return isinstance(exc, psycopg.Error) and exc.sqlstate in ("40P01", "40001", "55P03")
+    return isinstance(exc, psycopg.Error) and exc.sqlstate in ("40P01", "40001")
+
+
+def is_locked(exc: BaseException) -> bool:
+    """Whether the server did nothing, as somebody has had locked for too long what it takes."""
+    return isinstance(exc, psycopg.Error) and exc.sqlstate == "55P03"
 
 
 @contextmanager
@@ -257,5 +280,7 @@ _WORDS = {
     "42P01": "the ledger {} lost its tables: restore it from a copy",
     "53100": "the disk of the ledger {} is full: make room there, then run again",
     "53300": "the server of the ledger {} has no connection left: raise max_connections, or have fewer workers",
+    "55P03": "somebody has locked what this takes of the ledger {}, and does not go on: look for a process that stands "
+    "still, and at pg_stat_activity on its server; then run again",
     "57": "the server of the ledger {} is shutting down, or starting: wait for it, and run again",
 }

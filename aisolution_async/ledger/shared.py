@@ -498,13 +498,16 @@ class SharedBook:
 
     def _do(self, work: Callable[[server.Connection], T]) -> T:
         """What comes of `work`, done again after a broken connection, and where two were in each other's way."""
-        times = 0
+        times, since = 0, clock.continuous()
         while True:
             try:
                 return work(self._connected())
             except psycopg.Error as exc:
                 times += 1
-                if server.is_passing(exc) and times < _TIMES:
+                if server.is_locked(exc) and clock.continuous() < since + self._terms.patience + server.STILL:
+                    self._end_still()
+                    pause = 0.0  # it has waited
+                elif server.is_passing(exc) and times < _TIMES:
                     pause = random.uniform(0.0, 0.02)  # noqa: S311  # so that they do not meet again
                 elif server.is_lost(exc):
                     self._disconnect()
@@ -515,6 +518,10 @@ class SharedBook:
                 else:
                     raise
             time.sleep(pause)
+
+    def _end_still(self) -> None:
+        with suppress(psycopg.Error):  # if it is lost, who asks again finds out
+            server.end_still(self._connected(), self._place)
 
     def _disconnect(self) -> None:
         if self._lost_at is None:
@@ -619,7 +626,10 @@ class SharedBook:
             if is_stray:
                 self._end_strays(db)
                 break
-            db.execute(self._sql("SELECT ledger.bury(%s, false, %s)"), (id_, DIED))
+            try:
+                db.execute(self._sql("SELECT ledger.bury(%s, false, %s)"), (id_, DIED))
+            except psycopg.errors.LockNotAvailable:  # its turn comes with another renewal
+                server.end_still(db, self._place)
 
 
 def _ended(started: Started, result: Result) -> tuple[Any, ...]:
