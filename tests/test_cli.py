@@ -664,7 +664,7 @@ def test_the_budget(vendor_of: VendorOf) -> None:
     result = run(*arguments, 4)
     assert result.exit_code == 4
     assert "with problems   6  (BudgetExhaustedError 6)\n" in result.stderr
-    assert "over budget     6 not sent: run it again with a larger budget\n" in result.stderr
+    assert "over the limit  6 not sent: run it again with a higher limit\n" in result.stderr
     assert len(Path("out.csv").read_text().splitlines()) == 11
     result = run(*arguments, 9, "--json")
     assert (result.exit_code, len(vendor.requests)) == (4, 9)

@@ -90,7 +90,7 @@ class Summary:
 
     @property
     def over_budget(self) -> int:
-        """How many calls were not sent because the budget was used up."""
+        """How many calls were not sent because the limit on spending was reached."""
         return self.errors["BudgetExhaustedError"]
 
     @property

@@ -38,7 +38,7 @@ Exit codes:
   1    some rows (or the one call) have problems or are still being checked, or the run could not go on
   2    usage, configuration or an unusable ledger: nothing was sent
   3    the vendor could not be reached, or did not answer any more
-  4    the budget was used up before all rows were asked
+  4    the limit on spending was reached before all rows were asked
   130  interrupted
 """
 

@@ -388,7 +388,7 @@ def summary(
     if again := passing["RetryLaterError"] + passing["NotSentError"]:
         rows.append(("to ask again", f"{again:,}: the vendor was busy, or not reached: run it again later"))
     if done.over_budget:
-        rows.append(("over budget", f"{done.over_budget:,} not sent: run it again with a larger budget"))
+        rows.append(("over the limit", f"{done.over_budget:,} not sent: run it again with a higher limit"))
     results = None if done.output is None else "standard output" if str(done.output) == "-" else done.output
     files = {"results": results, "results so far": done.part}
     files |= {"to be mended": done.problems if is_to_mend(done, ledger) else None, "to be settled": done.to_settle}
