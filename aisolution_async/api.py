@@ -315,7 +315,8 @@ class FaceComparison(Reply):
 class FaceCompare(Call[FaceComparison]):
     """Are these two faces one person? ("Face Comparison")
 
-    Each of `img1` and `img2` is an image, see `ImageSource`. Answered by a `FaceComparison`. CHARGED if answered.
+    Each of `img1` and `img2` is a path, the bytes of a file, a binary file or base64 text. Answered by a
+    `FaceComparison`. CHARGED if answered.
     """
 
     img1: ImageSource
@@ -338,7 +339,8 @@ class FaceCompare(Call[FaceComparison]):
 class IdHolding(Call[FaceComparison]):
     """Is the person holding the card the person on it? ("Hand-held ID Card Comparison")
 
-    `img` is one photo of both, see `ImageSource`. Answered by a `FaceComparison`. CHARGED if answered.
+    `img` is one photo of both: a path, the bytes of a file, a binary file or base64 text. Answered by a
+    `FaceComparison`. CHARGED if answered.
     """
 
     img: ImageSource
@@ -386,7 +388,7 @@ class AddedFace(Reply):
 class AddFace(Call[AddedFace]):
     """Remember a face, to be searched for later ("Face Search", "add face image").
 
-    `img` is an image, see `ImageSource`. Answered by an `AddedFace`. FREE.
+    `img` is a path, the bytes of a file, a binary file or base64 text. Answered by an `AddedFace`. FREE.
     """
 
     img: ImageSource
@@ -423,7 +425,8 @@ class FaceMatches(Reply):
 class SearchFace(Call[FaceMatches]):
     """Was this face added before? ("Face Search", "search the same face")
 
-    `img` is an image, see `ImageSource`. Answered by `FaceMatches`. CHARGED if answered, also if nobody is found.
+    `img` is a path, the bytes of a file, a binary file or base64 text. Answered by `FaceMatches`. CHARGED if
+    answered, also if nobody is found.
     """
 
     img: ImageSource
@@ -475,7 +478,11 @@ class DeleteFace(Call[DeletedFace]):
 
 
 class WhatsAppState(StrEnum):
-    """What is known of a number. CHECKING is not an answer yet: ask again after 20 seconds or more."""
+    """What is known of a number ("WhatsApp Detail Detection"): YES, it is on WhatsApp, or NO.
+
+    CHECKING is not an answer yet: ask again after 20 seconds or more. UNAVAILABLE is none either: the service is down,
+    and `servstatus=True` asked to be told so.
+    """
 
     YES = "yes"
     NO = "no"

@@ -11,14 +11,16 @@ from typing import Any, ClassVar, assert_never
 
 
 class Charge(StrEnum):
-    """What is known of the money after an attempt."""
+    """What is known of the money after an attempt.
+
+    - CHARGED: the vendor's answer is one that the contract marks as charged.
+    - FREE: the answer is one that the contract marks as free, or the request was refused, or none of its bytes left.
+    - UNKNOWN: bytes left, and no usable answer came back. Only the invoice can tell.
+    """
 
     CHARGED = "charged"
-    """The vendor's answer is one that the contract marks as charged."""
     FREE = "free"
-    """The answer is one that the contract marks as free, or no byte of the request ever left."""
     UNKNOWN = "unknown"
-    """Bytes left and no usable answer came back: only the invoice can tell."""
 
     __hash__ = str.__hash__  # that of an Enum is of its name, and written in Python
 
