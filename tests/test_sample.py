@@ -236,6 +236,8 @@ def test_a_sample_for_people_for_machines_and_as_a_file() -> None:
     result = run(*BULK, "--sample", "80", "--price", "whatsapp-detail=0.05", "--plan", "plan.txt")
     assert result.exit_code == 0, result.stderr
     assert "sample          80 of the 300 rows that can be asked\n" in result.stderr
+    assert "to ask the rest: " in result.stderr
+    assert " --price whatsapp-detail=0.05 " in result.stderr
     assert "number is read from 'number' by its name\n" in Path("plan.txt").read_text()
     assert "cost of all     " in Path("plan.txt").read_text()
     assert left() == {"in.csv", "out.csv.sandbox.ledger", "plan.txt"}

@@ -17,6 +17,7 @@ from typing import Any
 
 import click
 
+from aisolution_async.api import ENDPOINTS
 from aisolution_async.bulk import looks, pretended, shell
 from aisolution_async.bulk.disk import relative
 from aisolution_async.bulk.notes import Note, is_finished, note_of, path_of, whole_of
@@ -272,8 +273,9 @@ def _each(value: Any) -> list[Any]:
     """The values of an option, as words; an option that says no more than its default has none."""
     if value is None:
         return []
-    if isinstance(value, Mapping):
-        return [f"{name}={held}" for name, held in value.items()]
+    if isinstance(value, Mapping):  # prices are by the vendor's names of the endpoints
+        commands = {name: ENDPOINTS[name].command if name in ENDPOINTS else name for name in value}
+        return [f"{commands[name]}={held}" for name, held in value.items()]
     if isinstance(value, float):
         whole = next((f"{value // size:.0f}{unit}" for size, unit in _UNITS if value % size == 0), None)
         return [whole or f"{value:.3f}s"]
