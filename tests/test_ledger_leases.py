@@ -191,8 +191,8 @@ async def standing_still(server_url: str, query: str) -> AsyncIterator[Any]:
     try:
         db.execute(f'SET search_path = "{schema}"')
         db.pgconn.send_query(f"WITH x AS MATERIALIZED ({query}) SELECT count(*), repeat('x', 50000000) FROM x".encode())
-        stands = "SELECT count(*) FROM pg_stat_activity WHERE pid = {} AND wait_event = 'ClientWrite'"
-        while rows(server_url, stands.format(db.info.backend_pid)) == [(0,)]:
+        stands = f"SELECT 1 FROM pg_stat_activity WHERE pid = {db.info.backend_pid} AND wait_event = 'ClientWrite'"
+        while not rows(running().url(), stands):
             await asyncio.sleep(0.005)
         yield db
     finally:
@@ -213,6 +213,7 @@ def shards_of(ledger: AnyLedger) -> SharedShards:
 def hurry(server_url: str, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """As if time went faster for who waits for a lock in the functions that are named."""
     monkeypatch.setattr(server, "STILL", 0.0)
+    monkeypatch.setattr(server, "LOCK_TIMEOUT", "SET LOCAL lock_timeout = '20ms'")
 
     def hurry(*functions: str) -> None:
         for function in functions:
@@ -237,7 +238,16 @@ async def test_who_stands_still_when_its_lease_is_over_keeps_nobody_out(
 
 @pytest.mark.parametrize(
     ("what", "locked"),
-    [("begin", "owners"), ("end", "intents"), ("limit", "book"), ("resolve", "attempts"), ("shard", "owners")],
+    [
+        ("begin", "owners"),
+        ("end", "intents"),
+        ("limit", "book"),
+        ("resolve", "attempts"),
+        ("shard", "owners"),
+        ("open", "book"),
+        ("purge", "attempts"),
+        ("purge what is awaited", "outstanding"),
+    ],
 )
 async def test_nobody_waits_for_ever_for_who_stands_still(
     server_url: str, hurry: Callable[..., None], what: str, locked: str
@@ -245,10 +255,11 @@ async def test_nobody_waits_for_ever_for_who_stands_still(
     async with ledger_at(server_url) as ledger, ledger_at(server_url) as other:
         started = await start(ledger)
         await do(ledger, LOST, 2, key="lost")
+        await do(ledger, CHECKING, 4, callback=b"place")
         if what == "shard":
             assert await shards_of(ledger).take("a.csv") is Took.TAKEN
             expire(ledger)
-        hurry("exchange", "set_limit", "resolve", "bury")
+        hurry("exchange", "set_limit", "resolve", "bury", "take_share")
         async with standing_still(server_url, f"SELECT * FROM {locked} FOR NO KEY UPDATE") as frozen:
             match what:
                 case "begin":
@@ -259,6 +270,12 @@ async def test_nobody_waits_for_ever_for_who_stands_still(
                     await other.limit(100)
                 case "resolve":
                     assert await other.resolve("lost", Charge.CHARGED) == 1
+                case "open":
+                    async with ledger_at(server_url) as third:
+                        await start(third, 3)
+                        assert rows(server_url, "SELECT count(*) FROM owners") == [(3,)]  # one for each
+                case "purge" | "purge what is awaited":
+                    await other.purge(-1.0)
                 case _:
                     assert await shards_of(other).take("a.csv") is Took.TAKEN
             assert is_ended(frozen)
@@ -277,18 +294,98 @@ async def test_who_reads_at_leisure_is_not_ended(server_url: str, hurry: Callabl
             assert not is_ended(reading)
 
 
+async def test_who_lost_its_connection_does_not_wait_for_ever_either(
+    server_url: str, hurry: Callable[..., None]
+) -> None:
+    """With the connection, it lost the answer to a begin, which it ends first."""
+    async with ledger_at(server_url) as ledger:
+        await start(ledger)
+
+        def lose(book: Any) -> None:
+            book._known.clear()
+            book._db.close()
+
+        await on_book(ledger, lose)
+        hurry("exchange")
+        async with standing_still(server_url, "SELECT * FROM owners FOR NO KEY UPDATE") as frozen:
+            await start(ledger, 2)
+            assert is_ended(frozen)
+        assert [record.state for record in ledger.attempts()] == [State.NOT_SENT, State.INTENDED]
+    check(server_url)
+
+
+async def test_a_session_is_ended_whose_user_takes_on_a_role(server_url: str, hurry: Callable[..., None]) -> None:
+    name = f"role_{os.urandom(4).hex()}"
+    rows(server_url, f"CREATE ROLE {name}_all; CREATE ROLE {name} LOGIN IN ROLE {name}_all")
+    rows(server_url, f"GRANT CREATE ON DATABASE postgres TO {name}_all; ALTER ROLE {name} SET role = {name}_all")
+    url = server_url.replace("postgres@", f"{name}@")
+    async with ledger_at(url) as ledger:
+        await do(ledger, answered())
+        hurry("exchange")
+        async with standing_still(url, "SELECT * FROM owners FOR NO KEY UPDATE") as frozen:
+            await start(ledger, 2)
+            assert is_ended(frozen)
+
+
 async def test_that_somebody_has_it_locked_is_told_in_the_end(
     server_url: str, hurry: Callable[..., None], ahead: list[float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whoever that is: an administrator's session is not ended."""
-    monkeypatch.setattr(server, "end_still", lambda *_: ahead.append(5.0))
+    """Where it is an administrator, who has a transaction open: that is not ended."""
+    end_still = server.end_still
+
+    def look(*known: Any) -> None:
+        end_still(*known)
+        ahead.append(5.0)
+
+    monkeypatch.setattr(server, "end_still", look)
     async with ledger_at(server_url) as ledger:
         hurry("exchange")
         with running().connect(server_url) as db, db.transaction():
             db.execute("SELECT FROM owners FOR UPDATE")
             with pytest.raises(LedgerError, match="somebody has locked what this takes"):
                 await ledger.begin(ask(ledger))
+            db.execute("SELECT FROM owners")  # its session is still there
         await start(ledger)
+
+
+async def test_nobody_needs_the_right_to_end_sessions(
+    server_url: str, hurry: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where a server gives it to nobody, a worker that opens the ledger buries the dead another time."""
+    monkeypatch.setattr(server, "_END_STILL", "SELECT pg_no_such_function(%s, %s)")
+    async with ledger_at(server_url) as ledger:
+        await start(ledger)
+        expire(ledger)
+        hurry("bury")
+        async with standing_still(server_url, "SELECT * FROM owners FOR NO KEY UPDATE"):
+            async with ledger_at(server_url) as other:
+                await start(other, 2)
+    check(server_url)
+
+
+# ----------------------------------------------------------------------------------------- from an earlier version
+
+
+@pytest.fixture
+async def earlier(server_url: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The URL of a ledger that was made by version 2."""
+    text = server.definition()
+    with monkeypatch.context() as patch:
+        patch.setattr(server, "VERSION", 2)
+        patch.setattr(server, "definition", lambda: text.partition("-- Version 3")[0])
+        async with ledger_at(server_url) as ledger:
+            await do(ledger, answered())
+    return server_url
+
+
+async def test_a_ledger_is_brought_up_beside_who_stands_still(earlier: str, hurry: Callable[..., None]) -> None:
+    hurry()
+    async with standing_still(earlier, "SELECT * FROM book FOR UPDATE") as frozen:
+        async with ledger_at(earlier) as ledger:
+            assert isinstance(await ledger.begin(ask(ledger)), Stored)
+        assert is_ended(frozen)
+    assert rows(earlier, "SELECT version FROM book") == [(server.VERSION,)]
+    check(earlier)
 
 
 async def test_a_new_owner_has_nothing_of_the_one_before(two: tuple[AnyLedger, AnyLedger], server_url: str) -> None:

@@ -823,10 +823,10 @@ async def test_a_purge_of_very_many_stays_alive_whether_they_are_old_or_not(
         book = await book_of(ledger)
         once, renew = book._once, book.renew
 
-        def slow(query: str, *values: Any) -> Any:
+        def slow(query: str, *values: Any, **options: Any) -> Any:
             nonlocal ahead
             ahead += 11.0
-            return once(query, *values)
+            return once(query, *values, **options)
 
         monkeypatch.setattr(book, "_once", slow)
         monkeypatch.setattr(book, "renew", lambda: renewals.append(renew()))

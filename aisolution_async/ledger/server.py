@@ -6,7 +6,7 @@ import logging
 import re
 import secrets
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.resources import files
 from typing import Any, TypeAlias, cast
 
@@ -38,16 +38,19 @@ _PATIENCE = {
 
 # What is locked by a process that stands still (a frozen machine, Ctrl-Z) is free after so long: its session is ended.
 STANDS_STILL = "SET LOCAL idle_in_transaction_session_timeout = '30s'"
+# Nobody waits for a lock for longer than this: see `end_still`. The functions of the schema have it by themselves.
+LOCK_TIMEOUT = "SET LOCAL lock_timeout = '5s'"
 # Seconds for one that stands still while the server hands it an answer: until that is read, its transaction does not
 # end. Fewer than others have until they are taken for dead. Who only reads (`ledger show` into a pager) locks no row,
-# and may take its time.
+# and may take its time. So may an administrator, who has a transaction open and asks nothing: that is not "active".
 STILL = 10.0
 _END_STILL = """SELECT pg_terminate_backend(a.pid) FROM pg_stat_activity a
-    WHERE a.datname = current_database() AND a.usename = current_user AND a.wait_event_type = 'Client'
-    AND a.state <> 'idle' AND a.state_change < clock_timestamp() - make_interval(secs => %s)
+    WHERE a.datname = current_database() AND a.usename = session_user AND a.wait_event_type = 'Client'
+    AND a.state = 'active' AND a.state_change < clock_timestamp() - make_interval(secs => %s)
     AND EXISTS (SELECT FROM pg_locks l JOIN pg_class c ON c.oid = l.relation
         WHERE l.pid = a.pid AND l.mode IN ('RowShareLock', 'RowExclusiveLock')
-        AND c.relnamespace = (SELECT relnamespace FROM pg_class WHERE oid = 'ledger.book'::regclass))"""
+        AND c.relnamespace = (SELECT oid FROM pg_namespace WHERE nspname = %s))"""
+_TRIES = 5  # to get a lock, before it is told that somebody does not let it go
 
 
 def connect(server: Server, *, to_read: bool = False) -> Connection:
@@ -114,16 +117,14 @@ def connect_to_read(server: Server) -> Connection:
 
 def prepare(db: Connection, server: Server) -> bytes:
     """Make the ledger if it is not there, and bring it to the newest version. Returns its key for hashes."""
-    if _version(db, server) != VERSION:
-        with db.transaction():
-            db.execute(STANDS_STILL)
-            # Machines start together: one makes it, and the others find it made.
-            db.execute("SELECT pg_advisory_xact_lock(%s, hashtext(%s))", (_MIGRATING, server.schema))
-            found = _version(db, server)
-            if found is None:
-                _make(db, server)
-            elif found != VERSION:
-                _bring_up(db, server, found)
+    for left in reversed(range(_TRIES)):
+        try:
+            _make_or_bring_up(db, server)
+            break
+        except psycopg.errors.LockNotAvailable:
+            if not left:
+                raise
+            end_still(db, server)
     row = db.execute(named(server, "SELECT hash_key FROM ledger.book")).fetchone()
     assert row is not None
     return bytes(row[0])
@@ -132,9 +133,12 @@ def prepare(db: Connection, server: Server) -> bytes:
 def end_still(db: Connection, server: Server) -> None:
     """End the sessions that have something locked in the ledger, and have stood still for `STILL` seconds.
 
-    Whoever it was finds its connection lost: what it asked is not done, and it asks anew.
+    Whoever it was finds its connection lost: what it asked is not done, and it asks anew. Where that cannot be done,
+    whoever waits asks again all the same, and is told.
     """
-    db.execute(named(server, _END_STILL), (STILL,))
+    with suppress(psycopg.Error), db.transaction():
+        db.execute("SET LOCAL ROLE NONE")  # one may end one's own sessions, whatever role they took on
+        db.execute(_END_STILL, (STILL, server.schema))
 
 
 def named(server: Server, query: str) -> bytes:
@@ -166,6 +170,21 @@ def _version(db: Connection, server: Server) -> int | None:
             "the newer aisolution-async that wrote it"
         )
     return version
+
+
+def _make_or_bring_up(db: Connection, server: Server) -> None:
+    if _version(db, server) == VERSION:
+        return
+    with db.transaction():
+        db.execute(STANDS_STILL)
+        # Machines start together: one makes it, and the others find it made.
+        db.execute("SELECT pg_advisory_xact_lock(%s, hashtext(%s))", (_MIGRATING, server.schema))
+        db.execute(LOCK_TIMEOUT)
+        found = _version(db, server)
+        if found is None:
+            _make(db, server)
+        elif found != VERSION:
+            _bring_up(db, server, found)
 
 
 def _make(db: Connection, server: Server) -> None:

@@ -14,7 +14,7 @@ import socket
 import time
 from collections.abc import Callable, Container, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, TypeVar
@@ -150,15 +150,14 @@ class SharedBook:
         """When to tell the others next that this owner is alive, on `clock.continuous`."""
         self.unrecorded: Container[int] = ()
         """Attempts of this owner whose end could not be recorded yet."""
-        db = server.connect(place)
+        self._db = server.connect(place)
         try:
-            self.hash_key = server.prepare(db, place)
-            self._tidy(db)
-            self._enter(db)
+            self.hash_key = server.prepare(self._db, place)
+            self._do(self._tidy)
+            self._enter_anew()
         except BaseException:
-            db.close()
+            self._disconnect()
             raise
-        self._db = db
 
     def close(self) -> None:
         """Let go of the connection."""
@@ -435,10 +434,10 @@ class SharedBook:
         before = micros(clock.today()) - round(seconds * 1e6)
         emptied, last = 0, 0
         while last is not None:
-            ((last, count),) = self._once(_PURGE, before, before, last, self._owner)
+            ((last, count),) = self._once(_PURGE, before, before, last, self._owner, locks=True)
             emptied += count
             self._stay_alive()
-        self._once(_PURGE_OUTSTANDING, before)
+        self._once(_PURGE_OUTSTANDING, before, locks=True)
         with ThreadPoolExecutor(1) as beside:
             vacuum = beside.submit(self._vacuum)
             while not wait((vacuum,), self._terms.lease / 3).done:  # it may take longer than a lease
@@ -487,25 +486,34 @@ class SharedBook:
     def _sql(self, query: str) -> bytes:
         return server.named(self._place, query)
 
-    def _once(self, query: str, *values: Any) -> list[tuple[Any, ...]]:
-        """The rows of one statement, which may be done twice."""
+    def _once(self, query: str, *values: Any, locks: bool = False) -> list[tuple[Any, ...]]:
+        """The rows of one statement, which may be done twice.
+
+        `locks`: the statement takes locks, and is no function of the schema that waits for them only so long.
+        """
 
         def do(db: server.Connection) -> list[tuple[Any, ...]]:
-            cursor = db.execute(self._sql(query), values or None)
-            return cursor.fetchall() if cursor.description else []
+            with db.transaction() if locks else nullcontext():
+                if locks:
+                    db.execute(f"{server.STANDS_STILL}; {server.LOCK_TIMEOUT}")
+                cursor = db.execute(self._sql(query), values or None)
+                return cursor.fetchall() if cursor.description else []
 
         return self._do(do)
 
     def _do(self, work: Callable[[server.Connection], T]) -> T:
         """What comes of `work`, done again after a broken connection, and where two were in each other's way."""
-        times, since = 0, clock.continuous()
+        times = 0
+        # Who locked it may have done so just before: it has stood still for long enough at the second look.
+        until = clock.continuous() + server.STILL + max(self._terms.patience, server.STILL)
         while True:
             try:
                 return work(self._connected())
             except psycopg.Error as exc:
                 times += 1
-                if server.is_locked(exc) and clock.continuous() < since + self._terms.patience + server.STILL:
-                    self._end_still()
+                if server.is_locked(exc) and clock.continuous() < until:
+                    if self._db is not None:  # else `_connected` has done it
+                        server.end_still(self._db, self._place)
                     pause = 0.0  # it has waited
                 elif server.is_passing(exc) and times < _TIMES:
                     pause = random.uniform(0.0, 0.02)  # noqa: S311  # so that they do not meet again
@@ -518,10 +526,6 @@ class SharedBook:
                 else:
                     raise
             time.sleep(pause)
-
-    def _end_still(self) -> None:
-        with suppress(psycopg.Error):  # if it is lost, who asks again finds out
-            server.end_still(self._connected(), self._place)
 
     def _disconnect(self) -> None:
         if self._lost_at is None:
@@ -539,7 +543,9 @@ class SharedBook:
         try:
             self._look_whether_it_is_the_same(db)
             self._end_strays(db)
-        except BaseException:
+        except BaseException as exc:
+            if server.is_locked(exc):
+                server.end_still(db, self._place)
             db.close()
             raise
         self._db, self._lost_at = db, None
@@ -594,14 +600,11 @@ class SharedBook:
             db.execute(self._sql(_EXCHANGE), values).fetchall()
 
     def _enter(self, db: server.Connection) -> None:
-        """Become an owner. What the one before had leave for is not sent any more."""
-        self.lease.until = 0.0
         self.lease = Lease()
         sent = clock.continuous()
         row = db.execute(self._sql(_ENTER), (socket.gethostname(), os.getpid(), self._terms.lease)).fetchone()
         assert row is not None
         self._owner = row[0]
-        self._take_share(db)
         self.lease.until = sent + self._terms.lease
 
     def _take_share(self, db: server.Connection) -> None:
@@ -617,8 +620,11 @@ class SharedBook:
         return min(_OFTEN, self._terms.lease / 3)
 
     def _enter_anew(self) -> None:
+        """Become an owner. What the one before had leave for is not sent any more; its part of a rate is gone."""
         self.lease.until = 0.0
+        self._terms.share.part, self._share_until = 0.0, 0.0
         self._do(self._enter)
+        self._do(self._take_share)  # apart: where that is asked again, no other owner is made
 
     def _tidy(self, db: server.Connection) -> None:
         """Bury who is dead, and end what nobody was told of."""
