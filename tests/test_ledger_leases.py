@@ -388,6 +388,21 @@ async def test_a_ledger_is_brought_up_beside_who_stands_still(earlier: str, hurr
     check(earlier)
 
 
+async def test_who_made_a_ledger_brings_it_up(earlier: str) -> None:
+    name, schema = f"role_{os.urandom(4).hex()}", earlier.partition("&schema=")[2]
+    rows(earlier, f"CREATE ROLE {name} LOGIN; GRANT USAGE ON SCHEMA {schema} TO {name}")
+    rows(earlier, f"GRANT ALL ON ALL TABLES IN SCHEMA {schema} TO {name}")
+    rows(earlier, f"GRANT ALL ON ALL SEQUENCES IN SCHEMA {schema} TO {name}")
+    url = earlier.replace("postgres@", f"{name}@")
+    with pytest.raises(LedgerError, match="is of version 2, and only the user who made it"):
+        async with ledger_at(url):
+            pass
+    async with ledger_at(earlier):
+        pass
+    async with ledger_at(url) as ledger:
+        assert isinstance(await ledger.begin(ask(ledger)), Stored)
+
+
 async def test_a_new_owner_has_nothing_of_the_one_before(two: tuple[AnyLedger, AnyLedger], server_url: str) -> None:
     """Whatever the clocks said: who was buried sends nothing any more that it had leave for."""
     ledger, other = two

@@ -202,7 +202,13 @@ def _make(db: Connection, server: Server) -> None:
 def _bring_up(db: Connection, server: Server, version: int) -> None:
     """Add what came after that version. In the schema's text, each version begins with a line that says so."""
     later = re.split(r"(?m)^(?=-- Version \d+)", definition())[1:]
-    db.execute(named(server, "".join(later[version:])))
+    try:
+        db.execute(named(server, "".join(later[version:])))
+    except psycopg.errors.InsufficientPrivilege:
+        raise LedgerError(
+            f"the ledger {server} is of version {version}, and only the user who made it can bring it up to {VERSION}: "
+            "open it once as that user, and GRANT all rights on what is new in it"
+        ) from None
     db.execute(named(server, "UPDATE ledger.book SET version = %s"), (VERSION,))
 
 
