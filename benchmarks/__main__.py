@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-from benchmarks import adaptive, engines, fit, ledger, report, runner, scale, service, workbook
+from benchmarks import adaptive, engines, fit, ledger, report, runner, scale, service, startup, workbook
 from benchmarks.cases import CASES
 from benchmarks.compare import OURS, Result, cores, is_installed, run_case
 from benchmarks.peers import PEERS, Peer
@@ -21,7 +21,7 @@ from benchmarks.table import print_table
 
 _OTHERS = {"adaptive": adaptive.SUMMARY, "runner": runner.SUMMARY, "ledger": ledger.SUMMARY, "fit": fit.SUMMARY}
 _OTHERS |= {"service": service.SUMMARY, "scale": scale.SUMMARY, "report": report.SUMMARY, "workbook": workbook.SUMMARY}
-_OTHERS |= {"engines": engines.SUMMARY}
+_OTHERS |= {"startup": startup.SUMMARY, "engines": engines.SUMMARY}
 _PACKAGES = ("aisolution-async", "aiohttp", "aiometer", "httpcore", "httptools", "httpx", "httpx-aiohttp", "httpx2")
 _MORE_PACKAGES = ("aiofastnet", "niquests", "pybase64", "pydantic", "pyqwest", "uvloop")
 
@@ -71,6 +71,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             report.main(quick=options.quick)
         elif name == "workbook":
             workbook.main(quick=options.quick)
+        elif name == "startup":
+            startup.main(quick=options.quick)
         elif name == "engines":
             engines.main(quick=options.quick)
         else:

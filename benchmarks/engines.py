@@ -23,6 +23,7 @@ from typing import Any
 from aisolution_async import AsyncClient, WhatsAppDetail
 from aisolution_async.ledger import open_ledger
 from benchmarks.compare import run_module
+from benchmarks.numbers import number_of
 from benchmarks.scale import postgres
 from benchmarks.table import print_table
 
@@ -75,7 +76,7 @@ def main(*, quick: bool) -> None:
 
 def _write(folder: Path, count: int) -> None:
     arrow, parquet = importlib.import_module("pyarrow"), importlib.import_module("pyarrow.parquet")
-    table = arrow.table({"id": list(range(count)), "phone": [f"+62{81_200_000_000 + n}" for n in range(count)]})
+    table = arrow.table({"id": list(range(count)), "phone": [number_of(n) for n in range(count)]})
     for number, start in enumerate(range(0, count, -(-count // 8))):
         parquet.write_table(table.slice(start, -(-count // 8)), folder / f"part-{number}.parquet")
 

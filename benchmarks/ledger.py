@@ -21,6 +21,7 @@ from aisolution_async import AsyncClient, Ledger, WhatsAppDetail
 from aisolution_async.ledger import Store, open_ledger
 from benchmarks.compare import cores, run_module
 from benchmarks.measure import peak_megabytes
+from benchmarks.numbers import number_of
 from benchmarks.server import settle
 from benchmarks.table import print_table
 
@@ -37,7 +38,7 @@ Synchronous = Literal["full", "normal", "off"]
 async def calls(count: int) -> AsyncIterator[WhatsAppDetail]:
     """As many look-ups, no two the same."""
     for number in range(count):
-        yield WhatsAppDetail(f"+62{81_200_000_000 + number}", key=number)
+        yield WhatsAppDetail(number_of(number), key=number)
 
 
 async def run(port: int, count: int, path: str | None, synchronous: Synchronous) -> dict[str, float]:

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from benchmarks.numbers import number_of
 from benchmarks.peers import PEERS, Job, Setting
 from benchmarks.server import loop_factory, settle
 
@@ -42,8 +43,8 @@ def jobs(images: list[str]) -> Iterator[Job]:
     if images:
         yield from itertools.permutations(images, 2)
     else:
-        for number in itertools.count(81_200_000_000):
-            yield (f"+62{number}",)
+        for place in itertools.count():
+            yield (number_of(place),)
 
 
 def peak_megabytes() -> float:

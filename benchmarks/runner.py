@@ -11,6 +11,7 @@ import json
 import statistics
 import sys
 import time
+from collections import Counter
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -19,14 +20,16 @@ import httpx
 from aisolution_async import AsyncClient, WhatsAppDetail
 from benchmarks.compare import cores, run_module
 from benchmarks.measure import peak_megabytes
+from benchmarks.numbers import number_of
 from benchmarks.server import settle
 from benchmarks.table import print_table
 
-SUMMARY = "The batch runner alone: CPU per call beside client.send in a loop; memory at 10,000 and 1,000,000 calls"
+SUMMARY = "The batch runner alone: CPU per call beside client.send in a loop, and of hooks; 10,000 and 1,000,000 calls"
 
-_ROUNDS = 5
+_ROUNDS = 7
 _CALLS = 10_000
 _FEW, _MANY, _QUICK_MANY = 10_000, 1_000_000, 20_000
+_MANY_ROUNDS = 3
 _AT_ONCE = 100
 
 
@@ -43,7 +46,7 @@ class Instant(httpx.AsyncBaseTransport):
 async def calls(count: int) -> AsyncIterator[WhatsAppDetail]:
     """As many look-ups, no two the same."""
     for number in range(count):
-        yield WhatsAppDetail(f"+62{81_200_000_000 + number}")
+        yield WhatsAppDetail(number_of(number))
 
 
 async def send(client: AsyncClient, count: int) -> dict[str, float]:
@@ -68,9 +71,14 @@ async def batch(client: AsyncClient, count: int) -> dict[str, float]:
 
 
 async def measure(what: str, count: int) -> dict[str, float]:
-    """`what` is "send" or "batch"."""
+    """`what` is "send", "batch" or "hooks": a batch with both of them."""
     run = send if what == "send" else batch
-    async with AsyncClient("benchmark", base_url="https://vendor.example", transport=Instant()) as client:
+    told: Counter[str] = Counter()
+    hooks: dict[str, Any] = {}
+    if what == "hooks":
+        hooks["on_attempt"] = lambda call, attempt: told.update(attempts=1)  # noqa: ARG005  # the interface
+        hooks["on_outcome"] = lambda outcome: told.update(outcomes=1)  # noqa: ARG005
+    async with AsyncClient("benchmark", base_url="https://vendor.example", transport=Instant(), **hooks) as client:
         await run(client, 500)
         gc.collect()
         return await run(client, count)
@@ -78,24 +86,37 @@ async def measure(what: str, count: int) -> dict[str, float]:
 
 def main(*, quick: bool) -> None:
     """Print both tables."""
-    runs: dict[str, list[float]] = {"batch": [], "send": []}
+    runs: dict[str, list[float]] = {"batch": [], "hooks": [], "send": []}
     for _ in range(1 if quick else _ROUNDS):
         for what, figures in runs.items():
             figures.append(_child(what, 1000 if quick else _CALLS)["cpu"])
     costs = {what: 1000 * statistics.median(figures) for what, figures in runs.items()}
     print(f"\n### runner: {SUMMARY}\n")
-    rows = [("", "CPU/call, µs"), ("batch", f"{costs['batch']:.1f}"), ("client.send in a loop", f"{costs['send']:.1f}")]
-    print_table([*rows, ("the runner itself", f"{costs['batch'] - costs['send']:.1f}")])
+    print_table(
+        [
+            ("", "CPU/call, µs"),
+            ("batch", f"{costs['batch']:.1f}"),
+            ("client.send in a loop", f"{costs['send']:.1f}"),
+            ("the runner itself", f"{costs['batch'] - costs['send']:.1f}"),
+            ("on_attempt and on_outcome, which count", f"{costs['hooks'] - costs['batch']:.1f}"),
+        ]
+    )
 
     count = _QUICK_MANY if quick else _MANY
-    memory = _child("batch", count)
+    few, many = [], []
+    for _ in range(1 if quick else _MANY_ROUNDS):  # in turn: what disturbs the machine is the same for both
+        few.append(_child("batch", _FEW)["cpu"])
+        many.append(_child("batch", count))
+    memory = many[0]
+    ratios = sorted(each["cpu"] / one for one, each in zip(few, many, strict=True))
     print()
     print_table(
         [
             ("calls from an async generator", "peak MB", "CPU/call, µs"),
-            (f"{_FEW:,}", f"{memory['few']:.1f}", ""),
-            (f"{count:,}", f"{memory['many']:.1f}", f"{1000 * memory['cpu']:.1f}"),
+            (f"{_FEW:,}", f"{memory['few']:.1f}", f"{1000 * statistics.median(few):.1f}"),
+            (f"{count:,}", f"{memory['many']:.1f}", f"{1000 * statistics.median(each['cpu'] for each in many):.1f}"),
             ("difference", f"{memory['many'] - memory['few']:.1f}", ""),
+            ("of the CPU, in pairs", "", f"x {statistics.median(ratios):.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f})"),
         ]
     )
 

@@ -1,4 +1,4 @@
-"""The vendor's side: answers every call with the same OK, and the number it was asked, as cheaply as Python allows.
+"""The vendor's side: answers every call with an OK, and the number it was asked, as cheaply as Python allows.
 
 A process of its own: `python -m benchmarks.server '{"core": 0}'`. It prints its port and ends with its standard input.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import importlib
+import itertools
 import json
 import os
 import re
@@ -14,7 +15,9 @@ import resource
 import ssl
 import sys
 import threading
+import time
 from collections import deque
+from email.utils import formatdate
 from typing import Any, cast
 
 _FACE = b'{"status":"OK","message":{"similarity":97.501,"result":"SAME PERSON"}}'
@@ -26,12 +29,21 @@ _LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
 _NUMBER = re.compile(rb"number=%2B(\d+)", re.IGNORECASE)
 
 
+_HEAD = (
+    b"HTTP/1.1 200 OK\r\nDate: %b\r\nContent-Type: application/json\r\nContent-Length: %d\r\n"
+    b"X-Request-Id: %016x\r\n\r\n%b"
+)
+_numbers = itertools.count(0x5EED)
+_date = (0, b"")
+
+
 def _response(body: bytes) -> bytes:
-    head = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
-    return head % len(body) + body
-
-
-_FACE_RESPONSE = _response(_FACE)
+    """With a head that is another one each time, as a real server's is."""
+    global _date  # noqa: PLW0603  # of this second
+    now = int(time.time())
+    if now != _date[0]:
+        _date = now, formatdate(now, usegmt=True).encode()
+    return _HEAD % (_date[1], len(body), next(_numbers) * 0x9E3779B97F4A7C15 & 0xFFFFFFFFFFFFFFFF, body)
 
 
 class Answers:
@@ -94,11 +106,11 @@ class Vendor(asyncio.Protocol):
             self._head = b""
         if self._left <= 0:
             self._left = 0
-            answer = _FACE_RESPONSE
+            said = _FACE
             if self._body is not None:
                 asked = _NUMBER.search(self._body)
-                answer = _response(_WHATSAPP % (asked[1] if asked else b"0"))
-            self._answers.give(self._transport, answer)
+                said = _WHATSAPP % (asked[1] if asked else b"0")
+            self._answers.give(self._transport, _response(said))
 
 
 async def serve(options: dict[str, Any]) -> None:

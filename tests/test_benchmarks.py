@@ -26,7 +26,7 @@ def benchmarks(*arguments: str) -> str:
     return done.stdout
 
 
-CHEAP = ("whatsapp-10", "adaptive", "report")
+CHEAP = ("whatsapp-10", "adaptive", "report", "startup")
 DEAR = ("faces-100k", "adaptive", "runner", "workbook")
 
 
