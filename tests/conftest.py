@@ -54,12 +54,23 @@ def pytest_configure(config: pytest.Config) -> None:
         os.environ["PYTHONDONTWRITEBYTECODE"] = "1"
 
 
+@pytest.hookimpl(wrapper=True, optionalhook=True)
+def pytest_xdist_auto_num_workers() -> Iterator[int]:
+    """With `-n auto`, two more workers than cores: a test that waits for a child or a server leaves its core to others.
+
+    A number that the environment gives stays as it is.
+    """
+    cores = yield
+    return cores if os.environ.get("PYTEST_XDIST_AUTO_NUM_WORKERS") else cores + 2
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection(session: pytest.Session) -> None:
     """Workers of the whole suite begin at different files, and find the others' as another worker has made them.
 
-    What fails here is left to the collection itself, which says so.
+    What fails here is left to the collection itself, which says so. All of it stays: nothing looks for garbage yet.
     """
+    gc.disable()
     worker = getattr(session.config, "workerinput", None)
     if worker is not None and session.config.args == session.config.getini("testpaths"):
         names = sorted(path.stem for path in Path(__file__).parent.glob("test_*.py"))
@@ -67,6 +78,18 @@ def pytest_collection(session: pytest.Session) -> None:
         for name in names[first:] + names[:first]:
             with contextlib.suppress(Exception, pytest.skip.Exception):
                 importlib.import_module(f"{__package__}.{name}")
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_finish() -> None:
+    """What was imported and collected is a million objects, and stays: collections of garbage need not go through it.
+
+    They come less often, too: each went through what a test holds, which is small, for cycles that tests seldom make.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(10_000)
+    gc.enable()
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -209,15 +232,6 @@ def no_ledger_is_at_work() -> Iterator[None]:
 
 
 # The pool of connections.
-
-
-@pytest.fixture(scope="module")
-def frozen_imports() -> Iterator[None]:
-    """For tests that end in a collection, for its ResourceWarnings: it need not go through all that was imported."""
-    gc.collect()
-    gc.freeze()
-    yield
-    gc.unfreeze()
 
 
 @pytest.fixture
