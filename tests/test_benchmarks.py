@@ -11,6 +11,7 @@ import pytest
 import xlsxwriter
 
 from benchmarks import adaptive, compare, roundtrip
+from benchmarks.__main__ import main
 from benchmarks.cases import CASES
 from benchmarks.peers import PEERS
 
@@ -54,7 +55,7 @@ def test_a_quick_run_measures_what_it_names_and_every_peer_that_is_there(
     assert ET.fromstring(drawing.read_text()).tag.endswith("svg")
 
 
-def test_sheets_go_there_and_back(tmp_path: Path) -> None:
+def test_sheets_go_there_and_back(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """What is no sheet is named, and nothing of the others is another one in the results."""
     (tmp_path / "a.csv").write_text('id;no\n0007;"x\ny"\n')
     (tmp_path / "b.csv").write_text("id\n")
@@ -64,18 +65,19 @@ def test_sheets_go_there_and_back(tmp_path: Path) -> None:
         sheet.write_number(1, 0, 7, book.add_format({"num_format": "0000"}))
         sheet.write_number(1, 1, 0.125, book.add_format({"num_format": "0.0%"}))
         sheet.write_boolean(1, 2, True)
-    command = [sys.executable, "-m", "benchmarks.roundtrip", str(tmp_path)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=LAST_RESORT, check=False)
-    assert (done.returncode, done.stderr) == (0, "")
-    assert "files: 3, sheets: 2, rows: 2, cells: 5" in done.stdout
-    assert "refused, 1: no rows (b.csv)" in done.stdout
-    assert "differs" not in done.stdout
+    assert roundtrip.main([str(tmp_path)]) == 0
+    printed, problems = capsys.readouterr()
+    assert problems == ""
+    assert "files: 3, sheets: 2, rows: 2, cells: 5" in printed
+    assert "refused, 1: no rows (b.csv)" in printed
+    assert "differs" not in printed
     assert roundtrip.difference("0007", 7) == "str is int"
     assert roundtrip.difference(1, 2) == "another number"
 
 
-def test_the_list_names_cases_and_peers() -> None:
-    printed = benchmarks("--list")
+def test_the_list_names_cases_and_peers(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["--list"])
+    printed = capsys.readouterr().out
     assert all(name in printed for name in (*CASES, *PEERS, "adaptive", "runner"))
 
 

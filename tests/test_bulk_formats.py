@@ -7,7 +7,6 @@ import csv
 import datetime
 import io
 import json
-import os
 import subprocess
 import sys
 import threading
@@ -610,8 +609,8 @@ async def check_workbook(tmp_path: Path, count: int, broken: int) -> None:
 
 
 @pytest.mark.no_cover
-async def test_a_workbook_with_faults(tmp_path: Path) -> None:
-    rows = int(os.environ.get("AISOLUTION_TEST_ROWS", "2000"))  # 10000 by hand
+@pytest.mark.parametrize("rows", [700, pytest.param(10_000, marks=pytest.mark.long)])
+async def test_a_workbook_with_faults(tmp_path: Path, rows: int) -> None:
     await check_workbook(tmp_path, rows, rows * 3 // 100)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import socket
 from collections import Counter
 from collections.abc import AsyncIterator, Iterable
@@ -23,7 +22,6 @@ from aisolution_async.integrations.pytest_plugin import skipping
 from aisolution_async.sandbox import Sandbox
 from aisolution_async.sandbox.vendor import DueCallback
 
-MANY = int(os.environ.get("CALLBACKS_MANY", "1000"))  # 10000 take minutes
 LATE = 60.0
 """Seconds of the late callbacks: within the inbox's patience, which is 120."""
 
@@ -92,8 +90,11 @@ def charges(tally: Tally) -> tuple[int, int, int]:
 
 
 @pytest.mark.no_cover
+@pytest.mark.parametrize("many", [400, pytest.param(1000, marks=pytest.mark.long)])
 @pytest.mark.parametrize("with_ledger", [True, False], ids=["ledger", "no ledger"])
-async def test_every_number_is_resolved_once_and_the_bill_is_the_tally(with_ledger: bool, tmp_path: Path) -> None:
+async def test_every_number_is_resolved_once_and_the_bill_is_the_tally(
+    with_ledger: bool, many: int, tmp_path: Path
+) -> None:
     outcomes: list[Outcome] = []
     with socket.create_server(("127.0.0.1", 0), backlog=1024) as sock:
         address = f"http://127.0.0.1:{sock.getsockname()[1]}/whatsapp"
@@ -104,14 +105,14 @@ async def test_every_number_is_resolved_once_and_the_bill_is_the_tally(with_ledg
             inbox = Inbox(address, ledger=ledger)
             await stack.enter_async_context(receiving(inbox, sock))
             stack.enter_context(skipping(asyncio.get_running_loop()))  # lateness and patience take no time
-            calls = (WhatsAppDetail(number_of(index), key=index) for index in range(MANY))
+            calls = (WhatsAppDetail(number_of(index), key=index) for index in range(many))
             async with client.batch(calls, inbox=inbox, concurrency=50) as batch:
                 outcomes.extend([outcome async for outcome in batch])
-            while len(sandbox.outstanding) > MANY // 20 or len(sandbox.callbacks) < min(made(), 10_000):
+            while len(sandbox.outstanding) > many // 20 or len(sandbox.callbacks) < min(made(many), 10_000):
                 await asyncio.sleep(0.02)  # the last repeats
 
-            kinds = Counter(what_becomes_of(index) for index in range(MANY))
-            assert Counter(outcome.key for outcome in outcomes) == dict.fromkeys(range(MANY), 1)
+            kinds = Counter(what_becomes_of(index) for index in range(many))
+            assert Counter(outcome.key for outcome in outcomes) == dict.fromkeys(range(many), 1)
             for outcome in outcomes:
                 assert isinstance(outcome.reply, WhatsAppProfile), outcome
                 assert isinstance(outcome.key, int)
@@ -121,18 +122,18 @@ async def test_every_number_is_resolved_once_and_the_bill_is_the_tally(with_ledg
                 by_request = what_becomes_of(outcome.key) == "never"
                 assert (outcome.attempts[-1].http_status is not None) == by_request
             found = inbox.counts
-            assert (found.accepted, found.repeated) == (MANY - kinds["never"], kinds["twice"])
+            assert (found.accepted, found.repeated) == (many - kinds["never"], kinds["twice"])
             assert (found.strange, found.unfinished) == (2 * kinds["forged"], 0)
             assert (inbox.outstanding, len(sandbox.outstanding)) == (0, kinds["never"])
 
-            assert charges(client.tally) == charges(sandbox.bill) == (MANY, MANY, 0)
+            assert charges(client.tally) == charges(sandbox.bill) == (many, many, 0)
             assert batch.tally == client.tally == sandbox.bill == sandbox.bill.delivered
-            assert sandbox.bill.by_callback.charged == MANY - kinds["never"]
+            assert sandbox.bill.by_callback.charged == many - kinds["never"]
             if ledger is not None:
                 totals = ledger.summary().by()[()]
-                assert (totals.charged, totals.free, totals.unknown, totals.intended) == (MANY, MANY, 0, 0)
+                assert (totals.charged, totals.free, totals.unknown, totals.intended) == (many, many, 0, 0)
                 # The next run of the same list: nothing is sent, and a callback that comes now is a repeat.
-                again = (WhatsAppDetail(number_of(index), key=index) for index in range(MANY))
+                again = (WhatsAppDetail(number_of(index), key=index) for index in range(many))
                 async with client.batch(again, inbox=inbox) as second:
                     assert all([outcome.from_ledger async for outcome in second])
                 async with httpx.AsyncClient() as vendor:
@@ -142,7 +143,7 @@ async def test_every_number_is_resolved_once_and_the_bill_is_the_tally(with_ledg
                 assert sandbox.bill == client.tally
 
 
-def made() -> int:
+def made(many: int) -> int:
     """How many callbacks are made in all."""
-    kinds = Counter(what_becomes_of(index) for index in range(MANY))
-    return MANY - kinds["never"] + kinds["twice"] + 2 * kinds["forged"]
+    kinds = Counter(what_becomes_of(index) for index in range(many))
+    return many - kinds["never"] + kinds["twice"] + 2 * kinds["forged"]

@@ -15,14 +15,15 @@ from .support import LAST_RESORT
 
 
 @pytest.mark.no_cover
-async def test_everything_goes_wrong_and_everything_adds_up(tmp_path: Path) -> None:
+@pytest.mark.parametrize("calls", [600, pytest.param(1500, marks=pytest.mark.long)])
+async def test_everything_goes_wrong_and_everything_adds_up(tmp_path: Path, calls: int) -> None:
     """`python -m tests.chaos 100000` asks a hundred thousand calls."""
-    summary = await one_run(tmp_path, calls=1500, seed=1, timeout=10, patience=LAST_RESORT)
+    summary = await one_run(tmp_path, calls=calls, seed=1, timeout=10, patience=LAST_RESORT)
     assert summary.hits.keys() == KINDS.keys()
     assert all(summary.hits.values())
-    assert sum(summary.ended.values()) == 1500
+    assert sum(summary.ended.values()) == calls
     charged, free, unknown = summary.charges
-    assert min(charged, free, unknown) > 200
+    assert min(charged, free, unknown) > calls // 8
     assert summary.again.keys() == {"answered", "held", "sent"}
 
 

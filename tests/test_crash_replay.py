@@ -15,6 +15,9 @@ from .crash_replay.programs import PLANS
 from .crash_replay.replay import Recording, moments, record, replay
 from .crash_replay.trace import STRACE, UnclearError
 
+# The power goes at every so many moments of these plans; of "book" as well, and more often, in the long tests.
+DAILY = {"batch": 12, "bulk": 6, "anew": 6}
+
 needs_strace = pytest.mark.skipif(STRACE is None, reason="strace is not there: apt-get install strace")
 
 
@@ -36,8 +39,13 @@ def recorded(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Record
 
 @pytest.mark.no_cover
 @needs_strace
-@pytest.mark.parametrize("every", [6, *(pytest.param(every, marks=pytest.mark.long) for every in (3, 1))])
-@pytest.mark.parametrize("plan", sorted({*PLANS} - {"control"}))
+@pytest.mark.parametrize(
+    ("plan", "every"),
+    [
+        *DAILY.items(),
+        *(pytest.param(plan, every, marks=pytest.mark.long) for plan in PLANS if plan != "control" for every in (3, 1)),
+    ],
+)
 def test_no_loss_of_power_breaks_a_promise(recorded: Callable[[str], Recording], plan: str, every: int) -> None:
     recording = recorded(plan)
     report = replay(recording, 160 // every, every=every, whole_every=20)

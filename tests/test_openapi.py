@@ -101,9 +101,17 @@ async def schemathesis(sandbox: Sandbox, folder: Path, *options: str) -> tuple[i
     return await process.wait(), said
 
 
-async def test_the_sandbox_is_as_described(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("--max-examples", "5", "--phases", "examples,fuzzing"),
+        pytest.param(("--max-examples", "15"), marks=pytest.mark.long),
+    ],
+    ids=["some", "all"],
+)
+async def test_the_sandbox_is_as_described(tmp_path: Path, options: tuple[str, ...]) -> None:
     async with Sandbox() as sandbox:
-        code, said = await schemathesis(sandbox, tmp_path, "--max-examples", "15")
+        code, said = await schemathesis(sandbox, tmp_path, *options)
         assert code == 0, said
         assert "No issues found" in said
         # It came as far as answers that mean something.

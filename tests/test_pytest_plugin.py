@@ -1,4 +1,4 @@
-"""The pytest plugin, as a small project of somebody else's uses it: installed from the built wheel."""
+"""The pytest plugin, as a small project of somebody else's uses it, which has it installed."""
 
 from __future__ import annotations
 
@@ -6,14 +6,17 @@ import asyncio
 import contextlib
 import os
 import selectors
+import shutil
 import signal
 import socket
 import subprocess
 import sys
 import threading
 import time
+import zipfile
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from importlib import metadata
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -124,10 +127,24 @@ OTHERS = [f"-pno:{name}" for name in PLUGINS]
 FUNCTION = ("-o", "asyncio_default_fixture_loop_scope=function")
 
 
-@pytest.fixture(scope="module")
-def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the built wheel in it, ahead of what the tests' own environment has."""
+@pytest.fixture(scope="module", params=["by hand", pytest.param("wheel", marks=pytest.mark.long)])
+def installed(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the package in it, ahead of what the tests' own environment has.
+
+    What pytest goes by is the list of the package's files and its entry points: to build the wheel, which has them,
+    takes as long as all that is done with it.
+    """
     folder = tmp_path_factory.mktemp("wheel")
+    if request.param == "by hand":
+        package = folder / "site" / "aisolution_async"
+        shutil.copytree(ROOT / "aisolution_async", package)
+        here, told = metadata.distribution("aisolution-async"), folder / "site" / "aisolution_async-0.dist-info"
+        told.mkdir()
+        for name in ("METADATA", "entry_points.txt"):
+            (told / name).write_text(here.read_text(name) or "", "utf-8")
+        files = [path.relative_to(folder / "site") for path in package.rglob("*.py")]
+        (told / "RECORD").write_text("".join(f"{path.as_posix()},,\n" for path in files), "utf-8")
+        return folder / "site"
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "-q"]
     built = subprocess.run(
         [*pip, "wheel", "--no-deps", "-w", folder, ROOT], capture_output=True, text=True, check=False
@@ -135,7 +152,8 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     if built.returncode:
         pytest.skip(f"the wheel cannot be built here: {built.stderr[-200:]}")
     (wheel,) = folder.glob("*.whl")
-    subprocess.run([*pip, "install", "--no-deps", "--target", folder / "site", wheel], capture_output=True, check=True)
+    with zipfile.ZipFile(wheel) as archive:  # as installers do, but for what they compile: pytest does that anew
+        archive.extractall(folder / "site")
     return folder / "site"
 
 
@@ -174,7 +192,11 @@ def run(project: Path, installed: Path, *options: str) -> str:
     ("mark", "options"),
     [
         ("", ("-o", "asyncio_mode=auto", *FUNCTION)),
-        ("pytestmark = pytest.mark.asyncio(loop_scope='module')", ("-o", "asyncio_mode=strict", *FUNCTION)),
+        pytest.param(
+            "pytestmark = pytest.mark.asyncio(loop_scope='module')",
+            ("-o", "asyncio_mode=strict", *FUNCTION),
+            marks=pytest.mark.long,
+        ),
         ("", ("-o", "asyncio_mode=auto", "-o", "asyncio_default_test_loop_scope=session", *FUNCTION)),
         ("pytestmark = pytest.mark.anyio", ("-p", "no:asyncio")),
     ],

@@ -95,9 +95,10 @@ async def test_a_sample_is_paid_for_once() -> None:
 
 
 @pytest.mark.no_cover
-async def test_what_it_says_is_right_for_most_lists(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("lists", "least"), [(25, 0.9), pytest.param(60, 0.95, marks=pytest.mark.long)])
+async def test_what_it_says_is_right_for_most_lists(tmp_path: Path, lists: int, least: float) -> None:
     """Sorted lists with rows that are alike, unavailable numbers that are free, and a word that is rare."""
-    lists, held = 60, Counter[str]()
+    held = Counter[str]()
     for seed in range(lists):
         source, known = a_list(150, {"yes": 0.5, "no": 0.37, "checking": 0.1, "unavailable": 0.03}, seed, alike=80)
         found = await sampled(answering(known), 40, ledger=tmp_path / f"{seed}.ledger")
@@ -110,7 +111,7 @@ async def test_what_it_says_is_right_for_most_lists(tmp_path: Path) -> None:
         paid = sum(word in ("yes", "no") for word in known.values())
         held["charges"] += charges.low <= paid <= charges.high
     assert held["of"] == lists
-    assert min(held["yes"], held["no"], held["charges"]) >= 0.95 * lists
+    assert min(held["yes"], held["no"], held["charges"]) >= least * lists
 
 
 @pytest.mark.parametrize("size", [1, 4, 1000])

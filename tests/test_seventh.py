@@ -197,7 +197,7 @@ async def test_with_all_that_the_guide_says_the_tests_know_it(folder: Path) -> N
     """Each of its steps, done as it stands there: the tests that it names have nothing to say."""
     method, answer, told = FRAGMENT.findall((ROOT / "aisolution_async" / "sending" / "README.md").read_text("utf-8"))
     copy = folder / "copy"
-    shutil.copytree(ROOT / "tests", copy / "tests", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(ROOT / "tests", copy / "tests")  # and what is compiled
     for name in ("pyproject.toml", "README.md"):
         shutil.copy(ROOT / name, copy)
     changes = {

@@ -65,7 +65,7 @@ def attributes_of(cls: ast.ClassDef) -> set[str]:
         elif isinstance(statement, ast.Assign) and "__slots__" in map(ast.unparse, statement.targets):
             found.update(ast.literal_eval(statement.value))
     assigned = (node for node in ast.walk(cls) if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store))
-    return found.union(node.attr for node in assigned if ast.unparse(node.value) == "self")
+    return found.union(node.attr for node in assigned if isinstance(node.value, ast.Name) and node.value.id == "self")
 
 
 def test_no_class_of_the_middle_has_many_attributes() -> None:

@@ -17,7 +17,7 @@ from .simulate.server_shelf import shared_plan_of
 
 
 @pytest.mark.no_cover
-@pytest.mark.parametrize(("first", "count"), [(0, 40), pytest.param(40, 160, marks=pytest.mark.long)])
+@pytest.mark.parametrize(("first", "count"), [(0, 15), pytest.param(15, 185, marks=pytest.mark.long)])
 def test_every_law_holds(first: int, count: int) -> None:
     _, events, _, broken = run_range(range(first, first + count), "postgresql")
     assert broken == []

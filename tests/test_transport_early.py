@@ -30,7 +30,7 @@ from .wires import (
     virtually,
 )
 
-pytestmark = pytest.mark.usefixtures("restless")
+pytestmark = pytest.mark.usefixtures("frozen_imports", "restless")
 
 
 @pytest.mark.parametrize("then", ["close", "reset"])

@@ -12,7 +12,7 @@ from aisolution_async.wire.reuse import Reuse
 
 from .wires import NO_FUTURE, OK, Peer, Pool, Server, ask, virtually
 
-pytestmark = pytest.mark.usefixtures("restless")
+pytestmark = pytest.mark.usefixtures("frozen_imports", "restless")
 
 
 @virtually
@@ -68,7 +68,7 @@ async def test_a_server_that_never_keeps_connections_costs_a_request_a_trial() -
 
     failures = 0
     async with Server(script) as server, Pool(max_connections=5) as transport:
-        for _ in range(600):
+        for _ in range(200):
             for outcome in await asyncio.gather(*[ask(transport, server) for _ in range(6)], return_exceptions=True):
                 failures += isinstance(outcome, httpx.RemoteProtocolError)
             await asyncio.sleep(1.0)
