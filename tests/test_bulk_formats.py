@@ -7,8 +7,8 @@ import csv
 import datetime
 import io
 import json
-import subprocess
-import sys
+import os
+import tempfile
 import threading
 from decimal import Decimal
 from pathlib import Path
@@ -410,21 +410,23 @@ async def test_a_parquet_file_whose_disk_is_full(tmp_path: Path, monkeypatch: py
     assert [row["number"] for row in rescued] == [f"+62813{n:08}" for n in range(summary.rows)][-len(rescued) :]
 
 
-STREAM = "import sys; from aisolution_async.cli import main; main()"
-
-
 @pytest.mark.parametrize("output", ["-", "out.parquet"])
 def test_from_and_to_streams(tmp_path: Path, output: str) -> None:
     """A pipe is read once, and its values have their types all the same."""
     source = lines(tmp_path / "in.jsonl", {"ref": 1, "phone": "+6281387300008"}, {"ref": 2, "phone": "abc"})
-    command = [sys.executable, "-c", STREAM, "bulk", "whatsapp-detail", "-", "-o", output, "--sandbox", "--key", "ref"]
-    said = source.read_bytes()
-    done = subprocess.run(command, input=said, capture_output=True, check=False, cwd=tmp_path)
-    assert done.returncode == 1, done.stderr
-    found = [json.loads(line) for line in done.stdout.splitlines()] if output == "-" else _rows(tmp_path / output)
+    command = ["-m", "aisolution_async.cli", "bulk", "whatsapp-detail", "-", "-o", output, "--sandbox", "--key", "ref"]
+    reading, writing = os.pipe()
+    os.write(writing, source.read_bytes())
+    os.close(writing)
+    with os.fdopen(reading, "rb") as given, tempfile.TemporaryFile() as printed:
+        code, said = forks.run(command, stdin=given.fileno(), stdout=printed, cwd=tmp_path)
+        printed.seek(0)
+        results = printed.read().decode().splitlines()
+    assert code == 1, said
+    found = [json.loads(line) for line in results] if output == "-" else _rows(tmp_path / output)
     assert [(row["ref"], row["ok"]) for row in found] == [(1, True), (2, False)]
     if output == "-":
-        assert b"results         standard output" in done.stderr
+        assert "results         standard output" in said
         assert left(tmp_path) == {"in.jsonl"}
 
 

@@ -44,7 +44,7 @@ COMMANDS = {
 }
 """The commands of each guide, in its order."""
 SETTLES = "aisolution ledger resolve "
-PLUGINS = ("-pno:cacheprovider", "-pno:schemathesis", "-pno:hypothesispytest")
+PLUGINS = ("-pno:cacheprovider", "-pno:schemathesis", "-pno:hypothesispytest", "-pno:pytest_cov", "-pno:xdist")
 PYTEST = ("-m", "pytest", "-q", *PLUGINS, "-o", "asyncio_default_fixture_loop_scope=function")
 OTHERS = ("python3 -m venv ", "pip install ", "uvicorn ", "SSL_CERT_FILE=")
 """Lines of the shell that are not run here: by `.ci/run`, in the tests of services and in test_network."""

@@ -186,16 +186,16 @@ def _tagged(text: str) -> bytes:
 def _flat_jpeg(*levels: int) -> bytes:
     """A baseline JPEG of 128 x 128 pixels of one colour: `levels` are its Y, Cb and Cr, 0..255."""
     bits = ""
-    blocks = (_SIDE // 8) ** 2
-    for block in range(blocks):
-        for level in levels:
-            # The quantisation is by 8, so the mean of a block is coded as it is; all other blocks differ by 0 from it.
-            value = level - 128 if block == 0 else 0
-            size = abs(value).bit_length()
-            bits += f"{size:04b}"
-            if size:
-                bits += f"{value if value > 0 else value + (1 << size) - 1:0{size}b}"
-            bits += "0"  # the end of the block
+    for level in levels:
+        # The quantisation is by 8, so the mean of a block is coded as it is.
+        value = level - 128
+        size = abs(value).bit_length()
+        bits += f"{size:04b}"
+        if size:
+            bits += f"{value if value > 0 else value + (1 << size) - 1:0{size}b}"
+        bits += "0"  # the end of the block
+    # All other blocks differ by 0 from it: a size of 0 in four bits, and the end of the block.
+    bits += "00000" * len(levels) * ((_SIDE // 8) ** 2 - 1)
     bits += "1" * (-len(bits) % 8)
     scan = int(bits, 2).to_bytes(len(bits) // 8).replace(b"\xff", b"\xff\x00")
 
