@@ -424,16 +424,16 @@ def test_every_call_read_comes_out_exactly_once(data: st.DataObject) -> None:
 @pytest.mark.no_cover
 @virtual
 async def test_memory_is_flat(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("aisolution_async.batching.twins.REMEMBERED", 250)
+    monkeypatch.setattr("aisolution_async.batching.twins.REMEMBERED", 700)
     vendor = Vendor(lambda request, number: ok_whatsapp())
     vendor.requests = _Nothing()
     async with client_of(vendor) as client:
         sizes = []
         tracemalloc.start()
         # So many answers are remembered: it is flat from there.
-        async with client.batch(asks(1_200), concurrency=50) as batch:
+        async with client.batch(asks(3_000), concurrency=50) as batch:
             async for outcome in batch:
-                if outcome.index in (100, 400, 1_150):
+                if outcome.index in (250, 900, 2_900):
                     gc.collect()
                     sizes.append(tracemalloc.get_traced_memory()[0])
         tracemalloc.stop()
