@@ -177,7 +177,7 @@ class Connection(asyncio.Protocol):
         tickets, which do not.
         """
         turns = 0
-        while not self.lost and not self.is_quiet():
+        while not self.lost and not (self.usable() and self.is_quiet()):
             turns += 1
             if turns > _MOST_TURNS:
                 self.drop()
@@ -265,8 +265,7 @@ class Connection(asyncio.Protocol):
         if self.lost:
             self._transport.abort()
             return
-        # One byte, not none: asyncio's TLS pauses and resumes for ever at a limit of nought.
-        self._transport.set_write_buffer_limits(high=1, low=0)
+        self._transport.set_write_buffer_limits(high=0)
         self._parser = httptools.HttpResponseParser(self)
         # `Connection: close` on a 1xx answer must not make the parser refuse the answer that follows. Nothing is
         # parsed as a second answer: `on_message_begin` sees to that.

@@ -43,6 +43,7 @@ from aisolution_async.wire.dial import AddressInfo, dial
 from aisolution_async.wire.form import Form, Parts
 from aisolution_async.wire.reach import Refused
 from aisolution_async.wire.reuse import Reuse
+from aisolution_async.wire.tls import Tls
 
 Origin = tuple[str, str, int]
 Headers = list[tuple[bytes, bytes]]
@@ -667,20 +668,25 @@ class PoolTransport(NotPickled, httpx.AsyncBaseTransport):
             if self._ssl_context is None:
                 await self._share("ssl", self._load_ssl_context)
             context = self._ssl_context
+        layer = None if context is None else Tls(conn, context, host)
         sock = await dial(loop, await self._addresses(host, port))
         conn.fd = sock.fileno()
-        if context is None:
+        if layer is None:
             conn.sock = sock
         try:
-            await loop.create_connection(
-                lambda: conn, sock=sock, ssl=context, server_hostname=host if context else None
-            )
+            await loop.create_connection(lambda: layer or conn, sock=sock)
         except BaseException:
             if type(loop).__module__.startswith("uvloop"):
                 # libuv closes the descriptor; before 0.23 uvloop did not tell the socket object, which then closed
                 # whatever had the same number by then (uvloop#738).
                 sock.detach()
             raise
+        if layer is not None:
+            try:
+                await layer.made()
+            except BaseException:
+                layer.abort()
+                raise
 
     async def _load_ssl_context(self) -> None:
         # Reading a hundred and forty certificates takes some 20 ms: too long to hold up a loop.
