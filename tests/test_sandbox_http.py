@@ -168,10 +168,12 @@ async def test_bodies_over_eight_mebibytes_are_refused_unread(sandbox: Sandbox) 
 async def test_whoever_never_stops_sending_is_cut(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("aisolution_async.sandbox.connection._LINGER", 0.01)
     async with connected(sandbox) as (reader, writer):
+        while not sandbox._connections:
+            await asyncio.sleep(0)
+        (connection,) = sandbox._connections
         writer.write(b"hello\r\n\r\n")
         assert (await one_answer(reader))[0] == 400
         assert await reader.read() == b""
-        (connection,) = sandbox._connections
         await connection.lost
 
 
