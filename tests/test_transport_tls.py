@@ -5,12 +5,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import io
 import os
 import socket
 import ssl
 import threading
+from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
+from unittest import mock
 
 import httpx
 import pytest
@@ -18,6 +21,7 @@ import trustme
 
 from aisolution_async import AsyncClient, Charge, NotSentError, OutcomeUnknownError
 from aisolution_async.wire import transport as transport_module
+from aisolution_async.wire.tls import Tls
 from aisolution_async.wire.transport import Flight, default_ssl_context
 
 from .wires import (
@@ -326,3 +330,208 @@ async def test_the_hint_at_a_client_certificate_reaches_the_user(server_tls: Any
             with pytest.raises(OutcomeUnknownError, match="perhaps the server wants a client certificate") as caught:
                 await client.delete_face("c5r7jedkujdbnasarhn0")
             assert SECRET not in str(caught.value)
+
+
+# ------------------------------------------------------------------------------------------- the bytes on the wire
+
+
+class Records:
+    """A server that has TLS in its own hands: what it is to send is bytes, to be sent when and as a script wants."""
+
+    def __init__(self, context: ssl.SSLContext, script: Callable[[Records], Awaitable[None]]) -> None:
+        self._context = context
+        self._script = script
+        self.heard = b""
+        """What came after the script, not decrypted."""
+
+    async def __aenter__(self) -> Self:
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        self.url = f"https://127.0.0.1:{self._server.sockets[0].getsockname()[1]}/"
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._server.close()
+        await self.served
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self.served = task
+        self._reader, self.writer = reader, writer
+        self._in, self._out = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self.ssl = self._context.wrap_bio(self._in, self._out, server_side=True)
+        with contextlib.suppress(OSError, EOFError):
+            await self._script(self)
+            self.heard = await reader.read()
+        writer.close()
+        with contextlib.suppress(OSError):
+            await writer.wait_closed()
+
+    async def _do(self, step: Callable[[], Any]) -> Any:
+        while True:
+            try:
+                return step()
+            except ssl.SSLWantReadError:
+                await self.send(self._out.read())
+                data = await self._reader.read(65536)
+                if not data:
+                    raise EOFError from None
+                self._in.write(data)
+
+    async def shake_hands(self) -> bytes:
+        """The last of the handshake, which is still to be sent."""
+        await self._do(self.ssl.do_handshake)
+        return self._out.read()
+
+    async def request(self) -> bytes:
+        """What is asked, without its body's length being looked at."""
+        asked: bytes = await self._do(lambda: self.ssl.read(65536))
+        return asked
+
+    def encrypted(self, data: bytes) -> bytes:
+        """The data in records."""
+        self.ssl.write(data)
+        return self._out.read()
+
+    def goodbye(self) -> bytes:
+        """What says that there is no more."""
+        with contextlib.suppress(ssl.SSLWantReadError):
+            self.ssl.unwrap()
+        return self._out.read()
+
+    async def send(self, data: bytes, piece: int = 0) -> None:
+        """Send it, `piece` after piece, each in a packet of its own."""
+        for at in range(0, len(data), piece or len(data) or 1):
+            self.writer.write(data[at : at + (piece or len(data))])
+            await self.writer.drain()
+            await turns(2)
+
+
+def whole(body: bytes) -> bytes:
+    return b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body)
+
+
+@pytest.mark.parametrize("version", ["TLSv1_2", "TLSv1_3"])
+@pytest.mark.parametrize("piece", [1, 7, 1000, 0])
+@everywhere
+async def test_tls_comes_in_any_pieces(version: str, piece: int, server_tls: Any, client_tls: ssl.SSLContext) -> None:
+    context = server_tls("127.0.0.1")
+    context.minimum_version = context.maximum_version = ssl.TLSVersion[version]
+    bodies = [b"one", b"2" * 20_000 if piece != 1 else b"two", b""]  # more than a record holds
+
+    async def script(server: Records) -> None:
+        await server.send(await server.shake_hands(), piece)
+        for body in bodies:
+            assert await server.request()
+            await server.send(server.encrypted(whole(body)[:20]) + server.encrypted(whole(body)[20:]), piece)
+
+    async with Records(context, script) as server, Pool(ssl_context=client_tls) as transport:
+        for body in bodies:
+            assert (await ask(transport, server.url)).content == body
+
+
+@pytest.mark.parametrize("says_goodbye", [True, False])
+@pytest.mark.parametrize(
+    ("answer", "is_whole"),
+    [(whole(b"ok"), True), (b"HTTP/1.1 200 OK\r\n\r\nto the end", True), (whole(b"ok")[:-1], False), (b"", False)],
+    ids=["whole", "to the end", "cut off", "none"],
+)
+@everywhere
+async def test_a_server_that_closes_tls(
+    answer: bytes, is_whole: bool, says_goodbye: bool, server_tls: Any, client_tls: ssl.SSLContext
+) -> None:
+    """With the words for it or without: whether an answer is whole is for its length to say, and one to the end is."""
+
+    async def script(server: Records) -> None:
+        await server.send(await server.shake_hands())
+        await server.request()
+        data = server.encrypted(answer) if answer else b""
+        if says_goodbye:
+            data += server.goodbye() + b"\x17\x03\x03\x00\x05hello"  # what stands behind the end is nobody's
+        await server.send(data)
+        server.writer.write_eof()
+
+    async with Records(server_tls("127.0.0.1"), script) as server, Pool(ssl_context=client_tls) as transport:
+        if is_whole:
+            assert (await ask(transport, server.url)).content == answer.partition(b"\r\n\r\n")[2]
+        else:
+            await fails(httpx.RemoteProtocolError, True, transport, server.url)
+
+
+@pytest.mark.parametrize(
+    "rubbish", [b"HTTP/1.1 200 OK\r\n\r\n", b"\x17\x03\x03\x00\x20" + bytes(32)], ids=["plain", "bad"]
+)
+@everywhere
+async def test_what_is_no_tls_breaks_the_connection_off(
+    rubbish: bytes, server_tls: Any, client_tls: ssl.SSLContext
+) -> None:
+    """The request may have been read, and its answer is lost; the server is told why."""
+
+    async def script(server: Records) -> None:
+        await server.send(await server.shake_hands())
+        await server.request()
+        await server.send(rubbish)
+
+    async with Records(server_tls("127.0.0.1"), script) as server:
+        async with Pool(ssl_context=client_tls) as transport:
+            await fails(httpx.ReadError, True, transport, server.url)
+            assert transport.slots == 0
+        await server.served
+        assert server.heard[:3] == b"\x17\x03\x03"  # an alert, encrypted
+
+
+@everywhere
+async def test_cancelled_within_the_handshake(client_tls: ssl.SSLContext) -> None:
+    before = sockets()
+    async with Server(silent) as server, Pool(ssl_context=client_tls) as transport:
+        asking = asyncio.create_task(ask(transport, server.url(scheme="https")))
+        await server.until(lambda: server.open == 1)
+        await turns(3)
+        asking.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await asking
+        assert transport.slots == 0
+        await server.until(lambda: server.open == 0)
+    await turns(5)
+    assert sockets() == before
+
+
+async def test_a_server_that_wants_new_keys_first_gets_the_rest_later() -> None:
+    """TLS 1.2 lets it ask in the middle of a request (IIS does, for a certificate), and nothing is sent meanwhile."""
+    agreed = False
+    told: list[object] = []
+
+    class Object:
+        def do_handshake(self) -> None:
+            pass
+
+        def write(self, data: bytes) -> int:
+            if sent.getvalue() and not agreed:
+                raise ssl.SSLWantReadError
+            return sent.write(data[:4])
+
+        def read(self, _: int) -> bytes:
+            nonlocal agreed
+            layer._incoming.read()
+            agreed = True
+            raise ssl.SSLWantReadError
+
+    class Inner(asyncio.Protocol):
+        def pause_writing(self) -> None:
+            told.append("pause")
+
+        def resume_writing(self) -> None:
+            told.append("resume")
+
+    sent = io.BytesIO()
+    context, raw = mock.Mock(), mock.Mock()
+    context.wrap_bio.return_value = Object()
+    raw.get_write_buffer_size.return_value = 0
+    layer = Tls(Inner(), context, "host")
+    layer.connection_made(raw)
+    layer.write(b"the request")
+    assert (sent.getvalue(), told) == (b"the ", ["pause"])
+    layer.resume_writing()  # the socket has room: that is not what it waits for
+    assert told == ["pause"]
+    layer.data_received(b"new keys")
+    assert (sent.getvalue(), told) == (b"the request", ["pause", "resume"])

@@ -19,7 +19,18 @@ class Tls(asyncio.Protocol):
     A client's side. Raises ValueError for a host name that cannot be one.
     """
 
-    __slots__ = ("_fault", "_incoming", "_inner", "_is_made", "_is_over", "_left", "_outgoing", "_raw", "_ssl", "_waiter")
+    __slots__ = (
+        "_fault",
+        "_incoming",
+        "_inner",
+        "_is_made",
+        "_is_over",
+        "_left",
+        "_outgoing",
+        "_raw",
+        "_ssl",
+        "_waiter",
+    )
 
     def __init__(self, inner: asyncio.Protocol, context: ssl.SSLContext, host: str) -> None:
         self._inner = inner
@@ -60,14 +71,14 @@ class Tls(asyncio.Protocol):
                     self.abort()
                     return
                 self._inner.data_received(plain)
-            if self._left:
-                self._write_on()
         except ssl.SSLWantReadError:
             pass  # what came was no whole record, or none of the answer's
         except ssl.SSLError as exc:
             self._break_off(exc)
             return
-        if self._outgoing.pending:
+        if self._left:
+            self._write_on()
+        elif self._outgoing.pending:
             self._flush()
 
     def eof_received(self) -> None:
@@ -94,14 +105,12 @@ class Tls(asyncio.Protocol):
 
     def write(self, data: bytes) -> None:
         """Hands `data` to the socket, encrypted."""
+        waits = bool(self._left)
         self._left += data
-        try:
-            self._write_on()
-        except ssl.SSLWantReadError:
-            self._flush()
-            self._inner.pause_writing()
-        except ssl.SSLError as exc:
-            self._break_off(exc)
+        if not waits:
+            self._write()
+            if self._left:
+                self._inner.pause_writing()
 
     def is_closing(self) -> bool:
         """Whether nothing can be sent any more."""
@@ -139,10 +148,23 @@ class Tls(asyncio.Protocol):
         self._wake()
         return True
 
-    def _write_on(self) -> None:
-        while self._left:
-            self._left = self._left[self._ssl.write(self._left) :]
+    def _write(self) -> None:
+        """Encrypts what is left, as far as that can be done now."""
+        try:
+            while self._left:
+                self._left = self._left[self._ssl.write(self._left) :]
+        except ssl.SSLWantReadError:
+            pass
+        except ssl.SSLError as exc:
+            self._break_off(exc)
+            return
         self._flush()
+
+    def _write_on(self) -> None:
+        self._write()
+        assert self._raw is not None
+        if not self._left and not self._raw.get_write_buffer_size():
+            self._inner.resume_writing()  # else the socket tells, when it has room
 
     def _flush(self) -> None:
         assert self._raw is not None
