@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import gc
 import io
 import os
 import socket
@@ -494,6 +495,32 @@ async def test_cancelled_within_the_handshake(client_tls: ssl.SSLContext) -> Non
         await server.until(lambda: server.open == 0)
     await turns(5)
     assert sockets() == before
+
+
+@everywhere
+async def test_what_tls_held_is_free_without_the_collector(server_tls: Any, client_tls: ssl.SSLContext) -> None:
+    """It counts objects, and not what OpenSSL keeps for each: half a megabyte for each connection of large requests."""
+
+    async def closes(peer: Peer) -> None:
+        """Within the handshake."""
+
+    def layers() -> int:
+        return sum(isinstance(thing, Tls) for thing in gc.get_objects())
+
+    gc.disable()
+    try:
+        before = layers()
+        async with Server(saying(OK, "close"), context=server_tls("127.0.0.1")) as server, Server(closes) as refusing:
+            async with Pool(ssl_context=client_tls) as transport:
+                for _ in range(3):
+                    assert (await ask(transport, server, headers={"Connection": "close"})).text == "ok"
+                    await fails(httpx.ConnectError, False, transport, refusing.url(scheme="https"))
+                while transport.connections:
+                    await turns(1)
+                await turns(5)
+                assert layers() == before
+    finally:
+        gc.enable()
 
 
 async def test_a_server_that_wants_new_keys_first_gets_the_rest_later() -> None:

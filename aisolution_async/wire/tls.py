@@ -11,6 +11,7 @@ import ssl
 from typing import cast
 
 _RECORD = 16 * 1024  # the most that one record of TLS holds: RFC 8446, 5.1
+_NOBODY = asyncio.Protocol()  # hears everything, and does nothing
 
 
 class Tls(asyncio.Protocol):
@@ -48,7 +49,7 @@ class Tls(asyncio.Protocol):
             self._waiter = asyncio.get_running_loop().create_future()
             await self._waiter
         if self._fault is not None:
-            raise self._fault
+            raise self._take_fault()
 
     # What the loop calls.
 
@@ -88,8 +89,9 @@ class Tls(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._is_over = True
+        inner, self._inner = self._inner, _NOBODY  # it holds us: a cycle, with all that OpenSSL has in memory
         if self._is_made:
-            self._inner.connection_lost(self._fault or exc)
+            inner.connection_lost(self._fault or exc)
         else:
             self._fail(self._fault or exc or ConnectionResetError("closed within the TLS handshake"))
 
@@ -181,6 +183,12 @@ class Tls(asyncio.Protocol):
         self._is_over = True
         self._fault = self._fault or exc
         self._wake()
+
+    def _take_fault(self) -> Exception:
+        """The error to raise. This lets go of it, lest the two and the traceback hold each other."""
+        assert self._fault is not None
+        fault, self._fault = self._fault, None
+        return fault
 
     def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():
