@@ -498,6 +498,25 @@ async def test_cancelled_within_the_handshake(client_tls: ssl.SSLContext) -> Non
 
 
 @everywhere
+async def test_a_handshake_that_cannot_even_start_closes_its_socket_once(client_tls: ssl.SSLContext) -> None:
+    """uvloop closes the descriptor, and the socket object must not close whatever has the same number by then."""
+    client_tls.maximum_version = ssl.TLSVersion.TLSv1_2
+    client_tls.minimum_version = ssl.TLSVersion.TLSv1_3
+    async with Server(silent) as server, Pool(ssl_context=client_tls) as transport:
+        gc.disable()
+        try:
+            await fails(httpx.ConnectError, False, transport, server.url(scheme="https"))
+            await turns(5)
+            others = [socket.socket() for _ in range(10)]
+        finally:
+            gc.enable()
+        gc.collect()
+        for other in others:
+            assert os.fstat(other.fileno())
+            other.close()
+
+
+@everywhere
 async def test_what_tls_held_is_free_without_the_collector(server_tls: Any, client_tls: ssl.SSLContext) -> None:
     """It counts objects, and not what OpenSSL keeps for each: half a megabyte for each connection of large requests."""
 

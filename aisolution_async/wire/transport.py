@@ -675,18 +675,17 @@ class PoolTransport(NotPickled, httpx.AsyncBaseTransport):
             conn.sock = sock
         try:
             await loop.create_connection(lambda: layer or conn, sock=sock)
+            if layer is not None:
+                await layer.made()
         except BaseException:
+            if layer is not None:
+                layer.abort()
             if type(loop).__module__.startswith("uvloop"):
                 # libuv closes the descriptor; before 0.23 uvloop did not tell the socket object, which then closed
-                # whatever had the same number by then (uvloop#738).
+                # whatever had the same number by then (uvloop#738). No version tells it of what `connection_made`
+                # closed, as a handshake does that cannot even start.
                 sock.detach()
             raise
-        if layer is not None:
-            try:
-                await layer.made()
-            except BaseException:
-                layer.abort()
-                raise
 
     async def _load_ssl_context(self) -> None:
         # Reading a hundred and forty certificates takes some 20 ms: too long to hold up a loop.
