@@ -22,7 +22,7 @@ import trustme
 
 from aisolution_async import AsyncClient, Charge, NotSentError, OutcomeUnknownError
 from aisolution_async.wire import transport as transport_module
-from aisolution_async.wire.tls import Tls
+from aisolution_async.wire.tls import Inner, Tls
 from aisolution_async.wire.transport import Flight, default_ssl_context
 
 from .wires import (
@@ -431,6 +431,38 @@ async def test_tls_comes_in_any_pieces(version: str, piece: int, server_tls: Any
             assert (await ask(transport, server.url)).content == body
 
 
+@pytest.mark.parametrize("comes", ["with the answer", "while it rests", "while it idles"])
+@everywhere
+async def test_a_record_that_has_only_begun_ends_the_connection(
+    comes: str, server_tls: Any, client_tls: ssl.SSLContext
+) -> None:
+    """It may be an answer too many. With the rest of it, it would be the next request's."""
+    may_come = asyncio.Event()
+
+    async def script(server: Records) -> None:
+        await server.send(await server.shake_hands())
+        await server.request()
+        answer, extra = server.encrypted(whole(b"first")), server.encrypted(whole(b"one too many"))
+        if comes == "with the answer":
+            await server.send(answer + extra[:20])
+        else:
+            await server.send(answer)
+            await may_come.wait()
+            await server.send(extra[:20])
+
+    async with (
+        Records(server_tls("127.0.0.1"), script) as server,
+        Pool(ssl_context=client_tls, idle_expiry=1000) as transport,
+    ):
+        assert (await ask(transport, server.url)).content == b"first"
+        while comes == "while it idles" and transport.resting:
+            await asyncio.sleep(0.001)
+        may_come.set()
+        while transport.connections:
+            await asyncio.sleep(0.001)
+        assert not transport.slots
+
+
 @pytest.mark.parametrize("says_goodbye", [True, False])
 @pytest.mark.parametrize(
     ("answer", "is_whole"),
@@ -562,7 +594,7 @@ async def test_a_server_that_wants_new_keys_first_gets_the_rest_later() -> None:
             agreed = True
             raise ssl.SSLWantReadError
 
-    class Inner(asyncio.Protocol):
+    class Told(Inner):
         def pause_writing(self) -> None:
             told.append("pause")
 
@@ -573,7 +605,7 @@ async def test_a_server_that_wants_new_keys_first_gets_the_rest_later() -> None:
     context, raw = mock.Mock(), mock.Mock()
     context.wrap_bio.return_value = Object()
     raw.get_write_buffer_size.return_value = 0
-    layer = Tls(Inner(), context, "host")
+    layer = Tls(Told(), context, "host")
     layer.connection_made(raw)
     layer.write(b"the request")
     assert (sent.getvalue(), told) == (b"the ", ["pause"])

@@ -21,6 +21,7 @@ import httptools
 import httpx
 
 from aisolution_async.wire.reuse import Reuse
+from aisolution_async.wire.tls import Inner
 
 MAX_HEAD = 64 * 1024
 """Most bytes between two bytes of body: a head with the 1xx answers before it, trailers, chunk extensions."""
@@ -62,7 +63,7 @@ class _Stop(Exception):  # noqa: N818 - leaves the parser, never this module
     pass
 
 
-class Connection(asyncio.Protocol):
+class Connection(Inner):
     """One socket, and the answer being read from it.
 
     `gone` is called once the socket is closed, `strange` when the server sends what nobody asked for. Between `begin`
@@ -306,6 +307,16 @@ class Connection(asyncio.Protocol):
             self._refuse(f"more than {MAX_HEAD} bytes of head or trailers")
         elif not self.writing:
             self.expires = min(self._loop.time() + self.read_timeout, self.deadline)
+
+    def part_received(self) -> None:
+        """Behind an answer, it may be the start of one too many, of which nothing else shows before the next request.
+
+        Or a session ticket; but those come before the first answer.
+        """
+        if self.requests and (not self.busy or self.done):
+            self.reusable = False
+            if not self.busy:
+                self.drop()
 
     def eof_received(self) -> None:
         self.lost = True

@@ -11,7 +11,18 @@ import ssl
 from typing import cast
 
 _RECORD = 16 * 1024  # the most that one record of TLS holds: RFC 8446, 5.1
-_NOBODY = asyncio.Protocol()  # hears everything, and does nothing
+
+
+class Inner(asyncio.Protocol):
+    """What hears of the server's data."""
+
+    __slots__ = ()
+
+    def part_received(self) -> None:
+        """Something came behind the last data: the start of a record, or a whole one that holds no data."""
+
+
+_NOBODY = Inner()  # hears everything, and does nothing
 
 
 class Tls(asyncio.Protocol):
@@ -33,7 +44,7 @@ class Tls(asyncio.Protocol):
         "_waiter",
     )
 
-    def __init__(self, inner: asyncio.Protocol, context: ssl.SSLContext, host: str) -> None:
+    def __init__(self, inner: Inner, context: ssl.SSLContext, host: str) -> None:
         self._inner = inner
         self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
         self._ssl = context.wrap_bio(self._incoming, self._outgoing, server_hostname=host)
@@ -73,7 +84,7 @@ class Tls(asyncio.Protocol):
                     return
                 self._inner.data_received(plain)
         except ssl.SSLWantReadError:
-            pass  # what came was no whole record, or none of the answer's
+            self._inner.part_received()
         except ssl.SSLError as exc:
             self._break_off(exc)
             return
@@ -156,7 +167,7 @@ class Tls(asyncio.Protocol):
             while self._left:
                 self._left = self._left[self._ssl.write(self._left) :]
         except ssl.SSLWantReadError:
-            pass
+            self._inner.part_received()
         except ssl.SSLError as exc:
             self._break_off(exc)
             return
