@@ -10,8 +10,9 @@ import io
 import os
 import socket
 import ssl
+import struct
 import threading
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any, Self
 from unittest import mock
@@ -35,6 +36,7 @@ from .wires import (
     Server,
     ask,
     bare_connection,
+    check_clean,
     echo,
     everywhere,
     fails,
@@ -461,6 +463,74 @@ async def test_a_record_that_has_only_begun_ends_the_connection(
         while transport.connections:
             await asyncio.sleep(0.001)
         assert not transport.slots
+
+
+@pytest.mark.parametrize("says", ["no", "no and goodbye", "half of it", "an alert", "nothing"])
+@everywhere
+async def test_what_had_come_before_a_failed_send_is_read(
+    says: str, server_tls: Any, client_tls: ssl.SSLContext
+) -> None:
+    """As when the server refuses a long request, closes and resets between two turns of the loop."""
+    context = server_tls("127.0.0.1")
+    context.num_tickets = 0
+    listener = socket.create_server(("127.0.0.1", 0))
+    asked, ended = threading.Event(), threading.Event()
+    no = b"HTTP/1.1 413 No\r\nContent-Length: 2\r\n\r\nno"
+
+    def serve() -> None:
+        inward, outward = ssl.MemoryBIO(), ssl.MemoryBIO()
+        peer = context.wrap_bio(inward, outward, server_side=True)
+        with contextlib.ExitStack() as afterwards, listener.accept()[0] as sock:
+            afterwards.callback(ended.set)
+            while True:
+                try:
+                    peer.do_handshake()
+                    break
+                except ssl.SSLWantReadError:
+                    sock.sendall(outward.read())
+                    inward.write(sock.recv(65536))
+            sock.sendall(outward.read())
+            asked.wait()
+            if says == "an alert":
+                inward.write(b"\x17\x03\x03\x00\x20" + bytes(32))  # it answers what it cannot read by an alert
+                with contextlib.suppress(ssl.SSLError):
+                    while peer.read(65536):
+                        pass
+            elif says != "nothing":
+                peer.write(no if says != "half of it" else no[:-1])
+                if says == "no and goodbye":
+                    with contextlib.suppress(ssl.SSLError):  # no answer of the client's
+                        peer.unwrap()
+            sock.sendall(outward.read())
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+
+    class Hasty(Lazy):
+        def __iter__(self) -> Iterator[bytes]:
+            for piece in super().__iter__():
+                if self.made == 3:
+                    asked.set()
+                    ended.wait()
+                yield piece
+
+    with listener:
+        thread = threading.Thread(target=serve)
+        thread.start()
+        flight = Flight()
+        async with Pool(ssl_context=client_tls) as transport:
+            url = f"https://127.0.0.1:{listener.getsockname()[1]}/?{SECRET}"
+            headers = {"Host": "h", "Content-Length": "5000"}
+            body = Hasty([b"x" * 1000] * 5)
+            request = httpx.Request("POST", url, headers=headers, stream=body, extensions={"aisolution.flight": flight})
+            if says in ("no", "no and goodbye"):
+                assert (await transport.handle_async_request(request)).content == b"no"
+            else:
+                with pytest.raises((httpx.WriteError, httpx.ReadError)) as caught:
+                    await transport.handle_async_request(request)
+                check_clean(caught.value)
+            assert flight.left is True
+            while transport.connections:
+                await turns(1)
+        thread.join()
 
 
 @pytest.mark.parametrize("says_goodbye", [True, False])

@@ -324,24 +324,24 @@ class Connection(Inner):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.lost = True
-        if exc is not None and self.sock is not None:
-            self._salvage(self.sock)
+        if exc is not None and self.sock is not None:  # under TLS it is the layer's
+            self.salvage(self.sock, self.data_received)
         self.alert = refusal_of(exc)
         self._finish(exc)
         self._wake()
         self._parser = None  # which holds our methods
         self._gone(self)
 
-    def _salvage(self, sock: socket.socket) -> None:
+    def salvage(self, sock: socket.socket, receive: Callable[[bytes], None]) -> None:
         """Reads what had arrived before a failed send.
 
         A server that refuses a long request answers, closes, and resets as we go on sending. The loop gives the socket
-        up at the failed send, with the answer still unread in it. Under TLS only the loop could decrypt it. The end of
-        what is found there says nothing: a socket reports its reset once, and from then on an orderly end.
+        up at the failed send, with the answer still unread in it. The end of what is found there says nothing: a socket
+        reports its reset once, and from then on an orderly end.
         """
         with contextlib.suppress(OSError):
             while self.busy and not self.done and self.error is None and (data := sock.recv(_RECEIVE)):
-                self.data_received(data)
+                receive(data)
 
     def _finish(self, exc: Exception | None) -> None:
         """The server's side is over: the answer is complete, or never will be."""

@@ -18,7 +18,7 @@ async def dial(loop: asyncio.AbstractEventLoop, addresses: Sequence[AddressInfo]
     """The first socket to connect to any of `addresses`: Happy Eyeballs, RFC 8305.
 
     Raises the `OSError` of the last to refuse. Our own, as uvloop's `create_connection` has none, and as the socket is
-    wanted anyhow: see `Connection._salvage`.
+    wanted anyhow: see `Connection.salvage`.
     """
     if len(addresses) == 1:
         return await _attempt(loop, addresses[0])

@@ -7,7 +7,9 @@ connection. This one costs a call an eighth less in all, and a hundred connectio
 from __future__ import annotations
 
 import asyncio
+import socket
 import ssl
+from collections.abc import Callable
 from typing import cast
 
 _RECORD = 16 * 1024  # the most that one record of TLS holds: RFC 8446, 5.1
@@ -20,6 +22,9 @@ class Inner(asyncio.Protocol):
 
     def part_received(self) -> None:
         """Something came behind the last data: the start of a record, or a whole one that holds no data."""
+
+    def salvage(self, sock: socket.socket, receive: Callable[[bytes], None]) -> None:
+        """The socket is lost: hands `receive` what had come on it before, as long as that may be of use."""
 
 
 _NOBODY = Inner()  # hears everything, and does nothing
@@ -42,12 +47,14 @@ class Tls(asyncio.Protocol):
         "_raw",
         "_ssl",
         "_waiter",
+        "sock",
     )
 
     def __init__(self, inner: Inner, context: ssl.SSLContext, host: str) -> None:
         self._inner = inner
         self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
         self._ssl = context.wrap_bio(self._incoming, self._outgoing, server_hostname=host)
+        self.sock: socket.socket | None = None
         self._raw: asyncio.Transport | None = None
         self._is_made = self._is_over = False
         self._fault: Exception | None = None
@@ -99,6 +106,8 @@ class Tls(asyncio.Protocol):
             self._inner.eof_received()
 
     def connection_lost(self, exc: Exception | None) -> None:
+        if exc is not None and self._is_made and not self._is_over and self.sock is not None:
+            self._inner.salvage(self.sock, self.data_received)
         self._is_over = True
         inner, self._inner = self._inner, _NOBODY  # it holds us: a cycle, with all that OpenSSL has in memory
         if self._is_made:

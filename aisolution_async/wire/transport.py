@@ -673,6 +673,8 @@ class PoolTransport(NotPickled, httpx.AsyncBaseTransport):
         conn.fd = sock.fileno()
         if layer is None:
             conn.sock = sock
+        else:
+            layer.sock = sock
         try:
             await loop.create_connection(lambda: layer or conn, sock=sock)
             if layer is not None:
