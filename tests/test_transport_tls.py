@@ -618,6 +618,61 @@ async def test_a_handshake_that_cannot_even_start_closes_its_socket_once(client_
             other.close()
 
 
+@pytest.mark.parametrize("kind", [OSError, ValueError])
+@pytest.mark.parametrize("call", [1, 2])
+@everywhere
+async def test_a_handshake_of_the_callers_context_that_raises(
+    call: int, kind: type[Exception], server_tls: Any, client_tls: ssl.SSLContext
+) -> None:
+    """As where the log of keys cannot be written, or truststore asks Windows in vain."""
+    calls = 0
+
+    class Raising(ssl.SSLObject):
+        def do_handshake(self) -> None:
+            nonlocal calls
+            calls += 1
+            if calls == call:
+                raise kind("no space")
+            super().do_handshake()
+
+    async def script(server: Records) -> None:
+        await server.shake_hands()
+
+    client_tls.sslobject_class = Raising
+    async with Records(server_tls("127.0.0.1"), script) as server:
+        async with Pool(ssl_context=client_tls) as transport:
+            assert "no space" in await fails(httpx.ConnectError, False, transport, server.url)
+            assert not transport.slots
+
+
+@pytest.mark.parametrize("name", ["read", "write"])
+@everywhere
+async def test_records_that_the_callers_context_fails_to_make_or_read(
+    name: str, server_tls: Any, client_tls: ssl.SSLContext
+) -> None:
+    async def script(server: Records) -> None:
+        await server.send(await server.shake_hands())
+        if name == "read":
+            await server.request()
+            await server.send(server.encrypted(OK))
+
+    class Raising(ssl.SSLObject):
+        def read(self, *args: Any) -> Any:
+            super().read(*args)
+            raise OSError(errno.ENOSPC, "no space")
+
+        def write(self, data: Any) -> int:
+            if name == "write":
+                raise OSError(errno.ENOSPC, "no space")
+            return super().write(data)
+
+    client_tls.sslobject_class = Raising
+    async with Records(server_tls("127.0.0.1"), script) as server, Pool(ssl_context=client_tls) as transport:
+        url = f"{server.url}?{SECRET}"
+        kind = httpx.ReadError if name == "read" else httpx.WriteError
+        assert "no space" in await fails(kind, True, transport, url, content=SECRET.encode())
+
+
 @everywhere
 async def test_what_tls_held_is_free_without_the_collector(server_tls: Any, client_tls: ssl.SSLContext) -> None:
     """It counts objects, and not what OpenSSL keeps for each: half a megabyte for each connection of large requests."""

@@ -92,7 +92,7 @@ class Tls(asyncio.Protocol):
                 self._inner.data_received(plain)
         except ssl.SSLWantReadError:
             self._inner.part_received()
-        except ssl.SSLError as exc:
+        except OSError as exc:  # an SSLError; or the log of keys, SSLKEYLOGFILE, cannot be written
             self._break_off(exc)
             return
         if self._left:
@@ -158,7 +158,7 @@ class Tls(asyncio.Protocol):
         except ssl.SSLWantReadError:
             self._flush()
             return False
-        except ssl.SSLError as exc:
+        except Exception as exc:  # a context of the caller's may raise what it likes, and the loop would tell nobody
             self._flush()  # the server is told why
             self._fail(exc.with_traceback(None))
             assert self._raw is not None
@@ -177,7 +177,7 @@ class Tls(asyncio.Protocol):
                 self._left = self._left[self._ssl.write(self._left) :]
         except ssl.SSLWantReadError:
             self._inner.part_received()
-        except ssl.SSLError as exc:
+        except OSError as exc:
             self._break_off(exc)
             return
         self._flush()
@@ -193,7 +193,7 @@ class Tls(asyncio.Protocol):
         if self._outgoing.pending:
             self._raw.write(self._outgoing.read())
 
-    def _break_off(self, exc: ssl.SSLError) -> None:
+    def _break_off(self, exc: OSError) -> None:
         """The server broke the rules, or said that it breaks off: `connection_lost` tells of it."""
         self._fault = exc.with_traceback(None)
         self._flush()
