@@ -239,7 +239,7 @@ def test_the_reader_is_never_further_ahead_than_it_may(data: st.DataObject) -> N
             assert index == read
             read += 1
 
-        intake = Intake(asks(count), ahead=ahead, close_within=1, is_busy=lambda: False)
+        intake = Intake(asks(count), ahead=ahead, stretch=32, close_within=1, is_busy=lambda: False)
         reading = asyncio.create_task(intake.run(take))
         out = parked = 0
         while not reading.done():
@@ -264,7 +264,7 @@ def test_the_reader_is_never_further_ahead_than_it_may(data: st.DataObject) -> N
 @virtual
 async def test_a_busy_reader_is_woken_for_several_at_a_time() -> None:
     read: list[int] = []
-    intake = Intake(asks(100), ahead=20, close_within=1, is_busy=lambda: True)
+    intake = Intake(asks(100), ahead=20, stretch=32, close_within=1, is_busy=lambda: True)
     reading = asyncio.create_task(intake.run(lambda index, item: read.append(index)))
     await asyncio.sleep(1)
     for _ in range(15):
@@ -294,7 +294,7 @@ async def test_others_have_their_turn_while_an_input_is_read(
             yield call
 
     read: list[int] = []
-    reader = Intake(made(), ahead=1000, close_within=1.0, is_busy=lambda: True)
+    reader = Intake(made(), ahead=1000, stretch=32, close_within=1.0, is_busy=lambda: True)
     running = asyncio.create_task(reader.run(lambda index, _: read.append(index)))
     turns = [0]
     while not running.done():

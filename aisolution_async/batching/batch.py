@@ -15,7 +15,7 @@ import anyio
 from aisolution_async import clock
 from aisolution_async.api import Call, R
 from aisolution_async.batching.crew import Crew, Stop
-from aisolution_async.batching.intake import WINDOW, Intake, Item, call_of, close_unused
+from aisolution_async.batching.intake import STRETCH, STRETCH_FOR_LEDGER, WINDOW, Intake, Item, call_of, close_unused
 from aisolution_async.batching.lineup import Lineup
 from aisolution_async.batching.lookup import Lookup
 from aisolution_async.batching.outlet import Outlet, Progress
@@ -135,7 +135,11 @@ class Batch(NotPickled, Generic[R]):
             despair=self._despair,
         )
         self._intake = Intake(
-            calls, ahead=places + WINDOW, close_within=drain_timeout, is_busy=lambda: self._lineup.places > 0
+            calls,
+            ahead=places + WINDOW,
+            stretch=STRETCH if options.journal is None else STRETCH_FOR_LEDGER,
+            close_within=drain_timeout,
+            is_busy=lambda: self._lineup.places > 0,
         )
         self._outlet: Outlet[R] = Outlet(ordered=ordered, hook=options.on_outcome)
         self._crew = Crew(
