@@ -24,10 +24,8 @@ MOST_PARKED = 10_000
 """Calls that wait, for minutes, for a callback or to be asked again: so many of them do not count as read ahead."""
 
 STRETCH = 16
-"""Calls that are read before others on the loop get their turn: so few that they are sent from the processor's caches.
-
-Twice as many cost an eighth more CPU a call at 100 at once.
-"""
+"""Calls that are read before others on the loop get their turn: so few that they are in the processor's caches still
+when they are sent."""
 
 STRETCH_FOR_LEDGER = 32
 """The same where a ledger records them: it writes in one group what is asked in one turn."""
