@@ -33,7 +33,7 @@ _NOBODY = Inner()  # hears everything, and does nothing
 class Tls(asyncio.Protocol):
     """The protocol of the socket, and the transport of `inner`, which hears of nothing until the handshake is over.
 
-    A client's side. Raises ValueError for a host name that cannot be one.
+    A client's side. Raises ValueError for a host name that cannot be one. `sock` is what `Inner.salvage` reads.
     """
 
     __slots__ = (
