@@ -321,6 +321,7 @@ class PoolTransport(NotPickled, httpx.AsyncBaseTransport):
             task.cancel()
         for timer in filter(None, (self._timer, self._rest_timer)):
             timer.cancel()
+        self._rests.clear()  # its connections hold the pool
         while self._connections:
             await self._emptied.wait()
         # A connection given up before its protocol saw it has nobody to report its end; the loops need two turns.
