@@ -127,7 +127,7 @@ PLANTS: dict[str, Plant] = {
     "the dead are found by nobody who asks": _sql(
         "exchange", _LATE, ("h.ended OR h.expires_at < clock_timestamp()", "h.ended")
     ),
-    "the dead are not buried by who opens": _py("ledger/shared", _DEAD, ("            self._tidy(db)\n", "")),
+    "the dead are not buried by who opens": _py("ledger/shared", _DEAD, ("            self._do(self._tidy)\n", "")),
     "what the dead had under way was not sent": _sql(
         "bury", _DEAD, ("ELSE 'unknown' END::ledger.state AS", "ELSE 'not sent' END::ledger.state AS")
     ),
@@ -189,8 +189,8 @@ PLANTS: dict[str, Plant] = {
     "the leave of the owner before goes on": _py(
         "ledger/shared",
         _LEASES + "a_new_owner_has_nothing_of_the_one_before",
-        ("        self.lease.until = 0.0\n        self.lease = Lease()\n", ""),
-        ("        self.lease.until = 0.0\n        self._do(self._enter)\n", "        self._do(self._enter)\n"),
+        ("        self.lease = Lease()\n        sent =", "        sent ="),
+        ("        self.lease.until = 0.0\n        self._terms.share.part,", "        self._terms.share.part,"),
     ),
     "who is fenced off begins": _sql(
         "exchange",
