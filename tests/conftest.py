@@ -234,13 +234,6 @@ def no_ledger_is_at_work() -> Iterator[None]:
 # The pool of connections.
 
 
-@pytest.fixture(scope="module")
-def frozen_imports() -> None:
-    """For tests that end in a collection, for its ResourceWarnings: it need not go through all that was imported."""
-    gc.collect()
-    gc.freeze()
-
-
 @pytest.fixture
 def restless(monkeypatch: pytest.MonkeyPatch) -> None:
     """No connection rests, so that which one serves which call is plain."""

@@ -15,8 +15,8 @@ from .crash_replay.programs import PLANS
 from .crash_replay.replay import Recording, moments, record, replay
 from .crash_replay.trace import STRACE, UnclearError
 
-# The power goes at every so many moments of these plans; of "book" as well, and more often, in the long tests.
-DAILY = {"batch": 12, "bulk": 6, "anew": 6}
+# At every so many moments the power goes; more often in the long tests.
+DAILY = {"batch": 12, "book": 6, "bulk": 6, "anew": 6}
 
 needs_strace = pytest.mark.skipif(STRACE is None, reason="strace is not there: apt-get install strace")
 

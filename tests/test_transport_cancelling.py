@@ -15,7 +15,7 @@ from aisolution_async.wire.transport import Flight
 
 from .wires import Peer, Pool, Server, ask, echo, everywhere, silent, sockets, turns
 
-pytestmark = pytest.mark.usefixtures("frozen_imports", "restless")
+pytestmark = pytest.mark.usefixtures("restless")
 
 
 @everywhere

@@ -36,7 +36,7 @@ from .wires import (
     turns,
 )
 
-pytestmark = pytest.mark.usefixtures("frozen_imports", "restless")
+pytestmark = pytest.mark.usefixtures("restless")
 
 
 @everywhere

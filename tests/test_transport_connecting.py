@@ -37,7 +37,7 @@ from .wires import (
     virtually,
 )
 
-pytestmark = pytest.mark.usefixtures("frozen_imports", "restless")
+pytestmark = pytest.mark.usefixtures("restless")
 
 
 @everywhere

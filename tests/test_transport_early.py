@@ -30,7 +30,7 @@ from .wires import (
     virtually,
 )
 
-pytestmark = pytest.mark.usefixtures("frozen_imports", "restless")
+pytestmark = pytest.mark.usefixtures("restless")
 
 
 @pytest.mark.parametrize("then", ["close", "reset"])

@@ -19,7 +19,7 @@ from aisolution_async.wire.transport import Flight
 from .support import LAST_RESORT
 from .wires import OK, SECRET, Lazy, Pool, Server, ask, check_clean, everywhere, fails, lazy_request, saying, turns
 
-pytestmark = pytest.mark.usefixtures("frozen_imports", "restless")
+pytestmark = pytest.mark.usefixtures("restless")
 
 
 @everywhere

@@ -18,7 +18,7 @@ from aisolution_async.wire.transport import Flight
 from .support import examples
 from .wires import Peer, Pool, Server, ask, bare_connection, everywhere, fails, turns
 
-pytestmark = pytest.mark.usefixtures("frozen_imports", "restless")
+pytestmark = pytest.mark.usefixtures("restless")
 
 
 CUT = [

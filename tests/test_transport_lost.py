@@ -12,7 +12,7 @@ from aisolution_async.wire.reuse import Reuse
 
 from .wires import NO_FUTURE, OK, Peer, Pool, Server, ask, virtually
 
-pytestmark = pytest.mark.usefixtures("frozen_imports", "restless")
+pytestmark = pytest.mark.usefixtures("restless")
 
 
 @virtually

@@ -11,7 +11,7 @@ import pytest
 
 from .wires import NO_FUTURE, OK, Peer, Pool, Server, ask, everywhere, fails, saying, turns, virtually
 
-pytestmark = pytest.mark.usefixtures("frozen_imports", "restless")
+pytestmark = pytest.mark.usefixtures("restless")
 
 
 @everywhere

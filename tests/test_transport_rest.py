@@ -9,8 +9,6 @@ import pytest
 
 from .wires import Peer, Pool, Server, ask, everywhere, turns, virtually
 
-pytestmark = pytest.mark.usefixtures("frozen_imports")
-
 
 @pytest.mark.parametrize("delay", [0.0005, 0.001, 0.004])
 @virtually

@@ -19,7 +19,7 @@ from aisolution_async.wire.transport import Flight
 
 from .wires import OK, SECRET, Peer, Pool, Server, Taken, ask, bare_connection, echo, everywhere, turns, virtually
 
-pytestmark = pytest.mark.usefixtures("frozen_imports", "restless")
+pytestmark = pytest.mark.usefixtures("restless")
 
 
 @pytest.mark.parametrize("how", ["closed", "reset", "spoke"])

@@ -19,7 +19,7 @@ from aisolution_async.wire.transport import Flight
 
 from .wires import SECRET, Pool, Server, ask, everywhere, saying, silent, turns
 
-pytestmark = pytest.mark.usefixtures("frozen_imports", "restless")
+pytestmark = pytest.mark.usefixtures("restless")
 
 
 @everywhere

@@ -19,7 +19,7 @@ from aisolution_async.wire.transport import Flight, TooLate
 from .support import LAST_RESORT
 from .wires import OK, Lazy, Peer, Pool, Server, ask, fails, lazy_request, silent, turns, virtually
 
-pytestmark = pytest.mark.usefixtures("frozen_imports", "restless")
+pytestmark = pytest.mark.usefixtures("restless")
 
 
 @virtually

@@ -48,7 +48,7 @@ from .wires import (
     virtually,
 )
 
-pytestmark = pytest.mark.usefixtures("frozen_imports", "restless")
+pytestmark = pytest.mark.usefixtures("restless")
 
 
 @everywhere

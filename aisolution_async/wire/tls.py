@@ -62,7 +62,7 @@ class Tls(asyncio.Protocol):
         self._waiter: asyncio.Future[None] | None = None
 
     async def made(self) -> None:
-        """Wait until the handshake is over. Raises OSError where it failed."""
+        """Wait until the handshake is over. Raises what it failed with, mostly an OSError."""
         if not self._is_made and self._fault is None:
             self._waiter = asyncio.get_running_loop().create_future()
             await self._waiter
@@ -176,7 +176,7 @@ class Tls(asyncio.Protocol):
             while self._left:
                 self._left = self._left[self._ssl.write(self._left) :]
         except ssl.SSLWantReadError:
-            self._inner.part_received()
+            pass
         except OSError as exc:
             self._break_off(exc)
             return
