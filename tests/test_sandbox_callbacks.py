@@ -195,6 +195,24 @@ async def test_a_late_callback_waits_for_the_clock_and_one_that_never_comes_for_
         assert [entry.at for entry in sandbox.bill.entries if entry.by == "callback"] == [25, 65]
 
 
+async def test_a_callback_is_due_from_when_its_request_is_billed() -> None:
+    """Whoever sees that on the bill and moves the clock on is not too early."""
+    async with (
+        Sandbox(clock=Clock(ticking=False)) as sandbox,
+        http_client_of(sandbox) as http_client,
+        receiver() as (url, _),
+    ):
+        number = sandbox.number("callback-late")
+        asking = asyncio.create_task(ask(http_client, "gliswadetail", number=number, callback=url))
+        while not sandbox.bill.free:
+            await asyncio.sleep(0)
+        sandbox.clock.advance(60)
+        await asking
+        while not sandbox.callbacks:
+            assert not [each for each in sandbox.outstanding if each.due != 60]
+            await asyncio.sleep(0)
+
+
 async def test_a_callback_for_a_stranger_comes_first_and_is_not_charged(
     sandbox: Sandbox, http_client: httpx.AsyncClient
 ) -> None:

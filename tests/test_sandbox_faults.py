@@ -184,6 +184,17 @@ async def test_a_hang_of_some_seconds_ends_without_an_answer() -> None:
         assert accounted(sandbox) == (1, 0, 1, 0)
 
 
+async def test_a_hang_lasts_from_when_it_is_billed() -> None:
+    """Whoever sees it on the bill and moves the clock on is not too early."""
+    async with sandbox_with(Fault("hang", seconds=30, billed=False)) as sandbox, connected(sandbox) as (reader, writer):
+        writer.write(post())
+        while not sandbox.bill.free:
+            await asyncio.sleep(0)
+        sandbox.clock.advance(30)
+        with suppress(ConnectionResetError):
+            assert await asyncio.wait_for(reader.read(), LAST_RESORT) == b""
+
+
 async def test_a_drip_comes_piece_by_piece_and_whole() -> None:
     async with sandbox_with(Fault("drip", seconds=19)) as sandbox, connected(sandbox) as (reader, writer):
         writer.write(post(close=True))

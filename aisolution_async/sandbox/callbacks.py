@@ -72,15 +72,14 @@ class Callbacks:
         """The number was answered to a request, and charged: a callback asked for before costs nothing more."""
         self._answered[number] = self._clock.now()
 
-    async def make(self, callbacks: Sequence[DueCallback]) -> None:
-        """Make these, one after the other, each when it is due."""
-        entry, asked = None, self._clock.now()
+    async def make(self, callbacks: Sequence[DueCallback], asked: float) -> None:
+        """Make these, one after the other, each when it is due; they were asked for at `asked` on the clock."""
+        entry, since = None, asked
         for callback in callbacks:
-            delay = None if callback.delay is None else callback.delay + self._delay
-            due = None if delay is None else self._clock.now() + delay
+            due = None if callback.delay is None else since + callback.delay + self._delay
             self._outstanding[id(callback)] = Outstanding(callback.number, callback.url, due)
             try:
-                await self._clock.sleep(inf if delay is None else delay)
+                await self._clock.sleep(inf if due is None else due - self._clock.now())
             finally:
                 self._outstanding.pop(id(callback), None)
             if callback.charge is not None and self._answered.get(callback.number, -inf) < asked:
@@ -88,6 +87,7 @@ class Callbacks:
             delivery = await self._deliver(callback)
             if entry is not None and callback.number == callbacks[-1].number and delivery.is_accepted:
                 self._bill.deliver(entry)
+            since = self._clock.now()
 
     async def _deliver(self, callback: DueCallback) -> Delivery:
         """Make one, once, and record what came of it."""

@@ -46,13 +46,17 @@ class Clock:
 
     async def sleep(self, seconds: float) -> None:
         """Wait until `seconds` have passed on this clock; for ever where they are infinite."""
+        await self.alarm(seconds)
+
+    def alarm(self, seconds: float) -> asyncio.Future[None]:
+        """Done when `seconds` have passed on this clock, from this moment on; never where they are infinite."""
+        woken: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         if seconds <= 0:
-            return
-        woken = asyncio.get_running_loop().create_future()
-        if seconds != inf:
+            woken.set_result(None)
+        elif seconds != inf:
             heappush(self._waiting, (self.now() + seconds, next(self._serial), woken))
             self._set_timer()
-        await woken
+        return woken
 
     def _wake(self) -> None:
         # A timer may come a hair early: the loop's clock is coarser than a float.

@@ -307,7 +307,7 @@ class Visitor(asyncio.Protocol):
         data = _written(answer, turn)
         match fault.kind:
             case "hang":
-                await _first(clock.sleep(inf if fault.seconds is None else fault.seconds), self._ended)
+                await _first(clock.alarm(inf if fault.seconds is None else fault.seconds), self._ended)
                 self._deaf = True
                 self.cut()
             case "reset-after":
@@ -325,7 +325,7 @@ class Visitor(asyncio.Protocol):
                 size = -(-len(data) // _PIECES)
                 for at in range(0, len(data), size):
                     if at:
-                        await _first(clock.sleep(pause), self.lost)
+                        await _first(clock.alarm(pause), self.lost)
                     if self._transport.is_closing():
                         return False
                     self._transport.write(data[at : at + size])
@@ -344,13 +344,12 @@ class Visitor(asyncio.Protocol):
         self._lingering = asyncio.get_running_loop().call_later(_LINGER, self._transport.abort)
 
 
-async def _first(waiting: Coroutine[Any, Any, None], other: asyncio.Future[None]) -> None:
+async def _first(waiting: asyncio.Future[None], other: asyncio.Future[None]) -> None:
     """Wait, but no longer than until `other` is done."""
-    task = asyncio.ensure_future(waiting)
     try:
-        await asyncio.wait((task, other), return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait((waiting, other), return_when=asyncio.FIRST_COMPLETED)
     finally:
-        task.cancel()
+        waiting.cancel()
 
 
 def _written(answer: Served, turn: _Turn) -> bytes:

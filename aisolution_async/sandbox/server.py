@@ -231,4 +231,4 @@ class Sandbox(NotPickled):
 
     def call_back(self, callbacks: tuple[DueCallback, ...]) -> None:
         """Make these callbacks, one after the other, each when it is due."""
-        self.run(self.desk.callbacks.make(callbacks))
+        self.run(self.desk.callbacks.make(callbacks, self.desk.clock.now()))
